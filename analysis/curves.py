@@ -1,0 +1,133 @@
+"""Curves of scores: over training steps, and over test-time knobs. Each is a frame of numbers and a drawing of it."""
+
+from __future__ import annotations
+
+import math
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, NullLocator
+
+from analysis.load import Records
+from analysis.output import short
+from analysis.select import FIXED, HELD_OUT, runs_of, settings
+from analysis.statistics import generator, summarise
+from analysis.style import finish, looks, shade
+
+SIZE = (5.4, 3.8)  # without the legend
+SETTINGS = 5  # of a method, in a learning curve
+
+
+def learning(records: Records) -> pd.DataFrame:
+    """One row a (run, knob setting, evaluation): suite, task, method, label, setting, phase, step, and the Summary."""
+    knobs_of = {(run.suite, run.task, run.label): run.knobs for run in records.runs}
+    points: list[dict[str, object]] = []
+    for (suite, task, label), rows in runs_of(records):
+        method = rows["method"].iloc[0]
+        for setting in settings(rows, knobs_of[suite, task, label]):
+            for step, group in rows[rows["setting"] == setting].groupby("step"):
+                summary = summarise(group["score"].to_numpy(), group["seed"].to_numpy(), generator(suite, task))
+                name = {"suite": suite, "task": task, "method": method, "label": label, "setting": setting}
+                points.append(name | {"phase": group["phase"].iloc[0], "step": step} | summary._asdict())
+    return pd.DataFrame(points)
+
+
+def legible(points: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """The points of one task without those of a method's settings beyond SETTINGS, and a note on each such method."""
+    kept, notes = [], []
+    for label, run in points.groupby("label", observed=True, sort=True):
+        order = run["setting"].drop_duplicates().to_list()
+        if len(order) > SETTINGS:
+            shown = [order[i] for i in np.linspace(0, len(order) - 1, SETTINGS).round().astype(int)]
+            notes.append(f"{_task(points)}: the learning curve shows {SETTINGS} of {len(order)} settings of {label}")
+            run = run[run["setting"].isin(shown)]
+        kept.append(run)
+    return pd.concat(kept, ignore_index=True), notes
+
+
+def draw_learning(points: pd.DataFrame) -> Figure:
+    """Score over steps of one task; a method's knob settings are shades of its colour, its interval a band."""
+    figure, axes = plt.subplots(figsize=SIZE, layout="constrained")
+    styles = looks(dict(zip(points["label"], points["method"], strict=True)))
+    handles, names = [], []
+    for label, run in points.groupby("label", observed=True, sort=True):
+        look, order = styles[str(label)], list(run["setting"].drop_duplicates())
+        for i, setting in enumerate(order):
+            line = run[run["setting"] == setting]
+            color, many = shade(look.color, i, len(order)), len(order) > 1
+            axes.fill_between(line["step"], line["low"], line["high"], color=color, alpha=0.1 if many else 0.18, lw=0)
+            width, size = (1.1, 3) if many else (1.8, 4)
+            handles += axes.plot(
+                line["step"], line["mean"], look.line, color=color, marker=look.marker, lw=width, ms=size, mew=0
+            )
+            names.append(f"{label} {setting}".strip())
+    online = points.loc[points["phase"] == "online", "step"]
+    if len(online):  # the online phase begins after the last offline evaluation
+        axes.axvline(points.loc[points["step"] < online.min(), "step"].max(), color="0.4", lw=0.8, ls=":")
+    axes.set(xlabel="gradient step", ylabel="score")
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    return finish(figure, f"{_task(points)}: learning curves", handles, names)
+
+
+def knob_curve(cells: pd.DataFrame, knob: str, knobs: tuple[str, ...]) -> pd.DataFrame:
+    """What the curve over a knob shows, of one task's rows of `select.scores`: the columns of it, and `line`.
+
+    Methods that have the knob give a point a value (a line for each setting of their other knobs); the others give one
+    row with the value missing: their score, by held-out choice if they have other knobs. Empty if no method has at
+    least two values.
+    """
+    points = cells[(cells["rule"] == FIXED) & cells[knob].notna()].sort_values(["label", knob])
+    others = [name for name in knobs if name != knob]
+    rest = [" ".join(f"{n}={row[n]:g}" for n in others if not math.isnan(row[n])) for _, row in points.iterrows()]
+    points = points.assign(line=[f"{label} {r}".strip() for label, r in zip(points["label"], rest, strict=True)])
+    if points.empty or points.groupby("line")[knob].nunique().max() < 2:
+        return points.iloc[:0]
+    without = cells[~cells["label"].isin(points["label"])]
+    chosen = without["rule"] == HELD_OUT
+    bands = without[chosen | ((without["rule"] == FIXED) & ~without["label"].isin(without.loc[chosen, "label"]))]
+    return pd.concat([points, bands.assign(line=bands["row"])], ignore_index=True)
+
+
+def draw_knob_curve(points: pd.DataFrame, knob: str) -> Figure:
+    """Score over a knob's values for one task; methods without the knob are horizontal lines with bands."""
+    figure, axes = plt.subplots(figsize=SIZE, layout="constrained")
+    styles = looks(dict(zip(points["label"], points["method"], strict=True)))
+    handles, names = [], []
+    with_knob, without = points[points[knob].notna()], points[points[knob].isna()]
+    for label, run in with_knob.groupby("label", observed=True, sort=True):
+        look, order = styles[str(label)], list(run["line"].drop_duplicates())
+        for i, name in enumerate(order):
+            line, color = run[run["line"] == name], shade(look.color, i, len(order))
+            axes.fill_between(line[knob], line["low"], line["high"], color=color, alpha=0.2, lw=0)
+            handles += axes.plot(line[knob], line["mean"], look.line, color=color, marker=look.marker, ms=5, mew=0)
+            names.append(name)
+    across = axes.get_yaxis_transform()  # x from 0 to 1
+    for _, row in without.sort_values("line").iterrows():
+        look = styles[row["label"]]
+        axes.axhspan(row["low"], row["high"], color=look.color, alpha=0.12, lw=0)
+        handles += axes.plot(
+            [0, 0.02, 0.98, 1], [row["mean"]] * 4, "--", transform=across, color=look.color, lw=1.2,
+            marker=look.marker, markevery=[1, 2], ms=4, mew=0,
+        )  # fmt: skip
+        names.append(row["line"])
+    _scale(axes, np.sort(with_knob[knob].unique()))
+    axes.set(xlabel=f"{knob} (test time)", ylabel="score")
+    return finish(figure, f"{_task(points)}: score over {knob}", handles, names)
+
+
+def _scale(axes: Axes, values: np.ndarray) -> None:
+    """Ticks at a knob's values (two or more, ascending), on an axis where they do not crowd."""
+    if values[0] > 0 and values[-1] / values[0] >= 8:
+        axes.set_xscale("log")
+    elif np.diff(values).min() < 0.05 * (values[-1] - values[0]):
+        axes.set_xscale("symlog", linthresh=float(np.abs(values[values != 0]).min()))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticks(values, [f"{value:g}" for value in values])
+
+
+def _task(points: pd.DataFrame) -> str:
+    suite, task = points[["suite", "task"]].iloc[0]
+    return str(task) if suite == task else f"{suite}: {short(str(task))}"

@@ -1,0 +1,200 @@
+"""The picture of a 2-D bandit (after the VGF paper's Figure 2): its true reward, its data, and where each method acts.
+
+Every method with knobs is shown at the largest setting: a fixed choice, made before looking, and the one at which the
+whole path of a particle can be seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from analysis.load import RecordError, Records, Run, setting_name
+from analysis.output import short
+from analysis.select import FIXED
+from analysis.style import TERRAIN, looks
+
+PATH_KNOB = "L_test"
+POINTS = 400  # data points drawn
+ACTIONS = 200  # actions drawn of a method
+SETS, PARTICLES = 5, 5  # sets of particles (a seed at an observation) whose paths are drawn, and particles of each
+STAR, INK = "#ffd92f", "0.15"
+SHAPES = {"grid_x": 1, "grid_y": 1, "true_reward": 2, "data_actions": 2, "data_reward": 1, "modes": 2}
+
+Arrays = Mapping[str, np.ndarray]
+
+
+def shown(records: Records, suite: str, task: str, cells: pd.DataFrame) -> tuple[pd.DataFrame, list[str]] | None:
+    """What the picture of a task shows, and notes on runs that are not in it; None if the task has no landscape.
+
+    Columns: panel ("data" or the run's label), method, title, kind (true_reward | data | mode | action | path), trace
+    (one number a particle), step (the knob's value along a path), x, y, score (of the point, where the records say).
+
+    Raises: RecordError if the landscape is not one of 2-D actions.
+    """
+    land = records.landscape(suite, task)
+    if land is None:
+        return None
+    path = records.root / "tasks" / suite / f"{task}.npz"
+    for name, ndim in SHAPES.items():
+        if name not in land or land[name].ndim != ndim:
+            raise RecordError(f"{path}: {name} is missing or has not {ndim} dimensions")
+    if land["data_actions"].shape[1] != 2 or land["true_reward"].shape != (len(land["grid_y"]), len(land["grid_x"])):
+        raise RecordError(f"{path}: not a landscape of 2-D actions")
+    frames, notes = [_data_panel(land)], []
+    for run in records.runs:
+        if (run.suite, run.task) != (suite, task):
+            continue
+        try:
+            panel = _method_panel(run, cells)
+        except RecordError as error:
+            notes.append(f"left out of the picture: {error}")
+            continue
+        if panel is None:
+            notes.append(f"left out of the picture: {run.name} has no candidates.npz")
+        else:
+            frames.append(panel)
+    return pd.concat(frames, ignore_index=True), notes
+
+
+def draw(points: pd.DataFrame, suite: str, task: str) -> Figure:
+    """The picture of `shown`: a panel for the data and one a method, all over the same contours."""
+    titles = points.drop_duplicates("panel").set_index("panel")[["method", "title"]]
+    columns = min(3, len(titles)) if len(titles) != 4 else 2
+    rows = -(-len(titles) // columns)
+    figure, grid = plt.subplots(
+        rows, columns, figsize=(2.5 * columns + 1.0, 2.75 * rows + 0.6), sharex=True, sharey=True, squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
+    styles = looks({str(panel): str(row["method"]) for panel, row in titles.iterrows() if row["method"]})
+    surface = points[points["kind"] == "true_reward"].pivot(index="y", columns="x", values="score")
+    modes = points[points["kind"] == "mode"]
+    ends = float(surface.min().min()), float(surface.max().max())
+    levels = MaxNLocator(10, steps=[1, 2, 5, 10]).tick_values(*ends)
+    for axes, (panel, row) in zip(grid.flat, titles.iterrows(), strict=False):
+        filled = axes.contourf(surface.columns, surface.index, surface, levels=levels, cmap=TERRAIN)
+        axes.contour(surface.columns, surface.index, surface, levels=levels, colors="white", linewidths=0.3)
+        part = points[points["panel"] == panel]
+        if row["method"]:
+            _draw_method(axes, part, styles[str(panel)].color)
+        else:
+            data = part[part["kind"] == "data"]
+            axes.scatter(data["x"], data["y"], s=5, color="white", edgecolors="0.35", linewidths=0.4)
+        axes.scatter(modes["x"], modes["y"], s=110, marker="*", color=STAR, edgecolors="black", lw=0.7, zorder=2.5)
+        axes.set_title(row["title"], fontsize=8.5)
+        axes.set(aspect="equal", xlim=_ends(surface.columns), ylim=_ends(surface.index))
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2.5, 5, 10]))
+        axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2.5, 5, 10]))
+        axes.grid(False)
+    for axes in grid.flat[len(titles) :]:
+        axes.set_visible(False)
+    for axes in grid[:, 0]:
+        axes.set_ylabel("action 2")
+    for axes in grid[-1]:
+        axes.set_xlabel("action 1")
+    knobs = " (knobs at their largest value)" if titles["title"].str.contains("=").any() else ""
+    what = f"true reward, data and actions{knobs}"
+    figure.suptitle(f"{task if suite == task else f'{suite}: {short(task)}'}: {what}", fontsize=10)
+    figure.colorbar(filled, ax=grid, label="true reward (score)", shrink=0.8, aspect=35)
+    figure.legend(handles=_legend(points), loc="outside lower center", ncols=5, fontsize=8)
+    return figure
+
+
+def _data_panel(land: Arrays) -> pd.DataFrame:
+    x, y = np.meshgrid(land["grid_x"], land["grid_y"])
+    at = _spread(len(land["data_actions"]), POINTS)
+    frames = [
+        _points("true_reward", np.stack([x.ravel(), y.ravel()], axis=-1), score=land["true_reward"].ravel()),
+        _points("data", land["data_actions"][at], score=land["data_reward"][at]),
+        _points("mode", land["modes"]),
+    ]
+    title = f"data\n{land['data_reward'].mean():.1f} (mean of {len(land['data_reward'])})"
+    return pd.concat(frames, ignore_index=True).assign(panel="data", method="", title=title)
+
+
+def _points(kind: str, places: np.ndarray, **columns: object) -> pd.DataFrame:
+    """Rows of one kind at `places [n, 2]`."""
+    return pd.DataFrame({"kind": kind, "x": places[:, 0], "y": places[:, 1], **columns})
+
+
+def _method_panel(run: Run, cells: pd.DataFrame) -> pd.DataFrame | None:
+    """Actions at the largest knob setting, and particle paths where there are some; None without candidates.npz."""
+    arrays = run.candidates()
+    if arrays is None:
+        return None
+    path = run.folder / "candidates.npz"
+    if missing := {"actions", "candidates", "valid", *run.knobs} - set(arrays):
+        raise RecordError(f"{path}: no {', '.join(sorted(missing))}")
+    actions, candidates = arrays["actions"], arrays["candidates"]
+    if actions.shape[3:] != (2,) or candidates.shape != (*arrays["valid"].shape, 2):
+        raise RecordError(f"{path}: no 2-D candidates and actions, but {candidates.shape} and {actions.shape}")
+    if not actions.size or any(arrays[knob].shape != actions.shape[1:2] for knob in run.knobs):
+        raise RecordError(f"{path}: no knob settings, or not one value each")
+    grid = [{knob: float(arrays[knob][k]) for knob in run.knobs} for k in range(actions.shape[1])]
+    last = max(range(len(grid)), key=lambda k: tuple(grid[k].values()))
+    taken = actions[:, last].reshape(-1, 2)
+    taken = taken[_spread(len(taken), ACTIONS)]
+    frames = [_points("action", taken), *_paths(run, arrays, grid, last)]
+    title = f"{run.label} {setting_name(grid[last])}".strip()
+    mine = cells[(cells["suite"] == run.suite) & (cells["task"] == run.task) & (cells["label"] == run.label)]
+    mine = mine[(mine["rule"] == FIXED) & (mine["setting"] == setting_name(grid[last]))]
+    score = "no evaluation" if mine.empty else "{mean:.1f} [{low:.1f}, {high:.1f}]".format(**mine.iloc[0])
+    return pd.concat(frames, ignore_index=True).assign(panel=run.label, method=run.method, title=f"{title}\n{score}")
+
+
+def _paths(run: Run, arrays: Arrays, grid: list[dict[str, float]], last: int) -> list[pd.DataFrame]:
+    """A frame a particle: its places over L_test = 0, 1, ... with the other knobs as in setting `last`."""
+    if PATH_KNOB not in run.knobs:
+        return []
+    others = [knob for knob in run.knobs if knob != PATH_KNOB]
+    along = [k for k in range(len(grid)) if all(grid[k][knob] == grid[last][knob] for knob in others)]
+    along.sort(key=lambda k: grid[k][PATH_KNOB])
+    if len(along) < 2:
+        return []
+    levels = [grid[k][PATH_KNOB] for k in along]
+    moves = np.moveaxis(arrays["candidates"][:, along], 1, -2)  # [s, p, n, l, 2]
+    valid = np.all(arrays["valid"][:, along], axis=1)  # [s, p, n]
+    seeds, observations = valid.shape[:2]
+    pairs = [(s, p) for p in range(observations) for s in range(seeds)][:SETS]  # other seeds before other observations
+    traces = [moves[s, p, i] for s, p in pairs for i in np.flatnonzero(valid[s, p])[:PARTICLES]]
+    return [_points("path", trace, trace=number, step=levels) for number, trace in enumerate(traces)]
+
+
+def _draw_method(axes: Axes, part: pd.DataFrame, color: tuple[float, float, float]) -> None:
+    actions = part[part["kind"] == "action"]
+    axes.scatter(actions["x"], actions["y"], s=14, color=color, edgecolors="white", lw=0.4, alpha=0.85, zorder=6)
+    for _, trace in part[part["kind"] == "path"].groupby("trace"):
+        axes.plot(trace["x"], trace["y"], ".-", ms=1.8, mew=0, color=INK, lw=0.6, zorder=4)
+        axes.plot(trace["x"].iloc[0], trace["y"].iloc[0], "o", ms=3, mfc="white", mec=INK, mew=0.6, zorder=5)
+        axes.plot(trace["x"].iloc[-1], trace["y"].iloc[-1], "o", ms=2.6, color=INK, mew=0, zorder=5)
+
+
+def _legend(points: pd.DataFrame) -> list[Line2D]:
+    def entry(label: str, face: str, edge: str, marker: str = "o", size: float = 4, line: str = "none") -> Line2D:
+        return Line2D([], [], c=line, lw=0.6, marker=marker, ms=size, mfc=face, mec=edge, label=label)
+
+    handles = [
+        entry("data", "white", "0.35"),
+        entry("mode", STAR, "black", "*", 9),
+        entry("action taken (method's colour)", "0.45", "white", size=5),
+    ]
+    if (points["kind"] == "path").any():
+        handles += [entry("particle: start", "white", INK, line=INK), entry("end", INK, INK, line=INK)]
+    return handles
+
+
+def _spread(count: int, limit: int) -> np.ndarray:
+    """At most `limit` of `count` indices, evenly spread: no random draw, so the picture is the same each time."""
+    return np.unique(np.linspace(0, count - 1, min(count, limit)).astype(int)) if count else np.empty(0, int)
+
+
+def _ends(axis: pd.Index) -> tuple[float, float]:
+    margin = 0.03 * float(axis.max() - axis.min())  # points on the border stay whole
+    return float(axis.min()) - margin, float(axis.max()) + margin

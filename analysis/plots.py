@@ -1,0 +1,79 @@
+"""`python -m analysis.plots results/`: every figure, recomputed from the records, as PNG, SVG, PDF and CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import typer
+
+from analysis import curves, landscape
+from analysis.load import RecordError, Records, load
+from analysis.output import one_line_errors, print_notes, run
+from analysis.select import scores
+from analysis.style import save, theme
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.command()
+def main(
+    results: Annotated[Path, typer.Argument(help="The folder that holds runs/.")] = Path("results"),
+    out: Annotated[Path | None, typer.Option(help="Where the figures go; RESULTS/figures if unset.")] = None,
+) -> None:
+    """Learning curves, curves over test-time knobs, and the landscape of 2-D bandits, a folder a task."""
+    with one_line_errors():
+        records = load(results)
+        notes = list(records.notes)
+        if not records.episodes["complete"].any():
+            raise RecordError(f"no episodes to show under {results / 'runs'}: {'; '.join(notes)}")
+        theme()
+        for paths in figures(records, out or results / "figures", notes):
+            print(f"{paths[0]} (+ {', '.join(path.suffix[1:] for path in paths[1:])})", flush=True)
+        print_notes(notes)
+
+
+def figures(records: Records, folder: Path, notes: list[str]) -> Iterator[list[Path]]:
+    """Writes folder/<suite>/<task>/<figure>.{png,svg,pdf,csv} and yields the paths of each figure.
+
+    Figures: learning, knob-<name> for every knob with two values or more, landscape. Adds to `notes` what is not drawn.
+    """
+    cells, remarks = scores(records)
+    notes += remarks
+    points = curves.learning(records)
+    for (suite, task), rows in cells.groupby(["suite", "task"], observed=True, sort=True):
+        place = folder / str(suite) / str(task)
+        path = points[(points["suite"] == suite) & (points["task"] == task)]
+        if path["step"].nunique() > 1:
+            path, hidden = curves.legible(path)
+            notes += hidden
+            yield save(curves.draw_learning(path), path, place / "learning")
+        else:
+            notes.append(f"{suite}/{task}: one evaluation only, so no learning curve")
+        for knob in records.knobs:
+            curve = curves.knob_curve(rows, knob, records.knobs)
+            if len(curve):
+                yield save(curves.draw_knob_curve(curve, knob), curve, place / f"knob-{knob}")
+            elif rows[knob].notna().any():
+                notes.append(f"{suite}/{task}: one value of {knob} only, so no curve over it")
+        yield from _landscape(records, str(suite), str(task), cells, place, notes)
+
+
+def _landscape(
+    records: Records, suite: str, task: str, cells: pd.DataFrame, place: Path, notes: list[str]
+) -> Iterator[list[Path]]:
+    try:
+        picture = landscape.shown(records, suite, task, cells)
+    except RecordError as error:
+        notes.append(f"no landscape: {error}")
+        return
+    if picture is not None:
+        points, remarks = picture
+        notes += remarks
+        yield save(landscape.draw(points, suite, task), points, place / "landscape")
+
+
+if __name__ == "__main__":
+    run(app)

@@ -1,0 +1,160 @@
+"""`python -m analysis.tables results/`: a method x task table of scores, on the screen, as Markdown and as CSV."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from analysis.load import RecordError, load
+from analysis.output import one_line_errors, print_notes, run, short, write_csv, write_text
+from analysis.select import FIXED, HELD_OUT, ORACLE, scores
+from analysis.statistics import coverage
+
+WIDTH = 100
+TASKS_ABREAST = 3
+MISSING = "\N{EM DASH}"
+UNFINISHED = "\N{DAGGER}"
+RULES = {
+    FIXED: "A row that names a setting shows that setting, chosen before looking.",
+    HELD_OUT: "(held-out): the setting is picked on half of the episodes, scored on the other half, and the reverse.",
+    ORACLE: "(oracle): the setting is picked on the episodes it is scored on: biased upward, not comparable.",
+}
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.command()
+def main(
+    results: Annotated[Path, typer.Argument(help="The folder that holds runs/.")] = Path("results"),
+    out: Annotated[Path | None, typer.Option(help="Folder of scores.{md,csv}; RESULTS/tables if unset.")] = None,
+    oracle: Annotated[bool, typer.Option("--oracle", help="Add the best setting in hindsight (biased).")] = False,
+) -> None:
+    """Scores of the final evaluation: mean +- std over seeds and a 95% bootstrap interval."""
+    with one_line_errors():
+        records = load(results)
+        cells, remarks = scores(records, oracle)
+        notes = [*records.notes, *remarks]
+        if cells.empty:
+            raise RecordError(f"no episodes to show under {results / 'runs'}: {'; '.join(notes)}")
+        folder = out or results / "tables"
+        write_text(folder / "scores.md", markdown(cells, notes))
+        write_csv(folder / "scores.csv", cells)
+        console = Console(width=min(WIDTH, Console().width) if Console().is_terminal else WIDTH, highlight=False)
+        for suite, tasks in blocks(cells):
+            console.print(screen(cells, suite, tasks, console.width), "")
+        console.print("\n".join(legend(cells)), style="dim", soft_wrap=True)
+        print(f"\n{folder / 'scores.md'}\n{folder / 'scores.csv'}")
+        print_notes(notes)
+
+
+def blocks(cells: pd.DataFrame) -> Iterator[tuple[str, list[str]]]:
+    """(suite, tasks side by side) for each table: at most TASKS_ABREAST tasks, an environment's tasks together."""
+    for suite, rows in cells.groupby("suite", observed=True, sort=True):
+        block: list[str] = []
+        for _, group in groupby(sorted(map(str, rows["task"].unique())), key=environment):
+            tasks = list(group)
+            if block and len(block) + len(tasks) > TASKS_ABREAST:
+                yield str(suite), block
+                block = []
+            block += tasks
+            while len(block) > TASKS_ABREAST:
+                yield str(suite), block[:TASKS_ABREAST]
+                block = block[TASKS_ABREAST:]
+        if block:
+            yield str(suite), block
+
+
+def environment(task: str) -> str:
+    """The environment a task belongs to: `cube-single-play-singletask-task2-v0` -> `cube-single-play`."""
+    return re.sub(r"(-singletask)?(-task\d+)?(-v\d+)?$", "", task)
+
+
+def cell(row: pd.Series) -> tuple[str, str]:
+    """("91.2 ± 1.3", "[89.9, 92.5]") of a row of `scores`; unfinished runs carry a dagger."""
+    spread = " n=1" if math.isnan(row["std"]) else f" \N{PLUS-MINUS SIGN} {row['std']:.1f}"
+    mark = "" if row["status"] == "finished" else UNFINISHED
+    return f"{row['mean']:.1f}{spread}{mark}", f"[{row['low']:.1f}, {row['high']:.1f}]"
+
+
+def grid(cells: pd.DataFrame, suite: str, tasks: list[str]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """(row name, one `cell` a task) in the order to show; missing cells are a dash."""
+    part = cells[(cells["suite"] == suite) & cells["task"].isin(tasks)]
+    at = {(row["row"], row["task"]): cell(row) for _, row in part.iterrows()}
+    for name in sorted(part["row"].unique(), key=lambda name: _position(part, name)):
+        yield name, [at.get((name, task), (MISSING, "")) for task in tasks]
+
+
+def screen(cells: pd.DataFrame, suite: str, tasks: list[str], width: int = WIDTH) -> Table:
+    """One block for the terminal; the interval goes below the mean where both do not fit beside each other."""
+    rows = list(grid(cells, suite, tasks))
+    widths = [max(len(name) for name, _ in rows)]
+    widths += [max(len(task), *(len(" ".join(row[i])) for _, row in rows)) for i, task in enumerate(map(short, tasks))]
+    joint = " " if sum(widths) + 3 * len(widths) + 1 <= width else "\n"
+    table = Table(title=f"{suite}: {amount(cells, suite, tasks)}", title_justify="left", min_width=40)
+    table.add_column("method", no_wrap=True)
+    for task in tasks:
+        table.add_column(short(task), justify="right", overflow="fold")
+    for name, row in rows:
+        texts = [Text.assemble(value, joint, (interval, "dim")) if interval else Text(value) for value, interval in row]
+        table.add_row(Text(name, style="dim" if "(oracle)" in name else ""), *texts)
+    return table
+
+
+def markdown(cells: pd.DataFrame, notes: list[str]) -> str:
+    """All blocks, what they mean, and the notes, as one Markdown page."""
+    lines = ["# Scores", "", *(f"{line}  " for line in legend(cells))]
+    for suite, tasks in blocks(cells):
+        lines += ["", f"## {suite}: {', '.join(map(short, tasks))}", "", amount(cells, suite, tasks), ""]
+        lines += ["| method | " + " | ".join(map(short, tasks)) + " |", "|:--|" + "--:|" * len(tasks)]
+        for name, row in grid(cells, suite, tasks):
+            lines.append(f"| {name} | " + " | ".join(" ".join(texts).strip() for texts in row) + " |")
+    if notes:
+        lines += ["", "## Notes", "", *(f"- {note}" for note in notes)]
+    return "\n".join(lines) + "\n"
+
+
+def amount(cells: pd.DataFrame, suite: str, tasks: list[str]) -> str:
+    """ "5 seeds x 50 episodes" of a block's cells, as ranges where they differ."""
+    part = cells[(cells["suite"] == suite) & cells["task"].isin(tasks)]
+    span = {}
+    for column in ("seeds", "episodes"):
+        low, high = part[column].min(), part[column].max()
+        span[column] = f"{low:g}" if low == high else f"{low:g}-{high:g}"
+    return f"{span['seeds']} seed{'s' * (span['seeds'] != '1')} x {span['episodes']} episodes"
+
+
+def legend(cells: pd.DataFrame) -> list[str]:
+    """What the numbers are, and their limits."""
+    lines = ["mean \N{PLUS-MINUS SIGN} std over seeds (ddof 1) [95% percentile bootstrap interval over seeds]"]
+    if (single := cells["seeds"] == 1).any():
+        lines.append("n=1: one seed, so no std, and an interval over its episodes, which speaks of that policy only.")
+    if (few := cells.loc[~single, "seeds"]).lt(10).any():
+        worst = int(few.min())
+        lines.append(f"Intervals of few seeds are too narrow: those of {worst} seeds cover about {coverage(worst)}%.")
+    if (cells["status"] != "finished").any():
+        lines.append(f"{UNFINISHED} not a finished run: its last complete evaluation.")
+    knobbed = cells[cells["setting"] != ""]
+    rules = ([FIXED] if len(knobbed) else []) + [rule for rule in (HELD_OUT, ORACLE) if (cells["rule"] == rule).any()]
+    return lines + [RULES[rule] for rule in rules]
+
+
+def _position(part: pd.DataFrame, name: str) -> tuple[str, int, tuple[float, ...]]:
+    """Where a row stands: by label; settings by the knobs' values; then held-out, then oracle."""
+    row = part[part["row"] == name].iloc[0]
+    knobs = part.columns[part.columns.get_loc("picks") + 1 : part.columns.get_loc("status")]
+    values = tuple(-math.inf if pd.isna(row[knob]) else float(row[knob]) for knob in knobs)
+    return str(row["label"]), [FIXED, HELD_OUT, ORACLE].index(row["rule"]), values
+
+
+if __name__ == "__main__":
+    run(app)

@@ -1,0 +1,180 @@
+"""Settings in layers, each value remembering where it came from.
+
+method defaults < per-task table (`tables/<suite>.csv`) < preset (`presets.toml`) < `--set`
+"""
+
+from __future__ import annotations
+
+import csv
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from fnmatch import fnmatchcase
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import methods
+from methods import nearest
+from methods.core import BadInput, MethodConfig
+
+_HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """The sizes of a run that are not a method's own."""
+
+    seeds: tuple[int, ...]
+    episodes: int  # per seed, knob setting and evaluation
+    evaluate_every: int  # gradient steps between evaluations
+    log_every: int  # gradient steps in one dispatched program; metrics are averaged over it
+    data_episodes: int = 1000  # of a dataset that is generated
+
+
+@dataclass(frozen=True)
+class Override:
+    """One `key=value`, for one method or (None) for every method that has the key."""
+
+    method: str | None
+    key: str
+    value: Any
+    origin: str
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A method's settings for one task."""
+
+    config: MethodConfig
+    origins: Mapping[str, str]
+
+
+def presets(suite: str) -> dict[str, Any]:
+    """The presets of a suite, by name."""
+    return tomllib.loads((_HERE / "presets.toml").read_text()).get(suite, {})
+
+
+def preset(suite: str, name: str) -> tuple[dict[str, Any], tuple[Override, ...]]:
+    """Run sizes and method overrides of a preset.
+
+    Raises:
+      BadInput: the suite has none of that name.
+    """
+    known = presets(suite)
+    if name not in known:
+        raise BadInput(f"unknown preset {name!r} for suite {suite}; {nearest(name, sorted(known))}")
+    sizes = dict(known[name])
+    overrides = sizes.pop("set", {})
+    return sizes, tuple(_override(key, value, f"preset {name}") for key, value in overrides.items())
+
+
+def parse_set(assignments: Iterable[str]) -> tuple[Override, ...]:
+    """`--set` arguments: "vgf.step_size=0.1" or "batch_size=128".
+
+    Raises:
+      BadInput: no "=", or an unknown method.
+    """
+    parsed = []
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        if not equals or not name or not value:
+            raise BadInput(f"--set {assignment!r}: expected [METHOD.]KEY=VALUE")
+        parsed.append(_override(name.strip(), value.strip(), "--set"))
+    return tuple(parsed)
+
+
+def _override(name: str, value: Any, origin: str) -> Override:
+    method, dot, key = name.rpartition(".")
+    if dot and method not in methods.REGISTRY:
+        raise BadInput(f"{origin} {name}: unknown method {method!r}; {nearest(method, sorted(methods.REGISTRY))}")
+    return Override(method if dot else None, key, value, origin)
+
+
+@cache
+def _table(suite: str) -> tuple[tuple[str, Override], ...]:
+    """Rows of the suite's per-task table: task pattern and override."""
+    path = _HERE / "tables" / f"{suite}.csv"
+    if not path.exists():
+        return ()
+    with path.open(newline="") as file:
+        return tuple(
+            (row["tasks"], Override(row["method"].replace("*", "") or None, row["key"], row["value"], row["source"]))
+            for row in csv.DictReader(file)
+        )
+
+
+def resolve(method: str, suite: str, task: str, layers: Iterable[Override]) -> Resolved:
+    """The method's settings for a task: defaults, then the suite's table, then `layers` in order.
+
+    Raises:
+      BadInput: a value that does not fit its key, or a key (named for this method) that it does not have.
+    """
+    cls = methods.get(method).Config
+    hints = get_type_hints(cls, include_extras=True)
+    values: dict[str, Any] = {}
+    origins = {field.name: "default" for field in fields(cls)}
+    table = tuple(override for pattern, override in _table(suite) if fnmatchcase(task, pattern))
+    for override in (*table, *layers):
+        if override.method not in (None, method):
+            continue
+        if override.key not in hints:
+            if override.method is None:
+                continue
+            valid = nearest(override.key, [field.name for field in fields(cls)])
+            raise BadInput(f"{override.origin}: {method} has no setting {override.key!r}; {valid}")
+        values[override.key] = _coerce(override, hints[override.key])
+        origins[override.key] = override.origin
+    return Resolved(cls(**values), origins)
+
+
+def check_keys(names: Iterable[str], overrides: Iterable[Override]) -> None:
+    """Refuses overrides that reach none of the chosen methods: a typo must not be silent.
+
+    Raises:
+      BadInput: such an override.
+    """
+    names = tuple(names)
+    known = {name: {field.name for field in fields(methods.get(name).Config)} for name in names}
+    for override in overrides:
+        if override.method is not None and override.method not in names:
+            chosen = ", ".join(names)
+            raise BadInput(f"--set {override.method}.{override.key}: {override.method} is not among --methods {chosen}")
+        reached = known if override.method is None else {override.method: known[override.method]}
+        if not any(override.key in keys for keys in reached.values()):
+            where = override.method or "any of " + ", ".join(names)
+            valid = nearest(override.key, sorted(set().union(*reached.values())))
+            raise BadInput(f"--set {override.key}: no such setting in {where}; {valid}")
+
+
+def _coerce(override: Override, hint: Any) -> Any:
+    """The override's value as the type its setting declares."""
+
+    def refuse(expected: str) -> BadInput:
+        return BadInput(f"{override.origin}: {override.key}={override.value} is not {expected}")
+
+    def scalar(text: str, hint: Any) -> Any:
+        base, *limits = get_args(hint) if hasattr(hint, "__metadata__") else (hint,)
+        if get_origin(base) is Literal:
+            if text not in get_args(base):
+                raise refuse("one of " + ", ".join(get_args(base)))
+            return text
+        if base is bool:
+            switch = {"on": True, "true": True, "1": True, "off": False, "false": False, "0": False}
+            if text.lower() not in switch:
+                raise refuse("on or off")
+            return switch[text.lower()]
+        try:
+            number = base(text)
+        except ValueError:
+            raise refuse("a whole number" if base is int else "a number") from None
+        limit = limits[0] if limits else None
+        # not "<": NaN must be refused too
+        if (limit == "positive" and not number > 0) or (limit == "not negative" and not number >= 0):
+            raise refuse(limit)
+        return number
+
+    text = str(override.value)
+    if get_origin(hint) is tuple:
+        return tuple(scalar(part.strip(), get_args(hint)[0]) for part in text.split(",") if part.strip())
+    return scalar(text, hint)

@@ -1,0 +1,196 @@
+"""What a run leaves behind; the schema is described in `results/README.md`."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import datetime
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "gymnasium", "ogbench", "mujoco")
+
+
+class Busy(RuntimeError):
+    """Another process holds the lock."""
+
+
+def now() -> str:
+    """UTC, ISO 8601."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def write_atomically(path: Path, write: Any) -> None:
+    """Has `write(binary file)` fill a temporary file beside `path`, then puts it in place: whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Atomically, with a line a key."""
+    write_atomically(path, lambda file: file.write((json.dumps(value, indent=1) + "\n").encode()))
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Atomically, as an NPZ file."""
+    write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
+
+
+@contextlib.contextmanager
+def locked(folder: Path, *, wait: bool) -> Iterator[None]:
+    """Holds the folder's lock. The system drops it with its owner, however that ends, so it never grows stale.
+
+    Raises:
+      Busy: another process holds it (only without `wait`); names the process.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    owner = folder / "owner"
+    lock = FileLock(folder / "lock", timeout=-1 if wait else 0)
+    try:
+        with lock:
+            owner.write_text(f"{os.getpid()}\n")
+            try:
+                yield
+            finally:
+                owner.unlink(missing_ok=True)
+    except Timeout:
+        with contextlib.suppress(OSError):
+            raise Busy(f"{folder} is being written by process {owner.read_text().strip()}") from None
+        raise Busy(f"{folder} is being written by another process") from None
+
+
+class Table:
+    """An append-only CSV whose rows have a `step`, kept whole across crashes.
+
+    Rows become durable with each `append`. On reopening, a half-written last row and rows past the step that is
+    resumed from are dropped, so that nothing stands twice; so are steps with other than `rows_per_step` rows, where
+    that is given.
+    """
+
+    def __init__(self, path: Path, resume_step: int, *, rows_per_step: int | None = None) -> None:
+        self.path = path
+        self.steps: set[int] = set()
+        self._header: list[str] | None = None
+        if path.exists():
+            self._keep_through(resume_step, rows_per_step)
+
+    def _keep_through(self, step: int, rows_per_step: int | None) -> None:
+        text = self.path.read_text()
+        rows = list(csv.reader(text[: text.rfind("\n") + 1].splitlines()))
+        if not rows:
+            self.path.unlink()
+            return
+        header, *body = rows
+        column = header.index("step")
+        counts = Counter(row[column] for row in body if len(row) == len(header))
+        whole = {value for value, count in counts.items() if rows_per_step in (None, count) and int(value) <= step}
+        kept = [row for row in body if len(row) == len(header) and row[column] in whole]
+        if not kept:
+            self.path.unlink()
+            return
+        self._header, self.steps = header, {int(value) for value in whole}
+        lines = "".join(",".join(row) + "\n" for row in [header, *kept])
+        if lines != text:
+            write_atomically(self.path, lambda file: file.write(lines.encode()))
+
+    def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Adds rows in one write and waits until they are on disk."""
+        header = list(rows[0])
+        if self._header not in (None, header):
+            raise ValueError(f"{self.path}: columns {header} do not match {self._header}")
+        lines = [] if self._header else [",".join(header)]
+        lines += [",".join(_cell(value) for value in row.values()) for row in rows]
+        with self.path.open("a") as file:
+            file.write("\n".join(lines) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self._header = header
+        self.steps |= {int(row["step"]) for row in rows}
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float | np.floating):
+        return format(float(value), ".7g")
+    return str(value)
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Installed versions of the packages that results depend on."""
+    found = {"python": ".".join(map(str, sys.version_info[:3]))}
+    for package in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
+
+
+@cache
+def git_state() -> dict[str, Any]:
+    """Commit of this code and whether it was changed since; nulls outside a checkout."""
+
+    def git(*arguments: str) -> str:
+        folder = Path(__file__).parent
+        return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout
+
+    try:
+        return {"sha": git("rev-parse", "HEAD").strip(), "dirty": bool(git("status", "--porcelain").strip())}
+    except (OSError, subprocess.CalledProcessError):
+        return {"sha": None, "dirty": None}
+
+
+class RunRecord:
+    """`run.json` of one run, rewritten whole at every change."""
+
+    def __init__(self, folder: Path, content: Mapping[str, Any]) -> None:
+        self.folder = folder
+        path = folder / "run.json"
+        before = json.loads(path.read_text()) if path.exists() else {}
+        self.content = {
+            "schema": 1, **content, "status": "running", "error": None, "versions": versions(), "git": git_state(),
+            "wall_clock_s": before.get("wall_clock_s", {}), "created": before.get("created", now()),
+        }  # fmt: skip
+        self.save()
+
+    def save(self, **changes: Any) -> None:
+        """Applies changes and writes."""
+        self.content.update(changes, updated=now())
+        write_json(self.folder / "run.json", self.content)
+
+    def add_seconds(self, seconds: Mapping[str, float]) -> None:
+        """Adds wall-clock by phase, over all sessions of the run."""
+        clock = self.content["wall_clock_s"]
+        for phase, value in seconds.items():
+            clock[phase] = round(clock.get(phase, 0.0) + value, 3)
+
+
+def status_of(folder: Path) -> str | None:
+    """The status of a run's folder, or None where there is no readable record."""
+    try:
+        return json.loads((folder / "run.json").read_text()).get("status")
+    except (OSError, ValueError):
+        return None
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Atomically, one a line."""
+    write_atomically(path, lambda file: file.write("".join(f"{line}\n" for line in lines).encode()))

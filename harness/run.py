@@ -1,0 +1,211 @@
+"""The command line: parses, plans, prints. There is no training code here.
+
+    python -m harness.run --methods vgf,fql --suite ogbench
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import methods
+import tasks
+from methods import nearest
+from methods.core import BadInput
+
+if TYPE_CHECKING:
+    from harness.config import Override, RunSettings
+    from harness.plan import RunNode
+
+DEFAULT_PRESET = {"toy": "cpu"}  # elsewhere: paper
+_FULL = {errno.ENOSPC: "is full", errno.EDQUOT: "is over quota", errno.EROFS: "is read-only",
+         errno.EACCES: "is not writable", errno.EPERM: "is not writable"}  # fmt: skip
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.command()
+def run(
+    names: Annotated[str, typer.Option("--methods", help="comma-separated; default: every method")] = "",
+    suite: Annotated[str, typer.Option(help="|".join(tasks.SUITES))] = "toy",
+    patterns: Annotated[str, typer.Option("--tasks", help="globs, comma-separated; default: the paper's tasks")] = "",
+    seeds: Annotated[int | None, typer.Option(help="seeds 0..N-1")] = None,
+    steps: Annotated[int | None, typer.Option(help="gradient steps of each method's own stage")] = None,
+    preset: Annotated[str | None, typer.Option(help="paper|cpu|smoke; default: paper, for toy cpu")] = None,
+    data: Annotated[str, typer.Option(help="auto|download|generate|PATH")] = "auto",
+    results: Annotated[Path, typer.Option(help="where records go")] = Path("results"),
+    sets: Annotated[list[str] | None, typer.Option("--set", help="[METHOD.]KEY=VALUE; may be repeated")] = None,
+    episodes: Annotated[int | None, typer.Option(help="evaluation episodes per seed and test-time setting")] = None,
+    evaluate_every: Annotated[int | None, typer.Option(help="gradient steps between evaluations")] = None,
+    data_episodes: Annotated[int | None, typer.Option(help="episodes of a dataset that is generated")] = None,
+    resume: Annotated[bool, typer.Option("--resume/--fresh", help="continue and skip, or delete and redo")] = True,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and an estimate; run nothing")] = False,
+    listing: Annotated[bool, typer.Option("--list", help="print methods, suites and tasks")] = False,
+    show_config: Annotated[bool, typer.Option("--show-config", help="print every setting with its origin")] = False,
+) -> None:
+    """Trains and evaluates methods on tasks; records go to RESULTS. The same command continues what was stopped."""
+    console = Console(stderr=True)
+    try:
+        if listing:
+            _list(suite if "--suite" in sys.argv else None)
+            return
+        code = _main(names, suite, patterns, preset, data, results, sets or [], resume, dry_run, show_config,
+                     {"seeds": seeds, "episodes": episodes, "evaluate_every": evaluate_every,
+                      "data_episodes": data_episodes}, steps, console)  # fmt: skip
+    except BadInput as error:
+        console.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+        code = 2
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        console.print(f"error: {results} {_FULL[error.errno]}{where}", markup=False, highlight=False, soft_wrap=True)
+        code = 2
+    raise typer.Exit(code)
+
+
+def _main(
+    names: str, suite: str, patterns: str, preset: str | None, data: str, results: Path, sets: list[str],
+    resume: bool, dry_run: bool, show_config: bool, sizes: dict[str, int | None], steps: int | None,
+    console: Console,
+) -> int:  # fmt: skip
+    chosen_tasks = tasks.select(suite, [pattern.strip() for pattern in patterns.split(",") if pattern.strip()])
+    chosen = [name.strip() for name in names.split(",") if name.strip()] or list(methods.REGISTRY)
+    for name in chosen:
+        methods.get(name)
+    settings, overrides = _settings(suite, preset or DEFAULT_PRESET.get(suite, "paper"), sizes, steps, sets, chosen)
+
+    from harness.plan import plan_run
+
+    if settings.data_episodes and hasattr(chosen_tasks[0], "episodes"):
+        chosen_tasks = tuple(dataclasses.replace(task, episodes=settings.data_episodes) for task in chosen_tasks)
+    # plans everything before anything is fetched or written, so that a bad value costs nothing
+    drafts = [plan_run(task, "?", name, overrides, settings) for task in chosen_tasks for name in chosen]
+    if show_config:
+        _show_config(drafts)
+        return 0
+    if dry_run:
+        _show_plan(drafts, data, results)
+        return 0
+    return _carry_out(chosen_tasks, chosen, overrides, settings, data, results, resume, console)
+
+
+def _settings(
+    suite: str, preset: str, sizes: dict[str, int | None], steps: int | None, sets: list[str], chosen: list[str]
+) -> tuple[RunSettings, tuple[Override, ...]]:
+    """Run sizes and method overrides from the preset and the command line."""
+    from harness.config import Override, RunSettings, check_keys, parse_set
+    from harness.config import preset as load_preset
+
+    values, overrides = load_preset(suite, preset)
+    for name, value in sizes.items():
+        if value is not None and value < 1:
+            raise BadInput(f"--{name.replace('_', '-')} {value}: expected at least 1")
+        values |= {} if value is None else {name: value}
+    values["seeds"] = tuple(range(values["seeds"]))
+    given = parse_set(sets)
+    check_keys(chosen, given)
+    if steps is not None:
+        given = (*given, Override(None, "steps", steps, "--steps"))
+    return RunSettings(**values), (*overrides, *given)
+
+
+def _carry_out(
+    chosen_tasks: tuple[Any, ...], chosen: list[str], overrides: tuple[Override, ...], settings: RunSettings,
+    data: str, results: Path, resume: bool, console: Console,
+) -> int:  # fmt: skip
+    """Runs task by task, so that one dataset is on the device at a time; returns the exit code."""
+    from harness.evaluate import Interrupted
+    from harness.execute import Executor
+    from harness.plan import plan_run
+    from harness.progress import Progress
+    from harness.record import Busy, write_arrays
+
+    statuses: list[str] = []
+    with Progress(console) as progress:
+        executor = Executor(results, progress)
+        for task in chosen_tasks:
+            dataset = task.load(data)
+            if landscape := task.landscape():
+                write_arrays(results / "tasks" / task.suite / f"{task.name}.npz", landscape)
+            for name in chosen:
+                node = plan_run(task, dataset.provenance.sha256, name, overrides, settings)
+                try:
+                    if not resume:
+                        executor.forget(node)
+                    with executor.stop.listening():
+                        statuses.append(executor.run(node, dataset))
+                except Busy as busy:
+                    progress.say(f"{node.label}: skipped: {busy}")
+                    statuses.append("busy")
+                except Interrupted:
+                    progress.say(f"stopped; the same command continues ({node.label} and what follows is unfinished)")
+                    return 130
+    unfinished = len(statuses) - statuses.count("finished")
+    console.print(f"{statuses.count('finished')} of {len(statuses)} runs finished; records in {results}/",
+                  markup=False, highlight=False, soft_wrap=True)  # fmt: skip
+    return 1 if unfinished else 0
+
+
+def _list(suite: str | None) -> None:
+    console = Console()
+    console.print("methods", style="bold")
+    for name in methods.REGISTRY:
+        module = sys.modules[methods.get(name).__module__]
+        console.print(f"  {name:<12}{(module.__doc__ or '').strip().splitlines()[0]}", highlight=False, markup=False)
+    for name in [suite] if suite else tasks.SUITES:
+        console.print(f"suite {name}", style="bold")
+        for task in tasks.suite(name).names():
+            console.print(f"  {task}", highlight=False, markup=False)
+
+
+def _show_config(drafts: list[RunNode]) -> None:
+    console = Console()
+    for node in drafts:
+        table = Table("setting", "value", "origin", title=node.label, title_justify="left")
+        for field in dataclasses.fields(node.resolved.config):
+            table.add_row(field.name, str(getattr(node.resolved.config, field.name)), node.resolved.origins[field.name])
+        console.print(table)
+
+
+def _show_plan(drafts: list[RunNode], data: str, results: Path) -> None:
+    """The graph: runs with their stages, what is shared, and how long training takes by a measured warm-up."""
+    from harness.estimate import seconds_per_stage
+    from harness.plan import shared
+
+    console = Console()
+    uses, times = shared(drafts), seconds_per_stage(drafts)
+    table = Table("task", "method", "stages", "evaluations", "rows a evaluation")
+    seen: set[str] = set()
+    for node in drafts:
+        parts = []
+        for stage in node.nodes:
+            note = f" (shared by {uses[stage.fingerprint]})" if uses[stage.fingerprint] > 1 else ""
+            parts.append(f"{stage.stage.name} {stage.stage.steps} steps{note}")
+            seen.add(stage.fingerprint)
+        rows = len(node.settings.seeds) * len(node.method.knobs) * node.settings.episodes
+        table.add_row(node.task.name, node.method.name, "\n".join(parts), str(len(node.evaluation_steps())), str(rows))
+    console.print(table)
+    total = sum(times[fingerprint] for fingerprint in seen)
+    alone = sum(times[stage.fingerprint] for node in drafts for stage in node.nodes)
+    first = drafts[0]
+    console.print(f"{len(drafts)} runs x {len(first.settings.seeds)} seeds; data: {data}; results: {results}/",
+                  markup=False, highlight=False)  # fmt: skip
+    console.print(f"training about {_duration(total)} on this device ({_duration(alone - total)} saved by sharing); "
+                  "data, compilation and evaluation come on top", markup=False, highlight=False)  # fmt: skip
+
+
+def _duration(seconds: float) -> str:
+    minutes, hours = seconds / 60, seconds / 3600
+    return f"{hours:.1f} h" if hours >= 1 else f"{minutes:.0f} min" if minutes >= 1 else f"{seconds:.0f} s"
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,168 @@
+"""One stage for all seeds as one compiled program: jit(scan(vmap(update))), the dataset on the device.
+
+Imports with jax, flax and optax alone, so that training can be measured where no simulator is installed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from methods.core import Array, Columns, Key, Stage, State
+from methods.learner import part_key
+
+PREPARE_ROWS = 2048  # transitions a chunk of `Stage.prepare`
+
+
+class ChunkResult(NamedTuple):
+    """What one dispatched span of steps did, per seed."""
+
+    metrics: dict[str, Array]  # mean over the span, `[s]`
+    first_bad: Array  # `[s]`: the first step whose metrics were not finite, or -1
+
+
+class NotFinite(ArithmeticError):
+    """A metric became NaN or infinite."""
+
+    def __init__(self, stage: str, step: int, seed: int, metrics: Sequence[str]) -> None:
+        super().__init__(f"stage {stage}: {', '.join(metrics)} not finite at step {step}, seed {seed}")
+        self.step, self.seed = step, seed
+
+
+def seed_keys(seeds: Sequence[int]) -> Key:
+    """One key a seed, `[s]`; a seed's key does not depend on which other seeds run beside it."""
+    return jnp.stack([jax.random.key(seed) for seed in seeds])
+
+
+def take(columns: Columns, fields: frozenset[str]) -> dict[str, Array]:
+    """The dataset's columns that a method reads, on the device."""
+    return {name: jnp.asarray(column) for name, column in columns.items() if name in fields}
+
+
+def prepare(stage: Stage, state: State, columns: Columns, keys: Key) -> dict[str, Array]:
+    """The stage's extra columns for every seed, `[s, t, ...]`, computed in chunks on the device."""
+    if stage.prepare is None:
+        return {}
+    function, rows = stage.prepare, len(next(iter(columns.values())))
+
+    @jax.jit
+    def chunk(state: State, columns: Columns, start: Array) -> Columns:
+        # a chunk that would overrun the end starts earlier, so that one program serves all
+        start = jnp.minimum(start, max(rows - PREPARE_ROWS, 0))
+        part = {
+            name: jax.lax.dynamic_slice_in_dim(column, start, min(PREPARE_ROWS, rows))
+            for name, column in columns.items()
+        }
+
+        def one(state: State, key: Key) -> Columns:
+            return function(state, part, jax.random.fold_in(part_key(key, f"{stage.name}/prepare"), start))
+
+        return jax.vmap(one)(state, keys)
+
+    parts = [chunk(state, columns, jnp.asarray(start)) for start in range(0, rows, PREPARE_ROWS)]
+    overlap = len(parts) * PREPARE_ROWS - rows if rows > PREPARE_ROWS else 0
+    parts[-1] = {name: column[:, overlap:] for name, column in parts[-1].items()}
+    return {name: jnp.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
+
+
+def seed_step(stage: Stage, columns: Columns) -> Callable[[State, Columns, Key, Array], tuple[State, dict[str, Array]]]:
+    """One seed's gradient step: draws its own batch, then updates. `prepared` are that seed's extra columns."""
+    rows = len(next(iter(columns.values())))
+
+    def step(state: State, prepared: Columns, key: Key, count: Array) -> tuple[State, dict[str, Array]]:
+        # keyed by the step's number: where a run stops and resumes makes no difference
+        batch_key, update_key = jax.random.split(jax.random.fold_in(part_key(key, stage.name), count))
+        index = jax.random.randint(batch_key, (stage.batch_size,), 0, rows)
+        batch = {name: column[index] for name, column in {**columns, **prepared}.items()}
+        return stage.update(state, batch, update_key)
+
+    return step
+
+
+class Trainer:
+    """Trains one stage for all its seeds, a fixed number of steps at a call.
+
+    The state is donated: the caller's copy is gone after `run`.
+    """
+
+    def __init__(self, stage: Stage, seeds: Sequence[int], columns: Columns, state: State) -> None:
+        """`columns`: `[t, ...]` on the device; `state`: parts `[s, ...]` that the stage trains or reads."""
+        self.stage, self.seeds, self.columns = stage, tuple(seeds), columns
+        self.keys = seed_keys(seeds)
+        started = time.perf_counter()
+        self.prepared = jax.block_until_ready(prepare(stage, self._frozen(state), columns, self.keys))
+        self.seconds = {"prepare": time.perf_counter() - started, "compile": 0.0, "train": 0.0}
+        self._compiled: dict[int, Any] = {}
+
+    def _frozen(self, state: State) -> State:
+        return {name: part for name, part in state.items() if name in self.stage.reads}
+
+    def run(self, state: State, first: int, count: int) -> tuple[State, dict[str, np.ndarray]]:
+        """Steps `first` + 1 .. `first` + `count`.
+
+        Returns:
+          The new state, and each metric's mean over the span, `[s]`.
+
+        Raises:
+          NotFinite: a metric was NaN or infinite; names step and seed.
+        """
+        trained = {name: part for name, part in state.items() if name in self.stage.trains}
+        arguments = (trained, self._frozen(state), self.columns, self.prepared, self.keys, jnp.asarray(first))
+        if count not in self._compiled:
+            started = time.perf_counter()
+            self._compiled[count] = jax.jit(self._span(count), donate_argnums=0).lower(*arguments).compile()
+            self.seconds["compile"] += time.perf_counter() - started
+        started = time.perf_counter()
+        trained, result = self._compiled[count](*arguments)
+        metrics, first_bad = jax.device_get(result)
+        self.seconds["train"] += time.perf_counter() - started
+        if (first_bad >= 0).any():
+            seed = int(np.argmax(first_bad >= 0))
+            bad = [name for name, value in metrics.items() if not np.isfinite(value[seed])]
+            raise NotFinite(self.stage.name, int(first_bad[seed]), self.seeds[seed], bad)
+        return {**state, **trained}, metrics
+
+    def _span(self, count: int) -> Callable[..., tuple[State, ChunkResult]]:
+        def span(
+            trained: State, frozen: State, columns: Columns, prepared: Columns, keys: Key, first: Array
+        ) -> tuple[State, ChunkResult]:
+            step = seed_step(self.stage, columns)
+
+            def body(trained: State, number: Array) -> tuple[State, tuple[dict[str, Array], Array]]:
+                def one(trained: State, frozen: State, prepared: Columns, key: Key) -> tuple[State, dict[str, Array]]:
+                    state, metrics = step({**frozen, **trained}, prepared, key, number)
+                    return {name: state[name] for name in trained}, metrics
+
+                trained, metrics = jax.vmap(one)(trained, frozen, prepared, keys)
+                finite = jnp.stack([jnp.isfinite(value) for value in metrics.values()]).all(axis=0)
+                return trained, (metrics, jnp.where(finite, -1, number))
+
+            trained, (metrics, bad) = jax.lax.scan(body, trained, first + 1 + jnp.arange(count))
+            never = jnp.iinfo(bad.dtype).max
+            first_bad = jnp.min(jnp.where(bad < 0, never, bad), axis=0)
+            means = {name: jnp.mean(value, axis=0) for name, value in metrics.items()}
+            return trained, ChunkResult(means, jnp.where(first_bad == never, -1, first_bad))
+
+        return span
+
+
+def initial_state(init: Callable[[Key], State], seeds: Sequence[int]) -> State:
+    """Fresh parts for every seed, `[s, ...]`."""
+    return jax.jit(jax.vmap(init))(seed_keys(seeds))
+
+
+def spans(start: int, stop: int, length: int) -> list[tuple[int, int]]:
+    """(first, count) pieces that lead from step `start` to `stop`, each ending at a multiple of `length` or `stop`."""
+    edges = [start, *range(start - start % length + length, stop, length), stop]
+    return [(first, after - first) for first, after in zip(edges[:-1], edges[1:], strict=True) if after > first]
+
+
+def device_summary() -> Mapping[str, Any]:
+    """Which device trains, for the record."""
+    device = jax.devices()[0]
+    return {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()}

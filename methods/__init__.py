@@ -1,0 +1,35 @@
+"""The registry of methods. Names are known without importing JAX; a method's file is loaded when it is asked for."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from typing import Any
+
+from methods.core import BadInput
+
+REGISTRY: dict[str, str] = {
+    "vgf": "methods.vgf:VGF",
+    "avgf": "methods.avgf:AVGF",
+    "fql": "methods.fql:FQL",
+    "best_of_n": "methods.best_of_n:BestOfN",
+    "bc": "methods.bc:BC",
+}
+
+
+def nearest(name: str, valid: list[str]) -> str:
+    """A hint for an error line: the closest valid name, or all of them when none is close."""
+    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else "valid: " + ", ".join(valid)
+
+
+def get(name: str) -> Any:
+    """The method class called `name`; its settings' class is its `Config`.
+
+    Raises:
+      BadInput: there is none of that name.
+    """
+    if name not in REGISTRY:
+        raise BadInput(f"unknown method {name!r}; {nearest(name, sorted(REGISTRY))}")
+    module, _, attribute = REGISTRY[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)

@@ -1,0 +1,29 @@
+"""BC: act as the behaviour policy does (flow matching by default, or a Gaussian)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax.numpy as jnp
+
+from methods.behavior import BehaviorConfig, BehaviorMethod
+from methods.core import Array, Key, Knobs, MethodConfig, State
+
+
+@dataclass(frozen=True)
+class BC(BehaviorMethod):
+    """One sample of the behaviour policy."""
+
+    config: BehaviorConfig
+    Config: ClassVar[type[MethodConfig]] = BehaviorConfig
+    name: ClassVar[str] = "bc"
+
+    @property
+    def fields(self) -> frozenset[str]:
+        return frozenset({"observations", "actions"})
+
+    def candidates(self, state: State, obs: Array, key: Key, knobs: Knobs) -> tuple[Array, Array]:
+        del knobs
+        proposals = self.propose(state, obs, self.sampler.noise(key, (obs.shape[0], 1)))
+        return proposals, jnp.ones(proposals.shape[:-1], bool)

@@ -1,0 +1,150 @@
+"""The contract every method fulfils: stages that train named parts of a state, and a way to act.
+
+This file imports nothing but the standard library, so that tasks and simulator processes can name a
+`TaskSpec` without loading JAX.
+
+Reading order for newcomers: this file, `learner.py`, `vgf.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
+
+if TYPE_CHECKING:
+    import jax
+
+    Array = jax.Array
+else:
+    Array = Any
+
+Key = Array
+"""A typed JAX PRNG key (`jax.random.key`)."""
+
+State = dict[str, Any]
+"""Part name -> pytree. Parts are what stages train and what artefacts store: "behavior", "critic", "actor"."""
+
+Batch = Mapping[str, Array]
+"""Column name -> `[b, ...]`. Always: observations `[b, o]`, actions `[b, a]`, rewards `[b]`, masks `[b]`
+(0 where the episode truly ended), next_observations `[b, o]`."""
+
+Columns = Mapping[str, Array]
+"""The same columns for a whole dataset: `[t, ...]`."""
+
+Metrics = dict[str, Array]
+"""Scalars that an update reports, named `<part>/<quantity>`."""
+
+Knobs = Mapping[str, Array]
+"""Test-time settings, one value a row: name -> `[b]`. `{}` for methods that have none."""
+
+
+PositiveInt = Annotated[int, "positive"]
+PositiveFloat = Annotated[float, "positive"]
+Count = Annotated[int, "not negative"]
+Weight = Annotated[float, "not negative"]
+
+
+class BadInput(ValueError):
+    """The user asked for something that cannot be done. Its message is one line that names what is wrong."""
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """What a method may know of a task."""
+
+    obs_dim: int
+    action_dim: int  # actions live in [-1, 1]^action_dim
+    horizon: int  # longest episode, in environment steps
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """Settings every method shares. Values that shape the compiled program are static, as the dataclass is."""
+
+    steps: PositiveInt = 1_000_000  # gradient steps of the method's own stage
+    batch_size: PositiveInt = 256  # transitions a step
+    learning_rate: PositiveFloat = 3e-4  # Adam, every network
+    discount: Weight = 0.99  # gamma of the TD target
+    tau: PositiveFloat = 0.005  # Polyak rate of target networks
+    hidden_dims: tuple[PositiveInt, ...] = (512, 512, 512, 512)  # every network
+
+
+class Stage(NamedTuple):
+    """A span of gradient steps that trains some parts while reading others.
+
+    Two stages with equal fingerprints (dataset, spec, seeds, `trains`, `config`, `rule`, `steps` and the
+    fingerprints of the parts they read) are the same work and run once: see `harness/plan.py`.
+    """
+
+    name: str
+    """"behavior", "critic", "joint", ..."""
+    trains: frozenset[str]
+    """Parts of the state it changes."""
+    steps: int
+    """Gradient steps."""
+    update: Callable[[State, Batch, Key], tuple[State, Metrics]]
+    """One gradient step: pure, so that it can be scanned over steps and vmapped over seeds."""
+    rule: str
+    """What the stage computes, in words that change whenever the result would."""
+    config: Mapping[str, Any]
+    """The settings its result depends on."""
+    batch_size: int
+    """Transitions a step."""
+    reads: frozenset[str] = frozenset()
+    """Parts it needs but does not change."""
+    prepare: Callable[[State, Columns, Key], Columns] | None = None
+    """Extra per-transition columns, computed once before the first step from the parts it reads.
+    Called with a chunk of at most a few thousand transitions, so it must treat rows independently."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """Base of every method: its settings and the task it is bound to. Subclasses are frozen dataclasses too."""
+
+    config: Any
+    spec: TaskSpec
+    name: ClassVar[str] = ""
+    Config: ClassVar[type[MethodConfig]]  # the class of `config`
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """Batch columns the updates read."""
+        return frozenset({"observations", "actions", "rewards", "masks", "next_observations"})
+
+    @property
+    def knobs(self) -> tuple[Mapping[str, float], ...]:
+        """Test-time settings to evaluate, e.g. `({"L_test": 0}, {"L_test": 1})`; `({},)` when there are none."""
+        return ({},)
+
+    def init(self, key: Key) -> State:
+        """Fresh parts, each a function of `key` and its own name alone, so that a part trained by another
+        method from the same key and settings is the same part. `key` is consumed."""
+        raise NotImplementedError
+
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages in the order they run."""
+        raise NotImplementedError
+
+    def candidates(self, state: State, obs: Array, key: Key, knobs: Knobs) -> tuple[Array, Array]:
+        """The actions `[b, n, a]` that `act` chooses among, and which of them are in play, `[b, n]` bool."""
+        raise NotImplementedError
+
+    def choose(self, state: State, obs: Array, candidates: Array, valid: Array, key: Key) -> Array:
+        """The action `[b, a]` taken among `candidates`; by default the first."""
+        del state, obs, valid, key
+        return candidates[:, 0]
+
+    def act(self, state: State, obs: Array, key: Key, knobs: Knobs) -> Array:
+        """Actions `[b, a]` in [-1, 1] for observations `[b, o]`. `key` is consumed."""
+        candidates_key, choose_key = act_keys(key)
+        candidates, valid = self.candidates(state, obs, candidates_key, knobs)
+        return self.choose(state, obs, candidates, valid, choose_key)
+
+
+def act_keys(key: Key) -> tuple[Key, Key]:
+    """The two keys that `Method.act` makes of its own: for `candidates`, and for `choose`."""
+    import jax
+
+    candidates_key, choose_key = jax.random.split(key)
+    return candidates_key, choose_key

@@ -1,0 +1,48 @@
+"""The registry of suites. A suite's module is loaded when it is asked for, as its simulators may be heavy."""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib
+from collections.abc import Iterable
+from typing import Any
+
+from methods import nearest
+from methods.core import BadInput
+
+SUITES: dict[str, str] = {"toy": "tasks.toy", "ogbench": "tasks.ogbench"}
+
+
+def suite(name: str) -> Any:
+    """The suite's module, with `names()` and `get(name)`.
+
+    Raises:
+      BadInput: there is none of that name.
+    """
+    if name not in SUITES:
+        raise BadInput(f"unknown suite {name!r}; {nearest(name, sorted(SUITES))}")
+    return importlib.import_module(SUITES[name])
+
+
+def select(name: str, patterns: Iterable[str]) -> tuple[Any, ...]:
+    """The suite's tasks that match any of the patterns (globs), in the suite's order.
+
+    No pattern: the paper's tasks, where the suite names them (`PAPER_TASKS`), else all. "default": the suite's
+    `DEFAULT_TASKS`.
+
+    Raises:
+      BadInput: an unknown suite, or a pattern that matches nothing.
+    """
+    module, chosen = suite(name), []
+    names, patterns = module.names(), tuple(patterns)
+    if not patterns:
+        return tuple(module.get(task) for task in getattr(module, "PAPER_TASKS", names))
+    for pattern in patterns:
+        if pattern == "default" and hasattr(module, "DEFAULT_TASKS"):
+            found = list(module.DEFAULT_TASKS)
+        else:
+            found = fnmatch.filter(names, pattern)
+        if not found:
+            raise BadInput(f"no {name} task matches {pattern!r}; {nearest(pattern, list(names)[:2000])}")
+        chosen += [task for task in found if task not in chosen]
+    return tuple(module.get(task) for task in chosen)

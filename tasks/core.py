@@ -1,0 +1,94 @@
+"""What a task gives the harness: its spec, its transitions with their provenance, its simulator, its score."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from methods.core import BadInput, TaskSpec
+
+if TYPE_CHECKING:
+    import gymnasium
+
+__all__ = ["BadInput", "Dataset", "Provenance", "Task", "TaskSpec", "check_transitions"]
+
+Transitions = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Which data a run used and how they were had."""
+
+    name: str  # dataset name, e.g. "cube-single-play-v0"
+    sha256: str  # of the file; of the arrays for a built-in dataset
+    origin: str  # "downloaded" | "generated" | "given" | "built-in"
+    path: str = ""  # where the file lies; empty for a built-in dataset
+    details: Mapping[str, Any] = field(default_factory=dict)  # recipe, URL, success_timing, ...
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Float32 columns `[t, ...]`: observations, actions (in [-1, 1]), rewards, masks (0 where the episode
+    truly ended), next_observations, terminals (1 at the last transition of its episode)."""
+
+    transitions: Transitions
+    provenance: Provenance
+
+    def __len__(self) -> int:
+        return len(self.transitions["rewards"])
+
+
+class Task(Protocol):
+    """One row of a benchmark."""
+
+    suite: str
+    name: str
+    spec: TaskSpec
+    cheap: bool  # simulators so light that worker processes would cost more than they save
+
+    def load(self, data: str) -> Dataset:
+        """The training transitions. `data`: "auto", "download", "generate", or a file's path.
+
+        Raises `BadInput` with one line that names what is missing or wrong; nothing is left half-written.
+        """
+
+    def make_env(self) -> gymnasium.Env:
+        """A fresh simulator with actions in [-1, 1]. Called in worker processes."""
+
+    def score(self, episode_return: np.ndarray, success: np.ndarray) -> np.ndarray:
+        """The headline number of each episode from its return and success (0 or 1)."""
+
+    def landscape(self) -> Mapping[str, np.ndarray] | None:
+        """Arrays for a picture of the task itself (a bandit's true reward on a grid), or None."""
+
+
+def check_transitions(transitions: Transitions, spec: TaskSpec, name: str) -> None:
+    """Refuses columns that a learner would choke on, in one line that says which and where.
+
+    Raises:
+      BadInput: a missing column, a wrong shape, no transitions, a non-finite value, or an action outside
+        [-1, 1].
+    """
+    widths = {"observations": (spec.obs_dim,), "actions": (spec.action_dim,), "rewards": (), "masks": (),
+              "next_observations": (spec.obs_dim,), "terminals": ()}  # fmt: skip
+    missing = sorted(set(widths) - set(transitions))
+    if missing:
+        raise BadInput(f"{name}: column {missing[0]!r} is missing")
+    rows = len(transitions["rewards"])
+    if rows == 0:
+        raise BadInput(f"{name}: no transitions")
+    for column, width in widths.items():
+        values = transitions[column]
+        if values.shape != (rows, *width):
+            raise BadInput(f"{name}: {column} has shape {values.shape}, expected {(rows, *width)}")
+        finite = np.isfinite(values)
+        if not finite.all():
+            where = int(np.argwhere(~finite)[0][0])
+            raise BadInput(f"{name}: {column} holds a non-finite value at transition {where}")
+    outside = np.abs(transitions["actions"]).max(axis=-1) > 1.0
+    if outside.any():
+        where = int(np.argmax(outside))
+        raise BadInput(f"{name}: action outside [-1, 1] at transition {where}")

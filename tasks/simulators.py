@@ -1,0 +1,252 @@
+"""Many simulators, stepped together in a few worker processes."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing as mp
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+import types
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import gymnasium
+
+MakeEnv = Callable[[], "gymnasium.Env[Any, Any]"]
+Clone = Callable[["gymnasium.Env[Any, Any]"], "gymnasium.Env[Any, Any]"]
+T = TypeVar("T", bound=tuple)
+
+ONE_THREAD = dict.fromkeys(["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"], "1")
+
+
+class Steps(NamedTuple):
+    """What a step of `n` simulators returns; rows that were not stepped repeat `obs` and are 0 elsewhere."""
+
+    obs: np.ndarray  # float32 [n, o]
+    reward: np.ndarray  # float64 [n]
+    terminated: np.ndarray  # bool [n]
+    truncated: np.ndarray  # bool [n]
+    success: np.ndarray  # bool [n], `info["success"]` of this very step
+
+
+def cores() -> int:
+    """CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def lean_children() -> Iterator[None]:
+    """Processes spawned inside start fast and behave: they don't import the parent's main module (it may pull
+    in JAX), use one math thread each, leave Ctrl-C to the parent and render nothing unless told to."""
+    environment = ONE_THREAD | {"MUJOCO_GL": os.environ.get("MUJOCO_GL", "disable")}
+    before = {name: os.environ.get(name) for name in environment}
+    main = sys.modules["__main__"]
+    # A blocked signal stays blocked in a spawned child, from its very first instruction on.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        os.environ.update(environment)
+        sys.modules["__main__"] = types.ModuleType("__main__")
+        yield
+    finally:
+        sys.modules["__main__"] = main
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def die_with_parent() -> None:
+    """Called in a child: makes it exit when its parent is gone, however that went."""
+
+    def watch(parent: Any) -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, args=(mp.parent_process(),), daemon=True).start()
+
+
+class _Simulators:
+    """The simulators of one process. A row depends on its own seed and actions alone."""
+
+    def __init__(self, make_env: MakeEnv, n: int, clone: Clone | None) -> None:
+        first = make_env()
+        self.envs = [first, *(clone(first) if clone else make_env() for _ in range(n - 1))]
+        self.seeds = np.zeros(n, np.int64)
+        self.steps = np.zeros(n, np.int64)
+        self.obs = np.empty((n, 0), np.float32)
+
+    def reset(self, seeds: np.ndarray) -> tuple[np.ndarray]:
+        self.seeds[:], self.steps[:] = seeds, 0
+        with _global_generator():
+            self.obs = np.stack([self._reset(row) for row in range(len(self.envs))]).astype(np.float32)
+        return (self.obs,)
+
+    def step(self, actions: np.ndarray, active: np.ndarray) -> Steps:
+        n = len(self.envs)
+        self.obs = self.obs.copy()  # what was handed out earlier stays as it was
+        out = Steps(self.obs, np.zeros(n), *(np.zeros(n, bool) for _ in range(3)))
+        with _global_generator():
+            for row in np.flatnonzero(active).tolist():
+                self.steps[row] += 1
+                self._seed_global_generator(row)
+                out.obs[row], out.reward[row], out.terminated[row], out.truncated[row], info = self.envs[row].step(
+                    actions[row]
+                )
+                out.success[row] = bool(info.get("success", False))
+        return out
+
+    def close(self) -> None:
+        for env in self.envs:
+            env.close()
+
+    def _reset(self, row: int) -> np.ndarray:
+        env, seed = self.envs[row], int(self.seeds[row])
+        self._seed_global_generator(row)
+        env.action_space.seed(seed)  # OGBench settles a scene with sampled actions
+        return env.reset(seed=seed)[0]
+
+    def _seed_global_generator(self, row: int) -> None:
+        # OGBench draws from NumPy's global generator in places. Seeding it anew at every step costs 2 us and
+        # makes a row blind to its neighbours; swapping generator states would cost 50.
+        np.random.seed((int(self.seeds[row]) + 0x9E3779B1 * int(self.steps[row])) % 2**32)
+
+
+@contextlib.contextmanager
+def _global_generator() -> Iterator[None]:
+    """Lends out NumPy's global generator and puts it back as it was."""
+    state = np.random.get_state()
+    try:
+        yield
+    finally:
+        np.random.set_state(state)
+
+
+def _work(pipe: Connection, make_env: MakeEnv, n: int, clone: Clone | None) -> None:
+    """A worker's life: build, then answer (method, arguments) with (True, result) or (False, traceback)."""
+    die_with_parent()
+    try:
+        simulators = _Simulators(make_env, n, clone)
+        pipe.send((True, None))
+        while request := pipe.recv():
+            method, arguments = request
+            pipe.send((True, getattr(simulators, method)(*arguments)))
+        simulators.close()
+    except (EOFError, BrokenPipeError):
+        pass  # the parent is gone
+    except Exception:
+        with contextlib.suppress(OSError):
+            pipe.send((False, traceback.format_exc()))
+
+
+class SimulatorPool:
+    """`n` simulators in `workers` processes (default: one a core; 0: in this process, for cheap tasks).
+
+    An episode is a function of its seed and actions: how many workers there are, which rows run beside it and
+    what a simulator did before make no difference, down to the last bit.
+
+    Args:
+      make_env: builds a simulator; pickled to the workers, so a module's function or an object's method.
+      n: simulators.
+      workers: processes. Rows are dealt out in turn, so that neighbours, which tend to end together, are spread.
+      clone: makes an independent simulator from a built one where that is cheaper than `make_env`.
+
+    Raises:
+      RuntimeError: (every method) a worker raised, with its traceback, or died.
+    """
+
+    def __init__(self, make_env: MakeEnv, n: int, workers: int | None = None, clone: Clone | None = None) -> None:
+        self.n = n
+        workers = min(n, cores() if workers is None else workers)
+        self._rows = [np.arange(worker, n, workers) for worker in range(workers)]
+        self._local = None if workers else _Simulators(make_env, n, clone)
+        self._pipes: list[Connection] = []
+        self._processes: list[Any] = []
+        context = mp.get_context("spawn")
+        try:
+            with lean_children():
+                for rows in self._rows:
+                    pipe, theirs = context.Pipe()
+                    self._pipes.append(pipe)
+                    process = context.Process(target=_work, args=(theirs, make_env, len(rows), clone), daemon=True)
+                    process.start()
+                    self._processes.append(process)
+                    theirs.close()  # so that a dead worker reads as the end of its pipe
+            for worker in range(workers):
+                self._receive(worker)
+        except BaseException:
+            self.close()
+            raise
+
+    def reset(self, seeds: np.ndarray) -> np.ndarray:
+        """Starts an episode in every simulator, `seeds` (int `[n]`, each in [0, 2^32)); observations `[n, o]`."""
+        if self._local:
+            return self._local.reset(seeds)[0]
+        return self._merge(tuple, self._ask("reset", [(seeds[rows],) for rows in self._rows]))[0]
+
+    def step(self, actions: np.ndarray, active: np.ndarray) -> Steps:
+        """Steps the simulators where `active` (bool `[n]`) with `actions` (float32 `[n, a]`)."""
+        if self._local:
+            return self._local.step(actions, active)
+        return self._merge(Steps._make, self._ask("step", [(actions[rows], active[rows]) for rows in self._rows]))
+
+    def close(self) -> None:
+        """Ends the workers; safe to call twice and after a failure."""
+        if self._local:
+            self._local.close()
+            self._local = None
+        for pipe in self._pipes:
+            with contextlib.suppress(OSError):
+                pipe.send(None)
+            pipe.close()
+        deadline = time.monotonic() + 2
+        for process in self._processes:
+            process.join(timeout=max(0.0, deadline - time.monotonic()))
+            if process.is_alive():
+                process.kill()
+                process.join()
+        self._pipes, self._processes = [], []
+
+    def __enter__(self) -> SimulatorPool:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _ask(self, method: str, arguments: list[tuple]) -> list[tuple]:
+        if not self._pipes:
+            raise RuntimeError("the simulators are closed")
+        for worker, pipe in enumerate(self._pipes):
+            try:
+                pipe.send((method, arguments[worker]))
+            except OSError:
+                self._receive(worker)  # says why it is gone
+        return [self._receive(worker) for worker in range(len(self._pipes))]
+
+    def _receive(self, worker: int) -> Any:
+        try:
+            fine, answer = self._pipes[worker].recv()
+        except (EOFError, OSError):
+            process = self._processes[worker]
+            process.join(timeout=2)
+            self.close()
+            raise RuntimeError(f"simulator worker {worker} died with exit code {process.exitcode}") from None
+        if not fine:
+            self.close()
+            raise RuntimeError(f"simulator worker {worker} failed:\n{answer}")
+        return answer
+
+    def _merge(self, build: Callable[[Any], T], parts: list[tuple]) -> T:
+        merged = []
+        for columns in zip(*parts, strict=True):
+            column = np.empty((self.n, *columns[0].shape[1:]), columns[0].dtype)
+            for rows, values in zip(self._rows, columns, strict=True):
+                column[rows] = values
+            merged.append(column)
+        return build(merged)

@@ -1,0 +1,128 @@
+"""Writes synthetic records in the schema of results/README.md, with effects that are known.
+
+`python -m tests.analysis.synthetic FOLDER` writes a toy suite and two tasks of another, to look at figures.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+MODES = np.array([[0.55, 0.45], [-0.55, -0.45]])  # the first is the better one
+Effect = Callable[[float, Mapping[str, float]], float]
+"""(progress in 0..1, knob setting) -> true mean score."""
+
+
+def reward(actions: np.ndarray) -> np.ndarray:
+    """A bimodal true reward, `[..., 2]` -> `[...]`, 100 at the better mode and 80 at the other."""
+    squares = np.square(actions[..., None, :] - MODES).sum(-1)
+    return (np.array([100.0, 80.0]) * np.exp(-squares / 0.08)).sum(-1)
+
+
+def write_run(
+    root: Path,
+    method: str = "fql",
+    suite: str = "toy",
+    task: str = "toy",
+    fingerprint: str = "3f9a12c0ffee",
+    knobs: Mapping[str, Sequence[float]] | None = None,
+    effect: Effect = lambda progress, setting: 50.0,
+    seeds: int = 5,
+    episodes: int = 50,
+    evaluations: int = 10,
+    seed_std: float = 2.0,
+    episode_std: float = 5.0,
+    status: str = "finished",
+    **meta: Any,
+) -> Path:
+    """One run folder. With both deviations 0, every score equals the effect exactly. Returns the folder."""
+    rng = np.random.default_rng([len(method), *fingerprint.encode()])
+    folder = root / "runs" / suite / task / method / fingerprint
+    folder.mkdir(parents=True)
+    names = list(knobs or {})
+    grid = [dict(zip(names, values, strict=True)) for values in itertools.product(*(knobs or {}).values())]
+    steps = [1000 * (i + 1) for i in range(evaluations)]
+    shift = seed_std * rng.normal(size=seeds)
+    lines = [",".join(["seed", "phase", "step", *names, "episode", "return", "length", "success", "score"])]
+    for i, step in enumerate(steps):
+        phase = "final" if i == len(steps) - 1 and status == "finished" else "offline"
+        for seed, setting in itertools.product(range(seeds), grid):
+            noise = episode_std * rng.normal(size=episodes)
+            scores = effect((i + 1) / len(steps), setting) + shift[seed] + noise
+            prefix = ",".join(map(str, [seed, phase, step, *setting.values()]))
+            lines += [f"{prefix},{e},{s / 100:.6g},1,{int(s > 50)},{s:.6g}" for e, s in enumerate(scores)]
+    (folder / "episodes.csv").write_text("\n".join(lines) + "\n")
+    (folder / "train.csv").write_text("seed,step,critic/loss\n" + "".join(f"{s},1000,0.5\n" for s in range(seeds)))
+    record = {
+        "schema": 1, "suite": suite, "task": task, "method": method, "fingerprint": fingerprint, "status": status,
+        "error": None, "config": {"step_size": {"value": 0.1, "origin": "default"}}, "seeds": list(range(seeds)),
+        "knobs": names, "episodes": episodes, "evaluation_steps": steps, "dataset": {}, "stages": [],
+        "wall_clock_s": {"train": 1.0}, "versions": {}, "git": {"sha": "0" * 40, "dirty": False}, "device": "cpu",
+        "created": "2026-01-01T00:00:00Z", "updated": "2026-01-01T00:01:00Z",
+    }  # fmt: skip
+    (folder / "run.json").write_text(json.dumps(record | meta, indent=1))
+    return folder
+
+
+def write_landscape(root: Path, suite: str = "toy", task: str = "toy") -> None:
+    """tasks/<suite>/<task>.npz: the reward above, and data from the sub-optimal flanks of its modes."""
+    rng = np.random.default_rng(1)
+    axis = np.linspace(-1, 1, 101)
+    grid = reward(np.stack(np.meshgrid(axis, axis), axis=-1))
+    centres = MODES[rng.integers(2, size=2000)] + np.array([-0.3, 0.3])
+    data = np.clip(centres + 0.13 * rng.normal(size=centres.shape), -1, 1)
+    path = root / "tasks" / suite / f"{task}.npz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arrays = {"grid_x": axis, "grid_y": axis, "true_reward": grid, "data_actions": data, "data_reward": reward(data)}
+    np.savez(path, **arrays, modes=MODES)  # type: ignore[arg-type]
+
+
+def write_candidates(
+    folder: Path, knobs: Mapping[str, Sequence[float]], particles: int = 3, pull: float = 0.35, observations: int = 8
+) -> None:
+    """candidates.npz: particles start on the data and go `pull` of the way to their mode per unit of L_test."""
+    rng = np.random.default_rng([2, *folder.parent.name.encode()])
+    grid = list(itertools.product(*knobs.values()))
+    seeds, shape = 5, (5, observations, particles)
+    near = MODES[rng.integers(2, size=shape)]
+    start = near + np.array([-0.3, 0.3]) + 0.13 * rng.normal(size=(*shape, 2))
+    arrays = {name: np.array([values[i] for values in grid]) for i, name in enumerate(knobs)}
+    levels = arrays.get("L_test", np.zeros(len(grid)))
+    candidates = np.stack([near + (1 - pull) ** level * (start - near) for level in levels], axis=1)
+    chosen = reward(candidates).argmax(-1)
+    actions = np.take_along_axis(candidates, chosen[..., None, None], axis=-2)[..., 0, :]
+    valid = np.ones((seeds, len(grid), observations, particles), bool)
+    arrays |= {"observations": np.zeros((observations, 1)), "valid": valid}
+    np.savez(folder / "candidates.npz", **arrays, candidates=candidates, actions=actions)  # type: ignore[arg-type]
+
+
+def write_suite(root: Path) -> None:
+    """Five methods on the toy task with its landscape, three of them on two more tasks, one cell missing."""
+    vgf, best_of_n = {"L_test": [0, 1, 2, 3, 5]}, {"N": [1, 4, 20, 64]}
+
+    def rise(level: float, gain: float = 0.0, knob: str = "") -> Effect:
+        return lambda t, s: (level + gain * np.log1p(s.get(knob, 0.0))) * (1 - np.exp(-4 * t))
+
+    write_landscape(root)
+    toy: dict[str, tuple[Mapping[str, Sequence[float]], Effect, int, float]] = {
+        "bc": ({}, rise(35), 1, 0.0), "fql": ({}, rise(55), 1, 0.0),
+        "best_of_n": (best_of_n, rise(38, 7, "N"), 20, 0.0),
+        "vgf": (vgf, rise(60, 18, "L_test"), 3, 0.35), "avgf": (vgf, rise(57, 17, "L_test"), 3, 0.3),
+    }  # fmt: skip
+    for method, (knobs, effect, particles, pull) in toy.items():
+        write_candidates(write_run(root, method, knobs=knobs, effect=effect), knobs, particles, pull)
+    levels = {"cube-single-play-singletask-task2-v0": 20, "antmaze-large-navigate-singletask-task1-v0": 60}
+    for task, level in levels.items():
+        write_run(root, "vgf", "ogbench", task, knobs={"L_test": [0, 1, 2, 3]}, effect=rise(level, 10, "L_test"))
+        write_run(root, "fql", "ogbench", task, effect=rise(level + 5))
+    write_run(root, "iql", "ogbench", task, effect=rise(40), seeds=1)
+
+
+if __name__ == "__main__":
+    write_suite(Path(sys.argv[1]))

@@ -1,0 +1,167 @@
+"""The two commands: what they print, write and refuse; and that a figure's CSV holds the numbers it shows."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from analysis import curves, landscape, plots, tables
+from analysis.load import load
+from analysis.output import short
+from analysis.select import scores
+from analysis.style import KNOWN, looks, shade
+from tests.analysis.synthetic import MODES, write_candidates, write_landscape, write_run, write_suite
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("results")
+    write_suite(root)
+    return root
+
+
+def test_tables(suite: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(tables.app, [str(suite), "--out", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert "Nothing was left out." in result.stdout and "(oracle)" not in result.stdout
+    assert max(map(len, result.stdout.splitlines()[:-6])) <= 100
+    csv, page = pd.read_csv(tmp_path / "scores.csv"), (tmp_path / "scores.md").read_text()
+    for _, row in csv.iterrows():
+        assert tables.cell(row)[0] in page and tables.cell(row)[1] in result.stdout
+    iql = next(line for line in page.splitlines() if line.startswith("| iql"))
+    assert "n=1" in iql and iql.endswith("| \N{EM DASH} |")  # one seed on one task, missing on the other
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["scores.csv", "scores.md"]
+
+
+def test_oracle_is_labelled(suite: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(tables.app, [str(suite), "--out", str(tmp_path), "--oracle"])
+    assert "vgf (oracle)" in result.stdout and "biased upward" in result.stdout
+
+
+def test_unfinished_run_is_marked_and_named(tmp_path: Path) -> None:
+    write_run(tmp_path, "fql", status="failed", error="nan loss", evaluations=2)
+    result = CliRunner().invoke(tables.app, [str(tmp_path)])
+    assert result.exit_code == 0 and "failed: nan loss" in result.stdout and "\N{DAGGER}" in result.stdout
+    assert "failed: nan loss" in (tmp_path / "tables" / "scores.md").read_text()
+
+
+@pytest.mark.parametrize("module", ["tables", "plots"])
+def test_bad_input_is_one_line_and_exit_2(module: str, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    for arguments, named in (([str(empty)], "no runs under"), (["--nonsense"], "--nonsense")):
+        done = subprocess.run([sys.executable, "-m", f"analysis.{module}", *arguments], capture_output=True, text=True)
+        assert done.returncode == 2 and done.stdout == "", done
+        assert done.stderr.count("\n") == 1 and named in done.stderr
+    assert not empty.exists()
+
+
+@pytest.mark.parametrize("app", [tables.app, plots.app])
+def test_runs_without_rows_write_nothing(app: object, tmp_path: Path) -> None:
+    (write_run(tmp_path, status="running") / "episodes.csv").write_text("")
+    result = CliRunner().invoke(app, [str(tmp_path)])  # type: ignore[arg-type]
+    assert result.exit_code == 2 and "still running" in result.stderr and result.stderr.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
+def test_many_tasks_are_wrapped_by_environment() -> None:
+    names = [f"cube-single-play-singletask-task{i}-v0" for i in range(1, 6)] + ["hopper-v2", "walker2d-v2", "ant-v2"]
+    cells = pd.DataFrame({"suite": "s", "task": names})
+    blocks = [list(map(short, tasks)) for _, tasks in tables.blocks(cells)]
+    cube = [f"cube-single-play-task{i}" for i in range(1, 6)]
+    assert blocks == [["ant"], cube[:3], [*cube[3:], "hopper"], ["walker2d"]]
+
+
+def test_figures_exist_and_say_where(suite: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(plots.app, [str(suite), "--out", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    toy = tmp_path / "toy" / "toy"
+    for stem in ("learning", "knob-L_test", "knob-N", "landscape"):
+        assert f"{toy / stem}.png" in result.stdout
+        assert all((toy / f"{stem}.{kind}").stat().st_size > 900 for kind in ("png", "svg", "pdf", "csv"))
+        pixels = plt.imread(toy / f"{stem}.png")[..., :3]
+        assert 0.02 < (pixels < 0.9).any(-1).mean() < 0.9  # something is drawn, and it is no black sheet
+    assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".")]
+    shown, table = pd.read_csv(toy / "knob-L_test.csv"), scores(load(suite))[0]
+    table = table[table["suite"] == "toy"].set_index("row")
+    numbers = ["mean", "low", "high"]
+    expected = table.loc[shown["row"], numbers].to_numpy(float)
+    np.testing.assert_allclose(shown[numbers].to_numpy(float), expected, rtol=1e-6)
+    assert set(shown.loc[shown["L_test"].isna(), "line"]) == {"bc", "fql", "best_of_n (held-out)"}
+
+
+def test_drawn_lines_are_the_frame(suite: Path) -> None:
+    records = load(suite)
+    points = curves.learning(records)
+    points = points[points["suite"] == "toy"]
+    lines = curves.draw_learning(points).axes[0].lines
+    expected = {tuple(np.round(run["mean"], 6)) for _, run in points.groupby(["label", "setting"], observed=True)}
+    assert {tuple(np.round(np.array(line.get_ydata(), float), 6)) for line in lines} == expected and len(lines) == len(
+        expected
+    )
+    cells = scores(records)[0]
+    curve = curves.knob_curve(cells[cells["suite"] == "toy"], "N", records.knobs)
+    axes = curves.draw_knob_curve(curve, "N").axes[0]
+    assert axes.get_xscale() == "log" and [tick.get_text() for tick in axes.get_xticklabels()] == ["1", "4", "20", "64"]
+    assert any(np.allclose(line.get_ydata(), curve.loc[curve["N"].notna(), "mean"]) for line in axes.lines[:1])
+    plt.close("all")
+
+
+def test_landscape_shows_paths_and_the_largest_setting(tmp_path: Path) -> None:
+    write_landscape(tmp_path)
+    knobs = {"L_test": [0, 1, 5]}
+    write_candidates(write_run(tmp_path, "vgf", knobs=knobs, evaluations=1), knobs, pull=0.5)
+    write_run(tmp_path, "fql", evaluations=1)
+    records = load(tmp_path)
+    shown = landscape.shown(records, "toy", "toy", scores(records)[0])
+    assert shown is not None
+    points, notes = shown
+    assert len(notes) == 1 and "fql" in notes[0] and "no candidates.npz" in notes[0]
+    vgf = points[points["panel"] == "vgf"]
+    title = vgf["title"].iloc[0]
+    assert title.startswith("vgf L_test=5\n") and title.endswith("]")
+    path = vgf[vgf["kind"] == "path"].sort_values(["trace", "step"])
+    assert path.groupby("trace")["step"].apply(list).map(lambda steps: steps == [0, 1, 5]).all()
+    ends = path[path["step"] == 5][["x", "y"]].to_numpy()
+    assert np.linalg.norm(ends[:, None] - MODES, axis=-1).min(1).max() < 0.05  # halfway five times
+    figure = landscape.draw(points, "toy", "toy")
+    assert [axes.get_title() for axes in figure.axes[:2]] == [points["title"].iloc[0], title]
+    plt.close(figure)
+
+
+def test_bad_landscape_and_candidates_are_notes(tmp_path: Path) -> None:
+    write_landscape(tmp_path)
+    folder = write_run(tmp_path, "fql", evaluations=1)
+    (folder / "candidates.npz").write_bytes(b"PK\x03\x04 cut short")
+    result = CliRunner().invoke(plots.app, [str(tmp_path)])
+    assert result.exit_code == 0 and f"{folder / 'candidates.npz'}: cannot be read" in result.stdout
+    assert "one evaluation only, so no learning curve" in result.stdout
+    np.savez(tmp_path / "tasks" / "toy" / "toy.npz", grid_x=np.zeros(3))
+    result = CliRunner().invoke(plots.app, [str(tmp_path)])
+    assert result.exit_code == 0 and "no landscape" in result.stdout and "grid_y is missing" in result.stdout
+
+
+def test_looks_are_fixed_and_distinct() -> None:
+    alone, together = looks({"zeta": "zeta"}), looks({name: name for name in [*KNOWN, "zeta", "eta"]})
+    assert alone["zeta"] == together["zeta"] and len(set(together.values())) == len(KNOWN) + 2
+    twins = looks({"vgf (a)": "vgf", "vgf (b)": "vgf"})
+    assert twins["vgf (a)"].color == twins["vgf (b)"].color and twins["vgf (a)"].line != twins["vgf (b)"].line
+    grey = [float(np.mean(shade(together["vgf"].color, i, 5))) for i in range(5)]
+    assert (np.diff(grey) < -0.03).all()  # shades darken, in print too
+
+
+def test_learning_curves_stay_legible(tmp_path: Path) -> None:
+    knobs: dict[str, list[float]] = {"w": [0, 0.01, 0.02, 0.1], "N": [1, 4]}
+    write_run(tmp_path, "qgf", knobs=knobs, episodes=2, evaluations=2)
+    records = load(tmp_path)
+    points, notes = curves.legible(curves.learning(records))
+    assert points["setting"].nunique() == 5 and notes == ["toy: the learning curve shows 5 of 8 settings of qgf"]
+    curve = curves.knob_curve(scores(records)[0], "w", records.knobs)
+    assert curve["line"].drop_duplicates().tolist() == ["qgf N=1", "qgf N=4"]
+    assert curve.groupby("line")["w"].apply(list).tolist() == [knobs["w"]] * 2

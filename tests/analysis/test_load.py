@@ -1,0 +1,151 @@
+"""Reading records: nothing is lost in silence, and what is wrong is named with its file and line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from analysis.load import RecordError, load
+from tests.analysis.synthetic import write_run
+
+KNOBS = {"L_test": [0, 1]}
+
+
+def rewrite(folder: Path, **changes: object) -> None:
+    path = folder / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def note(notes: list[str], *parts: str) -> str:
+    """The only note that has all the parts."""
+    found = [line for line in notes if all(part in line for part in parts)]
+    assert len(found) == 1, (parts, notes)
+    assert "\n" not in found[0]
+    return found[0]
+
+
+def test_one_frame_over_runs(tmp_path: Path) -> None:
+    write_run(tmp_path, "vgf", knobs=KNOBS, seeds=3, episodes=4, evaluations=2)
+    write_run(tmp_path, "fql", seeds=2, episodes=4, evaluations=2)
+    write_run(tmp_path, "bc", "d4rl", "hopper", seeds=2, episodes=4, evaluations=1)
+    records = load(tmp_path)
+    rows = records.episodes
+    assert not records.notes
+    assert len(rows) == 2 * 3 * 2 * 4 + 2 * 2 * 4 + 2 * 4
+    assert records.knobs == ("L_test",) and {run.method for run in records.runs} == {"vgf", "fql", "bc"}
+    assert set(rows["setting"]) == {"", "L_test=0", "L_test=1"}
+    assert rows.loc[rows["method"] != "vgf", "L_test"].isna().all()
+    assert rows["score"].dtype == np.float32 and rows["complete"].all()
+    assert rows["suite"].dtype == "category" and rows["setting"].dtype == "category"
+    assert set(rows.loc[rows["step"] == 2000, "phase"]) == {"final"}
+    assert len(records.runs[0].train()) > 0 and records.runs[0].candidates() is None
+
+
+def test_empty_folder(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match=r"no runs under .*runs"):
+        load(tmp_path)
+
+
+def test_half_written_last_line(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, seeds=2, episodes=5, evaluations=2, status="running")
+    path = folder / "episodes.csv"
+    path.write_text(path.read_text()[:-4])  # the number reads as a whole one, but its line has not ended
+    records = load(tmp_path)
+    note(records.notes, str(path), "half-written")
+    note(records.notes, "toy/toy/fql", "step 2000 has 9 of 10", "left out")
+    note(records.notes, "still running", "shown as of step 1000")
+    assert len(records.episodes) == 19
+    assert records.episodes.loc[records.episodes["complete"], "step"].unique().tolist() == [1000]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("0,final,1000,0,0.5,1,1", "7 fields instead of 8"),
+        ("0,final,1000,0,0.5,1,1,50,9", "9 fields instead of 8"),
+        ("0,final,1000,0,0.5,1,1,fifty", "score is 'fifty'"),
+        ("0,final,1000,0,0.5,1,1,nan", "score is 'nan'"),
+        ("0,final,1000,0,inf,1,1,50", "return is 'inf'"),
+        ("0,final,1000,0.5,0.5,1,1,50", "episode is '0.5'"),
+        ("0,finale,1000,0,0.5,1,1,50", "phase is 'finale'"),
+        (",final,1000,0,0.5,1,1,50", "seed is ''"),
+        ("", "1 fields instead of 8"),
+    ],
+)
+def test_corrupt_row_is_named(tmp_path: Path, row: str, reason: str) -> None:
+    path = write_run(tmp_path, seeds=2, episodes=3, evaluations=1) / "episodes.csv"
+    lines = path.read_text().split("\n")
+    path.write_text("\n".join([*lines[:3], row, *lines[4:]]))
+    records = load(tmp_path)
+    note(records.notes, f"{path}:4: {reason}, left out")
+    note(records.notes, "5 of 6 episodes")
+    assert len(records.episodes) == 5 and np.isfinite(records.episodes["score"]).all()
+    assert records.episodes["complete"].all()  # the run is finished: the rest of it counts
+
+
+def test_success_may_be_empty_or_a_word(tmp_path: Path) -> None:
+    path = write_run(tmp_path, seeds=1, episodes=2, evaluations=1) / "episodes.csv"
+    header = path.read_text().split("\n")[0]
+    for success, expected in (("", np.nan), ("True", 1.0)):
+        path.write_text(f"{header}\n0,final,1000,0,1,1,{success},50\n0,final,1000,1,1,1,{success},50\n")
+        records = load(tmp_path)
+        assert not records.notes
+        np.testing.assert_array_equal(records.episodes["success"], [expected] * 2)
+
+
+def test_repeated_episodes_count_once(tmp_path: Path) -> None:
+    path = write_run(tmp_path, seeds=1, episodes=2, evaluations=1) / "episodes.csv"
+    path.write_text(path.read_text() + "0,final,1000,1,1,1,1,77\n")
+    records = load(tmp_path)
+    note(records.notes, str(path), "1 episodes stand twice")
+    assert records.episodes["score"].iloc[-1] == 77 and len(records.episodes) == 2
+
+
+def test_unfinished_runs_are_named(tmp_path: Path) -> None:
+    write_run(tmp_path, "fql", status="failed", error="Traceback\nValueError: nan loss", seeds=2, evaluations=2)
+    write_run(tmp_path, "bc", status="interrupted", seeds=2, evaluations=1)
+    empty = write_run(tmp_path, "vgf", status="running")
+    (empty / "episodes.csv").write_text("")
+    records = load(tmp_path)
+    note(records.notes, "toy/toy/fql", "failed: ValueError: nan loss", "as of step 2000")
+    note(records.notes, "toy/toy/bc", "was interrupted")
+    note(records.notes, "toy/toy/vgf", "no evaluation yet")
+    note(records.notes, "toy/toy/vgf", "still running; nothing to show")
+    assert set(records.episodes["method"]) == {"fql", "bc"} and len(records.runs) == 3
+
+
+def test_bad_run_json_is_named_and_left_out(tmp_path: Path) -> None:
+    write_run(tmp_path, "fql")
+    broken = write_run(tmp_path, "a") / "run.json"
+    broken.write_text('{"schema": 1,\n "suite" "toy"}')
+    rewrite(write_run(tmp_path, "b"), schema=2)
+    rewrite(write_run(tmp_path, "c"), status="done")
+    rewrite(write_run(tmp_path, "d"), seeds=None)
+    rewrite(write_run(tmp_path, "e"), fingerprint="copied")
+    (write_run(tmp_path, "f") / "run.json").unlink()
+    header = write_run(tmp_path, "g") / "episodes.csv"
+    header.write_text("seed,score\n0,1\n")
+    records = load(tmp_path)
+    note(records.notes, f"left out: {broken}:2:")
+    note(records.notes, "schema 2")
+    note(records.notes, "status 'done'")
+    note(records.notes, "seeds is None")
+    note(records.notes, "its folder says otherwise")
+    note(records.notes, "has no run.json")
+    note(records.notes, f"{header}:1: the header is seed,score")
+    assert set(records.episodes["method"]) == {"fql"}
+
+
+def test_several_fingerprints_stand_apart(tmp_path: Path) -> None:
+    for fingerprint, size in (("3f9a12aa00", 0.1), ("3f9a12bb00", 0.2)):
+        write_run(tmp_path, "vgf", fingerprint=fingerprint, config={"step_size": {"value": size, "origin": "set"}})
+    write_run(tmp_path, "fql")
+    failed = write_run(tmp_path, "fql", fingerprint="dead00000000", status="failed", error="no memory")
+    (failed / "episodes.csv").unlink()
+    records = load(tmp_path)
+    # six characters do not tell them apart, so more are shown; a run without rows makes nobody ambiguous
+    assert set(records.episodes["label"]) == {"vgf (3f9a12a)", "vgf (3f9a12b)", "fql"}
+    note(records.notes, "2 runs of vgf", "step_size 0.1 / 0.2")

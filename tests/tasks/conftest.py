@@ -1,0 +1,18 @@
+"""What several tests share: short datasets, made once by the real oracles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tasks.collect import collect
+
+CUBE = {"dataset": "cube-single-play-v0", "episodes": 12, "seed": 3, "steps": 61}
+
+
+@pytest.fixture(scope="session")
+def cube_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """12 episodes of 60 transitions, made by two workers."""
+    out = tmp_path_factory.mktemp("collected") / "cube-single-play-v0.npz"
+    return collect(**CUBE, workers=2, out=out, progress=False)

@@ -1,0 +1,161 @@
+"""Collected datasets: their form, and that they are the same however they were made."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from methods.core import BadInput
+from tasks import collect
+from tests.tasks.conftest import CUBE
+
+
+def read(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path) as file:
+        return dict(file)
+
+
+def validation(path: Path) -> Path:
+    return path.with_name(f"{path.stem}-val.npz")
+
+
+def test_file_has_the_benchmarks_form(cube_file):
+    file = read(cube_file)
+    rows = 12 * 61
+    assert {name: (column.shape, column.dtype.name) for name, column in file.items() if name != "recipe"} == {
+        "observations": ((rows, 28), "float32"),
+        "actions": ((rows, 5), "float32"),
+        "terminals": ((rows,), "bool"),
+        "qpos": ((rows, 21), "float32"),
+        "qvel": ((rows, 20), "float32"),
+    }
+    assert np.flatnonzero(file["terminals"]).tolist() == [61 * i + 60 for i in range(12)]
+    assert len(read(validation(cube_file))["terminals"]) == 61  # a tenth, at least one
+    assert collect.recipe_of(cube_file).items() >= CUBE.items()
+    # qpos is that of the observed state: the arm's joints are the observation's first six entries
+    np.testing.assert_array_equal(file["qpos"][:, :6], file["observations"][:, :6])
+
+
+def test_episodes_differ_and_move_the_cube(cube_file):
+    cube = read(cube_file)["qpos"].reshape(12, 61, -1)[:, :, 14:17]
+    assert len(np.unique(cube[:, 0], axis=0)) == 12
+    assert (np.ptp(cube, axis=1).max(axis=-1) > 0.05).any()  # metres
+    assert not np.array_equal(cube[0, 0], read(validation(cube_file))["qpos"][0, 14:17])
+
+
+def test_any_number_of_workers_makes_the_same_file(tmp_path):
+    """On scenes, where an episode leaves locks behind in the simulator that the next one in that worker gets."""
+    files = [collect.collect("scene-play-v0", 6, 0, workers, tmp_path / f"{workers}.npz", progress=False, steps=61)
+             for workers in (1, 2)]  # fmt: skip
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert validation(files[0]).read_bytes() == validation(files[1]).read_bytes()
+    buttons = read(files[0])["button_states"].reshape(6, 61, 2)
+    assert (buttons[:, 0] != buttons[:, -1]).any(axis=-1)[:5].any(), "no lock was ever worked: choose another seed"
+
+
+def start(out: Path) -> tuple[subprocess.Popen, list[psutil.Process]]:
+    """The command line, collecting the shared dataset with one worker, once it has made one more shard."""
+    command = [sys.executable, "-m", "tasks.collect", CUBE["dataset"], "--out", str(out), "--workers", "1"]
+    for option in ("episodes", "seed", "steps"):
+        command += [f"--{option}", str(CUBE[option])]
+    shards = len(list(Path(f"{out}.parts").glob("*.npz")))
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while len(list(Path(f"{out}.parts").glob("[tv]*.npz"))) == shards:
+        assert run.poll() is None, run.stderr.read()
+        time.sleep(0.005)
+    return run, psutil.Process(run.pid).children(recursive=True)
+
+
+def test_stopped_and_killed_collections_continue(cube_file, tmp_path):
+    out = tmp_path / "cube.npz"
+    run, children = start(out)
+    run.send_signal(signal.SIGINT)
+    message = run.communicate(timeout=20)[1]
+    assert run.returncode == 130
+    assert "the same command continues" in message.splitlines()[-1]
+    assert "Traceback" not in message
+    assert not psutil.wait_procs(children, timeout=10)[1]
+
+    run, children = start(out)
+    run.kill()
+    assert not psutil.wait_procs(children, timeout=10)[1]
+    assert not out.exists()
+
+    kept = {path: path.stat().st_mtime_ns for path in Path(f"{out}.parts").glob("[tv]*.npz")}
+    assert len(kept) >= 2
+    with pytest.raises(BadInput, match=r"unfinished collection with seed 3, not 4"):
+        collect.collect(**{**CUBE, "seed": 4}, workers=1, out=out, progress=False)
+    assert kept == {path: path.stat().st_mtime_ns for path in kept}
+    collect.collect(**CUBE, workers=1, out=out, progress=False)
+    assert out.read_bytes() == cube_file.read_bytes()
+    assert validation(out).read_bytes() == validation(cube_file).read_bytes()
+    assert not Path(f"{out}.parts").exists()
+
+
+def test_a_complete_file_is_kept_and_another_recipe_refused(cube_file):
+    before = cube_file.stat().st_mtime_ns
+    collect.collect(**CUBE, workers=1, out=cube_file, progress=False)
+    assert cube_file.stat().st_mtime_ns == before
+    with pytest.raises(BadInput, match="was made otherwise"):
+        collect.collect(**{**CUBE, "episodes": 13}, workers=1, out=cube_file, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"dataset": "cube-singel-play-v0"}, "did you mean 'cube-single-play-v0'"),
+        ({"dataset": "antmaze-large-navigate-v0"}, "cannot generate 'antmaze-large-navigate-v0'"),
+        ({"episodes": 0}, "episodes must be at least 1, not 0"),
+        ({"seed": -1}, "seed must be at least 0, not -1"),
+        ({"steps": 1}, "steps must be at least 2, not 1"),
+        ({"workers": 0}, "workers must be at least 1, not 0"),
+        ({"out": "data.hdf5"}, "must end in .npz"),
+    ],
+)
+def test_bad_arguments_are_named(tmp_path, change, line):
+    arguments = {**CUBE, "workers": 1, "out": "data.npz", **change}
+    with pytest.raises(BadInput, match=line):
+        collect.collect(**{**arguments, "out": tmp_path / arguments["out"]})
+    assert not list(tmp_path.iterdir())
+
+
+def test_command_line_names_the_place_it_cannot_write(tmp_path):
+    (tmp_path / "file").touch()
+    command = [sys.executable, "-m", "tasks.collect", "cube-single-play-v0", "--out", str(tmp_path / "file/a.npz")]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 2
+    assert len(run.stderr.splitlines()) == 1
+    assert str(tmp_path / "file/a.npz") in run.stderr
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(BadInput, match=r"cannot write .*a\.npz: No space left on device"):
+        collect.save(tmp_path / "a.npz", {"observations": np.zeros(3)})
+    assert not list(tmp_path.iterdir())
+
+
+def test_scene_health_check():
+    fine, right, left, drawer = (0.4, 0.0, 0.02), (0.4, 0.29, 0.02), (0.4, -0.3, 0.05), (0.33, -0.36, 0.066)
+    for positions, visible in (([fine, drawer], True), ([fine, right], False), ([left, fine], False)):
+        assert collect._cube_stays_visible(np.array(positions)) == visible
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dataset", collect.DATASETS)
+def test_every_dataset_can_be_made(dataset, tmp_path):
+    file = read(collect.collect(dataset, 2, 0, 2, tmp_path / "a.npz", progress=False, steps=151))
+    assert len(file["terminals"]) == 2 * 151
+    assert np.abs(np.diff(file["observations"].reshape(2, 151, -1), axis=1)).max(axis=(1, 2)).min() > 0

@@ -1,0 +1,141 @@
+"""Downloads from hosts that misbehave."""
+
+from __future__ import annotations
+
+import http.server
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tenacity
+
+from methods.core import BadInput
+from tasks import fetch
+
+
+class Host:
+    """A local server that serves `content`, treating one request after the other as `script` says:
+    "500", "404", "cut" (half of what it promised), "ignore range"; "serve" once the script is at its end."""
+
+    def __init__(self) -> None:
+        host = self
+        self.content, self.script, self.etag = b"", [], '"1"'
+        self.ranges: list[str | None] = []  # of each request
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                act = host.script.pop(0) if host.script else "serve"
+                asked = self.headers["Range"]
+                host.ranges.append(asked)
+                if act.isdigit():
+                    return self.send_error(int(act))
+                fits = asked and act != "ignore range" and self.headers["If-Range"] in (None, host.etag)
+                start = int(asked.removeprefix("bytes=").removesuffix("-")) if fits else 0
+                body = host.content[start:]
+                self.send_response(206 if fits else 200)
+                self.send_header("Content-Length", str(len(body)))
+                self.send_header("ETag", host.etag)
+                self.end_headers()
+                self.wfile.write(body[: len(body) // 2] if act == "cut" else body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/data.npz"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Host]:
+    host = Host()
+    np.savez(tmp_path / "original.npz", numbers=np.random.default_rng(0).normal(size=100_000))
+    host.content = (tmp_path / "original.npz").read_bytes()
+    yield host
+    host.server.shutdown()
+    host.server.server_close()
+
+
+def get(*urls: str, path: Path) -> str:
+    return fetch.fetch(urls, path, wait=tenacity.wait_none())
+
+
+def test_broken_transfers_go_on_where_they_broke(host, tmp_path):
+    path, size = tmp_path / "data.npz", len(host.content)
+    host.script = ["500", "cut", "cut"]
+    assert get(host.url, path=path) == host.url
+    assert path.read_bytes() == host.content
+    assert host.ranges == [None, None, f"bytes={size // 2}-", f"bytes={size // 2 + (size - size // 2) // 2}-"]
+    assert fetch.had_from(path) == host.url
+    assert {file.name for file in tmp_path.glob("data*")} == {"data.npz", "data.npz.url"}
+
+
+def test_a_later_call_goes_on_too(host, tmp_path):
+    path = tmp_path / "data.npz"
+    host.script = ["cut", *["500"] * (fetch.ATTEMPTS - 1)]
+    with pytest.raises(fetch.MissingDownload, match="HTTP 500"):
+        get(host.url, path=path)
+    assert not path.exists()
+    get(host.url, path=path)
+    assert path.read_bytes() == host.content
+    assert host.ranges[-1] == f"bytes={len(host.content) // 2}-"
+
+
+@pytest.mark.parametrize("cause", ["the file changed", "the host cannot resume"])
+def test_a_part_that_does_not_fit_is_dropped(host, tmp_path, cause):
+    path = tmp_path / "data.npz"
+    host.script = ["cut", *["500"] * (fetch.ATTEMPTS - 1)]
+    with pytest.raises(fetch.MissingDownload):
+        get(host.url, path=path)
+    if cause == "the file changed":
+        np.savez(tmp_path / "changed.npz", numbers=np.ones(100_000))
+        host.content, host.etag = (tmp_path / "changed.npz").read_bytes(), '"2"'
+    else:
+        host.script = ["ignore range"]
+    get(host.url, path=path)
+    assert path.read_bytes() == host.content
+
+
+def test_the_mirror_is_asked_when_the_host_has_it_not(host, tmp_path):
+    path, missing = tmp_path / "data.npz", Host()
+    missing.script = ["404"]
+    assert get(missing.url, host.url, path=path) == host.url
+    assert len(missing.ranges) == 1  # a 404 is final
+    missing.server.shutdown()
+    missing.server.server_close()
+
+
+def test_what_is_no_archive_is_refused(host, tmp_path):
+    path = tmp_path / "data.npz"
+    host.content = b"<html>We are down for maintenance.</html>"
+    with pytest.raises(fetch.MissingDownload, match="not an NPZ file"):
+        get(host.url, path=path)
+    assert not list(tmp_path.glob("data.npz*.part")) and not path.exists()
+
+
+def test_unreachable_hosts_are_named_in_one_line(tmp_path):
+    with pytest.raises(fetch.MissingDownload) as caught:
+        get("http://127.0.0.1:9/a.npz", "http://localhost:9/a.npz", path=tmp_path / "a.npz")
+    line = str(caught.value)
+    assert "a.npz" in line and "127.0.0.1" in line and "localhost" in line and "\n" not in line
+
+
+def test_damage_inside_an_archive_is_found(host, tmp_path):
+    path = tmp_path / "original.npz"
+    content = bytearray(host.content)
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(BadInput, match=r"numbers\.npy fails its checksum"):
+        fetch.check_npz(path)
+
+
+def test_a_changed_file_is_refused_and_named(tmp_path):
+    path = tmp_path / "a.npz"
+    path.write_bytes(b"first")
+    first = fetch.sha256(path)
+    assert fetch.sha256(path) == first == "a7937b64b8caa58f03721bb6bacf5c78cb235febe0e70b1b84cd99541461a08e"
+    path.write_bytes(b"second")
+    with pytest.raises(BadInput, match=r"a\.npz changed since its first use"):
+        fetch.sha256(path)

@@ -1,0 +1,158 @@
+"""The pool's promises: rows that don't influence one another, clear failures, no orphans."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from typing import Any
+
+import gymnasium
+import numpy as np
+import psutil
+import pytest
+
+from tasks import ogbench
+from tasks.simulators import SimulatorPool
+
+# One of each family; success depends on none of them here.
+FAMILIES = ("cube-double-play", "scene-play", "puzzle-3x3-play", "antmaze-teleport-navigate",
+            "humanoidmaze-medium-navigate", "antsoccer-arena-navigate")  # fmt: skip
+BUILT_ONCE = ("cube-double-play", "puzzle-3x3-play")  # to save time; scenes, with their locks, are the harder case
+
+
+class Probe(gymnasium.Env[Any, Any]):
+    """Reports what it can see of its process; `action > 0` succeeds, action 9 raises, -9 ends the process."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (4,))
+    action_space = gymnasium.spaces.Box(-9, 9, (1,))
+
+    def _obs(self) -> np.ndarray:
+        blocked = signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        return np.array([float(os.environ.get("OMP_NUM_THREADS", 0)), blocked, self.t, np.random.uniform()])
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        self.t = 0
+        return self._obs(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        value = float(action[0])
+        if value == 9:
+            raise ArithmeticError("this simulator exploded")
+        if value == -9:
+            os._exit(3)
+        self.t += 1
+        return self._obs(), value, value > 1, self.t == 3, {"success": float(value > 0)}
+
+
+def broken() -> Probe:
+    raise ArithmeticError("cannot be built")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_rows_keep_their_order_and_inactive_ones_rest(workers):
+    with SimulatorPool(Probe, 5, workers) as pool:
+        first = pool.reset(np.arange(5))
+        assert first.shape == (5, 4) and first.dtype == np.float32
+        actions = np.array([[-1], [0.5], [2], [0], [3]], np.float32)
+        active = np.array([True, True, True, False, True])
+        step = pool.step(actions, active)
+        assert step.obs[:, 2].tolist() == [1, 1, 1, 0, 1]
+        np.testing.assert_array_equal(step.obs[3], first[3])
+        assert step.reward.tolist() == [-1, 0.5, 2, 0, 3]
+        assert step.terminated.tolist() == [False, False, True, False, True]
+        assert step.success.tolist() == [False, True, True, False, True]
+        pool.step(actions, np.arange(5) == 0)
+        last = pool.step(actions, np.arange(5) == 0)
+        assert last.truncated.tolist() == [True, False, False, False, False]
+        assert step.obs[0, 2] == 1, "what was handed out earlier must not change"
+        assert not last.reward[1:].any()
+
+
+def test_workers_are_lean():
+    with SimulatorPool(Probe, 2, 2) as pool:
+        threads, interrupt_blocked = pool.reset(np.zeros(2))[:, :2].T
+    assert threads.tolist() == [1, 1]
+    assert interrupt_blocked.tolist() == [1, 1]
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_global_generator_is_each_rows_own():
+    with SimulatorPool(Probe, 3, 0) as pool:
+        state = np.random.get_state()[1].copy()
+        together = [pool.reset(np.array([5, 6, 5])), pool.step(np.zeros((3, 1)), np.ones(3, bool)).obs]
+        np.testing.assert_array_equal(state, np.random.get_state()[1])
+    for obs in together:
+        assert obs[0, 3] == obs[2, 3] != obs[1, 3]
+    assert together[0][0, 3] != together[1][0, 3]
+
+
+@pytest.mark.parametrize(("action", "line"), [(9, "this simulator exploded"), (-9, "worker 1 died with exit code 3")])
+def test_a_failing_worker_is_reported(action, line):
+    with SimulatorPool(Probe, 4, 2) as pool:
+        pool.reset(np.arange(4))
+        processes = [psutil.Process(process.pid) for process in pool._processes]
+        with pytest.raises(RuntimeError, match=line):
+            pool.step(np.array([[0], [action], [0], [0]], np.float32), np.ones(4, bool))
+        assert not psutil.wait_procs(processes, timeout=5)[1]
+        with pytest.raises(RuntimeError, match="closed"):
+            pool.reset(np.arange(4))
+
+
+def test_a_simulator_that_cannot_be_built_is_reported():
+    with pytest.raises(RuntimeError, match="cannot be built"):
+        SimulatorPool(broken, 2, 1)
+
+
+def test_workers_die_with_their_parent_and_do_not_import_its_main(tmp_path):
+    script = tmp_path / "main.py"
+    script.write_text(
+        textwrap.dedent("""
+        import os, signal
+        import numpy as np
+        from tasks.simulators import SimulatorPool
+        from tests.tasks.test_simulators import Probe
+
+        print("main runs", flush=True)
+        pool = SimulatorPool(Probe, 2, 2)
+        print(*(process.pid for process in pool._processes), flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    """)
+    )
+    run = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60,
+                         env={**os.environ, "PYTHONPATH": os.getcwd()})  # fmt: skip
+    assert run.returncode == -signal.SIGKILL, run.stderr
+    lines = run.stdout.splitlines()
+    assert lines[0] == "main runs" and len(lines) == 2  # once: an unguarded main would start workers without end
+    workers = [psutil.Process(int(pid)) for pid in lines[1].split() if psutil.pid_exists(int(pid))]
+    assert not psutil.wait_procs(workers, timeout=5)[1]
+
+
+@pytest.mark.parametrize("dataset", FAMILIES)
+def test_real_episodes_depend_on_nothing_but_seed_and_actions(dataset):
+    """Equal in workers and in this process, on fresh and on used simulators, in any company."""
+    task = ogbench.get(f"{dataset}-singletask-v0")
+    seeds, rng = np.array([7, 8, 2**32 - 1]), np.random.default_rng(0)
+    actions = rng.uniform(-1, 1, (12, 3, task.spec.action_dim)).astype(np.float32)
+    active = np.ones((12, 3), bool)
+    active[6:, 1] = False
+
+    def episode(pool: SimulatorPool, rows: np.ndarray) -> np.ndarray:
+        obs = [pool.reset(seeds[rows])]
+        for step in range(12):
+            obs.append(pool.step(actions[step, rows], active[step, rows]).obs)
+        return np.stack(obs)
+
+    rows = np.arange(3)
+    with SimulatorPool(task.make_env, 3, 1 if dataset in BUILT_ONCE else 2, task.clone) as pool:
+        wanted = episode(pool, rows)
+    assert wanted.shape == (13, 3, task.spec.obs_dim)
+    assert np.abs(np.diff(wanted[:, 0], axis=0)).max() > 0.01
+    assert not np.array_equal(wanted[0, 0], wanted[0, 1])
+    np.testing.assert_array_equal(wanted[7:, 1], np.broadcast_to(wanted[6, 1], (6, task.spec.obs_dim)))
+    with SimulatorPool(task.make_env, 3, 0, task.clone) as pool:
+        np.testing.assert_array_equal(episode(pool, rows), wanted)
+        order = rows[::-1]
+        np.testing.assert_array_equal(episode(pool, order), wanted[:, order])
