@@ -113,6 +113,7 @@ class Evaluator:
             probe(state, {name: jnp.full(PROBES, value, jnp.float32) for name, value in setting.items()})
             for setting in self.method.knobs
         ]
-        candidates, valid, actions = (np.stack([np.asarray(part) for part in parts], axis=1) for parts in zip(*found))
+        per_output = zip(*found, strict=True)
+        candidates, valid, actions = (np.stack([np.asarray(part) for part in parts], axis=1) for parts in per_output)
         knobs = {name: np.array([setting[name] for setting in self.method.knobs]) for name in self.knob_names}
         return {"observations": np.asarray(obs), **knobs, "candidates": candidates, "valid": valid, "actions": actions}

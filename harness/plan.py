@@ -63,9 +63,7 @@ class RunNode:
         return (*range(every, last, every), last)
 
 
-def plan_run(
-    task: Task, data_id: str, name: str, overrides: Sequence[Override], settings: RunSettings
-) -> RunNode:
+def plan_run(task: Task, data_id: str, name: str, overrides: Sequence[Override], settings: RunSettings) -> RunNode:
     """The node of one run; `data_id` identifies the task's transitions (their file's SHA-256)."""
     resolved = resolve(name, task.suite, task.name, overrides)
     method: Method = methods.get(name)(resolved.config, task.spec)

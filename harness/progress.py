@@ -46,7 +46,8 @@ class Progress:
     @contextlib.contextmanager
     def stage(self, description: str, total: float, completed: float) -> Iterator[Bar]:
         """A bar while the block runs."""
-        task = self._bars.add_task(description, total=total, completed=completed)
+        task = self._bars.add_task(description, total=total)
+        self._bars.update(task, completed=completed)
         try:
             yield Bar(self._bars, task)
         finally:

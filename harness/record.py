@@ -53,7 +53,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Atomically, as an NPZ file."""
-    write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
+    write_atomically(path, lambda file: np.savez_compressed(file, **dict(arrays)))  # type: ignore[arg-type]
 
 
 @contextlib.contextmanager

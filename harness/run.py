@@ -1,6 +1,6 @@
 """The command line: parses, plans, prints. There is no training code here.
 
-    python -m harness.run --methods vgf,fql --suite ogbench
+python -m harness.run --methods vgf,fql --suite ogbench
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from rich.table import Table
 
 import methods
 import tasks
-from methods import nearest
 from methods.core import BadInput
 
 if TYPE_CHECKING:

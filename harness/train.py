@@ -5,6 +5,7 @@ Imports with jax, flax and optax alone, so that training can be measured where n
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -39,7 +40,7 @@ def seed_keys(seeds: Sequence[int]) -> Key:
     return jnp.stack([jax.random.key(seed) for seed in seeds])
 
 
-def take(columns: Columns, fields: frozenset[str]) -> dict[str, Array]:
+def take(columns: Mapping[str, np.ndarray], fields: frozenset[str]) -> dict[str, Array]:
     """The dataset's columns that a method reads, on the device."""
     return {name: jnp.asarray(column) for name, column in columns.items() if name in fields}
 
@@ -159,7 +160,7 @@ def initial_state(init: Callable[[Key], State], seeds: Sequence[int]) -> State:
 def spans(start: int, stop: int, length: int) -> list[tuple[int, int]]:
     """(first, count) pieces that lead from step `start` to `stop`, each ending at a multiple of `length` or `stop`."""
     edges = [start, *range(start - start % length + length, stop, length), stop]
-    return [(first, after - first) for first, after in zip(edges[:-1], edges[1:], strict=True) if after > first]
+    return [(first, after - first) for first, after in itertools.pairwise(edges) if after > first]
 
 
 def device_summary() -> Mapping[str, Any]:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from methods import particles
 from methods.core import Array, Batch, Key, MethodConfig, Metrics, State
 from methods.learner import Learner, Params, create, descend, optimizer
-from methods.networks import ActionField
+from methods.networks import ActionField, forward
 from methods.vgf import VGF, VGFConfig
 
 
@@ -56,7 +56,7 @@ class AVGF(VGF):
     def score(self, state: State, obs: Array, actions: Array) -> Array:
         """f(s, a), `[b, n, a]`."""
         wide = jnp.broadcast_to(obs[:, None], (*actions.shape[:-1], obs.shape[-1]))
-        return self.gradient.apply(state["gradient"].params, wide, actions)
+        return forward(self.gradient, state["gradient"].params, wide, actions)
 
     def update_parts(self, state: State, batch: Batch, draws: Any) -> tuple[State, Metrics]:
         critic, metrics = self.update_critic(state, batch, self.next_proposals(state, batch, draws))
@@ -69,7 +69,7 @@ class AVGF(VGF):
         target = super().score(state, obs, actions[:, None])[:, 0]
 
         def loss_fn(params: Params) -> Array:
-            return jnp.mean((self.gradient.apply(params, obs, actions) - target) ** 2)
+            return jnp.mean((forward(self.gradient, params, obs, actions) - target) ** 2)
 
         loss, grads = jax.value_and_grad(loss_fn)(learner.params)
         return descend(learner, grads, optimizer(self.config.learning_rate, 1.0)), {"gradient/loss": loss}

@@ -28,7 +28,7 @@ from methods.core import (
     State,
 )
 from methods.learner import Learner, Params, create, descend, optimizer, part_key
-from methods.networks import ActionField, GaussianHead
+from methods.networks import ActionField, GaussianHead, forward
 
 
 class FlowDraws(NamedTuple):
@@ -60,14 +60,12 @@ class FlowSampler:
 
     def draw(self, key: Key, rows: int) -> FlowDraws:
         start_key, time_key = jax.random.split(key)
-        return FlowDraws(
-            jax.random.normal(start_key, (rows, self.action_dim)), jax.random.uniform(time_key, (rows, 1))
-        )
+        return FlowDraws(jax.random.normal(start_key, (rows, self.action_dim)), jax.random.uniform(time_key, (rows, 1)))
 
     def loss(self, params: Params, obs: Array, actions: Array, draws: FlowDraws) -> Array:
         """Mean squared velocity error over rows and dimensions, a scalar."""
         start, time = draws
-        velocity = self.network.apply(params, obs, (1.0 - time) * start + time * actions, time)
+        velocity = forward(self.network, params, obs, (1.0 - time) * start + time * actions, time)
         return jnp.mean((velocity - (actions - start)) ** 2)
 
     def noise(self, key: Key, shape: tuple[int, ...]) -> Array:
@@ -79,7 +77,7 @@ class FlowSampler:
 
         def euler(action: Array, time: Array) -> tuple[Array, None]:
             times = jnp.broadcast_to(time, (*action.shape[:-1], 1))
-            return action + self.network.apply(params, obs, action, times) / self.steps, None
+            return action + forward(self.network, params, obs, action, times) / self.steps, None
 
         # the time grid is i / steps in float32, not i * (1 / steps): the references' rounding
         grid = jnp.arange(self.steps, dtype=noise.dtype) / self.steps
@@ -109,7 +107,7 @@ class GaussianSampler:
     def loss(self, params: Params, obs: Array, actions: Array, draws: tuple[()]) -> Array:
         """-mean log pi(a | s), a scalar."""
         del draws
-        mean, log_std = self.network.apply(params, obs)
+        mean, log_std = forward(self.network, params, obs)
         log_prob = jax.scipy.stats.norm.logpdf(actions, mean, jnp.exp(log_std)).sum(axis=-1)
         return -jnp.mean(log_prob)
 
@@ -119,7 +117,7 @@ class GaussianSampler:
 
     def sample(self, params: Params, obs: Array, noise: Array) -> Array:
         """Actions `[..., a]` in [-1, 1] at observations `[..., o]`, one for each noise `[..., a]`."""
-        mean, log_std = self.network.apply(params, obs)
+        mean, log_std = forward(self.network, params, obs)
         return jnp.clip(mean + jnp.exp(log_std) * noise, -1.0, 1.0)
 
 

@@ -15,7 +15,7 @@ from methods.behavior import BehaviorConfig, BehaviorMethod
 from methods.core import Array, Batch, Key, Knobs, MethodConfig, Metrics, State, Weight
 from methods.critics import aggregate, td_target
 from methods.learner import Learner, Params, create, descend, global_norm, optimizer
-from methods.networks import ActionField, Critic
+from methods.networks import ActionField, Critic, forward
 
 
 @dataclass(frozen=True)
@@ -66,26 +66,26 @@ class FQL(BehaviorMethod):
 
     def policy(self, params: Params, obs: Array, noise: Array) -> Array:
         """mu(s, z) `[b, a]` in [-1, 1]."""
-        return jnp.clip(self.actor.apply(params, obs, noise), -1.0, 1.0)
+        return jnp.clip(forward(self.actor, params, obs, noise), -1.0, 1.0)
 
     def critic_loss(self, params: Params, state: State, batch: Batch, next_noise: Array) -> tuple[Array, Array]:
         """Mean squared TD error over ensemble and rows, and mean Q; the target acts by mu (Eq. 5)."""
         next_obs = batch["next_observations"]
         next_actions = self.policy(state["actor"].params, next_obs, next_noise)
         next_values = aggregate(
-            self.critic.apply(state["critic"].target, next_obs, next_actions), self.config.q_aggregation
+            forward(self.critic, state["critic"].target, next_obs, next_actions), self.config.q_aggregation
         )
         target = td_target(batch["rewards"], batch["masks"], next_values, self.config.discount)
-        values = self.critic.apply(params, batch["observations"], batch["actions"])
+        values = forward(self.critic, params, batch["observations"], batch["actions"])
         return jnp.mean((values - jax.lax.stop_gradient(target)) ** 2), jnp.mean(values)
 
     def actor_loss(self, params: Params, state: State, batch: Batch, noise: Array) -> tuple[Array, Metrics]:
         """alpha |mu(s, z) - flow(s, z)|^2 - Q(s, mu(s, z)), means over rows and dimensions (Eq. 8)."""
         obs = batch["observations"]
         imitated = self.sampler.sample(state["behavior"].params, obs, noise)
-        raw = self.actor.apply(params, obs, noise)
+        raw = forward(self.actor, params, obs, noise)
         distill = jnp.mean((raw - jax.lax.stop_gradient(imitated)) ** 2)
-        values = jnp.mean(self.critic.apply(state["critic"].params, obs, jnp.clip(raw, -1.0, 1.0)), axis=0)
+        values = jnp.mean(forward(self.critic, state["critic"].params, obs, jnp.clip(raw, -1.0, 1.0)), axis=0)
         q_loss = -jnp.mean(values)
         if self.config.normalize_q:
             q_loss = q_loss / jax.lax.stop_gradient(jnp.mean(jnp.abs(values)))

@@ -7,6 +7,7 @@ LayerNorm before (VGF) or after (FQL) each hidden activation.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -58,6 +59,11 @@ class LayerNorm(nn.Module):
         return standardize(x) * scale + bias
 
 
+def forward(network: nn.Module, params: Any, *inputs: Array) -> Any:
+    """The network's output; `params` as its `init` made them."""
+    return network.apply(params, *inputs)
+
+
 class MLP(nn.Module):
     """`[..., i]` -> `[..., out_dim]`."""
 
@@ -94,7 +100,7 @@ class Critic(nn.Module):
             MLP,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=None,  # type: ignore[arg-type]
+            in_axes=None,
             out_axes=0,
             axis_size=self.members,
         )
@@ -130,9 +136,7 @@ class GaussianHead(nn.Module):
     @nn.compact
     def __call__(self, obs: Array) -> tuple[Array, Array]:
         init = nn.initializers.variance_scaling(1e-2, "fan_avg", "uniform")
-        features = ACTIVATIONS[self.activation](
-            MLP(self.hidden_dims[:-1], self.hidden_dims[-1], self.activation)(obs)
-        )
+        features = ACTIVATIONS[self.activation](MLP(self.hidden_dims[:-1], self.hidden_dims[-1], self.activation)(obs))
         mean = nn.Dense(self.action_dim, kernel_init=init)(features)
         log_std = self.param("log_std", nn.initializers.zeros, (self.action_dim,))
         return mean, jnp.broadcast_to(jnp.clip(log_std, -5.0, 2.0), mean.shape)

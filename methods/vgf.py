@@ -29,7 +29,7 @@ from methods.core import (
 )
 from methods.critics import aggregate, td_loss, td_target
 from methods.learner import Learner, Params, create, descend, global_norm, optimizer
-from methods.networks import Critic
+from methods.networks import Critic, forward
 from methods.select import select
 
 
@@ -108,7 +108,7 @@ class VGF(BehaviorMethod):
     def _values(self, params: Params, obs: Array, actions: Array) -> Array:
         """Q `[members, b, n]` at observations `[b, o]`, actions `[b, n, a]`."""
         wide = jnp.broadcast_to(obs[:, None], (*actions.shape[:-1], obs.shape[-1]))
-        return self.critic.apply(params, wide, actions)
+        return forward(self.critic, params, wide, actions)
 
     # training
 
@@ -134,7 +134,7 @@ class VGF(BehaviorMethod):
         target = self.critic_target(state, batch, start)
 
         def loss_fn(params: Params) -> tuple[Array, Array]:
-            values = self.critic.apply(params, batch["observations"], batch["actions"])
+            values = forward(self.critic, params, batch["observations"], batch["actions"])
             return td_loss(values, target), jnp.mean(values)
 
         (loss, value), grads = jax.value_and_grad(loss_fn, has_aux=True)(learner.params)

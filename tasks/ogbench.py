@@ -273,8 +273,7 @@ class _SharedModel(gymnasium.Wrapper[Any, Any, Any, Any]):
     """A manipulation environment whose clones share its compiled model (60 MB, a second to make).
 
     An episode changes two things in the model besides colours: scenes lock drawer and window by their joints' damping,
-    and mark targets by sites. Each clone keeps its own, put in place before every call; `reset` starts from the same
-    ones whatever happened before.
+    and mark targets by sites. Each clone keeps its own, put in place before every step; `reset` sets them itself.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
@@ -285,16 +284,16 @@ class _SharedModel(gymnasium.Wrapper[Any, Any, Any, Any]):
         space = gymnasium.spaces.Box(-1.0, 1.0, (5,), np.float32)
         base.__class__ = type(type(base).__name__, (type(base),), {"action_space": space})
         base.reset(seed=0)  # compiles
-        self._start = self._now = self._changeable()
+        self._now = self._changeable()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        self._put(self._start)
         result = super().reset(seed=seed, options=options)
         self._now = self._changeable()
         return result
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        self._put(self._now)
+        model = self.get_wrapper_attr("model")
+        model.dof_damping[:], model.site_pos[:] = self._now
         result = super().step(action)
         self._now = self._changeable()
         return result
@@ -302,10 +301,6 @@ class _SharedModel(gymnasium.Wrapper[Any, Any, Any, Any]):
     def _changeable(self) -> tuple[np.ndarray, np.ndarray]:
         model = self.get_wrapper_attr("model")
         return model.dof_damping.copy(), model.site_pos.copy()
-
-    def _put(self, values: tuple[np.ndarray, np.ndarray]) -> None:
-        model = self.get_wrapper_attr("model")
-        model.dof_damping[:], model.site_pos[:] = values
 
 
 def clone(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -62,10 +62,10 @@ class ToyBandit(gymnasium.Env):
 class ToyTask:
     """The bandit as a task. Score: true reward, 100 at the better mode."""
 
-    suite: str = "toy"
-    name: str = "toy"
-    spec: TaskSpec = TaskSpec(obs_dim=1, action_dim=2, horizon=1)
-    cheap: bool = True
+    suite: ClassVar[str] = "toy"
+    name: ClassVar[str] = "toy"
+    spec: ClassVar[TaskSpec] = TaskSpec(obs_dim=1, action_dim=2, horizon=1)
+    cheap: ClassVar[bool] = True
 
     def load(self, data: str) -> Dataset:
         if data not in ("auto", "generate"):
@@ -76,7 +76,7 @@ class ToyTask:
         actions = np.clip(actions, -1.0, 1.0).astype(np.float32)
         rewards = true_reward(actions) + NOISE * rng.standard_normal(SIZE)
         constant = np.ones((SIZE, 1), np.float32)
-        transitions = {
+        transitions: dict[str, np.ndarray] = {
             "observations": constant,
             "actions": actions,
             "rewards": rewards.astype(np.float32),

@@ -111,15 +111,26 @@ def press(env: gymnasium.Env, button: int, steps: int) -> list[np.ndarray]:
     return actions
 
 
+def begin(env: gymnasium.Env, seed: int) -> np.ndarray:
+    """Starts an episode; all that the next step depends on."""
+    env.action_space.seed(seed)
+    obs, _ = env.reset(seed=seed)
+    return np.concatenate([obs, np.zeros(4), state(env)])
+
+
 def nudge_and_step(env: gymnasium.Env, action: np.ndarray) -> np.ndarray:
-    """A step, returning all that it changed. Drawer and window are pushed first, so that their locks matter."""
+    """A step; all that it changed. Drawer and window are pushed first, so that their locks matter."""
     base = env.unwrapped
     if "scene" in base.spec.id:
         for joint in ("drawer_slide", "window_slide"):
             base._data.joint(joint).qvel[0] = 0.3 * np.sin(8 * base._data.time)
     obs, reward, terminated, truncated, info = env.step(action)
-    return np.concatenate([obs, [reward, terminated, truncated, info["success"]], base._data.qpos, base._data.qacc,
-                           base._data.qacc_warmstart, base._data.ctrl])  # fmt: skip
+    return np.concatenate([obs, [reward, terminated, truncated, info["success"]], state(env)])
+
+
+def state(env: gymnasium.Env) -> np.ndarray:
+    data = env.unwrapped._data
+    return np.concatenate([data.qpos, data.qvel, data.qacc, data.qacc_warmstart, data.ctrl, data.mocap_pos.ravel()])
 
 
 @pytest.mark.parametrize("env", ["cube-single", "scene", "puzzle-3x3"])
@@ -131,9 +142,7 @@ def test_interleaved_clones_equal_fresh_simulators(env):
     for button in (0, 1):
         fresh = task.make_env()
         start = model_fields(fresh)
-        fresh.action_space.seed(button)
-        fresh.reset(seed=button)
-        wanted.append([nudge_and_step(fresh, action) for action in plans[button]])
+        wanted.append([begin(fresh, button), *(nudge_and_step(fresh, action) for action in plans[button])])
         end = model_fields(fresh)
         # Clones share the model: what an episode may change in it is `_SharedModel`'s business, or a colour.
         changed = {name for name in start if not np.array_equal(start[name], end[name])}
@@ -144,10 +153,8 @@ def test_interleaved_clones_equal_fresh_simulators(env):
 
     clones = [ogbench.clone(original) for _ in rows]
     assert len({id(simulator.unwrapped.model) for simulator in (original, *clones)}) == 1
-    for clone, button in zip(clones, rows, strict=True):
-        clone.action_space.seed(button)
-        clone.reset(seed=button)
-    got = [[nudge_and_step(clones[row], plans[rows[row]][step]) for row in range(3)] for step in range(steps)]
+    got = [[begin(clone, button) for clone, button in zip(clones, rows, strict=True)]]
+    got += [[nudge_and_step(clones[row], plans[rows[row]][step]) for row in range(3)] for step in range(steps)]
     np.testing.assert_array_equal(np.array(got).swapaxes(0, 1), np.array(wanted)[list(rows)])
 
 
