@@ -7,7 +7,9 @@ the other whole.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -44,8 +46,8 @@ class StageStore:
 
     @property
     def finished(self) -> bool:
-        """Whether the stage has run to its end."""
-        return bool(self._note().get("finished"))
+        """Whether the stage has run to its end, and its parts are there."""
+        return bool(self.step and self._note().get("finished"))
 
     @property
     def step(self) -> int:
@@ -55,8 +57,13 @@ class StageStore:
     def save(self, step: int, parts: State, *, finished: bool = False, seconds: float = 0.0) -> None:
         """Writes the parts as they are after `step`; when it returns they are on disk."""
         if step != self.step or not self.step:
-            self.manager.save(step, args=ocp.args.StandardSave(parts))
-            self.manager.wait_until_finished()
+            try:
+                self.manager.save(step, args=ocp.args.StandardSave(parts))
+                self.manager.wait_until_finished()
+            except ValueError as error:  # what tensorstore makes of a full disk
+                if "RESOURCE_EXHAUSTED" not in str(error):
+                    raise
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder)) from error
         total = self._note().get("seconds", 0.0) + seconds
         write_json(self.folder / "stage.json", {"finished": finished, "step": step, "seconds": round(total, 3),
                                                 "identity": self.identity})  # fmt: skip

@@ -6,6 +6,7 @@ method defaults < per-task table (`tables/<suite>.csv`) < preset (`presets.toml`
 from __future__ import annotations
 
 import csv
+import math
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
@@ -168,13 +169,17 @@ def _coerce(override: Override, hint: Any) -> Any:
             number = base(text)
         except ValueError:
             raise refuse("a whole number" if base is int else "a number") from None
+        if not -math.inf < number < math.inf:
+            raise refuse("finite")
         limit = limits[0] if limits else None
-        # not "<": NaN must be refused too
-        if (limit == "positive" and not number > 0) or (limit == "not negative" and not number >= 0):
+        if (limit == "positive" and number <= 0) or (limit == "not negative" and number < 0):
             raise refuse(limit)
         return number
 
     text = str(override.value)
     if get_origin(hint) is tuple:
-        return tuple(scalar(part.strip(), get_args(hint)[0]) for part in text.split(",") if part.strip())
+        parts = tuple(scalar(part.strip(), get_args(hint)[0]) for part in text.split(",") if part.strip())
+        if not parts:
+            raise refuse("a list of values")
+        return parts
     return scalar(text, hint)

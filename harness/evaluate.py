@@ -62,7 +62,7 @@ class Evaluator:
         n, width = len(self.seeds) * self.rows, self.task.spec.action_dim
         if self._pool is None:
             workers = 0 if self.task.cheap else None
-            self._pool = SimulatorPool(self.task.make_env, n, workers, clone=getattr(self.task, "clone", None))
+            self._pool = SimulatorPool(self.task.make_env, n, workers, clone=self.task.clone)
         keys = jax.vmap(lambda key: jax.random.fold_in(part_key(key, "evaluate"), step))(self.keys)
         obs = self._pool.reset(self.episode_seeds)
         active, success = np.ones(n, bool), np.zeros(n, bool)

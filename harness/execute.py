@@ -6,7 +6,7 @@ import contextlib
 import shutil
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -57,6 +57,7 @@ class Executor:
     results: Path
     progress: Progress
     stop: Stop = field(default_factory=Stop)
+    forgotten: set[Path] = field(default_factory=set)  # so that --fresh makes shared work anew once, not for each run
 
     def run(self, run: RunNode, dataset: Dataset) -> str:
         """Carries one run to its end, or as far as it gets; returns its status.
@@ -69,7 +70,7 @@ class Executor:
         if record.status_of(folder) == "finished":
             self.progress.say(f"{run.label}: finished before ({run.fingerprint})")
             return "finished"
-        with record.locked(folder, wait=False):
+        with record.locked(folder):
             return _Run(self, run, dataset, folder).carry_out()
 
     def artifact(self, node: StageNode) -> Path:
@@ -77,11 +78,11 @@ class Executor:
 
     def forget(self, run: RunNode) -> None:
         """Deletes what an earlier attempt left, for --fresh."""
-        with record.locked(run.folder(self.results), wait=False):
-            shutil.rmtree(run.folder(self.results))
-        for node in run.nodes:
-            with record.locked(self.artifact(node), wait=False):
-                shutil.rmtree(self.artifact(node))
+        for folder in (run.folder(self.results), *map(self.artifact, run.nodes)):
+            if folder not in self.forgotten:
+                with record.locked(folder):
+                    shutil.rmtree(folder)
+                self.forgotten.add(folder)
 
 
 class _Run:
@@ -123,7 +124,7 @@ class _Run:
     def have(self, node: StageNode, state: State, evaluator: Evaluator | None) -> State:
         """The state with this stage's parts trained: adopted where they exist, else made."""
         folder = self.executor.artifact(node)
-        with record.locked(folder, wait=True), StageStore(folder, node.identity) as store:
+        with record.locked(folder, wait=self._wait(node)), StageStore(folder, node.identity) as store:
             adopted = store.finished
             if store.step:
                 parts = {name: part for name, part in state.items() if name in node.stage.trains}
@@ -134,6 +135,20 @@ class _Run:
                                 "origin": "shared" if adopted else "trained",
                                 "seconds": round(time.perf_counter() - started, 3)})  # fmt: skip
         return state
+
+    def _wait(self, node: StageNode) -> Callable[[record.Busy], None]:
+        """What to do while another process makes the stage: say so once, and heed a wish to stop."""
+        told = False
+
+        def wait(busy: record.Busy) -> None:
+            nonlocal told
+            if self.stop():
+                raise Interrupted
+            if not told:
+                self.progress.say(f"{self.run.label}: {node.stage.name}: waiting: {busy}")
+            told = True
+
+        return wait
 
 
 class _StageWork:
@@ -181,6 +196,8 @@ class _StageWork:
                     self._save(state, trainer)
                     raise
                 self._save(state, trainer, finished=self.step == stage.steps)
+            if not self.store.finished:  # an earlier session was stopped between its last step and this note
+                self._save(state, trainer, finished=True)
         return state
 
     def _evaluate_if_due(self, state: State) -> None:

@@ -11,13 +11,15 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
+
+from methods.core import BadInput
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "gymnasium", "ogbench", "mujoco")
 
@@ -57,26 +59,36 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 @contextlib.contextmanager
-def locked(folder: Path, *, wait: bool) -> Iterator[None]:
+def locked(folder: Path, *, wait: Callable[[Busy], None] | None = None) -> Iterator[None]:
     """Holds the folder's lock. The system drops it with its owner, however that ends, so it never grows stale.
+
+    Args:
+      wait: called a few times a second while another process holds it; may raise to give up.
 
     Raises:
       Busy: another process holds it (only without `wait`); names the process.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    owner = folder / "owner"
-    lock = FileLock(folder / "lock", timeout=-1 if wait else 0)
-    try:
-        with lock:
-            owner.write_text(f"{os.getpid()}\n")
+    owner, lock = folder / "owner", FileLock(folder / "lock")
+    while True:
+        try:
+            lock.acquire(timeout=0 if wait is None else 0.2)
+            break
+        except Timeout:
             try:
-                yield
-            finally:
-                owner.unlink(missing_ok=True)
-    except Timeout:
-        with contextlib.suppress(OSError):
-            raise Busy(f"{folder} is being written by process {owner.read_text().strip()}") from None
-        raise Busy(f"{folder} is being written by another process") from None
+                by = f"process {owner.read_text().strip()}"
+            except OSError:
+                by = "another process"
+            busy = Busy(f"{folder} is being written by {by}")
+            if wait is None:
+                raise busy from None
+            wait(busy)
+    try:
+        owner.write_text(f"{os.getpid()}\n")
+        yield
+    finally:
+        owner.unlink(missing_ok=True)
+        lock.release()
 
 
 class Table:
@@ -117,7 +129,7 @@ class Table:
         """Adds rows in one write and waits until they are on disk."""
         header = list(rows[0])
         if self._header not in (None, header):
-            raise ValueError(f"{self.path}: columns {header} do not match {self._header}")
+            raise BadInput(f"{self.path}: columns {header} do not match {self._header}; use --fresh")
         lines = [] if self._header else [",".join(header)]
         lines += [",".join(_cell(value) for value in row.values()) for row in rows]
         with self.path.open("a") as file:
@@ -163,8 +175,7 @@ class RunRecord:
 
     def __init__(self, folder: Path, content: Mapping[str, Any]) -> None:
         self.folder = folder
-        path = folder / "run.json"
-        before = json.loads(path.read_text()) if path.exists() else {}
+        before = read_run(folder)
         self.content = {
             "schema": 1, **content, "status": "running", "error": None, "versions": versions(), "git": git_state(),
             "wall_clock_s": before.get("wall_clock_s", {}), "created": before.get("created", now()),
@@ -183,12 +194,17 @@ class RunRecord:
             clock[phase] = round(clock.get(phase, 0.0) + value, 3)
 
 
+def read_run(folder: Path) -> dict[str, Any]:
+    """A run's `run.json`; empty where there is no readable one."""
+    try:
+        return json.loads((folder / "run.json").read_text())
+    except (OSError, ValueError):
+        return {}
+
+
 def status_of(folder: Path) -> str | None:
     """The status of a run's folder, or None where there is no readable record."""
-    try:
-        return json.loads((folder / "run.json").read_text()).get("status")
-    except (OSError, ValueError):
-        return None
+    return read_run(folder).get("status")
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 DEFAULT_PRESET = {"toy": "cpu"}  # elsewhere: paper
 _FULL = {errno.ENOSPC: "is full", errno.EDQUOT: "is over quota", errno.EROFS: "is read-only",
-         errno.EACCES: "is not writable", errno.EPERM: "is not writable"}  # fmt: skip
+         errno.EACCES: "is not writable", errno.EPERM: "is not writable",
+         errno.ENOTDIR: "is not a folder", errno.EEXIST: "is not a folder"}  # fmt: skip
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -33,7 +34,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 @app.command()
 def run(
     names: Annotated[str, typer.Option("--methods", help="comma-separated; default: every method")] = "",
-    suite: Annotated[str, typer.Option(help="|".join(tasks.SUITES))] = "toy",
+    suite: Annotated[str | None, typer.Option(help="|".join(tasks.SUITES) + "; default: toy")] = None,
     patterns: Annotated[str, typer.Option("--tasks", help="globs, comma-separated; default: the paper's tasks")] = "",
     seeds: Annotated[int | None, typer.Option(help="seeds 0..N-1")] = None,
     steps: Annotated[int | None, typer.Option(help="gradient steps of each method's own stage")] = None,
@@ -53,9 +54,9 @@ def run(
     console = Console(stderr=True)
     try:
         if listing:
-            _list(suite if "--suite" in sys.argv else None)
+            _list(suite)
             return
-        code = _main(names, suite, patterns, preset, data, results, sets or [], resume, dry_run, show_config,
+        code = _main(names, suite or "toy", patterns, preset, data, results, sets or [], resume, dry_run, show_config,
                      {"seeds": seeds, "episodes": episodes, "evaluate_every": evaluate_every,
                       "data_episodes": data_episodes}, steps, console)  # fmt: skip
     except BadInput as error:

@@ -152,8 +152,12 @@ class BehaviorMethod(Method):
     config: BehaviorConfig
     parts: ClassVar[tuple[str, ...]] = ()
     rule: ClassVar[str] = ""
-    test_time: ClassVar[frozenset[str]] = frozenset()  # settings that only acting depends on
     behavior_clip_norm: ClassVar[float | None] = None
+
+    @property
+    def test_time(self) -> frozenset[str]:
+        """Settings that only acting depends on: changing them retrains nothing."""
+        return frozenset()
 
     @property
     def sampler(self) -> Sampler:

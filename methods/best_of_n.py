@@ -34,7 +34,10 @@ class BestOfN(VGF):
     Config: ClassVar[type[MethodConfig]] = BestOfNConfig
     name: ClassVar[str] = "best_of_n"
     rule: ClassVar[str] = VGF.rule  # at L = 0 the work is the same, and shared if the settings are
-    test_time: ClassVar[frozenset[str]] = VGF.test_time | {"test_n"}
+
+    @property
+    def test_time(self) -> frozenset[str]:
+        return super().test_time | {"test_n"}
 
     @property
     def knobs(self) -> tuple[Mapping[str, float], ...]:

@@ -127,14 +127,14 @@ def init(x: Array) -> Moments:
     return Moments(xp.zeros_like(x), xp.zeros_like(x))
 
 
-def step(x: Array, score: Array, moments: Moments, count: int, flow: Flow) -> tuple[Array, Moments]:
+def step(x: Array, score: Array, moments: Moments, count: Any, flow: Flow) -> tuple[Array, Moments]:
     """One step of the flow.
 
     Args:
       x: particles `[..., n, d]`.
       score: grad_a Q at x, `[..., n, d]`.
       moments: from `init` or the step before.
-      count: which step this is, from 1.
+      count: which step this is, from 1; may be traced.
       flow: how to move.
 
     Returns:
@@ -150,14 +150,28 @@ def step(x: Array, score: Array, moments: Moments, count: int, flow: Flow) -> tu
         first = first_decay * moments.first + (1.0 - first_decay) * phi
         second = second_decay * moments.second + (1.0 - second_decay) * phi * phi
         moments = Moments(first, second)
-        corrected = xp.sqrt(second / (1.0 - second_decay**count)) + _ADAM_EPS
-        phi = first / (1.0 - first_decay**count) / corrected
+        # the powers in the particles' own precision, as optax takes them: in float32 it shows in the fifth digit
+        first_bias, second_bias = (1.0 - xp.asarray(decay, dtype=x.dtype) ** count for decay in ADAM_BETAS)
+        phi = first / first_bias / (xp.sqrt(second / second_bias) + _ADAM_EPS)
     x = x + flow.step_size * phi
     return (x if flow.box is None else xp.clip(x, -flow.box, flow.box)), moments
 
 
+def python_loop(first: int, stop: int, body: Callable[[int, Any], Any], value: Any) -> Any:
+    """value = body(i, value) for i in first .. stop - 1; the signature of `jax.lax.fori_loop`."""
+    for i in range(first, stop):
+        value = body(i, value)
+    return value
+
+
 def transport(
-    x: Array, score_fn: Callable[[Array], Array], steps: int, flow: Flow, *, limit: Array | None = None
+    x: Array,
+    score_fn: Callable[[Array], Array],
+    steps: int,
+    flow: Flow,
+    *,
+    limit: Array | None = None,
+    loop: Callable[[int, int, Callable[[Any, Any], Any], Any], Any] = python_loop,
 ) -> Array:
     """Moves particles x `[..., n, d]` by `steps` steps up the value gradient.
 
@@ -165,13 +179,16 @@ def transport(
       score_fn: particles `[..., n, d]` -> grad_a Q there, `[..., n, d]`.
       limit: `[...]`, optional: stop each problem after its own number of steps (at most `steps`). So one program
         serves every L_test.
+      loop: what repeats the steps, such as `jax.lax.fori_loop`.
     """
     xp = _namespace(x)
-    moments = init(x)
-    for count in range(1, steps + 1):
+
+    def body(count: Any, carry: tuple[Array, Moments]) -> tuple[Array, Moments]:
+        x, moments = carry
         moved, moments = step(x, score_fn(x), moments, count, flow)
-        x = moved if limit is None else xp.where((limit >= count)[..., None, None], moved, x)
-    return x
+        return (moved if limit is None else xp.where((limit >= count)[..., None, None], moved, x)), moments
+
+    return loop(1, steps + 1, body, (x, init(x)))[0]
 
 
 def mmd2(x: Array, y: Array, sigma: float) -> Array:

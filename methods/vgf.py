@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -31,6 +32,11 @@ from methods.critics import aggregate, td_loss, td_target
 from methods.learner import Learner, Params, create, descend, global_norm, optimizer
 from methods.networks import Critic, forward
 from methods.select import select
+
+UNROLL = 3  # steps of the flow
+_FLOW_SETTINGS = frozenset(
+    {"step_size", "alpha", "particle_optimizer", "maxent", "kernel", "bandwidth", "sigma", "bandwidth_gradient"}
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,6 @@ class VGF(BehaviorMethod):
     name: ClassVar[str] = "vgf"
     parts: ClassVar[tuple[str, ...]] = ("critic",)
     rule: ClassVar[str] = "TD on particles moved by the exact value gradient"
-    test_time: ClassVar[frozenset[str]] = frozenset({"test_flow_steps", "particle_select", "temperature"})
     critic_clip_norm: ClassVar[float | None] = None
 
     @property
@@ -84,6 +89,12 @@ class VGF(BehaviorMethod):
     @property
     def knobs(self) -> tuple[Mapping[str, float], ...]:
         return tuple({"L_test": steps} for steps in self.config.test_flow_steps)
+
+    @property
+    def test_time(self) -> frozenset[str]:
+        # a flow that TD targets never see shapes no critic, so L_train = 0 shares best-of-N's
+        unseen = frozenset() if self.config.train_flow_steps else _FLOW_SETTINGS
+        return unseen | {"test_flow_steps", "particle_select", "temperature"}
 
     def init_part(self, name: str, key: Key) -> Learner:
         spec = self.spec
@@ -103,7 +114,9 @@ class VGF(BehaviorMethod):
 
     def transport(self, state: State, obs: Array, start: Array, steps: int, limit: Array | None = None) -> Array:
         """Particles `[b, n, a]` after `steps` steps of the flow (or `limit` `[b]`, if fewer) from `start`."""
-        return particles.transport(start, lambda x: self.score(state, obs, x), steps, self.flow, limit=limit)
+        # a few steps are unrolled, for XLA to fuse; many would take long to compile
+        loop = partial(jax.lax.fori_loop, unroll=min(max(steps, 1), UNROLL))
+        return particles.transport(start, lambda x: self.score(state, obs, x), steps, self.flow, limit=limit, loop=loop)
 
     def _values(self, params: Params, obs: Array, actions: Array) -> Array:
         """Q `[members, b, n]` at observations `[b, o]`, actions `[b, n, a]`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -44,10 +44,22 @@ class Dataset:
 class Task(Protocol):
     """One row of a benchmark."""
 
-    suite: str
-    name: str
-    spec: TaskSpec
-    cheap: bool  # simulators so light that worker processes would cost more than they save
+    @property
+    def suite(self) -> str: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def spec(self) -> TaskSpec: ...
+
+    @property
+    def cheap(self) -> bool:
+        """Whether simulators are so light that worker processes would cost more than they save."""
+
+    @property
+    def clone(self) -> Callable[[gymnasium.Env], gymnasium.Env] | None:
+        """Copies a simulator where that is cheaper than `make_env`; None where it is not."""
 
     def load(self, data: str) -> Dataset:
         """The training transitions. `data`: "auto", "download", "generate", or a file's path.

@@ -66,6 +66,7 @@ class ToyTask:
     name: ClassVar[str] = "toy"
     spec: ClassVar[TaskSpec] = TaskSpec(obs_dim=1, action_dim=2, horizon=1)
     cheap: ClassVar[bool] = True
+    clone: ClassVar[None] = None
 
     def load(self, data: str) -> Dataset:
         if data not in ("auto", "generate"):
