@@ -1,7 +1,7 @@
 """The picture of a 2-D bandit (after the VGF paper's Figure 2): its true reward, its data, and where each method acts.
 
-Every method with knobs is shown at the largest setting: a fixed choice, made before looking, and the one at which the
-whole path of a particle can be seen.
+Every method with knobs is shown at the setting that the held-out rule picks (on the even episodes), where the records
+allow it, else at the largest; its title says which. Particle paths lead up to that setting.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis.load import RecordError, Records, Run, setting_name
 from analysis.output import short
-from analysis.select import FIXED
+from analysis.select import FIXED, HELD_OUT, PICKS
 from analysis.style import TERRAIN, looks
 
 PATH_KNOB = "L_test"
@@ -99,7 +99,7 @@ def draw(points: pd.DataFrame, suite: str, task: str) -> Figure:
         axes.set_ylabel("action 2")
     for axes in grid[-1]:
         axes.set_xlabel("action 1")
-    knobs = " (knobs at their largest value)" if titles["title"].str.contains("=").any() else ""
+    knobs = " (settings picked on held-out episodes)" if titles["title"].str.contains("=").any() else ""
     what = f"true reward, data and actions{knobs}"
     figure.suptitle(f"{task if suite == task else f'{suite}: {short(task)}'}: {what}", fontsize=10)
     figure.colorbar(filled, ax=grid, label="true reward (score)", shrink=0.8, aspect=35)
@@ -125,7 +125,7 @@ def _points(kind: str, places: np.ndarray, **columns: object) -> pd.DataFrame:
 
 
 def _method_panel(run: Run, cells: pd.DataFrame) -> pd.DataFrame | None:
-    """Actions at the largest knob setting, and particle paths where there are some; None without candidates.npz."""
+    """Actions at the setting shown, and particle paths where there are some; None without candidates.npz."""
     arrays = run.candidates()
     if arrays is None:
         return None
@@ -138,15 +138,25 @@ def _method_panel(run: Run, cells: pd.DataFrame) -> pd.DataFrame | None:
     if not actions.size or any(arrays[knob].shape != actions.shape[1:2] for knob in run.knobs):
         raise RecordError(f"{path}: no knob settings, or not one value each")
     grid = [{knob: float(arrays[knob][k]) for knob in run.knobs} for k in range(actions.shape[1])]
-    last = max(range(len(grid)), key=lambda k: tuple(grid[k].values()))
+    mine = cells[(cells["suite"] == run.suite) & (cells["task"] == run.task) & (cells["label"] == run.label)]
+    last = _setting_shown(grid, mine)
     taken = actions[:, last].reshape(-1, 2)
     taken = taken[_spread(len(taken), ACTIONS)]
     frames = [_points("action", taken), *_paths(run, arrays, grid, last)]
     title = f"{run.label} {setting_name(grid[last])}".strip()
-    mine = cells[(cells["suite"] == run.suite) & (cells["task"] == run.task) & (cells["label"] == run.label)]
     mine = mine[(mine["rule"] == FIXED) & (mine["setting"] == setting_name(grid[last]))]
     score = "no evaluation" if mine.empty else "{mean:.1f} [{low:.1f}, {high:.1f}]".format(**mine.iloc[0])
     return pd.concat(frames, ignore_index=True).assign(panel=run.label, method=run.method, title=f"{title}\n{score}")
+
+
+def _setting_shown(grid: list[dict[str, float]], mine: pd.DataFrame) -> int:
+    """Which of the run's settings its panel shows: the held-out pick, else the largest."""
+    largest = max(range(len(grid)), key=lambda k: tuple(grid[k].values()))
+    held_out = mine[mine["rule"] == HELD_OUT]
+    if held_out.empty:
+        return largest
+    pick = str(held_out.iloc[0]["picks"]).split(PICKS)[0]
+    return next((k for k, setting in enumerate(grid) if setting_name(setting) == pick), largest)
 
 
 def _paths(run: Run, arrays: Arrays, grid: list[dict[str, float]], last: int) -> list[pd.DataFrame]:
@@ -155,6 +165,7 @@ def _paths(run: Run, arrays: Arrays, grid: list[dict[str, float]], last: int) ->
         return []
     others = [knob for knob in run.knobs if knob != PATH_KNOB]
     along = [k for k in range(len(grid)) if all(grid[k][knob] == grid[last][knob] for knob in others)]
+    along = [k for k in along if grid[k][PATH_KNOB] <= grid[last][PATH_KNOB]]
     along.sort(key=lambda k: grid[k][PATH_KNOB])
     if len(along) < 2:
         return []

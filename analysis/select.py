@@ -18,6 +18,7 @@ from analysis.statistics import generator, summarise
 
 RUN = ["suite", "task", "label"]
 FIXED, HELD_OUT, ORACLE = "fixed", "held-out", "oracle"
+PICKS = " / "  # between the picks for odd and for even episodes, where they differ
 
 
 def runs_of(records: Records) -> Iterator[tuple[tuple[str, str, str], pd.DataFrame]]:
@@ -85,7 +86,7 @@ def scores(records: Records, oracle: bool = False) -> tuple[pd.DataFrame, list[s
             if (choice := held_out(rows, order)) is None:
                 notes.append(f"{suite}/{task} {label}: no held-out row; some setting has no even or no odd episodes")
             else:
-                groups.append((HELD_OUT, "", " / ".join(dict.fromkeys(choice[1])), choice[0]))
+                groups.append((HELD_OUT, "", PICKS.join(dict.fromkeys(choice[1])), choice[0]))
             if oracle:
                 winner = best(rows, order)
                 groups.append((ORACLE, "", winner, rows[rows["setting"] == winner]))

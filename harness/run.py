@@ -155,14 +155,15 @@ def _carry_out(
 
 
 def _list(suite: str | None) -> None:
-    console = Console()
+    suites = {name: tasks.suite(name).names() for name in ([suite] if suite else tasks.SUITES)}
+    console = Console(soft_wrap=True)
     console.print("methods", style="bold")
     for name in methods.REGISTRY:
         module = sys.modules[methods.get(name).__module__]
         console.print(f"  {name:<12}{(module.__doc__ or '').strip().splitlines()[0]}", highlight=False, markup=False)
-    for name in [suite] if suite else tasks.SUITES:
+    for name, names in suites.items():
         console.print(f"suite {name}", style="bold")
-        for task in tasks.suite(name).names():
+        for task in names:
             console.print(f"  {task}", highlight=False, markup=False)
 
 

@@ -325,4 +325,4 @@ def test_particles_leave_the_support_that_best_of_n_cannot(n: int) -> None:
     moved = transport(start, lambda x: np.zeros_like(x) + np.array([1.0, 0.0], x.dtype), steps, flow)
     budget = flow.step_size * sum(adam_gains(steps))
     assert (moved[..., 0] > 0.2).all()  # eps L = 0.5, more than the support is wide
-    assert np.abs(moved - start).max() <= budget + 1e-6  # float32
+    assert np.abs(moved - start).max() <= budget + 2e-5  # float32: 3e-5 of sqrt(1 - 0.999^t)

@@ -1,0 +1,73 @@
+"""Ways to use the command line: in this process, in another, and in one that meets with an accident."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from typer.testing import CliRunner
+
+from harness.run import app
+
+ROOT = Path(__file__).parents[2]
+TINY = ("--preset", "smoke", "--seeds", "2", "--steps", "40", "--evaluate-every", "10", "--episodes", "3",
+        "--set", "behavior_steps=20", "--set", "hidden_dims=8", "--set", "flow_steps=2")  # fmt: skip
+SMALL = (*TINY, "--methods", "vgf,bc", "--set", "vgf.train_flow_steps=1", "--set", "vgf.test_flow_steps=0,2")
+
+_HOLD = """
+import sys
+from pathlib import Path
+from harness.record import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def invoke(*arguments: str) -> Any:
+    """The command in this process: its `exit_code`, `stdout` and `stderr`."""
+    return CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+
+class Command:
+    """The command in processes of its own; programs compiled once are kept in a folder."""
+
+    def __init__(self, compiled: Path) -> None:
+        self.environment = os.environ | {
+            "JAX_COMPILATION_CACHE_DIR": str(compiled),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        }
+
+    def start(self, *arguments: str, accident: str = "", prefix: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+        """`accident`: see `tests/harness/accident.py`; `prefix`: a command that runs this one."""
+        module = ("tests.harness.accident", accident) if accident else ("harness.run",)
+        return subprocess.Popen(
+            [*prefix, sys.executable, "-m", *module, *arguments], cwd=ROOT, env=self.environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    def run(self, *arguments: str, accident: str = "") -> subprocess.CompletedProcess[str]:
+        """To its end."""
+        process = self.start(*arguments, accident=accident)
+        out, err = process.communicate(timeout=300)  # far beyond a slow machine's need; a hang must end
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds the folder's lock until the block ends or it is killed."""
+    process = subprocess.Popen([sys.executable, "-c", _HOLD, str(folder)], cwd=ROOT, text=True, stdin=subprocess.PIPE,
+                               stdout=subprocess.PIPE)  # fmt: skip
+    assert process.stdin and process.stdout
+    try:
+        assert process.stdout.readline() == "held\n"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()

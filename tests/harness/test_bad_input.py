@@ -1,0 +1,211 @@
+"""What cannot be done is said in one line that names it; nothing is written, and what else can go on does."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import methods
+from harness import checkpoint, estimate, record
+from tasks import ogbench
+from tests.harness.command import TINY, Command, invoke
+
+ANT = ("--suite", "ogbench", "--tasks", "antmaze-medium-navigate-singletask-v0", "--preset", "smoke")
+CUBE = ("--suite", "ogbench", "--tasks", "cube-single-play-singletask-v0", "--preset", "smoke")
+
+
+def refused(*arguments: str) -> str:
+    """The one line on stderr of a command that must exit with 2."""
+    done = invoke(*arguments)
+    assert done.exit_code == 2 and done.stdout == "", (done.stdout, done.stderr)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    return line.removeprefix("error: ")
+
+
+@pytest.mark.parametrize(
+    "arguments, line",
+    [
+        ("--methods vgf,fqll", "unknown method 'fqll'; did you mean 'fql'?"),
+        ("--methods xyz", "unknown method 'xyz'; valid: avgf, bc, best_of_n"),
+        ("--suite ogbenhc", "unknown suite 'ogbenhc'; did you mean 'ogbench'?"),
+        ("--list --suite ogbenhc", "unknown suite 'ogbenhc'; did you mean 'ogbench'?"),
+        ("--tasks to", "no toy task matches 'to'; did you mean 'toy'?"),
+        ("--suite ogbench --tasks cube-*,pong-*", "no ogbench task matches 'pong-*'; "),
+        ("--preset papre", "unknown preset 'papre' for suite toy; did you mean 'paper'?"),
+        ("--set vgf.step_sise=1", "--set step_sise: no such setting in vgf; did you mean 'step_size'?"),
+        ("--set n_particels=1", "--set n_particels: no such setting in any of vgf, "),
+        ("--set vgff.alpha=1", "--set vgff.alpha: unknown method 'vgff'; did you mean 'vgf'?"),
+        ("--set fql.alpha=1 --methods vgf", "--set fql.alpha: fql is not among --methods vgf"),
+        ("--set vgf.step_size=big", "--set: step_size=big is not a number"),
+        ("--set vgf.step_size=-1", "--set: step_size=-1 is not positive"),
+        ("--set sampler=flaw", "--set: sampler=flaw is not one of flow, gaussian"),
+        ("--set test_flow_steps=,", "--set: test_flow_steps=, is not a list of values"),
+        ("--set vgf.step_size", "--set 'vgf.step_size': expected [METHOD.]KEY=VALUE"),
+        ("--set behavior=joint --set bank=4 --methods vgf", "vgf.bank=4 needs behavior=pretrained"),
+        ("--steps 0", "--steps: steps=0 is not positive"),
+        ("--seeds 0", "--seeds 0: expected at least 1"),
+        ("--evaluate-every -5", "--evaluate-every -5: expected at least 1"),
+        ("--episodes 0", "--episodes 0: expected at least 1"),
+        ("--data-episodes 0", "--data-episodes 0: expected at least 1"),
+        ("--data nowhere.npz", "the toy task makes its own data"),
+    ],
+)
+def test_one_line_and_nothing_written(arguments: str, line: str, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    assert refused(*arguments.split(), "--results", str(results)).startswith(line)
+    assert not results.exists()
+
+
+# ---- data ----
+
+
+@pytest.fixture
+def data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder of datasets, and hosts that nobody answers for."""
+    monkeypatch.setenv("OGBENCH_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setattr(ogbench, "HOSTS", ("http://127.0.0.1:9/a", "http://127.0.0.1:9/b"))
+    return tmp_path / "data"
+
+
+def test_data_that_are_not_there(data_folder: Path, tmp_path: Path) -> None:
+    results = ("--results", str(tmp_path / "results"))
+    line = refused(*ANT, *results, "--data", str(tmp_path / "no.npz"))
+    assert line.startswith(f"no such file: {tmp_path}/no.npz")
+    assert refused(*ANT, *results, "--data", "generate").startswith("antmaze-medium-navigate-v0 cannot be generated")
+    line = refused(*ANT, *results, "--data", "download")
+    assert line.startswith("missing download: antmaze-medium-navigate-v0.npz (127.0.0.1: ")
+    assert line.endswith("; use --data PATH")
+    line = refused(*CUBE, *results, "--data", "download")
+    assert line.endswith("; use --data generate or --data PATH")
+    assert not (tmp_path / "results").exists() and {path.suffix for path in data_folder.iterdir()} == {".lock"}
+
+
+def test_data_that_are_damaged(data_folder: Path, tmp_path: Path) -> None:
+    results, whole = ("--results", str(tmp_path / "results")), tmp_path / "whole.npz"
+    np.savez(whole, observations=np.zeros((4, 29)), actions=np.zeros((4, 8)), terminals=[0, 0, 0, 1.0])
+    cut, text, empty = (tmp_path / name for name in ("cut.npz", "text.npz", "empty.npz"))
+    cut.write_bytes(whole.read_bytes()[:-300])
+    text.write_text("observations")
+    empty.touch()
+    for path, complaint in ((cut, "truncated"), (text, "not an NPZ file"), (empty, "is empty"),
+                            (whole, "column 'qpos' is missing")):  # fmt: skip
+        line = refused(*ANT, *results, "--data", str(path))
+        assert str(path) in line and complaint in line
+    assert not (tmp_path / "results").exists()
+
+
+# ---- where results go ----
+
+
+def test_results_that_are_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "results"
+    path.write_text("mine")
+    for results in (path, path / "below"):
+        assert refused(*TINY, "--methods", "bc", "--results", str(results)).startswith(f"{results} is not a folder")
+    assert path.read_text() == "mine"
+
+
+@pytest.mark.parametrize("number, complaint", [
+    (errno.ENOSPC, "is full"), (errno.EROFS, "is read-only"), (errno.EACCES, "is not writable"),
+    (errno.EDQUOT, "is over quota"),
+])  # fmt: skip
+def test_results_that_cannot_be_written(
+    number: int, complaint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(record.os, "fsync", fail)
+    assert refused(*TINY, "--methods", "bc", "--results", str(tmp_path / "r")) == f"{tmp_path}/r {complaint}"
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_other_failures_of_the_system_are_not_swallowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr(record.os, "fsync", fail)
+    with pytest.raises(OSError, match="broken"):
+        invoke(*TINY, "--methods", "bc", "--results", str(tmp_path / "r"))
+
+
+def test_a_read_only_disk(command: Command, tmp_path: Path) -> None:
+    script = f'mount -t tmpfs -o ro none {tmp_path} && "$@"'
+    prefix = ("unshare", "-rm", "sh", "-c", script, "sh")
+    if not shutil.which("unshare") or subprocess.run([*prefix, "true"], capture_output=True).returncode:
+        pytest.skip("no right to mount a disk")
+    process = command.start(*TINY, "--methods", "bc", "--results", str(tmp_path / "r"), prefix=prefix)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 2 and err.startswith(f"error: {tmp_path}/r is read-only") and err.count("\n") == 1, err
+
+
+def test_a_disk_that_is_full_for_orbax_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: Any, step: int, args: Any) -> None:
+        raise ValueError("RESOURCE_EXHAUSTED: Error writing local file")
+
+    with monkeypatch.context() as patch, checkpoint.StageStore(tmp_path, {}) as store:
+        patch.setattr(checkpoint.ocp.CheckpointManager, "save", fail)
+        with pytest.raises(OSError) as caught:
+            store.save(1, {"part": np.zeros(2)})
+        assert caught.value.errno == errno.ENOSPC and caught.value.filename == str(tmp_path)
+    assert not (tmp_path / "stage.json").exists()
+
+
+# ---- divergence ----
+
+
+def test_a_run_that_diverges_says_where_and_the_others_go_on(tmp_path: Path) -> None:
+    arguments = (*TINY, "--methods", "best_of_n,bc", "--set", "best_of_n.learning_rate=1e30", "--results",
+                 str(tmp_path))  # fmt: skip
+    for _ in range(2):  # the same command tries again, and fails again
+        done = invoke(*arguments)
+        assert done.exit_code == 1 and "1 of 2 runs finished" in done.stderr
+        (path,) = (tmp_path / "runs" / "toy" / "toy" / "best_of_n").glob("*/run.json")
+        content = json.loads(path.read_text())
+        assert content["status"] == "failed"
+        assert content["error"] == "stage behavior: behavior/loss not finite at step 2, seed 0"
+        assert f"best_of_n on toy: failed: {content['error']}" in done.stderr
+    (path,) = (tmp_path / "runs" / "toy" / "toy" / "bc").glob("*/run.json")
+    assert json.loads(path.read_text())["status"] == "finished"
+
+
+# ---- looking only ----
+
+
+def test_listing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = invoke("--list")
+    assert done.exit_code == 0 and done.stderr == "" and not list(tmp_path.iterdir())
+    lines = [line.strip() for line in done.stdout.splitlines()]
+    assert {"suite toy", "suite ogbench", "toy", *ogbench.PAPER_TASKS} <= set(lines)
+    assert {line.split()[0] for line in lines if line} >= set(methods.REGISTRY)
+    alone = invoke("--list", "--suite=toy").stdout
+    assert "suite toy" in alone and "ogbench" not in alone
+
+
+def test_showing_settings(tmp_path: Path) -> None:
+    done = invoke(*TINY, "--methods", "vgf,bc", "--set", "vgf.alpha=0.7", "--show-config", "--results", str(tmp_path))
+    assert done.exit_code == 0 and done.stderr == "" and not list(tmp_path.iterdir())
+    cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in done.stdout.splitlines()]
+    assert ["alpha", "0.7", "--set"] in cells and ["steps", "40", "--steps"] in cells
+    assert ["batch_size", "256", "default"] in cells and ["vgf on toy"] in cells and ["bc on toy"] in cells
+
+
+def test_a_dry_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setattr(estimate, "measure", lambda *_, **__: SimpleNamespace(ms_scan=2000.0))  # an update and seed
+    done = invoke(*TINY, "--methods", "best_of_n,bc", "--results", str(tmp_path / "r"), "--dry-run")
+    assert done.exit_code == 0 and not (tmp_path / "r").exists()
+    for part in ("behavior 20 steps (shared by 2)", "critic 40 steps", "2 runs x 2 seeds",
+                 "training about 4 min on this device (1 min saved by sharing)"):  # fmt: skip
+        assert part in done.stdout

@@ -1,0 +1,170 @@
+"""Settings: which layer wins, what fits a key, and that the tables and presets we ship name what exists."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import fields
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import harness.config
+import methods
+import tasks
+from harness.config import Override, RunSettings, check_keys, parse_set, preset, presets, resolve
+from harness.plan import plan_run
+from methods.core import BadInput
+
+TABLES = {suite: Path(harness.config.__file__).parent / "tables" / f"{suite}.csv" for suite in tasks.SUITES}
+PRESETS = [(suite, name) for suite in tasks.SUITES for name in presets(suite)]
+
+
+def vgf(*assignments: str) -> Any:
+    """VGF's settings on a task that no table knows, with `--set` assignments."""
+    return resolve("vgf", "none", "none", parse_set(assignments)).config
+
+
+# ---- layers ----
+
+
+def test_later_layers_win_and_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = [("cube-*", None, "tau", "0.1"), ("cube-*", "vgf", "alpha", "2"), ("cube-*", "fql", "alpha", "3"),
+             ("ant*", "vgf", "step_size", "9"), ("cube-*", "vgf", "discount", "0.5")]  # fmt: skip
+    rows = tuple((pattern, Override(method, key, value, "a paper")) for pattern, method, key, value in table)
+    monkeypatch.setattr(harness.config, "_table", lambda suite: rows)
+    monkeypatch.setattr(harness.config, "presets", lambda suite: {"p": {"seeds": 3, "set": {"tau": 0.2, "steps": 7}}})
+    sizes, from_preset = preset("ogbench", "p")
+    assert sizes == {"seeds": 3}
+    layers = (*from_preset, *parse_set(["steps=8", "vgf.discount=0.25", "fql.tau=0.7"]))
+    resolved = resolve("vgf", "ogbench", "cube-single", layers)
+    found = {key: (getattr(resolved.config, key), resolved.origins[key])
+             for key in ("step_size", "alpha", "tau", "steps", "discount")}  # fmt: skip
+    assert found == {"step_size": (0.1, "default"), "alpha": (2.0, "a paper"), "tau": (0.2, "preset p"),
+                     "steps": (8, "--set"), "discount": (0.25, "--set")}  # fmt: skip
+    assert set(resolved.origins) == {field.name for field in fields(resolved.config)}
+    assert resolve("fql", "ogbench", "cube-single", layers).config.alpha == 3.0
+    assert resolve("vgf", "ogbench", "antmaze", ()).config.step_size == 9.0
+
+
+def test_a_key_for_all_skips_methods_without_it() -> None:
+    layers = parse_set(["n_particles=9"])
+    assert resolve("bc", "none", "none", layers).config == methods.get("bc").Config()
+    assert resolve("vgf", "none", "none", layers).config.n_particles == 9
+
+
+# ---- values ----
+
+
+@pytest.mark.parametrize(
+    "assignment, value",
+    [
+        ("steps=12", 12), ("learning_rate=1e-3", 1e-3), ("learning_rate=1", 1.0), ("train_flow_steps=0", 0),
+        ("discount=0", 0.0), ("sampler=gaussian", "gaussian"), ("maxent=off", False), ("maxent=True", True),
+        ("maxent=0", False), ("test_flow_steps=3", (3,)), ("test_flow_steps=0, 2,5", (0, 2, 5)),
+        ("hidden_dims=8,8,", (8, 8)), (" vgf.steps = 5", 5),
+    ],
+)  # fmt: skip
+def test_values_become_what_their_key_declares(assignment: str, value: Any) -> None:
+    key = assignment.partition("=")[0].strip().removeprefix("vgf.")
+    found = getattr(vgf(assignment), key)
+    assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    "assignment, complaint",
+    [
+        ("steps=0", "positive"), ("steps=-3", "positive"), ("steps=1.5", "a whole number"),
+        ("steps=many", "a whole number"), ("learning_rate=0", "positive"), ("learning_rate=fast", "a number"),
+        ("learning_rate=nan", "finite"), ("learning_rate=inf", "finite"), ("discount=-inf", "finite"),
+        ("discount=-0.1", "not negative"), ("train_flow_steps=-1", "not negative"), ("sampler=Flow", "flow, gaussian"),
+        ("maxent=maybe", "on or off"), ("hidden_dims=8,0", "positive"), ("hidden_dims=8;8", "a whole number"),
+        ("test_flow_steps=,", "a list of values"), ("test_flow_steps=0,-1", "not negative"),
+    ],
+)  # fmt: skip
+def test_values_that_do_not_fit_are_refused(assignment: str, complaint: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        vgf(assignment)
+    line = str(caught.value)
+    assert line.startswith(f"--set: {assignment} is not ") and line.endswith(complaint)
+
+
+# ---- names ----
+
+
+@pytest.mark.parametrize(
+    "assignment, complaint",
+    [
+        ("step_sise=1", r"no such setting in any of vgf, bc; did you mean 'step_size'\?"),
+        ("vgf.step_sise=1", r"no such setting in vgf; did you mean 'step_size'\?"),
+        ("bc.n_particles=1", "n_particles: no such setting in bc"),
+        ("fql.alpha=1", "fql is not among --methods vgf, bc"),
+    ],
+)
+def test_overrides_that_reach_nothing_are_refused(assignment: str, complaint: str) -> None:
+    with pytest.raises(BadInput, match=complaint):
+        check_keys(("vgf", "bc"), parse_set([assignment]))
+
+
+def test_overrides_that_reach_something_pass() -> None:
+    check_keys(("vgf", "bc"), parse_set(["n_particles=1", "bc.steps=1", "steps=2"]))
+
+
+@pytest.mark.parametrize("assignment", ["steps", "steps=", "=5", ""])
+def test_malformed_assignments(assignment: str) -> None:
+    with pytest.raises(BadInput, match=r"expected \[METHOD.\]KEY=VALUE"):
+        parse_set([assignment])
+
+
+@pytest.mark.parametrize("assignment", ["vgff.steps=5", "vgf.a.steps=5", ".steps=5"])
+def test_unknown_methods(assignment: str) -> None:
+    with pytest.raises(BadInput, match=r"unknown method .*; (did you mean 'vgf'\?|valid: avgf, bc)"):
+        parse_set([assignment])
+
+
+def test_unknown_setting_of_a_table_names_its_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = ("*", Override("vgf", "step_sise", "1", "Table 7"))
+    monkeypatch.setattr(harness.config, "_table", lambda suite: (row,))
+    with pytest.raises(BadInput, match=r"^Table 7: vgf has no setting 'step_sise'; did you mean 'step_size'\?$"):
+        resolve("vgf", "ogbench", "cube", ())
+
+
+def test_unknown_preset() -> None:
+    with pytest.raises(BadInput, match=r"unknown preset 'smok' for suite toy; did you mean 'smoke'\?"):
+        preset("toy", "smok")
+
+
+# ---- what we ship ----
+
+
+@pytest.mark.parametrize("suite", tasks.SUITES)
+def test_table_rows_name_what_exists(suite: str) -> None:
+    names = tasks.suite(suite).names()
+    with TABLES[suite].open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows
+    for row in rows:
+        assert set(row) == {"tasks", "method", "key", "value", "source"} and all(row.values()), row
+        matched = [name for name in names if fnmatchcase(name, row["tasks"])]
+        assert matched, row
+        reached = list(methods.REGISTRY) if row["method"] == "*" else [row["method"]]
+        having = [name for name in reached if row["key"] in {field.name for field in fields(methods.get(name).Config)}]
+        assert having, row
+        for name in having:
+            resolve(name, suite, matched[0], ())  # its value fits
+
+
+@pytest.mark.parametrize("suite, name", PRESETS)
+def test_presets_name_what_exists_and_plan(suite: str, name: str) -> None:
+    sizes, overrides = preset(suite, name)
+    check_keys(methods.REGISTRY, overrides)
+    settings = RunSettings(**sizes | {"seeds": tuple(range(sizes["seeds"]))})
+    for task in tasks.select(suite, ())[::20]:
+        for method in methods.REGISTRY:
+            assert plan_run(task, "data", method, overrides, settings).nodes[-1].stage.steps >= 1
+
+
+def test_every_suite_has_presets_and_no_table_is_orphaned() -> None:
+    assert {suite for suite, name in PRESETS if name == "smoke"} == set(tasks.SUITES)
+    assert {path.stem for path in TABLES["toy"].parent.glob("*.csv")} <= set(tasks.SUITES)

@@ -1,0 +1,134 @@
+"""Fingerprints: equal work is one node, and whatever changes a result changes them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.config import RunSettings, parse_set
+from harness.plan import RunNode, describe, plan_run, shared
+from methods.core import TaskSpec
+from tasks.toy import ToyTask
+from tests.harness.command import ROOT
+
+SETTINGS = RunSettings(seeds=(0, 1), episodes=5, evaluate_every=20, log_every=10)
+
+
+def plan(method: str, *sets: str, task: Any = None, data: str = "digest", settings: RunSettings = SETTINGS) -> RunNode:
+    sets = ("steps=50", "behavior=pretrained", "train_flow_steps=1", *sets)
+    return plan_run(task or ToyTask(), data, method, parse_set(sets), settings)
+
+
+def stages(run: RunNode) -> dict[str, str]:
+    return {node.stage.name: node.fingerprint for node in run.nodes}
+
+
+def test_methods_share_a_pretrained_behaviour() -> None:
+    runs = [plan_run(ToyTask(), "digest", name, (), SETTINGS) for name in ("vgf", "best_of_n", "bc")]
+    first = {run.nodes[0].fingerprint for run in runs}
+    assert len(first) == 1 and {run.nodes[0].stage.name for run in runs} == {"behavior"}
+    assert shared(runs)[first.pop()] == 3
+    assert len({run.fingerprint for run in runs}) == 3
+
+
+def test_without_a_flow_vgf_and_best_of_n_share_their_critic() -> None:
+    same = ("train_flow_steps=0", "n_particles=4")
+    vgf, best_of_n = plan("vgf", *same, "step_size=0.7"), plan("best_of_n", *same)
+    assert stages(vgf) == stages(best_of_n) and vgf.fingerprint != best_of_n.fingerprint
+    for other in (plan("vgf", *same, "train_flow_steps=1"), plan("best_of_n", *same, "n_particles=5")):
+        assert stages(other)["critic"] != stages(best_of_n)["critic"]
+
+
+@pytest.mark.parametrize(
+    "name, setting",
+    [("vgf", "test_flow_steps=0,7"), ("vgf", "particle_select=uniform"), ("vgf", "temperature=3"),
+     ("best_of_n", "test_n=2,3")],
+)  # fmt: skip
+def test_test_time_settings_change_the_run_but_not_its_stages(name: str, setting: str) -> None:
+    base, other = plan(name), plan(name, setting)
+    assert stages(base) == stages(other) and base.fingerprint != other.fingerprint
+
+
+@pytest.mark.parametrize(
+    "setting", ["step_size=0.7", "discount=0.5", "q_aggregation=min", "tau=0.1", "n_particles=6", "train_flow_steps=3",
+                "activation=gelu", "steps=51"],
+)  # fmt: skip
+def test_settings_of_the_critic_change_it_alone(setting: str) -> None:
+    base, other = plan("vgf"), plan("vgf", setting)
+    assert stages(base)["behavior"] == stages(other)["behavior"]
+    assert stages(base)["critic"] != stages(other)["critic"] and base.fingerprint != other.fingerprint
+
+
+@pytest.mark.parametrize(
+    "setting", ["behavior_steps=7", "sampler=gaussian", "sampler_activation=gelu", "hidden_dims=9", "batch_size=9",
+                "learning_rate=0.02"],
+)  # fmt: skip
+def test_settings_of_the_behaviour_change_all_that_follows(setting: str) -> None:
+    base, other = plan("vgf"), plan("vgf", setting)
+    assert all(stages(base)[name] != stages(other)[name] for name in ("behavior", "critic"))
+    assert base.fingerprint != other.fingerprint
+
+
+@dataclass(frozen=True)
+class OtherTask(ToyTask):
+    """The toy under another name or of another shape."""
+
+    name: str = "toy"  # type: ignore[misc]
+    spec: TaskSpec = ToyTask.spec  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"data": "other"}, {"settings": replace(SETTINGS, seeds=(0, 2))}, {"settings": replace(SETTINGS, seeds=(0,))},
+     {"task": OtherTask(name="toy2")}, {"task": OtherTask(spec=TaskSpec(1, 2, horizon=2))}],
+)  # fmt: skip
+def test_data_seeds_and_task_change_everything(change: dict[str, Any]) -> None:
+    base, other = plan("vgf"), plan("vgf", **change)
+    assert not set(stages(base).values()) & set(stages(other).values()) and base.fingerprint != other.fingerprint
+    assert stages(base) == stages(plan("vgf", task=OtherTask()))
+
+
+def test_sizes_of_the_record_change_the_run_alone() -> None:
+    base = plan("vgf")
+    for change in ({"episodes": 6}, {"evaluate_every": 25}):
+        other = plan("vgf", settings=replace(SETTINGS, **change))
+        assert stages(base) == stages(other) and base.fingerprint != other.fingerprint
+    # what is only reported, or only a matter of where a program is cut, is not part of a result's name
+    assert plan("vgf", settings=replace(SETTINGS, log_every=5)).fingerprint == base.fingerprint
+
+
+def test_joint_and_pretrained_are_different_work() -> None:
+    joint = plan("vgf", "behavior=joint", "bank=0")
+    assert list(stages(joint)) == ["joint"] and not set(stages(joint).values()) & set(stages(plan("vgf")).values())
+
+
+def test_evaluation_steps() -> None:
+    def steps(total: int, every: int) -> tuple[int, ...]:
+        settings = replace(SETTINGS, evaluate_every=every)
+        return plan("vgf", f"steps={total}", settings=settings).evaluation_steps()
+
+    assert steps(60, 20) == (20, 40, 60) and steps(50, 20) == (20, 40, 50) and steps(5, 20) == (5,)
+
+
+def test_describe_names_every_setting_with_its_origin() -> None:
+    run = plan("vgf", "test_flow_steps=0,3")
+    content = describe(run)
+    assert content["config"]["test_flow_steps"] == {"value": [0, 3], "origin": "--set"}
+    assert content["config"]["steps"] == {"value": 50, "origin": "--set"}
+    assert content["knobs"] == ["L_test"] and content["seeds"] == [0, 1] and content["fingerprint"] == run.fingerprint
+    assert run.folder(Path("r")) == Path("r/runs/toy/toy/vgf") / run.fingerprint
+
+
+def test_fingerprints_do_not_depend_on_the_process() -> None:
+    code = ("from tests.harness.test_plan import plan, stages; run = plan('vgf', 'bank=2');"
+            "print(run.fingerprint, *stages(run).values())")  # fmt: skip
+    environment = os.environ | {"PYTHONHASHSEED": "7"}
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    run = plan("vgf", "bank=2")
+    assert found.stdout.split() == [run.fingerprint, *stages(run).values()], found.stderr

@@ -1,0 +1,217 @@
+"""Training: the same steps whatever the spans, the resumes and the seeds beside; trouble named exactly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import harness.train
+import methods
+from harness.train import NotFinite, Trainer, initial_state, prepare, seed_keys, spans, take
+from methods.core import Stage
+from methods.learner import part_key
+from tasks.toy import ToyTask
+
+ROWS = {"x": jnp.arange(50.0)}
+
+
+def leaves(state: Any) -> list[np.ndarray]:
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
+
+
+def assert_equal(one: Any, other: Any) -> None:
+    for left, right in zip(leaves(one), leaves(other), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def fresh(state: Any) -> Any:
+    """A copy that may be donated."""
+    return jax.tree.map(lambda leaf: leaf.copy(), state)
+
+
+# ---- spans ----
+
+
+@given(start=st.integers(0, 300), more=st.integers(0, 300), length=st.integers(1, 80))
+def test_spans_tile_and_end_at_multiples(start: int, more: int, length: int) -> None:
+    stop, pieces = start + more, spans(start, start + more, length)
+    assert [step for first, count in pieces for step in range(first, first + count)] == list(range(start, stop))
+    assert all((first + count) % length == 0 for first, count in pieces[:-1])
+    assert all(0 < count <= length for _, count in pieces)
+    for k, (first, _) in enumerate(pieces):  # whoever resumes at an edge meets the same edges
+        assert spans(first, stop, length) == pieces[k:]
+
+
+# ---- a stage small enough to follow by hand ----
+
+
+def walk_init(key: Any) -> dict[str, Any]:
+    return {"walk": jax.random.normal(part_key(key, "walk"), (3,)), "pull": jnp.float32(0.1)}
+
+
+def walk_update(state: Any, batch: Any, key: Any) -> Any:
+    step = state["pull"] * (jnp.mean(batch["x"]) - state["walk"]) + jax.random.normal(key, (3,))
+    return {**state, "walk": state["walk"] + step}, {"walk/step": jnp.sum(step), "walk/x": jnp.mean(batch["x"])}
+
+
+def walk(update: Any = walk_update, **changes: Any) -> Stage:
+    names = {"trains": frozenset({"walk"}), "reads": frozenset({"pull"})}
+    return Stage("walk", steps=20, update=update, rule="", config={}, batch_size=4, **names | changes)
+
+
+def test_spans_and_resumes_make_no_difference() -> None:
+    start = initial_state(walk_init, (3, 4))
+    once, _ = Trainer(walk(), (3, 4), ROWS, fresh(start)).run(fresh(start), 0, 20)
+    trainer = Trainer(walk(), (3, 4), ROWS, start)
+    pieces = start
+    for first, count in spans(0, 12, 5):
+        pieces, _ = trainer.run(pieces, first, count)
+    pieces, _ = Trainer(walk(), (3, 4), ROWS, pieces).run(pieces, 12, 8)
+    assert_equal(once, pieces)
+
+
+def test_steps_and_seeds_draw_differently() -> None:
+    start = initial_state(walk_init, (3, 4))
+    trainer, state, seen = Trainer(walk(), (3, 4), ROWS, start), start, []
+    for first in range(6):
+        state, metrics = trainer.run(state, first, 1)
+        seen += [*metrics["walk/step"], *metrics["walk/x"]]
+    assert len(set(map(float, seen))) > 6 * 2 + 6  # noise all different; means of four rows may coincide
+
+
+def test_metrics_are_means_over_the_span() -> None:
+    start = initial_state(walk_init, (0, 1))
+    _, together = Trainer(walk(), (0, 1), ROWS, start).run(fresh(start), 0, 8)
+    trainer, state, singles = Trainer(walk(), (0, 1), ROWS, start), start, []
+    for first in range(8):
+        state, metrics = trainer.run(state, first, 1)
+        singles.append(metrics["walk/step"])
+    np.testing.assert_allclose(together["walk/step"], np.mean(singles, axis=0), rtol=1e-5)  # float32 sums
+
+
+def test_equal_spans_compile_once_and_donate_what_is_trained() -> None:
+    traces = []
+
+    def update(state: Any, batch: Any, key: Any) -> Any:
+        traces.append(1)
+        return walk_update(state, batch, key)
+
+    start = initial_state(walk_init, (0,))
+    trainer = Trainer(walk(update), (0,), ROWS, start)
+    state, _ = trainer.run(start, 0, 5)
+    assert start["walk"].is_deleted() and not start["pull"].is_deleted()
+    traced = len(traces)
+    for first in (5, 10):
+        state, _ = trainer.run(state, first, 5)
+    assert len(traces) == traced > 0
+    trainer.run(state, 15, 4)
+    assert len(traces) > traced
+
+
+# ---- trouble ----
+
+
+def test_not_finite_names_step_and_seed() -> None:
+    def update(state: Any, batch: Any, key: Any) -> Any:
+        step, bad = state["walk"]["step"] + 1, state["walk"]["bad"]
+        metrics = {"fine": jnp.mean(batch["x"]), "loss": jnp.where(step == bad, jnp.nan, 1.0)}
+        metrics["size"] = jnp.where(step == bad + 1, jnp.inf, 1.0)
+        return {**state, "walk": {"step": step, "bad": bad}}, metrics
+
+    def run(bad: list[int], first: int, count: int) -> Any:
+        state = {"walk": {"step": jnp.full(3, first), "bad": jnp.array(bad)}}
+        return Trainer(walk(update, reads=frozenset()), (5, 7, 9), ROWS, state).run(state, first, count)
+
+    for step in (11, 14, 20):  # first, inner and last step of the span
+        with pytest.raises(NotFinite, match=rf"stage walk: .*loss.* not finite at step {step}, seed 7$") as caught:
+            run([0, step, 0], 10, 10)
+        assert (caught.value.step, caught.value.seed) == (step, 7) and "fine" not in str(caught.value)
+    with pytest.raises(NotFinite, match=r"^stage walk: size not finite at step 11, seed 9$"):
+        run([0, 0, 10], 10, 10)  # infinite, too
+    run([10, 21, 0], 11, 9)  # just outside
+
+
+# ---- prepare ----
+
+
+@pytest.mark.parametrize("rows", [3, 8, 9, 16, 21])
+def test_prepared_columns_belong_to_their_rows(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(harness.train, "PREPARE_ROWS", 8)
+    shapes = []
+
+    def fill(state: Any, columns: Any, key: Any) -> Any:
+        shapes.append(columns["x"].shape)
+        noise = jax.random.normal(key, (*columns["x"].shape, 2))
+        return {"double": 2 * columns["x"] + state["pull"], "noise": noise}
+
+    columns, keys = {"x": jnp.arange(float(rows)), "y": jnp.zeros((rows, 2))}, seed_keys((4, 5))
+    state = {"pull": jnp.array([100.0, 200.0])}
+    found = prepare(walk(prepare=fill), state, columns, keys)
+    assert shapes == [(min(rows, 8),)]  # one program serves all chunks
+    expected = 2 * np.arange(rows) + np.array([[100.0], [200.0]])
+    np.testing.assert_array_equal(found["double"], expected)
+    assert found["noise"].shape == (2, rows, 2)
+    assert len(np.unique(found["noise"])) == 2 * rows * 2  # no chunk or seed repeats another's draws
+    assert_equal(found, prepare(walk(prepare=fill), state, columns, keys))
+    alone = prepare(walk(prepare=fill), {"pull": jnp.array([200.0])}, columns, seed_keys((5,)))
+    np.testing.assert_array_equal(alone["noise"][0], found["noise"][1])
+
+
+def test_nothing_to_prepare() -> None:
+    assert prepare(walk(), {}, ROWS, seed_keys((0,))) == {}
+
+
+def test_updates_see_the_prepared_values_of_their_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(harness.train, "PREPARE_ROWS", 16)
+
+    def update(state: Any, batch: Any, key: Any) -> Any:
+        return state, {"off": jnp.max(jnp.abs(batch["double"] - 2 * batch["x"] - state["pull"]))}
+
+    stage = walk(update, prepare=lambda state, columns, key: {"double": 2 * columns["x"] + state["pull"]})
+    state = {"walk": jnp.zeros(2), "pull": jnp.array([1.0, 3.0])}
+    _, metrics = Trainer(stage, (0, 1), ROWS, state).run(state, 0, 5)
+    np.testing.assert_array_equal(metrics["off"], 0.0)
+
+
+# ---- a real method ----
+
+
+def vgf(seeds: tuple[int, ...]) -> tuple[Stage, Any, Any]:
+    """The critic's stage of a small VGF that looks its proposals up in a bank; data; a fresh state."""
+    sizes = {"hidden_dims": (8,), "batch_size": 8, "flow_steps": 2, "bank": 3}
+    config = methods.get("vgf").Config(behavior="pretrained", train_flow_steps=0, **sizes)  # compiles faster
+    method = methods.get("vgf")(config, ToyTask.spec)
+    columns = take(ToyTask().load("auto").transitions, method.fields)
+    return method.stages()[-1], columns, initial_state(method.init, seeds)
+
+
+def test_vgf_in_pieces_is_bit_identical() -> None:
+    stage, columns, start = vgf((2, 3))
+    once, metrics = Trainer(stage, (2, 3), columns, start).run(fresh(start), 0, 4)
+    assert np.isfinite(metrics["critic/loss"]).all()
+    first, _ = Trainer(stage, (2, 3), columns, start).run(fresh(start), 0, 2)
+    assert_equal(once, Trainer(stage, (2, 3), columns, first).run(first, 2, 2)[0])
+    assert any((a != b).any() for a, b in zip(leaves(once["critic"]), leaves(start["critic"]), strict=True))
+
+
+def test_a_seed_does_not_depend_on_its_neighbours() -> None:
+    parameters = []
+    for seeds in ((3,), (2, 3)):
+        stage, columns, start = vgf(seeds)
+        state, _ = Trainer(stage, seeds, columns, start).run(start, 0, 4)
+        parameters.append([leaf[-1] for leaf in leaves(state["critic"].params)])
+    for alone, beside in zip(*parameters, strict=True):
+        # Not bitwise: XLA may multiply a batch of matrices in another order than one alone. Four Adam steps of 3e-4
+        # move a parameter by up to 1.2e-3, with other draws by about as much; rounding stays far below.
+        np.testing.assert_allclose(alone, beside, atol=1e-5)
+
+
+def test_take_keeps_what_is_read() -> None:
+    columns = {"a": np.zeros(3), "b": np.ones(3)}
+    assert list(take(columns, frozenset({"b", "c"}))) == ["b"]

@@ -1,0 +1,61 @@
+"""Small methods, batches and states that the tests of this folder share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import methods
+from methods.core import State, TaskSpec
+from methods.learner import Learner
+
+SPEC = TaskSpec(obs_dim=3, action_dim=2, horizon=10)
+
+
+def make(name: str, spec: TaskSpec = SPEC, **settings: Any) -> Any:
+    """A method with small networks."""
+    cls = methods.get(name)
+    return cls(cls.Config(**{"hidden_dims": (16, 16), "batch_size": 8, **settings}), spec)
+
+
+def make_batch(rows: int, spec: TaskSpec = SPEC, seed: int = 0) -> dict[str, np.ndarray]:
+    """Random transitions, a quarter of them terminal."""
+    rng = np.random.default_rng(seed)
+    columns = {
+        "observations": rng.normal(size=(rows, spec.obs_dim)),
+        "actions": rng.uniform(-1.0, 1.0, size=(rows, spec.action_dim)),
+        "rewards": rng.normal(size=rows),
+        "masks": rng.uniform(size=rows) > 0.25,
+        "next_observations": rng.normal(size=(rows, spec.obs_dim)),
+    }
+    return {name: column.astype(np.float32) for name, column in columns.items()}
+
+
+def per_row(knobs: Any, rows: int) -> dict[str, jax.Array]:
+    """One test-time setting for every row."""
+    return {name: jnp.full(rows, value) for name, value in knobs.items()}
+
+
+def random_state(method: Any, seed: int = 0, scale: float = 0.3) -> State:
+    """A state with every parameter and target drawn anew and a fresh optimiser, without compiling `init`."""
+    rng = np.random.default_rng(seed)
+
+    def drawn(leaf: Any) -> jax.Array:
+        return jnp.asarray(scale * rng.normal(size=leaf.shape), leaf.dtype)
+
+    return {
+        name: Learner(
+            jax.tree.map(drawn, part.params),
+            jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), part.opt_state),
+            jax.tree.map(drawn, part.target),
+        )
+        for name, part in jax.eval_shape(method.init, jax.random.key(0)).items()
+    }
+
+
+def double(tree: Any) -> Any:
+    """The tree's floats in float64; call it under `jax.enable_x64`."""
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.float64) if leaf.dtype.kind == "f" else leaf, tree)

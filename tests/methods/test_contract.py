@@ -1,0 +1,207 @@
+"""What every method promises the harness: pure, vmappable updates of named parts, and a way to act.
+
+One test a promise, for every registered method and for the ways its behaviour can be trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import methods
+from methods.core import Stage, State
+from tests.methods.common import make, make_batch, per_row, random_state
+
+ROWS, BANK = 16, 6
+LEARNING_RATE = 3e-3
+SETTINGS = {"hidden_dims": (12,), "learning_rate": LEARNING_RATE, "tau": 0.1}
+VARIANTS = [(name, "joint") for name in methods.REGISTRY]
+VARIANTS += [("vgf", "bank"), ("best_of_n", "bank"), ("avgf", "pretrained"), ("fql", "pretrained"), ("bc", "gaussian")]
+EXTRA: dict[str, dict[str, Any]] = {
+    "joint": {},
+    "pretrained": {"behavior": "pretrained"},
+    "bank": {"behavior": "pretrained", "bank": BANK},
+    "gaussian": {"sampler": "gaussian"},
+}
+FLOW_STEPS = {"vgf": {"test_flow_steps": (0, 2)}, "avgf": {"test_flow_steps": (0, 2)}, "best_of_n": {"test_n": (1, 4)}}
+
+
+class Case:
+    """A method, batches and compiled functions, each made once."""
+
+    def __init__(self, name: str, variant: str) -> None:
+        self.method = make(name, **SETTINGS, **EXTRA[variant], **FLOW_STEPS.get(name, {}))
+        self.stages: tuple[Stage, ...] = self.method.stages()
+        self.bank = variant == "bank"
+
+    def batch(self, seed: int = 0) -> dict[str, Any]:
+        batch = make_batch(ROWS, seed=seed)
+        if self.bank:
+            batch["bank"] = np.random.default_rng(seed).uniform(-1, 1, size=(ROWS, BANK, 2)).astype(np.float32)
+        return batch
+
+    @cached_property
+    def state(self) -> State:
+        return random_state(self.method)
+
+    @cached_property
+    def updates(self) -> list[Callable[..., Any]]:
+        return [jax.jit(stage.update) for stage in self.stages]
+
+    @cached_property
+    def act(self) -> Callable[..., Any]:
+        return jax.jit(self.method.act)
+
+
+@pytest.fixture(scope="module", params=VARIANTS, ids="-".join)
+def case(request: pytest.FixtureRequest, quick_compile: None) -> Iterator[Case]:
+    yield Case(*request.param)
+
+
+def shapes(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: (jnp.shape(leaf), jnp.result_type(leaf), leaf.weak_type), tree)
+
+
+def leaves(tree: Any) -> list[np.ndarray]:
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+
+
+def same(a: Any, b: Any) -> bool:
+    return all(np.array_equal(x, y) for x, y in zip(leaves(a), leaves(b), strict=True))
+
+
+def test_init_is_what_stages_train(case: Case) -> None:
+    state = jax.eval_shape(case.method.init, jax.random.key(0))
+    trained = set[str]().union(*(stage.trains for stage in case.stages))
+    assert set(state) == trained == {"behavior", *case.method.parts}
+    seen: set[str] = set()
+    for stage in case.stages:
+        assert not stage.trains & seen and stage.reads <= seen  # each part once, and after those it reads
+        seen |= stage.trains
+
+
+def test_updates_keep_shapes_and_touch_only_what_they_train(case: Case) -> None:
+    for stage, update in zip(case.stages, case.updates, strict=True):
+        new, metrics = update(case.state, case.batch(), jax.random.key(1))
+        assert shapes(new) == shapes(case.state)
+        for name, part in new.items():
+            assert same(part, case.state[name]) == (name not in stage.trains), name
+        for name, value in metrics.items():
+            assert "/" in name and value.shape == () and value.dtype == jnp.float32 and np.isfinite(value), name
+        assert {name.split("/")[0] for name in metrics} == stage.trains
+
+
+def test_updates_need_only_their_own_parts_and_columns(case: Case) -> None:
+    """A stage runs on the parts it trains and reads, and on `fields` with its prepared columns."""
+    for stage in case.stages:
+        state = {name: case.state[name] for name in stage.trains | stage.reads}
+        own = case.method.fields | ({"bank"} if stage.prepare else set())
+        batch = {name: column for name, column in case.batch().items() if name in own}
+        new, _ = jax.eval_shape(stage.update, state, batch, jax.random.key(1))
+        assert new.keys() == state.keys()
+
+
+def test_a_second_call_does_not_recompile(case: Case) -> None:
+    """New values of the same shapes, the update's own output among them; every knob is one program."""
+    for update in case.updates:
+        state, _ = update(case.state, case.batch(), jax.random.key(1))
+        update(state, case.batch(1), jax.random.key(2))
+        assert update._cache_size() == 1
+    for seed, knobs in enumerate(case.method.knobs):
+        case.act(case.state, case.batch(seed)["observations"], jax.random.key(seed), per_row(knobs, ROWS))
+    assert case.act._cache_size() == 1
+
+
+def test_randomness_is_the_key_s(case: Case) -> None:
+    batch, knobs = case.batch(), per_row(case.method.knobs[-1], ROWS)
+    for update in case.updates:
+        first, again, other = (update(case.state, batch, jax.random.key(seed)) for seed in (1, 1, 2))
+        assert same(first, again)
+        if case.method.config.sampler == "flow" or case.method.parts:  # a Gaussian's likelihood draws nothing
+            assert not same(first, other)
+    first, again, other = (case.act(case.state, batch["observations"], jax.random.key(s), knobs) for s in (1, 1, 2))
+    assert same(first, again) and not same(first, other)
+
+
+def test_vmap_over_seeds_is_one_seed_at_a_time(case: Case) -> None:
+    """float32 sums in another order: some roundings of 6e-8. Adam's step divides by the gradient's size, which makes as
+    much of 3e-3, more where a gradient is itself nearly lost in rounding."""
+    states = [random_state(case.method, seed) for seed in range(2)]
+    batches, keys = [case.batch(seed) for seed in range(2)], jax.random.split(jax.random.key(3), 2)
+    stack = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+    stacked_batch = jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
+    stage, update = case.stages[-1], case.updates[-1]  # a pretrained behaviour's stage is BC's
+    together = jax.jit(jax.vmap(stage.update))(stack, stacked_batch, keys)
+    for seed in range(2):
+        alone = update(states[seed], batches[seed], keys[seed])
+        ours = leaves(jax.tree.map(lambda leaf, seed=seed: leaf[seed], together))
+        for a, b in zip(ours, leaves(alone), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_the_loss_falls(case: Case) -> None:
+    """150 steps on one batch whose transitions all end, so that it is all there is to learn; before and after are
+    compared on the same eight draws."""
+    batch, state = {**case.batch(), "masks": np.zeros(ROWS, np.float32)}, case.state
+    for stage, update in zip(case.stages, case.updates, strict=True):
+
+        def losses(state: State, update: Callable = update, parts: frozenset[str] = stage.trains) -> dict[str, float]:
+            probes = [update(state, batch, jax.random.key(1000 + draw))[1] for draw in range(8)]
+            return {part: float(np.mean([metrics[f"{part}/loss"] for metrics in probes])) for part in parts}
+
+        before = losses(state)
+        for step in range(150):
+            state, _ = update(state, batch, jax.random.key(step))
+        after = losses(state)
+        assert all(after[part] < 0.9 * before[part] for part in stage.trains), (before, after)
+
+
+@pytest.mark.parametrize("other", [0, 5])
+def test_actions_stay_in_the_box_and_rows_apart(case: Case, other: int) -> None:
+    """Each row's action depends on its own observation and knobs, whatever the other rows are."""
+    obs = 3.0 * case.batch()["observations"]
+    knobs = per_row(case.method.knobs[-1], ROWS)
+    actions = case.act(case.state, obs, jax.random.key(7), knobs)
+    assert actions.shape == (ROWS, 2) and actions.dtype == jnp.float32
+    assert np.abs(actions).max() <= 1.0
+    changed = np.where(np.arange(ROWS)[:, None] == other, obs, -2.0 * obs + 1.0)
+    first = {
+        name: column.at[:].set(case.method.knobs[0][name]).at[other].set(column[other])
+        for name, column in knobs.items()
+    }
+    moved = case.act(case.state, changed, jax.random.key(7), first)
+    np.testing.assert_array_equal(moved[other], actions[other])
+    assert not np.array_equal(moved, actions)
+
+
+# keys
+
+
+def test_no_key_is_used_twice(case: Case) -> None:
+    """JAX's own checker, over everything that takes a key."""
+    obs, knobs = case.batch()["observations"], per_row(case.method.knobs[-1], ROWS)
+    with jax.debug_key_reuse(True):
+        jax.jit(case.method.init).lower(jax.random.key(0))
+        jax.jit(case.method.act).lower(case.state, obs, jax.random.key(2), knobs)
+        for stage in case.stages:
+            jax.jit(stage.update).lower(case.state, case.batch(), jax.random.key(3))
+            if stage.prepare:
+                jax.jit(stage.prepare).lower(case.state, case.batch(), jax.random.key(4))
+
+
+def test_the_checker_would_notice() -> None:
+    """Acting, and noise from the key that acting has consumed."""
+    method = make("vgf", particle_select="uniform")
+
+    def careless(state: Any, obs: Any, key: Any, knobs: Any) -> Any:
+        return method.act(state, obs, key, knobs) + jax.random.normal(key, (ROWS, 2))
+
+    arguments = (random_state(method), make_batch(ROWS)["observations"], jax.random.key(0))
+    with jax.debug_key_reuse(True), pytest.raises(jax.errors.KeyReuseError):
+        jax.jit(careless).lower(*arguments, per_row(method.knobs[0], ROWS))

@@ -1,0 +1,86 @@
+"""The toy bandit: what its reward, data and records must show (the VGF paper's Figure 2)."""
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from analysis.load import load
+from analysis.select import FIXED, scores
+from harness.run import app
+from tasks import toy
+
+SEEDS = 10
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    """Ten seeds of VGF and best-of-N, by the command that users type, with fewer steps than the preset's."""
+    folder = tmp_path_factory.mktemp("results")
+    arguments = ["--methods", "vgf,best_of_n", "--seeds", str(SEEDS), "--steps", "1000", "--results", str(folder)]
+    arguments += ["--set", "behavior_steps=2000", "--set", "vgf.test_flow_steps=0,5"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    return load(folder)
+
+
+def test_reward_is_one_at_the_better_mode_and_highest_there():
+    axis = np.linspace(-1, 1, 201)
+    grid = np.stack(np.meshgrid(axis, axis), axis=-1)
+    reward = toy.true_reward(grid)
+    assert toy.true_reward(toy.MODES[0]) == pytest.approx(1.0)
+    # the bumps overlap a little, so the summit lies within a grid step or two of the mode
+    assert reward.max() < 1.001
+    assert np.linalg.norm(grid.reshape(-1, 2)[reward.argmax()] - toy.MODES[0]) < 0.03
+    assert 0.85 < toy.true_reward(toy.MODES[1]) < 0.95
+
+
+def test_data_are_sub_optimal_and_rise_towards_the_modes():
+    actions = toy.get("toy").load("auto").transitions["actions"]
+    rewards = toy.true_reward(actions)
+    assert rewards.mean() < 0.4
+    for centre, mode in zip(toy.CENTRES, toy.MODES, strict=True):
+        cluster = np.linalg.norm(actions - centre, axis=1) < 0.4
+        nearer = np.linalg.norm(actions[cluster] - mode, axis=1)
+        assert np.corrcoef(nearer, rewards[cluster])[0, 1] < -0.9
+        assert np.linalg.norm(actions - mode, axis=1).min() > 0.1  # nobody has been at the mode
+
+
+def test_data_are_the_same_every_time_and_known_by_their_hash():
+    first, second = (toy.get("toy").load("auto") for _ in range(2))
+    assert first.provenance == second.provenance
+    for column, values in first.transitions.items():
+        np.testing.assert_array_equal(values, second.transitions[column])
+
+
+def test_env_pays_the_true_reward_once():
+    env = toy.ToyBandit()
+    env.reset(seed=0)
+    _, reward, terminated, truncated, info = env.step(toy.MODES[0].astype(np.float32))
+    assert reward == pytest.approx(1.0, abs=1e-6)
+    assert (terminated, truncated, info["success"]) == (True, False, True)
+
+
+def test_vgf_beats_best_of_n_beats_data_with_intervals_apart(records):
+    cells, _ = scores(records)
+    fixed = cells[cells["rule"] == FIXED].set_index("row")
+    vgf, best_of_n = fixed.loc["vgf L_test=5"], fixed.loc["best_of_n N=20"]  # the settings of Figure 2
+    data = 100 * toy.true_reward(toy.get("toy").load("auto").transitions["actions"]).mean()
+    assert vgf["seeds"] == best_of_n["seeds"] == SEEDS
+    assert vgf["low"] > best_of_n["high"]
+    assert best_of_n["low"] > data
+
+
+def test_particles_keep_both_modes(records):
+    run = next(run for run in records.runs if run.method == "vgf")
+    arrays = run.candidates()
+    particles = arrays["candidates"][:, list(arrays["L_test"]).index(5)].reshape(-1, 2)
+    distances = np.linalg.norm(particles[:, None] - toy.MODES, axis=-1)
+    at_better = distances[:, 0] < distances[:, 1]
+    # the data's clusters are equally likely: 480 particles, in dependent threes, stay within 4 standard errors
+    assert abs(at_better.mean() - 0.5) < 4 * 0.5 / np.sqrt(len(particles) / 3)
+    assert np.median(distances.min(axis=1)) < 0.2  # they started 0.38 away
+
+
+def test_refuses_data_it_has_no_use_for():
+    with pytest.raises(toy.BadInput, match="toy task makes its own data"):
+        toy.get("toy").load("download")
