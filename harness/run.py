@@ -86,13 +86,14 @@ def _main(
 
     if settings.data_episodes and hasattr(chosen_tasks[0], "episodes"):
         chosen_tasks = tuple(dataclasses.replace(task, episodes=settings.data_episodes) for task in chosen_tasks)
-    # plans everything before anything is fetched or written, so that a bad value costs nothing
+    # looks at everything before anything is fetched or written, so that a bad value costs nothing
+    whereabouts = {task.name: task.whereabouts(data) for task in chosen_tasks}
     drafts = [plan_run(task, "?", name, overrides, settings) for task in chosen_tasks for name in chosen]
     if show_config:
         _show_config(drafts)
         return 0
     if dry_run:
-        _show_plan(drafts, data, results)
+        _show_plan(drafts, whereabouts, results)
         return 0
     return _carry_out(chosen_tasks, chosen, overrides, settings, data, results, resume, console)
 
@@ -176,14 +177,14 @@ def _show_config(drafts: list[RunNode]) -> None:
         console.print(table)
 
 
-def _show_plan(drafts: list[RunNode], data: str, results: Path) -> None:
+def _show_plan(drafts: list[RunNode], whereabouts: dict[str, str], results: Path) -> None:
     """The graph: runs with their stages, what is shared, and how long training takes by a measured warm-up."""
     from harness.estimate import seconds_per_stage
     from harness.plan import shared
 
     console = Console()
     uses, times = shared(drafts), seconds_per_stage(drafts)
-    table = Table("task", "method", "stages", "evaluations", "rows a evaluation")
+    table = Table("task", "method", "stages", "evaluations", "rows each")
     seen: set[str] = set()
     for node in drafts:
         parts = []
@@ -197,7 +198,9 @@ def _show_plan(drafts: list[RunNode], data: str, results: Path) -> None:
     total = sum(times[fingerprint] for fingerprint in seen)
     alone = sum(times[stage.fingerprint] for node in drafts for stage in node.nodes)
     first = drafts[0]
-    console.print(f"{len(drafts)} runs x {len(first.settings.seeds)} seeds; data: {data}; results: {results}/",
+    for task, where in whereabouts.items():
+        console.print(f"data for {task}: {where}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{len(drafts)} runs x {len(first.settings.seeds)} seeds; results: {results}/",
                   markup=False, highlight=False)  # fmt: skip
     console.print(f"training about {_duration(total)} on this device ({_duration(alone - total)} saved by sharing); "
                   "data, compilation and evaluation come on top", markup=False, highlight=False)  # fmt: skip

@@ -67,6 +67,12 @@ class Task(Protocol):
         Raises `BadInput` with one line that names what is missing or wrong; nothing is left half-written.
         """
 
+    def whereabouts(self, data: str) -> str:
+        """What `load(data)` would read, fetch or make, in a few words, without doing it.
+
+        Raises `BadInput` where it can be told beforehand that `load` would.
+        """
+
     def make_env(self) -> gymnasium.Env:
         """A fresh simulator with actions in [-1, 1]. Called in worker processes."""
 

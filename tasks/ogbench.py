@@ -143,10 +143,42 @@ class OGBenchTask:
             details["recipe"] = recipe
         return Dataset(transitions, Provenance(self.dataset, digest, origin, str(path), details))
 
+    @property
+    def _kept(self) -> tuple[Path, Path]:
+        """Where the downloaded and the generated file are kept."""
+        generated = data_folder() / "generated" / f"{self.dataset}-{self.episodes}-episodes.npz"
+        return data_folder() / f"{self.dataset}.npz", generated
+
+    def whereabouts(self, data: str = "auto") -> str:
+        """What `load(data)` would read, fetch or make; see `tasks.core.Task`."""
+        downloaded, generated = self._kept
+        if data in ("auto", "download") and downloaded.exists():
+            return f"downloaded: {downloaded}"
+        if data in ("auto", "generate") and generated.exists():
+            return f"generated: {generated}"
+        if data == "generate":
+            self._check_can_generate()
+            return f"to generate: {self.episodes} episodes"
+        if data in ("auto", "download"):
+            return f"to download from {HOSTS[0]}"
+        self._given(data)
+        return f"given: {data}"
+
+    def _check_can_generate(self) -> None:
+        if self.dataset not in collect.DATASETS:
+            raise BadInput(f"{self.dataset} cannot be generated (its behaviour is not scripted in the package); "
+                           "use --data download or --data PATH")  # fmt: skip
+
+    @staticmethod
+    def _given(data: str) -> Path:
+        path = Path(data).expanduser()
+        if not path.is_file():
+            raise BadInput(f"no such file: {data} (--data takes auto, download, generate or an NPZ file)")
+        return path
+
     def _file(self, data: str) -> tuple[Path, str, dict[str, Any]]:
         """Path, origin and further details of the file that `data` asks for, once it is there."""
-        downloaded = data_folder() / f"{self.dataset}.npz"
-        generated = data_folder() / "generated" / f"{self.dataset}-{self.episodes}-episodes.npz"
+        downloaded, generated = self._kept
         can_generate = self.dataset in collect.DATASETS
         choice = data
         if data == "auto":
@@ -168,15 +200,10 @@ class OGBenchTask:
                 console.print(f"{error}; generating {self.episodes} episodes instead", markup=False)
                 choice = "generate"
         if choice == "generate":
-            if not can_generate:
-                raise BadInput(f"{self.dataset} cannot be generated (its behaviour is not scripted in the package); "
-                               "use --data download or --data PATH")  # fmt: skip
+            self._check_can_generate()
             collect.collect(self.dataset, self.episodes, 0, None, generated)
             return generated, "generated", {}
-        path = Path(data).expanduser()
-        if not path.is_file():
-            raise BadInput(f"no such file: {data} (--data takes auto, download, generate or an NPZ file)")
-        return path, "given", {}
+        return self._given(data), "given", {}
 
     def _transitions(self, path: Path) -> dict[str, np.ndarray]:
         """Cuts a file's episodes into transitions, and rewards them.

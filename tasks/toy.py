@@ -68,9 +68,13 @@ class ToyTask:
     cheap: ClassVar[bool] = True
     clone: ClassVar[None] = None
 
-    def load(self, data: str) -> Dataset:
+    def whereabouts(self, data: str) -> str:
         if data not in ("auto", "generate"):
             raise BadInput(f"the toy task makes its own data: --data {data} has no meaning for it")
+        return f"built-in, {SIZE} transitions"
+
+    def load(self, data: str) -> Dataset:
+        self.whereabouts(data)
         rng = np.random.default_rng(0)
         cluster = rng.integers(0, 2, SIZE)
         actions = CENTRES[cluster] + SPREAD * rng.standard_normal((SIZE, 2))
