@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import methods
 from harness.config import RunSettings, parse_set
 from harness.plan import RunNode, describe, plan_run, shared
 from methods.core import TaskSpec
@@ -73,6 +74,13 @@ def test_settings_of_the_behaviour_change_all_that_follows(setting: str) -> None
     base, other = plan("vgf"), plan("vgf", setting)
     assert all(stages(base)[name] != stages(other)[name] for name in ("behavior", "critic"))
     assert base.fingerprint != other.fingerprint
+
+
+def test_another_rule_is_other_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = plan("vgf")
+    monkeypatch.setattr(methods.get("vgf"), "rule", "TD on something else")
+    other = plan("vgf")
+    assert stages(base)["behavior"] == stages(other)["behavior"] and stages(base)["critic"] != stages(other)["critic"]
 
 
 @dataclass(frozen=True)

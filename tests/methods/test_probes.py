@@ -70,7 +70,7 @@ def test_on_a_bandit_fql_with_little_regularisation_finds_the_optimum() -> None:
     """alpha mean_d |mu - flow|^2 + |mu - GOAL|^2 over two dimensions is least at a share alpha / (alpha + 2) of the
     flow's action: 0.024 at alpha = 0.05, so a regret of 0.024^2 * 0.77 and the critic's error, which is under 0.1."""
     method = make("fql", BANDIT, alpha=0.05, **TRAINING)
-    (found,) = regrets(method, trained(method, bandit(), 1500), [{}])
+    (found,) = regrets(method, trained(method, bandit(), 1000), [{}])
     assert found < 0.01
 
 
@@ -101,7 +101,7 @@ def walks() -> dict[str, np.ndarray]:
     [
         # 3 steps of 0.1 lift particles, whose mean was 0
         ("vgf", {"train_flow_steps": 3, "step_size": EPS, "alpha": 1e-3}, GAMMA * 3 * EPS),
-        ("avgf", {"train_flow_steps": 3, "step_size": EPS}, GAMMA * 3 * EPS),
+        pytest.param("avgf", {"train_flow_steps": 3, "step_size": EPS}, GAMMA * 3 * EPS, marks=pytest.mark.slow),
         # alpha mean_d (mu - flow)^2 - mu_0 over two dimensions is least at flow_0 + 1 / alpha
         ("fql", {"alpha": 1 / 0.3}, GAMMA * 0.3),
         ("best_of_n", {"target_select": "max"}, GAMMA * (5 / 6 - 0.5)),  # the largest of 5 uniforms
@@ -118,12 +118,12 @@ def test_values_of_six_states(name: str, settings: dict[str, Any], value: float)
     (stage,) = method.stages()
     state, columns = initial_state(method.init, [0]), take(walks(), method.fields)
     trainer, values = Trainer(stage, [0], columns, state), []
-    for first in range(0, 2400, 200):
+    for first in range(0, 2000, 200):
         state, _ = trainer.run(state, first, 200)
         target = first_seed(state)["critic"].target
         values.append(method.critic.apply(target, jnp.eye(6), jnp.zeros((6, 2))).mean(0))
     expected = np.array([1.0 + GAMMA * 2.0, 2.0, 0.3 / (1.0 - GAMMA), 0.3, value, 0.0])
-    off = np.abs(np.mean(values[-4:], axis=0) - expected)
+    off = np.abs(np.mean(values[-3:], axis=0) - expected)
     assert (off <= 0.04 * np.array([1.0 + GAMMA, 1.0, 1.0 / (1.0 - GAMMA), 1.0, 1.0 + GAMMA, 1.0])).all()
 
 
@@ -158,12 +158,15 @@ def test_without_steps_vgf_acts_as_best_of_n(settings: dict[str, Any]) -> None:
     assert not same(act(state, obs, key, per_row({"L_test": 2}, 9)), taken)
 
 
-def test_best_of_n_takes_the_best_of_the_first_n() -> None:
-    method = make("best_of_n", test_n=(1, 3, 6), **SMALL)
+@pytest.mark.parametrize("how", ["mean", "min"])
+def test_best_of_n_takes_the_best_of_the_first_n(how: str) -> None:
+    """By the online critics, aggregated as in the target."""
+    method = make("best_of_n", test_n=(1, 3, 6), q_aggregation=how, **SMALL)
     state, obs, key = random_state(method), jnp.asarray(make_batch(5)["observations"]), jax.random.key(2)
     candidates, _ = method.candidates(state, obs, act_keys(key)[0], per_row({"N": 6}, 5))
     wide = jnp.broadcast_to(obs[:, None], (5, 6, 3))
-    values = np.asarray(method.critic.apply(state["critic"].params, wide, candidates)).mean(0)
+    values = np.asarray(method.critic.apply(state["critic"].params, wide, candidates))
+    values = getattr(values, how)(axis=0)
     for n in (1, 3, 6):
         taken = jax.jit(method.act)(state, obs, key, per_row({"N": n}, 5))
         # jit may round differently: float32 in a network of 12 units

@@ -253,6 +253,7 @@ def test_transport_bound_covers_every_rule(
         ({"kernel": "none"}, 3.0 / 2.0),
         ({"kernel": "none", "maxent": False}, 3.0),
         ({"clip_norm": 0.25}, 0.25),
+        ({"kernel": "none", "clip_norm": 0.25}, 0.25),
         ({"kernel": "none", "clip_norm": 9.0}, 3.0 / 2.0),
     ],
 )
