@@ -133,7 +133,8 @@ class BehaviorConfig(MethodConfig):
     sampler_activation: Literal["relu", "gelu"] = "relu"
     behavior: Literal["joint", "pretrained"] = "joint"  # on the same batches, or a stage of its own that is shared
     behavior_steps: PositiveInt = 1_000_000  # gradient steps of that stage
-    bank: Count = 0  # with "pretrained": actions drawn once for each next state, then looked up; 0: drawn anew
+    bank: Count = 0  # with "pretrained": actions drawn once for each next state, then looked up; 0: drawn anew. It
+    # has no meaning, and no cost, for methods that do not sample the behaviour at next states
 
 
 _SAMPLER_FIELDS = ("sampler", "sampler_activation", "hidden_dims", "learning_rate", "batch_size")
@@ -153,6 +154,7 @@ class BehaviorMethod(Method):
     parts: ClassVar[tuple[str, ...]] = ()
     rule: ClassVar[str] = ""
     behavior_clip_norm: ClassVar[float | None] = None
+    draws_next: ClassVar[bool] = False  # whether updates sample the behaviour at next states, which a bank can serve
 
     @property
     def test_time(self) -> frozenset[str]:
@@ -205,7 +207,7 @@ class BehaviorMethod(Method):
         )
         if not self.parts:
             return (behavior,)
-        skip = _STAGE_FIELDS | self.test_time | (frozenset() if frozen else {"bank"})
+        skip = _STAGE_FIELDS | self.test_time | (frozenset() if frozen and self.draws_next else {"bank"})
         own = Stage(
             name=self.parts[0] if frozen else "joint",
             trains=frozenset(self.parts) | (frozenset() if frozen else {"behavior"}),
@@ -215,7 +217,7 @@ class BehaviorMethod(Method):
             config={name: value for name, value in asdict(config).items() if name not in skip},
             batch_size=config.batch_size,
             reads=frozenset({"behavior"}) if frozen else frozenset(),
-            prepare=self._fill_bank if frozen and config.bank else None,
+            prepare=self._fill_bank if frozen and self.draws_next and config.bank else None,
         )
         return (behavior, own) if frozen else (own,)
 

@@ -72,6 +72,7 @@ class VGF(BehaviorMethod):
     name: ClassVar[str] = "vgf"
     parts: ClassVar[tuple[str, ...]] = ("critic",)
     rule: ClassVar[str] = "TD on particles moved by the exact value gradient"
+    draws_next: ClassVar[bool] = True
     critic_clip_norm: ClassVar[float | None] = None
 
     @property

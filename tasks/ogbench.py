@@ -135,9 +135,9 @@ class OGBenchTask:
           BadInput: one line that names what is missing or wrong, and what to do.
         """
         path, origin, details = self._file(data)
-        digest = fetch.sha256(path)
         transitions = self._transitions(path)
         check_transitions(transitions, self.spec, str(path))
+        digest = fetch.sha256(path)  # last: it pins the file, and only a sound one should be
         details = {"success_timing": SUCCESS_TIMING, "rewards": "judge the state acted in", **details}
         if recipe := collect.recipe_of(path):
             details["recipe"] = recipe

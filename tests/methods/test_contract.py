@@ -22,8 +22,9 @@ from tests.methods.common import make, make_batch, per_row, random_state
 ROWS, BANK = 16, 6
 LEARNING_RATE = 3e-3
 SETTINGS = {"hidden_dims": (12,), "learning_rate": LEARNING_RATE, "tau": 0.1}
-VARIANTS = [(name, "joint") for name in methods.REGISTRY]
-VARIANTS += [("vgf", "bank"), ("best_of_n", "bank"), ("avgf", "pretrained"), ("fql", "pretrained"), ("bc", "gaussian")]
+VARIANTS: list[Any] = [(name, "joint") for name in methods.REGISTRY]
+VARIANTS += [("vgf", "bank"), ("fql", "pretrained"), ("bc", "gaussian")]
+VARIANTS += [pytest.param(case, marks=pytest.mark.slow) for case in (("best_of_n", "bank"), ("avgf", "pretrained"))]
 EXTRA: dict[str, dict[str, Any]] = {
     "joint": {},
     "pretrained": {"behavior": "pretrained"},
