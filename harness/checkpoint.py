@@ -17,21 +17,24 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from harness.record import write_json
+from harness.record import git_state, versions, write_json
 from methods.core import BadInput, State
 
 
 class StageStore:
     """Saves and restores the parts that one stage trains."""
 
-    def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
-        """`identity`: what the fingerprint was made of; kept beside the parts, for people and for `restore`."""
-        self.folder = folder.resolve()
+    def __init__(self, folder: Path, identity: Mapping[str, Any], maker: str = "") -> None:
+        """`identity`: what the fingerprint was made of; kept beside the parts, for people and for `restore`.
+        `maker`: the run that trains the parts, if they are not there yet."""
+        self.folder, self.maker = folder.resolve(), maker
         self.identity = json.loads(json.dumps(identity))
         self._manager: ocp.CheckpointManager | None = None
 
     def __enter__(self) -> StageStore:
-        options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=1, enable_async_checkpointing=False, cleanup_tmp_directories=True
+        )
         self._manager = ocp.CheckpointManager(self.folder / "state", options=options)
         return self
 
@@ -66,7 +69,15 @@ class StageStore:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder)) from error
         total = self._note().get("seconds", 0.0) + seconds
         write_json(self.folder / "stage.json", {"finished": finished, "step": step, "seconds": round(total, 3),
+                                                "maker": self.maker, "git": git_state(), "versions": versions(),
                                                 "identity": self.identity})  # fmt: skip
+
+    def provenance(self) -> dict[str, Any]:
+        """How the finished parts came to be: `origin` ("trained" by this maker, or "shared"), `seconds` of
+        training, and the `git` state and package `versions` of the code that made them."""
+        note = self._note()
+        origin = "trained" if note.get("maker") == self.maker else "shared"
+        return {"origin": origin, **{key: note.get(key) for key in ("seconds", "git", "versions")}}
 
     def restore(self, like: State) -> State:
         """The parts on disk, in the shapes and types of `like`.

@@ -52,17 +52,18 @@ class Resolved:
 
 
 def presets(suite: str) -> dict[str, Any]:
-    """The presets of a suite, by name."""
+    """The presets of a suite, by name; the first is its default."""
     return tomllib.loads((_HERE / "presets.toml").read_text()).get(suite, {})
 
 
-def preset(suite: str, name: str) -> tuple[dict[str, Any], tuple[Override, ...]]:
-    """Run sizes and method overrides of a preset.
+def preset(suite: str, name: str | None) -> tuple[dict[str, Any], tuple[Override, ...]]:
+    """Run sizes and method overrides of a preset; None: the suite's default.
 
     Raises:
       BadInput: the suite has none of that name.
     """
     known = presets(suite)
+    name = next(iter(known), "") if name is None else name
     if name not in known:
         raise BadInput(f"unknown preset {name!r} for suite {suite}; {nearest(name, sorted(known))}")
     sizes = dict(known[name])
@@ -171,9 +172,9 @@ def _coerce(override: Override, hint: Any) -> Any:
             raise refuse("a whole number" if base is int else "a number") from None
         if not -math.inf < number < math.inf:
             raise refuse("finite")
-        limit = limits[0] if limits else None
-        if (limit == "positive" and number <= 0) or (limit == "not negative" and number < 0):
-            raise refuse(limit)
+        fits = {"positive": number > 0, "not negative": number >= 0, "within [0, 1]": 0 <= number <= 1}
+        if limits and not fits[limits[0]]:
+            raise refuse(limits[0])
         return number
 
     text = str(override.value)
@@ -181,5 +182,7 @@ def _coerce(override: Override, hint: Any) -> Any:
         parts = tuple(scalar(part.strip(), get_args(hint)[0]) for part in text.split(",") if part.strip())
         if not parts:
             raise refuse("a list of values")
+        if override.key.startswith("test_") and len(set(parts)) < len(parts):
+            raise refuse("a list of different values")
         return parts
     return scalar(text, hint)

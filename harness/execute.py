@@ -20,10 +20,11 @@ from harness.evaluate import Evaluator, Interrupted
 from harness.plan import RunNode, StageNode, describe
 from harness.progress import Progress
 from harness.train import NotFinite, Trainer, device_summary, initial_state, spans, take
-from methods.core import State
+from methods.core import BadInput, State
 from tasks.core import Dataset
+from tasks.simulators import SimulatorError
 
-SAVE_EVERY_S = 120.0  # a crash loses at most about this much
+SAVE_EVERY_S = 120.0  # between saves; a crash loses that much and the span (`log_every` steps) in hand
 
 
 class Stop:
@@ -71,6 +72,8 @@ class Executor:
             self.progress.say(f"{run.label}: finished before ({run.fingerprint})")
             return "finished"
         with record.locked(folder):
+            if record.status_of(folder) == "finished":  # by another process, a moment ago
+                return "finished"
             return _Run(self, run, dataset, folder).carry_out()
 
     def artifact(self, node: StageNode) -> Path:
@@ -78,11 +81,13 @@ class Executor:
 
     def forget(self, run: RunNode) -> None:
         """Deletes what an earlier attempt left, for --fresh."""
-        for folder in (run.folder(self.results), *map(self.artifact, run.nodes)):
-            if folder not in self.forgotten:
-                with record.locked(folder):
-                    shutil.rmtree(folder)
-                self.forgotten.add(folder)
+        folders = {run.folder(self.results), *map(self.artifact, run.nodes)} - self.forgotten
+        with contextlib.ExitStack() as locks:
+            for folder in sorted(folders):
+                locks.enter_context(record.locked(folder))  # all of them or nothing is deleted
+            for folder in folders:
+                shutil.rmtree(folder)
+        self.forgotten |= folders
 
 
 class _Run:
@@ -111,10 +116,14 @@ class _Run:
         except Interrupted:
             self.record.save(status="interrupted")
             raise
-        except (NotFinite, RuntimeError) as error:
+        except (NotFinite, SimulatorError, BadInput) as error:
             self.record.save(status="failed", error=str(error), stages=self.stages)
             self.progress.say(f"{self.run.label}: failed: {str(error).strip().splitlines()[-1]}")
             return "failed"
+        except Exception as error:  # ours to mend: it keeps its traceback, but the record must not claim to run
+            with contextlib.suppress(OSError):
+                self.record.save(status="failed", error=f"{type(error).__name__}: {error}", stages=self.stages)
+            raise
         self.record.save(status="finished", stages=self.stages)
         return "finished"
 
@@ -124,16 +133,20 @@ class _Run:
     def have(self, node: StageNode, state: State, evaluator: Evaluator | None) -> State:
         """The state with this stage's parts trained: adopted where they exist, else made."""
         folder = self.executor.artifact(node)
-        with record.locked(folder, wait=self._wait(node)), StageStore(folder, node.identity) as store:
-            adopted = store.finished
+        with (
+            record.locked(folder, wait=self._wait(node)),
+            StageStore(folder, node.identity, f"{self.run.label} ({self.run.fingerprint})") as store,
+        ):
             if store.step:
                 parts = {name: part for name, part in state.items() if name in node.stage.trains}
                 state = {**state, **store.restore(parts)}
-            started = time.perf_counter()
             state = _StageWork(self, node, store, evaluator).finish(state)
-            self.stages.append({"name": node.stage.name, "fingerprint": node.fingerprint, "steps": node.stage.steps,
-                                "origin": "shared" if adopted else "trained",
-                                "seconds": round(time.perf_counter() - started, 3)})  # fmt: skip
+            about = {"name": node.stage.name, "fingerprint": node.fingerprint, "steps": node.stage.steps}
+            self.stages.append(about | store.provenance())
+        made_by = self.stages[-1]["git"]
+        if made_by != record.git_state():
+            self.progress.say(f"{self.run.label}: {node.stage.name}: made by other code ({made_by}); --fresh redoes it")
+        self.record.save(stages=self.stages)
         return state
 
     def _wait(self, node: StageNode) -> Callable[[record.Busy], None]:
@@ -165,9 +178,7 @@ class _StageWork:
         if evaluator:
             rows = len(self.settings.seeds) * evaluator.rows
             self.episodes = record.Table(owner.folder / "episodes.csv", self.step, rows_per_step=rows)
-            # an adopted stage has only its final state left to evaluate
-            steps = owner.run.evaluation_steps()
-            self.evaluation_steps = steps[-1:] if store.finished and not self.episodes.steps else steps
+            self.evaluation_steps = owner.run.evaluation_steps()
 
     def finish(self, state: State) -> State:
         """Trains and evaluates to the stage's end, saving on the way."""
@@ -211,7 +222,8 @@ class _StageWork:
         phase = "final" if self.step == self.stage.steps else "offline"
         self.episodes.append([row | {"phase": phase} for row in rows])
         owner.record.add_seconds({"evaluate": time.perf_counter() - started})
-        owner.record.save()
+        # of an adopted stage only the final state can be evaluated, so say which evaluations there are
+        owner.record.save(evaluation_steps=sorted(self.episodes.steps))
         owner.progress.say(f"{owner.run.label}: step {self.step}: {_summary(rows, evaluator.knob_names)}")
 
     def _log(self, metrics: Mapping[str, np.ndarray]) -> None:

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from harness.config import Override, RunSettings
     from harness.plan import RunNode
 
-DEFAULT_PRESET = {"toy": "cpu"}  # elsewhere: paper
 _FULL = {errno.ENOSPC: "is full", errno.EDQUOT: "is over quota", errno.EROFS: "is read-only",
          errno.EACCES: "is not writable", errno.EPERM: "is not writable",
          errno.ENOTDIR: "is not a folder", errno.EEXIST: "is not a folder"}  # fmt: skip
@@ -38,7 +37,7 @@ def run(
     patterns: Annotated[str, typer.Option("--tasks", help="globs, comma-separated; default: the paper's tasks")] = "",
     seeds: Annotated[int | None, typer.Option(help="seeds 0..N-1")] = None,
     steps: Annotated[int | None, typer.Option(help="gradient steps of each method's own stage")] = None,
-    preset: Annotated[str | None, typer.Option(help="paper|cpu|smoke; default: paper, for toy cpu")] = None,
+    preset: Annotated[str | None, typer.Option(help="paper|cpu|smoke; default: paper, for toy: cpu")] = None,
     data: Annotated[str, typer.Option(help="auto|download|generate|PATH")] = "auto",
     results: Annotated[Path, typer.Option(help="where records go")] = Path("results"),
     sets: Annotated[list[str] | None, typer.Option("--set", help="[METHOD.]KEY=VALUE; may be repeated")] = None,
@@ -80,12 +79,11 @@ def _main(
     chosen = [name.strip() for name in names.split(",") if name.strip()] or list(methods.REGISTRY)
     for name in chosen:
         methods.get(name)
-    settings, overrides = _settings(suite, preset or DEFAULT_PRESET.get(suite, "paper"), sizes, steps, sets, chosen)
+    settings, overrides = _settings(suite, preset, sizes, steps, sets, chosen)
 
     from harness.plan import plan_run
 
-    if settings.data_episodes and hasattr(chosen_tasks[0], "episodes"):
-        chosen_tasks = tuple(dataclasses.replace(task, episodes=settings.data_episodes) for task in chosen_tasks)
+    chosen_tasks = tuple(task.sized(settings.data_episodes) for task in chosen_tasks)
     # looks at everything before anything is fetched or written, so that a bad value costs nothing
     whereabouts = {task.name: task.whereabouts(data) for task in chosen_tasks}
     drafts = [plan_run(task, "?", name, overrides, settings) for task in chosen_tasks for name in chosen]
@@ -99,7 +97,7 @@ def _main(
 
 
 def _settings(
-    suite: str, preset: str, sizes: dict[str, int | None], steps: int | None, sets: list[str], chosen: list[str]
+    suite: str, preset: str | None, sizes: dict[str, int | None], steps: int | None, sets: list[str], chosen: list[str]
 ) -> tuple[RunSettings, tuple[Override, ...]]:
     """Run sizes and method overrides from the preset and the command line."""
     from harness.config import Override, RunSettings, check_keys, parse_set
@@ -122,7 +120,10 @@ def _carry_out(
     chosen_tasks: tuple[Any, ...], chosen: list[str], overrides: tuple[Override, ...], settings: RunSettings,
     data: str, results: Path, resume: bool, console: Console,
 ) -> int:  # fmt: skip
-    """Runs task by task, so that one dataset is on the device at a time; returns the exit code."""
+    """Runs task by task, so that one dataset is on the device at a time; returns the exit code.
+
+    A task whose data cannot be had is passed over with a line, unless none can.
+    """
     from harness.evaluate import Interrupted
     from harness.execute import Executor
     from harness.plan import plan_run
@@ -130,10 +131,21 @@ def _carry_out(
     from harness.record import Busy, write_arrays
 
     statuses: list[str] = []
+    resuming = "the same command continues" + ("" if resume else ", without --fresh")
     with Progress(console) as progress:
         executor = Executor(results, progress)
         for task in chosen_tasks:
-            dataset = task.load(data)
+            try:
+                dataset = task.load(data)
+            except BadInput as error:
+                if task is chosen_tasks[-1] and set(statuses) <= {"no data"}:
+                    raise
+                progress.say(f"{task.name}: passed over: {error}")
+                statuses += ["no data"] * len(chosen)
+                continue
+            except KeyboardInterrupt:
+                progress.say(f"stopped while getting data for {task.name}; {resuming}")
+                return 130
             if landscape := task.landscape():
                 write_arrays(results / "tasks" / task.suite / f"{task.name}.npz", landscape)
             for name in chosen:
@@ -147,7 +159,7 @@ def _carry_out(
                     progress.say(f"{node.label}: skipped: {busy}")
                     statuses.append("busy")
                 except Interrupted:
-                    progress.say(f"stopped; the same command continues ({node.label} and what follows is unfinished)")
+                    progress.say(f"stopped; {resuming} ({node.label} and what follows is unfinished)")
                     return 130
     unfinished = len(statuses) - statuses.count("finished")
     console.print(f"{statuses.count('finished')} of {len(statuses)} runs finished; records in {results}/",

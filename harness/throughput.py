@@ -110,7 +110,7 @@ def measure_all(
     check_keys(names, overrides)
     found = []
     for name in names:
-        config = replace(resolve(name, "ogbench", "cube-single-play-singletask-v0", overrides).config, steps=steps)
+        config = replace(resolve(name, suite="", task="", layers=overrides).config, steps=steps)
         method: Method = methods.get(name)(config, spec)
         for count in seeds:
             found.append(measure(method, method.stages()[-1], range(count), steps=steps, repeats=repeats))
@@ -147,6 +147,8 @@ def main(
         if not all(count.strip().isdecimal() and int(count) for count in seeds.split(",")):
             raise BadInput(f"--seeds {seeds}: expected positive whole numbers, comma-separated")
         counts = [int(count) for count in seeds.split(",")]
+        if out and not out.parent.is_dir():
+            raise BadInput(f"--out {out}: no folder {out.parent}")
         found = measure_all(chosen, counts, sets or [], TaskSpec(obs_dim, action_dim, 1), steps=steps, repeats=repeats)
     except BadInput as error:
         Console(stderr=True).print(f"error: {error}", markup=False, soft_wrap=True)

@@ -77,7 +77,7 @@ def seed_step(stage: Stage, columns: Columns) -> Callable[[State, Columns, Key, 
 
     def step(state: State, prepared: Columns, key: Key, count: Array) -> tuple[State, dict[str, Array]]:
         # keyed by the step's number: where a run stops and resumes makes no difference
-        batch_key, update_key = jax.random.split(jax.random.fold_in(part_key(key, stage.name), count))
+        batch_key, update_key = jax.random.split(jax.random.fold_in(part_key(key, f"{stage.name}/train"), count))
         index = jax.random.randint(batch_key, (stage.batch_size,), 0, rows)
         batch = {name: column[index] for name, column in {**columns, **prepared}.items()}
         return stage.update(state, batch, update_key)

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from methods.core import (
     Array,
@@ -79,9 +80,8 @@ class FlowSampler:
             times = jnp.broadcast_to(time, (*action.shape[:-1], 1))
             return action + forward(self.network, params, obs, action, times) / self.steps, None
 
-        # the time grid is i / steps in float32, not i * (1 / steps): the references' rounding
-        grid = jnp.arange(self.steps, dtype=noise.dtype) / self.steps
-        action, _ = jax.lax.scan(euler, noise, grid)
+        grid = np.arange(self.steps) / self.steps  # by NumPy: XLA would multiply by a rounded 1 / steps
+        action, _ = jax.lax.scan(euler, noise, jnp.asarray(grid, noise.dtype))
         return jnp.clip(action, -1.0, 1.0)
 
 

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
-from methods.core import Array, Count, Key, Knobs, MethodConfig, PositiveInt, State
+from methods.core import Array, BadInput, Count, Key, Knobs, MethodConfig, PositiveInt, State
 from methods.vgf import VGF, VGFConfig
 
 
@@ -21,9 +21,16 @@ from methods.vgf import VGF, VGFConfig
 class BestOfNConfig(VGFConfig):
     """VGF's settings with the flow switched off; `n_particles` is the number of samples in TD targets."""
 
-    train_flow_steps: Count = 0
+    train_flow_steps: Count = 0  # fixed
     test_flow_steps: tuple[Count, ...] = (0,)
     test_n: tuple[PositiveInt, ...] = (1, 5, 20, 50)  # N: each is evaluated, none needs retraining
+
+    def __post_init__(self) -> None:
+        if self.train_flow_steps:
+            raise BadInput(
+                f"best_of_n.train_flow_steps={self.train_flow_steps}: best-of-N has no flow; name the method, "
+                f"as in vgf.train_flow_steps={self.train_flow_steps}"
+            )
 
 
 @dataclass(frozen=True)

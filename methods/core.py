@@ -43,6 +43,7 @@ PositiveInt = Annotated[int, "positive"]
 PositiveFloat = Annotated[float, "positive"]
 Count = Annotated[int, "not negative"]
 Weight = Annotated[float, "not negative"]
+Fraction = Annotated[float, "within [0, 1]"]
 
 
 class BadInput(ValueError):
@@ -65,8 +66,8 @@ class MethodConfig:
     steps: PositiveInt = 1_000_000  # gradient steps of the method's own stage
     batch_size: PositiveInt = 256  # transitions a step
     learning_rate: PositiveFloat = 3e-4  # Adam, every network
-    discount: Weight = 0.99  # gamma of the TD target
-    tau: PositiveFloat = 0.005  # Polyak rate of target networks
+    discount: Fraction = 0.99  # gamma of the TD target
+    tau: Fraction = 0.005  # Polyak rate of target networks
     hidden_dims: tuple[PositiveInt, ...] = (512, 512, 512, 512)  # every network
 
 

@@ -6,8 +6,6 @@ import jax.numpy as jnp
 
 from methods.core import Array
 
-AGGREGATIONS = ("mean", "min")
-
 
 def aggregate(values: Array, how: str) -> Array:
     """One value out of an ensemble's, `[members, ...]` -> `[...]`; `how`: "mean" | "min"."""

@@ -67,6 +67,9 @@ class Task(Protocol):
         Raises `BadInput` with one line that names what is missing or wrong; nothing is left half-written.
         """
 
+    def sized(self, episodes: int) -> Task:
+        """The task with datasets of so many episodes, where they are generated."""
+
     def whereabouts(self, data: str) -> str:
         """What `load(data)` would read, fetch or make, in a few words, without doing it.
 

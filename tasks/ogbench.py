@@ -17,7 +17,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -142,6 +142,9 @@ class OGBenchTask:
         if recipe := collect.recipe_of(path):
             details["recipe"] = recipe
         return Dataset(transitions, Provenance(self.dataset, digest, origin, str(path), details))
+
+    def sized(self, episodes: int) -> OGBenchTask:
+        return replace(self, episodes=episodes)
 
     @property
     def _kept(self) -> tuple[Path, Path]:

@@ -27,6 +27,10 @@ T = TypeVar("T", bound=tuple)
 ONE_THREAD = dict.fromkeys(["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"], "1")
 
 
+class SimulatorError(RuntimeError):
+    """A simulator raised, or its process died."""
+
+
 class Steps(NamedTuple):
     """What a step of `n` simulators returns; rows that were not stepped repeat `obs` and are 0 elsewhere."""
 
@@ -50,7 +54,7 @@ def lean_children() -> Iterator[None]:
     before = {name: os.environ.get(name) for name in environment}
     main = sys.modules["__main__"]
     # A blocked signal stays blocked in a spawned child, from its very first instruction on.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         os.environ.update(environment)
         sys.modules["__main__"] = types.ModuleType("__main__")
@@ -158,7 +162,7 @@ class SimulatorPool:
       clone: makes an independent simulator from a built one where that is cheaper than `make_env`.
 
     Raises:
-      RuntimeError: (every method) a worker raised, with its traceback, or died.
+      SimulatorError: (every method) a worker raised, with its traceback, or died.
     """
 
     def __init__(self, make_env: MakeEnv, n: int, workers: int | None = None, clone: Clone | None = None) -> None:
@@ -236,10 +240,10 @@ class SimulatorPool:
             process = self._processes[worker]
             process.join(timeout=2)
             self.close()
-            raise RuntimeError(f"simulator worker {worker} died with exit code {process.exitcode}") from None
+            raise SimulatorError(f"simulator worker {worker} died with exit code {process.exitcode}") from None
         if not fine:
             self.close()
-            raise RuntimeError(f"simulator worker {worker} failed:\n{answer}")
+            raise SimulatorError(f"simulator worker {worker} failed:\n{answer}")
         return answer
 
     def _merge(self, build: Callable[[Any], T], parts: list[tuple]) -> T:
