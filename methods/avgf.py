@@ -76,8 +76,7 @@ class AVGF(VGF):
 
     def candidates(self, state: State, obs: Array, key: Key, knobs: Any) -> tuple[Array, Array]:
         # the norm clip is over one observation's particles at test time: rows must not depend on each other
-        noise = self.sampler.noise(key, (obs.shape[0], self.config.n_particles))
-        start = self.propose(state, obs, noise)
+        start = self.test_proposals(state, obs, key)
         steps = max(self.config.test_flow_steps)
 
         def one(obs: Array, start: Array, limit: Array) -> Array:

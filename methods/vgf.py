@@ -48,6 +48,7 @@ class VGFConfig(BehaviorConfig):
     n_particles: PositiveInt = 5  # N
     train_flow_steps: Count = 1  # L_train: steps of the flow that TD targets see
     test_flow_steps: tuple[Count, ...] = (0, 1, 2, 3)  # L_test: each is evaluated, none needs retraining
+    test_particles: Count = 0  # particles at test time; 0: n_particles, as the paper has it
     step_size: PositiveFloat = 0.1  # eps
     alpha: PositiveFloat = 1.0  # temperature: repulsion against value gradient
     particle_optimizer: Literal["adam", "sgd"] = "adam"
@@ -95,7 +96,7 @@ class VGF(BehaviorMethod):
     def test_time(self) -> frozenset[str]:
         # a flow that TD targets never see shapes no critic, so L_train = 0 shares best-of-N's
         unseen = frozenset() if self.config.train_flow_steps else _FLOW_SETTINGS
-        return unseen | {"test_flow_steps", "particle_select", "temperature"}
+        return unseen | {"test_flow_steps", "test_particles", "particle_select", "temperature"}
 
     def init_part(self, name: str, key: Key) -> Learner:
         spec = self.spec
@@ -158,11 +159,14 @@ class VGF(BehaviorMethod):
 
     # acting
 
+    def test_proposals(self, state: State, obs: Array, key: Key) -> Array:
+        """Behaviour particles `[b, n, a]` that the flow starts from at test time."""
+        n = self.config.test_particles or self.config.n_particles
+        return self.propose(state, obs, self.sampler.noise(key, (obs.shape[0], n)))
+
     def candidates(self, state: State, obs: Array, key: Key, knobs: Knobs) -> tuple[Array, Array]:
-        noise = self.sampler.noise(key, (obs.shape[0], self.config.n_particles))
-        moved = self.transport(
-            state, obs, self.propose(state, obs, noise), max(self.config.test_flow_steps), limit=knobs["L_test"]
-        )
+        start = self.test_proposals(state, obs, key)
+        moved = self.transport(state, obs, start, max(self.config.test_flow_steps), limit=knobs["L_test"])
         return moved, jnp.ones(moved.shape[:-1], bool)
 
     def choose(self, state: State, obs: Array, candidates: Array, valid: Array, key: Key) -> Array:
