@@ -78,9 +78,11 @@ def test_values_become_what_their_key_declares(assignment: str, value: Any) -> N
         ("steps=0", "positive"), ("steps=-3", "positive"), ("steps=1.5", "a whole number"),
         ("steps=many", "a whole number"), ("learning_rate=0", "positive"), ("learning_rate=fast", "a number"),
         ("learning_rate=nan", "finite"), ("learning_rate=inf", "finite"), ("discount=-inf", "finite"),
-        ("discount=-0.1", "not negative"), ("train_flow_steps=-1", "not negative"), ("sampler=Flow", "flow, gaussian"),
+        ("discount=-0.1", "within [0, 1]"), ("tau=3", "within [0, 1]"), ("alpha=-1", "positive"),
+        ("train_flow_steps=-1", "not negative"), ("sampler=Flow", "flow, gaussian"),
         ("maxent=maybe", "on or off"), ("hidden_dims=8,0", "positive"), ("hidden_dims=8;8", "a whole number"),
         ("test_flow_steps=,", "a list of values"), ("test_flow_steps=0,-1", "not negative"),
+        ("test_flow_steps=1,1", "a list of different values"),
     ],
 )  # fmt: skip
 def test_values_that_do_not_fit_are_refused(assignment: str, complaint: str) -> None:
@@ -168,3 +170,8 @@ def test_presets_name_what_exists_and_plan(suite: str, name: str) -> None:
 def test_every_suite_has_presets_and_no_table_is_orphaned() -> None:
     assert {suite for suite, name in PRESETS if name == "smoke"} == set(tasks.SUITES)
     assert {path.stem for path in TABLES["toy"].parent.glob("*.csv")} <= set(tasks.SUITES)
+
+
+def test_best_of_n_takes_no_flow() -> None:
+    with pytest.raises(BadInput, match=r"best_of_n has no flow|best-of-N has no flow"):
+        resolve("best_of_n", "toy", "toy", parse_set(["train_flow_steps=3"]))
