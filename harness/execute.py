@@ -81,13 +81,14 @@ class Executor:
 
     def forget(self, run: RunNode) -> None:
         """Deletes what an earlier attempt left, for --fresh."""
-        folders = {run.folder(self.results), *map(self.artifact, run.nodes)} - self.forgotten
+        folders = [run.folder(self.results), *map(self.artifact, run.nodes)]
+        folders = [folder for folder in folders if folder not in self.forgotten]
         with contextlib.ExitStack() as locks:
-            for folder in sorted(folders):
+            for folder in folders:
                 locks.enter_context(record.locked(folder))  # all of them or nothing is deleted
             for folder in folders:
                 shutil.rmtree(folder)
-        self.forgotten |= folders
+        self.forgotten |= set(folders)
 
 
 class _Run:

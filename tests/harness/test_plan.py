@@ -22,7 +22,7 @@ SETTINGS = RunSettings(seeds=(0, 1), episodes=5, evaluate_every=20, log_every=10
 
 
 def plan(method: str, *sets: str, task: Any = None, data: str = "digest", settings: RunSettings = SETTINGS) -> RunNode:
-    sets = ("steps=50", "behavior=pretrained", "train_flow_steps=1", *sets)
+    sets = ("steps=50", "behavior=pretrained", "vgf.train_flow_steps=1", *sets)
     return plan_run(task or ToyTask(), data, method, parse_set(sets), settings)
 
 

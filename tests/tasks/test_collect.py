@@ -75,20 +75,29 @@ def start(out: Path) -> tuple[subprocess.Popen, list[psutil.Process]]:
     return run, psutil.Process(run.pid).children(recursive=True)
 
 
-def test_stopped_and_killed_collections_continue(cube_file, tmp_path):
-    out = tmp_path / "cube.npz"
+def stop_twice(out: Path) -> bool:
+    """A collection stopped by Ctrl-C, continued and killed; False if it was done before a signal reached it."""
     run, children = start(out)
     run.send_signal(signal.SIGINT)
     message = run.communicate(timeout=20)[1]
+    assert not psutil.wait_procs(children, timeout=10)[1]
+    assert "Traceback" not in message
+    if out.exists():
+        return False
     assert run.returncode == 130
     assert "the same command continues" in message.splitlines()[-1]
-    assert "Traceback" not in message
-    assert not psutil.wait_procs(children, timeout=10)[1]
 
     run, children = start(out)
     run.kill()
     assert not psutil.wait_procs(children, timeout=10)[1]
-    assert not out.exists()
+    return not out.exists()
+
+
+def test_stopped_and_killed_collections_continue(cube_file, tmp_path):
+    # the collection is short, so on a busy machine it may outrun a signal
+    outs = [tmp_path / f"{attempt}.npz" for attempt in range(5)]
+    out = next((out for out in outs if stop_twice(out)), None)
+    assert out is not None, "every collection was done before it could be stopped"
 
     kept = {path: path.stat().st_mtime_ns for path in Path(f"{out}.parts").glob("[tv]*.npz")}
     assert len(kept) >= 2
