@@ -101,7 +101,7 @@ class _Run:
         data = {"name": provenance.name, "sha256": provenance.sha256, "origin": provenance.origin,
                 "path": provenance.path, "transitions": len(dataset), "details": dict(provenance.details)}  # fmt: skip
         self.record = record.RunRecord(folder, {**describe(run), "dataset": data, "device": device_summary()})
-        self.columns = take(dataset.transitions, run.method.fields)
+        self.columns = take(dataset.columns(run.method.fields), run.method.fields)
         self.stages: list[dict[str, Any]] = []
 
     def carry_out(self) -> str:
@@ -188,6 +188,7 @@ class _StageWork:
             self._evaluate_if_due(state)
             return state
         trainer = Trainer(stage, self.settings.seeds, owner.columns, state)
+        state = trainer.complete(state)
         self._saved = time.monotonic()
         with owner.progress.stage(f"{owner.run.label}: {stage.name}", stage.steps, self.step) as bar:
             self._evaluate_if_due(state)

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import typer
 from rich.console import Console
@@ -26,7 +25,7 @@ from rich.table import Table
 
 import methods
 from harness.config import check_keys, parse_set, resolve
-from harness.train import Trainer, device_summary, initial_state, seed_step
+from harness.train import Trainer, Update, device_summary, initial_state, seed_step, take
 from methods.core import BadInput, Method, Stage, State, TaskSpec
 
 
@@ -56,6 +55,8 @@ def random_transitions(spec: TaskSpec, rows: int = 4096) -> dict[str, np.ndarray
         "rewards": -np.ones(rows, np.float32),
         "masks": np.ones(rows, np.float32),
         "next_observations": rng.standard_normal((rows, spec.obs_dim), np.float32),
+        "next_actions": rng.uniform(-1, 1, (rows, spec.action_dim)).astype(np.float32),
+        "terminals": (np.arange(1, rows + 1) % 100 == 0).astype(np.float32),
     }
 
 
@@ -63,9 +64,10 @@ def measure(
     method: Method, stage: Stage, seeds: Sequence[int], *, steps: int, repeats: int, loop: bool = True
 ) -> Measurement:
     """Times `repeats` spans of `steps` steps of a stage, alternating with as many of the plain loop."""
-    columns = {name: jnp.asarray(column) for name, column in random_transitions(method.spec).items()}
+    columns = take(random_transitions(method.spec), method.fields)
     state = initial_state(method.init, seeds)
     trainer = Trainer(stage, seeds, columns, state)
+    state = trainer.complete(state)
     advance = _one_dispatch(stage, trainer) if loop else None
 
     def fresh() -> State:  # the programs donate their state, so each gets its own
@@ -75,7 +77,8 @@ def measure(
     scanned, _ = trainer.run(scanned, 0, steps)  # compiles
     scan_times, loop_times = [], []
     if advance:
-        looped = jax.block_until_ready(advance(looped, 0))
+        for number in range(stage.period):
+            looped = jax.block_until_ready(advance(looped, number))
     for _ in range(repeats):
         started = time.perf_counter()
         scanned, _ = trainer.run(scanned, 0, steps)
@@ -95,11 +98,21 @@ def measure(
 def _one_dispatch(stage: Stage, trainer: Trainer) -> Callable[[State, int], State]:
     """The plain loop's step: all seeds in one compiled update, called from Python."""
 
-    def update(state: State, prepared: Any, keys: Any, columns: Any, number: Any) -> State:
-        return jax.vmap(lambda s, p, k: seed_step(stage, columns)(s, p, k, number)[0])(state, prepared, keys)
+    def compiled(update: Update) -> Callable[..., State]:
+        def step(state: State, prepared: Any, keys: Any, columns: Any, number: Any) -> State:
+            one = seed_step(stage, columns, update)
+            return jax.vmap(lambda s, p, k: one(s, p, k, number)[0])(state, prepared, keys)
 
-    compiled = jax.jit(update, donate_argnums=0)
-    return lambda state, number: compiled(state, trainer.prepared, trainer.keys, trainer.columns, number)
+        return jax.jit(step, donate_argnums=0)
+
+    full = compiled(stage.update)
+    between = compiled(stage.between) if stage.between else full
+
+    def advance(state: State, number: int) -> State:
+        step = between if number % stage.period else full
+        return step(state, trainer.prepared, trainer.keys, trainer.columns, number)
+
+    return advance
 
 
 def measure_all(

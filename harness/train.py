@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -71,16 +72,22 @@ def prepare(stage: Stage, state: State, columns: Columns, keys: Key) -> dict[str
     return {name: jnp.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
 
 
-def seed_step(stage: Stage, columns: Columns) -> Callable[[State, Columns, Key, Array], tuple[State, dict[str, Array]]]:
-    """One seed's gradient step: draws its own batch, then updates. `prepared` are that seed's extra columns."""
-    rows = len(next(iter(columns.values())))
+Update = Callable[[State, Any, Key], tuple[State, dict[str, Array]]]
+
+
+def seed_step(
+    stage: Stage, columns: Columns, update: Update | None = None
+) -> Callable[[State, Columns, Key, Array], tuple[State, dict[str, Array]]]:
+    """One seed's gradient step: draws its own batch, then does `update` (by default the stage's). `prepared` are that
+    seed's extra columns."""
+    rows, update = len(next(iter(columns.values()))), update or stage.update
 
     def step(state: State, prepared: Columns, key: Key, count: Array) -> tuple[State, dict[str, Array]]:
         # keyed by the step's number: where a run stops and resumes makes no difference
         batch_key, update_key = jax.random.split(jax.random.fold_in(part_key(key, f"{stage.name}/train"), count))
         index = jax.random.randint(batch_key, (stage.batch_size,), 0, rows)
         batch = {name: column[index] for name, column in {**columns, **prepared}.items()}
-        return stage.update(state, batch, update_key)
+        return update(state, batch, update_key)
 
     return step
 
@@ -99,6 +106,27 @@ class Trainer:
         self.prepared = jax.block_until_ready(prepare(stage, self._frozen(state), columns, self.keys))
         self.seconds = {"prepare": time.perf_counter() - started, "compile": 0.0, "train": 0.0}
         self._compiled: dict[int, Any] = {}
+
+    def complete(self, state: State) -> State:
+        """The state with the parts that the stage fits in closed form; adds its columns to `prepared`."""
+        function = self.stage.complete
+        if function is None:
+            return state
+        trained = {name: part for name, part in state.items() if name in self.stage.trains}
+
+        @jax.jit
+        def run(trained: State, frozen: State, columns: Columns, prepared: Columns) -> tuple[State, Columns]:
+            def one(trained: State, frozen: State, prepared: Columns) -> tuple[State, Columns]:
+                new, extra = function({**frozen, **trained}, {**columns, **prepared})
+                return {name: new[name] for name in trained}, extra
+
+            return jax.vmap(one)(trained, frozen, prepared)
+
+        started = time.perf_counter()
+        new, extra = jax.block_until_ready(run(trained, self._frozen(state), self.columns, self.prepared))
+        self.prepared = {**self.prepared, **extra}
+        self.seconds["prepare"] += time.perf_counter() - started
+        return {**state, **new}
 
     def _frozen(self, state: State) -> State:
         return {name: part for name, part in state.items() if name in self.stage.reads}
@@ -132,21 +160,40 @@ class Trainer:
         def span(
             trained: State, frozen: State, columns: Columns, prepared: Columns, keys: Key, first: Array
         ) -> tuple[State, ChunkResult]:
-            step = seed_step(self.stage, columns)
+            stage = self.stage
 
-            def body(trained: State, number: Array) -> tuple[State, tuple[dict[str, Array], Array]]:
+            def all_seeds(update: Update, trained: State, number: Array) -> tuple[State, dict[str, Array], Array]:
+                step = seed_step(stage, columns, update)
+
                 def one(trained: State, frozen: State, prepared: Columns, key: Key) -> tuple[State, dict[str, Array]]:
                     state, metrics = step({**frozen, **trained}, prepared, key, number)
                     return {name: state[name] for name in trained}, metrics
 
                 trained, metrics = jax.vmap(one)(trained, frozen, prepared, keys)
                 finite = jnp.stack([jnp.isfinite(value) for value in metrics.values()]).all(axis=0)
-                return trained, (metrics, jnp.where(finite, -1, number))
+                return trained, metrics, jnp.where(finite, -1, number)
+
+            def body(trained: State, number: Array) -> tuple[State, tuple[dict[str, Array], Array]]:
+                full = partial(all_seeds, stage.update)
+                if stage.between is None:
+                    trained, metrics, bad = full(trained, number)
+                    return trained, (metrics, bad)
+                between, names = stage.between, jax.eval_shape(full, trained, number)[1]
+
+                def partly(trained: State, number: Array) -> tuple[State, dict[str, Array], Array]:
+                    trained, metrics, bad = all_seeds(between, trained, number)
+                    missing = {name: jnp.full(len(bad), jnp.nan) for name in names}  # passed over by the mean
+                    return trained, {**missing, **metrics}, bad
+
+                # outside the vmap over seeds, so that only one of the two is computed
+                trained, metrics, bad = jax.lax.cond(number % stage.period == 0, full, partly, trained, number)
+                return trained, (metrics, bad)
 
             trained, (metrics, bad) = jax.lax.scan(body, trained, first + 1 + jnp.arange(count))
             never = jnp.iinfo(bad.dtype).max
             first_bad = jnp.min(jnp.where(bad < 0, never, bad), axis=0)
-            means = {name: jnp.mean(value, axis=0) for name, value in metrics.items()}
+            average = jnp.mean if self.stage.between is None else jnp.nanmean
+            means = {name: average(value, axis=0) for name, value in metrics.items()}
             return trained, ChunkResult(means, jnp.where(first_bad == never, -1, first_bad))
 
         return span

@@ -11,9 +11,21 @@ from methods.core import BadInput
 REGISTRY: dict[str, str] = {
     "vgf": "methods.vgf:VGF",
     "avgf": "methods.avgf:AVGF",
-    "fql": "methods.fql:FQL",
+    "vgf_qgf": "methods.vgf_qgf:VGFQGF",
+    "qgf": "methods.qgf:QGF",
     "best_of_n": "methods.best_of_n:BestOfN",
+    "ifql": "methods.ifql:IFQL",
+    "idql": "methods.idql:IDQL",
+    "sfbc": "methods.sfbc:SfBC",
+    "fql": "methods.fql:FQL",
+    "fbrac": "methods.fbrac:FBRAC",
+    "diffusion_ql": "methods.diffusion_ql:DiffusionQL",
+    "rebrac": "methods.rebrac:ReBRAC",
+    "td3bc": "methods.td3bc:TD3BC",
+    "iql": "methods.iql:IQL",
+    "ivr": "methods.ivr:IVR",
     "bc": "methods.bc:BC",
+    "bc_gaussian": "methods.bc_gaussian:BCGaussian",
 }
 
 

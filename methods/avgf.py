@@ -23,6 +23,7 @@ from methods.vgf import VGF, VGFConfig
 class AVGFConfig(VGFConfig):
     """As VGF, without a kernel and without repulsion; `flow_q_aggregation` is that of the regressed gradient."""
 
+    critic: Literal["td"] = "td"  # the gradient is regressed beside it
     maxent: bool = False
     kernel: Literal["rbf", "none"] = "none"
 

@@ -1,8 +1,8 @@
 """Best-of-N: draw N actions from the behaviour policy, take the one the critic likes best.
 
-The critic is trained by TD on behaviour samples at the next state, so this is VGF without the flow: the same critic,
-L = 0. `target_select=mean` evaluates the behaviour policy (VGF's rule at L_train = 0); `max` evaluates best-of-n
-itself (EMaQ, arXiv 2007.11091, Eq. 6). N is a test-time knob and needs no retraining.
+With `critic=td` the critic is trained by TD on behaviour samples at the next state, so this is VGF without the flow:
+the same critic, L = 0. `target_select=mean` evaluates the behaviour policy (VGF's rule at L_train = 0); `max` evaluates
+best-of-n itself (EMaQ, arXiv 2007.11091, Eq. 6). With `critic=iql` it is IQL's. N is a test-time knob.
 """
 
 from __future__ import annotations
@@ -13,34 +13,24 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
-from methods.core import Array, BadInput, Count, Key, Knobs, MethodConfig, PositiveInt, State
-from methods.vgf import VGF, VGFConfig
+from methods.core import Array, Key, Knobs, MethodConfig, PositiveInt, State
+from methods.value import ValueConfig, ValueMethod
 
 
 @dataclass(frozen=True)
-class BestOfNConfig(VGFConfig):
-    """VGF's settings with the flow switched off; `n_particles` is the number of samples in TD targets."""
+class BestOfNConfig(ValueConfig):
+    """`n_particles` is the number of samples in TD targets, `test_n` that at test time."""
 
-    train_flow_steps: Count = 0  # fixed
-    test_flow_steps: tuple[Count, ...] = (0,)
     test_n: tuple[PositiveInt, ...] = (1, 5, 20, 50)  # N: each is evaluated, none needs retraining
 
-    def __post_init__(self) -> None:
-        if self.train_flow_steps:
-            raise BadInput(
-                f"best_of_n.train_flow_steps={self.train_flow_steps}: best-of-N has no flow; name the method, "
-                f"as in vgf.train_flow_steps={self.train_flow_steps}"
-            )
-
 
 @dataclass(frozen=True)
-class BestOfN(VGF):
+class BestOfN(ValueMethod):
     """argmax over N behaviour samples."""
 
     config: BestOfNConfig
     Config: ClassVar[type[MethodConfig]] = BestOfNConfig
     name: ClassVar[str] = "best_of_n"
-    rule: ClassVar[str] = VGF.rule  # at L = 0 the work is the same, and shared if the settings are
 
     @property
     def test_time(self) -> frozenset[str]:

@@ -27,7 +27,8 @@ State = dict[str, Any]
 
 Batch = Mapping[str, Array]
 """Column name -> `[b, ...]`. Always: observations `[b, o]`, actions `[b, a]`, rewards `[b]`, masks `[b]`
-(0 where the episode truly ended), next_observations `[b, o]`."""
+(0 where the episode truly ended), next_observations `[b, o]`. On request (`Method.fields`): terminals `[b]` (1 at the
+last transition of its episode) and next_actions `[b, a]` (of the same episode; 0 where there is none)."""
 
 Columns = Mapping[str, Array]
 """The same columns for a whole dataset: `[t, ...]`."""
@@ -97,6 +98,13 @@ class Stage(NamedTuple):
     prepare: Callable[[State, Columns, Key], Columns] | None = None
     """Extra per-transition columns, computed once before the first step from the parts it reads.
     Called with a chunk of at most a few thousand transitions, so it must treat rows independently."""
+    complete: Callable[[State, Columns], tuple[State, Columns]] | None = None
+    """What takes the whole dataset in order, after `prepare`: trained parts with a closed form (a normaliser), and
+    further columns (returns along episodes). Done whenever the stage starts or resumes, so it must be repeatable."""
+    period: int = 1
+    """With `between`: `update` is done at every so many steps, `between` at the others (delayed policy updates)."""
+    between: Callable[[State, Batch, Key], tuple[State, Metrics]] | None = None
+    """A step of the same kind that reports some of the same metrics."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +114,7 @@ class Method:
     config: Any
     spec: TaskSpec
     name: ClassVar[str] = ""
+    greedy: ClassVar[bool] = False  # whether it acts without randomness
     Config: ClassVar[type[MethodConfig]]  # the class of `config`
 
     @property

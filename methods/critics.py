@@ -1,7 +1,8 @@
-"""Critic targets and losses, one equation a function."""
+"""Critic targets and losses, one equation a function. Shapes: `[members, b]` for an ensemble, `[b]` otherwise."""
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 
 from methods.core import Array
@@ -13,10 +14,67 @@ def aggregate(values: Array, how: str) -> Array:
 
 
 def td_target(rewards: Array, masks: Array, next_values: Array, discount: float) -> Array:
-    """r + gamma * mask * V(s'), `[b]` (VGF Algorithm 1, line 7)."""
+    """r + gamma * mask * V(s'), `[b]` (VGF Algorithm 1, line 7; IQL, arXiv 2110.06169, Eq. 6)."""
     return rewards + discount * masks * next_values
 
 
 def td_loss(values: Array, target: Array) -> Array:
     """Sum over the ensemble of the mean squared TD error, a scalar; `values` `[members, b]`, `target` `[b]`."""
     return jnp.mean(jnp.sum((values - target) ** 2, axis=0))
+
+
+def particle_value(values: Array, how: str) -> Array:
+    """V(s') of particles `[b, n]` -> `[b]`: their "mean" (VGF Algorithm 1) or their "max" (EMaQ, arXiv 2007.11091,
+    Eq. 6)."""
+    return jnp.max(values, axis=-1) if how == "max" else jnp.mean(values, axis=-1)
+
+
+def expectile_loss(advantage: Array, expectile: float) -> Array:
+    """Mean of |tau - 1[u < 0]| u^2, u = Q - V: V becomes the tau-expectile of Q (IQL, Eq. 5)."""
+    weight = jnp.where(advantage > 0.0, expectile, 1.0 - expectile)
+    return jnp.mean(weight * advantage**2)
+
+
+def sparse_loss(advantage: Array, value: Array, alpha: float) -> Array:
+    """Mean of 1[w > 0] w^2 + V / alpha, w = 1 + (Q - V) / (2 alpha): sparse Q-learning (SQL of IVR,
+    arXiv 2303.15810)."""
+    weight = jnp.maximum(1.0 + advantage / (2.0 * alpha), 0.0)
+    return jnp.mean(weight**2 + value / alpha)
+
+
+EXPONENT_LIMIT = 5.0  # of (Q - V) / alpha in EQL, as its code has it
+
+
+def exponential_loss(advantage: Array, value: Array, alpha: float) -> Array:
+    """Mean of exp(u) + V / alpha, u = min((Q - V) / alpha, 5): exponential Q-learning (EQL of IVR). Both terms are
+    scaled by exp(-m), m the batch's largest u but at least -1, so that the exponential cannot overflow."""
+    exponent = jnp.minimum(advantage / alpha, EXPONENT_LIMIT)
+    largest = jax.lax.stop_gradient(jnp.maximum(jnp.max(exponent), -1.0))
+    return jnp.mean(jnp.exp(exponent - largest) + jnp.exp(-largest) * value / alpha)
+
+
+def softmax_value(values: Array, weight: float) -> Array:
+    """sum_i softmax(weight * Q_i) Q_i over `[..., n]` samples of the behaviour, `[...]` (SfBC, arXiv
+    2209.14548: importance sampling of the improved policy's value)."""
+    return jnp.sum(jax.nn.softmax(weight * values, axis=-1) * values, axis=-1)
+
+
+def planned_returns(rewards: Array, masks: Array, terminals: Array, next_values: Array, discount: float) -> Array:
+    """G_t = r_t + gamma * mask_t * max(G_{t+1}, V(s_{t+1})) along each episode, `[t]` (SfBC's
+    implicit in-sample planning).
+
+    Args:
+      rewards, masks: of the whole dataset in order, `[t]`.
+      terminals: 1 at the last transition of its episode, `[t]`; a return never crosses it.
+      next_values: V(s'), `[t]`; -inf gives Monte-Carlo returns, which end with their episode.
+    """
+
+    def back(later: Array, row: tuple[Array, ...]) -> tuple[Array, Array]:
+        reward, mask, last, value = row
+        best = jnp.where(last > 0.0, value, jnp.maximum(later, value))
+        best = jnp.where(jnp.isneginf(best), 0.0, best)
+        current = reward + discount * mask * best
+        return current, current
+
+    start = jnp.zeros((), rewards.dtype)
+    return jax.lax.scan(back, start, (rewards, masks, terminals, next_values), reverse=True)[1]

@@ -13,16 +13,16 @@ import jax.numpy as jnp
 
 from methods.behavior import BehaviorConfig, BehaviorMethod
 from methods.core import Array, Batch, Key, Knobs, MethodConfig, Metrics, State, Weight
-from methods.critics import aggregate, td_target
-from methods.learner import Learner, Params, create, descend, global_norm, optimizer
-from methods.networks import ActionField, Critic, forward
+from methods.learner import Learner, Params, create, descend, optimizer
+from methods.networks import ActionField, forward
+from methods.policy_critic import PolicyCritic
 
 
 @dataclass(frozen=True)
 class FQLConfig(BehaviorConfig):
     """FQL's settings; `alpha` per task stands in the task tables."""
 
-    sampler_activation: Literal["relu", "gelu"] = "gelu"
+    sampler_activation: Literal["relu", "gelu", "mish"] = "gelu"
     activation: Literal["relu", "gelu"] = "gelu"  # of critic and one-step policy
     alpha: Weight = 10.0  # weight of distillation: the regulariser
     q_aggregation: Literal["mean", "min"] = "mean"  # of the critics in the TD target
@@ -47,17 +47,22 @@ class FQL(BehaviorMethod):
     rule: ClassVar[str] = "TD on the one-step policy; distillation of the flow and Q ascent"
 
     @property
-    def critic(self) -> Critic:
-        return Critic(self.config.hidden_dims, self.config.activation, norm="after")
+    def critic(self) -> PolicyCritic:
+        c, spec = self.config, self.spec
+        return PolicyCritic(
+            spec.obs_dim, spec.action_dim, c.hidden_dims, c.discount, c.learning_rate, c.tau, c.activation, "after",
+            c.q_aggregation,
+        )  # fmt: skip
 
     @property
     def actor(self) -> ActionField:
         return ActionField(self.config.hidden_dims, self.spec.action_dim, self.config.activation)
 
     def init_part(self, name: str, key: Key) -> Learner:
-        network = self.critic if name == "critic" else self.actor
-        params = network.init(key, jnp.zeros((1, self.spec.obs_dim)), jnp.zeros((1, self.spec.action_dim)))
-        return create(params, optimizer(self.config.learning_rate), target=name == "critic")
+        if name == "critic":
+            return self.critic.init(key)
+        params = self.actor.init(key, jnp.zeros((1, self.spec.obs_dim)), jnp.zeros((1, self.spec.action_dim)))
+        return create(params, optimizer(self.config.learning_rate))
 
     def draw(self, key: Key, batch: Batch) -> FQLDraws:
         keys = jax.random.split(key)
@@ -68,16 +73,14 @@ class FQL(BehaviorMethod):
         """mu(s, z) `[b, a]` in [-1, 1]."""
         return jnp.clip(forward(self.actor, params, obs, noise), -1.0, 1.0)
 
+    def next_value(self, state: State, batch: Batch, next_noise: Array) -> Array:
+        """V(s') `[b]`: the target critics at mu(s', z) (Eq. 5)."""
+        next_actions = self.policy(state["actor"].params, batch["next_observations"], next_noise)
+        return self.critic.next_value(state["critic"], batch, next_actions)
+
     def critic_loss(self, params: Params, state: State, batch: Batch, next_noise: Array) -> tuple[Array, Array]:
         """Mean squared TD error over ensemble and rows, and mean Q; the target acts by mu (Eq. 5)."""
-        next_obs = batch["next_observations"]
-        next_actions = self.policy(state["actor"].params, next_obs, next_noise)
-        next_values = aggregate(
-            forward(self.critic, state["critic"].target, next_obs, next_actions), self.config.q_aggregation
-        )
-        target = td_target(batch["rewards"], batch["masks"], next_values, self.config.discount)
-        values = forward(self.critic, params, batch["observations"], batch["actions"])
-        return jnp.mean((values - jax.lax.stop_gradient(target)) ** 2), jnp.mean(values)
+        return self.critic.loss(params, batch, self.next_value(state, batch, next_noise))
 
     def actor_loss(self, params: Params, state: State, batch: Batch, noise: Array) -> tuple[Array, Metrics]:
         """alpha |mu(s, z) - flow(s, z)|^2 - Q(s, mu(s, z)), means over rows and dimensions (Eq. 8)."""
@@ -85,25 +88,19 @@ class FQL(BehaviorMethod):
         imitated = self.sampler.sample(state["behavior"].params, obs, noise)
         raw = forward(self.actor, params, obs, noise)
         distill = jnp.mean((raw - jax.lax.stop_gradient(imitated)) ** 2)
-        values = jnp.mean(forward(self.critic, state["critic"].params, obs, jnp.clip(raw, -1.0, 1.0)), axis=0)
+        values = jnp.mean(self.critic.values(state["critic"].params, obs, jnp.clip(raw, -1.0, 1.0)), axis=0)
         q_loss = -jnp.mean(values)
         if self.config.normalize_q:
             q_loss = q_loss / jax.lax.stop_gradient(jnp.mean(jnp.abs(values)))
         return self.config.alpha * distill + q_loss, {"actor/distill": distill, "actor/q_loss": q_loss}
 
     def update_parts(self, state: State, batch: Batch, draws: FQLDraws) -> tuple[State, Metrics]:
-        tx = optimizer(self.config.learning_rate)
-        (loss, value), critic_grads = jax.value_and_grad(self.critic_loss, has_aux=True)(
-            state["critic"].params, state, batch, draws.next_noise
-        )
-        (actor_loss, metrics), actor_grads = jax.value_and_grad(self.actor_loss, has_aux=True)(
+        critic, metrics = self.critic.update(state["critic"], batch, self.next_value(state, batch, draws.next_noise))
+        (loss, actor_metrics), grads = jax.value_and_grad(self.actor_loss, has_aux=True)(
             state["actor"].params, state, batch, draws.noise
         )
-        critic = descend(state["critic"], critic_grads, tx, tau=self.config.tau)
-        actor = descend(state["actor"], actor_grads, tx)
-        metrics = {"critic/loss": loss, "critic/value": value, "critic/grad_norm": global_norm(critic_grads),
-                   "actor/loss": actor_loss, **metrics}  # fmt: skip
-        return {**state, "critic": critic, "actor": actor}, metrics
+        actor = descend(state["actor"], grads, optimizer(self.config.learning_rate))
+        return {**state, "critic": critic, "actor": actor}, {**metrics, "actor/loss": loss, **actor_metrics}
 
     def candidates(self, state: State, obs: Array, key: Key, knobs: Knobs) -> tuple[Array, Array]:
         del knobs

@@ -1,4 +1,4 @@
-"""Networks, all of them MLPs: critic ensemble, velocity field, Gaussian head.
+"""Networks, all of them MLPs: critic ensemble, value, velocity field, policy heads, denoiser.
 
 Kernels start from variance_scaling(1, fan_avg, uniform), biases from 0, as in the references. `norm` places a
 LayerNorm before (VGF) or after (FQL) each hidden activation.
@@ -6,6 +6,7 @@ LayerNorm before (VGF) or after (FQL) each hidden activation.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,9 +14,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from methods.core import Array
+from methods.core import Array, Key
 
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"relu": nn.relu, "gelu": nn.gelu}
+
+def mish(x: Array) -> Array:
+    """x tanh(softplus(x)) (Misra 2020)."""
+    return x * jnp.tanh(nn.softplus(x))
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"relu": nn.relu, "gelu": nn.gelu, "mish": mish}
 
 
 _NORM_EPSILON = 1e-6  # of the variance, as flax's LayerNorm
@@ -59,9 +66,11 @@ class LayerNorm(nn.Module):
         return standardize(x) * scale + bias
 
 
-def forward(network: nn.Module, params: Any, *inputs: Array) -> Any:
-    """The network's output; `params` as its `init` made them."""
-    return network.apply(params, *inputs)
+def forward(network: nn.Module, params: Any, *inputs: Array, dropout: Key | None = None) -> Any:
+    """The network's output; `params` as its `init` made them. With a `dropout` key it drops units, as in training."""
+    if dropout is None:
+        return network.apply(params, *inputs)
+    return network.apply(params, *inputs, train=True, rngs={"dropout": dropout})
 
 
 class MLP(nn.Module):
@@ -71,9 +80,10 @@ class MLP(nn.Module):
     out_dim: int
     activation: str = "relu"
     norm: str = "none"  # "none" | "before" | "after"
+    dropout: float = 0.0  # after each hidden layer, while training
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, train: bool = False) -> Array:
         init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
         activate = ACTIVATIONS[self.activation]
         for width in self.hidden_dims:
@@ -83,6 +93,8 @@ class MLP(nn.Module):
             x = activate(x)
             if self.norm == "after":
                 x = LayerNorm()(x)
+            if self.dropout:
+                x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return nn.Dense(self.out_dim, kernel_init=init)(x)
 
 
@@ -123,6 +135,34 @@ class ActionField(nn.Module):
         return net(jnp.concatenate([obs, actions, *more], axis=-1))
 
 
+class Value(nn.Module):
+    """V(s): observations `[..., o]` -> `[...]`."""
+
+    hidden_dims: tuple[int, ...]
+    activation: str = "relu"
+    norm: str = "none"
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(self, obs: Array, train: bool = False) -> Array:
+        net = MLP(self.hidden_dims, 1, self.activation, self.norm, self.dropout)
+        return net(obs, train=train).squeeze(-1)
+
+
+class PolicyHead(nn.Module):
+    """A policy that starts near 0: observations `[..., o]` -> `[..., a]`, not yet squashed."""
+
+    hidden_dims: tuple[int, ...]
+    action_dim: int
+    activation: str = "relu"
+
+    @nn.compact
+    def __call__(self, obs: Array) -> Array:
+        init = nn.initializers.variance_scaling(1e-2, "fan_avg", "uniform")
+        features = ACTIVATIONS[self.activation](MLP(self.hidden_dims[:-1], self.hidden_dims[-1], self.activation)(obs))
+        return nn.Dense(self.action_dim, kernel_init=init)(features)
+
+
 class GaussianHead(nn.Module):
     """A diagonal Gaussian policy: observations `[..., o]` -> mean and log standard deviation, both `[..., a]`.
 
@@ -135,8 +175,41 @@ class GaussianHead(nn.Module):
 
     @nn.compact
     def __call__(self, obs: Array) -> tuple[Array, Array]:
-        init = nn.initializers.variance_scaling(1e-2, "fan_avg", "uniform")
-        features = ACTIVATIONS[self.activation](MLP(self.hidden_dims[:-1], self.hidden_dims[-1], self.activation)(obs))
-        mean = nn.Dense(self.action_dim, kernel_init=init)(features)
+        mean = PolicyHead(self.hidden_dims, self.action_dim, self.activation)(obs)
         log_std = self.param("log_std", nn.initializers.zeros, (self.action_dim,))
         return mean, jnp.broadcast_to(jnp.clip(log_std, -5.0, 2.0), mean.shape)
+
+
+class DenoisingNetwork(nn.Module):
+    """eps(s, x_t, t): observations `[..., o]`, noisy actions `[..., a]` and times `[..., 1]` in [0, 1] -> `[..., a]`.
+
+    The time passes through sinusoids and a small MLP (Diffusion-QL). With `blocks` the trunk is residual, of width
+    `hidden_dims[-1]`: x + W2 act(W1 norm(dropout(x))), W1 four times as wide (IDQL, arXiv 2304.10573, Appendix).
+    """
+
+    hidden_dims: tuple[int, ...]
+    action_dim: int
+    activation: str = "mish"
+    blocks: int = 0
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(self, obs: Array, noisy: Array, time: Array, train: bool = False) -> Array:
+        activate = ACTIVATIONS[self.activation]
+        encoded = MLP((32,), 16, self.activation)(sinusoids(1e3 * time, 16))
+        x = jnp.concatenate([obs, noisy, encoded], axis=-1)
+        if not self.blocks:
+            return MLP(self.hidden_dims, self.action_dim, self.activation)(x)
+        width = self.hidden_dims[-1]
+        x = nn.Dense(width)(x)
+        for _ in range(self.blocks):
+            inner = nn.Dropout(self.dropout, deterministic=not train)(x) if self.dropout else x
+            x = x + nn.Dense(width)(activate(nn.Dense(4 * width)(LayerNorm()(inner))))
+        return nn.Dense(self.action_dim)(activate(x))
+
+
+def sinusoids(x: Array, size: int, longest: float = 1e4) -> Array:
+    """cos and sin of x `[..., 1]` at size / 2 frequencies from 1 down to almost 1 / longest, `[..., size]`."""
+    half = size // 2
+    frequencies = jnp.exp(-math.log(longest) * jnp.arange(half, dtype=x.dtype) / half)
+    return jnp.concatenate([jnp.cos(x * frequencies), jnp.sin(x * frequencies)], axis=-1)

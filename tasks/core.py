@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -39,6 +39,15 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.transitions["rewards"])
+
+    def columns(self, names: Collection[str]) -> Transitions:
+        """The transitions, with `next_actions` if asked for: `[t, a]`, the action that follows in the same episode; 0
+        at an episode's last transition, which has none."""
+        if "next_actions" not in names:
+            return self.transitions
+        actions, last = self.transitions["actions"], self.transitions["terminals"] > 0.0
+        following = np.concatenate([actions[1:], np.zeros_like(actions[:1])])
+        return {**self.transitions, "next_actions": np.where(last[:, None], 0.0, following).astype(actions.dtype)}
 
 
 class Task(Protocol):

@@ -30,6 +30,8 @@ def make_batch(rows: int, spec: TaskSpec = SPEC, seed: int = 0) -> dict[str, np.
         "rewards": rng.normal(size=rows),
         "masks": rng.uniform(size=rows) > 0.25,
         "next_observations": rng.normal(size=(rows, spec.obs_dim)),
+        "terminals": rng.uniform(size=rows) > 0.75,
+        "next_actions": rng.uniform(-1.0, 1.0, size=(rows, spec.action_dim)),
     }
     return {name: column.astype(np.float32) for name, column in columns.items()}
 

@@ -1,0 +1,65 @@
+"""A critic learned by TD on a policy's own actions: FQL, FBRAC, ReBRAC, TD3+BC, Diffusion-QL."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from methods.core import Array, Batch, Key, Metrics
+from methods.critics import aggregate, td_target
+from methods.learner import Learner, Params, create, descend, global_norm, optimizer
+from methods.networks import Critic, forward
+
+
+@dataclass(frozen=True)
+class PolicyCritic:
+    """An ensemble of Q with Polyak targets; who acts at the next state is the caller's business."""
+
+    obs_dim: int
+    action_dim: int
+    hidden_dims: tuple[int, ...]
+    discount: float
+    learning_rate: float
+    tau: float
+    activation: str = "gelu"
+    norm: str = "after"
+    q_aggregation: str = "min"  # of the target critics
+    clip_norm: float | None = None
+
+    @property
+    def network(self) -> Critic:
+        return Critic(self.hidden_dims, self.activation, self.norm)
+
+    def init(self, key: Key) -> Learner:
+        params = self.network.init(key, jnp.zeros((1, self.obs_dim)), jnp.zeros((1, self.action_dim)))
+        return create(params, optimizer(self.learning_rate, self.clip_norm), target=True)
+
+    def values(self, params: Params, obs: Array, actions: Array) -> Array:
+        """Q `[members, ...]` at observations `[..., o]` and actions `[..., a]`."""
+        return forward(self.network, params, obs, actions)
+
+    def next_value(self, learner: Learner, batch: Batch, next_actions: Array) -> Array:
+        """V(s') `[b]`: the target critics at the policy's actions `[b, a]`; the largest of `[b, n, a]`."""
+        obs = batch["next_observations"]
+        if next_actions.ndim == obs.ndim:
+            return aggregate(self.values(learner.target, obs, next_actions), self.q_aggregation)
+        wide = jnp.broadcast_to(obs[:, None], (*next_actions.shape[:-1], obs.shape[-1]))
+        # each critic's own best of n, then the aggregation, as Diffusion-QL's code has it
+        return aggregate(jnp.max(self.values(learner.target, wide, next_actions), axis=-1), self.q_aggregation)
+
+    def loss(self, params: Params, batch: Batch, next_value: Array) -> tuple[Array, Array]:
+        """Mean over ensemble and rows of (Q - r - gamma mask V(s'))^2, and mean Q (FQL, arXiv 2502.02538, Eq. 5)."""
+        target = td_target(batch["rewards"], batch["masks"], next_value, self.discount)
+        values = self.values(params, batch["observations"], batch["actions"])
+        return jnp.mean((values - jax.lax.stop_gradient(target)) ** 2), jnp.mean(values)
+
+    def update(
+        self, learner: Learner, batch: Batch, next_value: Array, *, follow: bool = True
+    ) -> tuple[Learner, Metrics]:
+        """One gradient step towards V(s') `[b]`; the target follows if asked."""
+        (loss, value), grads = jax.value_and_grad(self.loss, has_aux=True)(learner.params, batch, next_value)
+        tx = optimizer(self.learning_rate, self.clip_norm)
+        metrics = {"critic/loss": loss, "critic/value": value, "critic/grad_norm": global_norm(grads)}
+        return descend(learner, grads, tx, tau=self.tau if follow else 0.0), metrics

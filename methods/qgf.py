@@ -1,0 +1,119 @@
+"""QGF: a behaviour flow whose velocity is pushed up the critic's gradient while it samples.
+
+Source: Test-Time Gradient Guidance of Flow Policies, arXiv 2606.11087, and its public code. Nothing is trained for it
+but a behaviour flow and IQL's critic; guidance weight w and number of samples N are test-time knobs. The paper reports
+the best w at each evaluation; here every w is reported, and chosen by a declared rule if at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+
+from methods.best_of_n import BestOfN, BestOfNConfig
+from methods.core import Array, Key, Knobs, MethodConfig, PositiveInt, State, Weight
+from methods.critics import aggregate
+from methods.samplers import FlowSampler
+
+
+@dataclass(frozen=True)
+class QGFConfig(BestOfNConfig):
+    """QGF's settings; the grid of w is its code's, its choices per domain were not published."""
+
+    critic: Literal["td", "iql"] = "iql"
+    sampler: Literal["flow"] = "flow"
+    sampler_activation: Literal["relu", "gelu", "mish"] = "gelu"
+    gradient: Literal["denoised", "jacobian", "noisy", "full"] = "denoised"  # where the critic is asked
+    guidance_aggregation: Literal["mean", "min"] = "min"  # of the target critics whose gradient guides
+    test_weights: tuple[Weight, ...] = (0.0, 0.004, 0.008, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.12)  # w; 0 is BC
+    test_n: tuple[PositiveInt, ...] = (1,)  # N: the best of so many guided samples
+
+
+@dataclass(frozen=True)
+class QGF(BestOfN):
+    """Q-guided flow."""
+
+    config: QGFConfig
+    Config: ClassVar[type[MethodConfig]] = QGFConfig
+    name: ClassVar[str] = "qgf"
+
+    @property
+    def sampler(self) -> FlowSampler:
+        c = self.config
+        return FlowSampler(
+            self.spec.action_dim, c.hidden_dims, c.sampler_activation, c.flow_steps, norm="after", time_embedding=16,
+            grid=True,
+        )  # fmt: skip
+
+    @property
+    def knobs(self) -> tuple[Mapping[str, float], ...]:
+        return tuple({"w": w, "N": n} for w, n in product(self.config.test_weights, self.config.test_n))
+
+    @property
+    def test_time(self) -> frozenset[str]:
+        return super().test_time | {"test_weights"}
+
+    def estimate(self, state: State, obs: Array, actions: Array, time: Array) -> Array:
+        """The action that an unfinished one is on its way to, `[b, n, a]`: a + (1 - t) v(s, a, t), held in the box."""
+        times = jnp.broadcast_to(time, (*actions.shape[:-1], 1))
+        velocity = self.sampler.velocity(state["behavior"].params, self._wide(obs, actions), actions, times)
+        return jnp.clip(actions + (1.0 - time) * velocity, -1.0, 1.0)
+
+    def finish(self, state: State, obs: Array, actions: Array, time: Array) -> Array:
+        """The action that the remaining Euler steps lead to, held in the box: `estimate` without its approximation."""
+        wide = self._wide(obs, actions)
+
+        def euler(carry: Array, at: Array) -> tuple[Array, None]:
+            times = jnp.broadcast_to(at, (*actions.shape[:-1], 1))
+            velocity = self.sampler.velocity(state["behavior"].params, wide, carry, times)
+            return carry + jnp.where(at >= time, velocity / self.sampler.steps, 0.0), None
+
+        grid = jnp.asarray(self.sampler.times, actions.dtype)
+        return jnp.clip(jax.lax.scan(euler, actions, grid)[0], -1.0, 1.0)
+
+    def guidance(self, state: State, obs: Array, actions: Array, time: Array) -> Array:
+        """The critic's gradient for actions `[b, n, a]` at flow time `time`.
+
+        "denoised": grad_x min Q_target(s, x) at x = `estimate`, without its Jacobian (the paper's); "jacobian": with
+        it, through the clip; "full": through every remaining Euler step; "noisy": at the unfinished action itself.
+        """
+
+        def total(actions: Array) -> Array:
+            values = self.values(state["critic"].target, obs, actions)
+            return jnp.sum(aggregate(values, self.config.guidance_aggregation))
+
+        how = self.config.gradient
+        if how == "denoised":
+            return jax.grad(total)(self.estimate(state, obs, actions, time))
+        if how == "noisy":
+            return jax.grad(total)(actions)
+        ahead = self.estimate if how == "jacobian" else self.finish
+        return jax.grad(lambda x: total(ahead(state, obs, x, time)))(actions)
+
+    def guided(self, state: State, obs: Array, noise: Array, weight: Array) -> Array:
+        """Actions `[b, n, a]` from noise `[b, n, a]` at observations `[b, o]`, guided with weights `[b]` or a scalar:
+        a <- a + (v + w g) / steps for each Euler step, held in the box at the end."""
+        wide, scale = self._wide(obs, noise), jnp.reshape(weight, (-1, 1, 1))
+
+        def euler(actions: Array, time: Array) -> tuple[Array, None]:
+            times = jnp.broadcast_to(time, (*actions.shape[:-1], 1))
+            velocity = self.sampler.velocity(state["behavior"].params, wide, actions, times)
+            guidance = self.guidance(state, obs, actions, time)
+            return actions + (velocity + scale * guidance) / self.sampler.steps, None
+
+        grid = jnp.asarray(self.sampler.times, noise.dtype)
+        return jnp.clip(jax.lax.scan(euler, noise, grid)[0], -1.0, 1.0)
+
+    def candidates(self, state: State, obs: Array, key: Key, knobs: Knobs) -> tuple[Array, Array]:
+        most = max(self.config.test_n)
+        actions = self.guided(state, obs, self.sampler.noise(key, (obs.shape[0], most)), knobs["w"])
+        return actions, jnp.arange(most) < knobs["N"][:, None]
+
+    @staticmethod
+    def _wide(obs: Array, actions: Array) -> Array:
+        return jnp.broadcast_to(obs[:, None], (*actions.shape[:-1], obs.shape[-1]))

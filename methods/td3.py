@@ -1,0 +1,105 @@
+"""The base of deterministic actor-critics with smoothed targets and delayed policy updates: TD3+BC and ReBRAC.
+
+Source: TD3, arXiv 1802.09477.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+
+from methods.core import Array, Batch, Key, Knobs, MethodConfig, Metrics, PositiveInt, Stage, State, Weight
+from methods.learner import Learner, Params, create, descend, optimizer
+from methods.networks import PolicyHead, forward
+from methods.parts import PartsMethod
+from methods.policy_critic import PolicyCritic
+
+
+@dataclass(frozen=True)
+class TD3Config(MethodConfig):
+    """Settings of TD3."""
+
+    activation: Literal["relu", "gelu"] = "gelu"  # of critic and actor
+    critic_norm: Literal["none", "before", "after"] = "after"  # LayerNorm of the critic
+    actor_noise: Weight = 0.2  # deviation of the noise on target actions
+    actor_noise_clip: Weight = 0.5
+    actor_period: PositiveInt = 2  # critic steps to one of the actor and of the targets
+
+
+@dataclass(frozen=True)
+class TD3(PartsMethod):
+    """A tanh policy, its target, and twin critics. A subclass brings the actor's loss, and a penalty in the target."""
+
+    config: TD3Config
+    parts: ClassVar[tuple[str, ...]] = ("critic", "actor")
+    greedy: ClassVar[bool] = True
+
+    @property
+    def critic(self) -> PolicyCritic:
+        c, spec = self.config, self.spec
+        return PolicyCritic(
+            spec.obs_dim, spec.action_dim, c.hidden_dims, c.discount, c.learning_rate, c.tau, c.activation,
+            c.critic_norm, "min",
+        )  # fmt: skip
+
+    @property
+    def actor(self) -> PolicyHead:
+        return PolicyHead(self.config.hidden_dims, self.spec.action_dim, self.config.activation)
+
+    def init_part(self, name: str, key: Key) -> Learner:
+        if name == "critic":
+            return self.critic.init(key)
+        params = self.actor.init(key, jnp.zeros((1, self.spec.obs_dim)))
+        return create(params, optimizer(self.config.learning_rate), target=True)
+
+    def stages(self) -> tuple[Stage, ...]:
+        return (self.own_stage("joint", period=self.config.actor_period, between=self.update_critic_alone),)
+
+    # what subclasses bring
+
+    def penalty(self, batch: Batch, next_actions: Array) -> Array | float:
+        """What is taken off V(s'), `[b]`; nothing here."""
+        del batch, next_actions
+        return 0.0
+
+    def actor_loss(self, params: Params, state: State, batch: Batch) -> tuple[Array, Metrics]:
+        raise NotImplementedError
+
+    # training
+
+    def policy(self, params: Params, obs: Array) -> Array:
+        """pi(s) `[..., a]` within the box."""
+        return jnp.tanh(forward(self.actor, params, obs))
+
+    def draw(self, key: Key, batch: Batch) -> Array:
+        return jax.random.normal(key, batch["actions"].shape)
+
+    def next_value(self, state: State, batch: Batch, noise: Array) -> Array:
+        """V(s') `[b]`: the smaller target critic at the target policy's action with clipped noise `[b, a]`, less the
+        penalty."""
+        c = self.config
+        noise = jnp.clip(c.actor_noise * noise, -c.actor_noise_clip, c.actor_noise_clip)
+        next_actions = jnp.clip(self.policy(state["actor"].target, batch["next_observations"]) + noise, -1.0, 1.0)
+        return self.critic.next_value(state["critic"], batch, next_actions) - self.penalty(batch, next_actions)
+
+    def update_parts(self, state: State, batch: Batch, draws: Array) -> tuple[State, Metrics]:
+        critic, metrics = self.critic.update(state["critic"], batch, self.next_value(state, batch, draws))
+        (loss, actor_metrics), grads = jax.value_and_grad(self.actor_loss, has_aux=True)(
+            state["actor"].params, state, batch
+        )
+        actor = descend(state["actor"], grads, optimizer(self.config.learning_rate), tau=self.config.tau)
+        return {**state, "critic": critic, "actor": actor}, {**metrics, "actor/loss": loss, **actor_metrics}
+
+    def update_critic_alone(self, state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
+        """A step between the actor's: the critic learns, targets stay."""
+        value = self.next_value(state, batch, self.draw(key, batch))
+        critic, metrics = self.critic.update(state["critic"], batch, value, follow=False)
+        return {**state, "critic": critic}, metrics
+
+    def candidates(self, state: State, obs: Array, key: Key, knobs: Knobs) -> tuple[Array, Array]:
+        del key, knobs
+        actions = self.policy(state["actor"].params, obs)[:, None]
+        return actions, jnp.ones(actions.shape[:-1], bool)

@@ -1,0 +1,79 @@
+"""TD3+BC: TD3 with a behaviour-cloning term, on normalised observations.
+
+Source: A Minimalist Approach to Offline RL, arXiv 2106.06860.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+
+from methods.core import Array, Batch, Columns, Key, Knobs, MethodConfig, Metrics, PositiveInt, Stage, State, Weight
+from methods.learner import Params
+from methods.td3 import TD3, TD3Config
+
+_FLOOR = 1e-3  # added to the deviations of observations, as its code does
+
+
+@dataclass(frozen=True)
+class TD3BCConfig(TD3Config):
+    """The paper's settings (Table 3 there)."""
+
+    hidden_dims: tuple[PositiveInt, ...] = (256, 256)
+    activation: Literal["relu", "gelu"] = "relu"
+    critic_norm: Literal["none", "before", "after"] = "none"
+    alpha: Weight = 2.5  # weight of Q against imitation
+    normalize_observations: bool = True
+
+
+@dataclass(frozen=True)
+class TD3BC(TD3):
+    """The minimalist approach."""
+
+    config: TD3BCConfig
+    Config: ClassVar[type[MethodConfig]] = TD3BCConfig
+    name: ClassVar[str] = "td3bc"
+    parts: ClassVar[tuple[str, ...]] = ("critic", "actor", "normalizer")
+    rule: ClassVar[str] = "TD3 on normalised observations, squared distance to the data in the actor"
+
+    def init_part(self, name: str, key: Key) -> Any:
+        if name == "normalizer":  # of observations: the dataset's mean and deviation, `[o]` each
+            return {"mean": jnp.zeros(self.spec.obs_dim), "std": jnp.ones(self.spec.obs_dim)}
+        return super().init_part(name, key)
+
+    def stages(self) -> tuple[Stage, ...]:
+        (stage,) = super().stages()
+        return (stage._replace(complete=self.fit_normalizer),) if self.config.normalize_observations else (stage,)
+
+    def fit_normalizer(self, state: State, columns: Columns) -> tuple[State, Columns]:
+        obs = columns["observations"]
+        normalizer = {"mean": jnp.mean(obs, axis=0), "std": jnp.std(obs, axis=0) + _FLOOR}
+        return {**state, "normalizer": normalizer}, {}
+
+    def _normalized(self, state: State, batch: Batch) -> Batch:
+        names = {"observations", "next_observations"} & set(batch)
+        return {**batch, **{name: self._scale(state, batch[name]) for name in names}}
+
+    def _scale(self, state: State, obs: Array) -> Array:
+        return (obs - state["normalizer"]["mean"]) / state["normalizer"]["std"]
+
+    def update_parts(self, state: State, batch: Batch, draws: Array) -> tuple[State, Metrics]:
+        return super().update_parts(state, self._normalized(state, batch), draws)
+
+    def update_critic_alone(self, state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
+        return super().update_critic_alone(state, self._normalized(state, batch), key)
+
+    def actor_loss(self, params: Params, state: State, batch: Batch) -> tuple[Array, Metrics]:
+        """-alpha Q_1 / mean |Q_1| + |pi(s) - a|^2, means over rows and dimensions."""
+        actions = self.policy(params, batch["observations"])
+        q = self.critic.values(state["critic"].params, batch["observations"], actions)[0]
+        scale = jax.lax.stop_gradient(self.config.alpha / jnp.mean(jnp.abs(q)))
+        distance = jnp.mean((actions - batch["actions"]) ** 2)
+        q_loss = -scale * jnp.mean(q)
+        return q_loss + distance, {"actor/distance": distance, "actor/q_loss": q_loss}
+
+    def candidates(self, state: State, obs: Array, key: Key, knobs: Knobs) -> tuple[Array, Array]:
+        return super().candidates(state, self._scale(state, obs), key, knobs)
