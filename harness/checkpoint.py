@@ -73,10 +73,11 @@ class StageStore:
                                                 "identity": self.identity})  # fmt: skip
 
     def provenance(self) -> dict[str, Any]:
-        """How the finished parts came to be: `origin` ("trained" by this maker, or "shared"), `seconds` of
-        training, and the `git` state and package `versions` of the code that made them."""
+        """How the finished parts came to be: `origin` ("trained" by this maker, "shared" by another, or "adopted" from
+        a folder that the user named), `seconds` of training, and the `git` state and package `versions` of the code
+        that made them."""
         note = self._note()
-        origin = "trained" if note.get("maker") == self.maker else "shared"
+        origin = "trained" if note.get("maker") == self.maker else "adopted" if "adopted_from" in note else "shared"
         return {"origin": origin, **{key: note.get(key) for key in ("seconds", "git", "versions")}}
 
     def restore(self, like: State) -> State:

@@ -17,6 +17,8 @@ def seconds_per_stage(runs: Iterable[RunNode]) -> dict[str, float]:
     found = {}
     for run in runs:
         for node in run.nodes:
+            if node.fingerprint in found:
+                continue
             stage = node.stage
             kind = repr((run.method.name, stage.name, run.task.spec, sorted(stage.config.items()), run.settings.seeds))
             if kind not in measured:

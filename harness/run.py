@@ -5,23 +5,21 @@ python -m harness.run --methods vgf,fql --suite ogbench
 
 from __future__ import annotations
 
-import dataclasses
 import errno
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 import methods
 import tasks
+from harness import show
 from methods.core import BadInput
 
 if TYPE_CHECKING:
+    from harness.adopt import Offer
     from harness.config import Override, RunSettings
-    from harness.plan import RunNode
 
 _FULL = {errno.ENOSPC: "is full", errno.EDQUOT: "is over quota", errno.EROFS: "is read-only",
          errno.EACCES: "is not writable", errno.EPERM: "is not writable",
@@ -32,6 +30,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 @app.command()
 def run(
+    what: Annotated[list[str] | None, typer.Argument(metavar="[METHOD [TASK]]", help="with --show-config")] = None,
     names: Annotated[str, typer.Option("--methods", help="comma-separated; default: every method")] = "",
     suite: Annotated[str | None, typer.Option(help="|".join(tasks.SUITES) + "; default: toy")] = None,
     patterns: Annotated[str, typer.Option("--tasks", help="globs, comma-separated; default: the paper's tasks")] = "",
@@ -45,6 +44,7 @@ def run(
     evaluate_every: Annotated[int | None, typer.Option(help="gradient steps between evaluations")] = None,
     data_episodes: Annotated[int | None, typer.Option(help="episodes of a dataset that is generated")] = None,
     resume: Annotated[bool, typer.Option("--resume/--fresh", help="continue and skip, or delete and redo")] = True,
+    adopt: Annotated[list[Path] | None, typer.Option(help="an artefact's folder to use; may be repeated")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and an estimate; run nothing")] = False,
     listing: Annotated[bool, typer.Option("--list", help="print methods, suites and tasks")] = False,
     show_config: Annotated[bool, typer.Option("--show-config", help="print every setting with its origin")] = False,
@@ -53,11 +53,13 @@ def run(
     console = Console(stderr=True)
     try:
         if listing:
-            _list(suite)
+            show.listing(suite)
             return
-        code = _main(names, suite or "toy", patterns, preset, data, results, sets or [], resume, dry_run, show_config,
-                     {"seeds": seeds, "episodes": episodes, "evaluate_every": evaluate_every,
-                      "data_episodes": data_episodes}, steps, console)  # fmt: skip
+        if what:
+            names, suite, patterns = _shown(what, show_config, names, suite, patterns)
+        code = _main(names, suite or "toy", patterns, preset, data, results, sets or [], adopt or [], resume, dry_run,
+                     show_config, {"seeds": seeds, "episodes": episodes, "evaluate_every": evaluate_every,
+                                   "data_episodes": data_episodes}, steps, console)  # fmt: skip
     except BadInput as error:
         console.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
         code = 2
@@ -70,9 +72,24 @@ def run(
     raise typer.Exit(code)
 
 
+def _shown(
+    what: list[str], show_config: bool, names: str, suite: str | None, patterns: str
+) -> tuple[str, str | None, str]:
+    """Methods, suite and tasks of `--show-config METHOD TASK`; the suite is the one that has the task."""
+    if not show_config:
+        raise BadInput(f"unexpected argument {what[0]!r}; methods are named by --methods, tasks by --tasks")
+    if len(what) > 2:
+        raise BadInput(f"unexpected argument {what[2]!r}; expected --show-config METHOD TASK")
+    names = names or what[0]
+    if len(what) == 2:
+        patterns = patterns or what[1]
+        suite = suite or next((name for name in tasks.SUITES if what[1] in tasks.suite(name).names()), None)
+    return names, suite, patterns
+
+
 def _main(
     names: str, suite: str, patterns: str, preset: str | None, data: str, results: Path, sets: list[str],
-    resume: bool, dry_run: bool, show_config: bool, sizes: dict[str, int | None], steps: int | None,
+    adopt: list[Path], resume: bool, dry_run: bool, show_config: bool, sizes: dict[str, int | None], steps: int | None,
     console: Console,
 ) -> int:  # fmt: skip
     chosen_tasks = tasks.select(suite, [pattern.strip() for pattern in patterns.split(",") if pattern.strip()])
@@ -81,6 +98,7 @@ def _main(
         methods.get(name)
     settings, overrides = _settings(suite, preset, sizes, steps, sets, chosen)
 
+    from harness.adopt import Offer
     from harness.plan import plan_run
 
     chosen_tasks = tuple(task.sized(settings.data_episodes) for task in chosen_tasks)
@@ -88,12 +106,15 @@ def _main(
     whereabouts = {task.name: task.whereabouts(data) for task in chosen_tasks}
     drafts = [plan_run(task, "?", name, overrides, settings) for task in chosen_tasks for name in chosen]
     if show_config:
-        _show_config(drafts)
+        show.settings(drafts)
         return 0
     if dry_run:
-        _show_plan(drafts, whereabouts, results)
+        show.plan(drafts, whereabouts, results)
         return 0
-    return _carry_out(chosen_tasks, chosen, overrides, settings, data, results, resume, console)
+    offered = [Offer(path) for path in adopt]
+    for offer in offered:
+        offer.check(drafts, data_known=False)
+    return _carry_out(chosen_tasks, chosen, overrides, settings, data, results, resume, offered, console)
 
 
 def _settings(
@@ -118,7 +139,7 @@ def _settings(
 
 def _carry_out(
     chosen_tasks: tuple[Any, ...], chosen: list[str], overrides: tuple[Override, ...], settings: RunSettings,
-    data: str, results: Path, resume: bool, console: Console,
+    data: str, results: Path, resume: bool, offered: list[Offer], console: Console,
 ) -> int:  # fmt: skip
     """Runs task by task, so that one dataset is on the device at a time; returns the exit code.
 
@@ -148,8 +169,10 @@ def _carry_out(
                 return 130
             if landscape := task.landscape():
                 write_arrays(results / "tasks" / task.suite / f"{task.name}.npz", landscape)
-            for name in chosen:
-                node = plan_run(task, dataset.provenance.sha256, name, overrides, settings)
+            nodes = [plan_run(task, dataset.provenance.sha256, name, overrides, settings) for name in chosen]
+            for offer in offered:
+                offer.take(nodes, results)
+            for node in nodes:
                 try:
                     if not resume:
                         executor.forget(node)
@@ -165,62 +188,6 @@ def _carry_out(
     console.print(f"{statuses.count('finished')} of {len(statuses)} runs finished; records in {results}/",
                   markup=False, highlight=False, soft_wrap=True)  # fmt: skip
     return 1 if unfinished else 0
-
-
-def _list(suite: str | None) -> None:
-    suites = {name: tasks.suite(name).names() for name in ([suite] if suite else tasks.SUITES)}
-    console = Console(soft_wrap=True)
-    console.print("methods", style="bold")
-    for name in methods.REGISTRY:
-        module = sys.modules[methods.get(name).__module__]
-        console.print(f"  {name:<12}{(module.__doc__ or '').strip().splitlines()[0]}", highlight=False, markup=False)
-    for name, names in suites.items():
-        console.print(f"suite {name}", style="bold")
-        for task in names:
-            console.print(f"  {task}", highlight=False, markup=False)
-
-
-def _show_config(drafts: list[RunNode]) -> None:
-    console = Console()
-    for node in drafts:
-        table = Table("setting", "value", "origin", title=node.label, title_justify="left")
-        for field in dataclasses.fields(node.resolved.config):
-            table.add_row(field.name, str(getattr(node.resolved.config, field.name)), node.resolved.origins[field.name])
-        console.print(table)
-
-
-def _show_plan(drafts: list[RunNode], whereabouts: dict[str, str], results: Path) -> None:
-    """The graph: runs with their stages, what is shared, and how long training takes by a measured warm-up."""
-    from harness.estimate import seconds_per_stage
-    from harness.plan import shared
-
-    console = Console()
-    uses, times = shared(drafts), seconds_per_stage(drafts)
-    table = Table("task", "method", "stages", "evaluations", "rows each")
-    seen: set[str] = set()
-    for node in drafts:
-        parts = []
-        for stage in node.nodes:
-            note = f" (shared by {uses[stage.fingerprint]})" if uses[stage.fingerprint] > 1 else ""
-            parts.append(f"{stage.stage.name} {stage.stage.steps} steps{note}")
-            seen.add(stage.fingerprint)
-        rows = len(node.settings.seeds) * len(node.method.knobs) * node.settings.episodes
-        table.add_row(node.task.name, node.method.name, "\n".join(parts), str(len(node.evaluation_steps())), str(rows))
-    console.print(table)
-    total = sum(times[fingerprint] for fingerprint in seen)
-    alone = sum(times[stage.fingerprint] for node in drafts for stage in node.nodes)
-    first = drafts[0]
-    for task, where in whereabouts.items():
-        console.print(f"data for {task}: {where}", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"{len(drafts)} runs x {len(first.settings.seeds)} seeds; results: {results}/",
-                  markup=False, highlight=False)  # fmt: skip
-    console.print(f"training about {_duration(total)} on this device ({_duration(alone - total)} saved by sharing); "
-                  "data, compilation and evaluation come on top", markup=False, highlight=False)  # fmt: skip
-
-
-def _duration(seconds: float) -> str:
-    minutes, hours = seconds / 60, seconds / 3600
-    return f"{hours:.1f} h" if hours >= 1 else f"{minutes:.0f} min" if minutes >= 1 else f"{seconds:.0f} s"
 
 
 if __name__ == "__main__":

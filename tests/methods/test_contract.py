@@ -197,8 +197,9 @@ def test_the_loss_falls(case: Case) -> None:
     compared on the same eight draws. V alone has no loss to bring down: it follows a critic that moves."""
     batch, state = {**case.batch(), "masks": np.zeros(ROWS, np.float32)}, case.state
     for stage, update in zip(case.stages, case.updates, strict=True):
+        parts = case.learned(stage) - {"value"}
 
-        def losses(state: State, update: Callable = update, parts: set[str] = case.learned(stage) - {"value"}) -> dict[str, float]:
+        def losses(state: State, update: Callable = update, parts: set[str] = parts) -> dict[str, float]:
             probes = [update(state, batch, jax.random.key(1000 + draw))[1] for draw in range(8)]
             return {part: float(np.mean([metrics[f"{part}/loss"] for metrics in probes])) for part in parts}
 

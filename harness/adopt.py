@@ -1,0 +1,93 @@
+"""A part offered by hand: an artefact's folder, taken into the results if it is what the plan would make."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness import record
+from harness.plan import FORMAT, RunNode, StageNode
+from methods.core import BadInput
+
+
+class Offer:
+    """The folder of a finished stage, as `results/artifacts/<fingerprint>/` is one."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises `BadInput` where the folder holds no finished stage."""
+        self.folder = folder
+        try:
+            note = json.loads((folder / "stage.json").read_text())
+            self.identity: Mapping[str, Any] = note["identity"]
+            finished = note["finished"]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise BadInput(f"--adopt {folder}: holds no artefact (no readable stage.json)") from None
+        if not finished:
+            raise BadInput(f"--adopt {folder}: its stage is unfinished (step {note.get('step')})")
+
+    def check(self, runs: Sequence[RunNode], *, data_known: bool = True) -> StageNode | None:
+        """The stage of the plan that this is; None if the plan has it for another task.
+
+        Raises:
+          BadInput: it is none of them; says what differs from the nearest. With `data_known` false, differences that
+            hang on the data are left for later.
+        """
+        nodes = {node.fingerprint: node for run in runs for node in run.nodes}.values()
+        kin = [node for node in nodes if all(self._has(node, key) for key in ("stage", "trains", "task"))]
+        if not kin:
+            if data_known and any(self.identity.get("task") != node.identity["task"] for node in nodes):
+                return None
+            raise BadInput(f"--adopt {self.folder}: it is stage {self.identity.get('stage')!r} of "
+                           f"{self.identity.get('task')}, which the plan does not have")  # fmt: skip
+        hidden = () if data_known else ("data", "reads")
+        differing = {node.fingerprint: self._differences(node, hidden) for node in kin}
+        nearest = min(kin, key=lambda node: len(differing[node.fingerprint]))
+        if differing[nearest.fingerprint]:
+            name, there, here = differing[nearest.fingerprint][0]
+            raise BadInput(f"--adopt {self.folder}: {name} is {there!r} there and {here!r} in the plan "
+                           f"(stage {nearest.stage.name})")  # fmt: skip
+        return nearest
+
+    def take(self, runs: Sequence[RunNode], results: Path) -> None:
+        """Copies the artefact to where the plan's stage would keep it, unless it is there already."""
+        node = self.check(runs)
+        if node is None:
+            return
+        folder = results / "artifacts" / node.fingerprint
+        if folder.resolve() == self.folder.resolve():
+            return
+        with record.locked(folder):
+            if (folder / "state").exists():
+                return
+            temporary = folder / f"state.{os.getpid()}.tmp"
+            shutil.rmtree(temporary, ignore_errors=True)
+            try:
+                shutil.copytree(self.folder / "state", temporary)
+                temporary.rename(folder / "state")
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+            note = json.loads((self.folder / "stage.json").read_text())
+            record.write_json(folder / "stage.json", {**note, "adopted_from": str(self.folder)})
+
+    def _has(self, node: StageNode, key: str) -> bool:
+        return bool(self.identity.get(key) == node.identity[key])
+
+    def _differences(self, node: StageNode, hidden: Sequence[str]) -> list[tuple[str, Any, Any]]:
+        there, here = _flat(self.identity), _flat(json.loads(json.dumps(dict(node.identity))))
+        names = [name for name in {**there, **here} if name.split(".")[0] not in hidden]
+        return [(name, there.get(name), here.get(name)) for name in names if there.get(name) != here.get(name)]
+
+
+def _flat(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """The identity with its nested settings as "config.steps"."""
+    flat: dict[str, Any] = {"format": FORMAT}
+    for key, value in identity.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{key}.{name}": inner for name, inner in value.items()}
+        else:
+            flat[key] = value
+    return flat
