@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import record
-from harness.plan import FORMAT, RunNode, StageNode
+from harness.plan import RunNode, StageNode
 from methods.core import BadInput
 
 
@@ -21,13 +21,15 @@ class Offer:
         """Raises `BadInput` where the folder holds no finished stage."""
         self.folder = folder
         try:
-            note = json.loads((folder / "stage.json").read_text())
-            self.identity: Mapping[str, Any] = note["identity"]
-            finished = note["finished"]
+            self.note = json.loads((folder / "stage.json").read_text())
+            self.identity: Mapping[str, Any] = dict(self.note["identity"])
+            finished, step = self.note["finished"], self.note["step"]
         except (OSError, ValueError, KeyError, TypeError):
             raise BadInput(f"--adopt {folder}: holds no artefact (no readable stage.json)") from None
         if not finished:
-            raise BadInput(f"--adopt {folder}: its stage is unfinished (step {note.get('step')})")
+            raise BadInput(f"--adopt {folder}: its stage is unfinished (step {step})")
+        if not (folder / "state" / str(step)).is_dir():
+            raise BadInput(f"--adopt {folder}: its parts are missing (no state/{step})")
 
     def check(self, runs: Sequence[RunNode], *, data_known: bool = True) -> StageNode | None:
         """The stage of the plan that this is; None if the plan has it for another task.
@@ -47,31 +49,43 @@ class Offer:
         differing = {node.fingerprint: self._differences(node, hidden) for node in kin}
         nearest = min(kin, key=lambda node: len(differing[node.fingerprint]))
         if differing[nearest.fingerprint]:
-            name, there, here = differing[nearest.fingerprint][0]
+            (name, there, here), *others = differing[nearest.fingerprint]
+            more = f"; also different: {', '.join(other for other, _, _ in others)}" if others else ""
             raise BadInput(f"--adopt {self.folder}: {name} is {there!r} there and {here!r} in the plan "
-                           f"(stage {nearest.stage.name})")  # fmt: skip
+                           f"(stage {nearest.stage.name}){more}")  # fmt: skip
         return nearest
 
-    def take(self, runs: Sequence[RunNode], results: Path) -> None:
-        """Copies the artefact to where the plan's stage would keep it, unless it is there already."""
-        node = self.check(runs)
-        if node is None:
-            return
-        folder = results / "artifacts" / node.fingerprint
+    def take(self, folder: Path, *, anew: bool = False) -> Path:
+        """Copies the artefact to `folder`, where the plan's stage is kept; a finished one there stays, unless `anew`.
+
+        Returns:
+          `folder`.
+
+        Raises:
+          BadInput: another process is writing there.
+        """
         if folder.resolve() == self.folder.resolve():
-            return
-        with record.locked(folder):
-            if (folder / "state").exists():
-                return
-            temporary = folder / f"state.{os.getpid()}.tmp"
+            return folder
+        try:
+            with record.locked(folder):
+                finished = record.read_stage(folder).get("finished") and (folder / "state").is_dir()
+                if anew or not finished:
+                    self._copy(folder)
+        except record.Busy as busy:
+            raise BadInput(f"--adopt {self.folder}: {busy}") from None
+        return folder
+
+    def _copy(self, folder: Path) -> None:
+        temporary = folder / f"state.{os.getpid()}.tmp"
+        try:
+            shutil.copytree(self.folder / "state", temporary)
+            for name in ("stage.json", "train.csv"):  # of an attempt that this takes the place of
+                (folder / name).unlink(missing_ok=True)
+            shutil.rmtree(folder / "state", ignore_errors=True)
+            temporary.rename(folder / "state")
+        finally:
             shutil.rmtree(temporary, ignore_errors=True)
-            try:
-                shutil.copytree(self.folder / "state", temporary)
-                temporary.rename(folder / "state")
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
-            note = json.loads((self.folder / "stage.json").read_text())
-            record.write_json(folder / "stage.json", {**note, "adopted_from": str(self.folder)})
+        record.write_json(folder / "stage.json", {**self.note, "adopted_from": str(self.folder.resolve())})
 
     def _has(self, node: StageNode, key: str) -> bool:
         return bool(self.identity.get(key) == node.identity[key])
@@ -84,7 +98,7 @@ class Offer:
 
 def _flat(identity: Mapping[str, Any]) -> dict[str, Any]:
     """The identity with its nested settings as "config.steps"."""
-    flat: dict[str, Any] = {"format": FORMAT}
+    flat: dict[str, Any] = {}
     for key, value in identity.items():
         if isinstance(value, Mapping):
             flat |= {f"{key}.{name}": inner for name, inner in value.items()}

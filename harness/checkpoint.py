@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from harness.record import git_state, versions, write_json
+from harness.record import git_state, read_stage, versions, write_json
 from methods.core import BadInput, State
 
 
@@ -72,12 +72,14 @@ class StageStore:
                                                 "maker": self.maker, "git": git_state(), "versions": versions(),
                                                 "identity": self.identity})  # fmt: skip
 
-    def provenance(self) -> dict[str, Any]:
-        """How the finished parts came to be: `origin` ("trained" by this maker, "shared" by another, or "adopted" from
-        a folder that the user named), `seconds` of training, and the `git` state and package `versions` of the code
-        that made them."""
+    def provenance(self, asker: str) -> dict[str, Any]:
+        """How the finished parts came to be: `origin` ("trained" by the run that asks, "shared" by another, or
+        "adopted" from a folder that the user named), `seconds` of training, and the `git` state and package `versions`
+        of the code that made them."""
         note = self._note()
-        origin = "trained" if note.get("maker") == self.maker else "adopted" if "adopted_from" in note else "shared"
+        trained = note.get("maker") == asker
+        # the same run in another folder of results has the same name, so adoption is looked at first
+        origin = "adopted" if "adopted_from" in note else "trained" if trained else "shared"
         return {"origin": origin, **{key: note.get(key) for key in ("seconds", "git", "versions")}}
 
     def restore(self, like: State) -> State:
@@ -102,7 +104,4 @@ class StageStore:
             raise BadInput(f"{self.folder}: the stored state cannot be read ({reason}); use --fresh") from error
 
     def _note(self) -> dict[str, Any]:
-        try:
-            return json.loads((self.folder / "stage.json").read_text())
-        except (OSError, ValueError):
-            return {}
+        return read_stage(self.folder)

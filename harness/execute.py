@@ -1,30 +1,30 @@
-"""Carries out planned runs, here and now: stages first, then each run's last stage with its evaluations."""
+"""Carries out planned runs, here and now: stages first, then the last stage with its evaluations.
+
+Runs that share their last stage (IFQL and QGF: one critic) are carried out together: it is trained once, and each of
+them is evaluated while it trains, so that sharing costs nobody a learning curve.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import shutil
 import signal
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
-
-import numpy as np
 
 from harness import record
 from harness.checkpoint import StageStore
 from harness.evaluate import Evaluator, Interrupted
 from harness.plan import RunNode, StageNode, describe
 from harness.progress import Progress
-from harness.train import NotFinite, Trainer, device_summary, initial_state, spans, take
+from harness.stagework import StageWork
+from harness.train import NotFinite, device_summary, initial_state, take
 from methods.core import BadInput, State
 from tasks.core import Dataset
 from tasks.simulators import SimulatorError
-
-SAVE_EVERY_S = 120.0  # between saves; a crash loses that much and the span (`log_every` steps) in hand
 
 
 class Stop:
@@ -60,21 +60,35 @@ class Executor:
     stop: Stop = field(default_factory=Stop)
     forgotten: set[Path] = field(default_factory=set)  # so that --fresh makes shared work anew once, not for each run
 
-    def run(self, run: RunNode, dataset: Dataset) -> str:
-        """Carries one run to its end, or as far as it gets; returns its status.
+    def run(self, runs: Sequence[RunNode], dataset: Dataset) -> list[str]:
+        """Carries runs with one last stage to their ends, or as far as they get; returns their statuses.
 
         Raises:
           Interrupted: the user asked to stop; everything is saved.
-          record.Busy: another process is at it.
         """
-        folder = run.folder(self.results)
-        if record.status_of(folder) == "finished":
-            self.progress.say(f"{run.label}: finished before ({run.fingerprint})")
-            return "finished"
-        with record.locked(folder):
-            if record.status_of(folder) == "finished":  # by another process, a moment ago
-                return "finished"
-            return _Run(self, run, dataset, folder).carry_out()
+        statuses: dict[str, str] = {}
+        with contextlib.ExitStack() as locks:
+            members = []
+            for run in runs:
+                folder = run.folder(self.results)
+                if record.status_of(folder) == "finished":
+                    self.progress.say(f"{run.label}: finished before ({run.fingerprint})")
+                    statuses[run.fingerprint] = "finished"
+                    continue
+                try:
+                    locks.enter_context(record.locked(folder))
+                except record.Busy as busy:
+                    self.progress.say(f"{run.label}: skipped: {busy}")
+                    statuses[run.fingerprint] = "busy"
+                    continue
+                if record.status_of(folder) == "finished":  # by another process, a moment ago
+                    statuses[run.fingerprint] = "finished"
+                else:
+                    members.append(Member(self, run, dataset, folder))
+            if members:
+                _carry_out(members)
+            statuses |= {member.run.fingerprint: member.status for member in members}
+        return [statuses[run.fingerprint] for run in runs]
 
     def artifact(self, node: StageNode) -> Path:
         return self.results / "artifacts" / node.fingerprint
@@ -91,64 +105,116 @@ class Executor:
         self.forgotten |= set(folders)
 
 
-class _Run:
+def _carry_out(members: Sequence[Member]) -> None:
+    """Each member's earlier stages, then the last one for all of them."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_recorded(members))
+        ready = []
+        for member in members:
+            with _failing([member]):
+                member.begin()
+                stack.enter_context(member.evaluator)
+                ready.append(member)
+        if not ready:
+            return
+        with _failing(ready):
+            ready[0].have(ready[0].run.nodes[-1], ready)
+        for member in ready:
+            with _failing([member]):
+                if member.status == "running":
+                    member.end()
+
+
+@contextlib.contextmanager
+def _recorded(members: Sequence[Member]) -> Iterator[None]:
+    """Whatever stops the runs, their records say so, and do not claim to run."""
+    try:
+        yield
+    except Interrupted:
+        for member in members:
+            member.leave("interrupted")
+        raise
+    except Exception as error:  # ours to mend: it keeps its traceback
+        with contextlib.suppress(OSError):
+            for member in members:
+                member.leave("failed", f"{type(error).__name__}: {error}")
+        raise
+
+
+@contextlib.contextmanager
+def _failing(members: Sequence[Member]) -> Iterator[None]:
+    """What a run can fail of ends it with a line, and lets the others go on."""
+    try:
+        yield
+    except (NotFinite, SimulatorError, BadInput) as error:
+        for member in members:
+            member.fail(error)
+
+
+class Member:
     """One run being carried out."""
 
     def __init__(self, executor: Executor, run: RunNode, dataset: Dataset, folder: Path) -> None:
         self.executor, self.run, self.dataset, self.folder = executor, run, dataset, folder
-        self.progress, self.stop = executor.progress, executor.stop
+        self.status = "running"
         provenance = dataset.provenance
         data = {"name": provenance.name, "sha256": provenance.sha256, "origin": provenance.origin,
                 "path": provenance.path, "transitions": len(dataset), "details": dict(provenance.details)}  # fmt: skip
         self.record = record.RunRecord(folder, {**describe(run), "dataset": data, "device": device_summary()})
-        self.columns = take(dataset.columns(run.method.fields), run.method.fields)
+        self.evaluator = Evaluator(run.method, run.task, run.settings.seeds, run.settings.episodes)
+        self.state: State = {}
         self.stages: list[dict[str, Any]] = []
 
-    def carry_out(self) -> str:
-        try:
-            record.write_lines(self.folder / "stages", [node.fingerprint for node in self.run.nodes])
-            state = initial_state(self.run.method.init, self.run.settings.seeds)
-            for node in self.run.nodes[:-1]:
-                state = self.have(node, state, None)
-            with self._evaluator() as evaluator:
-                state = self.have(self.run.nodes[-1], state, evaluator)
-                found = evaluator.candidates(state, self.dataset.transitions)
-            record.write_arrays(self.folder / "candidates.npz", found)
-        except Interrupted:
-            self.record.save(status="interrupted")
-            raise
-        except (NotFinite, SimulatorError, BadInput) as error:
-            self.record.save(status="failed", error=str(error), stages=self.stages)
-            self.progress.say(f"{self.run.label}: failed: {str(error).strip().splitlines()[-1]}")
-            return "failed"
-        except Exception as error:  # ours to mend: it keeps its traceback, but the record must not claim to run
-            with contextlib.suppress(OSError):
-                self.record.save(status="failed", error=f"{type(error).__name__}: {error}", stages=self.stages)
-            raise
+    def say(self, text: str) -> None:
+        self.executor.progress.say(f"{self.run.label}: {text}")
+
+    def leave(self, status: str, error: str | None = None) -> None:
+        """Ends the run short of its end, unless it has ended."""
+        if self.status == "running":
+            self.status = status
+            self.record.save(status=status, error=error, stages=self.stages)
+
+    def fail(self, error: Exception) -> None:
+        """Ends the run with a line that says why."""
+        self.leave("failed", str(error))
+        self.say(f"failed: {str(error).strip().splitlines()[-1]}")
+
+    def begin(self) -> None:
+        """All stages but the last."""
+        record.write_lines(self.folder / "stages", [node.fingerprint for node in self.run.nodes])
+        self.columns = take(self.dataset.columns(self.run.method.fields), self.run.method.fields)
+        self.state = initial_state(self.run.method.init, self.run.settings.seeds)
+        for node in self.run.nodes[:-1]:
+            self.have(node, [])
+
+    def end(self) -> None:
+        """What is recorded of the finished policy."""
+        record.write_arrays(
+            self.folder / "candidates.npz", self.evaluator.candidates(self.state, self.dataset.transitions)
+        )
+        self.status = "finished"
         self.record.save(status="finished", stages=self.stages)
-        return "finished"
 
-    def _evaluator(self) -> Evaluator:
-        return Evaluator(self.run.method, self.run.task, self.run.settings.seeds, self.run.settings.episodes)
-
-    def have(self, node: StageNode, state: State, evaluator: Evaluator | None) -> State:
-        """The state with this stage's parts trained: adopted where they exist, else made."""
+    def have(self, node: StageNode, watching: Sequence[Member]) -> None:
+        """Trains a stage's parts, or adopts them where they exist. As the last stage it is `watching`'s, who are
+        evaluated on the way and get the parts too."""
         folder = self.executor.artifact(node)
         with (
             record.locked(folder, wait=self._wait(node)),
             StageStore(folder, node.identity, f"{self.run.label} ({self.run.fingerprint})") as store,
         ):
             if store.step:
-                parts = {name: part for name, part in state.items() if name in node.stage.trains}
-                state = {**state, **store.restore(parts)}
-            state = _StageWork(self, node, store, evaluator).finish(state)
+                parts = {name: part for name, part in self.state.items() if name in node.stage.trains}
+                self.state = {**self.state, **store.restore(parts)}
+            StageWork(self, node, store, watching).finish()
             about = {"name": node.stage.name, "fingerprint": node.fingerprint, "steps": node.stage.steps}
-            self.stages.append(about | store.provenance())
-        made_by = self.stages[-1]["git"]
-        if made_by != record.git_state():
-            self.progress.say(f"{self.run.label}: {node.stage.name}: made by other code ({made_by}); --fresh redoes it")
-        self.record.save(stages=self.stages)
-        return state
+            for member in watching or [self]:
+                maker = f"{member.run.label} ({member.run.fingerprint})"
+                member.stages.append(about | store.provenance(maker))
+                made_by = member.stages[-1]["git"]
+                if made_by != record.git_state():
+                    member.say(f"{node.stage.name}: made by other code ({made_by}); --fresh redoes it")
+                member.record.save(stages=member.stages)
 
     def _wait(self, node: StageNode) -> Callable[[record.Busy], None]:
         """What to do while another process makes the stage: say so once, and heed a wish to stop."""
@@ -156,99 +222,10 @@ class _Run:
 
         def wait(busy: record.Busy) -> None:
             nonlocal told
-            if self.stop():
+            if self.executor.stop():
                 raise Interrupted
             if not told:
-                self.progress.say(f"{self.run.label}: {node.stage.name}: waiting: {busy}")
+                self.say(f"{node.stage.name}: waiting: {busy}")
             told = True
 
         return wait
-
-
-class _StageWork:
-    """The rest of one stage, from where its store left off. With an evaluator it is the run's last stage."""
-
-    def __init__(self, owner: _Run, node: StageNode, store: StageStore, evaluator: Evaluator | None) -> None:
-        self.owner, self.node, self.store, self.evaluator = owner, node, store, evaluator
-        self.stage, self.settings = node.stage, owner.run.settings
-        self.step = store.step
-        folder = owner.folder if evaluator else store.folder
-        self.train_table = record.Table(folder / "train.csv", self.step)
-        self.episodes: record.Table | None = None
-        self.evaluation_steps: tuple[int, ...] = ()
-        if evaluator:
-            rows = len(self.settings.seeds) * evaluator.rows
-            self.episodes = record.Table(owner.folder / "episodes.csv", self.step, rows_per_step=rows)
-            self.evaluation_steps = owner.run.evaluation_steps()
-
-    def finish(self, state: State) -> State:
-        """Trains and evaluates to the stage's end, saving on the way."""
-        owner, stage = self.owner, self.stage
-        if self.store.finished:
-            self._evaluate_if_due(state)
-            return state
-        trainer = Trainer(stage, self.settings.seeds, owner.columns, state)
-        state = trainer.complete(state)
-        self._saved = time.monotonic()
-        with owner.progress.stage(f"{owner.run.label}: {stage.name}", stage.steps, self.step) as bar:
-            self._evaluate_if_due(state)
-            for edge in [step for step in (*self.evaluation_steps, stage.steps) if step > self.step]:
-                for first, count in spans(self.step, edge, self.settings.log_every):
-                    state, metrics = trainer.run(state, first, count)
-                    self.step = first + count
-                    self._log(metrics)
-                    bar.advance(count)
-                    if owner.stop():
-                        self._save(state, trainer)
-                        raise Interrupted
-                    if time.monotonic() - self._saved > SAVE_EVERY_S:
-                        self._save(state, trainer)
-                try:
-                    self._evaluate_if_due(state)
-                except Interrupted:
-                    self._save(state, trainer)
-                    raise
-                self._save(state, trainer, finished=self.step == stage.steps)
-            if not self.store.finished:  # an earlier session was stopped between its last step and this note
-                self._save(state, trainer, finished=True)
-        return state
-
-    def _evaluate_if_due(self, state: State) -> None:
-        if self.episodes is None or self.step not in self.evaluation_steps or self.step in self.episodes.steps:
-            return
-        owner, evaluator = self.owner, self.evaluator
-        assert evaluator is not None
-        started = time.perf_counter()
-        with owner.progress.stage(f"{owner.run.label}: evaluation", 1.0, 0.0) as bar:
-            rows = evaluator.run(state, self.step, stop=owner.stop, progress=bar.at)
-        phase = "final" if self.step == self.stage.steps else "offline"
-        self.episodes.append([row | {"phase": phase} for row in rows])
-        owner.record.add_seconds({"evaluate": time.perf_counter() - started})
-        # of an adopted stage only the final state can be evaluated, so say which evaluations there are
-        owner.record.save(evaluation_steps=sorted(self.episodes.steps))
-        owner.progress.say(f"{owner.run.label}: step {self.step}: {_summary(rows, evaluator.knob_names)}")
-
-    def _log(self, metrics: Mapping[str, np.ndarray]) -> None:
-        names = sorted(metrics)
-        self.train_table.append(
-            [
-                {"seed": seed, "step": self.step, **{name: metrics[name][i] for name in names}}
-                for i, seed in enumerate(self.settings.seeds)
-            ]
-        )
-
-    def _save(self, state: State, trainer: Trainer, *, finished: bool = False) -> None:
-        parts = {name: part for name, part in state.items() if name in self.stage.trains}
-        seconds, trainer.seconds = trainer.seconds, dict.fromkeys(trainer.seconds, 0.0)
-        self.store.save(self.step, parts, finished=finished, seconds=sum(seconds.values()))
-        self.owner.record.add_seconds(seconds)
-        self.owner.record.save()
-        self._saved = time.monotonic()
-
-
-def _summary(rows: Sequence[Mapping[str, Any]], knobs: Sequence[str]) -> str:
-    """Mean score of each knob setting."""
-    scores: dict[str, list[float]] = {}
-    for row in rows:
-        scores.setdefault(" ".join(f"{name}={row[name]}" for name in knobs), []).append(row["score"])
-    return ", ".join(f"{name + ': ' if name else 'score '}{np.mean(values):.1f}" for name, values in scores.items())

@@ -91,6 +91,16 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
+def together(runs: Sequence[RunNode]) -> list[list[RunNode]]:
+    """The runs in groups that share their last stage. Groups keep the order of their first runs, but one whose last
+    stage others need on their way goes first, so that it is evaluated while that stage trains."""
+    groups: dict[str, list[RunNode]] = {}
+    for run in runs:
+        groups.setdefault(run.nodes[-1].fingerprint, []).append(run)
+    needed = {node.fingerprint for run in runs for node in run.nodes[:-1]}
+    return [groups[last] for last in sorted(groups, key=lambda last: last not in needed)]
+
+
 def shared(runs: Iterable[RunNode]) -> Counter[str]:
     """How many runs use each stage, by fingerprint."""
     return Counter(node.fingerprint for run in runs for node in run.nodes)

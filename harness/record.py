@@ -196,8 +196,17 @@ class RunRecord:
 
 def read_run(folder: Path) -> dict[str, Any]:
     """A run's `run.json`; empty where there is no readable one."""
+    return _read_json(folder / "run.json")
+
+
+def read_stage(folder: Path) -> dict[str, Any]:
+    """An artefact's `stage.json`; empty where there is no readable one."""
+    return _read_json(folder / "stage.json")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads((folder / "run.json").read_text())
+        return json.loads(path.read_text())
     except (OSError, ValueError):
         return {}
 

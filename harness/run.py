@@ -6,6 +6,7 @@ python -m harness.run --methods vgf,fql --suite ogbench
 from __future__ import annotations
 
 import errno
+import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 _FULL = {errno.ENOSPC: "is full", errno.EDQUOT: "is over quota", errno.EROFS: "is read-only",
          errno.EACCES: "is not writable", errno.EPERM: "is not writable",
          errno.ENOTDIR: "is not a folder", errno.EEXIST: "is not a folder"}  # fmt: skip
+
+_LONG = 100  # characters of a hint
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -52,11 +55,11 @@ def run(
     """Trains and evaluates methods on tasks; records go to RESULTS. The same command continues what was stopped."""
     console = Console(stderr=True)
     try:
+        if what:
+            names, suite, patterns = _shown(what, show_config, names, suite, patterns)
         if listing:
             show.listing(suite)
             return
-        if what:
-            names, suite, patterns = _shown(what, show_config, names, suite, patterns)
         code = _main(names, suite or "toy", patterns, preset, data, results, sets or [], adopt or [], resume, dry_run,
                      show_config, {"seeds": seeds, "episodes": episodes, "evaluate_every": evaluate_every,
                                    "data_episodes": data_episodes}, steps, console)  # fmt: skip
@@ -76,15 +79,21 @@ def _shown(
     what: list[str], show_config: bool, names: str, suite: str | None, patterns: str
 ) -> tuple[str, str | None, str]:
     """Methods, suite and tasks of `--show-config METHOD TASK`; the suite is the one that has the task."""
-    if not show_config:
+    if not show_config or names or (patterns and len(what) == 2):
         raise BadInput(f"unexpected argument {what[0]!r}; methods are named by --methods, tasks by --tasks")
     if len(what) > 2:
         raise BadInput(f"unexpected argument {what[2]!r}; expected --show-config METHOD TASK")
-    names = names or what[0]
-    if len(what) == 2:
-        patterns = patterns or what[1]
-        suite = suite or next((name for name in tasks.SUITES if what[1] in tasks.suite(name).names()), None)
-    return names, suite, patterns
+    if len(what) == 1:
+        return what[0], suite, patterns
+    known: list[str] = []
+    for name in [suite] if suite else tasks.SUITES:
+        of_suite = tasks.suite(name).names()
+        if fnmatch.filter(of_suite, what[1]):
+            return what[0], name, what[1]
+        known += of_suite
+    close = methods.nearest(what[1], known)
+    hint = close if len(close) < _LONG else "--list prints them all"
+    raise BadInput(f"no {suite + ' ' if suite else ''}task is called {what[1]!r}; {hint}")
 
 
 def _main(
@@ -93,7 +102,7 @@ def _main(
     console: Console,
 ) -> int:  # fmt: skip
     chosen_tasks = tasks.select(suite, [pattern.strip() for pattern in patterns.split(",") if pattern.strip()])
-    chosen = [name.strip() for name in names.split(",") if name.strip()] or list(methods.REGISTRY)
+    chosen = list(dict.fromkeys(filter(None, map(str.strip, names.split(","))))) or list(methods.REGISTRY)
     for name in chosen:
         methods.get(name)
     settings, overrides = _settings(suite, preset, sizes, steps, sets, chosen)
@@ -105,15 +114,15 @@ def _main(
     # looks at everything before anything is fetched or written, so that a bad value costs nothing
     whereabouts = {task.name: task.whereabouts(data) for task in chosen_tasks}
     drafts = [plan_run(task, "?", name, overrides, settings) for task in chosen_tasks for name in chosen]
+    offered = [Offer(path) for path in adopt]
+    for offer in offered:
+        offer.check(drafts, data_known=False)
     if show_config:
         show.settings(drafts)
         return 0
     if dry_run:
         show.plan(drafts, whereabouts, results)
         return 0
-    offered = [Offer(path) for path in adopt]
-    for offer in offered:
-        offer.check(drafts, data_known=False)
     return _carry_out(chosen_tasks, chosen, overrides, settings, data, results, resume, offered, console)
 
 
@@ -147,7 +156,7 @@ def _carry_out(
     """
     from harness.evaluate import Interrupted
     from harness.execute import Executor
-    from harness.plan import plan_run
+    from harness.plan import plan_run, together
     from harness.progress import Progress
     from harness.record import Busy, write_arrays
 
@@ -167,22 +176,25 @@ def _carry_out(
             except KeyboardInterrupt:
                 progress.say(f"stopped while getting data for {task.name}; {resuming}")
                 return 130
+            nodes = [plan_run(task, dataset.provenance.sha256, name, overrides, settings) for name in chosen]
+            matching = [(offer, node) for offer in offered if (node := offer.check(nodes))]  # all, before any is taken
+            for offer, node in matching:
+                executor.forgotten.add(offer.take(executor.artifact(node), anew=not resume))
             if landscape := task.landscape():
                 write_arrays(results / "tasks" / task.suite / f"{task.name}.npz", landscape)
-            nodes = [plan_run(task, dataset.provenance.sha256, name, overrides, settings) for name in chosen]
-            for offer in offered:
-                offer.take(nodes, results)
-            for node in nodes:
+            for group in together(nodes):
+                labels = ", ".join(run_node.label for run_node in group)
                 try:
                     if not resume:
-                        executor.forget(node)
+                        for run_node in group:
+                            executor.forget(run_node)
                     with executor.stop.listening():
-                        statuses.append(executor.run(node, dataset))
+                        statuses += executor.run(group, dataset)
                 except Busy as busy:
-                    progress.say(f"{node.label}: skipped: {busy}")
-                    statuses.append("busy")
+                    progress.say(f"{labels}: skipped: {busy}")
+                    statuses += ["busy"] * len(group)
                 except Interrupted:
-                    progress.say(f"stopped; {resuming} ({node.label} and what follows is unfinished)")
+                    progress.say(f"stopped; {resuming} ({labels} and what follows is unfinished)")
                     return 130
     unfinished = len(statuses) - statuses.count("finished")
     console.print(f"{statuses.count('finished')} of {len(statuses)} runs finished; records in {results}/",

@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
 
 import methods
 import tasks
-from harness.plan import RunNode, StageNode
+from harness.plan import RunNode, StageNode, together
 
 
 def listing(suite: str | None) -> None:
@@ -22,8 +23,8 @@ def listing(suite: str | None) -> None:
     console = Console(soft_wrap=True)
     console.print("methods", style="bold")
     for name in methods.REGISTRY:
-        module = sys.modules[methods.get(name).__module__]
-        console.print(f"  {name:<13}{(module.__doc__ or '').strip().splitlines()[0]}", highlight=False, markup=False)
+        about = (sys.modules[methods.get(name).__module__].__doc__ or "").strip().splitlines()
+        console.print(f"  {name:<13}{about[0] if about else ''}", highlight=False, markup=False)
     for name, names in suites.items():
         console.print(f"suite {name}", style="bold")
         for task in names:
@@ -36,19 +37,20 @@ def settings(drafts: Sequence[RunNode]) -> None:
     for node in drafts:
         table = Table("setting", "value", "origin", title=node.label, title_justify="left")
         for field in dataclasses.fields(node.resolved.config):
-            table.add_row(field.name, str(getattr(node.resolved.config, field.name)), node.resolved.origins[field.name])
+            value, origin = getattr(node.resolved.config, field.name), node.resolved.origins[field.name]
+            table.add_row(field.name, escape(str(value)), escape(origin))
         console.print(table)
 
 
 def plan(drafts: Sequence[RunNode], whereabouts: Mapping[str, str], results: Path) -> None:
-    """The graph of stages by task: each stage once, under the one it reads, with who uses it and its time."""
+    """The graph of stages by task: each stage once, under the last of those it reads, with who uses it and its time."""
     from harness.estimate import seconds_per_stage
 
     console = Console(soft_wrap=True, highlight=False)
-    times = seconds_per_stage(drafts)
+    times = seconds_per_stage(drafts, Console(stderr=True))
     for task, where in whereabouts.items():
-        runs = [run for run in drafts if run.task.name == task]
-        tree = Tree(f"[bold]{task}[/bold]  data: {where}")
+        runs = [run for group in together([run for run in drafts if run.task.name == task]) for run in group]
+        tree = Tree(f"[bold]{escape(task)}[/bold]  data: {escape(where)}")
         branches: dict[str, Tree] = {}
         for run in runs:
             made: dict[str, str] = {}
@@ -56,10 +58,10 @@ def plan(drafts: Sequence[RunNode], whereabouts: Mapping[str, str], results: Pat
                 if node.fingerprint not in branches:
                     above = [made[part] for part in node.stage.reads]
                     below = next((fingerprint for fingerprint in reversed(branches) if fingerprint in above), None)
-                    text = _stage(node, [other for other in runs if node in other.nodes], times[node.fingerprint])
+                    text = _stage(node, runs, times[node.fingerprint])
                     branches[node.fingerprint] = (branches[below] if below else tree).add(text)
                 made |= dict.fromkeys(node.stage.trains, node.fingerprint)
-            branches[run.nodes[-1].fingerprint].add(_evaluation(run))
+            branches[run.nodes[-1].fingerprint].add(_evaluation(run, runs))
         console.print(tree)
     total = sum(times.values())
     alone = sum(times[node.fingerprint] for run in drafts for node in run.nodes)
@@ -68,15 +70,23 @@ def plan(drafts: Sequence[RunNode], whereabouts: Mapping[str, str], results: Pat
                   "data, compilation and evaluation come on top", markup=False)  # fmt: skip
 
 
-def _stage(node: StageNode, users: Sequence[RunNode], seconds: float) -> str:
-    names = [run.method.name for run in users]
-    shared = f" [green]shared by {len(names)}: {', '.join(names)}[/green]" if len(names) > 1 else ""
-    return f"{node.stage.name}: {node.stage.rule}, {node.stage.steps} steps, {duration(seconds)}{shared}"
+def _stage(node: StageNode, runs: Sequence[RunNode], seconds: float) -> str:
+    users = [run.method.name for run in _users(node, runs)]
+    whom = f"[green]shared by {len(users)}: {', '.join(users)}[/green]" if len(users) > 1 else f"for {users[0]}"
+    about = escape(f"{node.stage.name}: {node.stage.rule}")
+    return f"{about}; {node.stage.steps} steps, {duration(seconds)}, {whom}"
 
 
-def _evaluation(run: RunNode) -> str:
+def _users(node: StageNode, runs: Sequence[RunNode]) -> list[RunNode]:
+    return [run for run in runs if node.fingerprint in {other.fingerprint for other in run.nodes}]
+
+
+def _evaluation(run: RunNode, runs: Sequence[RunNode]) -> str:
+    """Of a last stage that is an earlier one of a run before, only the end can be evaluated."""
+    last = run.nodes[-1]
+    along = _users(last, runs)[0].nodes[-1].fingerprint == last.fingerprint
     rows = len(run.settings.seeds) * len(run.method.knobs) * run.settings.episodes
-    times = len(run.evaluation_steps())
+    times = len(run.evaluation_steps()) if along else 1
     return f"[bold]{run.method.name}[/bold] evaluated {times} time{'s' * (times > 1)}, {rows} episodes each"
 
 

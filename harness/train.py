@@ -171,6 +171,8 @@ class Trainer:
 
                 trained, metrics = jax.vmap(one)(trained, frozen, prepared, keys)
                 finite = jnp.stack([jnp.isfinite(value) for value in metrics.values()]).all(axis=0)
+                if stage.between is not None:  # NaN is kept for what a step does not report
+                    metrics = {name: jnp.where(jnp.isnan(value), jnp.inf, value) for name, value in metrics.items()}
                 return trained, metrics, jnp.where(finite, -1, number)
 
             def body(trained: State, number: Array) -> tuple[State, tuple[dict[str, Array], Array]]:

@@ -21,12 +21,13 @@ from methods.networks import GaussianHead, forward
 
 @dataclass(frozen=True)
 class IVRConfig(MethodConfig):
-    """IVR's settings; alpha per task stands in the task tables."""
+    """IVR's settings; alphas per task stand in the task tables."""
 
     hidden_dims: tuple[PositiveInt, ...] = (256, 256)  # its code
     activation: Literal["relu", "gelu"] = "relu"
     regularizer: Literal["sql", "eql"] = "sql"
-    alpha: PositiveFloat = 1.0  # of the regulariser
+    sql_alpha: PositiveFloat = 1.0  # weight of the regulariser in SQL (its code, locomotion)
+    eql_alpha: PositiveFloat = 2.0  # the same in EQL
     value_dropout: Fraction = 0.0  # 0.5 on AntMaze
 
 
@@ -44,8 +45,13 @@ class IVR(IQL):
         c, spec = self.config, self.spec
         return InSampleCritic(
             spec.obs_dim, spec.action_dim, c.hidden_dims, c.discount, c.learning_rate, c.tau, loss=c.regularizer,
-            level=c.alpha, activation=c.activation, norm="none", value_dropout=c.value_dropout,
+            level=self.alpha, activation=c.activation, norm="none", value_dropout=c.value_dropout,
         )  # fmt: skip
+
+    @property
+    def alpha(self) -> float:
+        """The regulariser's weight in the form that is asked for."""
+        return self.config.sql_alpha if self.config.regularizer == "sql" else self.config.eql_alpha
 
     @property
     def actor(self) -> GaussianHead:
@@ -62,4 +68,4 @@ class IVR(IQL):
         advantage = self.in_sample.advantage(state, batch["observations"], batch["actions"], target=True)
         if self.config.regularizer == "sql":
             return jnp.clip(advantage, 0.0, LARGEST_WEIGHT)
-        return jnp.minimum(jnp.exp(10.0 * advantage / self.config.alpha), LARGEST_WEIGHT)
+        return jnp.minimum(jnp.exp(10.0 * advantage / self.alpha), LARGEST_WEIGHT)

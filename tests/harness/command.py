@@ -34,6 +34,15 @@ def invoke(*arguments: str) -> Any:
     return CliRunner().invoke(app, arguments, catch_exceptions=False)
 
 
+def refused(*arguments: str) -> str:
+    """The one line on stderr of a command that must exit with 2."""
+    done = invoke(*arguments)
+    assert done.exit_code == 2 and done.stdout == "", (done.stdout, done.stderr)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    return line.removeprefix("error: ")
+
+
 class Command:
     """The command in processes of its own; programs compiled once are kept in a folder."""
 

@@ -8,35 +8,24 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-import methods
-from harness import checkpoint, estimate, record
+from harness import checkpoint, record
 from tasks import ogbench
-from tests.harness.command import TINY, Command, invoke
+from tests.harness.command import TINY, Command, invoke, refused
 
 ANT = ("--suite", "ogbench", "--tasks", "antmaze-medium-navigate-singletask-v0", "--preset", "smoke")
 CUBE = ("--suite", "ogbench", "--tasks", "cube-single-play-singletask-v0", "--preset", "smoke")
-
-
-def refused(*arguments: str) -> str:
-    """The one line on stderr of a command that must exit with 2."""
-    done = invoke(*arguments)
-    assert done.exit_code == 2 and done.stdout == "", (done.stdout, done.stderr)
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("error: ")
-    return line.removeprefix("error: ")
 
 
 @pytest.mark.parametrize(
     "arguments, line",
     [
         ("--methods vgf,fqll", "unknown method 'fqll'; did you mean 'fql'?"),
-        ("--methods xyz", "unknown method 'xyz'; valid: avgf, bc, best_of_n"),
+        ("--methods xyz", "unknown method 'xyz'; valid: avgf, bc, bc_gaussian, best_of_n, "),
         ("--suite ogbenhc", "unknown suite 'ogbenhc'; did you mean 'ogbench'?"),
         ("--list --suite ogbenhc", "unknown suite 'ogbenhc'; did you mean 'ogbench'?"),
         ("--tasks to", "no toy task matches 'to'; did you mean 'toy'?"),
@@ -48,7 +37,7 @@ def refused(*arguments: str) -> str:
         ("--set fql.alpha=1 --methods vgf", "--set fql.alpha: fql is not among --methods vgf"),
         ("--set vgf.step_size=big", "--set: step_size=big is not a number"),
         ("--set vgf.step_size=-1", "--set: step_size=-1 is not positive"),
-        ("--set sampler=flaw", "--set: sampler=flaw is not one of flow, gaussian"),
+        ("--set sampler=flaw", "--set: sampler=flaw is not one of flow, gaussian, diffusion"),
         ("--set test_flow_steps=,", "--set: test_flow_steps=, is not a list of values"),
         ("--set vgf.step_size", "--set 'vgf.step_size': expected [METHOD.]KEY=VALUE"),
         ("--set behavior=joint --set bank=4 --methods vgf", "vgf.bank=4 needs behavior=pretrained"),
@@ -176,35 +165,3 @@ def test_a_run_that_diverges_says_where_and_the_others_go_on(tmp_path: Path) -> 
     assert f"best_of_n on toy: failed: {content['error']}" in done.stderr
     (path,) = (tmp_path / "runs" / "toy" / "toy" / "bc").glob("*/run.json")
     assert json.loads(path.read_text())["status"] == "finished"
-
-
-# ---- looking only ----
-
-
-def test_listing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    done = invoke("--list")
-    assert done.exit_code == 0 and done.stderr == "" and not list(tmp_path.iterdir())
-    lines = [line.strip() for line in done.stdout.splitlines()]
-    assert {"suite toy", "suite ogbench", "toy", *ogbench.PAPER_TASKS} <= set(lines)
-    assert {line.split()[0] for line in lines if line} >= set(methods.REGISTRY)
-    alone = invoke("--list", "--suite=toy").stdout
-    assert "suite toy" in alone and "ogbench" not in alone
-
-
-def test_showing_settings(tmp_path: Path) -> None:
-    done = invoke(*TINY, "--methods", "vgf,bc", "--set", "vgf.alpha=0.7", "--show-config", "--results", str(tmp_path))
-    assert done.exit_code == 0 and done.stderr == "" and not list(tmp_path.iterdir())
-    cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in done.stdout.splitlines()]
-    assert ["alpha", "0.7", "--set"] in cells and ["steps", "40", "--steps"] in cells
-    assert ["batch_size", "256", "default"] in cells and ["vgf on toy"] in cells and ["bc on toy"] in cells
-
-
-def test_a_dry_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "160")
-    monkeypatch.setattr(estimate, "measure", lambda *_, **__: SimpleNamespace(ms_scan=2000.0))  # an update and seed
-    done = invoke(*TINY, "--methods", "best_of_n,bc", "--results", str(tmp_path / "r"), "--dry-run")
-    assert done.exit_code == 0 and not (tmp_path / "r").exists()
-    for part in ("behavior 20 steps (shared by 2)", "critic 40 steps", "2 runs x 2 seeds",
-                 "training about 4 min on this device (1 min saved by sharing)"):  # fmt: skip
-        assert part in done.stdout

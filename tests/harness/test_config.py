@@ -79,7 +79,7 @@ def test_values_become_what_their_key_declares(assignment: str, value: Any) -> N
         ("steps=many", "a whole number"), ("learning_rate=0", "positive"), ("learning_rate=fast", "a number"),
         ("learning_rate=nan", "finite"), ("learning_rate=inf", "finite"), ("discount=-inf", "finite"),
         ("discount=-0.1", "within [0, 1]"), ("tau=3", "within [0, 1]"), ("alpha=-1", "positive"),
-        ("train_flow_steps=-1", "not negative"), ("sampler=Flow", "flow, gaussian"),
+        ("train_flow_steps=-1", "not negative"), ("sampler=Flow", "flow, gaussian, diffusion"),
         ("maxent=maybe", "on or off"), ("hidden_dims=8,0", "positive"), ("hidden_dims=8;8", "a whole number"),
         ("test_flow_steps=,", "a list of values"), ("test_flow_steps=0,-1", "not negative"),
         ("test_flow_steps=1,1", "a list of different values"),
@@ -172,6 +172,9 @@ def test_every_suite_has_presets_and_no_table_is_orphaned() -> None:
     assert {path.stem for path in TABLES["toy"].parent.glob("*.csv")} <= set(tasks.SUITES)
 
 
-def test_best_of_n_takes_no_flow() -> None:
-    with pytest.raises(BadInput, match=r"best_of_n has no flow|best-of-N has no flow"):
-        resolve("best_of_n", "toy", "toy", parse_set(["train_flow_steps=3"]))
+def test_each_method_has_the_settings_that_mean_something_for_it() -> None:
+    """A flow of particles is no setting of best-of-N, and IFQL's critic is no choice."""
+    with pytest.raises(BadInput, match="no such setting in best_of_n"):
+        check_keys(("vgf", "best_of_n"), parse_set(["best_of_n.train_flow_steps=3"]))
+    with pytest.raises(BadInput, match=r"critic=td is not one of iql$"):
+        resolve("ifql", "toy", "toy", parse_set(["ifql.critic=td"]))

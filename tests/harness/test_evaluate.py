@@ -221,5 +221,5 @@ def test_an_estimate_covers_every_stage() -> None:
     settings = RunSettings(seeds=(0, 1), episodes=1, evaluate_every=10, log_every=5)
     sizes = parse_set(["hidden_dims=8", "flow_steps=2", "steps=10", "behavior_steps=1000"])
     runs = [plan_run(ToyTask(), "?", name, sizes, settings) for name in ("bc", "best_of_n")]
-    found = estimate.seconds_per_stage(runs)
+    found = estimate.seconds_per_stage(runs, Console(quiet=True))
     assert set(found) == {node.fingerprint for run in runs for node in run.nodes} and min(found.values()) > 0

@@ -46,10 +46,31 @@ def test_without_a_flow_vgf_and_best_of_n_share_their_critic() -> None:
         assert stages(other)["critic"] != stages(best_of_n)["critic"]
 
 
+def test_iql_s_critic_is_one_stage_for_all_who_use_it() -> None:
+    users = {"iql": (), "ifql": (), "idql": (), "qgf": (), "best_of_n": ("critic=iql",), "vgf": ("critic=iql",)}
+
+    def critics(*sets: str) -> set[str]:
+        return {stages(plan(name, *own, *sets))["critic"] for name, own in users.items()}
+
+    (critic,), (other,) = critics(), critics("expectile=0.7")
+    assert critic not in {other, stages(plan("vgf"))["critic"], stages(plan("ivr"))["critic"]}
+    actor, again = (stages(plan("iql", *sets))["actor"] for sets in ((), ("expectile=0.7",)))
+    assert actor != again  # it reads the critic
+    assert stages(plan("iql", "alpha=3"))["critic"] == critic  # which knows nothing of it
+
+
+def test_what_a_method_does_not_read_is_no_part_of_its_stages() -> None:
+    """An IQL critic's fingerprint has no setting of the behaviour, of proposals or of a flow."""
+    base = plan("vgf", "critic=iql")
+    for setting in ("behavior_steps=7", "n_particles=9", "step_size=0.7", "bank=5"):
+        assert stages(plan("vgf", "critic=iql", setting))["critic"] == stages(base)["critic"]
+
+
 @pytest.mark.parametrize(
     "name, setting",
     [("vgf", "test_flow_steps=0,7"), ("vgf", "particle_select=uniform"), ("vgf", "temperature=3"),
-     ("best_of_n", "test_n=2,3")],
+     ("best_of_n", "test_n=2,3"), ("qgf", "test_weights=0,7"), ("idql", "test_n=3"), ("sfbc", "picks=4"),
+     ("diffusion_ql", "particle_select=argmax")],
 )  # fmt: skip
 def test_test_time_settings_change_the_run_but_not_its_stages(name: str, setting: str) -> None:
     base, other = plan(name), plan(name, setting)

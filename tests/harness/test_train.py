@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 import harness.train
 import methods
+from harness import throughput
 from harness.train import NotFinite, Trainer, initial_state, prepare, seed_keys, spans, take
 from methods.core import Stage
 from methods.learner import part_key
@@ -177,6 +179,122 @@ def test_updates_see_the_prepared_values_of_their_batch(monkeypatch: pytest.Monk
     state = {"walk": jnp.zeros(2), "pull": jnp.array([1.0, 3.0])}
     _, metrics = Trainer(stage, (0, 1), ROWS, state).run(state, 0, 5)
     np.testing.assert_array_equal(metrics["off"], 0.0)
+
+
+# ---- period and between ----
+
+
+def delayed(**changes: Any) -> Stage:
+    """`update` at steps 3, 6, ... adds 1 and reports as of then; `between` adds 100 and leaves "walk/full" out."""
+
+    def add(amount: float, state: Any, batch: Any, key: Any) -> Any:
+        walk = state["walk"] + amount * (1.0 + jnp.mean(batch["x"])) + jax.random.normal(key)
+        return {**state, "walk": walk}, {"walk/value": jnp.sum(walk), "walk/full": jnp.sum(amount * walk)}
+
+    def between(state: Any, batch: Any, key: Any) -> Any:
+        state, metrics = add(100.0, state, batch, key)
+        return state, {"walk/value": metrics["walk/value"]}
+
+    return walk(partial(add, 1.0), period=3, between=between)._replace(**changes)
+
+
+def walked(stage: Stage, pieces: list[tuple[int, int]]) -> tuple[Any, list[Any]]:
+    """Two seeds' state after the pieces, each by a trainer of its own, and the metrics of each."""
+    state, seen = initial_state(walk_init, (3, 4)), []
+    for first, count in pieces:
+        state, metrics = Trainer(stage, (3, 4), ROWS, state).run(state, first, count)
+        seen.append(metrics)
+    return state, seen
+
+
+def test_updates_come_at_every_period_and_between_at_the_others() -> None:
+    """Each step is what a stage of `update` or of `between` alone would do, by number, with the same draws."""
+    stage = delayed()
+    alone = [delayed(between=None, period=1), delayed(update=stage.between, between=None, period=1)]
+    state, seen = walked(stage, [])[0], []
+    full, between = (Trainer(one, (3, 4), ROWS, state) for one in alone)
+    for number in range(1, 8):
+        state, metrics = (between if number % 3 else full).run(state, number - 1, 1)
+        seen.append(metrics)
+    together, (means,) = walked(stage, [(0, 7)])
+    assert_equal(together, state)
+    assert [("walk/full" in metrics) for metrics in seen] == [False, False, True, False, False, True, False]
+    for name in ("walk/value", "walk/full"):  # means over the steps that report them
+        reported = [metrics[name] for metrics in seen if name in metrics]
+        np.testing.assert_allclose(means[name], np.mean(reported, axis=0), rtol=1e-5)  # float32 sums
+
+
+def test_resuming_within_a_period_makes_no_difference() -> None:
+    once, _ = walked(delayed(), [(0, 8)])
+    assert_equal(once, walked(delayed(), [(0, 4), (4, 4)])[0])
+
+
+def test_the_plain_loop_does_the_same_steps() -> None:
+    stage = delayed()
+    state = initial_state(walk_init, (3, 4))
+    advance = throughput._one_dispatch(stage, Trainer(stage, (3, 4), ROWS, state))
+    for number in range(1, 8):
+        state = advance(state, number)
+    assert_equal(walked(stage, [(0, 7)])[0], state)
+
+
+@pytest.mark.parametrize("step", [13, 15])
+def test_not_finite_is_named_between_and_at_the_period(step: int) -> None:
+    """A metric that some steps leave out is not missed where it is bad."""
+
+    def update(state: Any, batch: Any, key: Any) -> Any:
+        count = state["walk"] + 1
+        loss = jnp.where(count == step, jnp.nan, 1.0)
+        return {**state, "walk": count}, {"walk/loss": loss, "walk/full": jnp.mean(batch["x"])}
+
+    def between(state: Any, batch: Any, key: Any) -> Any:
+        state, metrics = update(state, batch, key)
+        return state, {"walk/loss": metrics["walk/loss"]}
+
+    state = {"walk": jnp.full(2, 10.0)}
+    stage = walk(update, reads=frozenset(), period=3, between=between)
+    with pytest.raises(NotFinite, match=rf"^stage walk: walk/loss not finite at step {step}, seed 3$"):
+        Trainer(stage, (3, 4), ROWS, state).run(state, 10, 9)
+
+
+# ---- complete ----
+
+
+def test_closed_form_parts_and_columns() -> None:
+    """`complete` sees the whole dataset in order and what was prepared, changes what the stage trains alone, and does
+    the same again when resuming, from a state that has moved on."""
+
+    def complete(state: Any, columns: Any) -> Any:
+        total = jnp.cumsum(columns["x"]) + columns["noise"][:, 0] * state["pull"]
+        return {**state, "centre": jnp.mean(columns["x"]) + state["pull"], "pull": state["pull"] + 1.0}, {"sum": total}
+
+    def fill(state: Any, columns: Any, key: Any) -> Any:
+        return {"noise": jax.random.normal(key, (len(columns["x"]), 1))}
+
+    def update(state: Any, batch: Any, key: Any) -> Any:
+        right = jnp.abs(batch["sum"] - batch["noise"][:, 0] * state["pull"] - batch["x"] * (batch["x"] + 1) / 2)
+        return {**state, "walk": state["walk"] + state["centre"]}, {"off": jnp.max(right)}
+
+    stage = walk(update, trains=frozenset({"walk", "centre"}), prepare=fill, complete=complete)
+    start = {"walk": jnp.zeros(2), "centre": jnp.zeros(2), "pull": jnp.array([0.1, 0.2])}
+    found, columns = [], []
+    for state in (start, {**start, "walk": jnp.ones(2), "centre": jnp.array([7.0, 8.0])}):
+        trainer = Trainer(stage, (3, 4), ROWS, state)
+        found.append(trainer.complete(state))
+        columns.append(trainer.prepared)
+        _, metrics = trainer.run(fresh(found[-1]), 0, 3)
+        np.testing.assert_allclose(metrics["off"], 0.0, atol=1e-3)  # float32: sums of up to 1225
+    assert_equal(*columns)
+    np.testing.assert_allclose(found[0]["centre"], 24.5 + np.array([0.1, 0.2]), rtol=1e-6)
+    np.testing.assert_array_equal(found[0]["centre"], found[1]["centre"])
+    np.testing.assert_array_equal(found[0]["pull"], start["pull"])  # read, not trained
+    assert columns[0]["sum"].shape == (2, 50) and columns[0].keys() == {"noise", "sum"}
+
+
+def test_nothing_to_complete() -> None:
+    state = {"walk": jnp.zeros(1), "pull": jnp.zeros(1)}
+    trainer = Trainer(walk(), (0,), ROWS, state)
+    assert trainer.complete(state) is state and trainer.prepared == {}
 
 
 # ---- a real method ----

@@ -42,20 +42,21 @@ def per_row(knobs: Any, rows: int) -> dict[str, jax.Array]:
 
 
 def random_state(method: Any, seed: int = 0, scale: float = 0.3) -> State:
-    """A state with every parameter and target drawn anew and a fresh optimiser, without compiling `init`."""
+    """A state with every parameter and target drawn anew and a fresh optimiser, without compiling `init`. What a part
+    holds beside its learner, fitted in closed form, is positive, as deviations are."""
     rng = np.random.default_rng(seed)
 
     def drawn(leaf: Any) -> jax.Array:
         return jnp.asarray(scale * rng.normal(size=leaf.shape), leaf.dtype)
 
-    return {
-        name: Learner(
-            jax.tree.map(drawn, part.params),
-            jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), part.opt_state),
-            jax.tree.map(drawn, part.target),
-        )
-        for name, part in jax.eval_shape(method.init, jax.random.key(0)).items()
-    }
+    def part(node: Any) -> Any:
+        if not isinstance(node, Learner):
+            return jnp.exp(drawn(node))
+        opt_state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), node.opt_state)
+        return Learner(jax.tree.map(drawn, node.params), opt_state, jax.tree.map(drawn, node.target))
+
+    shapes = jax.eval_shape(method.init, jax.random.key(0))
+    return jax.tree.map(part, shapes, is_leaf=lambda node: isinstance(node, Learner))
 
 
 def double(tree: Any) -> Any:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import methods
-from methods.behavior import FlowDraws, FlowSampler, GaussianSampler
 from methods.core import BadInput
+from methods.samplers import FlowDraws, FlowSampler, GaussianSampler
 from tests.methods.common import make, make_batch, random_state
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -97,7 +97,7 @@ def test_a_bank_needs_a_sampler_that_stays() -> None:
 def test_unknown_method_names_the_nearest() -> None:
     with pytest.raises(BadInput, match=r"'vfg'.*did you mean 'vgf'"):
         methods.get("vfg")
-    with pytest.raises(BadInput, match="valid: avgf, bc, best_of_n, fql, vgf"):
+    with pytest.raises(BadInput, match=r"valid: avgf, bc, bc_gaussian, .*, vgf, vgf_qgf"):
         methods.get("zzzzzz")
 
 

@@ -25,8 +25,9 @@ LEARNING_RATE = 3e-3
 SETTINGS = {"hidden_dims": (12,), "learning_rate": LEARNING_RATE, "tau": 0.1}
 VARIANTS: list[Any] = [(name, "joint") for name in methods.REGISTRY]
 VARIANTS += [("vgf", "bank"), ("vgf", "iql"), ("fql", "pretrained"), ("bc", "gaussian"), ("bc", "diffusion")]
-VARIANTS += [("ivr", "eql"), ("diffusion_ql", "backup"), ("qgf", "full")]
-OTHERS = [("best_of_n", "bank"), ("best_of_n", "iql"), ("avgf", "pretrained"), ("qgf", "jacobian"), ("qgf", "noisy")]
+VARIANTS += [("ivr", "eql")]
+OTHERS = [("best_of_n", "bank"), ("best_of_n", "iql"), ("avgf", "pretrained"), ("diffusion_ql", "backup")]
+OTHERS += [("qgf", "full"), ("qgf", "jacobian"), ("qgf", "noisy")]
 VARIANTS += [pytest.param(case, marks=pytest.mark.slow) for case in OTHERS]
 EXTRA: dict[str, dict[str, Any]] = {
     "joint": {},
@@ -45,6 +46,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "qgf": GUIDED, "vgf_qgf": GUIDED, "ifql": {"test_n": (1, 4)}, "diffusion_ql": {"test_n": (1, 4)},
     "idql": {"test_n": (1, 4), "sampler_dims": (8,), "blocks": 1, "sampler_batch_size": ROWS},
     "sfbc": {"test_n": (1, 4), "solver_steps": 3, "plan_samples": 3, "picks": 2},
+    "rebrac": {"alpha_actor": 3.0},  # the rest of its loss is normalised, so near +-1 before and after
 }  # fmt: skip
 
 
@@ -107,7 +109,8 @@ def same(a: Any, b: Any) -> bool:
 def draws_nothing(stage: Stage) -> bool:
     """A likelihood and regressions are functions of the batch alone."""
     regressions = ("GaussianSampler", "in-sample TD", "advantage-weighted", "regression")
-    return stage.rule.startswith(regressions) and not stage.config.get("value_dropout")
+    dropout = stage.rule.startswith("in-sample TD") and stage.config["value_dropout"] > 0.0
+    return stage.rule.startswith(regressions) and not dropout
 
 
 def test_init_is_what_stages_train(case: Case) -> None:

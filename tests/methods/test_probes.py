@@ -59,8 +59,8 @@ def test_on_a_bandit_vgf_beats_best_of_n_beats_bc() -> None:
     BC's regret is |GOAL|^2 + 2 * 0.4^2 = 0.77, less the clipping's share and an imperfect sampler's. Six steps of 0.1
     take particles from BC to GOAL, to within the critic's error and Adam's step: 0.1^2 for each dimension.
     """
-    settings = {**TRAINING, "n_particles": 5, "alpha": 0.05, "train_flow_steps": 0}
-    vgf = make("vgf", BANDIT, test_flow_steps=(6,), **settings)
+    settings = {**TRAINING, "n_particles": 5}
+    vgf = make("vgf", BANDIT, test_flow_steps=(6,), alpha=0.05, train_flow_steps=0, **settings)
     best, bc = make("best_of_n", BANDIT, test_n=(1, 5, 50), **settings), make("bc", BANDIT, **TRAINING)
     state = trained(vgf, bandit(), 1500)
     one, five, fifty = regrets(best, state, [{"N": 1}, {"N": 5}, {"N": 50}])
@@ -121,12 +121,13 @@ def test_values_of_six_states(name: str, settings: dict[str, Any], value: float)
     """
     method = make(name, STATES, discount=GAMMA, **TRAINING, **settings)
     (stage,) = method.stages()
+    critic = method.critic.network if name == "fql" else method.critic
     state, columns = fresh(method), take(walks(), method.fields)
     trainer, values = Trainer(stage, [0], columns, state), []
     for first in range(0, 2000, 200):
         state, _ = trainer.run(state, first, 200)
         target = first_seed(state)["critic"].target
-        values.append(method.critic.apply(target, jnp.eye(6), jnp.zeros((6, 2))).mean(0))
+        values.append(critic.apply(target, jnp.eye(6), jnp.zeros((6, 2))).mean(0))
     expected = np.array([1.0 + GAMMA * 2.0, 2.0, 0.3 / (1.0 - GAMMA), 0.3, value, 0.0])
     off = np.abs(np.mean(values[-3:], axis=0) - expected)
     assert (off <= 0.04 * np.array([1.0 + GAMMA, 1.0, 1.0 / (1.0 - GAMMA), 1.0, 1.0 + GAMMA, 1.0])).all()
@@ -151,7 +152,10 @@ def test_without_steps_vgf_trains_as_best_of_n() -> None:
     assert not same(jax.jit(flowing.stages()[-1].update)(state, batch, key)[0], ours[0])
 
 
-@pytest.mark.parametrize("settings", [{}, {"q_aggregation": "min"}, {"particle_select": "softmax", "temperature": 0.1}])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"q_aggregation": "min"}, {"particle_select": "softmax", "temperature": 0.1}, {"critic": "iql"}],
+)
 def test_without_steps_vgf_acts_as_best_of_n(settings: dict[str, Any]) -> None:
     """To the bit, from one state and key, at N = n_particles."""
     vgf = make("vgf", n_particles=7, test_flow_steps=(0, 2), **SMALL, **settings)

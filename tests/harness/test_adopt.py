@@ -1,0 +1,180 @@
+"""`--adopt PATH`: an artefact that is what the plan would make is used, and any other is refused in one line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.harness.command import SMALL, TINY, held, invoke, refused
+
+BC = (*TINY, "--methods", "bc")
+VGF = (*SMALL, "--methods", "vgf")
+
+
+def artifact(results: Path, stage: str) -> Path:
+    """The folder of the results' only artefact of that stage."""
+    (folder,) = (path for path in (results / "artifacts").iterdir() if note(path)["identity"]["stage"] == stage)
+    return folder
+
+
+def note(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "stage.json").read_text())
+
+
+def run_folder(results: Path, method: str) -> Path:
+    (folder,) = (results / "runs" / "toy" / "toy" / method).iterdir()
+    return folder
+
+
+def origins(results: Path, method: str) -> list[tuple[str, str]]:
+    content = json.loads((run_folder(results, method) / "run.json").read_text())
+    assert content["status"] == "finished"
+    return [(stage["name"], stage["origin"]) for stage in content["stages"]]
+
+
+def changed(folder: Path, copy: Path, **changes: Any) -> Path:
+    """A copy of the artefact whose `stage.json` has other values; `identity` is updated, not replaced."""
+    shutil.copytree(folder, copy)
+    content = note(copy)
+    identity = {**content["identity"], **changes.pop("identity", {})}
+    (copy / "stage.json").write_text(json.dumps({**content, **changes, "identity": identity}))
+    return copy
+
+
+def files(folder: Path) -> Mapping[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def offers(*folders: Path) -> list[str]:
+    return [argument for folder in folders for argument in ("--adopt", str(folder))]
+
+
+# ---- taken ----
+
+
+def test_what_matches_is_used_and_nothing_is_retrained(reference: Path, tmp_path: Path) -> None:
+    """By the very run that made it, which in another folder of results has the same name."""
+    behavior, critic = artifact(reference, "behavior"), artifact(reference, "critic")
+    before = files(behavior) | files(critic)
+    done = invoke(*VGF, "--results", str(tmp_path), *offers(behavior, critic))
+    assert done.exit_code == 0, done.stderr
+    assert origins(tmp_path, "vgf") == [("behavior", "adopted"), ("critic", "adopted")]
+    for folder in (behavior, critic):
+        taken = tmp_path / "artifacts" / folder.name
+        assert files(taken / "state") == files(folder / "state") and not (taken / "train.csv").exists()
+        assert note(taken) == {**note(folder), "adopted_from": str(folder)}
+    ours, theirs = run_folder(tmp_path, "vgf"), run_folder(reference, "vgf")
+    assert not (ours / "train.csv").exists()
+    header, *rows = (ours / "episodes.csv").read_text().splitlines()
+    assert [header, *rows] == [line for line in (theirs / "episodes.csv").read_text().splitlines()
+                               if line == header or ",final," in line]  # fmt: skip
+    with np.load(ours / "candidates.npz") as one, np.load(theirs / "candidates.npz") as two:
+        np.testing.assert_array_equal(one["candidates"], two["candidates"])
+    assert files(behavior) | files(critic) == before
+
+
+def test_what_it_is_needed_for_is_trained_on_it(reference: Path, tmp_path: Path) -> None:
+    """The same critic as if the behaviour had been trained here."""
+    done = invoke(*SMALL, "--results", str(tmp_path), *offers(artifact(reference, "behavior")))
+    assert done.exit_code == 0, done.stderr
+    assert origins(tmp_path, "vgf") == [("behavior", "adopted"), ("critic", "trained")]
+    assert origins(tmp_path, "bc") == [("behavior", "adopted")]
+    ours, theirs = (run_folder(results, "vgf") / "train.csv" for results in (tmp_path, reference))
+    assert ours.read_text() == theirs.read_text()
+
+
+def test_it_takes_the_place_of_an_unfinished_one_only(reference: Path, tmp_path: Path) -> None:
+    offered, results = artifact(reference, "behavior"), tmp_path / "results"
+    own = results / "artifacts" / offered.name
+    changed(offered, own, finished=False, maker="an earlier attempt")
+    assert invoke(*BC, "--results", str(results), *offers(offered)).exit_code == 0
+    assert origins(results, "bc") == [("behavior", "adopted")] and note(own)["finished"]
+    shutil.rmtree(results)
+    changed(offered, own, maker="an earlier run")
+    assert invoke(*BC, "--results", str(results), *offers(offered)).exit_code == 0
+    assert origins(results, "bc") == [("behavior", "shared")] and note(own)["maker"] == "an earlier run"
+
+
+def test_fresh_redoes_all_but_what_is_offered(reference: Path, tmp_path: Path) -> None:
+    """What stands there is replaced; offered where it stands, it stays."""
+    offered, results = artifact(reference, "behavior"), tmp_path / "results"
+    own = changed(offered, results / "artifacts" / offered.name, maker="an earlier run")
+    again = (*BC, "--results", str(results), "--fresh")
+    assert invoke(*again, *offers(offered)).exit_code == 0
+    assert origins(results, "bc") == [("behavior", "adopted")] and note(own)["maker"] != "an earlier run"
+    before = files(own / "state")
+    assert invoke(*again, *offers(own)).exit_code == 0
+    assert origins(results, "bc") == [("behavior", "adopted")] and files(own / "state") == before
+
+
+# ---- refused ----
+
+
+@pytest.mark.parametrize(
+    "stage, other, line",
+    [
+        ("behavior", "--set behavior_steps=30", "steps is 20 there and 30 in the plan (stage behavior)"),
+        ("behavior", "--seeds 3", "seeds is [0, 1] there and [0, 1, 2] in the plan (stage behavior)"),
+        ("behavior", "--set hidden_dims=9", "config.hidden_dims is [8] there and [9] in the plan (stage behavior)"),
+        ("behavior", "--seeds 1 --set hidden_dims=9",
+         "seeds is [0, 1] there and [0] in the plan (stage behavior); also different: config.hidden_dims"),
+        ("behavior", "--set behavior=joint --set bank=0", "it is stage 'behavior' of toy/toy, which the plan does not"),
+        ("critic", "--set vgf.step_size=0.7", "config.step_size is 0.05 there and 0.7 in the plan (stage critic)"),
+        ("critic", "--set vgf.critic=iql", "it is stage 'critic' of toy/toy, which the plan does not have"),
+        ("critic", "--suite ogbench --tasks cube-single-play-singletask-v0", "it is stage 'critic' of toy/toy, which"),
+    ],
+)  # fmt: skip
+def test_what_differs_is_named_and_nothing_written(
+    stage: str, other: str, line: str, reference: Path, tmp_path: Path
+) -> None:
+    offered, results = artifact(reference, stage), tmp_path / "results"
+    arguments = (*VGF, "--results", str(results), *offers(offered), *other.split())
+    assert refused(*arguments).startswith(f"--adopt {offered}: {line}")
+    assert refused(*arguments, "--dry-run").startswith(f"--adopt {offered}: {line}")
+    assert not results.exists()
+
+
+def test_data_are_compared_once_they_are_there(reference: Path, tmp_path: Path) -> None:
+    """As is what was made from them; and of two artefacts neither is taken if one does not match."""
+    behavior, results = artifact(reference, "behavior"), tmp_path / "results"
+    other = changed(behavior, tmp_path / "other", identity={"data": "digest"})
+    line = refused(*VGF, "--results", str(results), *offers(behavior, other))
+    assert line.startswith(f"--adopt {other}: data is 'digest' there and '{note(behavior)['identity']['data']}' in the")
+    critic = artifact(reference, "critic")
+    line = refused(*VGF, "--results", str(results), *offers(critic), "--set", "behavior_steps=30")
+    assert line.startswith(f"--adopt {critic}: reads.behavior is '{behavior.name}' there and '")
+    assert not results.exists()
+
+
+def test_what_is_no_finished_artefact(reference: Path, tmp_path: Path) -> None:
+    behavior, results = artifact(reference, "behavior"), tmp_path / "results"
+    unfinished = changed(behavior, tmp_path / "unfinished", finished=False, step=10)
+    bare = changed(behavior, tmp_path / "bare")
+    shutil.rmtree(bare / "state")
+    garbled, other, file = (tmp_path / name for name in ("garbled", "other", "file"))
+    for folder, text in ((garbled, "{"), (other, "[1]")):
+        folder.mkdir()
+        (folder / "stage.json").write_text(text)
+    file.touch()
+    nothing = "holds no artefact (no readable stage.json)"
+    for path, complaint in (
+        (unfinished, "its stage is unfinished (step 10)"), (bare, "its parts are missing (no state/20)"),
+        *((path, nothing) for path in (garbled, other, file, tmp_path, tmp_path / "no", run_folder(reference, "bc"))),
+    ):  # fmt: skip
+        assert refused(*BC, "--results", str(results), *offers(path)) == f"--adopt {path}: {complaint}"
+    assert not results.exists()
+
+
+def test_where_another_process_writes(reference: Path, tmp_path: Path) -> None:
+    offered = artifact(reference, "behavior")
+    folder = tmp_path / "artifacts" / offered.name
+    with held(folder) as other:
+        line = refused(*BC, "--results", str(tmp_path), *offers(offered))
+    assert line == f"--adopt {offered}: {folder} is being written by process {other.pid}"
+    assert not (folder / "state").exists()

@@ -1,0 +1,31 @@
+"""Columns that a dataset derives from its transitions."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tasks.core import Dataset, Provenance
+
+
+def dataset() -> Dataset:
+    """Episodes of 2, 1 and 3 transitions, the last cut off by the file's end; the first ends truly, the second by a
+    time limit."""
+    actions = np.arange(1.0, 13.0, dtype=np.float32).reshape(6, 2)
+    terminals, masks = np.array([0, 1, 1, 0, 0, 0], np.float32), np.array([1, 0, 1, 1, 1, 1], np.float32)
+    return Dataset(
+        {"actions": actions, "terminals": terminals, "masks": masks, "rewards": np.zeros(6, np.float32)},
+        Provenance("made", "", "given"),
+    )
+
+
+def test_next_actions_stay_within_their_episode() -> None:
+    found = dataset().columns({"actions", "next_actions"})
+    expected = [[3, 4], [0, 0], [0, 0], [9, 10], [11, 12], [0, 0]]
+    np.testing.assert_array_equal(found["next_actions"], expected)
+    assert found["next_actions"].dtype == np.float32
+    assert found.keys() == {*dataset().transitions, "next_actions"}
+
+
+def test_nothing_is_derived_that_is_not_asked_for() -> None:
+    made = dataset()
+    assert made.columns({"actions", "terminals"}) is made.transitions
