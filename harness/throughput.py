@@ -155,6 +155,7 @@ def main(
 ) -> None:
     """Time per update and seed of each method's own stage, and the ratio to one dispatch a step."""
     console = Console()
+    console.width = max(console.width, 100)  # as wide as the table, where the output is no terminal
     try:
         chosen = [name.strip() for name in names.split(",") if name.strip()] or list(methods.REGISTRY)
         if not all(count.strip().isdecimal() and int(count) for count in seeds.split(",")):

@@ -266,9 +266,14 @@ class DiffusionSampler:
         return action
 
     def _sample_ode(self, params: Params, obs: Array, noise: Array) -> Array:
-        times = np.linspace(1.0, self.shortest, self.steps + 1)
+        # uniform in log SNR: uniform in time would leave the last, first-order steps so long that modes come out narrow
         low, high = self.beta
-        signal = np.exp(-low * times - 0.5 * (high - low) * times**2)
+        ends = np.array([1.0, self.shortest])
+        signal = np.exp(-low * ends - 0.5 * (high - low) * ends**2)
+        first, last = 0.5 * np.log(signal / (1.0 - signal))
+        spent = np.logaddexp(0.0, -2.0 * np.linspace(first, last, self.steps + 1))  # -log abar
+        times = (np.sqrt(low**2 + 2.0 * (high - low) * spent) - low) / (high - low)
+        signal = np.exp(-spent)
         scale, sigma = np.sqrt(signal), np.sqrt(1.0 - signal)
         snr = np.log(scale / sigma)
         widths = np.diff(snr)

@@ -47,14 +47,14 @@ def test_softmax_value_by_hand() -> None:
 
 
 def test_planned_returns_by_hand() -> None:
-    """Three transitions that end truly, two cut by a time limit; discount 1/2."""
-    rewards, masks = jnp.array([1.0, 2.0, 4.0, 8.0, 16.0]), jnp.array([1.0, 1.0, 0.0, 1.0, 1.0])
-    plan = partial(critics.planned_returns, rewards, masks, jnp.array([0.0, 0.0, 1.0, 0.0, 1.0]), discount=0.5)
-    # backwards: 16; 8 + 8; then 4 alone, 2 + 2, 1 + 2
-    np.testing.assert_array_equal(plan(next_values=jnp.full(5, -jnp.inf)), [3.0, 4.0, 4.0, 16.0, 16.0])
-    # the time limit bootstraps 6, the true end ignores 100; 10 beats the return 4, and 1 does not beat 19
-    values = jnp.array([10.0, 3.0, 100.0, 1.0, 6.0])
-    np.testing.assert_array_equal(plan(next_values=values), [6.0, 4.0, 4.0, 17.5, 19.0])
+    """Two transitions cut by a time limit, then three that end truly; discount 1/2."""
+    rewards, masks = jnp.array([8.0, 16.0, 1.0, 2.0, 4.0]), jnp.array([1.0, 1.0, 1.0, 1.0, 0.0])
+    plan = partial(critics.planned_returns, rewards, masks, jnp.array([0.0, 1.0, 0.0, 0.0, 1.0]), discount=0.5)
+    # backwards: 4, 2 + 2, 1 + 2; then 16 alone, 8 + 8
+    np.testing.assert_array_equal(plan(next_values=jnp.full(5, -jnp.inf)), [16.0, 16.0, 3.0, 4.0, 4.0])
+    # the true end ignores 100; 10 beats the return 4, and 3 does not; the time limit bootstraps its 5, not the 6 beyond
+    values = jnp.array([1.0, 5.0, 10.0, 3.0, 100.0])
+    np.testing.assert_array_equal(plan(next_values=values), [17.25, 18.5, 6.0, 4.0, 4.0])
 
 
 QS, SHARES = np.array([0.0, 1.0, 3.0]), np.array([0.5, 0.3, 0.2])

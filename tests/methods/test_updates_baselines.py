@@ -407,3 +407,25 @@ def test_vgf_qgf_update() -> None:
         return {"critic": td_update(critic, batch, moved, ADAM, jnp.mean)}, {}
 
     agree(method, method.stages()[1], oracle)
+
+
+def test_sfbc_solver() -> None:
+    """DPM-Solver++(2M) in its own variables: half log signal-to-noise, steps h; order one at both ends."""
+    steps = 5
+    sampler = make("sfbc", solver_steps=steps, **COMMON).sampler
+    params = double(random_state(make("sfbc", **COMMON))["behavior"].params)
+    rng = np.random.default_rng(0)
+    obs, x = jnp.asarray(rng.normal(size=(B, SPEC.obs_dim))), jnp.asarray(rng.normal(size=(B, A)))
+    times = 1 - np.arange(steps + 1) * (1 - 1e-3) / steps
+    alpha = np.exp(-0.25 * times**2 * (20 - 0.1) - 0.5 * times * 0.1)
+    sigma = np.sqrt(1 - alpha**2)
+    snr, ours, cleans = np.log(alpha / sigma), jax.jit(sampler.sample)(params, obs, x), []
+    for i in range(steps):
+        eps = denoise(params, obs, x, jnp.full((B, 1), times[i]))
+        cleans.append(jnp.clip((x - sigma[i] * eps) / alpha[i], -1, 1))
+        h, guess = snr[i + 1] - snr[i], cleans[-1]
+        if 0 < i < steps - 1:
+            ratio = (snr[i] - snr[i - 1]) / h
+            guess = (1 + 1 / (2 * ratio)) * cleans[-1] - cleans[-2] / (2 * ratio)
+        x = sigma[i + 1] / sigma[i] * x - alpha[i + 1] * (np.exp(-h) - 1) * guess
+    np.testing.assert_allclose(ours, jnp.clip(x, -1, 1), **TOLERANCE)
