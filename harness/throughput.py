@@ -118,16 +118,24 @@ def _one_dispatch(stage: Stage, trainer: Trainer) -> Callable[[State, int], Stat
 def measure_all(
     names: Sequence[str], seeds: Sequence[int], sets: Sequence[str], spec: TaskSpec, *, steps: int, repeats: int
 ) -> list[Measurement]:
-    """The last stage of each method at each number of seeds."""
+    """Every stage of every method at each number of seeds; a stage that several share is measured once, and its row
+    names them all."""
     overrides = parse_set(sets)
     check_keys(names, overrides)
-    found = []
+    users: dict[str, list[str]] = {}
+    stages: dict[str, tuple[Method, Stage]] = {}
     for name in names:
         config = replace(resolve(name, suite="", task="", layers=overrides).config, steps=steps)
         method: Method = methods.get(name)(config, spec)
-        for count in seeds:
-            found.append(measure(method, method.stages()[-1], range(count), steps=steps, repeats=repeats))
-    return found
+        for stage in method.stages():
+            kind = repr((stage.rule, sorted(stage.trains), sorted(stage.config.items()), stage.prepare is None))
+            stages.setdefault(kind, (method, stage))
+            users.setdefault(kind, []).append(name)
+    return [
+        replace(measure(*stages[kind], range(count), steps=steps, repeats=repeats), method=" ".join(users[kind]))
+        for kind in stages
+        for count in seeds
+    ]
 
 
 def _write(path: Path, found: Sequence[Measurement]) -> None:
@@ -153,7 +161,7 @@ def main(
     action_dim: Annotated[int, typer.Option(min=1)] = 5,
     out: Annotated[Path | None, typer.Option(help="also write the table to this CSV file")] = None,
 ) -> None:
-    """Time per update and seed of each method's own stage, and the ratio to one dispatch a step."""
+    """Time per update and seed of each stage of the methods, and the ratio to one dispatch a step."""
     console = Console()
     console.width = max(console.width, 100)  # as wide as the table, where the output is no terminal
     try:

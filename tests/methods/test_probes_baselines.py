@@ -209,9 +209,9 @@ SFBC = make("sfbc", TaskSpec(1, 1, 1), hidden_dims=HIDDEN).sampler
 
 @pytest.mark.parametrize("name", ["diffusion_ql", "langevin", "sfbc"])
 def test_diffusion_learns_two_modes(name: str, fits: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the exact eps would sample in as few steps (15 of SfBC's ODE narrow a deviation of 0.2 to 0.14 by themselves):
-    the mean distance of equal quantiles. One mode alone would be off by 0.3 at least, a Gaussian of the same moments by
-    0.15; a network of this size leaves up to 0.1. Shares are the behaviour's to five standard errors and as much."""
+    """As the exact eps would sample in as few steps, which err by themselves (most, the chain of 5): the mean distance
+    of equal quantiles. One mode alone would be off by 0.3 at least, a Gaussian of the same moments by 0.15; a network of
+    this size leaves up to 0.1. Shares are the behaviour's to five standard errors and as much."""
     sampler = {"diffusion_ql": DIFFUSION_QL, "langevin": replace(DIFFUSION_QL, solver="langevin"), "sfbc": SFBC}[name]
     found = samples(sampler, fits["ode" if name == "sfbc" else "grid"])
     apart = np.abs(np.sort(found) - np.sort(exact_samples(sampler, monkeypatch))).mean(axis=-1)

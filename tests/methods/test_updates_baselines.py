@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from scipy.optimize import brentq
 
 from tests.methods.common import SPEC, double, make, make_batch, random_state
 from tests.methods.test_updates import (
@@ -410,16 +411,19 @@ def test_vgf_qgf_update() -> None:
 
 
 def test_sfbc_solver() -> None:
-    """DPM-Solver++(2M) in its own variables: half log signal-to-noise, steps h; order one at both ends."""
+    """DPM-Solver++(2M) in its own variables: half log signal-to-noise, equal steps h; order one at both ends."""
     steps = 5
     sampler = make("sfbc", solver_steps=steps, **COMMON).sampler
     params = double(random_state(make("sfbc", **COMMON))["behavior"].params)
     rng = np.random.default_rng(0)
     obs, x = jnp.asarray(rng.normal(size=(B, SPEC.obs_dim))), jnp.asarray(rng.normal(size=(B, A)))
-    times = 1 - np.arange(steps + 1) * (1 - 1e-3) / steps
-    alpha = np.exp(-0.25 * times**2 * (20 - 0.1) - 0.5 * times * 0.1)
+    log_alpha = lambda t: -0.25 * t**2 * (20 - 0.1) - 0.5 * t * 0.1  # noqa: E731
+    half_snr = lambda t: log_alpha(t) - 0.5 * np.log(1 - np.exp(2 * log_alpha(t)))  # noqa: E731
+    snr = np.linspace(half_snr(1.0), half_snr(1e-3), steps + 1)
+    times = np.array([brentq(lambda t, at=at: half_snr(t) - at, 1e-4, 1.1, xtol=1e-15) for at in snr])
+    alpha = np.exp(log_alpha(times))
     sigma = np.sqrt(1 - alpha**2)
-    snr, ours, cleans = np.log(alpha / sigma), jax.jit(sampler.sample)(params, obs, x), []
+    ours, cleans = jax.jit(sampler.sample)(params, obs, x), []
     for i in range(steps):
         eps = denoise(params, obs, x, jnp.full((B, 1), times[i]))
         cleans.append(jnp.clip((x - sigma[i] * eps) / alpha[i], -1, 1))
