@@ -210,8 +210,8 @@ SFBC = make("sfbc", TaskSpec(1, 1, 1), hidden_dims=HIDDEN).sampler
 @pytest.mark.parametrize("name", ["diffusion_ql", "langevin", "sfbc"])
 def test_diffusion_learns_two_modes(name: str, fits: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """As the exact eps would sample in as few steps, which err by themselves (most, the chain of 5): the mean distance
-    of equal quantiles. One mode alone would be off by 0.3 at least, a Gaussian of the same moments by 0.15; a network of
-    this size leaves up to 0.1. Shares are the behaviour's to five standard errors and as much."""
+    of equal quantiles. One mode alone would be off by 0.3 at least, a Gaussian of the same moments by 0.15; a network
+    of this size leaves up to 0.1. Shares are the behaviour's to five standard errors and as much."""
     sampler = {"diffusion_ql": DIFFUSION_QL, "langevin": replace(DIFFUSION_QL, solver="langevin"), "sfbc": SFBC}[name]
     found = samples(sampler, fits["ode" if name == "sfbc" else "grid"])
     apart = np.abs(np.sort(found) - np.sort(exact_samples(sampler, monkeypatch))).mean(axis=-1)
@@ -270,8 +270,8 @@ def test_guidance_in_closed_form(gradient: str, monkeypatch: pytest.MonkeyPatch)
         jnp.zeros((1, 1)),
     )
     monkeypatch.setattr(FlowSampler, "velocity", lambda self, params, obs, actions, time: 0.5 * (0.4 - actions))
-    q = lambda self, params, obs, x: jnp.stack([-((x - 0.9) ** 2)[..., 0], 0.1 - ((x - 0.9) ** 2)[..., 0]])  # noqa: E731
-    monkeypatch.setattr(type(method), "values", q)
+    q = lambda self, params, obs, x: jnp.stack([-((x - 0.9) ** 2)[..., 0], 0.1 - ((x - 0.9) ** 2)[..., 0]])  # noqa:
+    E731 monkeypatch.setattr(type(method), "values", q)
     action, time = jnp.full((1, 1, 1), 0.2), jnp.asarray(0.3)
     reached = 0.4 - 0.2 * 0.95**7
     assert method.estimate(state, obs, action, time) == pytest.approx(0.27)
