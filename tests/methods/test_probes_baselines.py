@@ -270,8 +270,8 @@ def test_guidance_in_closed_form(gradient: str, monkeypatch: pytest.MonkeyPatch)
         jnp.zeros((1, 1)),
     )
     monkeypatch.setattr(FlowSampler, "velocity", lambda self, params, obs, actions, time: 0.5 * (0.4 - actions))
-    q = lambda self, params, obs, x: jnp.stack([-((x - 0.9) ** 2)[..., 0], 0.1 - ((x - 0.9) ** 2)[..., 0]])  # noqa:
-    E731 monkeypatch.setattr(type(method), "values", q)
+    q = lambda self, params, obs, x: jnp.stack([-((x - 0.9) ** 2)[..., 0], 0.1 - ((x - 0.9) ** 2)[..., 0]])  # noqa: E731
+    monkeypatch.setattr(type(method), "values", q)
     action, time = jnp.full((1, 1, 1), 0.2), jnp.asarray(0.3)
     reached = 0.4 - 0.2 * 0.95**7
     assert method.estimate(state, obs, action, time) == pytest.approx(0.27)
