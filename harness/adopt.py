@@ -82,10 +82,12 @@ class Offer:
             for name in ("stage.json", "train.csv"):  # of an attempt that this takes the place of
                 (folder / name).unlink(missing_ok=True)
             shutil.rmtree(folder / "state", ignore_errors=True)
+            # the note first: without a state it counts for nothing, and a state without it would pass for the plan's
+            record.write_json(folder / "stage.json", {**self.note, "adopted_from": str(self.folder.resolve())})
             temporary.rename(folder / "state")
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-        record.write_json(folder / "stage.json", {**self.note, "adopted_from": str(self.folder.resolve())})
+            for left in folder.glob("state.*.tmp"):  # also of a copy that was killed
+                shutil.rmtree(left, ignore_errors=True)
 
     def _has(self, node: StageNode, key: str) -> bool:
         return bool(self.identity.get(key) == node.identity[key])

@@ -53,6 +53,11 @@ class StageStore:
         return bool(self.step and self._note().get("finished"))
 
     @property
+    def adopted(self) -> bool:
+        """Whether the parts were taken from a folder that the user named."""
+        return "adopted_from" in self._note()
+
+    @property
     def step(self) -> int:
         """The step of the state on disk; 0 where there is none."""
         return self.manager.latest_step() or 0
@@ -79,7 +84,7 @@ class StageStore:
         note = self._note()
         trained = note.get("maker") == asker
         # the same run in another folder of results has the same name, so adoption is looked at first
-        origin = "adopted" if "adopted_from" in note else "trained" if trained else "shared"
+        origin = "adopted" if self.adopted else "trained" if trained else "shared"
         return {"origin": origin, **{key: note.get(key) for key in ("seconds", "git", "versions")}}
 
     def restore(self, like: State) -> State:

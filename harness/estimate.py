@@ -10,7 +10,7 @@ from rich.progress import track
 from harness.plan import RunNode, StageNode
 from harness.throughput import measure
 
-_STEPS = 3
+_STEPS = 4  # a multiple of the period of delayed updates
 
 
 def seconds_per_stage(runs: Iterable[RunNode], console: Console) -> dict[str, float]:

@@ -42,8 +42,13 @@ class Evaluator:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the simulators; another evaluation makes new ones."""
         if self._pool:
             self._pool.close()
+            self._pool = None
 
     def _act_all(self, state: State, obs: Any, keys: Key, number: Any) -> Any:
         def one(state: State, obs: Any, key: Key) -> Any:

@@ -59,6 +59,8 @@ class Executor:
     progress: Progress
     stop: Stop = field(default_factory=Stop)
     forgotten: set[Path] = field(default_factory=set)  # so that --fresh makes shared work anew once, not for each run
+    _columns: dict[str, Any] = field(default_factory=dict)  # of `_dataset`, on the device
+    _dataset: Dataset | None = None
 
     def run(self, runs: Sequence[RunNode], dataset: Dataset) -> list[str]:
         """Carries runs with one last stage to their ends, or as far as they get; returns their statuses.
@@ -90,13 +92,21 @@ class Executor:
             statuses |= {member.run.fingerprint: member.status for member in members}
         return [statuses[run.fingerprint] for run in runs]
 
+    def columns(self, dataset: Dataset, fields: frozenset[str]) -> dict[str, Any]:
+        """The dataset's columns on the device, where all runs use the same copy."""
+        if dataset is not self._dataset:
+            self._dataset, self._columns = dataset, {}
+        self._columns |= take(dataset.columns(fields), fields - self._columns.keys())
+        return {name: column for name, column in self._columns.items() if name in fields}
+
     def artifact(self, node: StageNode) -> Path:
         return self.results / "artifacts" / node.fingerprint
 
-    def forget(self, run: RunNode) -> None:
-        """Deletes what an earlier attempt left, for --fresh."""
-        folders = [run.folder(self.results), *map(self.artifact, run.nodes)]
-        folders = [folder for folder in folders if folder not in self.forgotten]
+    def forget(self, runs: Sequence[RunNode]) -> None:
+        """Deletes what an earlier attempt at these left, for --fresh."""
+        wanted = [run.folder(self.results) for run in runs]
+        wanted += [self.artifact(node) for run in runs for node in run.nodes]
+        folders = [folder for folder in dict.fromkeys(wanted) if folder not in self.forgotten]
         with contextlib.ExitStack() as locks:
             for folder in folders:
                 locks.enter_context(record.locked(folder))  # all of them or nothing is deleted
@@ -182,7 +192,7 @@ class Member:
     def begin(self) -> None:
         """All stages but the last."""
         record.write_lines(self.folder / "stages", [node.fingerprint for node in self.run.nodes])
-        self.columns = take(self.dataset.columns(self.run.method.fields), self.run.method.fields)
+        self.columns = self.executor.columns(self.dataset, self.run.method.fields)
         self.state = initial_state(self.run.method.init, self.run.settings.seeds)
         for node in self.run.nodes[:-1]:
             self.have(node, [])
@@ -207,6 +217,8 @@ class Member:
                 parts = {name: part for name, part in self.state.items() if name in node.stage.trains}
                 self.state = {**self.state, **store.restore(parts)}
             StageWork(self, node, store, watching).finish()
+            if not store.finished:  # everyone who watched has failed
+                return
             about = {"name": node.stage.name, "fingerprint": node.fingerprint, "steps": node.stage.steps}
             for member in watching or [self]:
                 maker = f"{member.run.label} ({member.run.fingerprint})"

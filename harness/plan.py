@@ -13,6 +13,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -92,13 +93,15 @@ def _plain(value: Any) -> Any:
 
 
 def together(runs: Sequence[RunNode]) -> list[list[RunNode]]:
-    """The runs in groups that share their last stage. Groups keep the order of their first runs, but one whose last
-    stage others need on their way goes first, so that it is evaluated while that stage trains."""
+    """The runs in groups that share their last stage. One whose last stage others need on their way goes before them,
+    so that it is evaluated while that stage trains."""
     groups: dict[str, list[RunNode]] = {}
     for run in runs:
         groups.setdefault(run.nodes[-1].fingerprint, []).append(run)
-    needed = {node.fingerprint for run in runs for node in run.nodes[:-1]}
-    return [groups[last] for last in sorted(groups, key=lambda last: last not in needed)]
+    after: dict[str, set[str]] = {}
+    for last, group in groups.items():
+        after[last] = {node.fingerprint for run in group for node in run.nodes[:-1]} & groups.keys()
+    return [groups[last] for last in TopologicalSorter(after).static_order()]
 
 
 def shared(runs: Iterable[RunNode]) -> Counter[str]:

@@ -186,8 +186,7 @@ def _carry_out(
                 labels = ", ".join(run_node.label for run_node in group)
                 try:
                     if not resume:
-                        for run_node in group:
-                            executor.forget(run_node)
+                        executor.forget(group)
                     with executor.stop.listening():
                         statuses += executor.run(group, dataset)
                 except Busy as busy:

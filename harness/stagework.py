@@ -25,9 +25,13 @@ SAVE_EVERY_S = 120.0  # between saves; a crash loses that much and the span (`lo
 class _Watcher:
     """A run's tables and evaluations while its last stage trains."""
 
-    def __init__(self, member: Member, store: StageStore) -> None:
-        self.member, self.last = member, member.run.nodes[-1].stage.steps
+    def __init__(self, member: Member, store: StageStore, shared: bool) -> None:
+        """`shared`: whether others watch the same stage."""
+        self.member, self.last, self.shared = member, member.run.nodes[-1].stage.steps, shared
         rows = len(member.run.settings.seeds) * member.evaluator.rows
+        if store.adopted:  # in the place of an attempt of our own, whose rows speak of other parts
+            for name in ("episodes.csv", "train.csv"):
+                (member.folder / name).unlink(missing_ok=True)
         self.episodes = record.Table(member.folder / "episodes.csv", store.step, rows_per_step=rows)
         self.train = record.Table(member.folder / "train.csv", store.step)
         self.steps = member.run.evaluation_steps()
@@ -40,6 +44,8 @@ class _Watcher:
         started, evaluator = time.perf_counter(), member.evaluator
         with member.executor.progress.stage(f"{member.run.label}: evaluation", 1.0, 0.0) as bar:
             rows = evaluator.run({**member.state, **trained}, step, stop=member.executor.stop, progress=bar.at)
+        if self.shared:
+            evaluator.close()  # the simulators of all who watch would add up
         phase = "final" if step == self.last else "offline"
         self.episodes.append([row | {"phase": phase} for row in rows])
         member.record.add_seconds({"evaluate": time.perf_counter() - started})
@@ -54,7 +60,7 @@ class StageWork:
     def __init__(self, owner: Member, node: StageNode, store: StageStore, watching: Sequence[Member]) -> None:
         self.owner, self.node, self.store = owner, node, store
         self.stage, self.settings, self.step = node.stage, owner.run.settings, store.step
-        self.watchers = [_Watcher(member, store) for member in watching]
+        self.watchers = [_Watcher(member, store, len(watching) > 1) for member in watching]
         own = record.Table(store.folder / "train.csv", store.step)
         self.tables = [watcher.train for watcher in self.watchers] or [own]
 

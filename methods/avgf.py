@@ -48,6 +48,10 @@ class AVGF(VGF):
     def flow(self) -> particles.Flow:
         return replace(super().flow, clip_norm=1.0)
 
+    @property
+    def test_time(self) -> frozenset[str]:
+        return super().test_time - {"flow_q_aggregation"}  # the regressed gradient's, whatever L_train is
+
     def init_part(self, name: str, key: Key) -> Learner:
         if name != "gradient":
             return super().init_part(name, key)

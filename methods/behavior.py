@@ -87,7 +87,7 @@ class BehaviorMethod(PartsMethod):
     def stages(self) -> tuple[Stage, ...]:
         config = self.config
         pretrained = config.behavior == "pretrained"
-        if config.bank and not pretrained:
+        if config.bank and self.draws_next and not pretrained:
             raise BadInput(f"{self.name}.bank={config.bank} needs behavior=pretrained: a joint sampler keeps changing")
         behavior = Stage(
             name="behavior",
@@ -102,9 +102,15 @@ class BehaviorMethod(PartsMethod):
             return (behavior,)
         if pretrained or not self.uses_behavior:
             return (behavior, *self.own_stages())
-        skip = _STAGE_FIELDS | {"bank"}
-        trains = frozenset({*self.parts, "behavior"})
-        return (self.own_stage("joint", skip=skip, trains=trains, update=self._joint_update),)
+        joint = self.own_stage("joint", skip=_STAGE_FIELDS | {"bank"}, update=self._joint_update)
+        imitated = {f"behavior.{name}": value for name, value in behavior.config.items()}
+        return (
+            joint._replace(
+                trains=joint.trains | {"behavior"},
+                rule=f"{joint.rule}; {behavior.rule}",
+                config={**joint.config, **imitated},
+            ),
+        )
 
     def own_stages(self) -> tuple[Stage, ...]:
         """The stages after the behaviour's, where that has one of its own."""

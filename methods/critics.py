@@ -59,22 +59,21 @@ def softmax_value(values: Array, weight: float) -> Array:
     return jnp.sum(jax.nn.softmax(weight * values, axis=-1) * values, axis=-1)
 
 
-def planned_returns(rewards: Array, masks: Array, terminals: Array, next_values: Array, discount: float) -> Array:
-    """G_t = r_t + gamma * mask_t * max(G_{t+1}, V(s_{t+1})) along each episode, `[t]` (SfBC's
-    implicit in-sample planning).
+def planned_returns(rewards: Array, masks: Array, terminals: Array, values: Array, discount: float) -> Array:
+    """G_t = max(r_t + gamma * mask_t * G_{t+1}, V(s_t)) along each episode, `[t]` (SfBC's implicit in-sample planning,
+    as its code does it; the paper writes the maximum at the next state).
 
     Args:
       rewards, masks: of the whole dataset in order, `[t]`.
       terminals: 1 at the last transition of its episode, `[t]`; a return never crosses it.
-      next_values: V(s'), `[t]`; -inf gives Monte-Carlo returns, which end with their episode.
+      values: V(s), `[t]`; -inf gives Monte-Carlo returns.
     """
 
     def back(later: Array, row: tuple[Array, ...]) -> tuple[Array, Array]:
         reward, mask, last, value = row
-        best = jnp.where(last > 0.0, value, jnp.maximum(later, value))
-        best = jnp.where(jnp.isneginf(best), 0.0, best)
-        current = reward + discount * mask * best
+        later = jnp.where(last > 0.0, 0.0, later)
+        current = jnp.maximum(reward + discount * mask * later, value)
         return current, current
 
     start = jnp.zeros((), rewards.dtype)
-    return jax.lax.scan(back, start, (rewards, masks, terminals, next_values), reverse=True)[1]
+    return jax.lax.scan(back, start, (rewards, masks, terminals, values), reverse=True)[1]

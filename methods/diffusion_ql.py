@@ -60,7 +60,7 @@ class DiffusionQL(PartsMethod):
         c, spec = self.config, self.spec
         return PolicyCritic(
             spec.obs_dim, spec.action_dim, c.hidden_dims, c.discount, c.learning_rate, c.tau, c.activation, "none",
-            "min", c.clip_norm,
+            "min", c.clip_norm, summed=True,
         )  # fmt: skip
 
     @property
@@ -76,7 +76,7 @@ class DiffusionQL(PartsMethod):
 
     @property
     def test_time(self) -> frozenset[str]:
-        return frozenset({"test_n", "particle_select"})
+        return frozenset({"test_n", "particle_select"} | (set() if self.config.max_q_backup else {"backup_n"}))
 
     @property
     def knobs(self) -> tuple[dict[str, float], ...]:

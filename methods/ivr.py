@@ -54,6 +54,10 @@ class IVR(IQL):
         return self.config.sql_alpha if self.config.regularizer == "sql" else self.config.eql_alpha
 
     @property
+    def test_time(self) -> frozenset[str]:
+        return frozenset({"eql_alpha" if self.config.regularizer == "sql" else "sql_alpha"})  # has no bearing
+
+    @property
     def actor(self) -> GaussianHead:
         return GaussianHead(self.config.hidden_dims, self.spec.action_dim, self.config.activation)
 
@@ -63,7 +67,7 @@ class IVR(IQL):
         return jnp.tanh(mean), log_std
 
     def weights(self, state: State, batch: Batch) -> Array:
-        """max(A, 0) for SQL, exp(10 A / alpha) for EQL (its code's sharpening), at most 100, `[b]`; A = min Q - V, the
+        """max(A, 0) for SQL, exp(10 A / alpha) for EQL, at most 100, `[b]`; A = min Q - V, the
         target critic's."""
         advantage = self.in_sample.advantage(state, batch["observations"], batch["actions"], target=True)
         if self.config.regularizer == "sql":

@@ -38,7 +38,8 @@ def create(params: Params, tx: optax.GradientTransformation, *, target: bool = F
 
 
 def descend(learner: Learner, grads: Params, tx: optax.GradientTransformation, *, tau: float = 0.0) -> Learner:
-    """One optimiser step; the target follows the parameters *before* it at rate tau, as all our references do."""
+    """One optimiser step; the target follows the parameters *before* it at rate tau, as in the code of FQL,
+    VGF and QGF (IVR, TD3+BC and Diffusion-QL take those after it)."""
     updates, opt_state = tx.update(grads, learner.opt_state, learner.params)
     target = learner.target
     if target is not None:

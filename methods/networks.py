@@ -1,7 +1,7 @@
 """Networks, all of them MLPs: critic ensemble, value, velocity field, policy heads, denoiser.
 
-Kernels start from variance_scaling(1, fan_avg, uniform), biases from 0, as in the references. `norm` places a
-LayerNorm before (VGF) or after (FQL) each hidden activation.
+Kernels start from variance_scaling(1, fan_avg, uniform) unless said otherwise, biases from 0. `norm` places a
+LayerNorm before (VGF) or after (FQL) each hidden activation, or before each but the last ("inner", QGF's policy).
 """
 
 from __future__ import annotations
@@ -79,16 +79,16 @@ class MLP(nn.Module):
     hidden_dims: tuple[int, ...]
     out_dim: int
     activation: str = "relu"
-    norm: str = "none"  # "none" | "before" | "after"
+    norm: str = "none"  # "none" | "before" | "after" | "inner"
     dropout: float = 0.0  # after each hidden layer, while training
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
         init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
         activate = ACTIVATIONS[self.activation]
-        for width in self.hidden_dims:
+        for number, width in enumerate(self.hidden_dims, start=1):
             x = nn.Dense(width, kernel_init=init)(x)
-            if self.norm == "before":
+            if self.norm == "before" or (self.norm == "inner" and number < len(self.hidden_dims)):
                 x = LayerNorm()(x)
             x = activate(x)
             if self.norm == "after":

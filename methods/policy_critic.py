@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from methods.core import Array, Batch, Key, Metrics
-from methods.critics import aggregate, td_target
+from methods.critics import aggregate, td_loss, td_target
 from methods.learner import Learner, Params, create, descend, global_norm, optimizer
 from methods.networks import Critic, forward
 
@@ -27,6 +27,7 @@ class PolicyCritic:
     norm: str = "after"
     q_aggregation: str = "min"  # of the target critics
     clip_norm: float | None = None
+    summed: bool = False  # whether the loss is the ensemble's sum, which matters where gradients are clipped
 
     @property
     def network(self) -> Critic:
@@ -50,10 +51,14 @@ class PolicyCritic:
         return aggregate(jnp.max(self.values(learner.target, wide, next_actions), axis=-1), self.q_aggregation)
 
     def loss(self, params: Params, batch: Batch, next_value: Array) -> tuple[Array, Array]:
-        """Mean over ensemble and rows of (Q - r - gamma mask V(s'))^2, and mean Q (FQL, arXiv 2502.02538, Eq. 5)."""
+        """(Q - r - gamma mask V(s'))^2, its mean over rows and mean (FQL, arXiv 2502.02538, Eq. 5) or sum over the
+        ensemble, and mean Q."""
         target = td_target(batch["rewards"], batch["masks"], next_value, self.discount)
         values = self.values(params, batch["observations"], batch["actions"])
-        return jnp.mean((values - jax.lax.stop_gradient(target)) ** 2), jnp.mean(values)
+        target = jax.lax.stop_gradient(target)
+        if self.summed:
+            return td_loss(values, target), jnp.mean(values)
+        return jnp.mean((values - target) ** 2), jnp.mean(values)
 
     def update(
         self, learner: Learner, batch: Batch, next_value: Array, *, follow: bool = True

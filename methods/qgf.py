@@ -19,6 +19,7 @@ from methods.best_of_n import BestOfN, BestOfNConfig
 from methods.core import Array, Key, Knobs, MethodConfig, PositiveInt, State, Weight
 from methods.critics import aggregate
 from methods.samplers import FlowSampler
+from methods.select import select
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class QGF(BestOfN):
     def sampler(self) -> FlowSampler:
         c = self.config
         return FlowSampler(
-            self.spec.action_dim, c.hidden_dims, c.sampler_activation, c.flow_steps, norm="after", time_embedding=16,
+            self.spec.action_dim, c.hidden_dims, c.sampler_activation, c.flow_steps, norm="inner", time_embedding=16,
             grid=True,
         )  # fmt: skip
 
@@ -56,7 +57,7 @@ class QGF(BestOfN):
 
     @property
     def test_time(self) -> frozenset[str]:
-        return super().test_time | {"test_weights"}
+        return super().test_time | {"test_weights", "gradient", "guidance_aggregation"}
 
     def estimate(self, state: State, obs: Array, actions: Array, time: Array) -> Array:
         """The action that an unfinished one is on its way to, `[b, n, a]`: a + (1 - t) v(s, a, t), held in the box."""
@@ -113,6 +114,12 @@ class QGF(BestOfN):
         most = max(self.config.test_n)
         actions = self.guided(state, obs, self.sampler.noise(key, (obs.shape[0], most)), knobs["w"])
         return actions, jnp.arange(most) < knobs["N"][:, None]
+
+    def choose(self, state: State, obs: Array, candidates: Array, valid: Array, key: Key) -> Array:
+        """The best of the N by the critic that guides, as its code does."""
+        values = aggregate(self.values(state["critic"].target, obs, candidates), self.config.guidance_aggregation)
+        rule, temperature = self.config.particle_select, self.config.temperature
+        return select(candidates, values, valid, key, rule=rule, temperature=temperature)
 
     @staticmethod
     def _wide(obs: Array, actions: Array) -> Array:

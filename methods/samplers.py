@@ -60,7 +60,7 @@ class FlowSampler:
     hidden_dims: tuple[int, ...]
     activation: str = "relu"
     steps: int = 10  # Euler steps of `sample`
-    norm: str = "none"  # LayerNorm "before" or "after" the activation
+    norm: str = "none"  # LayerNorm's place: see `methods/networks.py`
     time_embedding: int = 0  # sinusoids of the time; 0: the time itself
     grid: bool = False  # t ~ U{0, 1/steps, ..., 1} instead of U[0, 1]
 

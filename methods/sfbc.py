@@ -2,7 +2,8 @@
 
 Source: Offline RL via High-Fidelity Generative Behavior Modeling, arXiv 2209.14548. A diffusion model imitates; a
 critic is regressed on Monte-Carlo returns, then, round after round, on returns that may switch to what the last critic
-thinks of behaviour samples; actions are drawn among behaviour samples by softmax of the critic.
+thinks of behaviour samples; actions are drawn among behaviour samples by softmax of the critic. Where paper and public
+code differ (the maximum with V at the next state or at this one) it follows the code.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 from methods.behavior import BehaviorConfig, BehaviorMethod
 from methods.core import (
     Array,
+    BadInput,
     Batch,
     Columns,
     Key,
@@ -32,24 +34,28 @@ from methods.critics import planned_returns, softmax_value
 from methods.learner import Params, create, descend, optimizer
 from methods.networks import Critic, forward
 from methods.samplers import DiffusionSampler, Sampler
-from methods.select import select
 
-_NARROWEST = 1e-6  # range of returns, where they are all the same
+_NARROWEST = 0.1  # least deviation that returns are divided by
 
 
 @dataclass(frozen=True)
 class SfBCConfig(BehaviorConfig):
-    """Settings of the paper, as our notes on it have them; networks are ours."""
+    """Settings of its code, as our notes have them; networks are ours."""
 
     sampler: Literal["diffusion"] = "diffusion"
     sampler_activation: Literal["relu", "gelu", "mish"] = "mish"
     solver_steps: PositiveInt = 15  # of the diffusion's ODE
     activation: Literal["relu", "gelu"] = "relu"  # of the critic
-    rounds: PositiveInt = 2  # of planning; `steps` are divided among them
-    plan_samples: PositiveInt = 16  # behaviour samples in V(s')
-    weight: PositiveFloat = 100.0  # of Q in the softmax, returns scaled to [0, 1]
+    rounds: PositiveInt = 2  # critics, the first of Monte-Carlo returns; `steps` are divided among them
+    plan_samples: PositiveInt = 16  # behaviour samples in V(s)
+    plan_weight: PositiveFloat = 20.0  # of Q in V's softmax, returns normalised
+    weight: PositiveFloat = 100.0  # of Q in the softmax that acts, returns normalised
     test_n: tuple[PositiveInt, ...] = (32,)  # N behaviour candidates
-    picks: PositiveInt = 1  # the action is the mean of so many draws (4 on locomotion)
+    picks: PositiveInt = 1  # the action is the mean of so many different draws (4 on locomotion)
+
+    def __post_init__(self) -> None:
+        if self.picks > min(self.test_n):
+            raise BadInput(f"sfbc.picks={self.picks} is more than sfbc.test_n={min(self.test_n)}")
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,7 @@ class SfBC(BehaviorMethod):
     config: SfBCConfig
     Config: ClassVar[type[MethodConfig]] = SfBCConfig
     name: ClassVar[str] = "sfbc"
-    rule: ClassVar[str] = "regression on planned returns, scaled to [0, 1]"
+    rule: ClassVar[str] = "regression on planned returns, normalised"
 
     @property
     def parts(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -87,14 +93,14 @@ class SfBC(BehaviorMethod):
         return Critic(self.config.hidden_dims, self.config.activation, norm="none", members=1)
 
     def init_part(self, name: str, key: Key) -> Any:
-        """A critic of scaled returns, and the returns that are its 0 and 1."""
+        """A critic of normalised returns, with their mean and deviation."""
         params = self.critic.init(key, jnp.zeros((1, self.spec.obs_dim)), jnp.zeros((1, self.spec.action_dim)))
         learner = create(params, optimizer(self.config.learning_rate))
-        return {"learner": learner, "low": jnp.zeros(()), "high": jnp.ones(())}
+        return {"learner": learner, "mean": jnp.zeros(()), "std": jnp.ones(())}
 
     @property
     def test_time(self) -> frozenset[str]:
-        return frozenset({"test_n", "picks"})
+        return frozenset({"test_n", "picks", "weight"})
 
     @property
     def knobs(self) -> tuple[dict[str, float], ...]:
@@ -105,44 +111,45 @@ class SfBC(BehaviorMethod):
     def own_stages(self) -> tuple[Stage, ...]:
         stages = []
         c, before = self.config, None
+        planning = {"plan_samples", "plan_weight", "solver_steps"}
+        sampling = {"behavior", "behavior_steps", "bank", "rounds", "sampler", "sampler_activation", "flow_steps"}
         for number, name in enumerate(self.parts):
             steps = c.steps * (number + 1) // c.rounds - c.steps * number // c.rounds
             stage = self.own_stage(
                 name,
-                skip=frozenset({"behavior", "behavior_steps", "bank", "rounds", *(() if before else ("weight",))}),
+                skip=frozenset(sampling if before else sampling | planning),
                 trains=frozenset({name}),
                 steps=max(steps, 1),
                 update=partial(self.update_critic, name),
                 complete=partial(self.plan, name),
             )
             if before:
-                reads, prepare = frozenset({"behavior", before}), partial(self.value_next, before)
+                reads, prepare = frozenset({"behavior", before}), partial(self.value, before)
                 stage = stage._replace(reads=reads, prepare=prepare)
             stages.append(stage)
             before = name
         return tuple(stages)
 
     def scores(self, part: Any, obs: Array, actions: Array) -> Array:
-        """Scaled Q `[b, n]` at observations `[b, o]`, actions `[b, n, a]`."""
+        """Normalised Q `[b, n]` at observations `[b, o]`, actions `[b, n, a]`."""
         wide = jnp.broadcast_to(obs[:, None], (*actions.shape[:-1], obs.shape[-1]))
         return forward(self.critic, part["learner"].params, wide, actions)[0]
 
-    def value_next(self, name: str, state: State, columns: Columns, key: Key) -> Columns:
-        """V(s') of the last round's critic, `[t]`: the softmax mean over behaviour samples."""
-        obs, part = columns["next_observations"], state[name]
+    def value(self, name: str, state: State, columns: Columns, key: Key) -> Columns:
+        """V(s) of the last round's critic, `[t]`: the softmax mean over behaviour samples."""
+        obs, part = columns["observations"], state[name]
         actions = self.propose(state, obs, self.sampler.noise(key, (obs.shape[0], self.config.plan_samples)))
-        scaled = softmax_value(self.scores(part, obs, actions), self.config.weight)
-        return {"next_values": part["low"] + (part["high"] - part["low"]) * scaled}
+        normalised = softmax_value(self.scores(part, obs, actions), self.config.plan_weight)
+        return {"values": part["mean"] + part["std"] * normalised}
 
     def plan(self, name: str, state: State, columns: Columns) -> tuple[State, Columns]:
-        """The round's targets: returns along each episode, switching to V(s') where that is more, scaled to [0, 1]."""
-        next_values = columns.get("next_values", jnp.full_like(columns["rewards"], -jnp.inf))
+        """The round's targets: returns along each episode, raised to V(s) where that is more, normalised."""
+        values = columns.get("values", jnp.full_like(columns["rewards"], -jnp.inf))
         returns = planned_returns(
-            columns["rewards"], columns["masks"], columns["terminals"], next_values, self.config.discount
+            columns["rewards"], columns["masks"], columns["terminals"], values, self.config.discount
         )
-        low, high = jnp.min(returns), jnp.max(returns)
-        high = jnp.maximum(high, low + _NARROWEST)
-        return {**state, name: {**state[name], "low": low, "high": high}}, {"returns": (returns - low) / (high - low)}
+        mean, std = jnp.mean(returns), jnp.maximum(jnp.std(returns), _NARROWEST)
+        return {**state, name: {**state[name], "mean": mean, "std": std}}, {"returns": (returns - mean) / std}
 
     def update_critic(self, name: str, state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
         """One gradient step of the mean of (Q(s, a) - G)^2."""
@@ -165,6 +172,7 @@ class SfBC(BehaviorMethod):
         return proposals, jnp.arange(most) < knobs["N"][:, None]
 
     def choose(self, state: State, obs: Array, candidates: Array, valid: Array, key: Key) -> Array:
-        values = self.scores(state["critic"], obs, candidates)
-        pick = partial(select, candidates, values, valid, rule="softmax", temperature=1.0 / self.config.weight)
-        return jnp.mean(jax.vmap(pick)(jax.random.split(key, self.config.picks)), axis=0)
+        """The mean of `picks` draws without replacement, with odds exp(weight Q) (by the Gumbel trick)."""
+        logits = jnp.where(valid, self.config.weight * self.scores(state["critic"], obs, candidates), -jnp.inf)
+        places = jax.lax.top_k(logits + jax.random.gumbel(key, logits.shape), self.config.picks)[1]
+        return jnp.mean(jnp.take_along_axis(candidates, places[..., None], axis=1), axis=1)

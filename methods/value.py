@@ -23,7 +23,7 @@ from methods.networks import Critic, forward
 from methods.select import select
 
 _TD_SETTINGS = frozenset({"activation", "n_particles", "target_select", "q_aggregation"})
-_IQL_SETTINGS = frozenset({"expectile", "iql_activation"})
+_IQL_SETTINGS = frozenset({"expectile", "iql_activation", "iql_norm"})
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,9 @@ class ValueConfig(BehaviorConfig):
     n_particles: PositiveInt = 5  # N: proposals a TD target sees
     q_aggregation: Literal["mean", "min"] = "mean"  # of the critics, in the TD target and in the choice at test time
     target_select: Literal["mean", "max"] = "mean"  # over the proposals' target values
-    expectile: Fraction = 0.9  # of the IQL critic (facts of FQL's suite; D4RL locomotion: 0.7)
-    iql_activation: Literal["relu", "gelu"] = "gelu"  # of the IQL critic, which has LayerNorm after it
+    expectile: Fraction = 0.9  # of the IQL critic (FQL's suite; 0.7 on D4RL locomotion)
+    iql_activation: Literal["relu", "gelu"] = "gelu"  # of the IQL critic
+    iql_norm: Literal["before", "after"] = "after"  # LayerNorm of the IQL critic: FQL's suite; QGF's own has it before
     particle_select: Literal["argmax", "softmax", "uniform"] = "argmax"  # among the proposals at test time
     temperature: PositiveFloat = 1.0  # of softmax
 
@@ -77,7 +78,7 @@ class ValueMethod(BehaviorMethod):
         config, spec = self.config, self.spec
         return InSampleCritic(
             spec.obs_dim, spec.action_dim, config.hidden_dims, config.discount, config.learning_rate, config.tau,
-            level=config.expectile, activation=config.iql_activation,
+            level=config.expectile, activation=config.iql_activation, norm=config.iql_norm,
         )  # fmt: skip
 
     def init_part(self, name: str, key: Key) -> Learner:

@@ -33,6 +33,10 @@ class VGFQGF(QGF):
     rule: ClassVar[str] = "TD on guided samples of the behaviour"
 
     @property
+    def test_time(self) -> frozenset[str]:
+        return super().test_time - {"gradient", "guidance_aggregation"}  # TD targets are guided too
+
+    @property
     def draws_next(self) -> bool:
         return False  # a bank holds finished samples, and guidance starts from noise
 

@@ -45,7 +45,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "vgf": {"test_flow_steps": (0, 2)}, "avgf": {"test_flow_steps": (0, 2)}, "best_of_n": {"test_n": (1, 4)},
     "qgf": GUIDED, "vgf_qgf": GUIDED, "ifql": {"test_n": (1, 4)}, "diffusion_ql": {"test_n": (1, 4)},
     "idql": {"test_n": (1, 4), "sampler_dims": (8,), "blocks": 1, "sampler_batch_size": ROWS},
-    "sfbc": {"test_n": (1, 4), "solver_steps": 3, "plan_samples": 3, "picks": 2},
+    "sfbc": {"test_n": (1, 4), "solver_steps": 3, "plan_samples": 3},
     "rebrac": {"alpha_actor": 3.0},  # the rest of its loss is normalised, so near +-1 before and after
 }  # fmt: skip
 
@@ -138,7 +138,7 @@ def test_updates_need_only_their_own_parts_and_columns(case: Case) -> None:
     """A stage runs on the parts it trains and reads, and on `fields` with its prepared columns."""
     for stage in case.stages:
         state = {name: case.state[name] for name in stage.trains | stage.reads}
-        own = case.method.fields | {"bank", "returns", "next_values"}
+        own = case.method.fields | {"bank", "returns", "values"}
         batch = {name: column for name, column in case.batch().items() if name in own}
         new, _ = jax.eval_shape(stage.update, state, batch, jax.random.key(1))
         assert new.keys() == state.keys()

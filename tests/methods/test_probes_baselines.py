@@ -51,10 +51,9 @@ def test_planned_returns_by_hand() -> None:
     rewards, masks = jnp.array([8.0, 16.0, 1.0, 2.0, 4.0]), jnp.array([1.0, 1.0, 1.0, 1.0, 0.0])
     plan = partial(critics.planned_returns, rewards, masks, jnp.array([0.0, 1.0, 0.0, 0.0, 1.0]), discount=0.5)
     # backwards: 4, 2 + 2, 1 + 2; then 16 alone, 8 + 8
-    np.testing.assert_array_equal(plan(next_values=jnp.full(5, -jnp.inf)), [16.0, 16.0, 3.0, 4.0, 4.0])
-    # the true end ignores 100; 10 beats the return 4, and 3 does not; the time limit bootstraps its 5, not the 6 beyond
-    values = jnp.array([1.0, 5.0, 10.0, 3.0, 100.0])
-    np.testing.assert_array_equal(plan(next_values=values), [17.25, 18.5, 6.0, 4.0, 4.0])
+    np.testing.assert_array_equal(plan(values=jnp.full(5, -jnp.inf)), [16.0, 16.0, 3.0, 4.0, 4.0])
+    # 10 beats the return 3, which nothing before it in the same episode sees; 20 beats 16 and is passed on: 8 + 10
+    np.testing.assert_array_equal(plan(values=jnp.array([1.0, 20.0, 10.0, 3.0, 1.0])), [18.0, 20.0, 10.0, 4.0, 4.0])
 
 
 QS, SHARES = np.array([0.0, 1.0, 3.0]), np.array([0.5, 0.3, 0.2])

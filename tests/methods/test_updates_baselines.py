@@ -13,20 +13,24 @@ import optax
 import pytest
 from scipy.optimize import brentq
 
+from tests.methods import test_updates
 from tests.methods.common import SPEC, double, make, make_batch, random_state
 from tests.methods.test_updates import (
+    A,
+    B,
     COMMON,
     DISCOUNT,
     LEARNING_RATE,
     TAU,
     TOLERANCE,
-    A,
-    B,
+    # noqa: F401,
+    a fixture
+    flow_matching_loss,
     assert_same,
     dense,
     field,
-    float64,  # noqa: F401, a fixture
-    flow_matching_loss,
+    float64,
+    layer_norm,
     mlp,
     repeat,
     sample_flow,
@@ -328,7 +332,7 @@ def test_diffusion_ql(backup: bool) -> None:
         next_obs = repeat(next_obs, 3) if backup else next_obs
         both = q(critic.target, next_obs, ddpm_chain(actor.target, next_obs, draws.next_noise, steps))
         next_q = jnp.minimum(both[0].max(axis=1), both[1].max(axis=1)) if backup else jnp.minimum(*both)
-        new, critic_loss = learn_q(critic, batch, q, next_q, share=0.5, tx=tx)
+        new, critic_loss = learn_q(critic, batch, q, next_q, share=1.0, tx=tx)
         eps, time, _ = draws.denoising
         bar = jnp.asarray(vp_schedule(steps)[1])[jnp.round(steps * time).astype(int) - 1]
 
@@ -348,11 +352,20 @@ def test_diffusion_ql(backup: bool) -> None:
 # guidance
 
 STEPS = 3  # Euler steps
+DEEPER = {**COMMON, "hidden_dims": (12, 12)}  # its policy has LayerNorm before all hidden activations but the last
+
+
+@pytest.fixture
+def deeper(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oracles' networks as DEEPER has them."""
+    monkeypatch.setattr(test_updates, "HIDDEN", DEEPER["hidden_dims"])
 
 
 def velocity(params: Any, obs: Any, action: Any, k: int) -> Any:
     encoded = sinusoids(1e4 * jnp.full((*action.shape[:-1], 1), k / STEPS))
-    return mlp(params["params"]["MLP_0"], obs, action, encoded, act=gelu, norm="after")
+    p = params["params"]["MLP_0"]
+    x = gelu(layer_norm(p["LayerNorm_0"], dense(p["Dense_0"], jnp.concatenate([obs, action, encoded], -1))))
+    return dense(p["Dense_2"], gelu(dense(p["Dense_1"], x)))
 
 
 def guided(behavior: Any, value: Any, obs: Any, action: Any, weight: Any, how: str) -> Any:
@@ -380,9 +393,9 @@ def guided(behavior: Any, value: Any, obs: Any, action: Any, weight: Any, how: s
 
 
 @pytest.mark.parametrize("how", ["denoised", "jacobian", "noisy", "full"])
-def test_qgf_guidance(how: str) -> None:
+def test_qgf_guidance(how: str, deeper: None) -> None:
     """Every weight a row of its own, 0 among them; the target critics guide, not the online ones."""
-    method = make("qgf", gradient=how, flow_steps=STEPS, **COMMON)
+    method = make("qgf", gradient=how, flow_steps=STEPS, **DEEPER)
     state, rng = double(random_state(method)), np.random.default_rng(0)
     obs, noise = jnp.asarray(rng.normal(size=(B, SPEC.obs_dim))), jnp.asarray(rng.normal(size=(B, 4, A)))
     weight, wide = jnp.linspace(0.0, 2.0, B), repeat(obs, 4)
@@ -396,10 +409,10 @@ def test_qgf_guidance(how: str) -> None:
     assert spread(np.abs(ours) == 1.0) and np.abs(ours - ours[:, :1]).max() > 0.1
 
 
-def test_vgf_qgf_update() -> None:
+def test_vgf_qgf_update(deeper: None) -> None:
     """VGF's TD on particles guided by the smaller target critic."""
     settings = {"behavior": "pretrained", "train_weight": 0.5, "n_particles": 4, "flow_steps": STEPS}
-    method = make("vgf_qgf", **settings, **COMMON)
+    method = make("vgf_qgf", **settings, **DEEPER)
 
     def oracle(state: Any, batch: Any, noise: Any) -> Any:
         critic, wide = state["critic"], repeat(batch["next_observations"], 4)
