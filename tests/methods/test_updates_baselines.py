@@ -16,20 +16,18 @@ from scipy.optimize import brentq
 from tests.methods import test_updates
 from tests.methods.common import SPEC, double, make, make_batch, random_state
 from tests.methods.test_updates import (
-    A,
-    B,
     COMMON,
     DISCOUNT,
     LEARNING_RATE,
     TAU,
     TOLERANCE,
-    # noqa: F401,
-    a fixture
-    flow_matching_loss,
+    A,
+    B,
     assert_same,
     dense,
     field,
-    float64,
+    float64,  # noqa: F401, a fixture
+    flow_matching_loss,
     layer_norm,
     mlp,
     repeat,
