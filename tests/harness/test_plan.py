@@ -70,11 +70,31 @@ def test_what_a_method_does_not_read_is_no_part_of_its_stages() -> None:
     "name, setting",
     [("vgf", "test_flow_steps=0,7"), ("vgf", "particle_select=uniform"), ("vgf", "temperature=3"),
      ("best_of_n", "test_n=2,3"), ("qgf", "test_weights=0,7"), ("idql", "test_n=3"), ("sfbc", "picks=4"),
-     ("diffusion_ql", "particle_select=argmax")],
+     ("sfbc", "weight=7"), ("diffusion_ql", "particle_select=argmax"), ("diffusion_ql", "backup_n=3"),
+     ("qgf", "gradient=noisy"), ("ivr", "eql_alpha=7")],
 )  # fmt: skip
 def test_test_time_settings_change_the_run_but_not_its_stages(name: str, setting: str) -> None:
     base, other = plan(name), plan(name, setting)
     assert stages(base) == stages(other) and base.fingerprint != other.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [("avgf", "flow_q_aggregation=min"), ("vgf_qgf", "gradient=noisy"), ("vgf_qgf", "guidance_aggregation=mean"),
+     ("sfbc", "plan_weight=7"), ("sfbc", "solver_steps=7"), ("ivr", "sql_alpha=7"), ("qgf", "iql_norm=before")],
+)  # fmt: skip
+def test_settings_that_training_sees_change_its_stage(name: str, setting: str) -> None:
+    """Also where TD targets see no flow (the toy's L_train = 0): AVGF regresses its gradient all the same."""
+    base, other = plan(name, "train_flow_steps=0"), plan(name, "train_flow_steps=0", setting)
+    assert base.nodes[-1].fingerprint != other.nodes[-1].fingerprint
+
+
+def test_joint_stages_with_different_samplers_are_different_work() -> None:
+    """QGF's flow embeds its time and has LayerNorm, best-of-N's has not."""
+    joint = ("behavior=joint", "bank=0", "critic=td", "sampler_activation=gelu")
+    qgf, best = plan("qgf", *joint).nodes[-1], plan("best_of_n", *joint).nodes[-1]
+    assert qgf.stage.trains == best.stage.trains == {"behavior", "critic"} and qgf.fingerprint != best.fingerprint
+    assert qgf.identity["config"].keys() >= {"behavior.time_embedding", "behavior.norm"}
 
 
 @pytest.mark.parametrize(

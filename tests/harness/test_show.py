@@ -158,6 +158,7 @@ def test_how_often_each_is_evaluated() -> None:
     assert times("ifql,qgf") == {"ifql": "4", "qgf": "4"}
     assert times("iql,ifql,qgf") == {"iql": "4", "ifql": "4", "qgf": "4"}
     assert times("ifql,iql,qgf") == {"ifql": "4", "qgf": "4", "iql": "4"}
+    assert set(times("iql,ifql,qgf,bc,vgf").values()) == {"4"}  # one after another: bc's flow, the critic, the actor
 
 
 def test_a_pretrained_behaviour_is_shared_by_those_with_the_same_sampler() -> None:
