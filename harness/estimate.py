@@ -20,7 +20,9 @@ def seconds_per_stage(runs: Iterable[RunNode], console: Console) -> dict[str, fl
     kinds = {fingerprint: _kind(run, node) for fingerprint, (run, node) in nodes.items()}
     first = {kind: fingerprint for fingerprint, kind in reversed(kinds.items())}
     measured: dict[str, float] = {}
-    for kind, fingerprint in track(first.items(), "measuring each kind of stage", console=console, transient=True):
+    for kind, fingerprint in track(
+        first.items(), "measuring each kind of stage", console=console, transient=True, disable=not console.is_terminal
+    ):
         run, node = nodes[fingerprint]
         timing = measure(run.method, node.stage, run.settings.seeds, steps=_STEPS, repeats=2, loop=False)
         measured[kind] = timing.ms_scan * len(run.settings.seeds) / 1e3

@@ -17,7 +17,7 @@ from harness.run import app
 ROOT = Path(__file__).parents[2]
 TINY = ("--preset", "smoke", "--seeds", "2", "--steps", "40", "--evaluate-every", "10", "--episodes", "3",
         "--set", "behavior_steps=20", "--set", "hidden_dims=8", "--set", "flow_steps=2")  # fmt: skip
-SMALL = (*TINY, "--methods", "vgf,bc", "--set", "vgf.train_flow_steps=1", "--set", "vgf.test_flow_steps=0,2")
+SMALL = (*TINY, "--methods", "vgf", "--set", "vgf.train_flow_steps=1", "--set", "vgf.test_flow_steps=0,2")
 
 _HOLD = """
 import sys

@@ -81,7 +81,7 @@ def test_what_matches_is_used_and_nothing_is_retrained(reference: Path, tmp_path
 
 def test_what_it_is_needed_for_is_trained_on_it(reference: Path, tmp_path: Path) -> None:
     """The same critic as if the behaviour had been trained here."""
-    done = invoke(*SMALL, "--results", str(tmp_path), *offers(artifact(reference, "behavior")))
+    done = invoke(*SMALL, "--methods", "vgf,bc", "--results", str(tmp_path), *offers(artifact(reference, "behavior")))
     assert done.exit_code == 0, done.stderr
     assert origins(tmp_path, "vgf") == [("behavior", "adopted"), ("critic", "trained")]
     assert origins(tmp_path, "bc") == [("behavior", "adopted")]
@@ -165,7 +165,7 @@ def test_what_is_no_finished_artefact(reference: Path, tmp_path: Path) -> None:
     nothing = "holds no artefact (no readable stage.json)"
     for path, complaint in (
         (unfinished, "its stage is unfinished (step 10)"), (bare, "its parts are missing (no state/20)"),
-        *((path, nothing) for path in (garbled, other, file, tmp_path, tmp_path / "no", run_folder(reference, "bc"))),
+        *((path, nothing) for path in (garbled, other, file, tmp_path, tmp_path / "no", run_folder(reference, "vgf"))),
     ):  # fmt: skip
         assert refused(*BC, "--results", str(results), *offers(path)) == f"--adopt {path}: {complaint}"
     assert not results.exists()
