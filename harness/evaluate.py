@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from harness.train import seed_keys
+from harness.train import quick_compile, seed_keys
 from methods.core import Key, Method, State, act_keys
 from methods.learner import part_key
 from tasks.core import Task, Transitions
@@ -105,7 +106,7 @@ class Evaluator:
         obs = jnp.asarray(transitions["observations"][places])
         keys = jax.vmap(lambda key: part_key(key, "candidates"))(self.keys)
 
-        @jax.jit
+        @partial(jax.jit, compiler_options=quick_compile())
         def probe(state: State, knobs: Mapping[str, Any]) -> Any:
             def one(state: State, key: Key) -> Any:
                 candidates_key, choose_key = act_keys(key)

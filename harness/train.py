@@ -203,7 +203,14 @@ class Trainer:
 
 def initial_state(init: Callable[[Key], State], seeds: Sequence[int]) -> State:
     """Fresh parts for every seed, `[s, ...]`."""
-    return jax.jit(jax.vmap(init))(seed_keys(seeds))
+    return jax.jit(jax.vmap(init), compiler_options=quick_compile())(seed_keys(seeds))
+
+
+def quick_compile() -> dict[str, Any]:
+    """Options for a program that runs once, where compiling costs more than running; on the CPU, which knows them."""
+    if jax.default_backend() != "cpu":
+        return {}
+    return {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 def spans(start: int, stop: int, length: int) -> list[tuple[int, int]]:

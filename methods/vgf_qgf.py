@@ -45,4 +45,6 @@ class VGFQGF(QGF):
         return draws  # noise: `improve` samples
 
     def improve(self, state: State, obs: Array, start: Array) -> Array:
+        if not self.config.train_weight:
+            return self.propose(state, obs, start)
         return self.guided(state, obs, start, jnp.asarray(self.config.train_weight))
