@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -102,11 +101,6 @@ def together(runs: Sequence[RunNode]) -> list[list[RunNode]]:
     for last, group in groups.items():
         after[last] = {node.fingerprint for run in group for node in run.nodes[:-1]} & groups.keys()
     return [groups[last] for last in TopologicalSorter(after).static_order()]
-
-
-def shared(runs: Iterable[RunNode]) -> Counter[str]:
-    """How many runs use each stage, by fingerprint."""
-    return Counter(node.fingerprint for run in runs for node in run.nodes)
 
 
 def describe(run: RunNode) -> dict[str, Any]:

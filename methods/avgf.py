@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from methods import particles
 from methods.core import Array, Batch, Key, MethodConfig, Metrics, State
 from methods.learner import Learner, Params, create, descend, optimizer
-from methods.networks import ActionField, forward
+from methods.networks import ActionField, forward, per_action
 from methods.vgf import VGF, VGFConfig
 
 
@@ -60,7 +60,7 @@ class AVGF(VGF):
 
     def score(self, state: State, obs: Array, actions: Array) -> Array:
         """f(s, a), `[b, n, a]`."""
-        wide = jnp.broadcast_to(obs[:, None], (*actions.shape[:-1], obs.shape[-1]))
+        wide = per_action(obs, actions)
         return forward(self.gradient, state["gradient"].params, wide, actions)
 
     def update_parts(self, state: State, batch: Batch, draws: Any) -> tuple[State, Metrics]:

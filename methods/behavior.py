@@ -23,6 +23,7 @@ from methods.core import (
     State,
 )
 from methods.learner import Learner, create, descend, optimizer, part_key
+from methods.networks import per_action
 from methods.parts import PartsMethod
 from methods.samplers import DiffusionSampler, FlowSampler, GaussianSampler, Sampler
 
@@ -144,7 +145,7 @@ class BehaviorMethod(PartsMethod):
 
     def propose(self, state: State, obs: Array, noise: Array) -> Array:
         """Behaviour actions `[b, n, a]` at observations `[b, o]` from noise `[b, n, a]`."""
-        wide = jnp.broadcast_to(obs[:, None], (*noise.shape[:-1], obs.shape[-1]))
+        wide = per_action(obs, noise)
         return self.sampler.sample(state["behavior"].params, wide, noise)
 
     def draw_proposals(self, key: Key, batch: Batch, n: int) -> Array:

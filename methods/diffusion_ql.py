@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from methods.core import Array, Batch, Key, Knobs, MethodConfig, Metrics, PositiveFloat, PositiveInt, State, Weight
 from methods.learner import Learner, Params, create, descend, optimizer
+from methods.networks import per_action
 from methods.parts import PartsMethod
 from methods.policy_critic import PolicyCritic
 from methods.samplers import DiffusionDraws, DiffusionSampler
@@ -57,11 +58,8 @@ class DiffusionQL(PartsMethod):
 
     @property
     def critic(self) -> PolicyCritic:
-        c, spec = self.config, self.spec
-        return PolicyCritic(
-            spec.obs_dim, spec.action_dim, c.hidden_dims, c.discount, c.learning_rate, c.tau, c.activation, "none",
-            "min", c.clip_norm, summed=True,
-        )  # fmt: skip
+        c = self.config
+        return PolicyCritic.of(self.spec, c, activation=c.activation, norm="none", clip_norm=c.clip_norm, summed=True)
 
     @property
     def actor(self) -> DiffusionSampler:
@@ -94,7 +92,7 @@ class DiffusionQL(PartsMethod):
     def next_value(self, state: State, batch: Batch, noise: Array) -> Array:
         """V(s') `[b]`: the smaller target critic at the averaged policy's action, or at each critic's best of n."""
         obs = batch["next_observations"]
-        wide = jnp.broadcast_to(obs[:, None], (*noise.shape[:-1], obs.shape[-1])) if noise.ndim == 3 else obs
+        wide = per_action(obs, noise) if noise.ndim == 3 else obs
         return self.critic.next_value(state["critic"], batch, self.actor.sample(state["actor"].target, wide, noise))
 
     def actor_loss(self, params: Params, state: State, batch: Batch, draws: DiffusionQLDraws) -> tuple[Array, Metrics]:
@@ -120,11 +118,11 @@ class DiffusionQL(PartsMethod):
     def candidates(self, state: State, obs: Array, key: Key, knobs: Knobs) -> tuple[Array, Array]:
         most = max(self.config.test_n)
         noise = self.actor.noise(key, (obs.shape[0], most))
-        wide = jnp.broadcast_to(obs[:, None], (*noise.shape[:-1], obs.shape[-1]))
+        wide = per_action(obs, noise)
         return self.actor.sample(state["actor"].params, wide, noise), jnp.arange(most) < knobs["N"][:, None]
 
     def choose(self, state: State, obs: Array, candidates: Array, valid: Array, key: Key) -> Array:
         """By the smaller target critic, as its code."""
-        wide = jnp.broadcast_to(obs[:, None], (*candidates.shape[:-1], obs.shape[-1]))
+        wide = per_action(obs, candidates)
         values = jnp.min(self.critic.values(state["critic"].target, wide, candidates), axis=0)
         return select(candidates, values, valid, key, rule=self.config.particle_select)

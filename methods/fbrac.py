@@ -49,11 +49,8 @@ class FBRAC(PartsMethod):
 
     @property
     def critic(self) -> PolicyCritic:
-        c, spec = self.config, self.spec
-        return PolicyCritic(
-            spec.obs_dim, spec.action_dim, c.hidden_dims, c.discount, c.learning_rate, c.tau, c.activation, "after",
-            c.q_aggregation,
-        )  # fmt: skip
+        c = self.config
+        return PolicyCritic.of(self.spec, c, activation=c.activation, q_aggregation=c.q_aggregation)
 
     @property
     def actor(self) -> FlowSampler:

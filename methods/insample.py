@@ -7,12 +7,12 @@ a say, so the critic is a stage of its own that every method with the same setti
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from methods.core import Array, Batch, Key, Metrics, Stage, State
+from methods.core import Array, Batch, Key, MethodConfig, Metrics, Stage, State, TaskSpec
 from methods.critics import aggregate, expectile_loss, exponential_loss, sparse_loss, td_loss, td_target
 from methods.learner import Learner, Params, create, descend, global_norm, optimizer
 from methods.networks import Critic, Value, forward
@@ -34,6 +34,13 @@ class InSampleCritic:
     norm: str = "after"  # LayerNorm of both networks, as in FQL's suite of baselines
     value_dropout: float = 0.0
     parts: ClassVar[tuple[str, ...]] = ("critic", "value")
+
+    @classmethod
+    def of(cls, spec: TaskSpec, config: MethodConfig, **rest: Any) -> InSampleCritic:
+        """With the settings that every method has, and `rest`."""
+        return cls(
+            spec.obs_dim, spec.action_dim, config.hidden_dims, config.discount, config.learning_rate, config.tau, **rest
+        )
 
     @property
     def critic(self) -> Critic:

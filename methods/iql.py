@@ -48,11 +48,8 @@ class IQL(PartsMethod):
 
     @cached_property
     def in_sample(self) -> InSampleCritic:
-        c, spec = self.config, self.spec
-        return InSampleCritic(
-            spec.obs_dim, spec.action_dim, c.hidden_dims, c.discount, c.learning_rate, c.tau, level=c.expectile,
-            activation=c.activation,
-        )  # fmt: skip
+        c = self.config
+        return InSampleCritic.of(self.spec, c, level=c.expectile, activation=c.activation)
 
     @property
     def actor(self) -> PolicyHead | GaussianHead:

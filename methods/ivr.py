@@ -42,11 +42,16 @@ class IVR(IQL):
 
     @cached_property
     def in_sample(self) -> InSampleCritic:
-        c, spec = self.config, self.spec
-        return InSampleCritic(
-            spec.obs_dim, spec.action_dim, c.hidden_dims, c.discount, c.learning_rate, c.tau, loss=c.regularizer,
-            level=self.alpha, activation=c.activation, norm="none", value_dropout=c.value_dropout,
-        )  # fmt: skip
+        c = self.config
+        return InSampleCritic.of(
+            self.spec,
+            c,
+            loss=c.regularizer,
+            level=self.alpha,
+            activation=c.activation,
+            norm="none",
+            value_dropout=c.value_dropout,
+        )
 
     @property
     def alpha(self) -> float:

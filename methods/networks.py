@@ -73,6 +73,11 @@ def forward(network: nn.Module, params: Any, *inputs: Array, dropout: Key | None
     return network.apply(params, *inputs, train=True, rngs={"dropout": dropout})
 
 
+def per_action(obs: Array, actions: Array) -> Array:
+    """Observations `[b, o]` beside each of their actions `[b, n, a]`: `[b, n, o]`."""
+    return jnp.broadcast_to(obs[:, None], (*actions.shape[:-1], obs.shape[-1]))
+
+
 class MLP(nn.Module):
     """`[..., i]` -> `[..., out_dim]`."""
 

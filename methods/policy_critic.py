@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from methods.core import Array, Batch, Key, Metrics
+from methods.core import Array, Batch, Key, MethodConfig, Metrics, TaskSpec
 from methods.critics import aggregate, td_loss, td_target
 from methods.learner import Learner, Params, create, descend, global_norm, optimizer
-from methods.networks import Critic, forward
+from methods.networks import Critic, forward, per_action
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,13 @@ class PolicyCritic:
     clip_norm: float | None = None
     summed: bool = False  # whether the loss is the ensemble's sum, which matters where gradients are clipped
 
+    @classmethod
+    def of(cls, spec: TaskSpec, config: MethodConfig, **rest: Any) -> PolicyCritic:
+        """With the settings that every method has, and `rest`."""
+        return cls(
+            spec.obs_dim, spec.action_dim, config.hidden_dims, config.discount, config.learning_rate, config.tau, **rest
+        )
+
     @property
     def network(self) -> Critic:
         return Critic(self.hidden_dims, self.activation, self.norm)
@@ -46,7 +54,7 @@ class PolicyCritic:
         obs = batch["next_observations"]
         if next_actions.ndim == obs.ndim:
             return aggregate(self.values(learner.target, obs, next_actions), self.q_aggregation)
-        wide = jnp.broadcast_to(obs[:, None], (*next_actions.shape[:-1], obs.shape[-1]))
+        wide = per_action(obs, next_actions)
         # each critic's own best of n, then the aggregation, as Diffusion-QL's code has it
         return aggregate(jnp.max(self.values(learner.target, wide, next_actions), axis=-1), self.q_aggregation)
 

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from methods.best_of_n import BestOfN, BestOfNConfig
 from methods.core import Array, Key, Knobs, MethodConfig, PositiveInt, State, Weight
 from methods.critics import aggregate
+from methods.networks import per_action
 from methods.samplers import FlowSampler
 from methods.select import select
 
@@ -62,12 +63,12 @@ class QGF(BestOfN):
     def estimate(self, state: State, obs: Array, actions: Array, time: Array) -> Array:
         """The action that an unfinished one is on its way to, `[b, n, a]`: a + (1 - t) v(s, a, t), held in the box."""
         times = jnp.broadcast_to(time, (*actions.shape[:-1], 1))
-        velocity = self.sampler.velocity(state["behavior"].params, self._wide(obs, actions), actions, times)
+        velocity = self.sampler.velocity(state["behavior"].params, per_action(obs, actions), actions, times)
         return jnp.clip(actions + (1.0 - time) * velocity, -1.0, 1.0)
 
     def finish(self, state: State, obs: Array, actions: Array, time: Array) -> Array:
         """The action that the remaining Euler steps lead to, held in the box: `estimate` without its approximation."""
-        wide = self._wide(obs, actions)
+        wide = per_action(obs, actions)
 
         def euler(carry: Array, at: Array) -> tuple[Array, None]:
             times = jnp.broadcast_to(at, (*actions.shape[:-1], 1))
@@ -99,7 +100,7 @@ class QGF(BestOfN):
     def guided(self, state: State, obs: Array, noise: Array, weight: Array) -> Array:
         """Actions `[b, n, a]` from noise `[b, n, a]` at observations `[b, o]`, guided with weights `[b]` or a scalar:
         a <- a + (v + w g) / steps for each Euler step, held in the box at the end."""
-        wide, scale = self._wide(obs, noise), jnp.reshape(weight, (-1, 1, 1))
+        wide, scale = per_action(obs, noise), jnp.reshape(weight, (-1, 1, 1))
 
         def euler(actions: Array, time: Array) -> tuple[Array, None]:
             times = jnp.broadcast_to(time, (*actions.shape[:-1], 1))
@@ -120,7 +121,3 @@ class QGF(BestOfN):
         values = aggregate(self.values(state["critic"].target, obs, candidates), self.config.guidance_aggregation)
         rule, temperature = self.config.particle_select, self.config.temperature
         return select(candidates, values, valid, key, rule=rule, temperature=temperature)
-
-    @staticmethod
-    def _wide(obs: Array, actions: Array) -> Array:
-        return jnp.broadcast_to(obs[:, None], (*actions.shape[:-1], obs.shape[-1]))

@@ -32,7 +32,7 @@ from methods.core import (
 )
 from methods.critics import planned_returns, softmax_value
 from methods.learner import Params, create, descend, optimizer
-from methods.networks import Critic, forward
+from methods.networks import Critic, forward, per_action
 from methods.samplers import DiffusionSampler, Sampler
 
 _NARROWEST = 0.1  # least deviation that returns are divided by
@@ -132,7 +132,7 @@ class SfBC(BehaviorMethod):
 
     def scores(self, part: Any, obs: Array, actions: Array) -> Array:
         """Normalised Q `[b, n]` at observations `[b, o]`, actions `[b, n, a]`."""
-        wide = jnp.broadcast_to(obs[:, None], (*actions.shape[:-1], obs.shape[-1]))
+        wide = per_action(obs, actions)
         return forward(self.critic, part["learner"].params, wide, actions)[0]
 
     def value(self, name: str, state: State, columns: Columns, key: Key) -> Columns:

@@ -39,11 +39,8 @@ class TD3(PartsMethod):
 
     @property
     def critic(self) -> PolicyCritic:
-        c, spec = self.config, self.spec
-        return PolicyCritic(
-            spec.obs_dim, spec.action_dim, c.hidden_dims, c.discount, c.learning_rate, c.tau, c.activation,
-            c.critic_norm, "min",
-        )  # fmt: skip
+        c = self.config
+        return PolicyCritic.of(self.spec, c, activation=c.activation, norm=c.critic_norm)
 
     @property
     def actor(self) -> PolicyHead:

@@ -19,7 +19,7 @@ from methods.core import Array, Batch, Fraction, Key, Metrics, PositiveFloat, Po
 from methods.critics import aggregate, particle_value, td_loss, td_target
 from methods.insample import InSampleCritic
 from methods.learner import Learner, Params, create, descend, global_norm, optimizer
-from methods.networks import Critic, forward
+from methods.networks import Critic, forward, per_action
 from methods.select import select
 
 _TD_SETTINGS = frozenset({"activation", "n_particles", "target_select", "q_aggregation"})
@@ -75,11 +75,8 @@ class ValueMethod(BehaviorMethod):
     @cached_property
     def in_sample(self) -> InSampleCritic:
         """IQL's critic, if that is the one asked for."""
-        config, spec = self.config, self.spec
-        return InSampleCritic(
-            spec.obs_dim, spec.action_dim, config.hidden_dims, config.discount, config.learning_rate, config.tau,
-            level=config.expectile, activation=config.iql_activation, norm=config.iql_norm,
-        )  # fmt: skip
+        c = self.config
+        return InSampleCritic.of(self.spec, c, level=c.expectile, activation=c.iql_activation, norm=c.iql_norm)
 
     def init_part(self, name: str, key: Key) -> Learner:
         if self.config.critic == "iql":
@@ -107,7 +104,7 @@ class ValueMethod(BehaviorMethod):
 
     def values(self, params: Params, obs: Array, actions: Array) -> Array:
         """Q `[members, b, n]` at observations `[b, o]`, actions `[b, n, a]`."""
-        wide = jnp.broadcast_to(obs[:, None], (*actions.shape[:-1], obs.shape[-1]))
+        wide = per_action(obs, actions)
         return forward(self.critic, params, wide, actions)
 
     def draw(self, key: Key, batch: Batch) -> Array:
