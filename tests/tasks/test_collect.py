@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -62,48 +63,55 @@ def test_any_number_of_workers_makes_the_same_file(tmp_path):
     assert (buttons[:, 0] != buttons[:, -1]).any(axis=-1)[:5].any(), "no lock was ever worked: choose another seed"
 
 
+LONG = {**CUBE, "episodes": 1000}  # starts with the shared dataset's episodes; no test waits for its end
+
+
 def start(out: Path) -> tuple[subprocess.Popen, list[psutil.Process]]:
-    """The command line, collecting the shared dataset with one worker, once it has made one more shard."""
-    command = [sys.executable, "-m", "tasks.collect", CUBE["dataset"], "--out", str(out), "--workers", "1"]
+    """The command line, collecting `LONG` with one worker, once it has made one more shard."""
+    command = [sys.executable, "-m", "tasks.collect", LONG["dataset"], "--out", str(out), "--workers", "1"]
     for option in ("episodes", "seed", "steps"):
-        command += [f"--{option}", str(CUBE[option])]
-    shards = len(list(Path(f"{out}.parts").glob("*.npz")))
+        command += [f"--{option}", str(LONG[option])]
+    before = len(shards_of(out))
     run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    while len(list(Path(f"{out}.parts").glob("[tv]*.npz"))) == shards:
+    while len(shards_of(out)) == before:
         assert run.poll() is None, run.stderr.read()
         time.sleep(0.005)
     return run, psutil.Process(run.pid).children(recursive=True)
 
 
-def stop_twice(out: Path) -> bool:
-    """A collection stopped by Ctrl-C, continued and killed; False if it was done before a signal reached it."""
-    run, children = start(out)
-    run.send_signal(signal.SIGINT)
-    message = run.communicate(timeout=20)[1]
-    assert not psutil.wait_procs(children, timeout=10)[1]
-    assert "Traceback" not in message
-    if out.exists():
-        return False
-    assert run.returncode == 130
-    assert "the same command continues" in message.splitlines()[-1]
-
-    run, children = start(out)
-    run.kill()
-    assert not psutil.wait_procs(children, timeout=10)[1]
-    return not out.exists()
+def shards_of(out: Path) -> dict[Path, int]:
+    """Every finished shard with the time it was written."""
+    return {path: path.stat().st_mtime_ns for path in Path(f"{out}.parts").glob("train-*.npz")}
 
 
 def test_stopped_and_killed_collections_continue(cube_file, tmp_path):
-    # the collection is short, so on a busy machine it may outrun a signal
-    outs = [tmp_path / f"{attempt}.npz" for attempt in range(5)]
-    out = next((out for out in outs if stop_twice(out)), None)
-    assert out is not None, "every collection was done before it could be stopped"
+    out = tmp_path / "long.npz"
+    run, children = start(out)
+    run.send_signal(signal.SIGINT)
+    message = run.communicate(timeout=60)[1]
+    assert not psutil.wait_procs(children, timeout=60)[1]
+    assert run.returncode == 130
+    assert "Traceback" not in message
+    assert "the same command continues" in message.splitlines()[-1]
+    stopped = shards_of(out)
 
-    kept = {path: path.stat().st_mtime_ns for path in Path(f"{out}.parts").glob("[tv]*.npz")}
-    assert len(kept) >= 2
+    run, children = start(out)
+    run.kill()
+    assert not psutil.wait_procs(children, timeout=60)[1]
+    run.wait()
+    kept = shards_of(out)
+    assert len(kept) > len(stopped)
+    assert stopped.items() <= kept.items()  # nothing was made twice
     with pytest.raises(BadInput, match=r"unfinished collection with seed 3, not 4"):
-        collect.collect(**{**CUBE, "seed": 4}, workers=1, out=out, progress=False)
-    assert kept == {path: path.stat().st_mtime_ns for path in kept}
+        collect.collect(**{**LONG, "seed": 4}, workers=1, out=out, progress=False)
+    assert shards_of(out) == kept
+
+    # finishing it: the same shards, as if they were left by a collection of twelve episodes
+    recipe = Path(f"{out}.parts") / "recipe.json"
+    recipe.write_text(json.dumps({**json.loads(recipe.read_text()), "episodes": CUBE["episodes"]}))
+    for path in kept:
+        if path.name >= "train-000010":
+            path.unlink()
     collect.collect(**CUBE, workers=1, out=out, progress=False)
     assert out.read_bytes() == cube_file.read_bytes()
     assert validation(out).read_bytes() == validation(cube_file).read_bytes()
