@@ -31,6 +31,7 @@ class RunSettings:
     evaluate_every: int  # gradient steps between evaluations
     log_every: int  # gradient steps in one dispatched program; metrics are averaged over it
     data_episodes: int = 1000  # of a dataset that is generated
+    jobs: int = 1  # runs at a time; makes no difference to any of them
 
 
 @dataclass(frozen=True)

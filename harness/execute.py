@@ -10,15 +10,17 @@ import contextlib
 import shutil
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from types import FrameType
 from typing import Any
 
 from harness import record
 from harness.checkpoint import StageStore
 from harness.evaluate import Evaluator, Interrupted
-from harness.plan import RunNode, StageNode, describe
+from harness.plan import Groups, RunNode, StageNode, describe
 from harness.progress import Progress
 from harness.stagework import StageWork
 from harness.train import NotFinite, device_summary, initial_state, take
@@ -53,21 +55,52 @@ class Stop:
 
 @dataclass
 class Executor:
-    """Runs planned runs one after the other, on this machine."""
+    """Carries out planned runs on this machine, `jobs` groups at a time. They share one device: while one compiles or
+    waits for its simulators, another computes."""
 
     results: Path
     progress: Progress
+    jobs: int = 1
     stop: Stop = field(default_factory=Stop)
     forgotten: set[Path] = field(default_factory=set)  # so that --fresh makes shared work anew once, not for each run
     _columns: dict[str, Any] = field(default_factory=dict)  # of `_dataset`, on the device
     _dataset: Dataset | None = None
+    _loading: Lock = field(default_factory=Lock)
 
-    def run(self, runs: Sequence[RunNode], dataset: Dataset) -> list[str]:
-        """Carries runs with one last stage to their ends, or as far as they get; returns their statuses.
+    def run(self, groups: Groups, dataset: Dataset, *, fresh: bool = False) -> list[str]:
+        """Carries all runs to their ends, or as far as they get; returns their statuses.
 
         Raises:
           Interrupted: the user asked to stop; everything is saved.
         """
+        statuses: list[str] = []
+        possible = dict(groups.members)
+        for last, group in groups.members.items():
+            try:
+                if fresh:
+                    self.forget(group)
+            except record.Busy as busy:
+                self.progress.say(f"{', '.join(run.label for run in group)}: skipped: {busy}")
+                statuses += ["busy"] * len(possible.pop(last))
+        sorter, running = groups.sorter(), dict[Future[list[str]], str]()
+        sorter.prepare()
+        with ThreadPoolExecutor(self.jobs) as pool:
+            try:
+                while sorter.is_active():
+                    for last in sorter.get_ready():
+                        running[pool.submit(self._run_group, possible.get(last, ()), dataset)] = last
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        sorter.done(running.pop(future))
+                        statuses += future.result()
+            except BaseException:  # the groups beside it end at their next checkpoint
+                self.stop.wished = True
+                raise
+        return statuses
+
+    def _run_group(self, runs: Sequence[RunNode], dataset: Dataset) -> list[str]:
+        """Carries runs with one last stage to their ends; raises `Interrupted` like `run`."""
+        if self.stop():
+            raise Interrupted
         statuses: dict[str, str] = {}
         with contextlib.ExitStack() as locks:
             members = []
@@ -94,10 +127,11 @@ class Executor:
 
     def columns(self, dataset: Dataset, fields: frozenset[str]) -> dict[str, Any]:
         """The dataset's columns on the device, where all runs use the same copy."""
-        if dataset is not self._dataset:
-            self._dataset, self._columns = dataset, {}
-        self._columns |= take(dataset.columns(fields), fields - self._columns.keys())
-        return {name: column for name, column in self._columns.items() if name in fields}
+        with self._loading:
+            if dataset is not self._dataset:
+                self._dataset, self._columns = dataset, {}
+            self._columns |= take(dataset.columns(fields), fields - self._columns.keys())
+            return {name: column for name, column in self._columns.items() if name in fields}
 
     def artifact(self, node: StageNode) -> Path:
         return self.results / "artifacts" / node.fingerprint

@@ -91,16 +91,30 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def together(runs: Sequence[RunNode]) -> list[list[RunNode]]:
+@dataclass(frozen=True)
+class Groups:
+    """Runs by the stage that they share as their last, and which of these stages must come before which."""
+
+    members: Mapping[str, Sequence[RunNode]]
+    after: Mapping[str, set[str]]
+
+    def sorter(self) -> TopologicalSorter[str]:
+        """Hands out groups whose predecessors are done."""
+        return TopologicalSorter(self.after)
+
+    def ordered(self) -> list[Sequence[RunNode]]:
+        """One group after the other."""
+        return [self.members[last] for last in self.sorter().static_order()]
+
+
+def together(runs: Sequence[RunNode]) -> Groups:
     """The runs in groups that share their last stage. One whose last stage others need on their way goes before them,
     so that it is evaluated while that stage trains."""
-    groups: dict[str, list[RunNode]] = {}
+    members: dict[str, list[RunNode]] = {}
     for run in runs:
-        groups.setdefault(run.nodes[-1].fingerprint, []).append(run)
-    after: dict[str, set[str]] = {}
-    for last, group in groups.items():
-        after[last] = {node.fingerprint for run in group for node in run.nodes[:-1]} & groups.keys()
-    return [groups[last] for last in TopologicalSorter(after).static_order()]
+        members.setdefault(run.nodes[-1].fingerprint, []).append(run)
+    needed = {last: {node.fingerprint for run in group for node in run.nodes[:-1]} for last, group in members.items()}
+    return Groups(members, {last: needed[last] & members.keys() for last in members})
 
 
 def describe(run: RunNode) -> dict[str, Any]:

@@ -46,6 +46,7 @@ def run(
     episodes: Annotated[int | None, typer.Option(help="evaluation episodes per seed and test-time setting")] = None,
     evaluate_every: Annotated[int | None, typer.Option(help="gradient steps between evaluations")] = None,
     data_episodes: Annotated[int | None, typer.Option(help="episodes of a dataset that is generated")] = None,
+    jobs: Annotated[int | None, typer.Option(help="runs at a time on this machine")] = None,
     resume: Annotated[bool, typer.Option("--resume/--fresh", help="continue and skip, or delete and redo")] = True,
     adopt: Annotated[list[Path] | None, typer.Option(help="an artefact's folder to use; may be repeated")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and an estimate; run nothing")] = False,
@@ -62,7 +63,7 @@ def run(
             return
         code = _main(names, suite or "toy", patterns, preset, data, results, sets or [], adopt or [], resume, dry_run,
                      show_config, {"seeds": seeds, "episodes": episodes, "evaluate_every": evaluate_every,
-                                   "data_episodes": data_episodes}, steps, console)  # fmt: skip
+                                   "data_episodes": data_episodes, "jobs": jobs}, steps, console)  # fmt: skip
     except BadInput as error:
         console.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
         code = 2
@@ -158,12 +159,12 @@ def _carry_out(
     from harness.execute import Executor
     from harness.plan import plan_run, together
     from harness.progress import Progress
-    from harness.record import Busy, write_arrays
+    from harness.record import write_arrays
 
     statuses: list[str] = []
     resuming = "the same command continues" + ("" if resume else ", without --fresh")
     with Progress(console) as progress:
-        executor = Executor(results, progress)
+        executor = Executor(results, progress, settings.jobs)
         for task in chosen_tasks:
             try:
                 dataset = task.load(data)
@@ -182,19 +183,12 @@ def _carry_out(
                 executor.forgotten.add(offer.take(executor.artifact(node), anew=not resume))
             if landscape := task.landscape():
                 write_arrays(results / "tasks" / task.suite / f"{task.name}.npz", landscape)
-            for group in together(nodes):
-                labels = ", ".join(run_node.label for run_node in group)
-                try:
-                    if not resume:
-                        executor.forget(group)
-                    with executor.stop.listening():
-                        statuses += executor.run(group, dataset)
-                except Busy as busy:
-                    progress.say(f"{labels}: skipped: {busy}")
-                    statuses += ["busy"] * len(group)
-                except Interrupted:
-                    progress.say(f"stopped; {resuming} ({labels} and what follows is unfinished)")
-                    return 130
+            try:
+                with executor.stop.listening():
+                    statuses += executor.run(together(nodes), dataset, fresh=not resume)
+            except Interrupted:
+                progress.say(f"stopped; {resuming}")
+                return 130
     unfinished = len(statuses) - statuses.count("finished")
     console.print(f"{statuses.count('finished')} of {len(statuses)} runs finished; records in {results}/",
                   markup=False, highlight=False, soft_wrap=True)  # fmt: skip

@@ -49,7 +49,7 @@ def plan(drafts: Sequence[RunNode], whereabouts: Mapping[str, str], results: Pat
     console = Console(soft_wrap=True, highlight=False)
     times = seconds_per_stage(drafts, Console(stderr=True))
     for task, where in whereabouts.items():
-        runs = [run for group in together([run for run in drafts if run.task.name == task]) for run in group]
+        runs = [run for group in together([run for run in drafts if run.task.name == task]).ordered() for run in group]
         tree = Tree(f"[bold]{escape(task)}[/bold]  data: {escape(where)}")
         branches: dict[str, Tree] = {}
         for run in runs:

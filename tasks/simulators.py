@@ -46,10 +46,19 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+_SPAWNING = threading.Lock()  # what a child inherits is changed for the whole process
+
+
 @contextlib.contextmanager
 def lean_children() -> Iterator[None]:
     """Processes spawned inside start fast and behave: they don't import the parent's main module (it may pull
-    in JAX), use one math thread each, leave Ctrl-C to the parent and render nothing unless told to."""
+    in JAX), use one math thread each, leave Ctrl-C to the parent and render nothing unless told to. One thread at a
+    time may be inside."""
+    with _SPAWNING:
+        yield from _lean_children()
+
+
+def _lean_children() -> Iterator[None]:
     environment = ONE_THREAD | {"MUJOCO_GL": os.environ.get("MUJOCO_GL", "disable")}
     before = {name: os.environ.get(name) for name in environment}
     main = sys.modules["__main__"]

@@ -204,6 +204,17 @@ def test_shared_stages_are_trained_once_and_cost_nobody_a_curve(command: Command
             assert ours == theirs, (name, file)
 
 
+def test_runs_side_by_side_are_those_one_after_the_other(tmp_path: Path) -> None:
+    names = ("bc", "bc_gaussian")
+    for jobs in ("1", "2"):
+        arguments = (*TINY, "--methods", ",".join(names), "--jobs", jobs, "--results", str(tmp_path / jobs))
+        assert "2 of 2 runs finished" in invoke(*arguments).stderr
+    for name in names:
+        for file in ("episodes.csv", "train.csv", "stages"):
+            one, two = ((run_folder(tmp_path / jobs, name) / file).read_text() for jobs in ("1", "2"))
+            assert one == two, (name, file)
+
+
 def test_other_test_time_settings_adopt_the_trained_critic(reference: Path, tmp_path: Path) -> None:
     results = tmp_path / "results"
     shutil.copytree(reference, results)
