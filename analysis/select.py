@@ -9,23 +9,13 @@ the largest of four equal arms at success 0.5 is some 7 points too high (facts/v
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pandas as pd
 
 from analysis.load import Records
 from analysis.statistics import generator, summarise
 
-RUN = ["suite", "task", "label"]
 FIXED, HELD_OUT, ORACLE = "fixed", "held-out", "oracle"
 PICKS = " / "  # between the picks for odd and for even episodes, where they differ
-
-
-def runs_of(records: Records) -> Iterator[tuple[tuple[str, str, str], pd.DataFrame]]:
-    """((suite, task, label), complete evaluations) of each run that has some."""
-    rows = records.episodes
-    if len(rows):
-        yield from rows[rows["complete"].astype(bool)].groupby(RUN, observed=True, sort=True)
 
 
 def headline(rows: pd.DataFrame) -> pd.DataFrame:
@@ -70,16 +60,15 @@ def scores(records: Records, oracle: bool = False) -> tuple[pd.DataFrame, list[s
     Columns: suite, task, method, label, row (the name to show), rule, setting, picks, <knobs> (NaN unless the rule is
     `fixed`), status, fingerprint, phase, step, mean, std, low, high, over, seeds, episodes.
     """
-    knobs_of = {(run.suite, run.task, run.label): run.knobs for run in records.runs}
     cells: list[dict[str, object]] = []
     notes = []
-    for (suite, task, label), episodes in runs_of(records):
+    for run, episodes in records.each():
+        suite, task, label, knobs = run.suite, run.task, run.label, run.knobs
         rows = headline(episodes)
         first = rows.iloc[0]
         if first["phase"] != "final":
             last = f"the {first['phase']} one at step {first['step']} stands in"
             notes.append(f"{suite}/{task} {label}: no final evaluation, {last}")
-        knobs = knobs_of[suite, task, label]
         order = settings(rows, knobs)
         groups = [(FIXED, name, name, rows[rows["setting"] == name]) for name in order]
         if len(order) > 1:

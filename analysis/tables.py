@@ -15,8 +15,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from analysis.load import RecordError, load
+from analysis.load import load
 from analysis.output import one_line_errors, print_notes, run, short, write_csv, write_text
+from analysis.runs import RecordError
 from analysis.select import FIXED, HELD_OUT, ORACLE, scores
 from analysis.statistics import coverage
 
