@@ -134,9 +134,10 @@ class Choice(NamedTuple):
 
 def headline(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows of the evaluation that heads a table: the final one, else the last before it."""
-    final = rows[rows["phase"] == "final"]
-    rows = final if len(final) else rows
-    return rows[rows["step"] == rows["step"].max()]
+    kept, step = (rows["phase"] == "final").to_numpy(), rows["step"].to_numpy()
+    if not kept.any():
+        kept = np.ones(len(rows), bool)
+    return rows[kept & (step == step[kept].max())]
 
 
 def offline(rows: pd.DataFrame) -> pd.DataFrame:
@@ -146,8 +147,10 @@ def offline(rows: pd.DataFrame) -> pd.DataFrame:
 
 def settings(rows: pd.DataFrame, knobs: tuple[str, ...]) -> list[str]:
     """The knob settings present, in the order of the knobs' values; [""] for a method without knobs."""
-    present = rows.drop_duplicates("setting")
-    return [str(name) for name in present.sort_values(list(knobs))["setting"]] if knobs else [""]
+    if not knobs:
+        return [""]
+    firsts = rows[["setting", *knobs]].iloc[np.unique(rows["setting"].cat.codes, return_index=True)[1]]
+    return [str(name) for name in firsts.sort_values(list(knobs))["setting"]]
 
 
 def arms(rows: pd.DataFrame, order: list[str]) -> Arms:
