@@ -104,11 +104,12 @@ def _cell(several: Sequence[tuple[Run, pd.DataFrame]], terms: Terms) -> Cell:
             return Cell(why=f"{len(several)} runs ({prints}), --run names one", remark="several runs, none counted")
         several = named
     run, rows = several[0]
-    rows, missing = terms.endpoint(offline(rows))
+    before, trained = offline(rows), run.status == "finished" or (rows["phase"] == "online").any()
+    rows, missing = terms.endpoint(before)
     if rows.empty:
         return Cell(run, None, missing or "no offline evaluation")
     step = int(rows["step"].max())
-    if run.status != "finished" and not terms.endpoint.steps:
+    if not trained and not terms.endpoint.steps:
         missing = missing or f"the run is {'still running' if run.status == 'running' else run.status}, at step {step}"
     choice = choose(run, rows, terms.rule)
     if isinstance(choice, str):

@@ -115,6 +115,7 @@ class Choice(NamedTuple):
     scores: np.ndarray
     """`[s, e]`, NaN where there is none: what speaks for the method."""
     seeds: np.ndarray
+    episodes: np.ndarray
     picks: tuple[str, ...]
     """The settings behind it: one, or (for odd, for even episodes) where held-out halves disagree."""
     rule: str
@@ -130,6 +131,13 @@ class Choice(NamedTuple):
         there = ~np.isnan(self.scores)
         seeds = np.broadcast_to(self.seeds[:, None], there.shape)
         return summarise(self.scores[there], seeds[there], rng)
+
+
+def shared_starts(a: Choice, b: Choice) -> tuple[np.ndarray, np.ndarray]:
+    """Scores `[n, e]` and `[m, e]` over the start states that every seed of both has, for `significance.paired`."""
+    whole = [pd.DataFrame(of.scores, columns=of.episodes).dropna(axis="columns") for of in (a, b)]
+    both = whole[0].columns.intersection(whole[1].columns)
+    return whole[0][both].to_numpy(), whole[1][both].to_numpy()
 
 
 def headline(rows: pd.DataFrame) -> pd.DataFrame:
@@ -195,13 +203,15 @@ def held_out(of: Arms) -> Choice | None:
         return None
     for_odd, for_even = map(best, parts)
     scores = np.where(odd, of.scores[for_odd], of.scores[for_even])
-    return Choice(scores, of.seeds, tuple(dict.fromkeys((of.settings[for_odd], of.settings[for_even]))), HELD_OUT)
+    return Choice(
+        scores, of.seeds, of.episodes, tuple(dict.fromkeys((of.settings[for_odd], of.settings[for_even]))), HELD_OUT
+    )
 
 
 def oracle(of: Arms, rng: np.random.Generator) -> Choice:
     """The best arm in hindsight, with the estimated bias of its score."""
     winner = best(of.scores)
-    return Choice(of.scores[winner], of.seeds, (of.settings[winner],), ORACLE, oracle_bias(of, rng))
+    return Choice(of.scores[winner], of.seeds, of.episodes, (of.settings[winner],), ORACLE, oracle_bias(of, rng))
 
 
 def oracle_bias(of: Arms, rng: np.random.Generator, splits: int = SPLITS) -> float:
@@ -239,7 +249,7 @@ def choose(run: Run, rows: pd.DataFrame, rule: Rule) -> Choice | str:
             return f"no {name}={value:g} among {', '.join(f'{one:g}' for one in present)}"
     of = arms(rows, settings(rows, run.knobs))
     if len(of.settings) == 1:
-        return Choice(of.scores[0], of.seeds, tuple(filter(None, of.settings)), FIXED)
+        return Choice(of.scores[0], of.seeds, of.episodes, tuple(filter(None, of.settings)), FIXED)
     if rule.name == ORACLE:
         return oracle(of, generator(run.suite, run.task))
     return held_out(of) or "some setting has no even or no odd episodes to choose on"
@@ -266,7 +276,8 @@ def scores(
         if first["phase"] != "final" and not (endpoint and endpoint.steps):
             notes.append(f"{name}: no final evaluation, the {first['phase']} one at step {first['step']} stands in")
         of = arms(rows, settings(rows, run.knobs))
-        found = [Choice(s, of.seeds, (label,), FIXED) for s, label in zip(of.scores, of.settings, strict=True)]
+        pairs = zip(of.scores, of.settings, strict=True)
+        found = [Choice(values, of.seeds, of.episodes, (setting,), FIXED) for values, setting in pairs]
         if len(found) > 1:
             if (choice := held_out(of)) is None:
                 notes.append(f"{name}: no held-out row; some setting has no even or no odd episodes")

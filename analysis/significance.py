@@ -155,6 +155,13 @@ def paired(a: np.ndarray, b: np.ndarray, level: float = LEVEL) -> Comparison:
     return _t(columns.mean(), [*seeds, (max(starts - noise, 0.0) if episodes > 1 else 0.0, episodes - 1)], level)
 
 
+def averaged(compared: Sequence[Comparison], level: float = LEVEL) -> Comparison:
+    """The mean difference over tasks, their comparisons independent: what new seeds would give on these same tasks."""
+    count = len(compared)
+    parts = [(one.error**2 / count**2, one.df) for one in compared]
+    return _t(np.mean([one.difference for one in compared]), parts, level)
+
+
 class Clustered(NamedTuple):
     """A difference over tasks, read twice: every task as a unit, and every environment as one."""
 

@@ -8,11 +8,14 @@ rows, about 1 GB) into a temporary folder, loads them in a fresh process, and pr
 from __future__ import annotations
 
 import datetime
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+import pandas as pd
 
 from tests.analysis.synthetic import write_run
 
@@ -50,8 +53,12 @@ def main() -> None:
         write(Path(folder))
         size = sum(path.stat().st_size for path in Path(folder).rglob("episodes.csv")) / 2**30
         done = subprocess.run([sys.executable, "-c", LOAD, folder], capture_output=True, text=True, check=True)
-    print("runs,rows,seconds,cpu_s,peak_gib,frame_gib,csv_gib,date")
-    print(f"{done.stdout.strip()},{size:.2f},{datetime.datetime.now(datetime.UTC).date()}")
+    device = f"cpu ({os.cpu_count()} cores, load {os.getloadavg()[0]:.1f})"
+    print("runs,rows,seconds,cpu_s,peak_gib,frame_gib,csv_gib,device,pandas,date,command")
+    print(
+        f'{done.stdout.strip()},{size:.2f},"{device}",{pd.__version__},{datetime.datetime.now(datetime.UTC).date()},'
+        "python -m tests.analysis.load_speed"
+    )
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from analysis.select import (
     oracle,
     oracle_bias,
     scores,
+    shared_starts,
 )
 from tests.analysis.synthetic import write_run
 
@@ -84,7 +85,10 @@ def test_arms_know_what_is_missing() -> None:
     np.testing.assert_array_equal(of.scores, [[[3, 5], [np.nan, 10]], [[np.nan, np.nan], [np.nan, 20]]])
     assert best(of.scores) == 1 and of.seeds.tolist() == [0, 3]
     assert best(of.scores[:, :, :1]) == 0  # an arm without any episode cannot win
-    assert Choice(of.scores[0], of.seeds, ("a",), FIXED).means().to_dict() == {0: 4.0, 3: 10.0}
+    a, b = (Choice(scores, of.seeds, of.episodes, (), FIXED) for scores in of.scores)
+    assert a.means().to_dict() == {0: 4.0, 3: 10.0}
+    assert shared_starts(a, a)[0].tolist() == [[5.0], [10.0]]  # episode 0 is not there for every seed
+    assert shared_starts(a, b)[1].shape == (2, 0)
 
 
 def test_ties_go_to_the_first_setting() -> None:

@@ -8,7 +8,9 @@ from scipy import stats
 
 from analysis.design import design, sentences, signed_rank_p
 from analysis.significance import (
+    Comparison,
     Sample,
+    averaged,
     benjamini_hochberg,
     clustered,
     detectable,
@@ -49,6 +51,14 @@ def test_welch_against_print() -> None:
     assert np.isnan(welch(Sample(1.0, np.nan, 1), printed).p)
     same, other = Sample(3.0, 0.0, 5), Sample(4.0, 0.0, 5)
     assert welch(same, same).p == 1 and welch(same, other).p == 0 and equivalence(welch(same, other), 2.0) == 0
+
+
+def test_average_over_tasks_by_hand() -> None:
+    """Two tasks of errors 1 and 2: the mean's is sqrt(1 + 4) / 2; Satterthwaite's df from variances 1/4 and 1."""
+    one, other = Comparison(3.0, 1.0, 8, 0, 0, 0), Comparison(5.0, 2.0, 6, 0, 0, 0)
+    got = averaged([one, other])
+    assert got.difference == 4 and got.error == pytest.approx(np.sqrt(5) / 2)
+    assert got.df == pytest.approx(1.25**2 / (0.25**2 / 8 + 1 / 6))
 
 
 def test_equivalence_is_the_90_percent_interval() -> None:
