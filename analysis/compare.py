@@ -43,7 +43,7 @@ class Terms:
     correction: str = "holm"
     """Over the cells of a table that are tested: a key of CORRECTIONS."""
     runs: tuple[str, ...] = ()
-    """Beginnings of fingerprints: which run speaks where a task has several of a method."""
+    """Which run speaks where a task has several of a method: beginnings of fingerprints, or settings as `bank=16`."""
 
 
 @dataclass
@@ -98,7 +98,9 @@ def measured(records: Records, terms: Terms) -> dict[Key, Cell]:
 
 def _cell(several: Sequence[tuple[Run, pd.DataFrame]], terms: Terms) -> Cell:
     if len(several) > 1:
-        named = [one for one in several if one[0].fingerprint.startswith(terms.runs)] if terms.runs else []
+        named = [one for one in several if _named(one[0], terms.runs)]
+        stayed = [one for one in named if not (one[1]["phase"] == "online").any()]  # its online twin began as it did
+        named = stayed if len(stayed) == 1 else named
         if len(named) != 1:
             prints = ", ".join(run.fingerprint[:8] for run, _ in several)
             return Cell(why=f"{len(several)} runs ({prints}), --run names one", remark="several runs, none counted")
@@ -119,6 +121,13 @@ def _cell(several: Sequence[tuple[Run, pd.DataFrame]], terms: Terms) -> Cell:
         f"{terms.rule} leaves {', '.join(set(run.knobs) - set(terms.rule.at))} open: held-out" if open_knobs else ""
     )
     return Cell(run, choice, missing, remark, step)
+
+
+def _named(run: Run, wanted: Sequence[str]) -> bool:
+    """Whether a run has every setting and one of the fingerprints in `wanted`."""
+    settings = {f"{key}={value}" for key, value in run.settings.items()}
+    prints = tuple(one for one in wanted if "=" not in one)
+    return settings.issuperset(one for one in wanted if "=" in one) and run.fingerprint.startswith(prints or "")
 
 
 def _compared(row: pd.Series, method: str, cells: Sequence[Cell], terms: Terms) -> dict[str, object]:

@@ -110,14 +110,13 @@ def _labels(runs: Sequence[Run]) -> tuple[dict[Path, str], list[str]]:
         prints = [run.fingerprint for run in group]
         size = next(n for n in range(6, 1 + max(map(len, prints))) if len({one[:n] for one in prints}) == len(prints))
         labels |= {run.folder: f"{method} ({run.fingerprint[:size]})" for run in group}
-        differ = _differences([run.config for run in group])
+        differ = _differences([run.settings for run in group])
         notes.append(f"{suite}/{task} has {len(group)} runs of {method}, shown apart: {differ}")
     return labels, notes
 
 
-def _differences(configs: Sequence[Mapping[str, Any]]) -> str:
+def _differences(flat: Sequence[Mapping[str, Any]]) -> str:
     """What sets configurations apart, briefly: "step_size 0.1 / 0.2"."""
-    flat = [{key: v["value"] if isinstance(v, dict) and "value" in v else v for key, v in c.items()} for c in configs]
     keys = sorted({key for one in flat for key in one if any(one[key] != other.get(key) for other in flat)})
     parts = [f"{key} {' / '.join(str(one.get(key, '-')) for one in flat)}" for key in keys[:3]]
     more = [f"{len(keys) - 3} more"] if len(keys) > 3 else []

@@ -48,6 +48,11 @@ class Run:
     def name(self) -> str:
         return f"{self.suite}/{self.task}/{self.method}/{self.fingerprint[:12]}"
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The configuration's values, without their origins."""
+        return {k: v["value"] if isinstance(v, dict) and "value" in v else v for k, v in self.config.items()}
+
     def train(self) -> pd.DataFrame:
         """`seed, step, <part>/<quantity>...` of train.csv, read when asked for; empty if there is none.
 

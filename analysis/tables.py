@@ -55,7 +55,9 @@ def main(
     select: Annotated[str, typer.Option(help="--paper: fixed:1, fixed:w=0.02,N=4, held-out or oracle.")] = "held-out",
     margin: Annotated[float, typer.Option(help="--paper: points within which a difference is none.")] = MARGIN,
     correct: Annotated[str, typer.Option(help="--paper: holm, bh or none.")] = "holm",
-    named: Annotated[list[str] | None, typer.Option("--run", help="--paper: the fingerprint that counts.")] = None,
+    named: Annotated[
+        list[str] | None, typer.Option("--run", help="--paper: of several: fingerprint or KEY=VALUE.")
+    ] = None,
     published: Annotated[Path, typer.Option(help="--paper: the folder of published numbers.")] = FOLDER,
 ) -> None:
     """Scores of the final evaluation: mean +- std over seeds and a 95% bootstrap interval."""
@@ -66,7 +68,7 @@ def main(
         else:
             if correct not in CORRECTIONS or not margin > 0:
                 raise RecordError(f"--correct {correct} --margin {margin:g}: one of {', '.join(CORRECTIONS)}, above 0")
-            terms = Terms(Endpoint.parse(endpoint), Rule.parse(select), margin, correct, tuple(named or ()))
+            terms = Terms(Endpoint.parse(endpoint), Rule.parse(select), margin, correct, tuple(which or ()))
             beside(results, out or results / "tables" / "paper", published, paper, terms, console)
 
 

@@ -161,13 +161,20 @@ def test_what_is_missing_is_said(tmp_path: Path, published: pd.DataFrame) -> Non
 
 def test_several_runs_are_not_pooled(tmp_path: Path, published: pd.DataFrame) -> None:
     for fingerprint, level in (("aaaa00000000", 96.0), ("bbbb00000000", 50.0)):
-        effect = lambda t, s, level=level: level  # noqa: E731
-        write_run(tmp_path, "fql", "ogbench", CUBE, fingerprint=fingerprint, effect=effect, **SIZE)  # type: ignore[arg-type]
+        write_run(
+            tmp_path, "fql", "ogbench", CUBE, fingerprint=fingerprint, effect=lambda t, s, level=level: level,
+            config={"alpha": {"value": level, "origin": "set"}}, **SIZE,  # type: ignore[arg-type]
+        )  # fmt: skip
     both = cell(tmp_path, published, "FQL")
     assert (
         both["verdict"] == OPEN and both["why"] == "2 runs (aaaa0000, bbbb0000), --run names one" and both["seeds"] == 0
     )
     assert cell(tmp_path, published, "FQL", Terms(runs=("bbbb",)))["measured"] == pytest.approx(50, abs=1)
+    assert cell(tmp_path, published, "FQL", Terms(runs=("alpha=96.0",)))["measured"] == pytest.approx(96, abs=1)
+    assert cell(tmp_path, published, "FQL", Terms(runs=("cccc",)))["verdict"] == OPEN
+    path = next(tmp_path.glob("runs/*/*/fql/bbbb*")) / "episodes.csv"
+    path.write_text(path.read_text().replace("final", "online"))  # it went on from where the other stopped
+    assert cell(tmp_path, published, "FQL")["measured"] == pytest.approx(96, abs=1)
     alias = tmp_path / "alias"
     write_run(alias, "fql", "ogbench", "cube-single-play-singletask-v0", effect=lambda t, s: 97.0, **SIZE)  # type: ignore[arg-type]
     assert cell(alias, published, "FQL")["verdict"] == REPRODUCED
