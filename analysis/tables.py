@@ -55,9 +55,7 @@ def main(
     select: Annotated[str, typer.Option(help="--paper: fixed:1, fixed:w=0.02,N=4, held-out or oracle.")] = "held-out",
     margin: Annotated[float, typer.Option(help="--paper: points within which a difference is none.")] = MARGIN,
     correct: Annotated[str, typer.Option(help="--paper: holm, bh or none.")] = "holm",
-    named: Annotated[
-        list[str] | None, typer.Option("--run", help="--paper: of several: fingerprint or KEY=VALUE.")
-    ] = None,
+    which: Annotated[list[str] | None, typer.Option("--run", help="--paper: of several: fingerprint or K=V.")] = None,
     published: Annotated[Path, typer.Option(help="--paper: the folder of published numbers.")] = FOLDER,
 ) -> None:
     """Scores of the final evaluation: mean +- std over seeds and a 95% bootstrap interval."""

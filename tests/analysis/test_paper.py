@@ -171,6 +171,9 @@ def test_several_runs_are_not_pooled(tmp_path: Path, published: pd.DataFrame) ->
     )
     assert cell(tmp_path, published, "FQL", Terms(runs=("bbbb",)))["measured"] == pytest.approx(50, abs=1)
     assert cell(tmp_path, published, "FQL", Terms(runs=("alpha=96.0",)))["measured"] == pytest.approx(96, abs=1)
+    shown = command(tmp_path, "--paper", "table7", "--run", "bbbb").stdout
+    assert "1 differ" in shown and "several runs" not in shown
+    assert "several runs, none counted" in command(tmp_path, "--paper", "table7").stdout
     assert cell(tmp_path, published, "FQL", Terms(runs=("cccc",)))["verdict"] == OPEN
     path = next(tmp_path.glob("runs/*/*/fql/bbbb*")) / "episodes.csv"
     path.write_text(path.read_text().replace("final", "online"))  # it went on from where the other stopped
