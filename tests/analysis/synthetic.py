@@ -151,7 +151,7 @@ def write_study(root: Path, published: Path = FOLDER) -> None:
             continue
         level = row["mean"] + {"rebrac": 25.0, "fql": -15.0}.get(method, 0.0)
         write_run(
-            root, method, "ogbench", row["task"], fingerprint=f"{i:012x}", episodes=10, evaluations=2, steps=1_000_000,
+            root, method, "ogbench", row["task"], fingerprint=f"{i:012x}", episodes=4, evaluations=1, steps=1_000_000,
             knobs={"L_test": [0, 1, 2, 3]} if method == "vgf" else None, seeds=1 if method == "iql" else 5,
             effect=lambda t, s, level=level: level * t - 20 * abs(s.get("L_test", 1) - 1),
             seed_std=30.0 if method == "fbrac" else 0.5, episode_std=1.0,

@@ -237,7 +237,7 @@ def test_null_tables() -> None:
     assert np.mean(same) > 0.9 and np.mean(sharp) < 0.01
 
 
-OPTIONS = [[], ["--paper", "all"], ["--paper", "table2", "--select", "oracle", "--endpoint", "last-2"]]
+OPTIONS = [[], ["--paper", "table2"], ["--paper", "table2", "--select", "oracle", "--endpoint", "last-2"]]
 SCENES = ["empty", "one run", "one seed", "unequal seeds", "missing tasks", "still written", "corrupt row"]
 
 
