@@ -12,6 +12,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,7 @@ from analysis.load import Records
 from analysis.published import METHODS, PERCENT, canonical, tasks_of
 from analysis.runs import Run
 from analysis.select import HELD_OUT, PICKS, Choice, Endpoint, Rule, choose, offline
-from analysis.significance import ALPHA, CORRECTIONS, Sample, detectable, equivalence, sample, welch
+from analysis.significance import ALPHA, CORRECTIONS, Comparison, Sample, detectable, equivalence, sample, welch
 
 REPRODUCED, DIFFERS, OPEN = "reproduced", "differs", "not enough data"
 MARGIN = 5.0  # points
@@ -68,7 +69,7 @@ def compare(records: Records, published: pd.DataFrame, terms: Terms) -> tuple[pd
     cells = measured(records, terms)
     notes = [f"{'/'.join(key)}: {cell.remark}" for key, cell in cells.items() if cell.remark]
     rows = []
-    for _, row in published.iterrows():
+    for row in published.to_dict("records"):
         ours = METHODS.get(row["method"], (row["method"].lower(),))
         tasks = tasks_of(row)
         present = [name for name in ours if any((row["suite"], task, name) in cells for task in tasks)]
@@ -78,7 +79,7 @@ def compare(records: Records, published: pd.DataFrame, terms: Terms) -> tuple[pd
     if len(frame):
         for _, group in frame.groupby("table", sort=False):
             frame.loc[group.index, "p_corrected"] = CORRECTIONS[terms.correction](group["p"].to_numpy(float))
-        verdicts = [_verdict(row) for _, row in frame.iterrows()]
+        verdicts = [_verdict(row) for row in frame.to_dict("records")]
         frame["verdict"], frame["why"] = zip(*verdicts, strict=True)
     if (assumed := published["seeds"].isna() & published["std"].notna()).any() and len(cells):
         notes.append(f"{int(assumed.sum())} published numbers do not say their seeds; {ASSUMED_SEEDS} are assumed")
@@ -130,7 +131,7 @@ def _named(run: Run, wanted: Sequence[str]) -> bool:
     return settings.issuperset(one for one in wanted if "=" in one) and run.fingerprint.startswith(prints or "")
 
 
-def _compared(row: pd.Series, method: str, cells: Sequence[Cell], terms: Terms) -> dict[str, object]:
+def _compared(row: Mapping[Any, Any], method: str, cells: Sequence[Cell], terms: Terms) -> dict[str, object]:
     """Numbers of one row; `why` is what is missing, "" where the numbers may be judged."""
     known = [cell for cell in cells if cell.choice is not None]
     scale = PERCENT.get(row["suite"], 1.0)
@@ -138,7 +139,8 @@ def _compared(row: pd.Series, method: str, cells: Sequence[Cell], terms: Terms) 
     units, dropped = _units(choices)
     own = sample(units * scale) if len(units) else Sample(math.nan, math.nan, 0)
     seeds = ASSUMED_SEEDS if math.isnan(row["seeds"]) else row["seeds"]
-    against = welch(own, Sample(row["mean"], row["std"], seeds, row["unit"]))
+    printed = Sample(row["mean"], row["std"], seeds, row["unit"])
+    against = welch(own, printed) if own.n else Comparison(*[math.nan] * 6)
     reasons = list(dict.fromkeys(cell.why for cell in cells if cell.why))
     if 0 < len(known) < len(cells):
         reasons = [f"{len(known)} of {len(cells)} tasks", *(why for why in reasons if why != NO_RUN)]
@@ -180,7 +182,7 @@ def _rule_of(choices: Sequence[Choice]) -> str:
     return " / ".join(dict.fromkeys(choice.rule for choice in choices if choice.picks))
 
 
-def _verdict(row: pd.Series) -> tuple[str, str]:
+def _verdict(row: Mapping[Any, Any]) -> tuple[str, str]:
     """(verdict, why)."""
     n = f"n={row['seeds']:g}"
     if row["why"]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from rich.table import Table
@@ -15,6 +16,9 @@ from analysis.design import design, sentences
 from analysis.output import short, write_csv, write_text
 from analysis.published import METHODS, TITLES
 from analysis.select import ORACLE
+
+Row = Mapping[str, Any]
+"""Of the frame of `compare`."""
 
 MISSING = "\N{EM DASH}"
 MARKS = {REPRODUCED: "=", DIFFERS: "\N{NOT EQUAL TO}", OPEN: "?"}
@@ -39,7 +43,7 @@ def screen(rows: pd.DataFrame) -> Table:
     table.add_column("difference", justify="right", no_wrap=True)
     table.add_column("verdict", overflow="fold")
     before = ""
-    for _, row in rows[rows["runs"] > 0].iterrows():
+    for row in _rows(rows[rows["runs"] > 0]):
         before, place = _place(row), _place(row) if _place(row) != before else ""
         table.add_row(place, _method(row), own(row), printed(row), difference(row), verdict(row))
     return table
@@ -57,7 +61,7 @@ def markdown(rows: pd.DataFrame, terms: Terms, notes: list[str]) -> str:
     if len(found):
         lines += ["", "## Differences", "", "| | method | measured | published | difference [95%] | p | verdict |"]
         lines += ["|:--|:--|--:|--:|--:|--:|:--|"]
-        for _, row in found.iterrows():
+        for row in _rows(found):
             p = MISSING if math.isnan(row["p_corrected"]) else f"{row['p_corrected']:.2g}"
             texts = [_place(row), _method(row), own(row), printed(row), difference(row), p, verdict(row)]
             lines.append("| " + " | ".join(texts) + " |")
@@ -126,7 +130,7 @@ def power(rows: pd.DataFrame, terms: Terms) -> list[str]:
     return lines
 
 
-def own(row: pd.Series) -> str:
+def own(row: Row) -> str:
     """ "72.1 ± 1.3", with the estimated bias where the oracle chose."""
     if math.isnan(row["measured"]):
         return MISSING
@@ -134,7 +138,7 @@ def own(row: pd.Series) -> str:
     return f"{row['measured']:.1f}{spread}" + (f" (bias {row['bias']:+.1f})" if ORACLE in row["rule"] else "")
 
 
-def printed(row: pd.Series) -> str:
+def printed(row: Row) -> str:
     """ "60 ± 2", with the digits of print."""
     digits = 0 if row["published_unit"] == 1 else 1
     if math.isnan(spread := row["published_std"]):
@@ -143,40 +147,44 @@ def printed(row: pd.Series) -> str:
     return f"{row['published']:.{digits}f} \N{PLUS-MINUS SIGN} {shown}"
 
 
-def difference(row: pd.Series) -> str:
+def difference(row: Row) -> str:
     """ "+1.2 [-0.4, 2.8]", without the interval where there is none."""
     if math.isnan(row["difference"]):
         return MISSING
     return f"{row['difference']:+.1f}" + ("" if math.isnan(row["low"]) else f" [{row['low']:.1f}, {row['high']:.1f}]")
 
 
-def verdict(row: pd.Series) -> str:
+def verdict(row: Row) -> str:
     """The verdict in words, its reason and what to keep in mind."""
     joint = ": " if row["verdict"] == OPEN else "; "
     return f"{row['verdict']}{joint}{row['why']}" + (f" ({row['remark']})" if row["remark"] else "")
 
 
-def _grid(rows: pd.DataFrame) -> tuple[list[str], list[tuple[str, list[pd.Series | None]]]]:
+def _rows(rows: pd.DataFrame) -> list[Row]:
+    return [{str(key): value for key, value in row.items()} for row in rows.to_dict("records")]
+
+
+def _grid(rows: pd.DataFrame) -> tuple[list[str], list[tuple[str, list[Row | None]]]]:
     """(column names, (place, a row of `compared` or None for each column))."""
     order = list(dict.fromkeys(rows["published_method"]))  # as in print
-    names = {_method(row): (order.index(row["published_method"]), row["method"]) for _, row in rows.iterrows()}
+    names = {_method(row): (order.index(row["published_method"]), row["method"]) for row in _rows(rows)}
     columns = sorted(names, key=lambda name: names[name])
-    at = {(_place(row), _method(row)): row for _, row in rows.iterrows()}
-    places = list(dict.fromkeys(_place(row) for _, row in rows.iterrows()))
+    at = {(_place(row), _method(row)): row for row in _rows(rows)}
+    places = list(dict.fromkeys(_place(row) for row in _rows(rows)))
     return columns, [(place, [at.get((place, name)) for name in columns]) for place in places]
 
 
-def _place(row: pd.Series) -> str:
+def _place(row: Row) -> str:
     return short(row["task"]) if row["task"] else str(row["environment"])
 
 
-def _method(row: pd.Series) -> str:
+def _method(row: Row) -> str:
     """The paper's name; with ours where it is not the first that the paper's may mean."""
     first = METHODS.get(row["published_method"], (row["method"],))[0]
     return str(row["published_method"]) + ("" if row["method"] == first else f" ({row['method']})")
 
 
-def _mark(row: pd.Series) -> str:
+def _mark(row: Row) -> str:
     return MARKS[row["verdict"]] if row["runs"] else ""
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -47,7 +49,7 @@ def canonical(task: str) -> str:
     return re.sub(r"-singletask-v(\d+)$", rf"-singletask-task{number}-v\1", task) if number else task
 
 
-def tasks_of(row: pd.Series) -> list[str]:
+def tasks_of(row: Mapping[Any, Any]) -> list[str]:
     """The tasks behind a published row: its own, or the five of its environment."""
     if row["task"]:
         return [row["task"]]
@@ -57,7 +59,7 @@ def tasks_of(row: pd.Series) -> list[str]:
 
 def environments(published: pd.DataFrame) -> dict[str, str]:
     """Task -> the paper's environment, of every task that print knows."""
-    return {task: row["environment"] for _, row in published.iterrows() for task in tasks_of(row)}
+    return {task: row["environment"] for row in published.to_dict("records") for task in tasks_of(row)}
 
 
 def read(folder: Path = FOLDER) -> tuple[pd.DataFrame, list[str]]:

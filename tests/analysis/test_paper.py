@@ -242,9 +242,7 @@ SCENES = ["empty", "one run", "one seed", "unequal seeds", "missing tasks", "sti
 
 
 @pytest.mark.parametrize("scene", SCENES)
-@pytest.mark.parametrize(
-    "arguments", [[], ["--paper", "all"], ["--paper", "table2", "--select", "oracle", "--endpoint", "last-2"]]
-)
+@pytest.mark.parametrize("arguments", OPTIONS)
 def test_poor_records_are_no_traceback(tmp_path: Path, scene: str, arguments: list[str]) -> None:
     knobs = {"L_test": [0, 1]}
     size = {**SIZE, "seeds": 1 if scene == "one seed" else 2}
