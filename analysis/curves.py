@@ -13,7 +13,7 @@ from matplotlib.ticker import EngFormatter, NullLocator
 
 from analysis.load import Records
 from analysis.output import short
-from analysis.select import FIXED, HELD_OUT, runs_of, settings
+from analysis.select import FIXED, HELD_OUT, settings
 from analysis.statistics import generator, summarise
 from analysis.style import finish, looks, shade
 
@@ -23,14 +23,14 @@ SETTINGS = 5  # of a method, in a learning curve
 
 def learning(records: Records) -> pd.DataFrame:
     """One row a (run, knob setting, evaluation): suite, task, method, label, setting, phase, step, and the Summary."""
-    knobs_of = {(run.suite, run.task, run.label): run.knobs for run in records.runs}
     points: list[dict[str, object]] = []
-    for (suite, task, label), rows in runs_of(records):
-        method = rows["method"].iloc[0]
-        for setting in settings(rows, knobs_of[suite, task, label]):
+    for run, rows in records.each():
+        for setting in settings(rows, run.knobs):
             for step, group in rows[rows["setting"] == setting].groupby("step"):
-                summary = summarise(group["score"].to_numpy(), group["seed"].to_numpy(), generator(suite, task))
-                name = {"suite": suite, "task": task, "method": method, "label": label, "setting": setting}
+                rng = generator(run.suite, run.task)
+                summary = summarise(group["score"].to_numpy(), group["seed"].to_numpy(), rng)
+                name = {"suite": run.suite, "task": run.task, "method": run.method, "label": run.label}
+                name["setting"] = setting
                 points.append(name | {"phase": group["phase"].iloc[0], "step": step} | summary._asdict())
     return pd.DataFrame(points)
 

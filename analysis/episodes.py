@@ -4,40 +4,90 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from analysis.runs import RecordError, Run
 
 PHASES = ("offline", "online", "final")
 BEFORE = ("seed", "phase", "step")
 """Columns before the knobs'."""
 AFTER = ("episode", "return", "length", "success", "score")
 OPTIONAL = frozenset({"success"})  # a task without a notion of success leaves it empty
-INTEGERS = frozenset({"seed", "step", "episode"})
+INTEGERS = {"seed": "int32", "step": "int64", "episode": "int32"}
+MEASURED = dict.fromkeys(("return", "length", "success", "score"), "float32")  # `%.7g` is what the records hold
 
 
-def parse(text: str, columns: Sequence[str]) -> tuple[pd.DataFrame, list[tuple[int, str]]]:
+@dataclass
+class Rows:
+    """The rows of one run as columns `[rows]`: BEFORE, the knobs, setting, AFTER, complete.
+
+    `phase` is an index into PHASES, `setting` one into `settings` (names; [""] without knobs).
+    """
+
+    columns: dict[str, np.ndarray]
+    settings: list[str]
+
+    def __len__(self) -> int:
+        return len(self.columns["score"])
+
+
+def read_episodes(run: Run) -> tuple[Rows, list[str]]:
+    """The run's episodes.csv, and notes on what was left out of it.
+
+    Raises: RecordError if its header is not the schema's.
+    """
+    path = run.folder / "episodes.csv"
+    columns = [*BEFORE, *run.knobs, *AFTER]
+    content = path.read_bytes() if path.exists() else b""
+    whole = content[: content.rfind(b"\n") + 1]  # a line without its newline is still being written
+    notes = [f"{path}: the last line is half-written, left out"] if len(whole) < len(content) else []
+    if not whole.strip():
+        return _rows(pd.DataFrame(columns=columns), run), [*notes, f"{run.name} has no evaluation yet"]
+    header = whole[: whole.index(b"\n")].decode(errors="replace").strip().split(",")
+    if header != columns:
+        raise RecordError(f"{path}:1: the header is {','.join(header)}, expected {','.join(columns)}")
+    table, bad = parse(whole, columns)
+    shown = [f"{path}:{line}: {reason}, left out" for line, reason in bad]
+    notes += shown if len(shown) <= 5 else [*shown[:4], f"{path}: {len(shown) - 4} more corrupt rows, left out"]
+    rows = _rows(table, run)
+    key = codes(*(rows.columns[name] for name in ("seed", "phase", "step", "setting", "episode")))
+    if len(pd.unique(key)) < len(rows):
+        again = pd.Series(key).duplicated(keep="last").to_numpy()
+        notes.append(f"{path}: {int(again.sum())} episodes stand twice (a resumed run?), the later rows count")
+        rows.columns = {name: values[~again] for name, values in rows.columns.items()}
+    return rows, notes + _completeness(rows, run)
+
+
+def parse(content: bytes, columns: Sequence[str]) -> tuple[pd.DataFrame, list[tuple[int, str]]]:
     """Rows of a table of whole lines, its header first, and (line, what is wrong) of the rows left out."""
-    rows = _fast(text, columns)
-    return (rows, []) if rows is not None else _carefully(text, columns)
+    rows = _fast(content, columns)
+    return (rows, []) if rows is not None else _carefully(content.decode(errors="replace"), columns)
 
 
-def _fast(text: str, columns: Sequence[str]) -> pd.DataFrame | None:
+def setting_name(values: Mapping[str, float]) -> str:
+    """`{"w": 0.02, "N": 4}` -> "w=0.02 N=4"; a setting's name everywhere. Records hold 7 digits."""
+    return " ".join(f"{name}={value:.7g}" for name, value in values.items())
+
+
+def _fast(content: bytes, columns: Sequence[str]) -> pd.DataFrame | None:
     """The whole table by pandas' C parser, or None if any row needs a closer look."""
-    if text.count(",") != text.count("\n") * (len(columns) - 1):
+    if content.count(b",") != content.count(b"\n") * (len(columns) - 1):
         return None
+    numbers = [name for name in columns if name != "phase" and name not in (*INTEGERS, *OPTIONAL)]
+    types: dict[str, Any] = INTEGERS | dict.fromkeys(numbers, "float64") | {"phase": pd.CategoricalDtype(PHASES)}
     try:
-        rows = pd.read_csv(io.StringIO(text), dtype={"phase": "category"})
-    except ValueError:
+        rows = pd.read_csv(io.BytesIO(content), dtype=types, engine="c")  # it lets other threads run
+    except (ValueError, OverflowError):  # of a dtype, a parser, an encoding
         return None
-    numbers = [column for column in columns if column != "phase"]
-    if not all(pd.api.types.is_numeric_dtype(rows[column]) for column in numbers):  # bool counts as numeric
+    if any(not pd.api.types.is_numeric_dtype(rows[name]) for name in OPTIONAL):  # bool counts as numeric
         return None
-    values = rows[[column for column in numbers if column not in OPTIONAL]].to_numpy(float)
-    whole = all(pd.api.types.is_integer_dtype(rows[column]) for column in INTEGERS)
-    return rows if whole and np.isfinite(values).all() and rows["phase"].isin(PHASES).all() else None
+    sound = all(np.isfinite(rows[name].to_numpy()).all() for name in numbers) and rows["phase"].notna().all()
+    return rows if sound else None
 
 
 def _carefully(text: str, columns: Sequence[str]) -> tuple[pd.DataFrame, list[tuple[int, str]]]:
@@ -68,6 +118,47 @@ def _value(column: str, entry: str) -> float | int | str | None:
         number = float({"True": "1", "False": "0"}.get(entry, entry))
     except ValueError:
         return None
-    if not math.isfinite(number) or (column in INTEGERS and number != int(number)):
+    if not math.isfinite(number):
         return None
-    return int(number) if column in INTEGERS else number
+    if column not in INTEGERS:
+        return number
+    return int(number) if number == int(number) and abs(number) <= np.iinfo(INTEGERS[column]).max else None
+
+
+def _rows(table: pd.DataFrame, run: Run) -> Rows:
+    """Compact types, and each row's knob setting; `complete` is decided later."""
+    phase = table.pop("phase").astype(pd.CategoricalDtype(PHASES)).cat.codes.to_numpy()
+    types = INTEGERS | dict.fromkeys(run.knobs, "float64") | MEASURED
+    columns = {name: table[name].to_numpy().astype(kind) for name, kind in types.items()}
+    key = codes(*(columns[name] for name in run.knobs)) if run.knobs else np.zeros(len(table), int)
+    setting, present = pd.factorize(key)
+    firsts = [int(np.argmax(setting == i)) for i in range(len(present))]
+    names = [setting_name({knob: columns[knob][first] for knob in run.knobs}) for first in firsts]
+    columns |= {"phase": phase, "setting": setting.astype("int16"), "complete": np.ones(len(table), bool)}
+    return Rows(columns, names)
+
+
+def codes(*columns: np.ndarray) -> np.ndarray:
+    """`[rows]` each -> `[rows]`, an integer for each distinct combination of the columns' values."""
+    total = np.zeros(len(columns[0]), np.int64)
+    for column in columns:
+        index, values = pd.factorize(column)
+        total = total * len(values) + index
+    return total
+
+
+def _completeness(rows: Rows, run: Run) -> list[str]:
+    """Marks (in place) the last evaluation of an unfinished run if rows are missing; notes that and other gaps."""
+    step, phase = rows.columns["step"], rows.columns["phase"]
+    expected = len(run.seeds) * len(rows.settings) * run.meta["episodes"]
+    at, found = pd.factorize(step * len(PHASES) + phase)
+    notes = []
+    for code, count in sorted(zip(found.tolist(), np.bincount(at, minlength=len(found)).tolist(), strict=True)):
+        if count == expected:
+            continue
+        name = f"the {PHASES[code % len(PHASES)]} evaluation at step {code // len(PHASES)}"
+        notes.append(f"{run.name}: {name} has {count} of {expected} episodes")
+        if run.status != "finished" and code == max(found):
+            rows.columns["complete"][at == np.argmax(found == code)] = False
+            notes[-1] += ", left out"
+    return notes

@@ -16,8 +16,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from analysis.load import RecordError, Records, Run, setting_name
+from analysis.episodes import setting_name
+from analysis.load import Records
 from analysis.output import short
+from analysis.runs import RecordError, Run
 from analysis.select import FIXED, HELD_OUT, PICKS
 from analysis.style import TERRAIN, looks
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import typer
 
-from analysis.load import RecordError
+from analysis.runs import RecordError
 
 
 @contextmanager

@@ -10,8 +10,9 @@ import pandas as pd
 import typer
 
 from analysis import curves, landscape
-from analysis.load import RecordError, Records, load
+from analysis.load import Records, load
 from analysis.output import one_line_errors, print_notes, run
+from analysis.runs import RecordError
 from analysis.select import scores
 from analysis.style import save, theme
 

@@ -1,103 +1,300 @@
-"""Which episodes speak for a method: the evaluation that counts, and the rule that chooses a knob setting.
+"""Which episodes speak for a method: the evaluations that count (`Endpoint`), and what picks a knob setting (`Rule`).
 
 A rule is declared, never implied. The paper evaluates four L_test values on 50 episodes each and leaves its rule open;
-the largest of four equal arms at success 0.5 is some 7 points too high (facts/vgf.md, item 7). Here:
+the largest of four equal arms at success 0.5 is some 7 points too high (facts/vgf.md, item 7). Here, for any knobs:
 `fixed`     one setting, chosen before looking; every setting has its own row.
 `held-out`  the setting is picked on half of the episodes and scored on the other half, both ways round.
-`oracle`    the setting that scored best is picked on the very episodes it is scored on: biased upward.
+`oracle`    the setting that scored best is picked on the very episodes it is scored on: biased upward, by an estimate.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
+from analysis.episodes import PHASES, setting_name
 from analysis.load import Records
-from analysis.statistics import generator, summarise
+from analysis.runs import RecordError, Run
+from analysis.statistics import Summary, generator, summarise
 
-RUN = ["suite", "task", "label"]
 FIXED, HELD_OUT, ORACLE = "fixed", "held-out", "oracle"
 PICKS = " / "  # between the picks for odd and for even episodes, where they differ
+PAPER_KNOB = "L_test"  # what a bare number fixes
+SPLITS = 100  # random halves behind an estimate of the oracle's bias
 
 
-def runs_of(records: Records) -> Iterator[tuple[tuple[str, str, str], pd.DataFrame]]:
-    """((suite, task, label), complete evaluations) of each run that has some."""
-    rows = records.episodes
-    if len(rows):
-        yield from rows[rows["complete"].astype(bool)].groupby(RUN, observed=True, sort=True)
+@dataclass(frozen=True)
+class Endpoint:
+    """Which evaluations count: the `last` so many, or those at `steps`."""
+
+    last: int = 1
+    steps: tuple[int, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Endpoint:
+        """`last`, `last-10` or `steps=800k,900k,1m`. Raises: RecordError naming anything else."""
+        if match := re.fullmatch(r"last(?:-(\d+))?", text):
+            if int(match[1] or 1) > 0:
+                return cls(last=int(match[1] or 1))
+        elif match := re.fullmatch(r"steps=(\d+(?:\.\d+)?[km]?(?:,\d+(?:\.\d+)?[km]?)*)", text.lower()):
+            units = {"k": 1e3, "m": 1e6}
+            steps = [float(one.rstrip("km")) * units.get(one[-1], 1) for one in match[1].split(",")]
+            return cls(steps=tuple(sorted({round(step) for step in steps})))
+        raise RecordError(f"endpoint {text!r} is none of: last, last-10, steps=800k,900k,1m")
+
+    def __str__(self) -> str:
+        return (
+            f"steps={','.join(map(str, self.steps))}"
+            if self.steps
+            else f"last-{self.last}"
+            if self.last > 1
+            else "last"
+        )
+
+    def __call__(self, rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+        """(the rows that count, what is missing or "") of one run's complete evaluations."""
+        if self.steps:
+            present = set(rows["step"].unique().tolist())
+            absent = [step for step in self.steps if step not in present]
+            missing = f"no evaluation at step {', '.join(map(str, absent))}" if absent else ""
+            return rows[rows["step"].isin(self.steps)], missing
+        if self.last == 1:
+            return headline(rows), ""
+        when = rows["step"].to_numpy() * len(PHASES) + rows["phase"].cat.codes.to_numpy()
+        present_at = np.unique(when)
+        found = min(len(present_at), self.last)
+        missing = f"{found} of the last {self.last} evaluations" if found < self.last else ""
+        return rows[when >= present_at[-found]], missing
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What picks a knob setting. `at` holds the fixed knobs; what is left open beside them is held out."""
+
+    name: str = HELD_OUT
+    at: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, text: str) -> Rule:
+        """`held-out`, `oracle`, `fixed:1` (L_test) or `fixed:w=0.02,N=4`. Raises: RecordError naming anything else."""
+        if text in (HELD_OUT, ORACLE):
+            return cls(text)
+        if text.startswith(f"{FIXED}:"):
+            pairs = [one.rpartition("=") for one in text.removeprefix(f"{FIXED}:").split(",")]
+            try:
+                return cls(FIXED, {name.strip() or PAPER_KNOB: float(value) for name, _, value in pairs})
+            except ValueError:
+                pass
+        raise RecordError(f"rule {text!r} is none of: fixed:1, fixed:w=0.02,N=4, held-out, oracle")
+
+    def __str__(self) -> str:
+        return f"{self.name}:{setting_name(self.at).replace(' ', ',')}" if self.at else self.name
+
+
+class Arms(NamedTuple):
+    """The scores of one run by setting, seed and episode; a mean where several evaluations count."""
+
+    scores: np.ndarray
+    """`[k, s, e]`, NaN where there is none."""
+    settings: list[str]
+    seeds: np.ndarray
+    """`[s]`."""
+    episodes: np.ndarray
+    """`[e]`, the numbers of the start states."""
+
+
+class Choice(NamedTuple):
+    """What a rule made of a run's arms."""
+
+    scores: np.ndarray
+    """`[s, e]`, NaN where there is none: what speaks for the method."""
+    seeds: np.ndarray
+    episodes: np.ndarray
+    picks: tuple[str, ...]
+    """The settings behind it: one, or (for odd, for even episodes) where held-out halves disagree."""
+    rule: str
+    bias: float = 0.0
+    """Estimated, to be subtracted; of the oracle only."""
+
+    def means(self) -> pd.Series:
+        """Mean score of each seed, by its number."""
+        return pd.Series(average(self.scores, 1), index=self.seeds)
+
+    def summary(self, rng: np.random.Generator) -> Summary:
+        """Mean, std and interval of it."""
+        there = ~np.isnan(self.scores)
+        seeds = np.broadcast_to(self.seeds[:, None], there.shape)
+        return summarise(self.scores[there], seeds[there], rng)
+
+
+def shared_starts(a: Choice, b: Choice) -> tuple[np.ndarray, np.ndarray]:
+    """Scores `[n, e]` and `[m, e]` over the start states that every seed of both has, for `significance.paired`."""
+    whole = [pd.DataFrame(of.scores, columns=of.episodes).dropna(axis="columns") for of in (a, b)]
+    both = whole[0].columns.intersection(whole[1].columns)
+    return whole[0][both].to_numpy(), whole[1][both].to_numpy()
 
 
 def headline(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows of the evaluation that heads a table: the final one, else the last before it."""
-    final = rows[rows["phase"] == "final"]
-    rows = final if len(final) else rows
-    return rows[rows["step"] == rows["step"].max()]
+    kept, step = (rows["phase"] == "final").to_numpy(), rows["step"].to_numpy()
+    if not kept.any():
+        kept = np.ones(len(rows), bool)
+    return rows[kept & (step == step[kept].max())]
+
+
+def offline(rows: pd.DataFrame) -> pd.DataFrame:
+    """What counts for an offline result: of a run that went online, the evaluations before that."""
+    return rows[rows["phase"] == "offline"] if (rows["phase"] == "online").any() else rows
 
 
 def settings(rows: pd.DataFrame, knobs: tuple[str, ...]) -> list[str]:
     """The knob settings present, in the order of the knobs' values; [""] for a method without knobs."""
-    present = rows.drop_duplicates("setting")
-    return [str(name) for name in present.sort_values(list(knobs))["setting"]] if knobs else [""]
+    if not knobs:
+        return [""]
+    firsts = rows[["setting", *knobs]].iloc[np.unique(rows["setting"].cat.codes, return_index=True)[1]]
+    return [str(name) for name in firsts.sort_values(list(knobs))["setting"]]
 
 
-def best(rows: pd.DataFrame, order: list[str]) -> str:
-    """The setting with the largest mean over seeds of seed means; the first in `order` of equals."""
-    means = rows.groupby(["setting", "seed"], observed=True)["score"].mean().groupby("setting", observed=True).mean()
-    return str(means.reindex(order).idxmax())
+def arms(rows: pd.DataFrame, order: list[str]) -> Arms:
+    """The rows as an array, settings in the order given; seeds without any row of them are left out."""
+    setting = np.asarray(pd.Categorical(rows["setting"], categories=order).codes)
+    rows, setting = rows[setting >= 0], setting[setting >= 0]
+    seed, seeds = pd.factorize(rows["seed"].to_numpy(), sort=True)
+    episode, episodes = pd.factorize(rows["episode"].to_numpy(), sort=True)
+    shape = (len(order), len(seeds), len(episodes))
+    at, size = np.ravel_multi_index((setting, seed, episode), shape), math.prod(shape)
+    counts = np.bincount(at, minlength=size)
+    with np.errstate(invalid="ignore"):
+        scores = np.bincount(at, weights=rows["score"].to_numpy(float), minlength=size) / counts
+    return Arms(scores.reshape(shape), list(order), seeds, episodes)
 
 
-def held_out(rows: pd.DataFrame, order: list[str]) -> tuple[pd.DataFrame, tuple[str, ...]] | None:
+def average(scores: np.ndarray, axis: int) -> np.ndarray:
+    """The mean of what is there (not NaN) along an axis; NaN where nothing is."""
+    there = ~np.isnan(scores)
+    with np.errstate(invalid="ignore"):
+        return np.where(there, scores, 0.0).sum(axis=axis) / there.sum(axis=axis)
+
+
+def best(scores: np.ndarray) -> int:
+    """The arm of `[k, s, e]` with the largest mean over seeds of seed means; the first of equals."""
+    means = average(average(scores, 2), 1)
+    return int(np.nanargmax(np.round(means, 9)))  # equal sums in another order stay equal
+
+
+def held_out(of: Arms) -> Choice | None:
     """Cross-fitted choice: the odd episodes of what wins on the even ones, and the even of what wins on the odd.
 
     Episode numbers are start states, so the halves share no evaluation noise and the score is an unbiased one of
     "choose on held-out episodes, then deploy" for *these trained seeds*; both halves use all seeds, so it does not
     speak of how the choice carries over to newly trained ones. Each episode counts once.
 
-    Returns: the chosen rows and (setting for odd, setting for even); None if a setting misses either half.
+    Returns: None if a setting misses either half.
     """
-    odd = rows["episode"] % 2 == 1
-    if rows[odd]["setting"].nunique() < len(order) or rows[~odd]["setting"].nunique() < len(order):
+    odd = of.episodes % 2 == 1
+    parts = (of.scores[:, :, ~odd], of.scores[:, :, odd])
+    if any(np.isnan(part).all(axis=(1, 2)).any() for part in parts):  # an empty half is all NaN too
         return None
-    for_odd, for_even = best(rows[~odd], order), best(rows[odd], order)
-    chosen = (odd & (rows["setting"] == for_odd)) | (~odd & (rows["setting"] == for_even))
-    return rows[chosen], (for_odd, for_even)
+    for_odd, for_even = map(best, parts)
+    scores = np.where(odd, of.scores[for_odd], of.scores[for_even])
+    return Choice(
+        scores, of.seeds, of.episodes, tuple(dict.fromkeys((of.settings[for_odd], of.settings[for_even]))), HELD_OUT
+    )
 
 
-def scores(records: Records, oracle: bool = False) -> tuple[pd.DataFrame, list[str]]:
-    """One row a (run, rule, setting) of the evaluation that heads the tables, and notes on it.
+def oracle(of: Arms, rng: np.random.Generator) -> Choice:
+    """The best arm in hindsight, with the estimated bias of its score."""
+    winner = best(of.scores)
+    return Choice(of.scores[winner], of.seeds, of.episodes, (of.settings[winner],), ORACLE, oracle_bias(of, rng))
+
+
+def oracle_bias(of: Arms, rng: np.random.Generator, splits: int = SPLITS) -> float:
+    """By how much the best arm's own score exceeds the cross-fitted one, a mean over random halves of the start states.
+
+    The cross-fitted score is unbiased for a choice made on half as many episodes, so this also holds what choosing on
+    all of them gains: it errs to the high side. NaN with fewer than two episodes.
+    """
+    if len(of.episodes) < 2:
+        return float("nan")
+    there, half = ~np.isnan(of.scores), halves(len(of.episodes), rng, splits).astype(float)
+    values = np.where(there, of.scores, 0.0)
+    with np.errstate(invalid="ignore"):
+        parts = [average(values @ m.T / (there.astype(float) @ m.T), 1) for m in (half, 1 - half)]  # [k, splits]
+    own = average(average(of.scores, 2), 1)[best(of.scores)]
+    crossed = []
+    for chosen_on, scored_on in (parts, parts[::-1]):
+        pick = np.where(np.isnan(chosen_on), -np.inf, chosen_on).argmax(axis=0)
+        crossed.append(np.take_along_axis(scored_on, pick[None], 0)[0])
+    return float(own - average(np.concatenate(crossed), 0))
+
+
+def halves(episodes: int, rng: np.random.Generator, splits: int) -> np.ndarray:
+    """`[splits, episodes]` (bool): random halves of the start states."""
+    return rng.permuted(np.tile(np.arange(episodes) % 2 == 0, (splits, 1)), axis=1)
+
+
+def choose(run: Run, rows: pd.DataFrame, rule: Rule) -> Choice | str:
+    """What the rule makes of the rows of a run's counting evaluations; a line that says why where it cannot."""
+    mine = {name: value for name, value in rule.at.items() if name in run.knobs}
+    for name, value in mine.items():
+        present = sorted(rows[name].unique().tolist())
+        rows = rows[np.isclose(rows[name], value)]
+        if rows.empty:
+            return f"no {name}={value:g} among {', '.join(f'{one:g}' for one in present)}"
+    of = arms(rows, settings(rows, run.knobs))
+    if len(of.settings) == 1:
+        return Choice(of.scores[0], of.seeds, of.episodes, tuple(filter(None, of.settings)), FIXED)
+    if rule.name == ORACLE:
+        return oracle(of, generator(run.suite, run.task))
+    return held_out(of) or "some setting has no even or no odd episodes to choose on"
+
+
+def scores(
+    records: Records, oracle_too: bool = False, endpoint: Endpoint | None = None
+) -> tuple[pd.DataFrame, list[str]]:
+    """One row a (run, rule, setting) of the evaluations that count, and notes on it.
 
     Columns: suite, task, method, label, row (the name to show), rule, setting, picks, <knobs> (NaN unless the rule is
-    `fixed`), status, fingerprint, phase, step, mean, std, low, high, over, seeds, episodes.
+    `fixed`), status, fingerprint, phase, step, mean, std, low, high, over, seeds, episodes, bias (of the oracle).
     """
-    knobs_of = {(run.suite, run.task, run.label): run.knobs for run in records.runs}
     cells: list[dict[str, object]] = []
     notes = []
-    for (suite, task, label), episodes in runs_of(records):
-        rows = headline(episodes)
-        first = rows.iloc[0]
-        if first["phase"] != "final":
-            last = f"the {first['phase']} one at step {first['step']} stands in"
-            notes.append(f"{suite}/{task} {label}: no final evaluation, {last}")
-        knobs = knobs_of[suite, task, label]
-        order = settings(rows, knobs)
-        groups = [(FIXED, name, name, rows[rows["setting"] == name]) for name in order]
-        if len(order) > 1:
-            if (choice := held_out(rows, order)) is None:
-                notes.append(f"{suite}/{task} {label}: no held-out row; some setting has no even or no odd episodes")
+    for run, episodes in records.each():
+        name = f"{run.suite}/{run.task} {run.label}"
+        rows, missing = (endpoint or Endpoint())(episodes)
+        if missing:
+            notes.append(f"{name}: {missing}")
+        if rows.empty:
+            continue
+        first = rows.iloc[-1]
+        if first["phase"] != "final" and not (endpoint and endpoint.steps):
+            notes.append(f"{name}: no final evaluation, the {first['phase']} one at step {first['step']} stands in")
+        of = arms(rows, settings(rows, run.knobs))
+        pairs = zip(of.scores, of.settings, strict=True)
+        found = [Choice(values, of.seeds, of.episodes, (setting,), FIXED) for values, setting in pairs]
+        if len(found) > 1:
+            if (choice := held_out(of)) is None:
+                notes.append(f"{name}: no held-out row; some setting has no even or no odd episodes")
             else:
-                groups.append((HELD_OUT, "", PICKS.join(dict.fromkeys(choice[1])), choice[0]))
-            if oracle:
-                winner = best(rows, order)
-                groups.append((ORACLE, "", winner, rows[rows["setting"] == winner]))
-        for rule, setting, picks, group in groups:
-            row = f"{label} {setting}".strip() if rule == FIXED else f"{label} ({rule})"
-            values = {knob: group[knob].iloc[0] if rule == FIXED and knob in knobs else None for knob in records.knobs}
-            summary = summarise(group["score"].to_numpy(), group["seed"].to_numpy(), generator(suite, task))
+                found.append(choice)
+            if oracle_too:
+                found.append(oracle(of, generator(run.suite, run.task)))
+        at = rows.drop_duplicates("setting").set_index("setting")
+        for one in found:
+            fixed = one.rule == FIXED
+            values = {k: at.loc[one.picks[0], k] if fixed and k in run.knobs else None for k in records.knobs}
             cells.append(
-                {"suite": suite, "task": task, "method": first["method"], "label": label, "row": row, "rule": rule}
-                | {"setting": setting, "picks": picks, **values, "status": first["status"]}
-                | {"fingerprint": first["fingerprint"], "phase": first["phase"], "step": first["step"]}
-                | summary._asdict()
+                {"suite": run.suite, "task": run.task, "method": run.method, "label": run.label}
+                | {"row": f"{run.label} {one.picks[0]}".strip() if fixed else f"{run.label} ({one.rule})"}
+                | {"rule": one.rule, "setting": one.picks[0] if fixed else "", "picks": PICKS.join(one.picks), **values}
+                | {"status": run.status, "fingerprint": run.fingerprint, "phase": first["phase"], "step": first["step"]}
+                | one.summary(generator(run.suite, run.task))._asdict()
+                | {"bias": one.bias}
             )
     return pd.DataFrame(cells), notes

@@ -1,12 +1,18 @@
-"""Point estimates and intervals over seeds: pure functions on arrays, with an explicit generator for every draw."""
+"""Point estimates and intervals over seeds: pure functions on arrays, with an explicit generator for every draw.
+
+One task: `summarise`. Several tasks: `across` and its aggregates, performance profiles and the probability of
+improvement of Agarwal et al. 2021 (arXiv 2108.13264), over *strata*, an array of seeds a task. Tests are in
+`significance.py`.
+"""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
 
 LEVEL = 0.95
 RESAMPLES = 2000
@@ -45,10 +51,9 @@ def std(values: np.ndarray) -> np.ndarray:
 def iqm(values: np.ndarray) -> np.ndarray:
     """Interquartile mean, `[n, ...]` -> `[...]`: without the floor(n / 4) smallest and largest values.
 
-    Agarwal et al. 2021 (arXiv 2108.13264), section 4.3; as scipy.stats.trim_mean(values, 0.25).
+    Agarwal et al. 2021, section 4.3; as scipy.stats.trim_mean(values, 0.25).
     """
-    cut = len(values) // 4
-    return np.mean(np.sort(values, axis=0)[cut : len(values) - cut], axis=0)
+    return iqm_of([values])
 
 
 def bootstrap(
@@ -76,6 +81,112 @@ def bootstrap(
 def coverage(units: int) -> int:
     """True coverage in percent of a nominal 95% interval over so many (>= 2) normal units, rounded down in n."""
     return COVERAGE[max(n for n in COVERAGE if n <= units)]
+
+
+Strata = Sequence[np.ndarray]
+"""The scores of one method, a task's seeds each: `[n_task, ...]`. Further axes are draws."""
+
+
+class Estimate(NamedTuple):
+    """A value and its 95% interval, a float each, or an array each where the statistic has many values."""
+
+    value: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def mean_of(strata: Strata) -> np.ndarray:
+    """Mean over tasks of the tasks' means, `[...]`."""
+    return np.mean([mean(task) for task in strata], axis=0)
+
+
+def median_of(strata: Strata) -> np.ndarray:
+    """Median over tasks of the tasks' means, `[...]`."""
+    return np.median([mean(task) for task in strata], axis=0)
+
+
+def iqm_of(strata: Strata) -> np.ndarray:
+    """Interquartile mean of all runs of all tasks, `[...]`; a run weighs 1 / (tasks x seeds of its task).
+
+    Left out are the smallest runs with at most a quarter of the weight together, and likewise the largest: for equal
+    numbers of seeds this is scipy.stats.trim_mean(runs, 0.25), hence the value of Agarwal et al.
+    """
+    runs, weight = _pooled(strata)
+    order = np.argsort(runs, axis=0)
+    runs, weight = np.take_along_axis(runs, order, axis=0), np.broadcast_to(weight, order.shape[::-1]).T
+    weight = np.take_along_axis(weight, order, axis=0)
+    below = np.cumsum(weight, axis=0)
+    above = 1 - below + weight
+    kept = np.where((below > 0.25 + 1e-9) & (above > 0.25 + 1e-9), weight, 0.0)
+    return (kept * runs).sum(axis=0) / kept.sum(axis=0)
+
+
+def optimality_gap_of(strata: Strata, target: float = 100.0) -> np.ndarray:
+    """By how much runs miss `target` on average, counting nothing for what exceeds it, `[...]`; smaller is better."""
+    return mean_of([np.maximum(target - task, 0.0) for task in strata])
+
+
+AGGREGATES: dict[str, Callable[[Strata], np.ndarray]] = {
+    "IQM": iqm_of, "mean": mean_of, "median": median_of, "optimality gap": optimality_gap_of,
+}  # fmt: skip
+
+
+def profile_of(strata: Strata, thresholds: np.ndarray) -> np.ndarray:
+    """Performance profile `[k, ...]`: the share of runs above each of k thresholds, tasks weighing alike."""
+    runs, weight = _pooled(strata)
+    return np.stack([np.tensordot(weight, runs > threshold, axes=1) for threshold in thresholds])
+
+
+def resample(strata: Strata, rng: np.random.Generator, resamples: int = RESAMPLES) -> list[np.ndarray]:
+    """Strata `[n_task]` -> `[n_task, resamples]`: seeds drawn with replacement within each task."""
+    return [task[rng.integers(len(task), size=(len(task), resamples))] for task in strata]
+
+
+def across(
+    strata: Strata,
+    rng: np.random.Generator,
+    statistic: Callable[[Strata], np.ndarray] = iqm_of,
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+) -> Estimate:
+    """A statistic over tasks, with its stratified percentile bootstrap interval (Agarwal et al. 2021, section 4.1).
+
+    It speaks of new seeds on these same tasks. Its variance is (n-1)/n of the unbiased one for n seeds a task, however
+    many tasks there are: `stratified_coverage` says what is left of 95%. With a single seed a task it has no width.
+
+    Raises: ValueError for no tasks, or one without seeds.
+    """
+    if not strata or not all(map(len, strata)):
+        raise ValueError("a statistic over no tasks, or over a task without seeds")
+    draws = statistic(resample(strata, rng, resamples))
+    return Estimate(statistic(strata), *np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=-1))
+
+
+def stratified_coverage(seeds: int) -> int:
+    """Coverage in percent of a nominal 95% interval of `across` for a mean over many tasks of so many seeds each."""
+    return round(100 * (1 - 2 * stats.norm.sf(stats.norm.ppf((1 + LEVEL) / 2) * np.sqrt(1 - 1 / seeds))))
+
+
+def improvement_of(a: Strata, b: Strata) -> np.ndarray:
+    """P(a run of `a` beats one of `b`) on a task drawn at random, ties half, `[...]`: the mean over tasks of
+    Mann-Whitney's U / (n m) (Agarwal et al. 2021, section 4.3)."""
+    wins = [np.sign(x[:, None] - y[None, :]).mean(axis=(0, 1)) for x, y in zip(a, b, strict=True)]
+    return 0.5 + 0.5 * np.mean(wins, axis=0)
+
+
+def improvement(a: Strata, b: Strata, rng: np.random.Generator, resamples: int = RESAMPLES) -> Estimate:
+    """`improvement_of` with its stratified bootstrap interval; the tasks of `a` and `b` in the same order.
+
+    Where one method always wins, the interval has no width: the bootstrap cannot draw what was not seen.
+    """
+    draws = improvement_of(resample(a, rng, resamples), resample(b, rng, resamples))
+    return Estimate(improvement_of(a, b), *np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=-1))
+
+
+def _pooled(strata: Strata) -> tuple[np.ndarray, np.ndarray]:
+    """(all runs `[n, ...]`, their weights `[n]`, which sum to 1, a task's together to 1 / tasks)."""
+    weight = np.concatenate([np.full(len(task), 1 / len(task) / len(strata)) for task in strata])
+    return np.concatenate(strata).astype(float), weight
 
 
 def summarise(scores: np.ndarray, seeds: np.ndarray, rng: np.random.Generator) -> Summary:

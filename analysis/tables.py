@@ -1,4 +1,7 @@
-"""`python -m analysis.tables results/`: a method x task table of scores, on the screen, as Markdown and as CSV."""
+"""`python -m analysis.tables results/`: a method x task table of scores, on the screen, as Markdown and as CSV.
+
+With `--paper table2` (or table1, table3, table7, all) the published table with the measured numbers beside it.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from analysis.load import RecordError, load
+from analysis.budget import curves
+from analysis.compare import MARGIN, Terms, compare
+from analysis.load import load
 from analysis.output import one_line_errors, print_notes, run, short, write_csv, write_text
-from analysis.select import FIXED, HELD_OUT, ORACLE, scores
+from analysis.paper import legend as terms_of
+from analysis.paper import power, summary, title, write
+from analysis.paper import screen as print_of
+from analysis.published import FOLDER, read
+from analysis.runs import RecordError
+from analysis.select import FIXED, HELD_OUT, ORACLE, Endpoint, Rule, scores
+from analysis.significance import CORRECTIONS
 from analysis.statistics import coverage
 
 WIDTH = 100
@@ -36,25 +47,71 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 @app.command()
 def main(
     results: Annotated[Path, typer.Argument(help="The folder that holds runs/.")] = Path("results"),
-    out: Annotated[Path | None, typer.Option(help="Folder of scores.{md,csv}; RESULTS/tables if unset.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where the files go; RESULTS/tables if unset.")] = None,
     oracle: Annotated[bool, typer.Option("--oracle", help="Add the best setting in hindsight (biased).")] = False,
+    budget: Annotated[bool, typer.Option("--budget", help="Add what choosing a knob costs: OUT/budget.csv.")] = False,
+    endpoint: Annotated[str, typer.Option(help="last, last-10 or steps=800k,900k,1m.")] = "last",
+    paper: Annotated[str | None, typer.Option(help="table1, table2, table3, table7 or all.")] = None,
+    select: Annotated[str, typer.Option(help="--paper: fixed:1, fixed:w=0.02,N=4, held-out or oracle.")] = "held-out",
+    margin: Annotated[float, typer.Option(help="--paper: points within which a difference is none.")] = MARGIN,
+    correct: Annotated[str, typer.Option(help="--paper: holm, bh or none.")] = "holm",
+    which: Annotated[list[str] | None, typer.Option("--run", help="--paper: of several: fingerprint or K=V.")] = None,
+    published: Annotated[Path, typer.Option(help="--paper: the folder of published numbers.")] = FOLDER,
 ) -> None:
     """Scores of the final evaluation: mean +- std over seeds and a 95% bootstrap interval."""
     with one_line_errors():
-        records = load(results)
-        cells, remarks = scores(records, oracle)
-        notes = [*records.notes, *remarks]
-        if cells.empty:
-            raise RecordError(f"no episodes to show under {results / 'runs'}: {'; '.join(notes)}")
-        folder = out or results / "tables"
-        write_text(folder / "scores.md", markdown(cells, notes))
-        write_csv(folder / "scores.csv", cells)
         console = Console(width=min(WIDTH, Console().width) if Console().is_terminal else WIDTH, highlight=False)
-        for suite, tasks in blocks(cells):
-            console.print(screen(cells, suite, tasks, console.width), "")
-        console.print("\n".join(legend(cells)), style="dim", soft_wrap=True)
-        print(f"\n{folder / 'scores.md'}\n{folder / 'scores.csv'}")
-        print_notes(notes)
+        if paper is None:
+            scored(results, out or results / "tables", Endpoint.parse(endpoint), oracle, budget, console)
+        else:
+            if correct not in CORRECTIONS or not margin > 0:
+                raise RecordError(f"--correct {correct} --margin {margin:g}: one of {', '.join(CORRECTIONS)}, above 0")
+            terms = Terms(Endpoint.parse(endpoint), Rule.parse(select), margin, correct, tuple(which or ()))
+            beside(results, out or results / "tables" / "paper", published, paper, terms, console)
+
+
+def scored(results: Path, folder: Path, endpoint: Endpoint, oracle: bool, budget: bool, console: Console) -> None:
+    """Prints and writes folder/scores.{md,csv}, and folder/budget.csv if asked for."""
+    records = load(results)
+    cells, remarks = scores(records, oracle, endpoint)
+    notes = [*records.notes, *remarks]
+    if cells.empty:
+        raise RecordError(f"no episodes to show under {results / 'runs'}: {'; '.join(notes)}")
+    write_text(folder / "scores.md", markdown(cells, notes))
+    write_csv(folder / "scores.csv", cells)
+    for suite, tasks in blocks(cells):
+        console.print(screen(cells, suite, tasks, console.width), "")
+    console.print("\n".join(legend(cells)), style="dim", soft_wrap=True)
+    print(f"\n{folder / 'scores.md'}\n{folder / 'scores.csv'}")
+    if budget:
+        write_csv(folder / "budget.csv", curves(records, endpoint))
+        print(folder / "budget.csv")
+    print_notes(notes)
+
+
+def beside(results: Path, folder: Path, published: Path, which: str, terms: Terms, console: Console) -> None:
+    """Prints and writes folder/<table>.{md,csv,tex} of the published tables asked for."""
+    if not results.is_dir():
+        raise RecordError(f"no folder {results}")
+    rows, notes = read(published)
+    if which != "all":
+        if which not in set(rows["table"]):
+            raise RecordError(f"--paper {which}: there are {', '.join(sorted(set(rows['table'])))} and all")
+        rows = rows[rows["table"] == which]
+    records = load(results, empty=True)
+    compared, remarks = compare(records, rows, terms)
+    notes += records.notes + remarks
+    paths = list(write(compared, terms, folder, notes))
+    for _, table in compared.groupby("table", sort=False):
+        if (table["runs"] > 0).any():
+            console.print(print_of(table), "")
+        else:
+            console.print(f"{title(table)}: {summary(table)}", soft_wrap=True)
+    if (compared["runs"] > 0).any():
+        console.print("\n".join([*terms_of(compared, terms), *power(compared, terms)]), style="dim", soft_wrap=True)
+    print()
+    print(*paths, sep="\n")
+    print_notes(notes)
 
 
 def blocks(cells: pd.DataFrame) -> Iterator[tuple[str, list[str]]]:

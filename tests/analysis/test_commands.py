@@ -41,8 +41,12 @@ def test_tables(suite: Path, tmp_path: Path) -> None:
 
 
 def test_oracle_is_labelled(suite: Path, tmp_path: Path) -> None:
-    result = CliRunner().invoke(tables.app, [str(suite), "--out", str(tmp_path), "--oracle"])
+    result = CliRunner().invoke(tables.app, [str(suite), "--out", str(tmp_path), "--oracle", "--budget"])
     assert "vgf (oracle)" in result.stdout and "biased upward" in result.stdout
+    csv = pd.read_csv(tmp_path / "scores.csv").set_index("row")
+    assert csv.loc["vgf (oracle)", "bias"].notna().all() and (csv.loc["fql", "bias"] == 0).all()
+    budget = pd.read_csv(tmp_path / "budget.csv")
+    assert set(budget.loc[budget["label"] == "vgf", "policy"]) == {"uniform", "halving"}
 
 
 def test_unfinished_run_is_marked_and_named(tmp_path: Path) -> None:

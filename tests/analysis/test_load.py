@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.load import RecordError, load
+from analysis.load import load
+from analysis.runs import RecordError
 from tests.analysis.synthetic import write_run
 
 KNOBS = {"L_test": [0, 1]}
@@ -47,6 +48,24 @@ def test_one_frame_over_runs(tmp_path: Path) -> None:
 def test_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match=r"no runs under .*runs"):
         load(tmp_path)
+
+
+def test_nothing_yet_is_allowed_when_asked_for(tmp_path: Path) -> None:
+    records = load(tmp_path, empty=True)
+    note(records.notes, "no runs under")
+    assert records.runs == () and len(records.episodes) == 0 and list(records.each()) == []
+    assert {"task", "step", "setting", "score", "complete"} < set(records.episodes)
+
+
+def test_each_run_has_its_own_rows(tmp_path: Path) -> None:
+    write_run(tmp_path, "vgf", knobs=KNOBS, seeds=2, episodes=3, evaluations=2, effect=lambda t, s: 7.0)
+    write_run(tmp_path, "bc", seeds=1, episodes=3, evaluations=2, status="running")
+    path = next(tmp_path.glob("runs/*/*/bc/*")) / "episodes.csv"
+    path.write_text("\n".join(path.read_text().split("\n")[:-2]) + "\n")  # without its last row
+    found = {run.method: rows for run, rows in load(tmp_path).each()}
+    assert list(found) == ["bc", "vgf"] and len(found["bc"]) == 3 and len(found["vgf"]) == 24
+    for method, rows in found.items():
+        assert set(rows["method"]) == {method} and rows["complete"].all()
 
 
 def test_half_written_last_line(tmp_path: Path) -> None:

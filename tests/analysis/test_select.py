@@ -9,7 +9,25 @@ import pandas as pd
 import pytest
 
 from analysis.load import load
-from analysis.select import best, headline, held_out, scores
+from analysis.runs import RecordError
+from analysis.select import (
+    FIXED,
+    HELD_OUT,
+    ORACLE,
+    Choice,
+    Endpoint,
+    Rule,
+    arms,
+    best,
+    choose,
+    headline,
+    held_out,
+    offline,
+    oracle,
+    oracle_bias,
+    scores,
+    shared_starts,
+)
 from tests.analysis.synthetic import write_run
 
 ARMS = ["L_test=0", "L_test=1", "L_test=2", "L_test=3"]
@@ -25,18 +43,21 @@ def null_rows(rng: np.random.Generator, seeds: int = 5, episodes: int = 50) -> p
 def test_oracle_is_biased_and_held_out_is_not() -> None:
     """With one seed of 50 episodes, the arms' means have a deviation of 50/sqrt(50) = 7.07, and the largest of four
     normal ones is 1.03 deviations too high: +7.3 points. A held-out score has at most the deviation 7.07 (its halves
-    may share no episode), so the mean of 300 has a standard error of 0.41: the tolerance is 4 of them."""
+    may share no episode), so the mean of 300 has a standard error of 0.41: the tolerance is 4 of them. The estimated
+    bias is right on average too, so what the oracle has above 50 can be taken off it."""
     rng = np.random.default_rng(0)
-    oracle, cross = [], []
+    biased, estimated, cross = [], [], []
     for _ in range(300):
-        rows = null_rows(rng, seeds=1)
-        oracle.append(rows.loc[rows["setting"] == best(rows, ARMS), "score"].mean())
-        choice = held_out(rows, ARMS)
+        of = arms(null_rows(rng, seeds=1), ARMS)
+        found, choice = oracle(of, rng), held_out(of)
         assert choice is not None
-        cross.append(choice[0]["score"].mean())
+        biased.append(np.mean(found.scores))
+        estimated.append(found.bias)
+        cross.append(np.mean(choice.scores))
     tolerance = 4 * 7.07 / np.sqrt(300)
     assert abs(np.mean(cross) - 50) < tolerance
-    assert abs(np.mean(oracle) - 57.3) < tolerance
+    assert abs(np.mean(biased) - 57.3) < tolerance
+    assert abs(np.mean(estimated) - 7.3) < tolerance
 
 
 def test_held_out_by_hand() -> None:
@@ -46,15 +67,78 @@ def test_held_out_by_hand() -> None:
         [(seed, arm, e, s) for seed in (0, 1) for arm, of in table.items() for e, s in of.items()],
         columns=["seed", "setting", "episode", "score"],
     )
-    choice = held_out(rows, ["a", "b"])
-    assert choice is not None and choice[1] == ("b", "a")
-    assert sorted(choice[0]["score"]) == [1.0, 1.0, 3.0, 3.0]
-    assert held_out(rows[rows["episode"] == 0], ["a", "b"]) is None
+    choice = held_out(arms(rows, ["a", "b"]))
+    assert choice is not None and choice.picks == ("b", "a")
+    np.testing.assert_array_equal(choice.scores, [[3.0, 1.0], [3.0, 1.0]])
+    assert held_out(arms(rows[rows["episode"] == 0], ["a", "b"])) is None
+    # the oracle takes b, the better by far on average only of its own episodes; halves are single episodes here
+    assert oracle_bias(arms(rows, ["a", "b"]), np.random.default_rng(0)) == pytest.approx(5.5 - 2.0)
+
+
+def test_arms_know_what_is_missing() -> None:
+    """A gap is NaN, not 0; two evaluations of one episode are averaged; a seed counts alike whatever it lacks."""
+    rows = pd.DataFrame(
+        [(0, "a", 0, 2.0), (0, "a", 0, 4.0), (0, "a", 1, 5.0), (3, "a", 1, 10.0), (3, "b", 1, 20.0)],
+        columns=["seed", "setting", "episode", "score"],
+    )
+    of = arms(rows, ["a", "b"])
+    np.testing.assert_array_equal(of.scores, [[[3, 5], [np.nan, 10]], [[np.nan, np.nan], [np.nan, 20]]])
+    assert best(of.scores) == 1 and of.seeds.tolist() == [0, 3]
+    assert best(of.scores[:, :, :1]) == 0  # an arm without any episode cannot win
+    a, b = (Choice(scores, of.seeds, of.episodes, (), FIXED) for scores in of.scores)
+    assert a.means().to_dict() == {0: 4.0, 3: 10.0}
+    assert shared_starts(a, a)[0].tolist() == [[5.0], [10.0]]  # episode 0 is not there for every seed
+    assert shared_starts(a, b)[1].shape == (2, 0)
 
 
 def test_ties_go_to_the_first_setting() -> None:
-    rows = null_rows(np.random.default_rng(0)).assign(score=1.0)
-    assert best(rows, ARMS) == ARMS[0]
+    assert best(arms(null_rows(np.random.default_rng(0)).assign(score=1.0), ARMS).scores) == 0
+
+
+def test_endpoints(tmp_path: Path) -> None:
+    write_run(tmp_path, seeds=2, episodes=2, evaluations=10, episode_std=0, seed_std=0, effect=lambda t, s: 100 * t)
+    rows = next(load(tmp_path).each())[1]
+
+    def mean(text: str) -> tuple[float, str]:
+        kept, missing = Endpoint.parse(text)(rows)
+        return float(kept["score"].mean()), missing
+
+    assert mean("last") == (100, "") and mean("last-3") == (90, "")  # the final one and the two before it
+    assert mean("steps=8k,9k,10k") == (90, "") and mean("steps=2K,0.004m") == (30, "")
+    assert mean("last-20") == (55, "10 of the last 20 evaluations")
+    assert mean("steps=8k,8500") == (80, "no evaluation at step 8500")
+    assert str(Endpoint.parse("steps=800k,1m")) == "steps=800000,1000000" and str(Endpoint.parse("last-3")) == "last-3"
+    for text in ("first", "last-0", "steps=", "steps=1x", "last-"):
+        with pytest.raises(RecordError, match=repr(text)):
+            Endpoint.parse(text)
+
+
+def test_online_rows_are_no_offline_result() -> None:
+    rows = pd.DataFrame({"phase": ["offline", "online", "final"], "step": [10, 20, 30]})
+    assert offline(rows)["step"].tolist() == [10]
+    assert offline(rows[rows["phase"] != "online"])["step"].tolist() == [10, 30]
+
+
+def test_rules(tmp_path: Path) -> None:
+    """w is better at 0.02, N at 4; a rule may fix either, both or none, and what is open is held out."""
+    knobs: dict[str, list[float]] = {"w": [0.0, 0.02, 0.1], "N": [1, 4]}
+    exact = {"seed_std": 0.0, "episode_std": 0.0, "evaluations": 1, "seeds": 2, "episodes": 4}
+    write_run(tmp_path, "qgf", knobs=knobs, effect=lambda t, s: 9 * (s["w"] == 0.02) + s["N"], **exact)  # type: ignore[arg-type]
+    run, rows = next(load(tmp_path).each())
+
+    def outcome(text: str) -> tuple[float, str]:
+        choice = choose(run, rows, Rule.parse(text))
+        assert isinstance(choice, Choice), choice
+        return float(choice.scores.mean()), choice.rule
+
+    assert outcome("fixed:w=0.1,N=1") == (1, FIXED)
+    assert outcome("fixed:N=1") == (10, HELD_OUT) and outcome("held-out") == outcome("fixed:1") == (13, HELD_OUT)
+    assert outcome("oracle") == (13, ORACLE)
+    assert choose(run, rows, Rule.parse("fixed:w=0.3")) == "no w=0.3 among 0, 0.02, 0.1"
+    assert str(Rule.parse("fixed:1")) == "fixed:L_test=1" and str(Rule.parse("oracle")) == "oracle"
+    for text in ("best", "fixed:", "fixed:w=x"):
+        with pytest.raises(RecordError, match=repr(text)):
+            Rule.parse(text)
 
 
 def test_scores_of_exact_records(tmp_path: Path) -> None:
@@ -62,7 +146,7 @@ def test_scores_of_exact_records(tmp_path: Path) -> None:
     knobs = {"L_test": [10, 0, 2]}  # ten must not sort as text
     write_run(tmp_path, "vgf", knobs=knobs, effect=lambda t, s: t * (50 + s["L_test"]), **exact)  # type: ignore[arg-type]
     write_run(tmp_path, "fql", effect=lambda t, s: t * 40, status="interrupted", **exact)  # type: ignore[arg-type]
-    cells, notes = scores(load(tmp_path), oracle=True)
+    cells, notes = scores(load(tmp_path), oracle_too=True)
     assert cells["row"].tolist() == [
         "fql", "vgf L_test=0", "vgf L_test=2", "vgf L_test=10", "vgf (held-out)", "vgf (oracle)",
     ]  # fmt: skip

@@ -6,7 +6,26 @@ import numpy as np
 import pytest
 from scipy.stats import trim_mean
 
-from analysis.statistics import COVERAGE, bootstrap, coverage, generator, iqm, mean, std, summarise
+from analysis.statistics import (
+    AGGREGATES,
+    COVERAGE,
+    across,
+    bootstrap,
+    coverage,
+    generator,
+    improvement,
+    improvement_of,
+    iqm,
+    iqm_of,
+    mean,
+    mean_of,
+    median_of,
+    optimality_gap_of,
+    profile_of,
+    std,
+    stratified_coverage,
+    summarise,
+)
 
 
 def test_hand_numbers() -> None:
@@ -73,3 +92,61 @@ def test_coverage_is_as_declared(n: int) -> None:
 
 def test_coverage_between_entries() -> None:
     assert (coverage(2), coverage(7), coverage(9), coverage(1000)) == (50, 86, 88, 94)
+
+
+STRATA = [np.array([0.0, 10.0]), np.array([20.0, 30.0]), np.array([80.0, 100.0, 120.0, 100.0])]
+
+
+def test_aggregates_by_hand() -> None:
+    assert mean_of(STRATA) == pytest.approx((5 + 25 + 100) / 3) and median_of(STRATA) == 25
+    assert optimality_gap_of(STRATA) == pytest.approx((95 + 75 + 5) / 3)  # of the last, 20 missing in one of four runs
+    # weights 1/6, 1/6, 1/6, 1/6 and four of 1/12: of the lowest a quarter is 0 alone, of the highest 120, 100 and 100
+    assert iqm_of(STRATA) == pytest.approx((10 * 2 + 20 * 2 + 30 * 2 + 80) / 7)
+    equal = np.random.default_rng(0).normal(size=(9, 5))
+    assert iqm_of(list(equal)) == pytest.approx(trim_mean(equal.ravel(), 0.25))
+    np.testing.assert_allclose(profile_of(STRATA, np.array([-1.0, 10.0, 99.0])), [1, 2 / 3, 1 / 3 * 0.75])
+
+
+def test_improvement_by_hand() -> None:
+    a, b = [np.array([1.0, 2.0]), np.array([5.0])], [np.array([1.0, 0.0]), np.array([5.0, 9.0])]
+    # of four pairs on the first task three are won and one is tied; on the second one is tied and one lost
+    assert improvement_of(a, b) == pytest.approx((3.5 / 4 + 0.5 / 2) / 2)
+    assert improvement_of(b, a) == pytest.approx(1 - improvement_of(a, b))
+    sure = improvement([np.ones(5)], [np.zeros(5)], generator("x"))
+    assert sure == (1.0, 1.0, 1.0)
+
+
+def test_stratified_bootstrap_stays_within_tasks() -> None:
+    """Without spread within tasks there is nothing to draw, however far the tasks are apart."""
+    flat = [np.full(5, level) for level in (0.0, 40.0, 90.0)]
+    for statistic in AGGREGATES.values():
+        estimate = across(flat, generator("x"), statistic, resamples=50)
+        assert estimate.low == estimate.value == estimate.high
+    band = across(STRATA, generator("x"), lambda runs: profile_of(runs, np.array([5.0, 90.0])))
+    assert band.value.shape == band.low.shape == (2,) and (band.low <= band.value).all()
+    with pytest.raises(ValueError, match="no tasks"):
+        across([], generator("x"))
+
+
+@pytest.mark.parametrize("seeds", [5, 10])
+def test_stratified_coverage_is_as_declared(seeds: int) -> None:
+    """Means over 20 tasks: 400 intervals, tolerance 4 binomial errors plus 1 point for the draws' own noise."""
+    rng, trials = np.random.default_rng(seeds), 400
+    hits = 0
+    for _ in range(trials):
+        low, high = across(list(rng.normal(size=(20, seeds))), rng, mean_of, resamples=200)[1:]
+        hits += int(low <= 0 <= high)
+    declared = stratified_coverage(seeds) / 100
+    assert declared == {5: 0.92, 10: 0.94}[seeds]
+    assert abs(hits / trials - declared) < 4 * np.sqrt(declared * (1 - declared) / trials) + 0.01
+
+
+def test_interval_of_improvement_covers() -> None:
+    """Equal methods on 9 tasks, 5 seeds each: 95% intervals hold one half in about 92% of draws, as means do."""
+    rng, trials = np.random.default_rng(7), 400
+    hits = 0
+    for _ in range(trials):
+        a, b = list(rng.normal(size=(9, 5))), list(rng.normal(size=(9, 5)))
+        _, low, high = improvement(a, b, rng, resamples=300)
+        hits += int(low <= 0.5 <= high)
+    assert abs(hits / trials - 0.92) < 4 * np.sqrt(0.92 * 0.08 / trials) + 0.01

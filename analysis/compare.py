@@ -1,0 +1,205 @@
+"""Measured beside published: a difference with its interval, and a verdict, for every number that print has.
+
+reproduced       the true difference is within the margin: both one-sided tests at 5%, the 90% interval lies within it.
+differs          the true difference is not zero: Welch's test at 5%, Holm-corrected over the table.
+not enough data  neither can be said; `why` gives n and what would be detected four times in five, or what is missing.
+Reproduced comes first: a difference can be both real and too small to matter.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.load import Records
+from analysis.published import METHODS, PERCENT, canonical, tasks_of
+from analysis.runs import Run
+from analysis.select import HELD_OUT, PICKS, Choice, Endpoint, Rule, choose, offline
+from analysis.significance import ALPHA, CORRECTIONS, Comparison, Sample, detectable, equivalence, sample, welch
+
+REPRODUCED, DIFFERS, OPEN = "reproduced", "differs", "not enough data"
+MARGIN = 5.0  # points
+ASSUMED_SEEDS = 5  # behind a published mean +- std that does not say
+
+NO_RUN = "no run"
+
+Key = tuple[str, str, str]
+"""(suite, canonical task, our method)."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """By which declared rules measured and published are compared."""
+
+    endpoint: Endpoint = field(default_factory=Endpoint)
+    rule: Rule = field(default_factory=Rule)
+    margin: float = MARGIN
+    """Points within which a difference counts as none."""
+    correction: str = "holm"
+    """Over the cells of a table that are tested: a key of CORRECTIONS."""
+    runs: tuple[str, ...] = ()
+    """Which run speaks where a task has several of a method: beginnings of fingerprints, or settings as `bank=16`."""
+
+
+@dataclass
+class Cell:
+    """What there is of one method on one task."""
+
+    run: Run | None = None
+    choice: Choice | None = None
+    why: str = NO_RUN
+    """What is missing, or ""."""
+    remark: str = ""
+    step: int = 0
+
+
+def compare(records: Records, published: pd.DataFrame, terms: Terms) -> tuple[pd.DataFrame, list[str]]:
+    """One row a (published row, method of ours), in the order of print, and notes.
+
+    Columns: table, suite, environment, task, published_method, method, published (mean), published_std,
+    published_seeds, published_unit (of its last digit), measured, std, seeds, picks, rule, bias, step, difference,
+    low, high, p, p_corrected, p_equivalence, detectable, verdict, why, runs, remark. What is not known is NaN.
+    """
+    cells = measured(records, terms)
+    notes = [f"{'/'.join(key)}: {cell.remark}" for key, cell in cells.items() if cell.remark]
+    rows = []
+    for row in published.to_dict("records"):
+        ours = METHODS.get(row["method"], (row["method"].lower(),))
+        tasks = tasks_of(row)
+        present = [name for name in ours if any((row["suite"], task, name) in cells for task in tasks)]
+        for name in present or ours[:1]:
+            rows.append(_compared(row, name, [cells.get((row["suite"], task, name), Cell()) for task in tasks], terms))
+    frame = pd.DataFrame(rows)
+    if len(frame):
+        for _, group in frame.groupby("table", sort=False):
+            frame.loc[group.index, "p_corrected"] = CORRECTIONS[terms.correction](group["p"].to_numpy(float))
+        verdicts = [_verdict(row) for row in frame.to_dict("records")]
+        frame["verdict"], frame["why"] = zip(*verdicts, strict=True)
+    if (assumed := published["seeds"].isna() & published["std"].notna()).any() and len(cells):
+        notes.append(f"{int(assumed.sum())} published numbers do not say their seeds; {ASSUMED_SEEDS} are assumed")
+    return frame, notes
+
+
+def measured(records: Records, terms: Terms) -> dict[Key, Cell]:
+    """What the records hold of each method on each task, default tasks under their number.
+
+    Several runs of one method on one task are never pooled: the cell says so, unless `terms.runs` names one.
+    """
+    found: dict[Key, list[tuple[Run, pd.DataFrame]]] = defaultdict(list)
+    for run, rows in records.each():
+        found[run.suite, canonical(run.task), run.method].append((run, rows))
+    return {key: _cell(several, terms) for key, several in found.items()}
+
+
+def _cell(several: Sequence[tuple[Run, pd.DataFrame]], terms: Terms) -> Cell:
+    if len(several) > 1:
+        named = [one for one in several if _named(one[0], terms.runs)]
+        stayed = [one for one in named if not (one[1]["phase"] == "online").any()]  # its online twin began as it did
+        named = stayed if len(stayed) == 1 else named
+        if len(named) != 1:
+            prints = ", ".join(run.fingerprint[:8] for run, _ in several)
+            return Cell(why=f"{len(several)} runs ({prints}), --run names one", remark="several runs, none counted")
+        several = named
+    run, rows = several[0]
+    before, trained = offline(rows), run.status == "finished" or (rows["phase"] == "online").any()
+    rows, missing = terms.endpoint(before)
+    if rows.empty:
+        return Cell(run, None, missing or "no offline evaluation")
+    step = int(rows["step"].max())
+    if not trained and not terms.endpoint.steps:
+        missing = missing or f"the run is {'still running' if run.status == 'running' else run.status}, at step {step}"
+    choice = choose(run, rows, terms.rule)
+    if isinstance(choice, str):
+        return Cell(run, None, choice, step=step)
+    open_knobs = choice.rule == HELD_OUT and terms.rule.name != HELD_OUT
+    remark = (
+        f"{terms.rule} leaves {', '.join(set(run.knobs) - set(terms.rule.at))} open: held-out" if open_knobs else ""
+    )
+    return Cell(run, choice, missing, remark, step)
+
+
+def _named(run: Run, wanted: Sequence[str]) -> bool:
+    """Whether a run has every setting and one of the fingerprints in `wanted`."""
+    settings = {f"{key}={value}" for key, value in run.settings.items()}
+    prints = tuple(one for one in wanted if "=" not in one)
+    return settings.issuperset(one for one in wanted if "=" in one) and run.fingerprint.startswith(prints or "")
+
+
+def _compared(row: Mapping[Any, Any], method: str, cells: Sequence[Cell], terms: Terms) -> dict[str, object]:
+    """Numbers of one row; `why` is what is missing, "" where the numbers may be judged."""
+    known = [cell for cell in cells if cell.choice is not None]
+    scale = PERCENT.get(row["suite"], 1.0)
+    choices = [cell.choice for cell in known if cell.choice is not None]
+    units, dropped = _units(choices)
+    own = sample(units * scale) if len(units) else Sample(math.nan, math.nan, 0)
+    seeds = ASSUMED_SEEDS if math.isnan(row["seeds"]) else row["seeds"]
+    printed = Sample(row["mean"], row["std"], seeds, row["unit"])
+    against = welch(own, printed) if own.n else Comparison(*[math.nan] * 6)
+    reasons = list(dict.fromkeys(cell.why for cell in cells if cell.why))
+    if 0 < len(known) < len(cells):
+        reasons = [f"{len(known)} of {len(cells)} tasks", *(why for why in reasons if why != NO_RUN)]
+        against = against._replace(**dict.fromkeys(("difference", "low", "high", "p"), math.nan))
+    if choices and not len(units):
+        reasons.append("no seed that all its tasks have")
+    short = [cell.step for cell in known if cell.step < 0.99 * row["steps"]]
+    remarks = [f"{min(short):,} of {row['steps']:,.0f} steps"] if short else []
+    remarks += [f"without seeds {', '.join(map(str, dropped))}, which not all its tasks have"] if dropped else []
+    picks = list(dict.fromkeys(PICKS.join(choice.picks) for choice in choices if choice.picks))
+    return {
+        "table": row["table"], "suite": row["suite"], "environment": row["environment"], "task": row["task"],
+        "published_method": row["method"], "method": method, "published": row["mean"], "published_std": row["std"],
+        "published_seeds": row["seeds"], "published_unit": row["unit"],
+        "measured": own.mean, "std": own.std, "seeds": own.n, "picks": ", ".join(picks), "rule": _rule_of(choices),
+        "bias": scale * np.mean([choice.bias for choice in choices] or [0.0]),
+        "step": max((cell.step for cell in known), default=math.nan), "difference": against.difference,
+        "low": against.low, "high": against.high, "p": math.nan if reasons else against.p, "p_corrected": math.nan,
+        "p_equivalence": math.nan if reasons else float(equivalence(against, terms.margin)),
+        "detectable": detectable(against), "verdict": OPEN, "why": "; ".join(reasons),
+        "runs": sum(cell.why != NO_RUN for cell in cells), "remark": "; ".join(remarks),
+    }  # fmt: skip
+
+
+def _units(choices: Sequence[Choice]) -> tuple[np.ndarray, list[int]]:
+    """(`[seeds]`: of each seed that all tasks have, its mean over tasks; the other seeds).
+
+    Tasks of an environment share seed and dataset, so a seed is one unit, as it is in print; the tasks' own deviations
+    would count what they share as independent.
+    """
+    if not choices:
+        return np.empty(0), []
+    table = pd.concat([choice.means() for choice in choices], axis=1)
+    whole = table.notna().all(axis=1)
+    return table[whole].mean(axis=1).to_numpy(float), sorted(map(int, table.index[~whole]))
+
+
+def _rule_of(choices: Sequence[Choice]) -> str:
+    return " / ".join(dict.fromkeys(choice.rule for choice in choices if choice.picks))
+
+
+def _verdict(row: Mapping[Any, Any]) -> tuple[str, str]:
+    """(verdict, why)."""
+    n = f"n={row['seeds']:g}"
+    if row["why"]:
+        return OPEN, f"{n}; {row['why']}" if row["seeds"] else row["why"]
+    if row["seeds"] < 2:
+        return OPEN, n
+    if math.isnan(row["published_std"]):
+        return OPEN, f"{n}; published without std"
+    if row["p_equivalence"] < ALPHA:
+        return REPRODUCED, n
+    if (p := row["p_corrected"]) < ALPHA:
+        return DIFFERS, f"{n}, p{'<0.0001' if p < 1e-4 else f'={p:.2g}'}"
+    return OPEN, f"{n}, detects {row['detectable']:.1f} points"
+
+
+def counts(compared: pd.DataFrame) -> Mapping[str, int]:
+    """How often each verdict was reached, and how many cells have no run."""
+    none = compared["runs"] == 0
+    found = {name: int(((compared["verdict"] == name) & ~none).sum()) for name in (REPRODUCED, DIFFERS, OPEN)}
+    return found | {"no run": int(none.sum())}

@@ -1,0 +1,207 @@
+"""A published table with the measured numbers beside it: on the screen, as Markdown, CSV and LaTeX (booktabs)."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.table import Table
+
+from analysis.compare import DIFFERS, OPEN, REPRODUCED, Terms, counts
+from analysis.design import design, sentences
+from analysis.output import short, write_csv, write_text
+from analysis.published import METHODS, TITLES
+from analysis.select import ORACLE
+
+Row = Mapping[str, Any]
+"""Of the frame of `compare`."""
+
+MISSING = "\N{EM DASH}"
+MARKS = {REPRODUCED: "=", DIFFERS: "\N{NOT EQUAL TO}", OPEN: "?"}
+LATEX_MARKS = {REPRODUCED: "^{=}", DIFFERS: r"^{\neq}", OPEN: "^{?}"}
+
+
+def write(compared: pd.DataFrame, terms: Terms, folder: Path, notes: list[str]) -> Iterator[Path]:
+    """Writes folder/<table>.{md,csv,tex} for each table in `compared`, and yields their paths."""
+    for table, rows in compared.groupby("table", sort=False):
+        stem = folder / str(table)
+        write_text(stem.with_suffix(".md"), markdown(rows, terms, notes))
+        write_csv(stem.with_suffix(".csv"), rows.assign(endpoint=str(terms.endpoint), select=str(terms.rule)))
+        write_text(stem.with_suffix(".tex"), latex(rows, terms))
+        yield from (stem.with_suffix(suffix) for suffix in (".md", ".csv", ".tex"))
+
+
+def screen(rows: pd.DataFrame) -> Table:
+    """The cells of one table that have runs; the others are counted in its title."""
+    table = Table(title=f"{title(rows)}\n{summary(rows)}", title_justify="left", min_width=40)
+    for name, justify in (("", "left"), ("method", "left"), ("measured", "right"), ("published", "right")):
+        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    table.add_column("difference", justify="right", no_wrap=True)
+    table.add_column("verdict", overflow="fold")
+    before = ""
+    for row in _rows(rows[rows["runs"] > 0]):
+        before, place = _place(row), _place(row) if _place(row) != before else ""
+        table.add_row(place, _method(row), own(row), printed(row), difference(row), verdict(row))
+    return table
+
+
+def markdown(rows: pd.DataFrame, terms: Terms, notes: list[str]) -> str:
+    """Verdicts counted; the table side by side; every comparison; what the design can show; notes."""
+    columns, grid = _grid(rows)
+    lines = [f"# {title(rows)}", "", *(f"{line}  " for line in legend(rows, terms)), "", summary(rows), ""]
+    lines += ["| | " + " | ".join(columns) + " |", "|:--|" + "--:|" * len(columns)]
+    for place, cells in grid:
+        texts = [f"{own(row)} {_mark(row)} ({printed(row)})" if row is not None else "" for row in cells]
+        lines.append(f"| {place} | " + " | ".join(texts) + " |")
+    found = rows[rows["runs"] > 0]
+    if len(found):
+        lines += ["", "## Differences", "", "| | method | measured | published | difference [95%] | p | verdict |"]
+        lines += ["|:--|:--|--:|--:|--:|--:|:--|"]
+        for row in _rows(found):
+            p = MISSING if math.isnan(row["p_corrected"]) else f"{row['p_corrected']:.2g}"
+            texts = [_place(row), _method(row), own(row), printed(row), difference(row), p, verdict(row)]
+            lines.append("| " + " | ".join(texts) + " |")
+        lines += ["", "## What these seeds can show", "", *(f"{line}  " for line in power(rows, terms))]
+    if notes:
+        lines += ["", "## Notes", "", *(f"- {note}" for note in notes)]
+    return "\n".join(lines) + "\n"
+
+
+def latex(rows: pd.DataFrame, terms: Terms) -> str:
+    """A booktabs table to `\\input`: two lines a row, measured above published, the verdict a superscript."""
+    columns, grid = _grid(rows)
+    lines = [r"% needs \usepackage{booktabs}", r"\begin{table}", r"\centering", r"\small"]
+    caption = " ".join([f"{title(rows)}.", *legend(rows, terms, latex_marks=True)])
+    lines += [rf"\caption{{{_escape(caption)}}}", r"\begin{tabular}{ll" + "r" * len(columns) + "}", r"\toprule"]
+    lines += [" & ".join(["", "", *map(_escape, columns)]) + r" \\"]
+    for place, cells in grid:
+        measured = [_math(own(row), LATEX_MARKS[row["verdict"]]) if row is not None else "" for row in cells]
+        published = [_math(printed(row)) if row is not None else "" for row in cells]
+        lines += [r"\midrule", " & ".join([_escape(place), "measured", *measured]) + r" \\"]
+        lines += [" & ".join(["", "published", *published]) + r" \\"]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
+
+
+def legend(rows: pd.DataFrame, terms: Terms, latex_marks: bool = False) -> list[str]:
+    """By what the numbers were chosen, and what the marks mean."""
+    marks = {name: f"${mark}$" for name, mark in LATEX_MARKS.items()} if latex_marks else MARKS
+    lines = [
+        f"Measured: mean \N{PLUS-MINUS SIGN} std over seeds; endpoint {terms.endpoint}, test-time knobs by {terms.rule}"
+        f"; published{' below' if latex_marks else ' in parentheses'}.",
+        f"{marks[REPRODUCED]} reproduced: the 90% interval of the difference lies within {terms.margin:g} points (two "
+        f"one-sided tests at 5%). {marks[DIFFERS]} differs: Welch's test at 5%, "
+        f"{'uncorrected' if terms.correction == 'none' else terms.correction + '-corrected over the table'}. "
+        f"{marks[OPEN]} not enough data: neither can be said; detects: the true difference found four times in five.",
+    ]
+    if rows["rule"].str.contains(ORACLE).any():
+        mean = rows.loc[rows["rule"].str.contains(ORACLE), "bias"].mean()
+        lines.append(
+            f"Oracle rows chose on the episodes they are scored on: biased, by an estimated {mean:+.1f} on average."
+        )
+    return lines
+
+
+def summary(rows: pd.DataFrame) -> str:
+    """ "3 reproduced, 1 differs, 2 not enough data, 57 without a run"."""
+    found = counts(rows)
+    names = {REPRODUCED: "reproduced", DIFFERS: "differ", OPEN: "not enough data", "no run": "without a run"}
+    return ", ".join(f"{found[key]} {name}" for key, name in names.items())
+
+
+def power(rows: pd.DataFrame, terms: Terms) -> list[str]:
+    """What the most common number of measured seeds can show, between methods and against print."""
+    tested = rows[rows["seeds"] > 0]
+    if tested.empty:
+        return ["No measured numbers yet."]
+    seeds, std = int(tested["seeds"].mode().iloc[0]), float(tested["std"].median())
+    spread = None if math.isnan(std) else std
+    family = max(int(tested["p"].notna().sum()), 1)
+    lines = ["Between two measured methods, " + " ".join(sentences(design(seeds, seeds, family), spread))]
+    if (known := tested["detectable"].dropna()).any():
+        lines.append(
+            f"Against print, Welch's test alone is possible; uncorrected, it finds a true difference of "
+            f"{known.median():.1f} points (median over cells) four times in five. Where that is far above "
+            f"{terms.margin:g}, no cell can count as reproduced."
+        )
+    return lines
+
+
+def own(row: Row) -> str:
+    """ "72.1 ± 1.3", with the estimated bias where the oracle chose."""
+    if math.isnan(row["measured"]):
+        return MISSING
+    spread = " n=1" if math.isnan(row["std"]) else f" \N{PLUS-MINUS SIGN} {row['std']:.1f}"
+    return f"{row['measured']:.1f}{spread}" + (f" (bias {row['bias']:+.1f})" if ORACLE in row["rule"] else "")
+
+
+def printed(row: Row) -> str:
+    """ "60 ± 2", with the digits of print."""
+    digits = 0 if row["published_unit"] == 1 else 1
+    if math.isnan(spread := row["published_std"]):
+        return f"{row['published']:.{digits}f}"
+    shown = f"{spread:g}" if spread != round(spread) else f"{spread:.{digits}f}"
+    return f"{row['published']:.{digits}f} \N{PLUS-MINUS SIGN} {shown}"
+
+
+def difference(row: Row) -> str:
+    """ "+1.2 [-0.4, 2.8]", without the interval where there is none."""
+    if math.isnan(row["difference"]):
+        return MISSING
+    return f"{row['difference']:+.1f}" + ("" if math.isnan(row["low"]) else f" [{row['low']:.1f}, {row['high']:.1f}]")
+
+
+def verdict(row: Row) -> str:
+    """The verdict in words, its reason and what to keep in mind."""
+    joint = ": " if row["verdict"] == OPEN else "; "
+    return f"{row['verdict']}{joint}{row['why']}" + (f" ({row['remark']})" if row["remark"] else "")
+
+
+def _rows(rows: pd.DataFrame) -> list[Row]:
+    return [{str(key): value for key, value in row.items()} for row in rows.to_dict("records")]
+
+
+def _grid(rows: pd.DataFrame) -> tuple[list[str], list[tuple[str, list[Row | None]]]]:
+    """(column names, (place, a row of `compared` or None for each column))."""
+    order = list(dict.fromkeys(rows["published_method"]))  # as in print
+    names = {_method(row): (order.index(row["published_method"]), row["method"]) for row in _rows(rows)}
+    columns = sorted(names, key=lambda name: names[name])
+    at = {(_place(row), _method(row)): row for row in _rows(rows)}
+    places = list(dict.fromkeys(_place(row) for row in _rows(rows)))
+    return columns, [(place, [at.get((place, name)) for name in columns]) for place in places]
+
+
+def _place(row: Row) -> str:
+    return short(row["task"]) if row["task"] else str(row["environment"])
+
+
+def _method(row: Row) -> str:
+    """The paper's name; with ours where it is not the first that the paper's may mean."""
+    first = METHODS.get(row["published_method"], (row["method"],))[0]
+    return str(row["published_method"]) + ("" if row["method"] == first else f" ({row['method']})")
+
+
+def _mark(row: Row) -> str:
+    return MARKS[row["verdict"]] if row["runs"] else ""
+
+
+def title(rows: pd.DataFrame) -> str:
+    """ "Table 2: OGBench by environment, ..."."""
+    table = str(rows["table"].iloc[0])
+    return f"Table {table.removeprefix('table')}: {TITLES.get(table, '')}"
+
+
+def _math(text: str, mark: str = "") -> str:
+    if text == MISSING:
+        return "---"
+    value, note = (text.partition(" (")[0], text.partition(" (")[2])
+    value = value.replace("\N{PLUS-MINUS SIGN}", r"\pm").replace("n=1", r"\ (n{=}1)")
+    return f"${value}{mark}$" + (f" ({_escape(note)}" if note else "")
+
+
+def _escape(text: str) -> str:
+    text = text.replace("\N{PLUS-MINUS SIGN}", r"$\pm$").replace(MISSING, "---")
+    return re.sub(r"([&%#_])", r"\\\1", text)

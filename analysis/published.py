@@ -1,0 +1,101 @@
+"""The numbers that papers report (`results/published/*.csv`), and what their names are here."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.runs import RecordError
+
+FOLDER = Path(__file__).resolve().parents[1] / "results" / "published"
+COLUMNS = ("table", "suite", "environment", "task", "method", "mean", "std", "seeds", "steps", "protocol", "source")
+TITLES = {
+    "table1": "D4RL, normalised score", "table2": "OGBench by environment, success in percent (mean of five tasks)",
+    "table3": "Language, win rate in percent", "table7": "OGBench by task, success in percent",
+}  # fmt: skip
+
+# The paper's name -> ours, in the order to show. Which variant made VGF's columns is open (facts/vgf.md, item 6): where
+# both were run, both stand beside them.
+METHODS = {
+    "BC": ("bc",), "IQL": ("iql",), "ReBRAC": ("rebrac",), "FBRAC": ("fbrac",), "IDQL": ("idql",), "FQL": ("fql",),
+    "VGF": ("vgf", "avgf"), "TD3+BC": ("td3bc",), "IVR": ("ivr",), "Diffusion-QL": ("diffusion_ql",),
+    "SfBC": ("sfbc",), "SFT": ("sft",), "PPO": ("ppo",), "DPO": ("dpo",), "BoN": ("best_of_n",),
+}  # fmt: skip
+
+# The paper's OGBench environment -> its dataset; task 1 to 5 of `<dataset>-singletask-task<i>-v0` are its five tasks.
+DATASETS = {
+    "antmaze-giant": "antmaze-giant-navigate", "humanoidmaze-medium": "humanoidmaze-medium-navigate",
+    "humanoidmaze-large": "humanoidmaze-large-navigate", "antsoccer-arena": "antsoccer-arena-navigate",
+    "cube-single": "cube-single-play", "cube-double": "cube-double-play", "scene": "scene-play",
+    "puzzle-3x3": "puzzle-3x3-play", "puzzle-4x4": "puzzle-4x4-play",
+}  # fmt: skip
+
+# What `<dataset>-singletask-v0`, without a number, is: OGBench's default task, by what the dataset's name begins with.
+DEFAULTS = {"antmaze": 1, "humanoidmaze": 1, "antsoccer": 4, "cube": 2, "scene": 2, "puzzle": 4}
+
+PERCENT = {"tldr": 100.0, "hh": 100.0}
+"""Suites whose scores are shares (win 1, tie 0.5, loss 0) where print has percent."""
+
+
+def canonical(task: str) -> str:
+    """The numbered name of a default task: `cube-single-play-singletask-v0` -> `...-singletask-task2-v0`."""
+    number = DEFAULTS.get(task.split("-")[0])
+    return re.sub(r"-singletask-v(\d+)$", rf"-singletask-task{number}-v\1", task) if number else task
+
+
+def tasks_of(row: Mapping[Any, Any]) -> list[str]:
+    """The tasks behind a published row: its own, or the five of its environment."""
+    if row["task"]:
+        return [row["task"]]
+    dataset = DATASETS.get(row["environment"], row["environment"])
+    return [f"{dataset}-singletask-task{i}-v0" for i in range(1, 6)]
+
+
+def environments(published: pd.DataFrame) -> dict[str, str]:
+    """Task -> the paper's environment, of every task that print knows."""
+    return {task: row["environment"] for row in published.to_dict("records") for task in tasks_of(row)}
+
+
+def read(folder: Path = FOLDER) -> tuple[pd.DataFrame, list[str]]:
+    """All published rows, and notes on those left out: COLUMNS, and `unit`, 1 or 0.1, of the mean's last digit.
+
+    `mean`, `std`, `seeds` and `steps` are floats, NaN where print has none.
+
+    Raises: RecordError if there is no CSV file.
+    """
+    paths = sorted(folder.glob("*.csv"))
+    if not paths:
+        raise RecordError(f"no published numbers under {folder}")
+    rows: list[dict[str, object]] = []
+    notes: list[str] = []
+    for path in paths:
+        with path.open(newline="", encoding="utf-8", errors="replace") as file:
+            reader = csv.DictReader(file)
+            if tuple(reader.fieldnames or ()) != COLUMNS:
+                found = ",".join(reader.fieldnames or ())
+                notes.append(f"left out: {path}:1: the header is {found}, expected {','.join(COLUMNS)}")
+                continue
+            for fields in reader:
+                try:
+                    rows.append(_row(fields))
+                except (RecordError, TypeError) as error:
+                    notes.append(f"{path}:{reader.line_num}: {error}, left out")
+    return pd.DataFrame(rows, columns=[*COLUMNS, "unit"]), notes
+
+
+def _row(fields: dict[str, str]) -> dict[str, object]:
+    if None in fields or None in fields.values():
+        raise RecordError(f"not {len(COLUMNS)} fields")
+    numbers: dict[str, float] = {}
+    for name in ("mean", "std", "seeds", "steps"):
+        try:
+            numbers[name] = float(fields[name]) if fields[name] or name == "mean" else math.nan
+        except ValueError:
+            raise RecordError(f"{name} is {fields[name]!r}") from None
+    return {**fields, **numbers, "unit": 10.0 ** -len(fields["mean"].partition(".")[2])}
