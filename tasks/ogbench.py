@@ -5,7 +5,8 @@ Timing of success. `rewards[t]` of the relabelled data judges the state that act
 (0 or -1 in the mazes), and `masks[t]` is 0 where they are all met. OGBench 1.1.0 judged the simulator's steps by the
 state they lead to (`success_timing="post"`); since 1.2.0 single-task environments default to "pre", which agrees with
 the data, reports a success one step late and loses one at the time limit. Results in print, the paper's among them,
-were had with "post", so that is what `make_env` asks for; every provenance records it.
+were had with "post", so that is what `make_env` asks for unless told otherwise (`--set task.success_timing=pre`); every
+run records which.
 """
 
 from __future__ import annotations
@@ -29,11 +30,9 @@ from ogbench.relabel_utils import relabel_dataset
 from methods import nearest
 from methods.core import BadInput, TaskSpec
 from tasks import collect, fetch
-from tasks.core import Dataset, Provenance, check_transitions
+from tasks.core import LARGEST_ACTION, Dataset, Provenance, check_transitions
 from tasks.fetch import console
 
-SUCCESS_TIMING = "post"
-LARGEST_ACTION = 1 - 1e-5  # the papers' code clips to it, so that squashed policies can express every action
 HOSTS = (
     ogbench.utils.DATASET_URL,
     "https://huggingface.co/datasets/zhouzypaul/ogbench_datasets/resolve/main",
@@ -51,6 +50,7 @@ PAPER_DATASETS = (
     "puzzle-4x4-play",
 )  # fmt: skip
 PAPER_TASKS = tuple(f"{dataset}-singletask-task{i}-v0" for dataset in PAPER_DATASETS for i in range(1, 6))
+LARGE_MAZE_TASKS = tuple(f"antmaze-large-navigate-singletask-task{i}-v0" for i in range(1, 6))  # in VGF's Table 6 only
 DEFAULT_TASKS = tuple(f"{dataset}-singletask-v0" for dataset in PAPER_DATASETS)
 
 
@@ -71,6 +71,14 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(_environments()))
 
 
+def listed() -> tuple[tuple[str, ...], str]:
+    """What `--list` shows: the 45 tasks of the paper's Table 7 and the 5 of antmaze-large; and what else there is."""
+    shown = (*LARGE_MAZE_TASKS, *PAPER_TASKS)
+    more = len(names()) - len(shown)
+    return shown, (f"and {more} more by name or glob: OGBench's other single-task environments and datasets, and the "
+                   "default-task aliases (--tasks default: the paper's 9)")  # fmt: skip
+
+
 def get(name: str) -> OGBenchTask:
     """The task called `name`, e.g. "cube-single-play-singletask-task2-v0".
 
@@ -88,7 +96,9 @@ class OGBenchTask:
 
     name: str
     episodes: int = 1000  # to generate, if the data are generated; as many as the published files have
+    success_timing: str = "post"  # which state a step's success and reward are judged by; see the head of this file
 
+    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {"success_timing": ("post", "pre")}
     suite: ClassVar[str] = "ogbench"
     cheap: ClassVar[bool] = False
 
@@ -109,7 +119,7 @@ class OGBenchTask:
     def make_env(self) -> gymnasium.Env[Any, Any]:
         """A simulator. Success ends the episode and is reported as `info["success"]` of the step that reaches it."""
         os.environ.setdefault("MUJOCO_GL", "disable")  # nothing is rendered; spares a warning where there is no display
-        env = gymnasium.make(self.env_id, success_timing=SUCCESS_TIMING, disable_env_checker=True)
+        env = gymnasium.make(self.env_id, success_timing=self.success_timing, disable_env_checker=True)
         return _SharedModel(env) if _is_manipulation(self.env_id) else env
 
     @property
@@ -138,7 +148,7 @@ class OGBenchTask:
         transitions = self._transitions(path)
         check_transitions(transitions, self.spec, str(path))
         digest = fetch.sha256(path)  # last: it pins the file, and only a sound one should be
-        details = {"success_timing": SUCCESS_TIMING, "rewards": "judge the state acted in", **details}
+        details = {"success_timing": self.success_timing, "rewards": "judge the state acted in", **details}
         if recipe := collect.recipe_of(path):
             details["recipe"] = recipe
         return Dataset(transitions, Provenance(self.dataset, digest, origin, str(path), details))

@@ -12,8 +12,10 @@ import ogbench as package
 import pytest
 from ogbench.manipspace.oracles.plan.button_plan import ButtonPlanOracle
 
+import tasks
 from methods.core import BadInput, TaskSpec
 from tasks import collect, fetch, ogbench
+from tasks.core import choose, options
 
 ANT = ogbench.OGBenchTask("antmaze-medium-navigate-singletask-task1-v0")  # cheap to build
 CUBE = ogbench.OGBenchTask("cube-single-play-singletask-task2-v0")
@@ -50,6 +52,32 @@ def test_names():
     assert not any("visual" in name for name in ogbench.names())
     assert {ogbench.get(name).name for name in ogbench.names()} == set(ogbench.names())
     assert set(collect.DATASETS) <= {ogbench.get(name).dataset for name in ogbench.names()}
+    shown, more = ogbench.listed()
+    assert len(shown) == len(set(shown)) == 50 and {*ogbench.PAPER_TASKS, *ogbench.LARGE_MAZE_TASKS} == set(shown)
+    assert more.startswith(f"and {len(ogbench.names()) - 50} more by name or glob")
+
+
+def test_patterns():
+    def found(*patterns: str) -> list[str]:
+        return [task.name for task in tasks.select("ogbench", patterns)]
+
+    assert found() == list(ogbench.PAPER_TASKS)
+    assert found("default") == list(ogbench.DEFAULT_TASKS)
+    cubes = [f"cube-{size}-{kind}-singletask{task}-v0" for size in ("double", "quadruple", "single", "triple")
+             for kind in ("noisy", "play") for task in ("", *(f"-task{i}" for i in range(1, 6)))]  # fmt: skip
+    assert sorted(found("cube-*")) == sorted(cubes)
+
+
+@pytest.mark.parametrize(
+    ("env", "default"),
+    [("antmaze-large-navigate", 1), ("antmaze-giant-navigate", 1), ("humanoidmaze-medium-navigate", 1),
+     ("humanoidmaze-large-navigate", 1), ("antsoccer-arena-navigate", 4), ("cube-single-play", 2),
+     ("cube-double-play", 2), ("scene-play", 2), ("puzzle-3x3-play", 4), ("puzzle-4x4-play", 4)],
+)  # fmt: skip
+def test_a_name_without_a_number_is_the_benchmark_s_default_task(env, default, monkeypatch):
+    monkeypatch.setenv("MUJOCO_GL", "disable")
+    env_id = ogbench.get(f"{env}-singletask-v0").env_id
+    assert gymnasium.make(env_id, disable_env_checker=True).unwrapped._reward_task_id == default
 
 
 @pytest.mark.parametrize("name", ["cube-singel-play-singletask-v0", "cube-single-singletask-v0", ""])
@@ -70,6 +98,34 @@ def check_spec(task: ogbench.OGBenchTask) -> None:
     assert task.spec == TaskSpec(len(obs), env.action_space.shape[0], horizon)
     assert (env.action_space.low == -1).all() and (env.action_space.high == 1).all()
     assert env.unwrapped._success_timing == "post" and env.unwrapped._terminate_at_goal
+
+
+def test_both_timings_of_success():
+    """An ant that a step carries into the goal: "post" says so in that step, "pre" in the next."""
+    seen = {}
+    for timing in ANT.choices["success_timing"]:
+        task = choose(ANT, {"success_timing": timing})
+        assert options(task) == {"success_timing": timing} and task.name == ANT.name
+        env = task.make_env()
+        env.reset(seed=0)
+        base = env.unwrapped
+        qpos, qvel = base.data.qpos.copy(), np.zeros_like(base.data.qvel)
+        qpos[:2], qvel[0] = np.add(base.cur_goal_xy, [0.7, 0.0]), -4.0
+        base.set_state(qpos, qvel)
+        for _ in range(2):
+            _, reward, terminated, _, info = env.step(np.zeros(8))
+            seen.setdefault(timing, []).append((reward, terminated, info["success"]))
+            if terminated:
+                break
+    assert seen == {"post": [(0.0, True, 1.0)], "pre": [(-1.0, False, 0.0), (0.0, True, 1.0)]}
+    assert options(ANT) == {"success_timing": "post"}
+
+
+def test_unknown_choices():
+    with pytest.raises(BadInput, match=r"task\.succes_timing: ogbench tasks .*; did you mean 'success_timing'"):
+        choose(CUBE, {"succes_timing": "pre"})
+    with pytest.raises(BadInput, match=r"task\.success_timing=late: expected one of post, pre"):
+        choose(CUBE, {"success_timing": "late"})
 
 
 def one_of_each_environment() -> dict[str, str]:
