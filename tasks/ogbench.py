@@ -306,6 +306,9 @@ def _read(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, np.n
         if not np.isfinite(values).all():
             where = int(np.argwhere(~np.isfinite(values))[0][0])
             raise BadInput(f"{path}: {column} holds a non-finite value in row {where}")
+    outside = np.abs(columns["actions"]).max(axis=-1, initial=0.0) > 1.0
+    if outside.any():
+        raise BadInput(f"{path}: action outside [-1, 1] in row {int(np.argmax(outside))}")
     return columns
 
 

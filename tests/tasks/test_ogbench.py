@@ -254,6 +254,42 @@ def test_transitions_stay_within_episodes(tmp_path):
     assert data.provenance.details["success_timing"] == "post"
 
 
+def test_episodes_of_one_transition_and_of_none(tmp_path):
+    """Of two states and of one, which has nothing to follow it."""
+    numbers = np.repeat(np.arange(12, dtype=np.float32)[:, None], 29, axis=1)
+    ends = np.isin(np.arange(12), [1, 2, 11])
+    actions = np.repeat(np.linspace(-1, 1, 12)[:, None], 8, axis=1)
+    data = ANT.load(str(ant_file(tmp_path / "a.npz", observations=numbers, terminals=ends, actions=actions)))
+    assert data.transitions["observations"][:, 0].tolist() == [0, *range(3, 11)]
+    assert data.transitions["next_observations"][:, 0].tolist() == [1, *range(4, 12)]
+    assert data.transitions["terminals"].tolist() == [1] + [0] * 7 + [1]
+    following = data.columns({"next_actions"})["next_actions"][:, 0]
+    np.testing.assert_allclose(following, [0, *actions[4:11, 0], 0], atol=2e-5)
+
+
+def test_returns_to_go_stay_within_their_episode_and_end_at_success(tmp_path):
+    from methods.sfbc import planned_returns
+
+    env = ANT.make_env()
+    env.reset(seed=0)
+    qpos = np.full((12, 15), 50.0, np.float32)  # far from the goal
+    qpos[5, :2] = env.unwrapped.cur_goal_xy  # within the second episode of 4, 3 and 5 states
+    found = ANT.load(str(ant_file(tmp_path / "a.npz", qpos=qpos))).transitions
+    assert found["rewards"].tolist() == [-1, -1, -1, -1, 0, -1, -1, -1, -1]
+    assert found["masks"].tolist() == [1, 1, 1, 1, 0, 1, 1, 1, 1]
+    columns = (found["rewards"], found["masks"], found["terminals"], np.full(9, -np.inf, np.float32))
+    togo = planned_returns(*columns, 0.5)
+    np.testing.assert_allclose(togo, [-1.75, -1.5, -1, -1, 0, -1.875, -1.75, -1.5, -1])
+
+
+def test_validation_data_are_not_trained_on(tmp_path):
+    path = ant_file(tmp_path / "a.npz")
+    before = ANT.load(str(path)).transitions
+    (tmp_path / "a-val.npz").write_bytes(b"whatever")
+    after = ANT.load(str(path)).transitions
+    assert len(after["rewards"]) == 9 and all(np.array_equal(after[name], before[name]) for name in before)
+
+
 def nan_at(row: int, *shape: int) -> np.ndarray:
     values = np.zeros(shape, np.float32)
     values[row] = np.nan
@@ -268,6 +304,7 @@ def nan_at(row: int, *shape: int) -> np.ndarray:
         ({"actions": np.zeros((11, 8))}, r"actions has shape \(11, 8\), expected \(12, 8\)"),
         ({"observations": nan_at(7, 12, 29)}, "observations holds a non-finite value in row 7"),
         ({"qpos": nan_at(2, 12, 15)}, "qpos holds a non-finite value in row 2"),
+        ({"actions": np.full((12, 8), -1.0001)}, r"action outside \[-1, 1\] in row 0"),
         ({"terminals": np.zeros(12)}, "breaks off within an episode"),
         ({"terminals": np.ones(12)}, "no transitions"),
         ({name: np.zeros((0, width)) for name, width in (("observations", 29), ("actions", 8), ("qpos", 15))}
@@ -280,6 +317,7 @@ def test_bad_columns_are_named(tmp_path, changes, line):
     with pytest.raises(BadInput, match=line) as caught:
         ANT.load(str(path))
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+    assert [found.name for found in tmp_path.iterdir()] == [path.name]  # not pinned either
 
 
 @pytest.mark.parametrize(
