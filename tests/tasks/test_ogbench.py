@@ -200,7 +200,7 @@ def test_interleaved_clones_equal_fresh_simulators(env):
         start = model_fields(fresh)
         wanted.append([begin(fresh, button), *(nudge_and_step(fresh, action) for action in plans[button])])
         end = model_fields(fresh)
-        # Clones share the model: what an episode may change in it is `_SharedModel`'s business, or a colour.
+        # Clones share the model: what an episode may change in it is `SharedModel`'s business, or a colour.
         changed = {name for name in start if not np.array_equal(start[name], end[name])}
         assert changed <= {"dof_damping", "site_pos", "geom_rgba", "mat_rgba"}
         if env != "cube-single":
