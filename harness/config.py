@@ -20,6 +20,7 @@ from methods import nearest
 from methods.core import BadInput, MethodConfig
 
 _HERE = Path(__file__).parent
+TASK = "task"  # stands where a method's name does: "task.success_timing"
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class RunSettings:
 
 @dataclass(frozen=True)
 class Override:
-    """One `key=value`, for one method or (None) for every method that has the key."""
+    """One `key=value`, for one method, for the task (`TASK`) or (None) for every method that has the key."""
 
     method: str | None
     key: str
@@ -73,7 +74,7 @@ def preset(suite: str, name: str | None) -> tuple[dict[str, Any], tuple[Override
 
 
 def parse_set(assignments: Iterable[str]) -> tuple[Override, ...]:
-    """`--set` arguments: "vgf.step_size=0.1" or "batch_size=128".
+    """`--set` arguments: "vgf.step_size=0.1", "batch_size=128" or "task.success_timing=pre".
 
     Raises:
       BadInput: no "=", or an unknown method.
@@ -89,7 +90,7 @@ def parse_set(assignments: Iterable[str]) -> tuple[Override, ...]:
 
 def _override(name: str, value: Any, origin: str) -> Override:
     method, dot, key = name.rpartition(".")
-    if dot and method not in methods.REGISTRY:
+    if dot and method != TASK and method not in methods.REGISTRY:
         raise BadInput(f"{origin} {name}: unknown method {method!r}; {nearest(method, sorted(methods.REGISTRY))}")
     return Override(method if dot else None, key, value, origin)
 
@@ -131,6 +132,11 @@ def resolve(method: str, suite: str, task: str, layers: Iterable[Override]) -> R
     return Resolved(cls(**values), origins)
 
 
+def task_options(overrides: Iterable[Override]) -> dict[str, str]:
+    """The choices that overrides make of the task, later ones over earlier ones."""
+    return {override.key: str(override.value) for override in overrides if override.method == TASK}
+
+
 def check_keys(names: Iterable[str], overrides: Iterable[Override]) -> None:
     """Refuses overrides that reach none of the chosen methods: a typo must not be silent.
 
@@ -139,7 +145,7 @@ def check_keys(names: Iterable[str], overrides: Iterable[Override]) -> None:
     """
     names = tuple(names)
     known = {name: {field.name for field in fields(methods.get(name).Config)} for name in names}
-    for override in overrides:
+    for override in (override for override in overrides if override.method != TASK):
         if override.method is not None and override.method not in names:
             chosen = ", ".join(names)
             raise BadInput(f"--set {override.method}.{override.key}: {override.method} is not among --methods {chosen}")

@@ -19,7 +19,7 @@ from typing import Any
 import methods
 from harness.config import Override, Resolved, RunSettings, resolve
 from methods.core import Method, Stage
-from tasks.core import Task
+from tasks.core import Task, options
 
 FORMAT = 1  # raise when the meaning of stored parts or records changes
 
@@ -82,7 +82,7 @@ def plan_run(task: Task, data_id: str, name: str, overrides: Sequence[Override],
     identity = {
         "format": FORMAT, "method": name, "stages": [node.fingerprint for node in nodes],
         "config": {key: _plain(value) for key, value in asdict(resolved.config).items()},
-        "episodes": settings.episodes, "evaluate_every": settings.evaluate_every,
+        "episodes": settings.episodes, "evaluate_every": settings.evaluate_every, "task": options(task),
     }  # fmt: skip
     return RunNode(task, method, resolved, settings, tuple(nodes), fingerprint(identity))
 
@@ -123,6 +123,7 @@ def describe(run: RunNode) -> dict[str, Any]:
     return {
         "suite": run.task.suite, "task": run.task.name, "method": run.method.name, "fingerprint": run.fingerprint,
         "config": {key: {"value": _plain(value), "origin": run.resolved.origins[key]} for key, value in config.items()},
+        "task_options": options(run.task),
         "seeds": list(run.settings.seeds), "knobs": list(run.method.knobs[0]), "episodes": run.settings.episodes,
         "evaluation_steps": [],
     }  # fmt: skip

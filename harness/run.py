@@ -42,7 +42,7 @@ def run(
     preset: Annotated[str | None, typer.Option(help="paper|cpu|smoke; default: paper, for toy: cpu")] = None,
     data: Annotated[str, typer.Option(help="auto|download|generate|PATH")] = "auto",
     results: Annotated[Path, typer.Option(help="where records go")] = Path("results"),
-    sets: Annotated[list[str] | None, typer.Option("--set", help="[METHOD.]KEY=VALUE; may be repeated")] = None,
+    sets: Annotated[list[str] | None, typer.Option("--set", help="[METHOD.|task.]KEY=VALUE; may be repeated")] = None,
     episodes: Annotated[int | None, typer.Option(help="evaluation episodes per seed and test-time setting")] = None,
     evaluate_every: Annotated[int | None, typer.Option(help="gradient steps between evaluations")] = None,
     data_episodes: Annotated[int | None, typer.Option(help="episodes of a dataset that is generated")] = None,
@@ -109,9 +109,12 @@ def _main(
     settings, overrides = _settings(suite, preset, sizes, steps, sets, chosen)
 
     from harness.adopt import Offer
+    from harness.config import task_options
     from harness.plan import plan_run
+    from tasks.core import choose
 
-    chosen_tasks = tuple(task.sized(settings.data_episodes) for task in chosen_tasks)
+    made = task_options(overrides)
+    chosen_tasks = tuple(choose(task.sized(settings.data_episodes), made) for task in chosen_tasks)
     # looks at everything before anything is fetched or written, so that a bad value costs nothing
     whereabouts = {task.name: task.whereabouts(data) for task in chosen_tasks}
     drafts = [plan_run(task, "?", name, overrides, settings) for task in chosen_tasks for name in chosen]

@@ -19,16 +19,16 @@ from harness.plan import RunNode, StageNode, together
 
 def listing(suite: str | None) -> None:
     """Every method with a line, and the tasks of one suite or of all."""
-    suites = {name: tasks.suite(name).names() for name in ([suite] if suite else tasks.SUITES)}
+    suites = {name: tasks.listed(name) for name in ([suite] if suite else tasks.SUITES)}
     console = Console(soft_wrap=True)
     console.print("methods", style="bold")
     for name in methods.REGISTRY:
         about = (sys.modules[methods.get(name).__module__].__doc__ or "").strip().splitlines()
         console.print(f"  {name:<13}{about[0] if about else ''}", highlight=False, markup=False)
-    for name, names in suites.items():
+    for name, (names, more) in suites.items():
         console.print(f"suite {name}", style="bold")
-        for task in names:
-            console.print(f"  {task}", highlight=False, markup=False)
+        for line in (*names, more) if more else names:
+            console.print(f"  {line}", highlight=False, markup=False)
 
 
 def settings(drafts: Sequence[RunNode]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import importlib
 from collections.abc import Iterable
@@ -10,7 +11,7 @@ from typing import Any
 from methods import nearest
 from methods.core import BadInput
 
-SUITES: dict[str, str] = {"toy": "tasks.toy", "ogbench": "tasks.ogbench"}
+SUITES: dict[str, str] = {"toy": "tasks.toy", "ogbench": "tasks.ogbench", "d4rl": "tasks.d4rl"}
 
 
 def suite(name: str) -> Any:
@@ -22,6 +23,12 @@ def suite(name: str) -> Any:
     if name not in SUITES:
         raise BadInput(f"unknown suite {name!r}; {nearest(name, sorted(SUITES))}")
     return importlib.import_module(SUITES[name])
+
+
+def listed(name: str) -> tuple[tuple[str, ...], str]:
+    """The suite's tasks that are worth listing, and a line about the others; all and "" where it does not choose."""
+    module = suite(name)
+    return module.listed() if hasattr(module, "listed") else (module.names(), "")
 
 
 def select(name: str, patterns: Iterable[str]) -> tuple[Any, ...]:
@@ -42,6 +49,9 @@ def select(name: str, patterns: Iterable[str]) -> tuple[Any, ...]:
             found = list(module.DEFAULT_TASKS)
         else:
             found = fnmatch.filter(names, pattern)
+        if not found:  # known, perhaps, though its data are not there yet
+            with contextlib.suppress(BadInput):
+                found = [module.get(pattern).name]
         if not found:
             raise BadInput(f"no {name} task matches {pattern!r}; {nearest(pattern, list(names)[:2000])}")
         chosen += [task for task in found if task not in chosen]

@@ -1,6 +1,7 @@
 """Makes OGBench's manipulation play datasets with the benchmark's own scripted oracles.
 
     python -m tasks.collect cube-single-play-v0 --episodes 1000 --seed 0 --out PATH
+    python -m tasks.collect d4rl/hopper-medium --training-steps 100000 --transitions 100000    (see collect_d4rl.py)
 
 The recipe is OGBench's (`data_gen_scripts/generate_manipspace.py`, dataset type "play"): in a random scene the
 oracle plans towards a random target, follows the plan with temporally correlated noise, and gets a new target
@@ -251,22 +252,53 @@ def _read(path: Path) -> Episode:
 
 
 def main(
-    dataset: Annotated[str, typer.Argument(help="For example cube-single-play-v0.")],
-    out: Annotated[Path, typer.Option(help="The .npz file to make; the validation file lies beside it.")],
-    episodes: Annotated[int, typer.Option(help="Training episodes; a tenth as many more for validation.")] = 1000,
+    dataset: Annotated[str, typer.Argument(help="For example cube-single-play-v0 or d4rl/hopper-medium.")],
+    out: Annotated[Path | None, typer.Option(help="The .npz file to make; the validation file lies beside it.")] = None,
+    episodes: Annotated[
+        int | None, typer.Option(help="Of training, default 1000; a tenth more for validation.")
+    ] = None,
     seed: int = 0,
     workers: Annotated[int | None, typer.Option(help="Processes; default: one a core.")] = None,
-    steps: Annotated[int, typer.Option(help="States an episode.")] = Recipe.steps,
+    steps: Annotated[int | None, typer.Option(help="States an episode; default 1001.")] = None,
+    training_steps: Annotated[int | None, typer.Option(help="d4rl/: of the agent; default 100000.")] = None,
+    transitions: Annotated[int | None, typer.Option(help="d4rl/: of each policy; default 100000.")] = None,
 ) -> None:
-    """Makes an OGBench play dataset with the benchmark's own scripted oracles."""
+    """Makes an OGBench play dataset with the benchmark's own scripted oracles, or one of D4RL's kind with an online
+    SAC agent, which goes to Minari's folder (MINARI_DATASETS_PATH)."""
+    scripted: dict[str, Any] = {"out": out, "episodes": episodes, "workers": workers, "steps": steps}
+    learned = {"training-steps": training_steps, "transitions": transitions}
+    of_d4rl = dataset.startswith("d4rl/")
     try:
-        console.print(f"made {collect(dataset, episodes, seed, workers, out, steps=steps)}")
+        for name, value in (scripted if of_d4rl else learned).items():
+            if value is not None:
+                raise BadInput(f"--{name} has no meaning for {dataset}")
+        console.print(f"made {_learned(dataset, seed, learned) if of_d4rl else _scripted(dataset, seed, **scripted)}",
+                      markup=False)  # fmt: skip
     except BadInput as error:
         console.print(f"error: {error}", markup=False)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
-        console.print(f"stopped; the same command continues from what is in {out}.parts", markup=False)
+        where = "the agent's last snapshot" if of_d4rl else f"what is in {out}.parts"
+        console.print(f"stopped; the same command continues from {where}", markup=False)
         raise typer.Exit(130) from None
+
+
+def _scripted(
+    dataset: str, seed: int, out: Path | None, episodes: int | None, workers: int | None, steps: int | None
+) -> Path:
+    if out is None:
+        raise BadInput(f"{dataset} needs --out PATH.npz")
+    steps = Recipe.steps if steps is None else steps
+    return collect(dataset, 1000 if episodes is None else episodes, seed, workers, out, steps=steps)
+
+
+def _learned(dataset: str, seed: int, given: Mapping[str, int | None]) -> Path:
+    from tasks import collect_d4rl
+
+    sizes = {"training-steps": collect_d4rl.TRAINING_STEPS, "transitions": collect_d4rl.TRANSITIONS}
+    sizes |= {name: value for name, value in given.items() if value is not None}
+    name = dataset.removeprefix("d4rl/")
+    return collect_d4rl.collect(name, sizes["training-steps"], sizes["transitions"], seed)
 
 
 if __name__ == "__main__":

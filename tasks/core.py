@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
+from methods import nearest
 from methods.core import BadInput, TaskSpec
 
 if TYPE_CHECKING:
     import gymnasium
 
-__all__ = ["BadInput", "Dataset", "Provenance", "Task", "TaskSpec", "check_transitions"]
+__all__ = ["BadInput", "Dataset", "Provenance", "RewardTransform", "Task", "TaskSpec", "check_transitions"]
 
+LARGEST_ACTION = 1 - 1e-5  # the papers' code clips to it, so that squashed policies can express every action
 Transitions = Mapping[str, np.ndarray]
 
 
@@ -30,12 +32,25 @@ class Provenance:
 
 
 @dataclass(frozen=True)
+class RewardTransform:
+    """What learners see of a reward r: scale r + shift, offline and online alike. Scores are of r itself."""
+
+    scale: float = 1.0
+    shift: float = 0.0
+
+    def __call__(self, rewards: np.ndarray) -> np.ndarray:
+        """Of the simulator's rewards `[...]`, those to learn from, float32."""
+        return (self.scale * np.asarray(rewards, np.float64) + self.shift).astype(np.float32)
+
+
+@dataclass(frozen=True)
 class Dataset:
     """Float32 columns `[t, ...]`: observations, actions (in [-1, 1]), rewards, masks (0 where the episode
     truly ended), next_observations, terminals (1 at the last transition of its episode)."""
 
     transitions: Transitions
     provenance: Provenance
+    reward: RewardTransform = RewardTransform()  # that `rewards` went through, and the simulator's are yet to
 
     def __len__(self) -> int:
         return len(self.transitions["rewards"])
@@ -61,6 +76,11 @@ class Task(Protocol):
 
     @property
     def spec(self) -> TaskSpec: ...
+
+    @property
+    def choices(self) -> Mapping[str, tuple[str, ...]]:
+        """What can be chosen of the task by `--set task.KEY=VALUE`, and the values each may take. The task is a
+        dataclass with a field for each; its value is recorded, and runs with different ones are different runs."""
 
     @property
     def cheap(self) -> bool:
@@ -93,6 +113,29 @@ class Task(Protocol):
 
     def landscape(self) -> Mapping[str, np.ndarray] | None:
         """Arrays for a picture of the task itself (a bandit's true reward on a grid), or None."""
+
+
+T = TypeVar("T", bound=Task)
+
+
+def options(task: Task) -> dict[str, str]:
+    """The task's choices as they stand."""
+    return {key: getattr(task, key) for key in task.choices}
+
+
+def choose(task: T, chosen: Mapping[str, str]) -> T:
+    """The task with its choices made.
+
+    Raises:
+      BadInput: a key it does not have, or a value that the key cannot take.
+    """
+    for key, value in chosen.items():
+        if key not in task.choices:
+            valid = nearest(key, list(task.choices)) if task.choices else "it has none"
+            raise BadInput(f"task.{key}: {task.suite} tasks have no such choice; {valid}")
+        if value not in task.choices[key]:
+            raise BadInput(f"task.{key}={value}: expected one of {', '.join(task.choices[key])}")
+    return replace(task, **chosen) if chosen else task  # type: ignore[type-var]
 
 
 def check_transitions(transitions: Transitions, spec: TaskSpec, name: str) -> None:

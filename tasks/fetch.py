@@ -86,22 +86,26 @@ def locked(path: Path, what: str) -> Iterator[None]:
         lock.release()
 
 
+def digest(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of a file. That of its first use is kept in `<path>.sha256`, where one can write.
 
     Raises:
       BadInput: the file is no longer the one first used.
     """
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    pin = Path(f"{path}.sha256")
+    found, pin = digest(path), Path(f"{path}.sha256")
     if not pin.exists():
         with contextlib.suppress(BadInput), atomic_write(pin) as file:
-            file.write(f"{digest}  {path.name}\n".encode())
-    elif pin.read_text().split()[:1] != [digest]:
+            file.write(f"{found}  {path.name}\n".encode())
+    elif pin.read_text().split()[:1] != [found]:
         raise BadInput(f"{path} changed since its first use (its SHA-256 is not the one in {pin.name}); "
                        f"restore it, or delete {pin.name} to accept it")  # fmt: skip
-    return digest
+    return found
 
 
 def check_npz(path: Path) -> None:

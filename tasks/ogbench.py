@@ -5,12 +5,12 @@ Timing of success. `rewards[t]` of the relabelled data judges the state that act
 (0 or -1 in the mazes), and `masks[t]` is 0 where they are all met. OGBench 1.1.0 judged the simulator's steps by the
 state they lead to (`success_timing="post"`); since 1.2.0 single-task environments default to "pre", which agrees with
 the data, reports a success one step late and loses one at the time limit. Results in print, the paper's among them,
-were had with "post", so that is what `make_env` asks for; every provenance records it.
+were had with "post", so that is what `make_env` asks for unless told otherwise (`--set task.success_timing=pre`); every
+run records which.
 """
 
 from __future__ import annotations
 
-import copy
 import functools
 import os
 import re
@@ -29,11 +29,10 @@ from ogbench.relabel_utils import relabel_dataset
 from methods import nearest
 from methods.core import BadInput, TaskSpec
 from tasks import collect, fetch
-from tasks.core import Dataset, Provenance, check_transitions
+from tasks.core import LARGEST_ACTION, Dataset, Provenance, check_transitions
 from tasks.fetch import console
+from tasks.ogbench_simulators import SharedModel, clone, is_manipulation, widths
 
-SUCCESS_TIMING = "post"
-LARGEST_ACTION = 1 - 1e-5  # the papers' code clips to it, so that squashed policies can express every action
 HOSTS = (
     ogbench.utils.DATASET_URL,
     "https://huggingface.co/datasets/zhouzypaul/ogbench_datasets/resolve/main",
@@ -51,6 +50,7 @@ PAPER_DATASETS = (
     "puzzle-4x4-play",
 )  # fmt: skip
 PAPER_TASKS = tuple(f"{dataset}-singletask-task{i}-v0" for dataset in PAPER_DATASETS for i in range(1, 6))
+LARGE_MAZE_TASKS = tuple(f"antmaze-large-navigate-singletask-task{i}-v0" for i in range(1, 6))  # in VGF's Table 6 only
 DEFAULT_TASKS = tuple(f"{dataset}-singletask-v0" for dataset in PAPER_DATASETS)
 
 
@@ -71,6 +71,14 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(_environments()))
 
 
+def listed() -> tuple[tuple[str, ...], str]:
+    """What `--list` shows: the 45 tasks of the paper's Table 7 and the 5 of antmaze-large; and what else there is."""
+    shown = (*LARGE_MAZE_TASKS, *PAPER_TASKS)
+    more = len(names()) - len(shown)
+    return shown, (f"and {more} more by name or glob: OGBench's other single-task environments and datasets, and the "
+                   "default-task aliases (--tasks default: the paper's 9)")  # fmt: skip
+
+
 def get(name: str) -> OGBenchTask:
     """The task called `name`, e.g. "cube-single-play-singletask-task2-v0".
 
@@ -88,7 +96,9 @@ class OGBenchTask:
 
     name: str
     episodes: int = 1000  # to generate, if the data are generated; as many as the published files have
+    success_timing: str = "post"  # which state a step's success and reward are judged by; see the head of this file
 
+    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {"success_timing": ("post", "pre")}
     suite: ClassVar[str] = "ogbench"
     cheap: ClassVar[bool] = False
 
@@ -104,18 +114,18 @@ class OGBenchTask:
     def spec(self) -> TaskSpec:
         horizon = gymnasium.spec(self.env_id).max_episode_steps
         assert horizon is not None
-        return TaskSpec(*_widths(self.env_id), horizon)
+        return TaskSpec(*widths(self.env_id), horizon)
 
     def make_env(self) -> gymnasium.Env[Any, Any]:
         """A simulator. Success ends the episode and is reported as `info["success"]` of the step that reaches it."""
         os.environ.setdefault("MUJOCO_GL", "disable")  # nothing is rendered; spares a warning where there is no display
-        env = gymnasium.make(self.env_id, success_timing=SUCCESS_TIMING, disable_env_checker=True)
-        return _SharedModel(env) if _is_manipulation(self.env_id) else env
+        env = gymnasium.make(self.env_id, success_timing=self.success_timing, disable_env_checker=True)
+        return SharedModel(env) if is_manipulation(self.env_id) else env
 
     @property
     def clone(self) -> Callable[[gymnasium.Env[Any, Any]], gymnasium.Env[Any, Any]] | None:
         """Copies a simulator where that is cheaper than `make_env`, for `SimulatorPool`; None in the mazes."""
-        return clone if _is_manipulation(self.env_id) else None
+        return clone if is_manipulation(self.env_id) else None
 
     def score(self, episode_return: np.ndarray, success: np.ndarray) -> np.ndarray:
         """100 for an episode that succeeded at any step."""
@@ -138,7 +148,7 @@ class OGBenchTask:
         transitions = self._transitions(path)
         check_transitions(transitions, self.spec, str(path))
         digest = fetch.sha256(path)  # last: it pins the file, and only a sound one should be
-        details = {"success_timing": SUCCESS_TIMING, "rewards": "judge the state acted in", **details}
+        details = {"success_timing": self.success_timing, "rewards": "judge the state acted in", **details}
         if recipe := collect.recipe_of(path):
             details["recipe"] = recipe
         return Dataset(transitions, Provenance(self.dataset, digest, origin, str(path), details))
@@ -241,24 +251,6 @@ def data_folder() -> Path:
     return Path(os.environ.get("OGBENCH_DATA_DIR") or ogbench.utils.DEFAULT_DATASET_DIR).expanduser()
 
 
-def _is_manipulation(env_id: str) -> bool:
-    return env_id.startswith(("cube", "scene", "puzzle"))
-
-
-def _widths(env_id: str) -> tuple[int, int]:
-    """Length of an observation and of an action, without building the environment."""
-    family, size = env_id.split("-")[:2]
-    match family:
-        case "cube":  # the arm's 19, and 9 a cube
-            return 19 + 9 * (1 + ["single", "double", "triple", "quadruple"].index(size)), 5
-        case "scene":  # a cube, two buttons, drawer and window
-            return 19 + 9 + 2 * 4 + 4, 5
-        case "puzzle":  # 4 a button
-            rows, columns = size.split("x")
-            return 19 + 4 * int(rows) * int(columns), 5
-    return {"pointmaze": (2, 2), "antmaze": (29, 8), "antsoccer": (42, 8), "humanoidmaze": (69, 21)}[family]
-
-
 def _expected(env: gymnasium.Env[Any, Any], spec: TaskSpec) -> dict[str, tuple[int, ...]]:
     """Column of an OGBench file -> shape of a row. `qvel` is in the files, too, but nothing here needs it."""
     base: Any = env.unwrapped
@@ -296,51 +288,7 @@ def _read(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, np.n
         if not np.isfinite(values).all():
             where = int(np.argwhere(~np.isfinite(values))[0][0])
             raise BadInput(f"{path}: {column} holds a non-finite value in row {where}")
+    outside = np.abs(columns["actions"]).max(axis=-1, initial=0.0) > 1.0
+    if outside.any():
+        raise BadInput(f"{path}: action outside [-1, 1] in row {int(np.argmax(outside))}")
     return columns
-
-
-class _SharedModel(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """A manipulation environment whose clones share its compiled model (60 MB, a second to make).
-
-    An episode changes two things in the model besides colours: scenes lock drawer and window by their joints' damping,
-    and mark targets by sites. Each clone keeps its own, put in place before every step; `reset` sets them itself.
-    """
-
-    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
-        super().__init__(env)
-        base: Any = env.unwrapped
-        # OGBench makes a new action space, seeded by the operating system, each time that it samples from it to
-        # settle a scene. One that stays can be seeded, and an episode then repeats.
-        space = gymnasium.spaces.Box(-1.0, 1.0, (5,), np.float32)
-        base.__class__ = type(type(base).__name__, (type(base),), {"action_space": space})
-        base.reset(seed=0)  # compiles
-        self._now = self._changeable()
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        result = super().reset(seed=seed, options=options)
-        self._now = self._changeable()
-        return result
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        model = self.get_wrapper_attr("model")
-        model.dof_damping[:], model.site_pos[:] = self._now
-        result = super().step(action)
-        self._now = self._changeable()
-        return result
-
-    def _changeable(self) -> tuple[np.ndarray, np.ndarray]:
-        model = self.get_wrapper_attr("model")
-        return model.dof_damping.copy(), model.site_pos.copy()
-
-
-def clone(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
-    """A simulator independent of `env` and equal to it, from `OGBenchTask.make_env`.
-
-    Clones share what is fixed once built: the compiled model, its source, the inverse kinematics (a function of its
-    arguments). Everything else is copied. Use clones in one process and one thread only.
-    """
-    base: Any = env.unwrapped
-    source = [value for name, value in vars(base).items() if name.endswith(("_jnts", "_acts", "_geoms_list"))]
-    memo = {id(shared): shared for shared in (base._mjcf_model, base._model, base._ik, *source)}
-    memo[id(base._data)] = copy.copy(base._data)  # a deep copy would copy the model, too
-    return copy.deepcopy(env, memo)

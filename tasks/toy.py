@@ -65,6 +65,7 @@ class ToyTask:
     suite: ClassVar[str] = "toy"
     name: ClassVar[str] = "toy"
     spec: ClassVar[TaskSpec] = TaskSpec(obs_dim=1, action_dim=2, horizon=1)
+    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     cheap: ClassVar[bool] = True
     clone: ClassVar[None] = None
 

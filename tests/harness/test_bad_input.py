@@ -34,6 +34,13 @@ CUBE = ("--suite", "ogbench", "--tasks", "cube-single-play-singletask-v0", "--pr
         ("--set vgf.step_sise=1", "--set step_sise: no such setting in vgf; did you mean 'step_size'?"),
         ("--set n_particels=1", "--set n_particels: no such setting in any of vgf, "),
         ("--set vgff.alpha=1", "--set vgff.alpha: unknown method 'vgff'; did you mean 'vgf'?"),
+        ("--set task.success_timing=pre", "task.success_timing: toy tasks have no such choice; it has none"),
+        (
+            "--suite ogbench --tasks cube-single-* --set task.success_timing=late",
+            "task.success_timing=late: expected one of post, pre",
+        ),
+        ("--suite d4rl --tasks hopper-medum-local", "no d4rl task matches 'hopper-medum-local'; "),
+        ("--suite d4rl --tasks hopper-medium-v2 --data generate", "hopper-medium-v2 is D4RL's own and cannot be "),
         ("--set fql.alpha=1 --methods vgf", "--set fql.alpha: fql is not among --methods vgf"),
         ("--set vgf.step_size=big", "--set: step_size=big is not a number"),
         ("--set vgf.step_size=-1", "--set: step_size=-1 is not positive"),

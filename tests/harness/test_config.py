@@ -15,7 +15,8 @@ import methods
 import tasks
 from harness.config import Override, RunSettings, check_keys, parse_set, preset, presets, resolve
 from harness.plan import plan_run
-from methods.core import BadInput
+from methods.core import BadInput, MethodConfig
+from tasks import d4rl
 
 TABLES = {suite: Path(harness.config.__file__).parent / "tables" / f"{suite}.csv" for suite in tasks.SUITES}
 PRESETS = [(suite, name) for suite in tasks.SUITES for name in presets(suite)]
@@ -178,3 +179,17 @@ def test_each_method_has_the_settings_that_mean_something_for_it() -> None:
         check_keys(("vgf", "best_of_n"), parse_set(["best_of_n.train_flow_steps=3"]))
     with pytest.raises(BadInput, match=r"critic=td is not one of iql$"):
         resolve("ifql", "toy", "toy", parse_set(["ifql.critic=td"]))
+
+
+def test_what_is_made_here_has_the_settings_of_what_it_imitates() -> None:
+    def settings(task: str) -> list[MethodConfig]:
+        return [resolve(name, "d4rl", task, ()).config for name in methods.REGISTRY]
+
+    for task in d4rl.LOCAL_TASKS:
+        assert settings(task) == settings(task.replace("-local", "-v2"))
+    medium, replay = (resolve("rebrac", "d4rl", f"hopper-{kind}-v2", ()).config for kind in ("medium", "medium-replay"))
+    assert (medium.alpha_actor, medium.alpha_critic, medium.learning_rate) == (0.01, 0.01, 0.001)
+    assert (replay.alpha_actor, replay.alpha_critic, replay.batch_size) == (0.05, 0.5, 1024)
+    vgf = resolve("vgf", "d4rl", "antmaze-medium-diverse-v2", ())
+    assert (vgf.config.train_flow_steps, vgf.config.step_size, vgf.config.q_aggregation) == (5, 0.1, "min")
+    assert vgf.origins["step_size"] == "VGF paper, Table 5"

@@ -15,6 +15,8 @@ import methods
 from harness.config import RunSettings, parse_set
 from harness.plan import RunNode, describe, plan_run
 from methods.core import TaskSpec
+from tasks import ogbench
+from tasks.core import choose
 from tasks.toy import ToyTask
 from tests.harness.command import ROOT
 
@@ -149,6 +151,14 @@ def test_sizes_of_the_record_change_the_run_alone() -> None:
         assert stages(base) == stages(other) and base.fingerprint != other.fingerprint
     # what is only reported, or only a matter of where a program is cut, is not part of a result's name
     assert plan("vgf", settings=replace(SETTINGS, log_every=5)).fingerprint == base.fingerprint
+
+
+def test_what_is_chosen_of_a_task_changes_the_run_alone() -> None:
+    """A success that is judged otherwise is another record of the same training."""
+    cube = ogbench.get("cube-single-play-singletask-v0")
+    post, pre = plan("vgf", task=cube), plan("vgf", task=choose(cube, {"success_timing": "pre"}))
+    assert stages(post) == stages(pre) and post.fingerprint != pre.fingerprint
+    assert describe(pre)["task_options"] == {"success_timing": "pre"} and describe(plan("vgf"))["task_options"] == {}
 
 
 def test_joint_and_pretrained_are_different_work() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 import methods
 from harness import estimate
-from tasks import ogbench
+from tasks import d4rl, ogbench
 from tests.harness.command import TINY, invoke, refused
 
 CUBE = "cube-single-play-singletask-v0"
@@ -21,6 +21,7 @@ CUBE = "cube-single-play-singletask-v0"
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A folder of its own, which stays empty; room for long lines; 2 s an update and seed."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "none"))
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(estimate, "measure", lambda *_, **__: SimpleNamespace(ms_scan=2000.0))
     yield
@@ -39,7 +40,11 @@ def shown(*arguments: str) -> list[str]:
 
 def test_listing() -> None:
     lines = [line.strip() for line in shown("--list")]
-    assert {"suite toy", "suite ogbench", "toy", *ogbench.PAPER_TASKS} <= set(lines)
+    assert {"suite toy", "suite ogbench", "suite d4rl", "toy"} < set(lines)
+    for suite, tasks in (("ogbench", (*ogbench.LARGE_MAZE_TASKS, *ogbench.PAPER_TASKS)), ("d4rl", d4rl.PAPER_TASKS)):
+        first = lines.index(f"suite {suite}") + 1
+        assert tuple(lines[first : first + len(tasks)]) == tasks
+        assert lines[first + len(tasks)].startswith(("and ", "more: "))
     about = dict(line.split(maxsplit=1) for line in lines[1 : 1 + len(methods.REGISTRY)])
     assert list(about) == list(methods.REGISTRY) and all(len(line) > 20 for line in about.values())
     alone = shown("--list", "--suite", "toy")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tasks.core import Dataset, Provenance
+from tasks.core import Dataset, Provenance, RewardTransform
 
 
 def dataset() -> Dataset:
@@ -29,3 +29,10 @@ def test_next_actions_stay_within_their_episode() -> None:
 def test_nothing_is_derived_that_is_not_asked_for() -> None:
     made = dataset()
     assert made.columns({"actions", "terminals"}) is made.transitions
+
+
+def test_rewards_are_transformed_as_declared() -> None:
+    twice = RewardTransform(scale=2.0, shift=-1.0)(np.array([0.0, 0.5, 1e9]))
+    np.testing.assert_array_equal(twice, np.array([-1.0, 0.0, 2e9 - 1], np.float32))
+    assert twice.dtype == np.float32
+    np.testing.assert_array_equal(dataset().reward(np.array([0.25])), [0.25])  # as it is, unless a task says otherwise

@@ -12,8 +12,10 @@ import ogbench as package
 import pytest
 from ogbench.manipspace.oracles.plan.button_plan import ButtonPlanOracle
 
+import tasks
 from methods.core import BadInput, TaskSpec
 from tasks import collect, fetch, ogbench
+from tasks.core import choose, options
 
 ANT = ogbench.OGBenchTask("antmaze-medium-navigate-singletask-task1-v0")  # cheap to build
 CUBE = ogbench.OGBenchTask("cube-single-play-singletask-task2-v0")
@@ -50,6 +52,32 @@ def test_names():
     assert not any("visual" in name for name in ogbench.names())
     assert {ogbench.get(name).name for name in ogbench.names()} == set(ogbench.names())
     assert set(collect.DATASETS) <= {ogbench.get(name).dataset for name in ogbench.names()}
+    shown, more = ogbench.listed()
+    assert len(shown) == len(set(shown)) == 50 and {*ogbench.PAPER_TASKS, *ogbench.LARGE_MAZE_TASKS} == set(shown)
+    assert more.startswith(f"and {len(ogbench.names()) - 50} more by name or glob")
+
+
+def test_patterns():
+    def found(*patterns: str) -> list[str]:
+        return [task.name for task in tasks.select("ogbench", patterns)]
+
+    assert found() == list(ogbench.PAPER_TASKS)
+    assert found("default") == list(ogbench.DEFAULT_TASKS)
+    cubes = [f"cube-{size}-{kind}-singletask{task}-v0" for size in ("double", "quadruple", "single", "triple")
+             for kind in ("noisy", "play") for task in ("", *(f"-task{i}" for i in range(1, 6)))]  # fmt: skip
+    assert sorted(found("cube-*")) == sorted(cubes)
+
+
+@pytest.mark.parametrize(
+    ("env", "default"),
+    [("antmaze-large-navigate", 1), ("antmaze-giant-navigate", 1), ("humanoidmaze-medium-navigate", 1),
+     ("humanoidmaze-large-navigate", 1), ("antsoccer-arena-navigate", 4), ("cube-single-play", 2),
+     ("cube-double-play", 2), ("scene-play", 2), ("puzzle-3x3-play", 4), ("puzzle-4x4-play", 4)],
+)  # fmt: skip
+def test_a_name_without_a_number_is_the_benchmark_s_default_task(env, default, monkeypatch):
+    monkeypatch.setenv("MUJOCO_GL", "disable")
+    env_id = ogbench.get(f"{env}-singletask-v0").env_id
+    assert gymnasium.make(env_id, disable_env_checker=True).unwrapped._reward_task_id == default
 
 
 @pytest.mark.parametrize("name", ["cube-singel-play-singletask-v0", "cube-single-singletask-v0", ""])
@@ -70,6 +98,34 @@ def check_spec(task: ogbench.OGBenchTask) -> None:
     assert task.spec == TaskSpec(len(obs), env.action_space.shape[0], horizon)
     assert (env.action_space.low == -1).all() and (env.action_space.high == 1).all()
     assert env.unwrapped._success_timing == "post" and env.unwrapped._terminate_at_goal
+
+
+def test_both_timings_of_success():
+    """An ant that a step carries into the goal: "post" says so in that step, "pre" in the next."""
+    seen = {}
+    for timing in ANT.choices["success_timing"]:
+        task = choose(ANT, {"success_timing": timing})
+        assert options(task) == {"success_timing": timing} and task.name == ANT.name
+        env = task.make_env()
+        env.reset(seed=0)
+        base = env.unwrapped
+        qpos, qvel = base.data.qpos.copy(), np.zeros_like(base.data.qvel)
+        qpos[:2], qvel[0] = np.add(base.cur_goal_xy, [0.7, 0.0]), -4.0
+        base.set_state(qpos, qvel)
+        for _ in range(2):
+            _, reward, terminated, _, info = env.step(np.zeros(8))
+            seen.setdefault(timing, []).append((reward, terminated, info["success"]))
+            if terminated:
+                break
+    assert seen == {"post": [(0.0, True, 1.0)], "pre": [(-1.0, False, 0.0), (0.0, True, 1.0)]}
+    assert options(ANT) == {"success_timing": "post"}
+
+
+def test_unknown_choices():
+    with pytest.raises(BadInput, match=r"task\.succes_timing: ogbench tasks .*; did you mean 'success_timing'"):
+        choose(CUBE, {"succes_timing": "pre"})
+    with pytest.raises(BadInput, match=r"task\.success_timing=late: expected one of post, pre"):
+        choose(CUBE, {"success_timing": "late"})
 
 
 def one_of_each_environment() -> dict[str, str]:
@@ -144,7 +200,7 @@ def test_interleaved_clones_equal_fresh_simulators(env):
         start = model_fields(fresh)
         wanted.append([begin(fresh, button), *(nudge_and_step(fresh, action) for action in plans[button])])
         end = model_fields(fresh)
-        # Clones share the model: what an episode may change in it is `_SharedModel`'s business, or a colour.
+        # Clones share the model: what an episode may change in it is `SharedModel`'s business, or a colour.
         changed = {name for name in start if not np.array_equal(start[name], end[name])}
         assert changed <= {"dof_damping", "site_pos", "geom_rgba", "mat_rgba"}
         if env != "cube-single":
@@ -198,6 +254,42 @@ def test_transitions_stay_within_episodes(tmp_path):
     assert data.provenance.details["success_timing"] == "post"
 
 
+def test_episodes_of_one_transition_and_of_none(tmp_path):
+    """Of two states and of one, which has nothing to follow it."""
+    numbers = np.repeat(np.arange(12, dtype=np.float32)[:, None], 29, axis=1)
+    ends = np.isin(np.arange(12), [1, 2, 11])
+    actions = np.repeat(np.linspace(-1, 1, 12)[:, None], 8, axis=1)
+    data = ANT.load(str(ant_file(tmp_path / "a.npz", observations=numbers, terminals=ends, actions=actions)))
+    assert data.transitions["observations"][:, 0].tolist() == [0, *range(3, 11)]
+    assert data.transitions["next_observations"][:, 0].tolist() == [1, *range(4, 12)]
+    assert data.transitions["terminals"].tolist() == [1] + [0] * 7 + [1]
+    following = data.columns({"next_actions"})["next_actions"][:, 0]
+    np.testing.assert_allclose(following, [0, *actions[4:11, 0], 0], atol=2e-5)
+
+
+def test_returns_to_go_stay_within_their_episode_and_end_at_success(tmp_path):
+    from methods.sfbc import planned_returns
+
+    env = ANT.make_env()
+    env.reset(seed=0)
+    qpos = np.full((12, 15), 50.0, np.float32)  # far from the goal
+    qpos[5, :2] = env.unwrapped.cur_goal_xy  # within the second episode of 4, 3 and 5 states
+    found = ANT.load(str(ant_file(tmp_path / "a.npz", qpos=qpos))).transitions
+    assert found["rewards"].tolist() == [-1, -1, -1, -1, 0, -1, -1, -1, -1]
+    assert found["masks"].tolist() == [1, 1, 1, 1, 0, 1, 1, 1, 1]
+    columns = (found["rewards"], found["masks"], found["terminals"], np.full(9, -np.inf, np.float32))
+    togo = planned_returns(*columns, 0.5)
+    np.testing.assert_allclose(togo, [-1.75, -1.5, -1, -1, 0, -1.875, -1.75, -1.5, -1])
+
+
+def test_validation_data_are_not_trained_on(tmp_path):
+    path = ant_file(tmp_path / "a.npz")
+    before = ANT.load(str(path)).transitions
+    (tmp_path / "a-val.npz").write_bytes(b"whatever")
+    after = ANT.load(str(path)).transitions
+    assert len(after["rewards"]) == 9 and all(np.array_equal(after[name], before[name]) for name in before)
+
+
 def nan_at(row: int, *shape: int) -> np.ndarray:
     values = np.zeros(shape, np.float32)
     values[row] = np.nan
@@ -212,6 +304,7 @@ def nan_at(row: int, *shape: int) -> np.ndarray:
         ({"actions": np.zeros((11, 8))}, r"actions has shape \(11, 8\), expected \(12, 8\)"),
         ({"observations": nan_at(7, 12, 29)}, "observations holds a non-finite value in row 7"),
         ({"qpos": nan_at(2, 12, 15)}, "qpos holds a non-finite value in row 2"),
+        ({"actions": np.full((12, 8), -1.0001)}, r"action outside \[-1, 1\] in row 0"),
         ({"terminals": np.zeros(12)}, "breaks off within an episode"),
         ({"terminals": np.ones(12)}, "no transitions"),
         ({name: np.zeros((0, width)) for name, width in (("observations", 29), ("actions", 8), ("qpos", 15))}
@@ -224,6 +317,7 @@ def test_bad_columns_are_named(tmp_path, changes, line):
     with pytest.raises(BadInput, match=line) as caught:
         ANT.load(str(path))
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+    assert [found.name for found in tmp_path.iterdir()] == [path.name]  # not pinned either
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 
-from tasks import ogbench
+from tasks import d4rl, ogbench
 from tasks.simulators import SimulatorPool
 
 # One of each family; success depends on none of them here.
@@ -156,3 +156,30 @@ def test_real_episodes_depend_on_nothing_but_seed_and_actions(dataset):
         np.testing.assert_array_equal(episode(pool, rows), wanted)
         order = rows[::-1]
         np.testing.assert_array_equal(episode(pool, order), wanted[:, order])
+        assert fifty_steps_and_a_score(pool, task) == 0  # nothing done at random succeeds in so few steps
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high"),
+    [("hopper-medium-v2", 0, 20), ("halfcheetah-medium-v2", 0, 5), ("walker2d-medium-v2", -2, 10),
+     ("antmaze-large-play-v2", 0, 0)],
+)  # fmt: skip
+def test_d4rl_s_simulators_step_and_score(name, low, high):
+    task = d4rl.get(name)
+    with SimulatorPool(task.make_env, 2, workers=0) as pool:
+        assert low <= fifty_steps_and_a_score(pool, task) <= high
+
+
+def fifty_steps_and_a_score(pool: SimulatorPool, task: Any) -> float:
+    """Of the pool's first simulator, at random, as an evaluation does it."""
+    rng, success, returns = np.random.default_rng(0), np.zeros(pool.n, bool), np.zeros(pool.n)
+    active, obs = np.arange(pool.n) == 0, [pool.reset(np.full(pool.n, 5))[0]]
+    for _ in range(50):
+        step = pool.step(rng.uniform(-1, 1, (pool.n, task.spec.action_dim)).astype(np.float32), active)
+        obs.append(step.obs[0])
+        returns, success = returns + step.reward, success | step.success
+        active = active & ~(step.terminated | step.truncated)
+    seen = np.array(obs)
+    assert seen.shape == (51, task.spec.obs_dim) and np.isfinite(seen).all()
+    assert np.abs(np.diff(seen, axis=0)).max() > 0.01
+    return float(task.score(returns, success)[0])

@@ -1,0 +1,352 @@
+"""Makes datasets of D4RL's kind where D4RL's files cannot be had: an online SAC agent's, at a smaller scale.
+
+    python -m tasks.collect d4rl/hopper-medium --training-steps 100000 --transitions 100000
+
+The recipe is D4RL's (Fu et al. 2020, section 5): SAC is trained online on the simulator that policies are evaluated
+in. medium: episodes of the policy when it first reached a third of the expert's return; medium-replay: all that the
+agent had seen by then; medium-expert: as many transitions of the medium policy as of the expert. Scale and simulator
+differ from D4RL's, so these sets carry names of their own (`hopper-medium-local`) and are scored against returns
+measured here, which stand in their metadata: the random policy's, and that of the best snapshot, which is "the expert".
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from methods import nearest
+from methods.core import BadInput
+from tasks import minari_data
+from tasks.d4rl_simulators import SIMULATORS
+from tasks.fetch import atomic_write, console, locked
+from tasks.minari_data import Episode
+from tasks.simulators import SimulatorPool
+
+ENVIRONMENTS = ("halfcheetah", "hopper", "walker2d")
+KINDS = ("medium", "medium-replay", "medium-expert")
+DATASETS = tuple(f"{environment}-{kind}" for environment in ENVIRONMENTS for kind in KINDS)
+TRAINING_STEPS, TRANSITIONS = 100_000, 100_000  # by default; D4RL's agents had 1-3 million, its sets have 1 million
+SNAPSHOT_EVERY = 2500  # steps
+RANDOM_STEPS = 2500  # before SAC learns
+WIDTH, BATCH = 128, 128  # half of Stable-Baselines3's, as what costs is one core's time
+ROWS = 10  # episodes rolled out side by side
+REFERENCE_EPISODES = 50  # of the random policy and of the expert, whose mean returns are the scores 0 and 100
+
+Act = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that an agent is a function of."""
+
+    environment: str
+    seed: int
+    snapshot_every: int  # steps; each snapshot is evaluated, and a kill costs no more than what follows the last
+    width: int
+    batch_size: int
+    gymnasium: str
+    mujoco: str
+    stable_baselines3: str
+    torch: str
+
+    @staticmethod
+    def of(environment: str, seed: int, snapshot_every: int = SNAPSHOT_EVERY) -> Recipe:
+        """Raises `BadInput` where the packages are missing."""
+        try:
+            found = [version(name) for name in ("gymnasium", "mujoco", "stable-baselines3", "torch")]
+        except PackageNotFoundError as error:
+            raise BadInput(f"{error.name} is not installed; collecting needs pip install -c constraints.txt "
+                           "-e '.[collect]'") from error  # fmt: skip
+        return Recipe(environment, seed, snapshot_every, WIDTH, BATCH, *found)
+
+
+def dataset_id(dataset: str) -> str:
+    """Minari's id of a local dataset, of "hopper-medium"."""
+    return f"local/{dataset}-local-v0"
+
+
+def collect(
+    dataset: str, training_steps: int, transitions: int, seed: int, progress: bool = True,
+    snapshot_every: int = SNAPSHOT_EVERY,
+) -> Path:  # fmt: skip
+    """Makes the local dataset, e.g. of "hopper-medium"; does nothing if it is there. Datasets of one environment and
+    seed come from one agent, whose training continues where it was stopped, or ended with fewer steps.
+
+    Args:
+      training_steps: environment steps of the agent, one gradient step each.
+      transitions: of the medium policy, and again of the expert in medium-expert; the last episode is kept whole.
+
+    Returns:
+      The dataset's folder.
+
+    Raises:
+      BadInput: an unknown dataset, a bad number, a dataset made otherwise in its place, missing packages, or an agent
+        that learned too little.
+      KeyboardInterrupt: stopped; what is finished stays.
+    """
+    if dataset not in DATASETS:
+        raise BadInput(f"cannot make d4rl/{dataset}; {nearest(dataset, list(DATASETS))}")
+    least_steps = 2 * snapshot_every
+    for name, value, least in (("--training-steps", training_steps, least_steps), ("--transitions", transitions, 1),
+                               ("--seed", seed, 0)):  # fmt: skip
+        if value < least:
+            raise BadInput(f"{name} must be at least {least}, not {value}")
+    environment = dataset.partition("-")[0]
+    recipe, identity = Recipe.of(environment, seed, snapshot_every), dataset_id(dataset)
+    recorded = {**asdict(recipe), "training_steps": training_steps, "transitions": transitions}
+    with locked(minari_data.folder(identity), "collecting"):
+        if (metadata := minari_data.metadata_of(identity)) is not None:
+            if metadata.get("recipe") != recorded:
+                raise BadInput(f"{minari_data.folder(identity)} exists and was made otherwise; delete it first")
+            return minari_data.folder(identity)
+        place = minari_data.root() / ".training" / f"{environment}-seed{seed}"
+        with locked(place, "training"):
+            agent = Agent(recipe, place, training_steps)
+            agent.train(progress)
+            chosen = Chosen.of(agent)
+        episodes, about = _episodes(dataset, agent, chosen, transitions, progress)
+        return minari_data.write(
+            identity, episodes, SIMULATORS[environment].env_id,
+            {"recipe": recorded, "ref_min_score": chosen.random_return, "ref_max_score": chosen.expert_return,
+             "reference": f"{REFERENCE_EPISODES} episodes each of uniformly random actions and of the best snapshot",
+             "medium_step": chosen.medium_step, "expert_step": chosen.expert_step, "algorithm_name": "SAC",
+             "description": f"{about}, made with D4RL's recipe at a smaller scale; not D4RL v2."},
+        )  # fmt: skip
+
+
+def _episodes(
+    dataset: str, agent: Agent, chosen: Chosen, transitions: int, progress: bool
+) -> tuple[list[Episode], str]:
+    """What the dataset is of, and what it is, in words."""
+    medium = f"SAC at step {chosen.medium_step}"
+    if dataset.endswith("-replay"):
+        return agent.seen(chosen.medium_step), f"All that {medium} had seen"
+    parts = [(chosen.medium_step, f"{dataset}: medium")]
+    if dataset.endswith("-expert"):
+        parts.append((chosen.expert_step, f"{dataset}: expert"))
+    episodes: list[Episode] = []
+    for part, (step, label) in enumerate(parts):
+        first_seed = 1_000_000 * (part + 1)  # far from the seeds of evaluations
+        made = 0
+        with _bar(label, transitions, 0, "transitions", progress) as advance:
+            while made < transitions:
+                for episode in rollout(agent.policy(step), agent.recipe.environment, first_seed):
+                    if made < transitions:
+                        episodes.append(episode)
+                        made += len(episode.rewards)
+                        advance(len(episode.rewards))
+                first_seed += ROWS
+    expert = f" and at step {chosen.expert_step}, half and half" if len(parts) == 2 else ""
+    return episodes, f"Episodes of {medium}{expert}"
+
+
+def rollout(act: Act, environment: str, first_seed: int, rows: int = ROWS) -> list[Episode]:
+    """`rows` whole episodes, seeded by `first_seed` and the numbers that follow."""
+    simulator = SIMULATORS[environment]
+    with SimulatorPool(simulator.make, rows, workers=0) as pool:
+        obs, active = pool.reset(first_seed + np.arange(rows)), np.ones(rows, bool)
+        trails: list[Any] = [([obs[row]], [], [], []) for row in range(rows)]
+        while active.any():
+            actions = np.asarray(act(obs), np.float32).clip(-1.0, 1.0)
+            step = pool.step(actions, active)
+            for row in np.flatnonzero(active):
+                values = (step.obs[row], actions[row], step.reward[row], step.terminated[row])
+                for trail, value in zip(trails[row], values, strict=True):
+                    trail.append(value)
+            obs, active = step.obs, active & ~(step.terminated | step.truncated)
+    columns = ([np.array(values) for values in trail] for trail in trails)
+    return [
+        Episode(observations, actions, rewards, terminations, truncated=not terminations[-1])
+        for observations, actions, rewards, terminations in columns
+    ]
+
+
+def returns_of(act: Act, environment: str, first_seed: int, episodes: int) -> np.ndarray:
+    """Undiscounted returns `[>= episodes]`."""
+    firsts = range(first_seed, first_seed + episodes, ROWS)
+    return np.array([episode.rewards.sum() for first in firsts for episode in rollout(act, environment, first)])
+
+
+def uniform(environment: str) -> Act:
+    """The random policy."""
+    rng, width = np.random.default_rng(0), SIMULATORS[environment].action_dim
+    return lambda obs: rng.uniform(-1.0, 1.0, (len(obs), width))
+
+
+class Agent:
+    """Stable-Baselines3's SAC with its usual settings, in a folder from which its training goes on."""
+
+    def __init__(self, recipe: Recipe, place: Path, steps: int) -> None:
+        """`steps`: of the agent whose datasets are wanted; what was trained beyond is left out of account."""
+        import stable_baselines3
+        import torch
+
+        torch.set_num_threads(1)  # such small networks gain nothing from more
+        self.recipe, self.place, self.steps = recipe, place, steps
+        self.step = 0
+        self._resumed: list[int] = []  # steps at which a new session began an episode
+        settings = place / "recipe.json"
+        if not settings.exists():
+            with atomic_write(settings) as file:
+                file.write(json.dumps(asdict(recipe)).encode())
+        if (found := json.loads(settings.read_text())) != asdict(recipe):
+            key = next(key for key, value in asdict(recipe).items() if found.get(key) != value)
+            raise BadInput(f"{place} holds an agent trained with {key} {found.get(key)}, not {getattr(recipe, key)}; "
+                           "delete it or use another --seed")  # fmt: skip
+        if (place / "agent.pt").exists():
+            stored = torch.load(place / "agent.pt", weights_only=True)
+            self.step = int(stored["step"])
+        every = recipe.snapshot_every
+        self.sac: Any = stable_baselines3.SAC(
+            "MlpPolicy", SIMULATORS[recipe.environment].make(), device="cpu",
+            buffer_size=max(-(-steps // every) * every, self.step),  # all that is ever seen
+            learning_starts=RANDOM_STEPS, batch_size=recipe.batch_size,
+            policy_kwargs={"net_arch": [recipe.width, recipe.width]},
+            seed=int(np.random.SeedSequence((recipe.seed, self.step)).generate_state(1)[0] // 2),
+        )  # fmt: skip
+        if self.step:
+            self._restore(stored)
+
+    def train(self, progress: bool) -> None:
+        """To its end, snapshot by snapshot."""
+        from stable_baselines3.common.callbacks import BaseCallback
+
+        class Tick(BaseCallback):
+            def _on_step(self) -> bool:
+                advance(1)
+                return True
+
+        recipe = self.recipe
+        label = f"SAC on {SIMULATORS[recipe.environment].env_id}"
+        with _bar(label, self.steps, min(self.step, self.steps), "steps", progress) as advance:
+            while self.step < self.steps:
+                span = recipe.snapshot_every - self.step % recipe.snapshot_every
+                self.sac.learn(span, callback=Tick(), log_interval=None, reset_num_timesteps=False)
+                self.step += span
+                self._save()
+
+    def policy(self, step: int) -> Act:
+        """The stochastic policy of a snapshot: observations `[b, o]` to actions `[b, a]`, as D4RL sampled it."""
+        import torch
+
+        with np.load(self.place / f"{step:08d}.npz") as file:
+            weights = {name: torch.as_tensor(file[name]) for name in file.files}
+        self.sac.actor.load_state_dict(weights)
+        torch.manual_seed(self.recipe.seed + step)
+        return lambda obs: self.sac.predict(obs, deterministic=False)[0]
+
+    def snapshots(self) -> list[int]:
+        """Steps of which there is a snapshot, to the last that is wanted."""
+        found = (int(path.stem) for path in self.place.glob("[0-9]*.npz"))
+        return sorted(step for step in found if step <= self.steps)
+
+    def seen(self, step: int) -> list[Episode]:
+        """All episodes of the first `step` steps of training; one that the end or a resumed session broke off counts
+        as truncated."""
+        with np.load(self.place / "buffer.npz") as file:
+            columns = {name: file[name][:step] for name in _BUFFER}
+            breaks = np.isin(np.arange(step) + 1, [*file["resumed"], step])
+        ends = np.flatnonzero((columns["dones"] > 0) | breaks) + 1
+        return [
+            Episode(
+                np.concatenate([columns["observations"][start:end], columns["next_observations"][end - 1 : end]]),
+                columns["actions"][start:end], columns["rewards"][start:end],
+                terminated := (columns["dones"][start:end] > 0) & (columns["timeouts"][start:end] == 0),
+                truncated=not terminated[-1],
+            )
+            for start, end in zip([0, *ends[:-1]], ends, strict=True)
+        ]  # fmt: skip
+
+    def _save(self) -> None:
+        """Snapshot, then buffer, then agent: each can be ahead of the next after a kill, none behind."""
+        import torch
+
+        from tasks.collect import save
+
+        weights = {name: value.numpy() for name, value in self.sac.actor.state_dict().items()}
+        save(self.place / f"{self.step:08d}.npz", weights)
+        buffer = {name: getattr(self.sac.replay_buffer, name)[: self.step, 0] for name in _BUFFER}
+        save(self.place / "buffer.npz", {**buffer, "resumed": np.array(self._resumed, np.int64)})
+        state = {"step": self.step, "parameters": self.sac.get_parameters(), "log_ent_coef": self.sac.log_ent_coef.data}
+        with atomic_write(self.place / "agent.pt") as file:
+            torch.save(state, file)
+
+    def _restore(self, stored: dict[str, Any]) -> None:
+        self.sac.set_parameters(stored["parameters"])
+        self.sac.log_ent_coef.data.copy_(stored["log_ent_coef"])
+        self.sac.num_timesteps = self.step
+        with np.load(self.place / "buffer.npz") as file:
+            for name in _BUFFER:
+                getattr(self.sac.replay_buffer, name)[: self.step, 0] = file[name][: self.step]
+            self._resumed = [*(int(step) for step in file["resumed"] if step < self.step), self.step]
+        self.sac.replay_buffer.pos = self.step % self.sac.replay_buffer.buffer_size
+        self.sac.replay_buffer.full = self.sac.replay_buffer.pos == 0
+
+
+_BUFFER = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Which snapshots are medium and expert, and what their scores are measured against."""
+
+    medium_step: int
+    expert_step: int
+    random_return: float
+    expert_return: float
+
+    @staticmethod
+    def of(agent: Agent) -> Chosen:
+        """The expert is the best snapshot; medium the first that reaches a third of the way from random to it.
+
+        Raises:
+          BadInput: the agent did not learn enough for three levels to be told apart.
+        """
+        environment, table = agent.recipe.environment, agent.place / "returns.csv"
+        measured: dict[int, float] = {}
+        if table.exists():
+            with table.open(newline="") as rows:
+                measured = {int(row["step"]): float(row["return"]) for row in csv.DictReader(rows)}
+        steps = agent.snapshots()
+        for step in steps:
+            if step not in measured:
+                measured[step] = float(returns_of(agent.policy(step), environment, 0, ROWS).mean())
+                lines = "".join(f"{step},{value:.3f}\n" for step, value in sorted(measured.items()))
+                with atomic_write(table) as file:
+                    file.write(f"step,return\n{lines}".encode())
+        measured = {step: measured[step] for step in steps}
+        low = float(returns_of(uniform(environment), environment, 0, REFERENCE_EPISODES).mean())
+        expert = max(measured, key=measured.__getitem__)
+        high = float(returns_of(agent.policy(expert), environment, 10_000, REFERENCE_EPISODES).mean())
+        third = low + (high - low) / 3
+        reached = [step for step, value in measured.items() if value >= third]
+        if not math.isfinite(high) or high <= low or not reached or reached[0] == expert:
+            raise BadInput(f"{environment}: the agent learned too little in {agent.steps} steps (return "
+                           f"{high:.0f}, random {low:.0f}); use more --training-steps")  # fmt: skip
+        return Chosen(reached[0], expert, low, high)
+
+
+class _bar:
+    """A progress bar with an estimate of the time left, as a way to advance it."""
+
+    def __init__(self, label: str, total: int, done: int, unit: str, shown: bool) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit),
+                   TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn())  # fmt: skip
+        self.progress = Progress(*columns, console=console, disable=not shown, speed_estimate_period=120)
+        self.task = self.progress.add_task(label, total=total, completed=done)
+
+    def __enter__(self) -> Callable[[int], None]:
+        self.progress.start()
+        return lambda count: self.progress.advance(self.task, count)
+
+    def __exit__(self, *exception: object) -> None:
+        self.progress.stop()

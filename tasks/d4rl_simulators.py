@@ -1,0 +1,155 @@
+"""The simulators that D4RL v2 policies are evaluated in, as close to those of 2020 as today's packages come.
+
+Locomotion is gymnasium's v4, not v5: v4 keeps the models, rewards and ends of the gym v2 environments that D4RL used,
+while v5 withholds the survival reward on the step that ends an episode, and makes both feet of Walker2d equal.
+
+AntMaze is gymnasium-robotics', put back to D4RL's: its ant has five times the torque, half the time step and stiffer
+contacts, its mazes are mirrored and centred, its starts are spread over 2 m and its goals reached at 0.45 m. Here the
+ant is D4RL's (the model file that OGBench took over from it), rows of the maze go up with y, the ant starts at the
+origin within 0.1, the goal is drawn anew for each episode as in D4RL v2, and is reached at 0.5 m.
+`docs/d4rl.md` lists what still differs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import mujoco
+import numpy as np
+
+CELL = 4.0  # metres, of a maze
+REACHED = 0.5  # metres from the goal
+ANT_NOISE = 0.1  # of the start: uniform in positions, standard normal in velocities
+
+R, G = "r", "g"  # where the ant starts, where its goal is
+MAZES: dict[str, list[list[Any]]] = {  # D4RL's U_MAZE_TEST, BIG_MAZE_TEST and HARDEST_MAZE_TEST
+    "umaze": [
+        [1, 1, 1, 1, 1],
+        [1, R, 0, 0, 1],
+        [1, 1, 1, 0, 1],
+        [1, G, 0, 0, 1],
+        [1, 1, 1, 1, 1],
+    ],
+    "medium": [
+        [1, 1, 1, 1, 1, 1, 1, 1],
+        [1, R, 0, 1, 1, 0, 0, 1],
+        [1, 0, 0, 1, 0, 0, 0, 1],
+        [1, 1, 0, 0, 0, 1, 1, 1],
+        [1, 0, 0, 1, 0, 0, 0, 1],
+        [1, 0, 1, 0, 0, 1, 0, 1],
+        [1, 0, 0, 0, 1, 0, G, 1],
+        [1, 1, 1, 1, 1, 1, 1, 1],
+    ],
+    "large": [
+        [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1],
+        [1, R, 0, 0, 0, 1, 0, 0, 0, 0, 0, 1],
+        [1, 0, 1, 1, 0, 1, 0, 1, 0, 1, 0, 1],
+        [1, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1],
+        [1, 0, 1, 1, 1, 1, 0, 1, 1, 1, 0, 1],
+        [1, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 1],
+        [1, 1, 0, 1, 0, 1, 0, 1, 0, 1, 1, 1],
+        [1, 0, 0, 1, 0, 0, 0, 1, 0, G, 0, 1],
+        [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1],
+    ],
+}
+
+
+@dataclass(frozen=True)
+class Simulator:
+    """One of D4RL's environments."""
+
+    obs_dim: int
+    action_dim: int
+    horizon: int  # steps to the time limit
+    make: Callable[[], gymnasium.Env[Any, Any]]
+    env_id: str  # gymnasium's
+
+
+def make_locomotion(env_id: str) -> gymnasium.Env[Any, Any]:
+    """gymnasium's environment of that id, without its advice to use another version, and without MuJoCo's on the
+    model's syntax (a line, and one in a log file in the current folder, for every simulator)."""
+    before = mujoco.get_mju_user_warning()
+    mujoco.set_mju_user_warning(lambda message: None)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return gymnasium.make(env_id, disable_env_checker=True)
+    finally:
+        mujoco.set_mju_user_warning(before)
+
+
+class AntMaze(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """D4RL's AntMaze v2. Observation `[29]`: x, y (metres from the start cell's centre), height, orientation (4), joint
+    angles (8), velocities (14). Reward 1 and success in the step that reaches the goal, which ends the episode."""
+
+    def __init__(self, maze: str) -> None:
+        rows = MAZES[maze]
+        # x = column, y = -row there: a maze upside down is D4RL's but for where its origin lies.
+        env = _ant_maze(rows[::-1], horizon=700 if maze == "umaze" else 1000)
+        super().__init__(env)
+        base: Any = env.unwrapped
+        Path(base.tmp_xml_file_path).unlink()  # it is compiled; one would stay behind for each simulator
+        base.position_noise_range = 0.0  # D4RL's own noise follows
+        base.ant_env._reset_noise_scale = ANT_NOISE
+        self._base = base
+        self._start, self._goal = (base.maze.cell_rowcol_to_xy(_cell(rows[::-1], kind)) for kind in (R, G))
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (29,), np.float64)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        obs, info = self.env.reset(seed=seed, options=options)
+        draw = self._base.np_random.uniform
+        self._base.goal = self._goal + draw(0.0, CELL / 4, 2) + draw(0.0, CELL / 8, 2)
+        return self._flat(obs), info
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        obs, _, _, truncated, info = self.env.step(action)
+        reached = bool(np.linalg.norm(obs["achieved_goal"] - self._base.goal) <= REACHED)
+        return self._flat(obs), float(reached), reached, truncated, info | {"success": reached}
+
+    @property
+    def goal(self) -> np.ndarray:
+        """The episode's goal `[2]`, metres from the start cell's centre."""
+        return self._base.goal - self._start
+
+    def _flat(self, obs: dict[str, np.ndarray]) -> np.ndarray:
+        return np.concatenate([obs["achieved_goal"] - self._start, obs["observation"]])
+
+
+def _cell(rows: list[list[Any]], kind: str) -> np.ndarray:
+    return np.array(next((i, row.index(kind)) for i, row in enumerate(rows) if kind in row))
+
+
+def _ant_maze(rows: list[list[Any]], horizon: int) -> gymnasium.Env[Any, Any]:
+    register_robotics()
+    package = importlib.util.find_spec("ogbench")
+    assert package and package.submodule_search_locations
+    ant = Path(package.submodule_search_locations[0]) / "locomaze" / "assets" / "ant.xml"
+    return gymnasium.make("AntMaze_UMaze-v5", maze_map=rows, xml_file=str(ant), max_episode_steps=horizon,
+                          include_cfrc_ext_in_observation=False, disable_env_checker=True)  # fmt: skip
+
+
+def register_robotics() -> None:
+    """Makes gymnasium-robotics' environments known, without its news about others of them."""
+    with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import gymnasium_robotics
+
+        gymnasium.register_envs(gymnasium_robotics)
+
+
+SIMULATORS: dict[str, Simulator] = {
+    "halfcheetah": Simulator(17, 6, 1000, partial(make_locomotion, "HalfCheetah-v4"), "HalfCheetah-v4"),
+    "hopper": Simulator(11, 3, 1000, partial(make_locomotion, "Hopper-v4"), "Hopper-v4"),
+    "walker2d": Simulator(17, 6, 1000, partial(make_locomotion, "Walker2d-v4"), "Walker2d-v4"),
+    **{f"antmaze-{maze}": Simulator(29, 8, 700 if maze == "umaze" else 1000, partial(AntMaze, maze), "AntMaze_UMaze-v5")
+       for maze in MAZES},
+}  # fmt: skip

@@ -1,0 +1,75 @@
+"""OGBench's simulators: what is known of them without building one, and how those of an arm share their model."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+
+def is_manipulation(env_id: str) -> bool:
+    """Whether an arm acts in it."""
+    return env_id.startswith(("cube", "scene", "puzzle"))
+
+
+def widths(env_id: str) -> tuple[int, int]:
+    """Length of an observation and of an action, without building the environment."""
+    family, size = env_id.split("-")[:2]
+    match family:
+        case "cube":  # the arm's 19, and 9 a cube
+            return 19 + 9 * (1 + ["single", "double", "triple", "quadruple"].index(size)), 5
+        case "scene":  # a cube, two buttons, drawer and window
+            return 19 + 9 + 2 * 4 + 4, 5
+        case "puzzle":  # 4 a button
+            rows, columns = size.split("x")
+            return 19 + 4 * int(rows) * int(columns), 5
+    return {"pointmaze": (2, 2), "antmaze": (29, 8), "antsoccer": (42, 8), "humanoidmaze": (69, 21)}[family]
+
+
+class SharedModel(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """A manipulation environment whose clones share its compiled model (60 MB, a second to make).
+
+    An episode changes two things in the model besides colours: scenes lock drawer and window by their joints' damping,
+    and mark targets by sites. Each clone keeps its own, put in place before every step; `reset` sets them itself.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
+        super().__init__(env)
+        base: Any = env.unwrapped
+        # OGBench makes a new action space, seeded by the operating system, each time that it samples from it to
+        # settle a scene. One that stays can be seeded, and an episode then repeats.
+        space = gymnasium.spaces.Box(-1.0, 1.0, (5,), np.float32)
+        base.__class__ = type(type(base).__name__, (type(base),), {"action_space": space})
+        base.reset(seed=0)  # compiles
+        self._now = self._changeable()
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        result = super().reset(seed=seed, options=options)
+        self._now = self._changeable()
+        return result
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        model = self.get_wrapper_attr("model")
+        model.dof_damping[:], model.site_pos[:] = self._now
+        result = super().step(action)
+        self._now = self._changeable()
+        return result
+
+    def _changeable(self) -> tuple[np.ndarray, np.ndarray]:
+        model = self.get_wrapper_attr("model")
+        return model.dof_damping.copy(), model.site_pos.copy()
+
+
+def clone(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
+    """A simulator independent of `env` and equal to it, from `OGBenchTask.make_env`.
+
+    Clones share what is fixed once built: the compiled model, its source, the inverse kinematics (a function of its
+    arguments). Everything else is copied. Use clones in one process and one thread only.
+    """
+    base: Any = env.unwrapped
+    source = [value for name, value in vars(base).items() if name.endswith(("_jnts", "_acts", "_geoms_list"))]
+    memo = {id(shared): shared for shared in (base._mjcf_model, base._model, base._ik, *source)}
+    memo[id(base._data)] = copy.copy(base._data)  # a deep copy would copy the model, too
+    return copy.deepcopy(env, memo)

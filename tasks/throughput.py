@@ -1,0 +1,155 @@
+"""How fast simulators step as evaluations step them, and what memory each takes; needs no data.
+
+    python -m tasks.throughput --tasks cube-single-play-singletask-v0,hopper-medium-v2 --rows 40
+
+Each task is stepped with random actions, past any end, in the pool that evaluations use (`tasks.simulators`; a worker
+a core) and in a plain loop over one simulator. The two take turns, so that a busy machine slows both alike, and the
+shortest span of each counts.
+"""
+
+from __future__ import annotations
+
+import csv
+import multiprocessing as mp
+import os
+import platform
+import sys
+import time
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import tasks
+from methods.core import BadInput
+from tasks.simulators import SimulatorPool, cores, lean_children
+
+FAMILIES = (  # one task of each
+    "cube-single-play-singletask-v0", "scene-play-singletask-v0", "puzzle-3x3-play-singletask-v0",
+    "antmaze-large-navigate-singletask-v0", "humanoidmaze-medium-navigate-singletask-v0",
+    "antsoccer-arena-navigate-singletask-v0", "hopper-medium-v2", "halfcheetah-medium-v2", "walker2d-medium-v2",
+    "antmaze-large-play-v2",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One task's simulators."""
+
+    task: str
+    rows: int  # simulators in the pool
+    loop: float  # environment steps a second, one simulator in a plain loop
+    pool: float  # all simulators together, in the pool
+    mb: float  # resident memory of each further simulator, in a worker that has one; NaN where it cannot be told
+
+    @property
+    def ratio(self) -> float:
+        return self.pool / self.loop
+
+
+def measure(task: Any, rows: int, steps: int, repeats: int) -> Measurement:
+    """Of one task; a span is `steps` steps of the one simulator, and as many of the pool's rows in all."""
+    rng, width = np.random.default_rng(0), task.spec.action_dim
+    actions = rng.uniform(-1.0, 1.0, (rows, width)).astype(np.float32)
+    env, everyone = task.make_env(), np.ones(rows, bool)
+    with SimulatorPool(task.make_env, rows, clone=task.clone) as pool:
+        env.reset(seed=0)
+        pool.reset(np.arange(rows))
+        seconds: dict[str, list[float]] = {"loop": [], "pool": []}
+        for _ in range(repeats):
+            started = time.perf_counter()
+            for step in range(steps):
+                env.step(actions[step % rows])
+            between = time.perf_counter()
+            for _ in range(max(1, steps // rows)):
+                pool.step(actions, everyone)
+            seconds["loop"].append((between - started) / steps)
+            seconds["pool"].append((time.perf_counter() - between) / (max(1, steps // rows) * rows))
+    env.close()
+    return Measurement(task.name, rows, 1 / min(seconds["loop"]), 1 / min(seconds["pool"]), memory(task, min(rows, 20)))
+
+
+def memory(task: Any, rows: int) -> float:
+    """Megabytes of each of `rows` simulators beside a first one, in a process of its own."""
+    with lean_children(), mp.get_context("spawn").Pool(1) as process:
+        return process.apply(_memory, (task, rows))
+
+
+def _memory(task: Any, rows: int) -> float:
+    with SimulatorPool(task.make_env, 1, workers=0) as first:
+        first.reset(np.zeros(1, int))
+        before = _resident_mb()
+        with SimulatorPool(task.make_env, rows + (task.clone is not None), workers=0, clone=task.clone) as more:
+            more.reset(np.arange(more.n))
+            return (_resident_mb() - before) / rows
+
+
+def _resident_mb() -> float:
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return float("nan")
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def find(name: str) -> Any:
+    """The task of that name, of whichever suite.
+
+    Raises:
+      BadInput: no suite has it.
+    """
+    for suite in tasks.SUITES:
+        if name in tasks.suite(suite).names():
+            return tasks.suite(suite).get(name)
+    raise BadInput(f"no suite has a task called {name!r}; python -m harness.run --list")
+
+
+def _write(path: Path, found: list[Measurement]) -> None:
+    command = "python -m tasks.throughput " + " ".join(sys.argv[1:])
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["task", "rows", "steps_per_s_loop", "steps_per_s_pool", "ratio", "mb_per_simulator", "cores",
+                         "machine", "mujoco", "date", "command"])  # fmt: skip
+        for m in found:
+            numbers = [f"{value:.4g}" for value in (m.loop, m.pool, m.ratio, m.mb)]
+            writer.writerow([m.task, m.rows, *numbers, cores(), platform.machine(), version("mujoco"),
+                             time.strftime("%Y-%m-%d", time.gmtime()), command])  # fmt: skip
+
+
+def main(
+    names: Annotated[str, typer.Option("--tasks", help="comma-separated; default: one of each family")] = "",
+    rows: Annotated[int, typer.Option(min=1, help="simulators in the pool")] = 40,
+    steps: Annotated[int, typer.Option(min=1, help="environment steps in one timed span")] = 800,
+    repeats: Annotated[int, typer.Option(min=1, help="timed spans of each kind; the shortest counts")] = 5,
+    out: Annotated[Path | None, typer.Option(help="also write the table to this CSV file")] = None,
+) -> None:
+    """Environment steps a second in evaluation's pool and in a plain loop, and memory a simulator."""
+    try:
+        chosen = [find(name.strip()) for name in names.split(",") if name.strip()] or [find(name) for name in FAMILIES]
+        if out and not out.parent.is_dir():
+            raise BadInput(f"--out {out}: no folder {out.parent}")
+    except BadInput as error:
+        Console(stderr=True).print(f"error: {error}", markup=False, soft_wrap=True)
+        raise typer.Exit(2) from None
+    table = Table("task", "rows", "steps/s, one in a loop", "steps/s, pool", "ratio", "MB each")
+    found = []
+    for task in chosen:
+        found.append(m := measure(task, rows, steps, repeats))
+        table.add_row(m.task, str(m.rows), f"{m.loop:.0f}", f"{m.pool:.0f}", f"{m.ratio:.2f}", f"{m.mb:.1f}")
+    console = Console()
+    console.width = max(console.width, 100)  # as wide as the table, where the output is no terminal
+    console.print(table)
+    console.print(f"{cores()} cores, mujoco {version('mujoco')}", highlight=False)
+    if out:
+        _write(out, found)
+
+
+if __name__ == "__main__":
+    from tasks.throughput import main as command  # under the name that other processes can import
+
+    typer.run(command)

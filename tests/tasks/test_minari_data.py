@@ -1,0 +1,182 @@
+"""Minari datasets: written whole or not at all, read as transitions; Minari's own as tasks of their own."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from typing import Any
+
+import gymnasium
+import h5py
+import numpy as np
+import pytest
+
+import tasks
+from methods.core import BadInput, TaskSpec
+from tasks import d4rl, minari_data, scores
+from tasks.minari_data import Episode, metadata_of, read, write
+
+pytestmark = pytest.mark.usefixtures("d4rl_folders")
+
+
+def episode(*values: float, terminated: bool = False, width: int = 11) -> Episode:
+    """States `values`, rewards the values left behind; the last step terminates, or is broken off."""
+    states = np.repeat(np.array(values, np.float32)[:, None], width, axis=1)
+    ended = np.zeros(len(values) - 1, bool)
+    ended[-1] = terminated
+    return Episode(states, states[:-1, :3] / 10, states[:-1, 0], ended, truncated=not terminated)
+
+
+def own(identity: str = "local/x-v0", *episodes: Episode, **metadata: Any) -> str:
+    write(identity, episodes or (episode(1, 2, 3), episode(4, 5, terminated=True)), "Hopper-v5", metadata)
+    return identity
+
+
+def damage(identity: str, how: Any) -> None:
+    file = minari_data.folder(identity) / "data" / minari_data.FILE
+    file.write_bytes(how(file.read_bytes()))
+
+
+def test_what_is_written_is_read():
+    own(recipe={"seed": 1})
+    loaded = read("local/x-v0")
+    assert loaded.columns["observations"][:, 0].tolist() == [1, 2, 4]
+    assert loaded.columns["next_observations"][:, 0].tolist() == [2, 3, 5]  # a step cut off by time leads somewhere
+    assert loaded.columns["rewards"].tolist() == [1, 2, 4] and loaded.returns.tolist() == [3, 4]
+    assert loaded.columns["masks"].tolist() == [1, 1, 0] and loaded.columns["terminals"].tolist() == [0, 1, 1]
+    assert loaded.metadata["recipe"] == {"seed": 1} and minari_data.ids() == ["local/x-v0"]
+    assert all(column.dtype == np.float32 for column in loaded.columns.values())
+
+
+def test_many_episodes_keep_their_order(monkeypatch):
+    monkeypatch.setattr(minari_data, "BATCH", 4)
+    own("local/x-v0", *(episode(10 * i, 10 * i + 1, terminated=i % 3 == 0) for i in range(1, 14)))
+    loaded = read("local/x-v0")
+    assert loaded.columns["observations"][:, 0].tolist() == [10 * i for i in range(1, 14)]
+    assert loaded.columns["masks"].tolist() == [float(i % 3 != 0) for i in range(1, 14)]
+    assert (metadata_of("local/x-v0") or {})["total_episodes"] == 13
+
+
+def test_a_full_disk_leaves_nothing(monkeypatch):
+    def full(source: Any, target: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(BadInput, match=r"cannot write .*local/x-v0: No space left on device"):
+        own()
+    assert not list(minari_data.folder("local/x-v0").parent.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("how", "line"),
+    [(lambda content: b"", "is empty"), (lambda content: content[: len(content) // 2], "truncated or damaged"),
+     (lambda content: b"nonsense", "truncated or damaged")],
+)  # fmt: skip
+def test_damaged_files_are_named(how, line):
+    damage(own(), how)
+    with pytest.raises(BadInput, match=line) as caught:
+        read("local/x-v0")
+    assert str(minari_data.folder("local/x-v0")) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_missing_columns_and_misfitting_ones_are_named():
+    own()
+    path = minari_data.folder("local/x-v0") / "data" / minari_data.FILE
+    with h5py.File(path, "a") as file:
+        file["episode_1/observations"].resize((1, 11))
+    with pytest.raises(BadInput, match="episode 1 has 1 observations and 1 rewards"):
+        read("local/x-v0")
+    with h5py.File(path, "a") as file:
+        del file["episode_0/actions"]
+    with pytest.raises(BadInput, match="truncated or damaged"):
+        read("local/x-v0")
+    with pytest.raises(BadInput, match="no Minari dataset local/y-v0 in"):
+        read("local/y-v0")
+
+
+@pytest.mark.parametrize(
+    ("bad", "line"),
+    [
+        ({"observations": np.full((3, 11), np.inf)}, "observations holds a non-finite value at transition 2"),
+        ({"actions": np.full((2, 3), 1.5)}, r"action outside \[-1, 1\] at transition 2"),
+        ({"rewards": np.array([0.0, np.nan])}, "rewards holds a non-finite value at transition 3"),
+    ],
+)
+def test_bad_numbers_are_named_and_the_file_is_not_pinned(bad, line):
+    own("local/x-v0", episode(1, 2, 3), episode(4, 5, 6)._replace(**bad))
+    reference = scores.Reference(0.0, 1.0, "made up")
+    with pytest.raises(BadInput, match=line):
+        minari_data.as_dataset("x", TaskSpec(11, 3, 1000), read("local/x-v0"), "generated", False, reference)
+    with pytest.raises(BadInput, match=r"observations has shape \(4, 11\), expected \(4, 17\)"):
+        minari_data.as_dataset("x", TaskSpec(17, 3, 1000), read("local/x-v0"), "generated", False, reference)
+    assert not list(minari_data.folder("local/x-v0").glob("data/*.sha256"))
+
+
+def test_actions_are_clipped_to_what_squashed_policies_can_express():
+    own("local/x-v0", episode(10, 20), episode(-10, 5))
+    loaded = read("local/x-v0")
+    assert set(np.abs(loaded.columns["actions"]).ravel()) == {1.0}
+    data = minari_data.as_dataset("x", TaskSpec(11, 3, 9), loaded, "generated", False, scores.Reference(0, 1, ""))
+    assert 0.9999 < np.abs(data.transitions["actions"]).max() < 1
+
+
+@pytest.mark.parametrize("metadata", [{}, {"ref_min_score": 1.0}, {"ref_min_score": 1.0, "ref_max_score": 1.0}])
+def test_without_reference_returns_there_is_no_score(metadata):
+    own(**metadata)
+    with pytest.raises(BadInput, match="local/x-v0 states no reference returns"):
+        minari_data.reference_of("local/x-v0")
+
+
+# ---- Minari's own ----
+
+
+def test_minari_s_own_datasets_are_tasks_under_their_ids():
+    """On the simulator that they name, v5, not D4RL's; scored by what their metadata say."""
+    own("mujoco/hopper/medium-v0", ref_min_score=10.0, ref_max_score=20.0)
+    own("given/hopper-medium-0123-v0")  # ours
+    assert d4rl.names()[len(d4rl.PAPER_TASKS) :] == ("mujoco--hopper--medium-v0",)
+    (task,), (same,) = tasks.select("d4rl", ["mujoco/hopper/medium-v0"]), tasks.select("d4rl", ["mujoco--*"])
+    assert task == same and task.name == "mujoco--hopper--medium-v0" and task.spec == TaskSpec(11, 3, 1000)
+    env = task.make_env()
+    assert env.spec and env.spec.id == "Hopper-v5" and env.reset(seed=0)[0].shape == (11,)
+    assert task.score(np.array([10.0, 15.0]), np.zeros(2)).tolist() == [0.0, 50.0]
+    data = task.load()
+    assert len(data) == 3 and data.reward.scale == 1000.0 and data.provenance.name == "mujoco/hopper/medium-v0"
+    assert data.provenance.details["minari"] == "mujoco/hopper/medium-v0"
+    assert task.whereabouts() == f"Minari's: {minari_data.folder('mujoco/hopper/medium-v0')}"
+    with pytest.raises(BadInput, match="is Minari's own: --data generate has no meaning"):
+        task.whereabouts("generate")
+
+
+@pytest.mark.filterwarnings("ignore:.* is set to None")
+def test_a_goal_s_observations_are_put_together_as_d4rl_has_them():
+    """achieved_goal (x, y) first, then the rest: 29 numbers of an ant in a maze; rewards less 1."""
+    from minari import create_dataset_from_buffers
+    from minari.data_collector import EpisodeBuffer
+
+    minari_data.root().mkdir()
+    rng = np.random.default_rng(0)
+    steps = np.arange(4.0)
+    observations = {"observation": rng.normal(size=(4, 27)), "achieved_goal": np.stack([steps, -steps], axis=1),
+                    "desired_goal": np.zeros((4, 2))}  # fmt: skip
+    buffer = EpisodeBuffer(observations=observations, actions=np.zeros((3, 8)), rewards=np.array([0.0, 0.0, 1.0]),
+                           terminations=np.array([False, False, True]), truncations=np.zeros(3, bool))  # fmt: skip
+    from tasks.d4rl_simulators import register_robotics
+
+    register_robotics()
+    env = gymnasium.make("AntMaze_UMaze-v4", continuing_task=False, disable_env_checker=True)
+    create_dataset_from_buffers("D4RL/antmaze/umaze-v1", [buffer], env=env, ref_min_score=0.0, ref_max_score=1.0)
+    task = d4rl.get("D4RL/antmaze/umaze-v1")
+    assert task.spec == TaskSpec(29, 8, 700)
+    found = task.load().transitions
+    assert found["observations"][:, 0].tolist() == [0, 1, 2] and found["next_observations"][:, 1].tolist() == [
+        -1,
+        -2,
+        -3,
+    ]
+    np.testing.assert_allclose(found["observations"][:, 2:], observations["observation"][:3], rtol=1e-6)
+    assert found["rewards"].tolist() == [-1, -1, 0] and found["masks"].tolist() == [1, 1, 0]
+    obs, _ = task.make_env().reset(seed=0)
+    assert obs.shape == (29,)
+    assert json.loads(json.dumps(metadata_of("D4RL/antmaze/umaze-v1")))["total_steps"] == 3
