@@ -60,8 +60,10 @@ class OnlineTrainer:
         names = metric_names(self.stage, state, columns)
         self.tally = {name: jnp.zeros((2, len(seeds))) for name in names}  # sum and count
         self.seconds = {"compile": 0.0, "train": 0.0, "simulate": 0.0}
-        self._compiled: dict[bool, Any] = {}
         self._act = jax.jit(self._explore)
+        # a program of its own: in one with the gathers that read it, XLA would copy the buffer at every step
+        self._insert = jax.jit(replay.insert, donate_argnums=0)
+        self._learn: Any = None
 
     def resume(self, own: Columns, tally: dict[str, Array]) -> None:
         """Goes on from transitions `[s, held, ...]` gathered before, and the metrics since the last report."""
@@ -89,16 +91,14 @@ class OnlineTrainer:
         Raises:
           NotFinite: a metric or an action was NaN or infinite; names the record's step and the seed.
         """
-        learn = number > self.online.warmup
-        given = (self.trained, self.own, self.tally)
-        arguments = (*given, self.frozen, self.columns, row, starts, obs, self.keys, np.int32(number))
-        if learn not in self._compiled:
-            started = time.perf_counter()
-            program = jax.jit(partial(self._program, learn), donate_argnums=(0, 1, 2))
-            self._compiled[learn] = program.lower(*arguments).compile()
-            self.seconds["compile"] += time.perf_counter() - started
         started = time.perf_counter()
-        self.trained, self.own, self.tally, actions, sound = self._compiled[learn](*arguments)
+        self.own = self._insert(self.own, row, starts, np.int32(number - 1))
+        arguments = (self.trained, self.tally, self.frozen, self.columns, self.own, obs, self.keys, np.int32(number))
+        if self._learn is None:
+            self._learn = jax.jit(self._learn_and_act, donate_argnums=(0, 1)).lower(*arguments).compile()
+            self.seconds["compile"] += time.perf_counter() - started
+            started = time.perf_counter()
+        self.trained, self.tally, actions, sound = self._learn(*arguments)
         actions, sound = jax.device_get((actions, sound))
         self.seconds["train"] += time.perf_counter() - started
         if not sound.all():
@@ -115,24 +115,27 @@ class OnlineTrainer:
         with np.errstate(invalid="ignore"):
             return {name: total / count for name, (total, count) in tally.items()}
 
-    def _program(
-        self, learn: bool, trained: State, own: Columns, tally: dict[str, Array], frozen: State, columns: Columns,
-        row: Columns, starts: Array, obs: Array, keys: Key, number: Array,
+    def _learn_and_act(
+        self, trained: State, tally: dict[str, Array], frozen: State, columns: Columns, own: Columns, obs: Array,
+        keys: Key, number: Array,
     ) -> Any:  # fmt: skip
-        own = replay.insert(own, row, starts, number - 1)
-        sound = jnp.ones(len(self.seeds), bool)
-        if learn:
-            updates = self.online.updates
+        def learn(trained: State, tally: dict[str, Array]) -> Any:
             draw = partial(replay.draw, gathered=number, capacity=self.capacity)
-            before = (number - 1 - self.online.warmup) * updates
-            trained, result = span(self.stage, updates, draw)(trained, frozen, columns, own, keys, before)
-            sound = result.first_bad < 0
+            before = (number - 1 - self.online.warmup) * self.online.updates
+            train = span(self.stage, self.online.updates, draw)
+            trained, result = train(trained, frozen, columns, own, keys, before)
             for name, value in result.metrics.items():
                 # with delayed updates a step may not report some of them
                 missing = jnp.isnan(value) if self.stage.between else jnp.zeros(value.shape, bool)
                 tally = {**tally, name: tally[name] + jnp.stack([jnp.where(missing, 0.0, value), ~missing])}
+            return trained, tally, result.first_bad < 0
+
+        def wait(trained: State, tally: dict[str, Array]) -> Any:
+            return trained, tally, jnp.ones(len(self.seeds), bool)
+
+        trained, tally, sound = jax.lax.cond(number > self.online.warmup, learn, wait, trained, tally)
         actions = self._explore({**frozen, **trained}, obs, keys, number + 1)
-        return trained, own, tally, actions, sound & jnp.isfinite(actions).all(axis=-1)
+        return trained, tally, actions, sound & jnp.isfinite(actions).all(axis=-1)
 
     def _explore(self, state: State, obs: Array, keys: Key, number: Array) -> Array:
         def one(state: State, obs: Array, key: Key) -> Array:
