@@ -52,6 +52,11 @@ class Run:
     def name(self) -> str:
         return f"{self.suite}/{self.task}/{self.method}/{self.fingerprint[:12]}"
 
+    @property
+    def online(self) -> bool:
+        """Whether it goes on online from an offline run, whose rows then stand before its own."""
+        return bool(self.meta.get("online"))
+
     def train(self) -> pd.DataFrame:
         """`seed, step, <part>/<quantity>...` of train.csv, read when asked for; empty if there is none.
 
@@ -78,7 +83,8 @@ class Records:
     `episodes` has a row an episode: suite, task, method, label, fingerprint, status, seed, phase, step, one column a
     knob (NaN where the method has no such knob), setting ("L_test=1", "" without knobs), episode, return, length,
     success, score, and complete (False in an evaluation that was still being written). `label` tells the runs of a
-    task apart: the method's name, with a piece of the fingerprint where the task has several runs of that method.
+    task apart: the method's name, with "online" for a run that goes on from an offline one, and with a piece of the
+    fingerprint where the task has several of those.
     """
 
     root: Path
@@ -146,9 +152,8 @@ def read_run(folder: Path) -> Run:
     if tuple(meta[key] for key in identity) != folder.parts[-4:]:  # a copied folder would count its seeds twice
         raise RecordError(f"{path} says it is {'/'.join(meta[key] for key in identity)}, its folder says otherwise")
     values = {key: meta[key] for key in (*identity, "status", "config")}
-    return Run(
-        folder=folder, label=meta["method"], seeds=tuple(meta["seeds"]), knobs=tuple(meta["knobs"]), meta=meta, **values
-    )
+    label = f"{meta['method']} online" if meta.get("online") else meta["method"]
+    return Run(folder=folder, label=label, seeds=tuple(meta["seeds"]), knobs=tuple(meta["knobs"]), meta=meta, **values)
 
 
 def read_episodes(run: Run) -> tuple[pd.DataFrame, list[str]]:
@@ -244,17 +249,17 @@ def _label(found: Sequence[tuple[Run, pd.DataFrame]]) -> tuple[list[tuple[Run, p
     groups: dict[tuple[str, str, str], list[Run]] = defaultdict(list)
     for run, rows in found:
         if len(rows):
-            groups[run.suite, run.task, run.method].append(run)
+            groups[run.suite, run.task, run.label].append(run)
     labels: dict[Path, str] = {}
     notes = []
-    for (suite, task, method), runs in groups.items():
+    for (suite, task, label), runs in groups.items():
         if len(runs) == 1:
             continue
         prints = [run.fingerprint for run in runs]
         size = next(n for n in range(6, 1 + max(map(len, prints))) if len({one[:n] for one in prints}) == len(prints))
-        labels |= {run.folder: f"{method} ({run.fingerprint[:size]})" for run in runs}
-        differ = _differences([run.config for run in runs])
-        notes.append(f"{suite}/{task} has {len(runs)} runs of {method}, shown apart: {differ}")
+        labels |= {run.folder: f"{label} ({run.fingerprint[:size]})" for run in runs}
+        differ = _differences([{**run.config, **(run.meta.get("online") or {})} for run in runs])
+        notes.append(f"{suite}/{task} has {len(runs)} runs of {label}, shown apart: {differ}")
     return [(replace(run, label=labels.get(run.folder, run.label)), rows) for run, rows in found], notes
 
 
