@@ -48,8 +48,17 @@ def legible(points: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     return pd.concat(kept, ignore_index=True), notes
 
 
-def draw_learning(points: pd.DataFrame) -> Figure:
-    """Score over steps of one task; a method's knob settings are shades of its colour, its interval a band."""
+def handover(points: pd.DataFrame) -> int | None:
+    """The step at which the offline phase of runs that went on online ended, the first if they differ; None if no
+    evaluation came after it."""
+    ends = [run.loc[run["phase"] == "offline", "step"].max() for _, run in points.groupby("label", observed=True)]
+    first = min(ends, default=math.nan)
+    return int(first) if (points["step"] > first).any() else None
+
+
+def draw_learning(points: pd.DataFrame, online_from: int | None = None) -> Figure:
+    """Score over steps of one task; a method's knob settings are shades of its colour, its interval a band. Where runs
+    went on online (`online_from` a step), what came before stands on grey (the VGF paper's Figure 3)."""
     figure, axes = plt.subplots(figsize=SIZE, layout="constrained")
     styles = looks(dict(zip(points["label"], points["method"], strict=True)))
     handles, names = [], []
@@ -64,12 +73,18 @@ def draw_learning(points: pd.DataFrame) -> Figure:
                 line["step"], line["mean"], look.line, color=color, marker=look.marker, lw=width, ms=size, mew=0
             )
             names.append(f"{label} {setting}".strip())
-    online = points.loc[points["phase"] == "online", "step"]
-    if len(online):  # the online phase begins after the last offline evaluation
-        axes.axvline(points.loc[points["step"] < online.min(), "step"].max(), color="0.4", lw=0.8, ls=":")
     axes.set(xlabel="gradient step", ylabel="score")
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    return finish(figure, f"{_task(points)}: learning curves", handles, names)
+    if online_from is None:
+        return finish(figure, f"{_task(points)}: learning curves", handles, names)
+    left, right = axes.get_xlim()
+    axes.axvspan(left, online_from, color="0.9", lw=0, zorder=0)
+    axes.set_xlim(left, right)
+    axes.set_xlabel("gradient step offline, then environment step online")
+    top = axes.get_xaxis_transform()
+    for phase, align in (("offline ", "right"), (" online", "left")):
+        axes.text(online_from, 1.01, phase, ha=align, va="bottom", fontsize=7.5, color="0.4", transform=top)
+    return finish(figure, f"{_task(points)}: offline to online", handles, names)
 
 
 def knob_curve(cells: pd.DataFrame, knob: str, knobs: tuple[str, ...]) -> pd.DataFrame:

@@ -30,7 +30,8 @@ class Records:
     `episodes` has a row an episode: suite, task, method, label, fingerprint, status, seed, phase, step, one column a
     knob (NaN where the method has no such knob), setting ("L_test=1", "" without knobs), episode, return, length,
     success, score, and complete (False in an evaluation that was still being written). `label` tells the runs of a
-    task apart: the method's name, with a piece of the fingerprint where the task has several runs of that method.
+    task apart: the method's name, with "online" for a run that goes on from an offline one, and with a piece of the
+    fingerprint where the task has several of those.
     """
 
     root: Path
@@ -101,17 +102,17 @@ def _labels(runs: Sequence[Run]) -> tuple[dict[Path, str], list[str]]:
     """Folder -> label of the runs that share their task and method with others, and a note on each such group."""
     groups: dict[tuple[str, str, str], list[Run]] = defaultdict(list)
     for run in runs:
-        groups[run.suite, run.task, run.method].append(run)
+        groups[run.suite, run.task, run.label].append(run)
     labels: dict[Path, str] = {}
     notes = []
-    for (suite, task, method), group in groups.items():
+    for (suite, task, label), group in groups.items():
         if len(group) == 1:
             continue
         prints = [run.fingerprint for run in group]
         size = next(n for n in range(6, 1 + max(map(len, prints))) if len({one[:n] for one in prints}) == len(prints))
-        labels |= {run.folder: f"{method} ({run.fingerprint[:size]})" for run in group}
+        labels |= {run.folder: f"{label} ({run.fingerprint[:size]})" for run in group}
         differ = _differences([run.settings for run in group])
-        notes.append(f"{suite}/{task} has {len(group)} runs of {method}, shown apart: {differ}")
+        notes.append(f"{suite}/{task} has {len(group)} runs of {label}, shown apart: {differ}")
     return labels, notes
 
 

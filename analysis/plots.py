@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import pandas as pd
 import typer
 
@@ -39,14 +40,20 @@ def main(
 def figures(records: Records, folder: Path, notes: list[str]) -> Iterator[list[Path]]:
     """Writes folder/<suite>/<task>/<figure>.{png,svg,pdf,csv} and yields the paths of each figure.
 
-    Figures: learning, knob-<name> for every knob with two values or more, landscape. Adds to `notes` what is not drawn.
+    Figures: learning (of offline runs), online (of those that go on online, from their offline start), knob-<name> for
+    every knob with two values or more, landscape. Adds to `notes` what is not drawn.
     """
     cells, remarks = scores(records)
     notes += remarks
     points = curves.learning(records)
+    online = {(run.suite, run.task, run.label) for run in records.runs if run.online}
+    keys = points[["suite", "task", "label"]].itertuples(index=False, name=None)
+    going_on = np.array([key in online for key in keys], bool)
     for (suite, task), rows in cells.groupby(["suite", "task"], observed=True, sort=True):
         place = folder / str(suite) / str(task)
-        path = points[(points["suite"] == suite) & (points["task"] == task)]
+        here = (points["suite"] == suite) & (points["task"] == task)
+        yield from _online(points[here & going_on], place, notes)
+        path = points[here & ~going_on]
         if path["step"].nunique() > 1:
             path, hidden = curves.legible(path)
             notes += hidden
@@ -60,6 +67,18 @@ def figures(records: Records, folder: Path, notes: list[str]) -> Iterator[list[P
             elif rows[knob].notna().any():
                 notes.append(f"{suite}/{task}: one value of {knob} only, so no curve over it")
         yield from _landscape(records, str(suite), str(task), cells, place, notes)
+
+
+def _online(points: pd.DataFrame, place: Path, notes: list[str]) -> Iterator[list[Path]]:
+    if points.empty:
+        return
+    start = curves.handover(points)
+    if start is None:
+        notes.append(f"{place.parent.name}/{place.name}: no evaluation in the online phase yet, so no curve of it")
+        return
+    path, hidden = curves.legible(points)
+    notes += hidden
+    yield save(curves.draw_learning(path, start), path, place / "online")
 
 
 def _landscape(

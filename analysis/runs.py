@@ -49,9 +49,15 @@ class Run:
         return f"{self.suite}/{self.task}/{self.method}/{self.fingerprint[:12]}"
 
     @property
+    def online(self) -> bool:
+        """Whether it goes on online from an offline run, whose rows then stand before its own."""
+        return bool(self.meta.get("online"))
+
+    @property
     def settings(self) -> dict[str, Any]:
-        """The configuration's values, without their origins."""
-        return {k: v["value"] if isinstance(v, dict) and "value" in v else v for k, v in self.config.items()}
+        """The configuration's values, without their origins, and those of an online phase."""
+        config = {k: v["value"] if isinstance(v, dict) and "value" in v else v for k, v in self.config.items()}
+        return {**config, **(self.meta.get("online") or {})}
 
     def train(self) -> pd.DataFrame:
         """`seed, step, <part>/<quantity>...` of train.csv, read when asked for; empty if there is none.
@@ -95,9 +101,8 @@ def read_run(folder: Path) -> Run:
     if tuple(meta[key] for key in identity) != folder.parts[-4:]:  # a copied folder would count its seeds twice
         raise RecordError(f"{path} says it is {'/'.join(meta[key] for key in identity)}, its folder says otherwise")
     values = {key: meta[key] for key in (*identity, "status", "config")}
-    return Run(
-        folder=folder, label=meta["method"], seeds=tuple(meta["seeds"]), knobs=tuple(meta["knobs"]), meta=meta, **values
-    )
+    label = f"{meta['method']} online" if meta.get("online") else meta["method"]
+    return Run(folder=folder, label=label, seeds=tuple(meta["seeds"]), knobs=tuple(meta["knobs"]), meta=meta, **values)
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray] | None:

@@ -26,7 +26,7 @@ def seconds_per_stage(runs: Iterable[RunNode], console: Console) -> dict[str, fl
         run, node = nodes[fingerprint]
         timing = measure(run.method, node.stage, run.settings.seeds, steps=_STEPS, repeats=2, loop=False)
         measured[kind] = timing.ms_scan * len(run.settings.seeds) / 1e3
-    return {fingerprint: measured[kinds[fingerprint]] * node.stage.steps for fingerprint, (_, node) in nodes.items()}
+    return {fingerprint: measured[kinds[fingerprint]] * node.updates for fingerprint, (_, node) in nodes.items()}
 
 
 def _kind(run: RunNode, node: StageNode) -> str:

@@ -20,6 +20,7 @@ from typing import Any
 from harness import record
 from harness.checkpoint import StageStore
 from harness.evaluate import Evaluator, Interrupted
+from harness.online import OnlineWork
 from harness.plan import Groups, RunNode, StageNode, describe
 from harness.progress import Progress
 from harness.stagework import StageWork
@@ -106,6 +107,10 @@ class Executor:
             members = []
             for run in runs:
                 folder = run.folder(self.results)
+                if run.continues and record.status_of(run.continues.folder(self.results)) != "finished":
+                    self.progress.say(f"{run.label}: passed over: the offline run it goes on from is unfinished")
+                    statuses[run.fingerprint] = "waiting"
+                    continue
                 if record.status_of(folder) == "finished":
                     self.progress.say(f"{run.label}: finished before ({run.fingerprint})")
                     statuses[run.fingerprint] = "finished"
@@ -243,14 +248,12 @@ class Member:
         """Trains a stage's parts, or adopts them where they exist. As the last stage it is `watching`'s, who are
         evaluated on the way and get the parts too."""
         folder = self.executor.artifact(node)
+        work = OnlineWork if node.online else StageWork
         with (
             record.locked(folder, wait=self._wait(node)),
             StageStore(folder, node.identity, f"{self.run.label} ({self.run.fingerprint})") as store,
         ):
-            if store.step:
-                parts = {name: part for name, part in self.state.items() if name in node.stage.trains}
-                self.state = {**self.state, **store.restore(parts)}
-            StageWork(self, node, store, watching).finish()
+            work(self, node, store, watching).finish()
             if not store.finished:  # everyone who watched has failed
                 return
             about = {"name": node.stage.name, "fingerprint": node.fingerprint, "steps": node.stage.steps}

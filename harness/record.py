@@ -7,6 +7,7 @@ import csv
 import datetime
 import importlib.metadata
 import json
+import math
 import os
 import subprocess
 import sys
@@ -128,6 +129,8 @@ class Table:
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Adds rows in one write and waits until they are on disk."""
         header = list(rows[0])
+        if self._header and set(header) <= set(self._header):  # a table that was taken on has columns of its source
+            header, rows = self._header, [{name: row.get(name, math.nan) for name in self._header} for row in rows]
         if self._header not in (None, header):
             raise BadInput(f"{self.path}: columns {header} do not match {self._header}; use --fresh")
         lines = [] if self._header else [",".join(header)]
@@ -138,6 +141,22 @@ class Table:
             os.fsync(file.fileno())
         self._header = header
         self.steps |= {int(row["step"]) for row in rows}
+
+
+def take_on(source: Path, target: Path, columns: Sequence[str] = ()) -> None:
+    """Starts the table `target` with the rows of `source`, of a run that it goes on from and whose last evaluation is
+    therefore not final; not if it has been started. With `columns` its own come to those of `source`, empty there."""
+    if target.exists() or not source.exists():
+        return
+    with source.open(newline="") as file:
+        reader = csv.DictReader(file)
+        rows, names = list(reader), list(reader.fieldnames or ())
+    names += sorted(set(columns) - set(names))
+    lines = [",".join(names)]
+    for row in rows:
+        row |= {"phase": "offline"} if "phase" in row else {}
+        lines.append(",".join(row.get(name, "nan") for name in names))
+    write_lines(target, lines)
 
 
 def _cell(value: Any) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import fnmatch
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +22,7 @@ from methods.core import BadInput
 if TYPE_CHECKING:
     from harness.adopt import Offer
     from harness.config import Override, RunSettings
+    from harness.plan import RunNode
 
 _FULL = {errno.ENOSPC: "is full", errno.EDQUOT: "is over quota", errno.EROFS: "is read-only",
          errno.EACCES: "is not writable", errno.EPERM: "is not writable",
@@ -46,6 +48,11 @@ def run(
     episodes: Annotated[int | None, typer.Option(help="evaluation episodes per seed and test-time setting")] = None,
     evaluate_every: Annotated[int | None, typer.Option(help="gradient steps between evaluations")] = None,
     data_episodes: Annotated[int | None, typer.Option(help="episodes of a dataset that is generated")] = None,
+    online_steps: Annotated[int | None, typer.Option(help="environment steps online after the offline end")] = None,
+    online_warmup: Annotated[int | None, typer.Option(help="of them, steps before the first update")] = None,
+    updates_per_step: Annotated[int | None, typer.Option(help="gradient steps to an environment step")] = None,
+    online_evaluate_every: Annotated[int | None, typer.Option(help="environment steps between evaluations")] = None,
+    replay_capacity: Annotated[int | None, typer.Option(help="transitions, the dataset's too; default: all")] = None,
     jobs: Annotated[int | None, typer.Option(help="runs at a time on this machine")] = None,
     resume: Annotated[bool, typer.Option("--resume/--fresh", help="continue and skip, or delete and redo")] = True,
     adopt: Annotated[list[Path] | None, typer.Option(help="an artefact's folder to use; may be repeated")] = None,
@@ -63,7 +70,10 @@ def run(
             return
         code = _main(names, suite or "toy", patterns, preset, data, results, sets or [], adopt or [], resume, dry_run,
                      show_config, {"seeds": seeds, "episodes": episodes, "evaluate_every": evaluate_every,
-                                   "data_episodes": data_episodes, "jobs": jobs}, steps, console)  # fmt: skip
+                                   "data_episodes": data_episodes, "online_steps": online_steps,
+                                   "online_warmup": online_warmup, "updates_per_step": updates_per_step,
+                                   "online_evaluate_every": online_evaluate_every,
+                                   "replay_capacity": replay_capacity, "jobs": jobs}, steps, console)  # fmt: skip
     except BadInput as error:
         console.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
         code = 2
@@ -103,21 +113,25 @@ def _main(
     console: Console,
 ) -> int:  # fmt: skip
     chosen_tasks = tasks.select(suite, [pattern.strip() for pattern in patterns.split(",") if pattern.strip()])
-    chosen = list(dict.fromkeys(filter(None, map(str.strip, names.split(","))))) or list(methods.REGISTRY)
+    named = list(dict.fromkeys(filter(None, map(str.strip, names.split(",")))))
+    chosen = named or list(methods.REGISTRY)
     for name in chosen:
         methods.get(name)
     settings, overrides = _settings(suite, preset, sizes, steps, sets, chosen)
 
     from harness.adopt import Offer
     from harness.config import task_options
-    from harness.plan import plan_run
+    from harness.plan import plan_all
     from tasks.core import choose
+
+    def planned(task: Any, data_id: str) -> list[RunNode]:
+        return plan_all(task, data_id, chosen, overrides, settings, chosen=bool(named))
 
     made = task_options(overrides)
     chosen_tasks = tuple(choose(task.sized(settings.data_episodes), made) for task in chosen_tasks)
     # looks at everything before anything is fetched or written, so that a bad value costs nothing
     whereabouts = {task.name: task.whereabouts(data) for task in chosen_tasks}
-    drafts = [plan_run(task, "?", name, overrides, settings) for task in chosen_tasks for name in chosen]
+    drafts = [run for task in chosen_tasks for run in planned(task, "?")]
     offered = [Offer(path) for path in adopt]
     for offer in offered:
         offer.check(drafts, data_known=False)
@@ -127,7 +141,8 @@ def _main(
     if dry_run:
         show.plan(drafts, whereabouts, results)
         return 0
-    return _carry_out(chosen_tasks, chosen, overrides, settings, data, results, resume, offered, console)
+    per_task = len(drafts) // len(chosen_tasks)
+    return _carry_out(chosen_tasks, planned, per_task, settings.jobs, data, results, resume, offered, console)
 
 
 def _settings(
@@ -139,8 +154,9 @@ def _settings(
 
     values, overrides = load_preset(suite, preset)
     for name, value in sizes.items():
-        if value is not None and value < 1:
-            raise BadInput(f"--{name.replace('_', '-')} {value}: expected at least 1")
+        least = 0 if name in ("online_steps", "online_warmup") else 1
+        if value is not None and value < least:
+            raise BadInput(f"--{name.replace('_', '-')} {value}: expected at least {least}")
         values |= {} if value is None else {name: value}
     values["seeds"] = tuple(range(values["seeds"]))
     given = parse_set(sets)
@@ -151,23 +167,24 @@ def _settings(
 
 
 def _carry_out(
-    chosen_tasks: tuple[Any, ...], chosen: list[str], overrides: tuple[Override, ...], settings: RunSettings,
+    chosen_tasks: tuple[Any, ...], planned: Callable[[Any, str], list[RunNode]], per_task: int, jobs: int,
     data: str, results: Path, resume: bool, offered: list[Offer], console: Console,
 ) -> int:  # fmt: skip
     """Runs task by task, so that one dataset is on the device at a time; returns the exit code.
 
-    A task whose data cannot be had is passed over with a line, unless none can.
+    A task whose data cannot be had is passed over with a line, unless none can. `planned`: a task's runs, `per_task` of
+    them, with these data.
     """
     from harness.evaluate import Interrupted
     from harness.execute import Executor
-    from harness.plan import plan_run, together
+    from harness.plan import together
     from harness.progress import Progress
     from harness.record import write_arrays
 
     statuses: list[str] = []
     resuming = "the same command continues" + ("" if resume else ", without --fresh")
     with Progress(console) as progress:
-        executor = Executor(results, progress, settings.jobs)
+        executor = Executor(results, progress, jobs)
         for task in chosen_tasks:
             try:
                 dataset = task.load(data)
@@ -175,12 +192,12 @@ def _carry_out(
                 if task is chosen_tasks[-1] and set(statuses) <= {"no data"}:
                     raise
                 progress.say(f"{task.name}: passed over: {error}")
-                statuses += ["no data"] * len(chosen)
+                statuses += ["no data"] * per_task
                 continue
             except KeyboardInterrupt:
                 progress.say(f"stopped while getting data for {task.name}; {resuming}")
                 return 130
-            nodes = [plan_run(task, dataset.provenance.sha256, name, overrides, settings) for name in chosen]
+            nodes = planned(task, dataset.provenance.sha256)
             matching = [(offer, node) for offer in offered if (node := offer.check(nodes))]  # all, before any is taken
             for offer, node in matching:
                 executor.forgotten.add(offer.take(executor.artifact(node), anew=not resume))

@@ -56,7 +56,7 @@ def plan(drafts: Sequence[RunNode], whereabouts: Mapping[str, str], results: Pat
             made: dict[str, str] = {}
             for node in run.nodes:
                 if node.fingerprint not in branches:
-                    above = [made[part] for part in node.stage.reads]
+                    above = [made[part] for part in node.needs]
                     below = next((fingerprint for fingerprint in reversed(branches) if fingerprint in above), None)
                     text = _stage(node, runs, times[node.fingerprint])
                     branches[node.fingerprint] = (branches[below] if below else tree).add(text)
@@ -64,17 +64,22 @@ def plan(drafts: Sequence[RunNode], whereabouts: Mapping[str, str], results: Pat
             branches[run.nodes[-1].fingerprint].add(_evaluation(run, runs))
         console.print(tree)
     total = sum(times.values())
-    alone = sum(times[node.fingerprint] for run in drafts for node in run.nodes)
+    continued = {run.continues.fingerprint for run in drafts if run.continues}
+    alone = sum(times[node.fingerprint] for run in drafts if run.fingerprint not in continued for node in run.nodes)
     console.print(f"{len(drafts)} runs x {len(drafts[0].settings.seeds)} seeds; results: {results}/", markup=False)
     console.print(f"training about {duration(total)} on this device ({duration(alone - total)} saved by sharing); "
-                  "data, compilation and evaluation come on top", markup=False)  # fmt: skip
+                  f"data, compilation{', exploring' if drafts[-1].continues else ''} and evaluation come on top",
+                  markup=False)  # fmt: skip
 
 
 def _stage(node: StageNode, runs: Sequence[RunNode], seconds: float) -> str:
-    users = [run.method.name for run in _users(node, runs)]
+    users = [run.name for run in _users(node, runs)]
     whom = f"[green]shared by {len(users)}: {', '.join(users)}[/green]" if len(users) > 1 else f"for {users[0]}"
     about = escape(f"{node.stage.name}: {node.stage.rule}")
-    return f"{about}; {node.stage.steps} steps, {duration(seconds)}, {whom}"
+    steps = f"{node.updates} {'updates' if node.online else 'steps'}"
+    if node.online:
+        steps = f"{node.stage.steps} environment steps, {steps}"
+    return f"{about}; {steps}, {duration(seconds)}, {whom}"
 
 
 def _users(node: StageNode, runs: Sequence[RunNode]) -> list[RunNode]:
@@ -87,7 +92,7 @@ def _evaluation(run: RunNode, runs: Sequence[RunNode]) -> str:
     along = _users(last, runs)[0].nodes[-1].fingerprint == last.fingerprint
     rows = len(run.settings.seeds) * len(run.method.knobs) * run.settings.episodes
     times = len(run.evaluation_steps()) if along else 1
-    return f"[bold]{run.method.name}[/bold] evaluated {times} time{'s' * (times > 1)}, {rows} episodes each"
+    return f"[bold]{run.name}[/bold] evaluated {times} time{'s' * (times > 1)}, {rows} episodes each"
 
 
 def duration(seconds: float) -> str:

@@ -73,23 +73,75 @@ def prepare(stage: Stage, state: State, columns: Columns, keys: Key) -> dict[str
 
 
 Update = Callable[[State, Any, Key], tuple[State, dict[str, Array]]]
+Draw = Callable[[Columns, Columns, Key, int], dict[str, Array]]
+"""(columns of all seeds, this seed's own, key, rows) -> a batch."""
+
+
+def uniform(columns: Columns, own: Columns, key: Key, rows: int) -> dict[str, Array]:
+    """Rows of the dataset, with replacement; `own` are further columns of it."""
+    index = jax.random.randint(key, (rows,), 0, len(next(iter(columns.values()))))
+    return {name: column[index] for name, column in {**columns, **own}.items()}
 
 
 def seed_step(
-    stage: Stage, columns: Columns, update: Update | None = None
+    stage: Stage, columns: Columns, update: Update | None = None, draw: Draw = uniform
 ) -> Callable[[State, Columns, Key, Array], tuple[State, dict[str, Array]]]:
-    """One seed's gradient step: draws its own batch, then does `update` (by default the stage's). `prepared` are that
-    seed's extra columns."""
-    rows, update = len(next(iter(columns.values()))), update or stage.update
+    """One seed's gradient step: draws its own batch, then does `update` (by default the stage's). `own` are that
+    seed's columns."""
+    update = update or stage.update
 
-    def step(state: State, prepared: Columns, key: Key, count: Array) -> tuple[State, dict[str, Array]]:
+    def step(state: State, own: Columns, key: Key, count: Array) -> tuple[State, dict[str, Array]]:
         # keyed by the step's number: where a run stops and resumes makes no difference
         batch_key, update_key = jax.random.split(jax.random.fold_in(part_key(key, f"{stage.name}/train"), count))
-        index = jax.random.randint(batch_key, (stage.batch_size,), 0, rows)
-        batch = {name: column[index] for name, column in {**columns, **prepared}.items()}
-        return update(state, batch, update_key)
+        return update(state, draw(columns, own, batch_key, stage.batch_size), update_key)
 
     return step
+
+
+def span(stage: Stage, count: int, draw: Draw = uniform) -> Callable[..., tuple[State, ChunkResult]]:
+    """`count` gradient steps of all seeds, as a function to compile: of the trained and the frozen parts `[s, ...]`,
+    the columns of all seeds `[t, ...]`, those of each `[s, ...]`, the seeds' keys `[s]`, and the steps done before."""
+
+    def run(
+        trained: State, frozen: State, columns: Columns, own: Columns, keys: Key, first: Array
+    ) -> tuple[State, ChunkResult]:
+        def all_seeds(update: Update, trained: State, number: Array) -> tuple[State, dict[str, Array], Array]:
+            step = seed_step(stage, columns, update, draw)
+
+            def one(trained: State, frozen: State, own: Columns, key: Key) -> tuple[State, dict[str, Array]]:
+                state, metrics = step({**frozen, **trained}, own, key, number)
+                return {name: state[name] for name in trained}, metrics
+
+            trained, metrics = jax.vmap(one)(trained, frozen, own, keys)
+            finite = jnp.stack([jnp.isfinite(value) for value in metrics.values()]).all(axis=0)
+            if stage.between is not None:  # NaN is kept for what a step does not report
+                metrics = {name: jnp.where(jnp.isnan(value), jnp.inf, value) for name, value in metrics.items()}
+            return trained, metrics, jnp.where(finite, -1, number)
+
+        def body(trained: State, number: Array) -> tuple[State, tuple[dict[str, Array], Array]]:
+            full = partial(all_seeds, stage.update)
+            if stage.between is None:
+                trained, metrics, bad = full(trained, number)
+                return trained, (metrics, bad)
+            between, names = stage.between, jax.eval_shape(full, trained, number)[1]
+
+            def partly(trained: State, number: Array) -> tuple[State, dict[str, Array], Array]:
+                trained, metrics, bad = all_seeds(between, trained, number)
+                missing = {name: jnp.full(len(bad), jnp.nan) for name in names}  # passed over by the mean
+                return trained, {**missing, **metrics}, bad
+
+            # outside the vmap over seeds, so that only one of the two is computed
+            trained, metrics, bad = jax.lax.cond(number % stage.period == 0, full, partly, trained, number)
+            return trained, (metrics, bad)
+
+        trained, (metrics, bad) = jax.lax.scan(body, trained, first + 1 + jnp.arange(count))
+        never = jnp.iinfo(bad.dtype).max
+        first_bad = jnp.min(jnp.where(bad < 0, never, bad), axis=0)
+        average = jnp.mean if stage.between is None else jnp.nanmean
+        means = {name: average(value, axis=0) for name, value in metrics.items()}
+        return trained, ChunkResult(means, jnp.where(first_bad == never, -1, first_bad))
+
+    return run
 
 
 class Trainer:
@@ -144,7 +196,7 @@ class Trainer:
         arguments = (trained, self._frozen(state), self.columns, self.prepared, self.keys, jnp.asarray(first))
         if count not in self._compiled:
             started = time.perf_counter()
-            self._compiled[count] = jax.jit(self._span(count), donate_argnums=0).lower(*arguments).compile()
+            self._compiled[count] = jax.jit(span(self.stage, count), donate_argnums=0).lower(*arguments).compile()
             self.seconds["compile"] += time.perf_counter() - started
         started = time.perf_counter()
         trained, result = self._compiled[count](*arguments)
@@ -155,50 +207,6 @@ class Trainer:
             bad = [name for name, value in metrics.items() if not np.isfinite(value[seed])]
             raise NotFinite(self.stage.name, int(first_bad[seed]), self.seeds[seed], bad)
         return {**state, **trained}, metrics
-
-    def _span(self, count: int) -> Callable[..., tuple[State, ChunkResult]]:
-        def span(
-            trained: State, frozen: State, columns: Columns, prepared: Columns, keys: Key, first: Array
-        ) -> tuple[State, ChunkResult]:
-            stage = self.stage
-
-            def all_seeds(update: Update, trained: State, number: Array) -> tuple[State, dict[str, Array], Array]:
-                step = seed_step(stage, columns, update)
-
-                def one(trained: State, frozen: State, prepared: Columns, key: Key) -> tuple[State, dict[str, Array]]:
-                    state, metrics = step({**frozen, **trained}, prepared, key, number)
-                    return {name: state[name] for name in trained}, metrics
-
-                trained, metrics = jax.vmap(one)(trained, frozen, prepared, keys)
-                finite = jnp.stack([jnp.isfinite(value) for value in metrics.values()]).all(axis=0)
-                if stage.between is not None:  # NaN is kept for what a step does not report
-                    metrics = {name: jnp.where(jnp.isnan(value), jnp.inf, value) for name, value in metrics.items()}
-                return trained, metrics, jnp.where(finite, -1, number)
-
-            def body(trained: State, number: Array) -> tuple[State, tuple[dict[str, Array], Array]]:
-                full = partial(all_seeds, stage.update)
-                if stage.between is None:
-                    trained, metrics, bad = full(trained, number)
-                    return trained, (metrics, bad)
-                between, names = stage.between, jax.eval_shape(full, trained, number)[1]
-
-                def partly(trained: State, number: Array) -> tuple[State, dict[str, Array], Array]:
-                    trained, metrics, bad = all_seeds(between, trained, number)
-                    missing = {name: jnp.full(len(bad), jnp.nan) for name in names}  # passed over by the mean
-                    return trained, {**missing, **metrics}, bad
-
-                # outside the vmap over seeds, so that only one of the two is computed
-                trained, metrics, bad = jax.lax.cond(number % stage.period == 0, full, partly, trained, number)
-                return trained, (metrics, bad)
-
-            trained, (metrics, bad) = jax.lax.scan(body, trained, first + 1 + jnp.arange(count))
-            never = jnp.iinfo(bad.dtype).max
-            first_bad = jnp.min(jnp.where(bad < 0, never, bad), axis=0)
-            average = jnp.mean if self.stage.between is None else jnp.nanmean
-            means = {name: average(value, axis=0) for name, value in metrics.items()}
-            return trained, ChunkResult(means, jnp.where(first_bad == never, -1, first_bad))
-
-        return span
 
 
 def initial_state(init: Callable[[Key], State], seeds: Sequence[int]) -> State:

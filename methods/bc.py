@@ -8,7 +8,7 @@ from typing import ClassVar
 import jax.numpy as jnp
 
 from methods.behavior import BehaviorConfig, BehaviorMethod
-from methods.core import Array, Key, Knobs, MethodConfig, State
+from methods.core import Array, Key, Knobs, MethodConfig, Stage, State
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,9 @@ class BC(BehaviorMethod):
     @property
     def fields(self) -> frozenset[str]:
         return frozenset({"observations", "actions"})
+
+    def online(self) -> Stage | None:
+        return None  # imitating oneself improves nothing
 
     def candidates(self, state: State, obs: Array, key: Key, knobs: Knobs) -> tuple[Array, Array]:
         del knobs

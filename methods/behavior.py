@@ -90,27 +90,28 @@ class BehaviorMethod(PartsMethod):
         pretrained = config.behavior == "pretrained"
         if config.bank and self.draws_next and not pretrained:
             raise BadInput(f"{self.name}.bank={config.bank} needs behavior=pretrained: a joint sampler keeps changing")
-        behavior = Stage(
-            name="behavior",
-            trains=frozenset({"behavior"}),
-            steps=config.behavior_steps if pretrained else config.steps,
-            update=self._behavior_stage_update,
-            rule=f"{type(self.sampler).__name__} imitation, gradient clip {self.behavior_clip_norm}",
-            config={**self.sampler.settings, "learning_rate": config.learning_rate, "batch_size": self.behavior_batch},
-            batch_size=self.behavior_batch,
-        )
+        behavior = self._behavior_stage(config.behavior_steps if pretrained else config.steps)
         if not self.parts:
             return (behavior,)
         if pretrained or not self.uses_behavior:
             return (behavior, *self.own_stages())
-        joint = self.own_stage("joint", skip=_STAGE_FIELDS | {"bank"}, update=self._joint_update)
-        imitated = {f"behavior.{name}": value for name, value in behavior.config.items()}
-        return (
-            joint._replace(
-                trains=joint.trains | {"behavior"},
-                rule=f"{joint.rule}; {behavior.rule}",
-                config={**joint.config, **imitated},
-            ),
+        return (_joined(self.own_stage("joint", skip=_STAGE_FIELDS | {"bank"}), behavior),)
+
+    def online(self) -> Stage | None:
+        """Joint, however the behaviour was trained offline: it imitates what the buffer holds, and a bank, made for the
+        dataset's next states, is no longer looked at."""
+        return _joined(self.online_stage(), self._behavior_stage(self.config.steps))
+
+    def _behavior_stage(self, steps: int) -> Stage:
+        batch, rate = self.behavior_batch, self.config.learning_rate
+        return Stage(
+            name="behavior",
+            trains=frozenset({"behavior"}),
+            steps=steps,
+            update=self._behavior_stage_update,
+            rule=f"{type(self.sampler).__name__} imitation, gradient clip {self.behavior_clip_norm}",
+            config={**self.sampler.settings, "learning_rate": rate, "batch_size": batch},
+            batch_size=batch,
         )
 
     def own_stages(self) -> tuple[Stage, ...]:
@@ -134,12 +135,6 @@ class BehaviorMethod(PartsMethod):
         draws = self.sampler.draw(key, batch["actions"].shape[0])
         learner, metrics = self.update_behavior(state["behavior"], batch, draws)
         return {**state, "behavior": learner}, metrics
-
-    def _joint_update(self, state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
-        behavior_key, own_key = jax.random.split(key)
-        behavior, behavior_metrics = self._behavior_stage_update(state, batch, behavior_key)
-        own, metrics = self.update_parts(state, batch, self.draw(own_key, batch))
-        return {**own, "behavior": behavior["behavior"]}, {**behavior_metrics, **metrics}
 
     # samples of the behaviour policy
 
@@ -167,3 +162,25 @@ class BehaviorMethod(PartsMethod):
     def _fill_bank(self, state: State, columns: Columns, key: Key) -> Mapping[str, Array]:
         obs = columns["next_observations"]
         return {"bank": self.propose(state, obs, self.sampler.noise(key, (obs.shape[0], self.config.bank)))}
+
+
+def _joined(own: Stage, behavior: Stage) -> Stage:
+    """One stage that trains both on the same batches, each from the other as it was."""
+
+    def update(state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
+        behavior_key, own_key = jax.random.split(key)
+        imitating, behavior_metrics = behavior.update(state, _first(batch, behavior.batch_size), behavior_key)
+        new, metrics = own.update(state, _first(batch, own.batch_size), own_key)
+        return {**new, "behavior": imitating["behavior"]}, {**behavior_metrics, **metrics}
+
+    return own._replace(
+        trains=own.trains | {"behavior"},
+        update=update,
+        rule=f"{own.rule}; {behavior.rule}",
+        config={**own.config, **{f"behavior.{name}": value for name, value in behavior.config.items()}},
+        batch_size=max(own.batch_size, behavior.batch_size),
+    )
+
+
+def _first(batch: Batch, rows: int) -> Batch:
+    return {name: column[:rows] for name, column in batch.items()}

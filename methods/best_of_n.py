@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
-from methods.core import Array, Key, Knobs, MethodConfig, PositiveInt, State
+from methods.core import Array, Count, Key, Knobs, Method, MethodConfig, PositiveInt, State
 from methods.value import ValueConfig, ValueMethod
 
 
@@ -22,6 +22,7 @@ class BestOfNConfig(ValueConfig):
     """`n_particles` is the number of samples in TD targets, `test_n` that at test time."""
 
     test_n: tuple[PositiveInt, ...] = (1, 5, 20, 50)  # N: each is evaluated, none needs retraining
+    explore_n: Count = 0  # N while exploring online; 0: the largest of `test_n`
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,10 @@ class BestOfN(ValueMethod):
     @property
     def knobs(self) -> tuple[Mapping[str, float], ...]:
         return tuple({"N": n} for n in self.config.test_n)
+
+    @property
+    def explorer(self) -> Method:
+        return self.having(test_n=(self.config.explore_n or max(self.config.test_n),))
 
     def candidates(self, state: State, obs: Array, key: Key, knobs: Knobs) -> tuple[Array, Array]:
         most = max(self.config.test_n)

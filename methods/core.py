@@ -9,8 +9,8 @@ Reading order for newcomers: this file, `learner.py`, `vgf.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, Self
 
 if TYPE_CHECKING:
     import jax
@@ -150,6 +150,36 @@ class Method:
         candidates_key, choose_key = act_keys(key)
         candidates, valid = self.candidates(state, obs, candidates_key, knobs)
         return self.choose(state, obs, candidates, valid, choose_key)
+
+    # offline to online
+
+    def online(self) -> Stage | None:
+        """The stage that goes on, from the parts as `stages` leave them, while the method gathers transitions itself;
+        None: there is no rule for that. Its `config` covers how the method explores, too; how many steps it has is for
+        the harness to say. Its batches have the columns of `fields` and no others."""
+        return None
+
+    @property
+    def explorer(self) -> Method:
+        """The method whose first knob setting is how this one acts when it explores; by default itself."""
+        return self
+
+    def explore(self, state: State, obs: Array, key: Key) -> Array:
+        """Actions `[b, a]` in [-1, 1] to gather transitions by, at observations `[b, o]`. `key` is consumed."""
+        import jax.numpy as jnp
+
+        explorer = self.explorer
+        knobs = {name: jnp.full(obs.shape[0], value, jnp.float32) for name, value in explorer.knobs[0].items()}
+        return explorer.act(state, obs, key, knobs)
+
+    @property
+    def exploring(self) -> frozenset[str]:
+        """Settings that have a bearing on exploring alone: those named `explore_...`."""
+        return frozenset(field.name for field in fields(self.config) if field.name.startswith("explore_"))
+
+    def having(self, **settings: Any) -> Self:
+        """The method with some settings changed."""
+        return replace(self, config=replace(self.config, **settings))
 
 
 def act_keys(key: Key) -> tuple[Key, Key]:

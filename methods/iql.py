@@ -29,6 +29,7 @@ class IQLConfig(MethodConfig):
     activation: Literal["relu", "gelu"] = "gelu"
     expectile: Fraction = 0.9
     alpha: Weight = 10.0  # inverse temperature of the advantage weights
+    explore_scale: Weight = 0.2  # while exploring online: of the policy's unit deviation, which spans the box (ours)
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,23 @@ class IQL(PartsMethod):
         critic = self.in_sample.stage(self.config.steps, self.config.batch_size)
         actor = self.own_stage("actor", trains=frozenset({"actor"}), reads=frozenset(self.in_sample.parts))
         return critic, actor
+
+    def online(self) -> Stage | None:
+        """Critic and policy on the same batches, each from the other as it was."""
+        critic = self.in_sample.stage(self.config.steps, self.config.batch_size)
+        return self.online_stage(update=self.update_all, rule=f"{critic.rule}; {self.rule}")
+
+    def update_all(self, state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
+        """One gradient step of everything."""
+        new, metrics = self.in_sample.update(state, batch, key)
+        extracted, actor_metrics = self.update_own(state, batch, key)  # which draws nothing
+        return {**new, "actor": extracted["actor"]}, {**metrics, **actor_metrics}
+
+    def explore(self, state: State, obs: Array, key: Key) -> Array:
+        """A draw of the policy, its deviation scaled by `explore_scale`."""
+        mean, log_std = self.policy(state["actor"].params, obs)
+        noise = jax.random.normal(key, mean.shape)
+        return jnp.clip(mean + self.config.explore_scale * jnp.exp(log_std) * noise, -1.0, 1.0)
 
     def weights(self, state: State, batch: Batch) -> Array:
         """exp(alpha A), at most 100, `[b]`: A = min Q - V, the online critic's (IQL, Eq. 7)."""

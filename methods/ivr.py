@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 
 import jax.numpy as jnp
 
-from methods.core import Array, Batch, Fraction, MethodConfig, PositiveFloat, PositiveInt, State
+from methods.core import Array, Batch, Fraction, MethodConfig, PositiveFloat, PositiveInt, State, Weight
 from methods.insample import InSampleCritic
 from methods.iql import IQL, LARGEST_WEIGHT
 from methods.learner import Params
@@ -29,6 +29,7 @@ class IVRConfig(MethodConfig):
     sql_alpha: PositiveFloat = 1.0  # weight of the regulariser in SQL (its code, locomotion)
     eql_alpha: PositiveFloat = 2.0  # the same in EQL
     value_dropout: Fraction = 0.0  # 0.5 on AntMaze
+    explore_scale: Weight = 1.0  # while exploring online: of the policy's own deviation
 
 
 @dataclass(frozen=True)

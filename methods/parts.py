@@ -65,8 +65,24 @@ class PartsMethod(Method):
 
     def settings(self, skip: frozenset[str] = frozenset()) -> Mapping[str, Any]:
         """The settings that training depends on."""
-        skip = skip | self.test_time | {"steps"}
+        skip = skip | self.test_time | self.exploring | {"steps"}
         return {name: value for name, value in asdict(self.config).items() if name not in skip}
+
+    def online(self) -> Stage | None:
+        return self.online_stage()
+
+    def online_stage(self, **changes: Any) -> Stage:
+        """The own stage gone on with: what a stage fits in closed form stays as the dataset had it. In `config` the
+        grids of knobs give way to the setting that explores."""
+        values = asdict(self.config)
+        config = {name: values[name] for name in values if name != "steps" and not _is_grid(name, values[name])}
+        config["explores_by"] = dict(self.explorer.knobs[0])
+        return self.own_stage("online", **{"config": config, **changes})
 
     def update_own(self, state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
         return self.update_parts(state, batch, self.draw(key, batch))
+
+
+def _is_grid(name: str, value: Any) -> bool:
+    """Whether a setting lists the values of a test-time knob."""
+    return name.startswith("test_") and isinstance(value, tuple)

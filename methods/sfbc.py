@@ -130,6 +130,9 @@ class SfBC(BehaviorMethod):
             before = name
         return tuple(stages)
 
+    def online(self) -> Stage | None:
+        return None  # its critics are regressed on returns along the episodes of a finished dataset
+
     def scores(self, part: Any, obs: Array, actions: Array) -> Array:
         """Normalised Q `[b, n]` at observations `[b, o]`, actions `[b, n, a]`."""
         wide = per_action(obs, actions)

@@ -27,6 +27,7 @@ class TD3Config(MethodConfig):
     actor_noise: Weight = 0.2  # deviation of the noise on target actions
     actor_noise_clip: Weight = 0.5
     actor_period: PositiveInt = 2  # critic steps to one of the actor and of the targets
+    explore_noise: Weight = 0.2  # deviation of the noise while exploring online, clipped as that on target actions
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,9 @@ class TD3(PartsMethod):
     def stages(self) -> tuple[Stage, ...]:
         return (self.own_stage("joint", period=self.config.actor_period, between=self.update_critic_alone),)
 
+    def online(self) -> Stage | None:
+        return self.online_stage(period=self.config.actor_period, between=self.update_critic_alone)
+
     # what subclasses bring
 
     def penalty(self, batch: Batch, next_actions: Array) -> Array | float:
@@ -71,15 +75,25 @@ class TD3(PartsMethod):
         """pi(s) `[..., a]` within the box."""
         return jnp.tanh(forward(self.actor, params, obs))
 
+    def noisy(self, actions: Array, noise: Array) -> Array:
+        """Actions `[..., a]` with clipped noise, held in the box."""
+        clip = self.config.actor_noise_clip
+        return jnp.clip(actions + jnp.clip(noise, -clip, clip), -1.0, 1.0)
+
+    def explore(self, state: State, obs: Array, key: Key) -> Array:
+        """The policy's action with clipped noise."""
+        act_key, noise_key = jax.random.split(key)
+        actions = super().explore(state, obs, act_key)
+        return self.noisy(actions, self.config.explore_noise * jax.random.normal(noise_key, actions.shape))
+
     def draw(self, key: Key, batch: Batch) -> Array:
         return jax.random.normal(key, batch["actions"].shape)
 
     def next_value(self, state: State, batch: Batch, noise: Array) -> Array:
         """V(s') `[b]`: the smaller target critic at the target policy's action with clipped noise `[b, a]`, less the
         penalty."""
-        c = self.config
-        noise = jnp.clip(c.actor_noise * noise, -c.actor_noise_clip, c.actor_noise_clip)
-        next_actions = jnp.clip(self.policy(state["actor"].target, batch["next_observations"]) + noise, -1.0, 1.0)
+        next_actions = self.policy(state["actor"].target, batch["next_observations"])
+        next_actions = self.noisy(next_actions, self.config.actor_noise * noise)
         return self.critic.next_value(state["critic"], batch, next_actions) - self.penalty(batch, next_actions)
 
     def update_parts(self, state: State, batch: Batch, draws: Array) -> tuple[State, Metrics]:

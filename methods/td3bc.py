@@ -27,6 +27,7 @@ class TD3BCConfig(TD3Config):
     critic_norm: Literal["none", "before", "after"] = "none"
     alpha: Weight = 2.5  # weight of Q against imitation
     normalize_observations: bool = True
+    explore_noise: Weight = 0.1  # TD3, arXiv 1802.09477
 
 
 @dataclass(frozen=True)

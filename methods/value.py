@@ -93,6 +93,12 @@ class ValueMethod(BehaviorMethod):
             return (self.in_sample.stage(self.config.steps, self.config.batch_size),)
         return super().own_stages()
 
+    def online_stage(self, **changes: Any) -> Stage:
+        if self.config.critic == "iql":
+            own = self.in_sample.stage(self.config.steps, self.config.batch_size)
+            changes = {"update": own.update, "rule": own.rule, **changes}
+        return super().online_stage(**changes)
+
     # what a subclass improves
 
     def improve(self, state: State, obs: Array, start: Array) -> Array:

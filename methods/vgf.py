@@ -43,6 +43,7 @@ class VGFConfig(ValueConfig):
     sigma: PositiveFloat = 1.0  # bandwidth, if fixed
     bandwidth_gradient: bool = True  # repulsion through the median, as the public code's autodiff has it
     flow_q_aggregation: Literal["mean", "min"] = "mean"  # of the critics whose gradient moves particles
+    explore_flow_steps: Count = 0  # L while exploring online: 0, the best of the particles, as its code has it
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,10 @@ class VGF(ValueMethod):
     @property
     def knobs(self) -> tuple[Mapping[str, float], ...]:
         return tuple({"L_test": steps} for steps in self.config.test_flow_steps)
+
+    @property
+    def explorer(self) -> VGF:
+        return self.having(test_flow_steps=(self.config.explore_flow_steps,))
 
     @property
     def test_time(self) -> frozenset[str]:

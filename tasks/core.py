@@ -106,7 +106,11 @@ class Task(Protocol):
         """
 
     def make_env(self) -> gymnasium.Env:
-        """A fresh simulator with actions in [-1, 1]. Called in worker processes."""
+        """A fresh simulator with actions in [-1, 1], for evaluation. Called in worker processes."""
+
+    def make_online_env(self) -> gymnasium.Env:
+        """As `make_env`, for learning from: rewards and ends are what `load` makes of such transitions, with the same
+        transforms and the same timing. `clone` copies it, too."""
 
     def score(self, episode_return: np.ndarray, success: np.ndarray) -> np.ndarray:
         """The headline number of each episode from its return and success (0 or 1)."""

@@ -6,7 +6,7 @@ Timing of success. `rewards[t]` of the relabelled data judges the state that act
 state they lead to (`success_timing="post"`); since 1.2.0 single-task environments default to "pre", which agrees with
 the data, reports a success one step late and loses one at the time limit. Results in print, the paper's among them,
 were had with "post", so that is what `make_env` asks for unless told otherwise (`--set task.success_timing=pre`); every
-run records which.
+run records which. What is learned from must agree with the data, so `make_online_env` asks for "pre".
 """
 
 from __future__ import annotations
@@ -118,8 +118,15 @@ class OGBenchTask:
 
     def make_env(self) -> gymnasium.Env[Any, Any]:
         """A simulator. Success ends the episode and is reported as `info["success"]` of the step that reaches it."""
+        return self._env(self.success_timing)
+
+    def make_online_env(self) -> gymnasium.Env[Any, Any]:
+        """A simulator whose rewards and ends judge the state acted in, as the data's do; success shows a step late."""
+        return self._env("pre")
+
+    def _env(self, success_timing: str) -> gymnasium.Env[Any, Any]:
         os.environ.setdefault("MUJOCO_GL", "disable")  # nothing is rendered; spares a warning where there is no display
-        env = gymnasium.make(self.env_id, success_timing=self.success_timing, disable_env_checker=True)
+        env = gymnasium.make(self.env_id, success_timing=success_timing, disable_env_checker=True)
         return SharedModel(env) if is_manipulation(self.env_id) else env
 
     @property

@@ -95,10 +95,13 @@ class _Simulators:
         self.steps = np.zeros(n, np.int64)
         self.obs = np.empty((n, 0), np.float32)
 
-    def reset(self, seeds: np.ndarray) -> tuple[np.ndarray]:
-        self.seeds[:], self.steps[:] = seeds, 0
+    def reset(self, seeds: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray]:
+        self.seeds[chosen], self.steps[chosen] = seeds[chosen], 0
+        rows = list(self.obs) if self.obs.size else [np.empty(0, np.float32)] * len(self.envs)
         with _global_generator():
-            self.obs = np.stack([self._reset(row) for row in range(len(self.envs))]).astype(np.float32)
+            for row in np.flatnonzero(chosen).tolist():
+                rows[row] = self._reset(row)
+        self.obs = np.stack(rows).astype(np.float32)  # anew: what was handed out earlier stays as it was
         return (self.obs,)
 
     def step(self, actions: np.ndarray, active: np.ndarray) -> Steps:
@@ -197,11 +200,13 @@ class SimulatorPool:
             self.close()
             raise
 
-    def reset(self, seeds: np.ndarray) -> np.ndarray:
-        """Starts an episode in every simulator, `seeds` (int `[n]`, each in [0, 2^32)); observations `[n, o]`."""
+    def reset(self, seeds: np.ndarray, chosen: np.ndarray | None = None) -> np.ndarray:
+        """Starts an episode in every simulator, or where `chosen` (bool `[n]`; after a first time in all of them), with
+        `seeds` (int `[n]`, each in [0, 2^32)). Observations `[n, o]`: those of the others as they were."""
+        chosen = np.ones(self.n, bool) if chosen is None else chosen
         if self._local:
-            return self._local.reset(seeds)[0]
-        return self._merge(tuple, self._ask("reset", [(seeds[rows],) for rows in self._rows]))[0]
+            return self._local.reset(seeds, chosen)[0]
+        return self._merge(tuple, self._ask("reset", [(seeds[rows], chosen[rows]) for rows in self._rows]))[0]
 
     def step(self, actions: np.ndarray, active: np.ndarray) -> Steps:
         """Steps the simulators where `active` (bool `[n]`) with `actions` (float32 `[n, a]`)."""

@@ -41,10 +41,17 @@ _PEAK = float(true_reward(MODES[0]))
 
 
 class ToyBandit(gymnasium.Env):
-    """One step an episode; the observation is constant."""
+    """One step an episode; the observation is constant.
+
+    Args:
+      noise: deviation of the rewards it pays. For evaluation there is none: scores carry no noise of the bandit's own.
+    """
 
     observation_space = gymnasium.spaces.Box(1.0, 1.0, (1,), np.float32)
     action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
+
+    def __init__(self, noise: float = 0.0) -> None:
+        self.noise = noise
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -53,9 +60,9 @@ class ToyBandit(gymnasium.Env):
         return np.ones(1, np.float32), {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """The reward is the *expected* one: scores carry no noise of the bandit's own."""
-        reward = float(true_reward(np.asarray(action, np.float64)))
-        return np.ones(1, np.float32), reward, True, False, {"success": reward > 0.9}
+        expected = float(true_reward(np.asarray(action, np.float64)))
+        reward = expected + self.noise * float(self.np_random.standard_normal()) if self.noise else expected
+        return np.ones(1, np.float32), reward, True, False, {"success": expected > 0.9}
 
 
 @dataclass(frozen=True)
@@ -99,6 +106,9 @@ class ToyTask:
 
     def make_env(self) -> gymnasium.Env:
         return ToyBandit()
+
+    def make_online_env(self) -> gymnasium.Env:
+        return ToyBandit(NOISE)  # as the data's rewards have it
 
     def score(self, episode_return: np.ndarray, success: np.ndarray) -> np.ndarray:
         del success

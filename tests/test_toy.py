@@ -34,6 +34,23 @@ def test_reward_is_one_at_the_better_mode_and_highest_there():
     assert 0.85 < toy.true_reward(toy.MODES[1]) < 0.95
 
 
+def test_online_it_pays_as_the_data_were_paid():
+    """The true reward with the data's noise; evaluation pays without."""
+    env, action = toy.get("toy").make_online_env(), np.array([0.1, 0.5], np.float32)
+    paid = []
+    for seed in range(400):
+        env.reset(seed=seed)
+        paid.append(env.step(action)[1])
+    data = toy.get("toy").load("auto").transitions
+    noise = data["rewards"] - toy.true_reward(data["actions"])
+    # four standard errors of mean and deviation, from 400 draws
+    assert np.mean(paid) == pytest.approx(toy.true_reward(action), abs=4 * toy.NOISE / 20)
+    assert np.std(paid) == pytest.approx(noise.std(), rel=4 / np.sqrt(2 * 400))
+    plain = toy.get("toy").make_env()
+    plain.reset(seed=0)
+    assert plain.step(action)[1] == pytest.approx(toy.true_reward(action))
+
+
 def test_data_are_sub_optimal_and_rise_towards_the_modes():
     actions = toy.get("toy").load("auto").transitions["actions"]
     rewards = toy.true_reward(actions)

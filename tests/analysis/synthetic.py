@@ -43,11 +43,13 @@ def write_run(
     episode_std: float = 5.0,
     steps: int | None = None,
     status: str = "finished",
+    offline: int | None = None,
     **meta: Any,
 ) -> Path:
     """One run folder. With both deviations 0, every score equals the effect exactly. Returns the folder.
 
-    `steps`: of training, 1000 an evaluation if unset.
+    `steps`: of training, 1000 an evaluation if unset; `offline`: of a run that goes on online, how many of its
+    evaluations come before.
     """
     rng = np.random.default_rng([len(method), *fingerprint.encode()])
     folder = root / "runs" / suite / task / method / fingerprint
@@ -58,7 +60,8 @@ def write_run(
     shift = seed_std * rng.normal(size=seeds)
     lines = [",".join(["seed", "phase", "step", *names, "episode", "return", "length", "success", "score"])]
     for i, step in enumerate(steps_at):
-        phase = "final" if i == evaluations - 1 and status == "finished" else "offline"
+        before = "offline" if offline is None or i < offline else "online"
+        phase = "final" if i == evaluations - 1 and status == "finished" else before
         for seed, setting in itertools.product(range(seeds), grid):
             noise = episode_std * rng.normal(size=episodes)
             scores = effect((i + 1) / evaluations, setting) + shift[seed] + noise
@@ -73,6 +76,8 @@ def write_run(
         "wall_clock_s": {"train": 1.0}, "versions": {}, "git": {"sha": "0" * 40, "dirty": False}, "device": "cpu",
         "created": "2026-01-01T00:00:00Z", "updated": "2026-01-01T00:01:00Z",
     }  # fmt: skip
+    if offline is not None:
+        record["online"] = {"continues": "0" * 12, "from_step": 1000 * offline, "steps": 1000 * (evaluations - offline)}
     (folder / "run.json").write_text(json.dumps(record | meta, indent=1))
     return folder
 

@@ -169,3 +169,44 @@ def test_learning_curves_stay_legible(tmp_path: Path) -> None:
     curve = curves.knob_curve(scores(records)[0], "w", records.knobs)
     assert curve["line"].drop_duplicates().tolist() == ["qgf N=1", "qgf N=4"]
     assert curve.groupby("line")["w"].apply(list).tolist() == [knobs["w"]] * 2
+
+
+def test_offline_to_online(tmp_path: Path) -> None:
+    """One curve through both phases, the offline part on grey; the offline runs keep a figure and rows of their own."""
+    knobs = {"L_test": [0, 1]}
+    for method, names in (("vgf", knobs), ("fql", {})):
+        write_run(tmp_path, method, knobs=names, evaluations=4, effect=lambda t, s: 40 * t)
+        write_run(tmp_path, method, fingerprint="0a1b2c3d4e5f", knobs=names, evaluations=9, offline=4)
+    records = load(tmp_path)
+    assert records.notes == [] and {run.label for run in records.runs} == {"fql", "fql online", "vgf", "vgf online"}
+    result = CliRunner().invoke(plots.app, [str(tmp_path), "--out", str(tmp_path / "figures")])
+    assert result.exit_code == 0, result.output
+    toy = tmp_path / "figures" / "toy" / "toy"
+    assert all((toy / f"online.{kind}").stat().st_size > 900 for kind in ("png", "svg", "pdf", "csv"))
+    shown, offline = pd.read_csv(toy / "online.csv"), pd.read_csv(toy / "learning.csv")
+    assert set(shown["label"]) == {"fql online", "vgf online"} and set(offline["label"]) == {"fql", "vgf"}
+    assert shown.groupby(["label", "setting"], dropna=False)["step"].apply(list).tolist() == [
+        list(range(1000, 10000, 1000))] * 3  # fmt: skip
+    points = curves.learning(records)
+    points = points[points["label"].isin(["fql online", "vgf online"])]
+    assert curves.handover(points) == 4000
+    axes = curves.draw_learning(points, 4000).axes[0]
+    (grey,) = [patch for patch in axes.patches if patch.get_facecolor()[:3] == (0.9, 0.9, 0.9)]
+    assert grey.get_x() == axes.get_xlim()[0] < 1000 and grey.get_x() + grey.get_width() == 4000
+    for line in axes.lines:  # one piece, so that it goes on where the offline part ends
+        assert list(line.get_xdata()) == list(range(1000, 10000, 1000))
+    plt.close("all")
+
+
+def test_an_online_phase_without_an_evaluation_is_a_note(tmp_path: Path) -> None:
+    write_run(tmp_path, "fql", evaluations=3, offline=3, status="running")
+    result = CliRunner().invoke(plots.app, [str(tmp_path)])
+    assert result.exit_code == 0 and "toy/toy: no evaluation in the online phase yet" in result.stdout
+
+
+def test_online_runs_with_other_settings_are_told_apart(tmp_path: Path) -> None:
+    for fingerprint, warmup in (("aaaaaaaaaaaa", 10), ("bbbbbbbbbbbb", 20)):
+        write_run(tmp_path, "fql", fingerprint=fingerprint, offline=3, online={"from_step": 3000, "warmup": warmup})
+    records = load(tmp_path)
+    assert [run.label for run in records.runs] == ["fql online (aaaaaa)", "fql online (bbbbbb)"]
+    assert records.notes == ["toy/toy has 2 runs of fql online, shown apart: warmup 10 / 20"]

@@ -71,6 +71,19 @@ def test_rows_keep_their_order_and_inactive_ones_rest(workers):
         assert not last.reward[1:].any()
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_episodes_that_are_over_give_way_and_the_others_go_on(workers):
+    """A chosen row starts as it would with all of them; what was handed out before stays as it was."""
+    with SimulatorPool(Probe, 3, workers) as pool:
+        pool.reset(np.arange(3))
+        before = pool.step(np.zeros((3, 1), np.float32), np.ones(3, bool)).obs
+        obs = pool.reset(np.array([0, 7, 0]), np.array([False, True, False]))
+        np.testing.assert_array_equal(obs[[0, 2]], before[[0, 2]])
+        assert obs[:, 2].tolist() == [1, 0, 1] and before[:, 2].tolist() == [1, 1, 1]
+        np.testing.assert_array_equal(obs[1], pool.reset(np.full(3, 7))[1])
+        assert pool.step(np.zeros((3, 1), np.float32), np.ones(3, bool)).obs[:, 2].tolist() == [1, 1, 1]
+
+
 def test_workers_are_lean():
     with SimulatorPool(Probe, 2, 2) as pool:
         threads, interrupt_blocked = pool.reset(np.zeros(2))[:, :2].T

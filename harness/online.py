@@ -1,0 +1,280 @@
+"""The online phase: every seed gathers transitions in a simulator of its own and goes on learning from all it has.
+
+An environment step of all seeds is one batched call of the policy, one step of the simulators, and one program that
+takes the transitions in, does the updates and acts on what follows. Steps count environment steps; in the records they
+go on from the gradient steps of the offline end.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from harness import replay
+from harness.evaluate import Interrupted
+from harness.plan import StageNode
+from harness.stagework import SAVE_EVERY_S, StageWork
+from harness.train import NotFinite, seed_keys, span
+from methods.core import Array, Columns, Key, Method, Stage, State
+from methods.learner import part_key
+from tasks.core import Task
+from tasks.simulators import SimulatorPool
+
+if TYPE_CHECKING:
+    from harness.checkpoint import StageStore
+    from harness.execute import Member
+
+_SAVE_SHARE = 20  # saving a large buffer may take one part in so many of the time
+_BESIDES = "besides"  # the parts, in the checkpoint of an unfinished phase
+EXPLORED = ("explore/episodes", "explore/return", "explore/success")
+"""Of the exploring episodes that ended since the last row of train.csv: how many, mean return, mean success."""
+
+
+def metric_names(stage: Stage, state: State, columns: Columns) -> tuple[str, ...]:
+    """What the stage's update reports, without computing it; parts `[s, ...]`."""
+    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), state)
+    batch = {name: jax.ShapeDtypeStruct((stage.batch_size, *c.shape[1:]), c.dtype) for name, c in columns.items()}
+    return tuple(sorted(jax.eval_shape(stage.update, one, batch, jax.random.key(0))[1]))
+
+
+class OnlineTrainer:
+    """The device's side: the parts, the replay buffer, and the metrics since the last report."""
+
+    def __init__(
+        self, method: Method, node: StageNode, seeds: Sequence[int], columns: Columns, state: State, capacity: int
+    ) -> None:
+        """`columns`: the dataset's `[t, ...]`, on the device; `state`: parts `[s, ...]`, which are given away;
+        `capacity`: of the replay buffer."""
+        assert node.online
+        self.method, self.node, self.stage, self.online = method, node, node.stage, node.online
+        self.seeds, self.keys, self.columns, self.capacity = tuple(seeds), seed_keys(seeds), columns, capacity
+        self.trained = {name: part for name, part in state.items() if name in self.stage.trains}
+        self.frozen = {name: part for name, part in state.items() if name not in self.stage.trains}
+        self.own = replay.empty(columns, len(seeds), min(capacity, self.stage.steps))
+        names = metric_names(self.stage, state, columns)
+        self.tally = {name: jnp.zeros((2, len(seeds))) for name in names}  # sum and count
+        self.seconds = {"compile": 0.0, "train": 0.0, "simulate": 0.0}
+        self._act = jax.jit(self._explore)
+        # a program of its own: in one with the gathers that read it, XLA would copy the buffer at every step
+        self._insert = jax.jit(replay.insert, donate_argnums=0)
+        self._learn: Any = None
+
+    def resume(self, own: Columns, tally: dict[str, Array]) -> None:
+        """Goes on from transitions `[s, held, ...]` gathered before, and the metrics since the last report."""
+        self.own = {name: block.at[:, : own[name].shape[1]].set(own[name]) for name, block in self.own.items()}
+        self.tally = tally
+
+    @property
+    def state(self) -> State:
+        return {**self.frozen, **self.trained}
+
+    def act(self, obs: np.ndarray, number: int) -> np.ndarray:
+        """Exploring actions `[s, a]` at observations `[s, o]`, by the draws of step `number`."""
+        return np.asarray(self._act(self.state, obs, self.keys, np.int32(number)))
+
+    def step(self, row: dict[str, np.ndarray], starts: np.ndarray, obs: np.ndarray, number: int) -> np.ndarray:
+        """Takes in the transitions of environment step `number` (from 1), learns if the warm-up is over, and acts.
+
+        Args:
+          row: `[s, ...]` a column; starts: `[s]` bool, whether each begins an episode.
+          obs: `[s, o]`, what the simulators show now.
+
+        Returns:
+          Exploring actions `[s, a]`.
+
+        Raises:
+          NotFinite: a metric or an action was NaN or infinite; names the record's step and the seed.
+        """
+        started = time.perf_counter()
+        self.own = self._insert(self.own, row, starts, np.int32(number - 1))
+        arguments = (self.trained, self.tally, self.frozen, self.columns, self.own, obs, self.keys, np.int32(number))
+        if self._learn is None:
+            self._learn = jax.jit(self._learn_and_act, donate_argnums=(0, 1)).lower(*arguments).compile()
+            self.seconds["compile"] += time.perf_counter() - started
+            started = time.perf_counter()
+        self.trained, self.tally, actions, sound = self._learn(*arguments)
+        actions, sound = jax.device_get((actions, sound))
+        self.seconds["train"] += time.perf_counter() - started
+        if not sound.all():
+            seed = int(np.argmin(sound))
+            tally = {name: float(value[0, seed]) for name, value in self.tally.items()}
+            bad = [name for name, value in tally.items() if not np.isfinite(value)] or ["actions"]
+            raise NotFinite(self.stage.name, self.node.first + number, self.seeds[seed], bad)
+        return actions
+
+    def report(self) -> dict[str, np.ndarray]:
+        """Each metric's mean `[s]` over the updates since the last report; NaN where there was none."""
+        tally = jax.device_get(self.tally)
+        self.tally = jax.tree.map(jnp.zeros_like, self.tally)
+        with np.errstate(invalid="ignore"):
+            return {name: total / count for name, (total, count) in tally.items()}
+
+    def _learn_and_act(
+        self, trained: State, tally: dict[str, Array], frozen: State, columns: Columns, own: Columns, obs: Array,
+        keys: Key, number: Array,
+    ) -> Any:  # fmt: skip
+        def learn(trained: State, tally: dict[str, Array]) -> Any:
+            draw = partial(replay.draw, gathered=number, capacity=self.capacity)
+            before = (number - 1 - self.online.warmup) * self.online.updates
+            train = span(self.stage, self.online.updates, draw)
+            trained, result = train(trained, frozen, columns, own, keys, before)
+            for name, value in result.metrics.items():
+                # with delayed updates a step may not report some of them
+                missing = jnp.isnan(value) if self.stage.between else jnp.zeros(value.shape, bool)
+                tally = {**tally, name: tally[name] + jnp.stack([jnp.where(missing, 0.0, value), ~missing])}
+            return trained, tally, result.first_bad < 0
+
+        def wait(trained: State, tally: dict[str, Array]) -> Any:
+            return trained, tally, jnp.ones(len(self.seeds), bool)
+
+        trained, tally, sound = jax.lax.cond(number > self.online.warmup, learn, wait, trained, tally)
+        actions = self._explore({**frozen, **trained}, obs, keys, number + 1)
+        return trained, tally, actions, sound & jnp.isfinite(actions).all(axis=-1)
+
+    def _explore(self, state: State, obs: Array, keys: Key, number: Array) -> Array:
+        def one(state: State, obs: Array, key: Key) -> Array:
+            key = jax.random.fold_in(part_key(key, f"{self.stage.name}/explore"), number)
+            return self.method.explore(state, obs[None], key)[0]
+
+        return jax.vmap(one)(state, obs, keys)
+
+
+class Rollout:
+    """The simulators' side: a simulator for every seed, episode after episode."""
+
+    def __init__(self, task: Task, seeds: Sequence[int], episode: np.ndarray, seconds: dict[str, float]) -> None:
+        """`episode`: `[s]`, which episode each seed begins with; its number and the seed decide how it starts.
+        `seconds`: takes the time of the simulators, as "simulate"."""
+        self.seeds, self.episode, self.horizon = tuple(seeds), np.array(episode), task.spec.horizon
+        n = len(self.seeds)
+        self.pool = SimulatorPool(task.make_online_env, n, 0 if task.cheap else None, clone=task.clone)
+        self.length, self.returns, self.success = np.zeros(n, int), np.zeros(n), np.zeros(n, bool)
+        self.ended = np.zeros((3, n), np.float32)  # since the last report: episodes, their returns, their successes
+        self.seconds = seconds
+        self.obs = self.pool.reset(self._starts())
+
+    def __enter__(self) -> Rollout:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.pool.close()
+
+    def step(self, actions: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """The transitions `[s, ...]` that actions `[s, a]` make, and which of them are the first of their episode.
+
+        `masks` is 0 where an episode truly ended: at a time limit values go on. Episodes that are over give way to new
+        ones, whose first states are then in `obs`.
+        """
+        started = time.perf_counter()
+        starts = self.length == 0
+        result = self.pool.step(actions, np.ones(len(self.seeds), bool))
+        row = {"observations": self.obs, "actions": actions, "rewards": result.reward.astype(np.float32),
+               "masks": 1.0 - result.terminated.astype(np.float32), "next_observations": result.obs}  # fmt: skip
+        self.length, self.returns, self.success = (
+            self.length + 1, self.returns + result.reward, self.success | result.success)  # fmt: skip
+        over = result.terminated | result.truncated | (self.length >= self.horizon)
+        self.obs = result.obs
+        if over.any():
+            self.ended += np.stack([over, over * self.returns, over & self.success])
+            self.episode = self.episode + over
+            self.length, self.returns, self.success = self.length * ~over, self.returns * ~over, self.success & ~over
+            self.obs = self.pool.reset(self._starts(), over)
+        self.seconds["simulate"] += time.perf_counter() - started
+        return row, starts
+
+    def report(self) -> dict[str, np.ndarray]:
+        """Exploring episodes that ended since the last report, their mean return and success, `[s]` each."""
+        (count, returns, successes), self.ended = self.ended, np.zeros_like(self.ended)
+        with np.errstate(invalid="ignore"):
+            return dict(zip(EXPLORED, (count, returns / count, successes / count), strict=True))
+
+    def _starts(self) -> np.ndarray:
+        """The simulators' seeds: drawn from 2^32, so that hardly any is one of the few that evaluations start from."""
+        pairs = zip(self.seeds, self.episode.tolist(), strict=True)
+        return np.array([np.random.SeedSequence(pair).generate_state(1)[0] for pair in pairs], np.int64)
+
+
+class OnlineWork(StageWork):
+    """The rest of an online phase, from where its store left off: `StageWork` with simulators.
+
+    A checkpoint holds the parts, the seeds' own transitions, and which episode each is in. The state of the simulators
+    is not among it, so whoever resumes begins with the episodes after those.
+    """
+
+    def __init__(self, owner: Member, node: StageNode, store: StageStore, watching: Sequence[Member]) -> None:
+        assert node.online
+        self.metrics = metric_names(node.stage, owner.state, owner.columns)
+        self.columns = (*self.metrics, *EXPLORED)
+        self.capacity = node.online.capacity or len(owner.dataset) + node.stage.steps
+        self._cost = 0.0  # seconds of the last save
+        super().__init__(owner, node, store, watching)
+
+    def _like(self, state: State) -> State:
+        """Beside the parts, what an unfinished phase needs."""
+        if self.step == self.stage.steps:
+            return super()._like(state)
+        n, held = len(self.settings.seeds), min(self.step, self.capacity)
+        array = jax.ShapeDtypeStruct
+        besides = {
+            "own": {name: array((n, held, *c.shape[1:]), c.dtype) for name, c in self.owner.columns.items()},
+            "tally": {name: array((2, n), jnp.float32) for name in self.metrics},
+            "ended": array((3, n), jnp.float32), "episode": array((n,), jnp.int32),
+        }  # fmt: skip
+        return {**super()._like(state), _BESIDES: besides}
+
+    def _train(self, state: State) -> State:
+        besides = state.pop(_BESIDES, {})
+        trainer = OnlineTrainer(self.owner.run.method, self.node, self.settings.seeds, self.owner.columns, state,
+                                self.capacity)  # fmt: skip
+        if besides:
+            trainer.resume(besides["own"], besides["tally"])
+        self._saved = time.monotonic()
+        self._evaluate_or_save(trainer.state, trainer.seconds)
+        if self.step < self.stage.steps:
+            episode = np.asarray(besides["episode"]) + 1 if besides else np.zeros(len(self.settings.seeds), np.int32)
+            with Rollout(self.owner.run.task, self.settings.seeds, episode, trainer.seconds) as rollout:
+                if besides:
+                    rollout.ended[:] = besides["ended"]
+                self._go_on(trainer, rollout)
+        if any(watcher.member.status == "running" for watcher in self.watchers):
+            self._save(trainer.trained, trainer.seconds, finished=True)
+        return trainer.state
+
+    def _go_on(self, trainer: OnlineTrainer, rollout: Rollout) -> None:
+        """Steps to the end, with logs, saves and evaluations on the way."""
+        executor, edges = self.owner.executor, self._edges()
+        actions = trainer.act(rollout.obs, self.step + 1)
+        with executor.progress.stage(f"{self.owner.run.label}: steps", self.stage.steps, self.step) as bar:
+            while edges:
+                row, starts = rollout.step(actions)
+                self.step += 1
+                actions = trainer.step(row, starts, rollout.obs, self.step)
+                bar.advance(1)
+                if self.step % self.settings.log_every == 0 or self.step == edges[0]:
+                    self._log({**trainer.report(), **rollout.report()})
+                due = time.monotonic() - self._saved > max(SAVE_EVERY_S, _SAVE_SHARE * self._cost)
+                if due or executor.stop() or self.step == edges[0]:
+                    self._keep(trainer, rollout)
+                if executor.stop():
+                    raise Interrupted
+                if self.step == edges[0]:
+                    edges.pop(0)
+                    self._evaluate_or_save(trainer.state, trainer.seconds)
+                    if all(watcher.member.status == "failed" for watcher in self.watchers):
+                        return
+
+    def _keep(self, trainer: OnlineTrainer, rollout: Rollout) -> None:
+        """Saves what `_like` describes."""
+        started, kept = time.perf_counter(), trainer.trained
+        if self.step < self.stage.steps:
+            own = {name: block[:, : self.step] for name, block in trainer.own.items()}
+            kept = {**kept, _BESIDES: {"own": own, "tally": trainer.tally, "ended": rollout.ended,
+                                       "episode": rollout.episode}}  # fmt: skip
+        self._save(kept, trainer.seconds)
+        self._cost = time.perf_counter() - started
