@@ -21,7 +21,17 @@ from analysis.load import Records
 from analysis.published import METHODS, PERCENT, canonical, tasks_of
 from analysis.runs import Run
 from analysis.select import HELD_OUT, PICKS, Choice, Endpoint, Rule, choose, offline
-from analysis.significance import ALPHA, CORRECTIONS, Comparison, Sample, detectable, equivalence, sample, welch
+from analysis.significance import (
+    ALPHA,
+    CORRECTIONS,
+    Comparison,
+    Sample,
+    clustered,
+    detectable,
+    equivalence,
+    sample,
+    welch,
+)
 
 REPRODUCED, DIFFERS, OPEN = "reproduced", "differs", "not enough data"
 MARGIN = 5.0  # points
@@ -196,6 +206,26 @@ def _verdict(row: Mapping[Any, Any]) -> tuple[str, str]:
     if (p := row["p_corrected"]) < ALPHA:
         return DIFFERS, f"{n}, p{'<0.0001' if p < 1e-4 else f'={p:.2g}'}"
     return OPEN, f"{n}, detects {row['detectable']:.1f} points"
+
+
+def overall(compared: pd.DataFrame) -> pd.DataFrame:
+    """By method of one table, measured minus published over all its rows: every row as a unit, and every environment.
+
+    Columns: published_method, method, rows, environments, difference (mean over environments), then for either reading
+    low, high, p (t) and wilcoxon, with the suffixes _rows and _environments. Methods with one row are left out.
+    """
+    found = []
+    known = compared[compared["difference"].notna()]
+    for (printed, method), rows in known.groupby(["published_method", "method"], sort=False):
+        if len(rows) > 1:
+            both = clustered(rows["difference"].to_numpy(), rows["environment"].tolist())
+            entry = {"published_method": printed, "method": method, "rows": len(rows)}
+            entry |= {"environments": rows["environment"].nunique(), "difference": both.environments.difference}
+            for name, one, ranks in zip(("rows", "environments"), both[:2], both[2:], strict=True):
+                entry |= {f"{key}_{name}": getattr(one, key) for key in ("low", "high", "p")}
+                entry[f"wilcoxon_{name}"] = ranks
+            found.append(entry)
+    return pd.DataFrame(found)
 
 
 def counts(compared: pd.DataFrame) -> Mapping[str, int]:

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 from rich.table import Table
 
-from analysis.compare import DIFFERS, OPEN, REPRODUCED, Terms, counts
+from analysis.compare import DIFFERS, OPEN, REPRODUCED, Terms, counts, overall
 from analysis.design import design, sentences
 from analysis.output import short, write_csv, write_text
 from analysis.published import METHODS, TITLES
@@ -65,6 +65,7 @@ def markdown(rows: pd.DataFrame, terms: Terms, notes: list[str]) -> str:
             p = MISSING if math.isnan(row["p_corrected"]) else f"{row['p_corrected']:.2g}"
             texts = [_place(row), _method(row), own(row), printed(row), difference(row), p, verdict(row)]
             lines.append("| " + " | ".join(texts) + " |")
+        lines += _over_all(rows)
         lines += ["", "## What these seeds can show", "", *(f"{line}  " for line in power(rows, terms))]
     if notes:
         lines += ["", "## Notes", "", *(f"- {note}" for note in notes)]
@@ -158,6 +159,26 @@ def verdict(row: Row) -> str:
     """The verdict in words, its reason and what to keep in mind."""
     joint = ": " if row["verdict"] == OPEN else "; "
     return f"{row['verdict']}{joint}{row['why']}" + (f" ({row['remark']})" if row["remark"] else "")
+
+
+def _over_all(rows: pd.DataFrame) -> list[str]:
+    found = overall(rows)
+    if found.empty:
+        return []
+    said = "Mean of measured minus published over environments. Tasks of an environment share a dataset: "
+    said += "where the two readings disagree, distrust the one that counts each row."
+    head = ["method", "rows", "difference [95%], environments as units", "signed-rank p"]
+    head += ["[95%], rows as units", "signed-rank p"]
+    lines = ["", "## Over all rows", "", said, "", f"| {' | '.join(head)} |"]
+    lines.append("|:--|--:|--:|--:|--:|--:|")
+    for row in _rows(found):
+        texts = [_method(row), f"{row['rows']} in {row['environments']}", f"{row['difference']:+.1f}"]
+        for name in ("environments", "rows"):
+            interval = f"[{row[f'low_{name}']:.1f}, {row[f'high_{name}']:.1f}]"
+            known = not math.isnan(row[f"low_{name}"])
+            texts += [interval if known else MISSING, f"{row[f'wilcoxon_{name}']:.2g}"]
+        lines.append("| " + " | ".join([*texts[:2], " ".join(texts[2:4]), *texts[4:]]) + " |")
+    return lines
 
 
 def _rows(rows: pd.DataFrame) -> list[Row]:

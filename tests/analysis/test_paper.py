@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from analysis import tables
-from analysis.compare import DIFFERS, OPEN, REPRODUCED, Terms, compare
+from analysis.compare import DIFFERS, OPEN, REPRODUCED, Terms, compare, overall
 from analysis.load import load
 from analysis.published import FOLDER, METHODS, canonical, environments, read
 from analysis.select import Endpoint, Rule
@@ -102,6 +102,16 @@ def test_markdown_and_latex_lay_them_side_by_side(table2: tuple[Path, str]) -> N
     assert r"\toprule" in latex and r"\bottomrule" in latex and "±" not in latex and r"^{\neq}$" in latex
     assert latex.count("$") % 2 == 0 and latex.count("{") == latex.count("}")
     assert all(line.count("%") == line.count(r"\%") for line in latex.splitlines()[1:])
+
+
+def test_differences_over_all_rows(study: Path, published: pd.DataFrame) -> None:
+    """FQL is 15 points below print on every task: nine environments or 45 tasks, the same mean and the least p."""
+    compared, _ = compare(load(study), published[published["table"] == "table7"], Terms())
+    found = overall(compared).set_index("method")
+    fql = found.loc["fql"]
+    assert (fql["rows"], fql["environments"]) == (45, 9) and fql["difference"] == pytest.approx(-15, abs=0.2)
+    assert fql["wilcoxon_environments"] == pytest.approx(2 / 2**9) and fql["high_environments"] < -14
+    assert found.loc["idql", "rows"] == 36 and abs(found.loc["vgf", "difference"]) < 0.2
 
 
 def test_published_numbers_alone(tmp_path: Path) -> None:
