@@ -1,8 +1,8 @@
 """The online phase: every seed gathers transitions in a simulator of its own and goes on learning from all it has.
 
-An environment step of all seeds is one batched call of the policy, one step of the simulators, and one program that
-takes the transitions in, does the updates and acts on what follows. Steps count environment steps; in the records they
-go on from the gradient steps of the offline end.
+An environment step of all seeds is one step of the simulators, one small program that takes the transitions into the
+buffer, and one that does the updates and acts on what follows. Steps are environment steps; in the records they go on
+from the gradient steps of the offline end.
 """
 
 from __future__ import annotations
@@ -259,9 +259,10 @@ class OnlineWork(StageWork):
                 if self.step % self.settings.log_every == 0 or self.step == edges[0]:
                     self._log({**trainer.report(), **rollout.report()})
                 due = time.monotonic() - self._saved > max(SAVE_EVERY_S, _SAVE_SHARE * self._cost)
-                if due or executor.stop() or self.step == edges[0]:
+                stop = executor.stop()
+                if due or stop or self.step == edges[0]:
                     self._keep(trainer, rollout)
-                if executor.stop():
+                if stop:
                     raise Interrupted
                 if self.step == edges[0]:
                     edges.pop(0)
