@@ -1,8 +1,8 @@
 """The online phase: every seed gathers transitions in a simulator of its own and goes on learning from all it has.
 
-An environment step of all seeds is one batched call of the policy, one step of the simulators, and one program that
-takes the transitions in, does the updates and acts on what follows. Steps count environment steps; in the records they
-go on from the gradient steps of the offline end.
+An environment step of all seeds is one step of the simulators, one small program that takes the transitions into the
+buffer, and one that does the updates and acts on what follows. Steps are environment steps; in the records they go on
+from the gradient steps of the offline end.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from harness.stagework import SAVE_EVERY_S, StageWork
 from harness.train import NotFinite, seed_keys, span
 from methods.core import Array, Columns, Key, Method, Stage, State
 from methods.learner import part_key
-from tasks.core import Task
+from tasks.core import RewardTransform, Task
 from tasks.simulators import SimulatorPool
 
 if TYPE_CHECKING:
@@ -148,15 +148,17 @@ class OnlineTrainer:
 class Rollout:
     """The simulators' side: a simulator for every seed, episode after episode."""
 
-    def __init__(self, task: Task, seeds: Sequence[int], episode: np.ndarray, seconds: dict[str, float]) -> None:
+    def __init__(
+        self, task: Task, seeds: Sequence[int], episode: np.ndarray, reward: RewardTransform, seconds: dict[str, float]
+    ) -> None:
         """`episode`: `[s]`, which episode each seed begins with; its number and the seed decide how it starts.
-        `seconds`: takes the time of the simulators, as "simulate"."""
+        `reward`: what the dataset's rewards went through. `seconds`: takes the simulators' time, as "simulate"."""
         self.seeds, self.episode, self.horizon = tuple(seeds), np.array(episode), task.spec.horizon
         n = len(self.seeds)
         self.pool = SimulatorPool(task.make_online_env, n, 0 if task.cheap else None, clone=task.clone)
         self.length, self.returns, self.success = np.zeros(n, int), np.zeros(n), np.zeros(n, bool)
         self.ended = np.zeros((3, n), np.float32)  # since the last report: episodes, their returns, their successes
-        self.seconds = seconds
+        self.reward, self.seconds = reward, seconds
         self.obs = self.pool.reset(self._starts())
 
     def __enter__(self) -> Rollout:
@@ -174,7 +176,7 @@ class Rollout:
         started = time.perf_counter()
         starts = self.length == 0
         result = self.pool.step(actions, np.ones(len(self.seeds), bool))
-        row = {"observations": self.obs, "actions": actions, "rewards": result.reward.astype(np.float32),
+        row = {"observations": self.obs, "actions": actions, "rewards": self.reward(result.reward),
                "masks": 1.0 - result.terminated.astype(np.float32), "next_observations": result.obs}  # fmt: skip
         self.length, self.returns, self.success = (
             self.length + 1, self.returns + result.reward, self.success | result.success)  # fmt: skip
@@ -238,7 +240,8 @@ class OnlineWork(StageWork):
         self._evaluate_or_save(trainer.state, trainer.seconds)
         if self.step < self.stage.steps:
             episode = np.asarray(besides["episode"]) + 1 if besides else np.zeros(len(self.settings.seeds), np.int32)
-            with Rollout(self.owner.run.task, self.settings.seeds, episode, trainer.seconds) as rollout:
+            reward = self.owner.dataset.reward
+            with Rollout(self.owner.run.task, self.settings.seeds, episode, reward, trainer.seconds) as rollout:
                 if besides:
                     rollout.ended[:] = besides["ended"]
                 self._go_on(trainer, rollout)
@@ -259,9 +262,10 @@ class OnlineWork(StageWork):
                 if self.step % self.settings.log_every == 0 or self.step == edges[0]:
                     self._log({**trainer.report(), **rollout.report()})
                 due = time.monotonic() - self._saved > max(SAVE_EVERY_S, _SAVE_SHARE * self._cost)
-                if due or executor.stop() or self.step == edges[0]:
+                stop = executor.stop()
+                if due or stop or self.step == edges[0]:
                     self._keep(trainer, rollout)
-                if executor.stop():
+                if stop:
                     raise Interrupted
                 if self.step == edges[0]:
                     edges.pop(0)

@@ -136,7 +136,7 @@ def _main(
     for offer in offered:
         offer.check(drafts, data_known=False)
     if show_config:
-        show.settings(drafts)
+        show.settings([run for run in drafts if not run.continues])
         return 0
     if dry_run:
         show.plan(drafts, whereabouts, results)

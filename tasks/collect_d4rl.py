@@ -136,10 +136,10 @@ def _episodes(
     episodes: list[Episode] = []
     for part, (step, label) in enumerate(parts):
         first_seed = 1_000_000 * (part + 1)  # far from the seeds of evaluations
-        made = 0
+        made, act = 0, agent.policy(step)  # once: it seeds the actions' noise
         with _bar(label, transitions, 0, "transitions", progress) as advance:
             while made < transitions:
-                for episode in rollout(agent.policy(step), agent.recipe.environment, first_seed):
+                for episode in rollout(act, agent.recipe.environment, first_seed):
                     if made < transitions:
                         episodes.append(episode)
                         made += len(episode.rewards)

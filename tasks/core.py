@@ -109,8 +109,8 @@ class Task(Protocol):
         """A fresh simulator with actions in [-1, 1], for evaluation. Called in worker processes."""
 
     def make_online_env(self) -> gymnasium.Env:
-        """As `make_env`, for learning from: rewards and ends are what `load` makes of such transitions, with the same
-        transforms and the same timing. `clone` copies it, too."""
+        """As `make_env`, for learning from: rewards and ends come with the timing that `load`'s have. Rewards are the
+        simulator's own, yet to go through `Dataset.reward`. `clone` copies it, too."""
 
     def score(self, episode_return: np.ndarray, success: np.ndarray) -> np.ndarray:
         """The headline number of each episode from its return and success (0 or 1)."""

@@ -114,6 +114,10 @@ class D4RLTask:
         os.environ.setdefault("MUJOCO_GL", "disable")  # nothing is rendered
         return SIMULATORS[self.environment].make()
 
+    def make_online_env(self) -> gymnasium.Env[Any, Any]:
+        """As `make_env`: what the data's rewards went through is `Dataset.reward`, for the caller to apply."""
+        return self.make_env()
+
     @property
     def reference(self) -> scores.Reference:
         """What scores are measured against."""

@@ -46,6 +46,10 @@ class MinariTask:
         os.environ.setdefault("MUJOCO_GL", "disable")  # nothing is rendered
         return _Flat(_recovered(self.dataset_id))
 
+    def make_online_env(self) -> gymnasium.Env[Any, Any]:
+        """As `make_env`: what the data's rewards went through is `Dataset.reward`, for the caller to apply."""
+        return self.make_env()
+
     def score(self, episode_return: np.ndarray, success: np.ndarray) -> np.ndarray:
         """Normalised by the reference returns that its metadata state."""
         del success

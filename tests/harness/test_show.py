@@ -138,6 +138,22 @@ def test_each_stage_stands_once_with_who_uses_it() -> None:
     assert training.startswith("training about 4 min on this device (1 min saved by sharing); ")
 
 
+def test_an_online_phase_hangs_from_the_offline_end() -> None:
+    nodes = graph(*TINY, "--methods", "vgf,rebrac", "--online-steps", "50", "--online-evaluate-every", "20")
+    vgf, rebrac = starting(nodes, "online: ")
+    assert vgf.above[-1].startswith("critic: ") and rebrac.above[-1].startswith("joint: ")
+    # 10 of the 50 steps warm up; 40 updates of 2 s for each of 2 seeds
+    assert rebrac.text.endswith("; 50 environment steps, 40 updates, 3 min, for rebrac online")
+    (evaluation,) = starting(nodes, "rebrac online evaluated ")
+    assert evaluation.text.split()[3] == "3" and evaluation.above[-1] == rebrac.text  # after 20, 40 and 50
+    runs, training = shown(*TINY, "--methods", "vgf", "--online-steps", "50", "--dry-run")[-2:]
+    assert runs == "2 runs x 2 seeds; results: results/"
+    # 20 steps of the behaviour, 40 of the critic, 40 online; the two runs share what is offline, as they are one
+    assert (
+        training.startswith("training about 7 min on this device (0 s saved by sharing); ") and "exploring" in training
+    )
+
+
 def test_iql_s_critic_is_trained_once_for_all_who_use_it() -> None:
     users = ("iql", "ifql", "idql", "qgf", "best_of_n", "vgf")
     nodes = graph(*TINY, "--methods", ",".join(users), "--set", "best_of_n.critic=iql", "--set", "vgf.critic=iql")
