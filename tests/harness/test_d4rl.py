@@ -11,7 +11,7 @@ import pytest
 
 from tasks.scores import D4RL
 from tests.harness.command import invoke
-from tests.tasks.conftest import d4rl_file
+from tests.tasks.d4rl_file import d4rl_file
 
 
 def test_a_file_of_d4rl_s_becomes_normalised_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

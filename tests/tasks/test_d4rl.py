@@ -14,7 +14,7 @@ import tasks
 from methods.core import BadInput
 from tasks import d4rl, fetch, minari_data
 from tasks.core import RewardTransform
-from tests.tasks.conftest import d4rl_file
+from tests.tasks.d4rl_file import d4rl_file
 
 HOPPER = d4rl.get("hopper-medium-v2")
 MAZE = d4rl.get("antmaze-umaze-v2")
