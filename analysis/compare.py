@@ -38,6 +38,7 @@ MARGIN = 5.0  # points
 ASSUMED_SEEDS = 5  # behind a published mean +- std that does not say
 
 NO_RUN = "no run"
+OTHER = ("generated", "given")  # origins of data that need not be those in print
 
 Key = tuple[str, str, str]
 """(suite, canonical task, our method)."""
@@ -110,7 +111,7 @@ def measured(records: Records, terms: Terms) -> dict[Key, Cell]:
 def _cell(several: Sequence[tuple[Run, pd.DataFrame]], terms: Terms) -> Cell:
     if len(several) > 1:
         named = [one for one in several if _named(one[0], terms.runs)]
-        stayed = [one for one in named if not (one[1]["phase"] == "online").any()]  # its online twin began as it did
+        stayed = [one for one in named if not one[0].online]  # whose online twin began as it did
         named = stayed if len(stayed) == 1 else named
         if len(named) != 1:
             prints = ", ".join(run.fingerprint[:8] for run, _ in several)
@@ -160,6 +161,7 @@ def _compared(row: Mapping[Any, Any], method: str, cells: Sequence[Cell], terms:
     short = [cell.step for cell in known if cell.step < 0.99 * row["steps"]]
     remarks = [f"{min(short):,} of {row['steps']:,.0f} steps"] if short else []
     remarks += [f"without seeds {', '.join(map(str, dropped))}, which not all its tasks have"] if dropped else []
+    remarks += list(dict.fromkeys(note for cell in known if cell.run for note in _circumstances(cell.run)))
     picks = list(dict.fromkeys(PICKS.join(choice.picks) for choice in choices if choice.picks))
     return {
         "table": row["table"], "suite": row["suite"], "environment": row["environment"], "task": row["task"],
@@ -173,6 +175,16 @@ def _compared(row: Mapping[Any, Any], method: str, cells: Sequence[Cell], terms:
         "detectable": detectable(against), "verdict": OPEN, "why": "; ".join(reasons),
         "runs": sum(cell.why != NO_RUN for cell in cells), "remark": "; ".join(remarks),
     }  # fmt: skip
+
+
+def _circumstances(run: Run) -> list[str]:
+    """In what a run's data and simulators differ from those in print."""
+    data = run.meta.get("dataset") or {}
+    found = (
+        [f"{data['origin']} data, {data.get('transitions', 0):,} transitions"] if data.get("origin") in OTHER else []
+    )
+    timing = (run.meta.get("task_options") or {}).get("success_timing", "post")
+    return found + ([f"success_timing={timing}"] if timing != "post" else [])
 
 
 def _units(choices: Sequence[Choice]) -> tuple[np.ndarray, list[int]]:
@@ -205,7 +217,7 @@ def _verdict(row: Mapping[Any, Any]) -> tuple[str, str]:
         return REPRODUCED, n
     if (p := row["p_corrected"]) < ALPHA:
         return DIFFERS, f"{n}, p{'<0.0001' if p < 1e-4 else f'={p:.2g}'}"
-    return OPEN, f"{n}, detects {row['detectable']:.1f} points"
+    return OPEN, f"{n}, detects {row['detectable']:.1f} points uncorrected"
 
 
 def overall(compared: pd.DataFrame) -> pd.DataFrame:

@@ -96,7 +96,8 @@ def legend(rows: pd.DataFrame, terms: Terms, latex_marks: bool = False) -> list[
         f"{marks[REPRODUCED]} reproduced: the 90% interval of the difference lies within {terms.margin:g} points (two "
         f"one-sided tests at 5%). {marks[DIFFERS]} differs: Welch's test at 5%, "
         f"{'uncorrected' if terms.correction == 'none' else terms.correction + '-corrected over the table'}. "
-        f"{marks[OPEN]} not enough data: neither can be said; detects: the true difference found four times in five.",
+        f"{marks[OPEN]} not enough data: neither can be said; detects: the true difference found four times in "
+        "five by one test at 5%; a correction needs more.",
     ]
     if rows["rule"].str.contains(ORACLE).any():
         mean = rows.loc[rows["rule"].str.contains(ORACLE), "bias"].mean()

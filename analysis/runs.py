@@ -57,7 +57,7 @@ class Run:
     def settings(self) -> dict[str, Any]:
         """The configuration's values, without their origins, and those of an online phase."""
         config = {k: v["value"] if isinstance(v, dict) and "value" in v else v for k, v in self.config.items()}
-        return {**config, **(self.meta.get("online") or {})}
+        return config | {f"online.{key}": value for key, value in (self.meta.get("online") or {}).items()}
 
     def train(self) -> pd.DataFrame:
         """`seed, step, <part>/<quantity>...` of train.csv, read when asked for; empty if there is none.

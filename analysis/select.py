@@ -267,6 +267,8 @@ def scores(
     notes = []
     for run, episodes in records.each():
         name = f"{run.suite}/{run.task} {run.label}"
+        if run.online and (began := episodes["phase"] != "offline").any():
+            episodes = episodes[began]  # what it took on from its offline run has a row of its own
         rows, missing = (endpoint or Endpoint())(episodes)
         if missing:
             notes.append(f"{name}: {missing}")

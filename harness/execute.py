@@ -107,13 +107,13 @@ class Executor:
             members = []
             for run in runs:
                 folder = run.folder(self.results)
-                if run.continues and record.status_of(run.continues.folder(self.results)) != "finished":
-                    self.progress.say(f"{run.label}: passed over: the offline run it goes on from is unfinished")
-                    statuses[run.fingerprint] = "waiting"
-                    continue
                 if record.status_of(folder) == "finished":
                     self.progress.say(f"{run.label}: finished before ({run.fingerprint})")
                     statuses[run.fingerprint] = "finished"
+                    continue
+                if run.continues and record.status_of(run.continues.folder(self.results)) != "finished":
+                    self.progress.say(f"{run.label}: passed over: the offline run it goes on from is unfinished")
+                    statuses[run.fingerprint] = "waiting"
                     continue
                 try:
                     locks.enter_context(record.locked(folder))
@@ -144,6 +144,7 @@ class Executor:
     def forget(self, runs: Sequence[RunNode]) -> None:
         """Deletes what an earlier attempt at these left, for --fresh."""
         wanted = [run.folder(self.results) for run in runs]
+        wanted += [folder for run in runs for folder in self._continuations(run)]
         wanted += [self.artifact(node) for run in runs for node in run.nodes]
         folders = [folder for folder in dict.fromkeys(wanted) if folder not in self.forgotten]
         with contextlib.ExitStack() as locks:
@@ -152,6 +153,16 @@ class Executor:
             for folder in folders:
                 shutil.rmtree(folder)
         self.forgotten |= set(folders)
+
+    def _continuations(self, run: RunNode) -> list[Path]:
+        """Records, and the artefacts of their last stage, that went on online from a run's."""
+        found = []
+        for folder in run.folder(self.results).parent.glob("*"):
+            if (record.read_run(folder).get("online") or {}).get("continues") == run.fingerprint:
+                stages = folder / "stages"
+                last = stages.read_text().split()[-1:] if stages.exists() else []
+                found += [folder, *(self.results / "artifacts" / fingerprint for fingerprint in last)]
+        return found
 
 
 def _carry_out(members: Sequence[Member]) -> None:

@@ -205,7 +205,7 @@ def as_dataset(
     details = {
         "minari": loaded.metadata["dataset_id"], **known, "reward": asdict(reward), "reference": asdict(reference),
         "episodes": len(returns), "return_mean": float(returns.mean()), "return_max": float(returns.max()),
-        "score_mean": float(reference.score(returns).mean()),
+        "score_mean": float(reference.score(returns.clip(max=1.0) if goal else returns).mean()),
     }  # fmt: skip
     # of an imported set its original's, which is the same wherever it was imported
     digest = loaded.metadata.get("source", {}).get("sha256", digest)

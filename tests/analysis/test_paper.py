@@ -280,3 +280,13 @@ def test_poor_records_are_no_traceback(tmp_path: Path, scene: str, arguments: li
     assert result.exit_code == 0, result.output
     told = {"empty": "no runs under", "still written": "half-written", "corrupt row": "episodes.csv:7: 3 fields"}
     assert told.get(scene, "") in result.stdout
+
+
+def test_other_data_and_timing_are_remarked(tmp_path: Path, published: pd.DataFrame) -> None:
+    """And a run's online twin does not take its place away, even before the first online evaluation."""
+    made = {"dataset": {"origin": "generated", "transitions": 160_000}, "task_options": {"success_timing": "pre"}}
+    write_run(tmp_path, "vgf", "ogbench", CUBE, **SIZE, **made)
+    write_run(tmp_path, "vgf", "ogbench", CUBE, fingerprint="0" * 12, status="running", offline=2, **SIZE, **made)
+    found = cell(tmp_path, published, "VGF")
+    assert found["runs"] == 1 and found["seeds"] == 5
+    assert found["remark"] == "generated data, 160,000 transitions; success_timing=pre"

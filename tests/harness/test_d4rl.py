@@ -17,12 +17,16 @@ from tests.tasks.d4rl_file import d4rl_file
 def test_a_file_of_d4rl_s_becomes_normalised_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
     path = d4rl_file(tmp_path / "mine.hdf5")
-    done = invoke("--suite", "d4rl", "--tasks", "hopper-medium-v2", "--data", str(path), "--methods", "bc_gaussian",
+    done = invoke("--suite", "d4rl", "--tasks", "hopper-medium-v2", "--data", str(path), "--methods", "td3bc",
                   "--preset", "smoke", "--seeds", "1", "--steps", "10", "--evaluate-every", "10",
-                  "--set", "hidden_dims=8", "--results", str(tmp_path / "results"))  # fmt: skip
+                  "--set", "hidden_dims=8", "--online-steps", "12", "--online-warmup", "6",
+                  "--results", str(tmp_path / "results"))  # fmt: skip
     assert done.exit_code == 0, done.stderr
-    (folder,) = (tmp_path / "results/runs/d4rl/hopper-medium-v2/bc_gaussian").iterdir()
-    record = json.loads((folder / "run.json").read_text())
+    folders = list((tmp_path / "results/runs/d4rl/hopper-medium-v2/td3bc").iterdir())
+    records = {"online" in (record := json.loads((folder / "run.json").read_text())): (folder, record)
+               for folder in folders}  # fmt: skip
+    assert records[True][1]["status"] == "finished" and "online" in (records[True][0] / "episodes.csv").read_text()
+    folder, record = records[False]
     assert record["dataset"]["origin"] == "given" and record["dataset"]["transitions"] == 7
     assert record["dataset"]["details"]["reward"] == {"scale": 31.25, "shift": 0.0}
     assert record["task_options"] == {} and record["status"] == "finished"

@@ -66,6 +66,18 @@ def whole(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return results
 
 
+def test_fresh_forgets_what_went_on_from_what_is_redone(whole: Path, tmp_path: Path) -> None:
+    """Without --online-steps, too: the online run's first half would be gone."""
+    results = tmp_path / "results"
+    shutil.copytree(whole, results)
+    own = artifact(results)
+    done = invoke(*SMALL, "--fresh", "--results", str(results))
+    assert done.exit_code == 0, done.stderr
+    assert not own.exists()
+    (left,) = (results / "runs" / "toy" / "toy" / "vgf").iterdir()
+    assert "online" not in json.loads((left / "run.json").read_text())
+
+
 def test_its_record_goes_on_from_the_offline_one(whole: Path, reference: Path) -> None:
     folder, record = online_run(whole)
     (offline,) = (reference / "runs" / "toy" / "toy" / "vgf").iterdir()

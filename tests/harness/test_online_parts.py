@@ -18,6 +18,7 @@ from harness.plan import OnlineSettings, StageNode
 from harness.throughput import random_transitions
 from harness.train import NotFinite, initial_state, take
 from methods.core import Method, MethodConfig, Stage, State, TaskSpec
+from tasks.core import RewardTransform
 from tests.harness.line import HORIZON, Line, LineTask
 
 SPEC = TaskSpec(3, 2, 10)
@@ -181,7 +182,7 @@ class LongTask(LineTask):
 def test_episodes_follow_each_other(task: Any, longest: int) -> None:
     """Seed 0 walks to the goal again and again, seed 1 stands still until time is up."""
     seconds = {"simulate": 0.0}
-    with Rollout(task, (0, 1), np.zeros(2, np.int32), seconds) as rollout:
+    with Rollout(task, (0, 1), np.zeros(2, np.int32), RewardTransform(), seconds) as rollout:
         seen = []
         for _ in range(12):
             acted = rollout.obs
@@ -205,8 +206,19 @@ def test_episodes_follow_each_other(task: Any, longest: int) -> None:
         assert rollout.episode.tolist() == [int(report["explore/episodes"][0]), ended]
 
 
+def test_rewards_go_through_the_datasets_transform_and_reported_returns_do_not() -> None:
+    steps, actions = [], np.array([[1.0], [0.0]], np.float32)
+    for transform in (RewardTransform(), RewardTransform(scale=2.0, shift=-1.0)):
+        with Rollout(CutTask(), (0, 1), np.zeros(2, np.int32), transform, {"simulate": 0.0}) as rollout:
+            rewards = np.stack([rollout.step(actions)[0]["rewards"] for _ in range(6)])
+            steps.append((rewards, rollout.report()["explore/return"]))
+    (raw, returns), (learned, same) = steps
+    np.testing.assert_array_equal(learned, 2.0 * raw - 1.0)
+    np.testing.assert_array_equal(returns, same)
+
+
 def test_every_episode_starts_differently_and_none_as_evaluations_do() -> None:
-    with Rollout(LongTask(), (0, 1), np.array([0, 7]), {"simulate": 0.0}) as rollout:
+    with Rollout(LongTask(), (0, 1), np.array([0, 7]), RewardTransform(), {"simulate": 0.0}) as rollout:
         starts = [rollout._starts()]
         for number in range(50):
             rollout.episode = np.array([number + 1, number + 8])

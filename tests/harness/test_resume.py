@@ -179,19 +179,32 @@ def curve(results: Path, method: str) -> list[int]:
     return list(dict.fromkeys(int(row.split(",")[2]) for row in rows))
 
 
-def test_shared_stages_are_trained_once_and_cost_nobody_a_curve(command: Command, tmp_path: Path) -> None:
-    """BC's only stage is on IFQL's way, so it goes first; IFQL and QGF have one critic. Killed while IFQL is evaluated
-    at its critic's step 20 and QGF is not yet, they continue as if nothing had been."""
-    names = ("ifql", "qgf", "bc")
-    arguments = (*TINY, "--methods", ",".join(names), "--set", "qgf.test_weights=0,1")
-    whole, results = tmp_path / "whole", tmp_path / "killed"
-    assert command.run(*arguments, "--results", str(whole)).returncode == 0
+SHARING = ("ifql", "qgf", "bc")
+SHARED = (*TINY, "--methods", ",".join(SHARING), "--set", "qgf.test_weights=0,1")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What runs that share stages leave."""
+    results = tmp_path_factory.mktemp("shared")
+    assert invoke(*SHARED, "--results", str(results)).exit_code == 0
+    return results
+
+
+def test_shared_stages_are_trained_once_and_cost_nobody_a_curve(whole: Path) -> None:
+    """BC's only stage is on IFQL's way, so it goes first; IFQL and QGF have one critic."""
+    names = SHARING
     origins = {name: [stage["origin"] for stage in record_of(whole, name)["stages"]] for name in names}
     assert origins == {"bc": ["trained"], "ifql": ["shared", "trained"], "qgf": ["trained", "shared"]}
     assert [curve(whole, name) for name in names] == [[10, 20, 30, 40]] * 2 + [[10, 20]]
     train = [(run_folder(whole, name) / "train.csv").read_text() for name in ("ifql", "qgf")]
     assert train[0] == train[1] and len(train[0].splitlines()) == 1 + 4 * 2
 
+
+@pytest.mark.slow
+def test_killed_while_stages_are_shared(command: Command, whole: Path, tmp_path: Path) -> None:
+    """While IFQL is evaluated at its critic's step 20 and QGF is not yet: they continue as if nothing had been."""
+    names, arguments, results = SHARING, SHARED, tmp_path
     # evaluations: BC's 2, then IFQL and QGF by turns
     accident = "harness.evaluate:Evaluator.run 6 before SIGKILL"
     killed = command.run(*arguments, "--results", str(results), accident=accident)
