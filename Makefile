@@ -8,7 +8,7 @@ WORKERS ?= 2
 .PHONY: demo test test-all lint format clean
 
 demo: $(VENV)/.run
-	$(BIN)/python -m harness.run --methods vgf,avgf,best_of_n,fql,bc
+	$(BIN)/python -m harness.run
 	$(BIN)/python -m analysis.tables results/
 	$(BIN)/python -m analysis.plots results/
 
