@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import typer
 
-from analysis import curves, landscape
+from analysis import aggregate, costs, curves, landscape, scaling
 from analysis.load import Records, load
 from analysis.output import one_line_errors, print_notes, run
 from analysis.runs import RecordError
@@ -25,7 +25,8 @@ def main(
     results: Annotated[Path, typer.Argument(help="The folder that holds runs/.")] = Path("results"),
     out: Annotated[Path | None, typer.Option(help="Where the figures go; RESULTS/figures if unset.")] = None,
 ) -> None:
-    """Learning curves, curves over test-time knobs, and the landscape of 2-D bandits, a folder a task."""
+    """Curves over training, knobs, wall-clock and gradients, transport, the landscape of 2-D bandits: a folder a task;
+    profiles, aggregates, who beats whom and L_test scaling: a folder a suite."""
     with one_line_errors():
         records = load(results)
         notes = list(records.notes)
@@ -41,11 +42,22 @@ def figures(records: Records, folder: Path, notes: list[str]) -> Iterator[list[P
     """Writes folder/<suite>/<task>/<figure>.{png,svg,pdf,csv} and yields the paths of each figure.
 
     Figures: learning (of offline runs), online (of those that go on online, from their offline start), knob-<name> for
-    every knob with two values or more, landscape. Adds to `notes` what is not drawn.
+    every knob with two values or more, l-train, wall-clock, gradients, transport, landscape; of a suite, in
+    folder/<suite>: profiles, aggregates, improvement, scaling-L_test. Adds to `notes` what is not drawn.
     """
     cells, remarks = scores(records)
     notes += remarks
+    yield from _suites(records, folder, notes)
     points = curves.learning(records)
+    costly, remarks = costs.clock(records)
+    notes += remarks
+    moved, remarks = scaling.carried(records)
+    notes += remarks
+    trained, paid = scaling.trained(records, cells), costs.over_gradients(records, cells)
+    pictures = (
+        ("l-train", trained, scaling.draw_trained), ("wall-clock", costly, costs.draw_clock),
+        ("gradients", paid, costs.draw_gradients), ("transport", moved, scaling.draw_carried),
+    )  # fmt: skip
     online = {(run.suite, run.task, run.label) for run in records.runs if run.online}
     keys = points[["suite", "task", "label"]].itertuples(index=False, name=None)
     going_on = np.array([key in online for key in keys], bool)
@@ -66,7 +78,33 @@ def figures(records: Records, folder: Path, notes: list[str]) -> Iterator[list[P
                 yield save(curves.draw_knob_curve(curve, knob), curve, place / f"knob-{knob}")
             elif rows[knob].notna().any():
                 notes.append(f"{suite}/{task}: one value of {knob} only, so no curve over it")
+        for name, frame, draw in pictures:
+            one = frame[(frame["suite"] == suite) & (frame["task"] == task)] if len(frame) else frame
+            if len(one) and not (name == "gradients" and one["gradients"].max() == 0):
+                yield save(draw(one), one, place / name)
         yield from _landscape(records, str(suite), str(task), cells, place, notes)
+
+
+def _suites(records: Records, folder: Path, notes: list[str]) -> Iterator[list[Path]]:
+    """The figures over the tasks of each suite."""
+    found, remarks = aggregate.spoken(records)
+    notes += remarks
+    scaled, remarks = scaling.normalised(records)
+    notes += remarks
+    for suite, of in sorted(found.items()):
+        every, tasks, remarks = aggregate.complete(of, suite)
+        notes += remarks
+        place, note = folder / suite, aggregate.covers(every, tasks)
+        profile = aggregate.profiles(every, tasks, suite)
+        yield save(aggregate.draw_profiles(profile, len(tasks), note), profile, place / "profiles")
+        table = aggregate.aggregates(every, tasks, suite)
+        yield save(aggregate.draw_aggregates(table, len(tasks), note), table, place / "aggregates")
+        pairs = aggregate.matrix(of, suite)
+        if len(pairs):
+            yield save(aggregate.draw_matrix(pairs, note), pairs, place / "improvement")
+        one = scaled[scaled["suite"] == suite] if len(scaled) else scaled
+        if len(one):
+            yield save(scaling.draw_normalised(one), one, place / "scaling-L_test")
 
 
 def _online(points: pd.DataFrame, place: Path, notes: list[str]) -> Iterator[list[Path]]:

@@ -178,11 +178,14 @@ def _over_sentences(suite: str, over: Over) -> list[str]:
         "with new seeds on these tasks": over.seeds, "on other tasks of this kind": over.units.tasks,
         "on other environments": over.units.environments,
     }  # fmt: skip
+    units = {"on other tasks of this kind": len(over.duels), "on other environments": over.environments}
     shown = {question: one for question, one in readings.items() if one.p < ALPHA}
     lines = []
     for question, one in shown.items():
         name, other = (first, second) if one.difference > 0 else (second, first)
-        lines.append(f"{suite}, {question}: {name} scores {abs(one.difference):.1f} points above {other}, on average.")
+        few = units.get(question, 99)
+        alone = f" (by the t-test alone: signed ranks of {few} can show nothing)" if signed_rank_p(few) > ALPHA else ""
+        lines.append(f"{suite}, {question}: {name} scores {abs(one.difference):.1f} points above {other}{alone}.")
     open_ = [question for question, one in readings.items() if question not in shown]
     if open_:
         lines.append(f"{suite}: not shown {', nor '.join(open_)}.")
@@ -195,8 +198,10 @@ def _coverage(over: Over) -> str:
     least = min(len(side) for duel in over.duels for side in duel.means)
     if least < 2:
         return "A task with one seed gives its bootstrap intervals no width."
-    each = "Each row has its own 5%."
-    return f"{each} Bootstrap intervals (P, IQM) of {least} seeds a task cover some {stratified_coverage(least)}%, not 95%."
+    percent = stratified_coverage(least)
+    return (
+        f"Each row has its own 5%. Bootstrap intervals (P, IQM) of {least} seeds a task cover some {percent}%, not 95%."
+    )
 
 
 def _shown(one: Comparison) -> tuple[str, str]:

@@ -22,6 +22,13 @@ Effect = Callable[[float, Mapping[str, float]], float]
 """(progress in 0..1, knob setting) -> true mean score."""
 
 
+FLOW = {
+    "step_size": 0.1, "particle_optimizer": "adam", "maxent": True, "alpha": 1.0, "kernel": "rbf",
+    "bandwidth": "median", "sigma": 1.0, "bandwidth_gradient": True, "n_particles": 3, "flow_steps": 10, "train_flow_steps": 1,
+}  # fmt: skip
+"""Settings of every run, with VGF's of its flow."""
+
+
 def reward(actions: np.ndarray) -> np.ndarray:
     """A bimodal true reward, `[..., 2]` -> `[...]`, 100 at the better mode and 80 at the other."""
     squares = np.square(actions[..., None, :] - MODES).sum(-1)
@@ -44,6 +51,7 @@ def write_run(
     steps: int | None = None,
     status: str = "finished",
     offline: int | None = None,
+    settings: Mapping[str, Any] | None = None,
     **meta: Any,
 ) -> Path:
     """One run folder. With both deviations 0, every score equals the effect exactly. Returns the folder.
@@ -69,10 +77,15 @@ def write_run(
             lines += [f"{prefix},{e},{s / 100:.6g},1,{int(s > 50)},{s:.6g}" for e, s in enumerate(scores)]
     (folder / "episodes.csv").write_text("\n".join(lines) + "\n")
     (folder / "train.csv").write_text("seed,step,critic/loss\n" + "".join(f"{s},1000,0.5\n" for s in range(seeds)))
+    values = FLOW | dict(settings or {})
+    stage = {"name": "joint", "fingerprint": fingerprint}
     record = {
         "schema": 1, "suite": suite, "task": task, "method": method, "fingerprint": fingerprint, "status": status,
-        "error": None, "config": {"step_size": {"value": 0.1, "origin": "default"}}, "seeds": list(range(seeds)),
-        "knobs": names, "episodes": episodes, "evaluation_steps": steps_at, "dataset": {}, "stages": [],
+        "error": None, "config": {key: {"value": value, "origin": "default"} for key, value in values.items()},
+        "seeds": list(range(seeds)),
+        "knobs": names, "episodes": episodes, "evaluation_steps": steps_at,
+        "dataset": {"name": task, "sha256": "5a" * 32, "origin": "made here", "transitions": 2000},
+        "stages": [stage | {"steps": steps_at[-1], "origin": "trained", "seconds": 60.0}],
         "wall_clock_s": {"train": 1.0}, "versions": {}, "git": {"sha": "0" * 40, "dirty": False}, "device": "cpu",
         "created": "2026-01-01T00:00:00Z", "updated": "2026-01-01T00:01:00Z",
     }  # fmt: skip
@@ -134,6 +147,10 @@ def write_suite(root: Path) -> None:
         write_run(root, "vgf", "ogbench", task, knobs={"L_test": [0, 1, 2, 3]}, effect=rise(level, 10, "L_test"))
         write_run(root, "fql", "ogbench", task, effect=rise(level + 5))
     write_run(root, "iql", "ogbench", task, effect=rise(40), seeds=1)
+    for steps in (0, 2, 5):
+        effect = rise(65 + 6 * min(steps, 2) - 3 * max(steps - 2, 0), 8, "L_test")
+        write_run(root, "avgf", "ogbench", task, f"{steps}" * 12, {"L_test": [0, 1, 2, 3]}, effect,
+                  settings={"train_flow_steps": steps})  # fmt: skip
 
 
 STUDY: dict[str, tuple[str, str]] = {
