@@ -114,7 +114,7 @@ def draw_profiles(shown: pd.DataFrame, tasks: int, note: str) -> Figure:
         names.append(str(label))
     suite = str(shown["suite"].iloc[0])
     axes.set(xlabel=f"threshold t: {unit(suite)}", ylabel="share of runs with score > t [0-1]", ylim=(-0.02, 1.02))
-    return _noted(finish(figure, f"{suite}: performance profiles, {_count(tasks)}", handles, names), note)
+    return finish(figure, f"{suite}: performance profiles, {_count(tasks)}\n{note}", handles, names)
 
 
 def aggregates(of: Spoken, tasks: list[str], suite: str) -> pd.DataFrame:
@@ -132,7 +132,7 @@ def draw_aggregates(shown: pd.DataFrame, tasks: int, note: str) -> Figure:
     """A panel an aggregate, a row a method, the best IQM on top."""
     order = shown[shown["statistic"] == "IQM"].sort_values("value")["label"].tolist()
     figure, panels = plt.subplots(
-        1, len(AGGREGATES), figsize=(9.6, 1.1 + 0.26 * len(order)), sharey=True, layout="constrained"
+        1, len(AGGREGATES), figsize=(9.6, 1.35 + 0.26 * len(order)), sharey=True, layout="constrained"
     )
     styles = looks(dict(zip(shown["label"], shown["method"], strict=True)))
     suite = str(shown["suite"].iloc[0])
@@ -145,8 +145,8 @@ def draw_aggregates(shown: pd.DataFrame, tasks: int, note: str) -> Figure:
         axes.set_title(f"{name}{' (less is better)' if 'gap' in name else ''}", fontsize=9, loc="left")
         axes.grid(axis="y", visible=False)
     figure.supxlabel(unit(suite), fontsize=9)
-    figure.suptitle(f"{suite}: aggregates over {_count(tasks)}", x=0.01, ha="left", fontsize=10)
-    return _noted(figure, note)
+    figure.suptitle(f"{suite}: aggregates over {_count(tasks)}\n{note}", x=0.01, ha="left", fontsize=10)
+    return figure
 
 
 def matrix(of: Spoken, suite: str) -> pd.DataFrame:
@@ -169,7 +169,7 @@ def draw_matrix(shown: pd.DataFrame, note: str) -> Figure:
     names = sorted(set(shown["label"]) | set(shown["against"]))
     table = shown.pivot(index="label", columns="against", values="probability").reindex(index=names, columns=names)
     side = 1.4 + 0.42 * len(names)
-    figure, axes = plt.subplots(figsize=(side + 1.2, side + 0.3), layout="constrained")
+    figure, axes = plt.subplots(figsize=(max(side + 1.2, 6.2), side + 0.5), layout="constrained")
     image = axes.imshow(table.to_numpy(float), cmap=DIVERGING, vmin=0, vmax=1)
     for row in shown.to_dict("records"):
         sure = row["low"] > 0.5 or row["high"] < 0.5
@@ -184,20 +184,13 @@ def draw_matrix(shown: pd.DataFrame, note: str) -> Figure:
     axes.grid(visible=False)
     figure.colorbar(image, ax=axes, shrink=0.7, label="P(row beats column) [0-1], ties half")
     suite, tasks = shown["suite"].iloc[0], sorted(set(shown["tasks"]))
-    title = f"{suite}: probability of improvement, {_count(tasks[0], tasks[-1])}"
+    title = f"{suite}: probability of improvement, {_count(tasks[0], tasks[-1])}\n"
+    title += f"bold: the interval excludes 0.5; {note}"
     figure.suptitle(title, x=0.01, ha="left", fontsize=10)
-    return _noted(figure, f"bold: the interval excludes 0.5; {note}")
+    return figure
 
 
 def _count(least: int, most: int | None = None) -> str:
     if most not in (None, least):
         return f"{least}-{most} tasks a pair"
     return f"{least} task{'s' * (least != 1)}"
-
-
-def _noted(figure: Figure, note: str) -> Figure:
-    """Puts a small line below the axes, inside the layout."""
-    figure.text(0.99, 0.995, note, ha="right", va="top", fontsize=6.5, color="0.4")
-    width, height = figure.get_size_inches()
-    figure.set_size_inches(max(width, 5.5), height)
-    return figure

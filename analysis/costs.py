@@ -128,8 +128,8 @@ def draw_gradients(points: pd.DataFrame) -> Figure:
         joined = look.line if line["gradients"].is_unique else ""
         handles.append(
             axes.errorbar(
-                line["gradients"].replace(0, aside), line["mean"], error, color=look.color, fmt=look.marker + joined, lw=1.2, ms=4.5,
-                elinewidth=0.8, mew=0,
+                line["gradients"].replace(0, aside), line["mean"], error, color=look.color, fmt=look.marker + joined,
+                lw=1.2, ms=4.5, elinewidth=0.8, mew=0,
             )
         )  # fmt: skip
         names.append(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -83,11 +85,15 @@ def test_many_tasks_are_wrapped_by_environment() -> None:
 
 
 def test_figures_exist_and_say_where(suite: Path, tmp_path: Path) -> None:
-    result = CliRunner().invoke(plots.app, [str(suite), "--out", str(tmp_path)])
+    for part in ("runs", "tasks"):  # the toy alone: a figure takes half a second
+        shutil.copytree(suite / part / "toy", tmp_path / "results" / part / "toy")
+    result = CliRunner().invoke(plots.app, [str(tmp_path / "results"), "--out", str(tmp_path)])
     assert result.exit_code == 0, result.output
     toy = tmp_path / "toy" / "toy"
-    for stem in ("learning", "knob-L_test", "knob-N", "landscape"):
-        assert f"{toy / stem}.png" in result.stdout
+    drawn = ("learning", "knob-L_test", "knob-N", "landscape", "wall-clock", "gradients", "transport")
+    over = ("profiles", "aggregates", "improvement", "scaling-L_test")
+    for stem in (*drawn, *(f"../{name}" for name in over)):
+        assert f"{Path(os.path.normpath(toy / stem))}.png" in result.stdout
         assert all((toy / f"{stem}.{kind}").stat().st_size > 900 for kind in ("png", "svg", "pdf", "csv"))
         pixels = plt.imread(toy / f"{stem}.png")[..., :3]
         assert 0.02 < (pixels < 0.9).any(-1).mean() < 0.9  # something is drawn, and it is no black sheet
