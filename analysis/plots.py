@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import pandas as pd
 import typer
+from matplotlib.figure import Figure
 
 from analysis import aggregate, costs, curves, landscape, scaling
 from analysis.load import Records, load
@@ -16,6 +17,9 @@ from analysis.output import one_line_errors, print_notes, run
 from analysis.runs import RecordError
 from analysis.select import scores
 from analysis.style import save, theme
+
+Save = Callable[[Figure, pd.DataFrame, Path], list[Path]]
+"""(figure, the numbers it shows, path without suffix) -> what was written; closes the figure."""
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -38,16 +42,17 @@ def main(
         print_notes(notes)
 
 
-def figures(records: Records, folder: Path, notes: list[str]) -> Iterator[list[Path]]:
+def figures(records: Records, folder: Path, notes: list[str], save: Save = save) -> Iterator[list[Path]]:
     """Writes folder/<suite>/<task>/<figure>.{png,svg,pdf,csv} and yields the paths of each figure.
 
     Figures: learning (of offline runs), online (of those that go on online, from their offline start), knob-<name> for
     every knob with two values or more, l-train, wall-clock, gradients, transport, landscape; of a suite, in
-    folder/<suite>: profiles, aggregates, improvement, scaling-L_test. Adds to `notes` what is not drawn.
+    folder/<suite>: profiles, aggregates, improvement, scaling-L_test. Adds to `notes` what is not drawn. `save` may be
+    another way to keep a figure.
     """
     cells, remarks = scores(records)
     notes += remarks
-    yield from _suites(records, folder, notes)
+    yield from _suites(records, folder, notes, save)
     points = curves.learning(records)
     costly, remarks = costs.clock(records)
     notes += remarks
@@ -64,7 +69,7 @@ def figures(records: Records, folder: Path, notes: list[str]) -> Iterator[list[P
     for (suite, task), rows in cells.groupby(["suite", "task"], observed=True, sort=True):
         place = folder / str(suite) / str(task)
         here = (points["suite"] == suite) & (points["task"] == task)
-        yield from _online(points[here & going_on], place, notes)
+        yield from _online(points[here & going_on], place, notes, save)
         path = points[here & ~going_on]
         if path["step"].nunique() > 1:
             path, hidden = curves.legible(path)
@@ -82,10 +87,10 @@ def figures(records: Records, folder: Path, notes: list[str]) -> Iterator[list[P
             one = frame[(frame["suite"] == suite) & (frame["task"] == task)] if len(frame) else frame
             if len(one) and not (name == "gradients" and one["gradients"].max() == 0):
                 yield save(draw(one), one, place / name)
-        yield from _landscape(records, str(suite), str(task), cells, place, notes)
+        yield from _landscape(records, str(suite), str(task), cells, place, notes, save)
 
 
-def _suites(records: Records, folder: Path, notes: list[str]) -> Iterator[list[Path]]:
+def _suites(records: Records, folder: Path, notes: list[str], save: Save) -> Iterator[list[Path]]:
     """The figures over the tasks of each suite."""
     found, remarks = aggregate.spoken(records)
     notes += remarks
@@ -107,7 +112,7 @@ def _suites(records: Records, folder: Path, notes: list[str]) -> Iterator[list[P
             yield save(scaling.draw_normalised(one), one, place / "scaling-L_test")
 
 
-def _online(points: pd.DataFrame, place: Path, notes: list[str]) -> Iterator[list[Path]]:
+def _online(points: pd.DataFrame, place: Path, notes: list[str], save: Save) -> Iterator[list[Path]]:
     if points.empty:
         return
     start = curves.handover(points)
@@ -120,7 +125,7 @@ def _online(points: pd.DataFrame, place: Path, notes: list[str]) -> Iterator[lis
 
 
 def _landscape(
-    records: Records, suite: str, task: str, cells: pd.DataFrame, place: Path, notes: list[str]
+    records: Records, suite: str, task: str, cells: pd.DataFrame, place: Path, notes: list[str], save: Save
 ) -> Iterator[list[Path]]:
     try:
         picture = landscape.shown(records, suite, task, cells)
