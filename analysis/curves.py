@@ -15,7 +15,7 @@ from analysis.load import Records
 from analysis.output import short
 from analysis.select import FIXED, HELD_OUT, settings
 from analysis.statistics import generator, summarise
-from analysis.style import finish, looks, shade
+from analysis.style import finish, looks, shade, unit
 
 SIZE = (5.4, 3.8)  # without the legend
 SETTINGS = 5  # of a method, in a learning curve
@@ -42,7 +42,9 @@ def legible(points: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
         order = run["setting"].drop_duplicates().to_list()
         if len(order) > SETTINGS:
             shown = [order[i] for i in np.linspace(0, len(order) - 1, SETTINGS).round().astype(int)]
-            notes.append(f"{_task(points)}: the learning curve shows {SETTINGS} of {len(order)} settings of {label}")
+            notes.append(
+                f"{task_name(points)}: the learning curve shows {SETTINGS} of {len(order)} settings of {label}"
+            )
             run = run[run["setting"].isin(shown)]
         kept.append(run)
     return pd.concat(kept, ignore_index=True), notes
@@ -73,18 +75,18 @@ def draw_learning(points: pd.DataFrame, online_from: int | None = None) -> Figur
                 line["step"], line["mean"], look.line, color=color, marker=look.marker, lw=width, ms=size, mew=0
             )
             names.append(f"{label} {setting}".strip())
-    axes.set(xlabel="gradient step", ylabel="score")
+    axes.set(xlabel="training [gradient steps]", ylabel=unit(str(points["suite"].iloc[0])))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     if online_from is None:
-        return finish(figure, f"{_task(points)}: learning curves", handles, names)
+        return finish(figure, f"{task_name(points)}: learning curves", handles, names)
     left, right = axes.get_xlim()
     axes.axvspan(left, online_from, color="0.9", lw=0, zorder=0)
     axes.set_xlim(left, right)
-    axes.set_xlabel("gradient step offline, then environment step online")
+    axes.set_xlabel("training [gradient steps offline, then environment steps online]")
     top = axes.get_xaxis_transform()
     for phase, align in (("offline ", "right"), (" online", "left")):
         axes.text(online_from, 1.01, phase, ha=align, va="bottom", fontsize=7.5, color="0.4", transform=top)
-    return finish(figure, f"{_task(points)}: offline to online", handles, names)
+    return finish(figure, f"{task_name(points)}: offline to online", handles, names)
 
 
 def knob_curve(cells: pd.DataFrame, knob: str, knobs: tuple[str, ...]) -> pd.DataFrame:
@@ -128,12 +130,12 @@ def draw_knob_curve(points: pd.DataFrame, knob: str) -> Figure:
             marker=look.marker, markevery=[1, 2], ms=4, mew=0,
         )  # fmt: skip
         names.append(row["line"])
-    _scale(axes, np.sort(with_knob[knob].unique()))
-    axes.set(xlabel=f"{knob} (test time)", ylabel="score")
-    return finish(figure, f"{_task(points)}: score over {knob}", handles, names)
+    scale(axes, np.sort(with_knob[knob].unique()))
+    axes.set(xlabel=knob_name(knob), ylabel=unit(str(points["suite"].iloc[0])))
+    return finish(figure, f"{task_name(points)}: score over {knob}", handles, names)
 
 
-def _scale(axes: Axes, values: np.ndarray) -> None:
+def scale(axes: Axes, values: np.ndarray) -> None:
     """Ticks at a knob's values (two or more, ascending), on an axis where they do not crowd."""
     if values[0] > 0 and values[-1] / values[0] >= 8:
         axes.set_xscale("log")
@@ -143,6 +145,13 @@ def _scale(axes: Axes, values: np.ndarray) -> None:
     axes.set_xticks(values, [f"{value:g}" for value in values])
 
 
-def _task(points: pd.DataFrame) -> str:
+def knob_name(knob: str) -> str:
+    """A test-time knob on an axis: "L_test [flow steps, test time]"."""
+    units = {"L_test": "flow steps", "N": "samples", "w": "guidance weight"}
+    return f"{knob} [{', '.join([*filter(None, [units.get(knob)]), 'test time'])}]"
+
+
+def task_name(points: pd.DataFrame) -> str:
+    """The task of a figure, on its title: "ogbench: cube-single-play-task2"."""
     suite, task = points[["suite", "task"]].iloc[0]
     return str(task) if suite == task else f"{suite}: {short(str(task))}"

@@ -43,6 +43,11 @@ def short(task: str) -> str:
     return re.sub(r"-singletask|-v\d+$", "", task)
 
 
+def environment(task: str) -> str:
+    """The environment a task belongs to: `cube-single-play-singletask-task2-v0` -> `cube-single-play`."""
+    return re.sub(r"(-singletask)?(-task\d+)?(-v\d+)?$", "", task)
+
+
 def print_notes(notes: Sequence[str]) -> None:
     """What was left out or needs care, one line each, last on the screen."""
     print(f"\n{len(notes)} notes:" if len(notes) > 1 else "\n1 note:" if notes else "\nNothing was left out.")

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import pandas as pd
 import typer
+from matplotlib.figure import Figure
 
-from analysis import curves, landscape
+from analysis import aggregate, costs, curves, landscape, scaling
 from analysis.load import Records, load
 from analysis.output import one_line_errors, print_notes, run
 from analysis.runs import RecordError
 from analysis.select import scores
 from analysis.style import save, theme
+
+Save = Callable[[Figure, pd.DataFrame, Path], list[Path]]
+"""(figure, the numbers it shows, path without suffix) -> what was written; closes the figure."""
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -25,7 +29,8 @@ def main(
     results: Annotated[Path, typer.Argument(help="The folder that holds runs/.")] = Path("results"),
     out: Annotated[Path | None, typer.Option(help="Where the figures go; RESULTS/figures if unset.")] = None,
 ) -> None:
-    """Learning curves, curves over test-time knobs, and the landscape of 2-D bandits, a folder a task."""
+    """Curves over training, knobs, wall-clock and gradients, transport, the landscape of 2-D bandits: a folder a task;
+    profiles, aggregates, who beats whom and L_test scaling: a folder a suite."""
     with one_line_errors():
         records = load(results)
         notes = list(records.notes)
@@ -37,22 +42,34 @@ def main(
         print_notes(notes)
 
 
-def figures(records: Records, folder: Path, notes: list[str]) -> Iterator[list[Path]]:
+def figures(records: Records, folder: Path, notes: list[str], save: Save = save) -> Iterator[list[Path]]:
     """Writes folder/<suite>/<task>/<figure>.{png,svg,pdf,csv} and yields the paths of each figure.
 
     Figures: learning (of offline runs), online (of those that go on online, from their offline start), knob-<name> for
-    every knob with two values or more, landscape. Adds to `notes` what is not drawn.
+    every knob with two values or more, l-train, wall-clock, gradients, transport, landscape; of a suite, in
+    folder/<suite>: profiles, aggregates, improvement, scaling-L_test. Adds to `notes` what is not drawn. `save` may be
+    another way to keep a figure.
     """
     cells, remarks = scores(records)
     notes += remarks
+    yield from _suites(records, folder, notes, save)
     points = curves.learning(records)
+    costly, remarks = costs.clock(records)
+    notes += remarks
+    moved, remarks = scaling.carried(records)
+    notes += remarks
+    trained, paid = scaling.trained(records, cells), costs.over_gradients(records, cells)
+    pictures = (
+        ("l-train", trained, scaling.draw_trained), ("wall-clock", costly, costs.draw_clock),
+        ("gradients", paid, costs.draw_gradients), ("transport", moved, scaling.draw_carried),
+    )  # fmt: skip
     online = {(run.suite, run.task, run.label) for run in records.runs if run.online}
     keys = points[["suite", "task", "label"]].itertuples(index=False, name=None)
     going_on = np.array([key in online for key in keys], bool)
     for (suite, task), rows in cells.groupby(["suite", "task"], observed=True, sort=True):
         place = folder / str(suite) / str(task)
         here = (points["suite"] == suite) & (points["task"] == task)
-        yield from _online(points[here & going_on], place, notes)
+        yield from _online(points[here & going_on], place, notes, save)
         path = points[here & ~going_on]
         if path["step"].nunique() > 1:
             path, hidden = curves.legible(path)
@@ -66,10 +83,36 @@ def figures(records: Records, folder: Path, notes: list[str]) -> Iterator[list[P
                 yield save(curves.draw_knob_curve(curve, knob), curve, place / f"knob-{knob}")
             elif rows[knob].notna().any():
                 notes.append(f"{suite}/{task}: one value of {knob} only, so no curve over it")
-        yield from _landscape(records, str(suite), str(task), cells, place, notes)
+        for name, frame, draw in pictures:
+            one = frame[(frame["suite"] == suite) & (frame["task"] == task)] if len(frame) else frame
+            if len(one) and not (name == "gradients" and one["gradients"].max() == 0):
+                yield save(draw(one), one, place / name)
+        yield from _landscape(records, str(suite), str(task), cells, place, notes, save)
 
 
-def _online(points: pd.DataFrame, place: Path, notes: list[str]) -> Iterator[list[Path]]:
+def _suites(records: Records, folder: Path, notes: list[str], save: Save) -> Iterator[list[Path]]:
+    """The figures over the tasks of each suite."""
+    found, remarks = aggregate.spoken(records)
+    notes += remarks
+    scaled, remarks = scaling.normalised(records)
+    notes += remarks
+    for suite, of in sorted(found.items()):
+        every, tasks, remarks = aggregate.complete(of, suite)
+        notes += remarks
+        place, note = folder / suite, aggregate.covers(every, tasks)
+        profile = aggregate.profiles(every, tasks, suite)
+        yield save(aggregate.draw_profiles(profile, len(tasks), note), profile, place / "profiles")
+        table = aggregate.aggregates(every, tasks, suite)
+        yield save(aggregate.draw_aggregates(table, len(tasks), note), table, place / "aggregates")
+        pairs = aggregate.matrix(of, suite)
+        if len(pairs):
+            yield save(aggregate.draw_matrix(pairs, note), pairs, place / "improvement")
+        one = scaled[scaled["suite"] == suite] if len(scaled) else scaled
+        if len(one):
+            yield save(scaling.draw_normalised(one), one, place / "scaling-L_test")
+
+
+def _online(points: pd.DataFrame, place: Path, notes: list[str], save: Save) -> Iterator[list[Path]]:
     if points.empty:
         return
     start = curves.handover(points)
@@ -82,7 +125,7 @@ def _online(points: pd.DataFrame, place: Path, notes: list[str]) -> Iterator[lis
 
 
 def _landscape(
-    records: Records, suite: str, task: str, cells: pd.DataFrame, place: Path, notes: list[str]
+    records: Records, suite: str, task: str, cells: pd.DataFrame, place: Path, notes: list[str], save: Save
 ) -> Iterator[list[Path]]:
     try:
         picture = landscape.shown(records, suite, task, cells)

@@ -34,10 +34,16 @@ KNOWN = {
     "vgf": (BLUE, "o"), "avgf": (PINK, "s"), "fql": (RED, "D"), "best_of_n": (GREEN, "^"), "bc": (GREY, "v"),
     "iql": (ORANGE, "P"), "ifql": (SKY, "X"), "qgf": (TAN, "p"), "rebrac": (ORANGE, "h"), "fbrac": (RED, "h"),
     "idql": (SKY, "d"), "diffusion_ql": (TAN, "d"), "sfbc": (GREEN, "d"), "td3bc": (ORANGE, "<"), "sql": (PINK, "<"),
-    "eql": (PINK, ">"),
+    "eql": (PINK, ">"), "vgf_qgf": (BLUE, "d"), "ivr": (GREEN, "<"), "bc_gaussian": (GREY, "d"),
 }  # fmt: skip
 COLORS = (ORANGE, TAN, SKY, PINK, RED, GREEN, GREY, BLUE)
 MARKERS = (">", "<", "d", "h", "p", "8", "X", "P")
+
+UNITS = {
+    "toy": "true reward [100 = better mode]", "ogbench": "success [%]", "d4rl": "score [100 = D4RL's expert]",
+    "minari": "score [100 = expert]", "tldr": "win rate [1 = always]", "hh": "win rate [1 = always]",
+}  # fmt: skip
+"""Suite -> what its score is, on an axis."""
 
 
 class Look(NamedTuple):
@@ -77,6 +83,11 @@ def looks(methods: Mapping[str, str]) -> dict[str, Look]:
         twins = sum(methods[other] == method for other in result)
         result[label] = Look(to_rgb(base[method][0]), base[method][1], ("-", "--", ":", "-.")[twins % 4])
     return result
+
+
+def unit(suite: str) -> str:
+    """What a suite's score is, on an axis: "success [%]"."""
+    return UNITS.get(suite, "score [points]")
 
 
 def shade(color: Color, index: int, count: int) -> Color:

@@ -6,7 +6,6 @@ With `--paper table2` (or table1, table3, table7, all) the published table with 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
@@ -21,7 +20,7 @@ from rich.text import Text
 from analysis.budget import curves
 from analysis.compare import MARGIN, Terms, compare
 from analysis.load import load
-from analysis.output import one_line_errors, print_notes, run, short, write_csv, write_text
+from analysis.output import environment, one_line_errors, print_notes, run, short, write_csv, write_text
 from analysis.paper import legend as terms_of
 from analysis.paper import power, summary, title, write
 from analysis.paper import screen as print_of
@@ -129,11 +128,6 @@ def blocks(cells: pd.DataFrame) -> Iterator[tuple[str, list[str]]]:
                 block = block[TASKS_ABREAST:]
         if block:
             yield str(suite), block
-
-
-def environment(task: str) -> str:
-    """The environment a task belongs to: `cube-single-play-singletask-task2-v0` -> `cube-single-play`."""
-    return re.sub(r"(-singletask)?(-task\d+)?(-v\d+)?$", "", task)
 
 
 def cell(row: pd.Series) -> tuple[str, str]:

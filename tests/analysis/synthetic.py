@@ -1,6 +1,6 @@
 """Writes synthetic records in the schema of results/README.md, with effects that are known.
 
-`python -m tests.analysis.synthetic FOLDER` writes a toy suite and two tasks of another, to look at figures;
+`python -m tests.analysis.synthetic FOLDER` writes a toy suite, two tasks of another and an ablation, to look at;
 `... FOLDER study` the 45 tasks of the paper's Table 7, to compare with print.
 """
 
@@ -20,6 +20,14 @@ from analysis.published import FOLDER, METHODS, read
 MODES = np.array([[0.55, 0.45], [-0.55, -0.45]])  # the first is the better one
 Effect = Callable[[float, Mapping[str, float]], float]
 """(progress in 0..1, knob setting) -> true mean score."""
+
+
+FLOW = {
+    "step_size": 0.1, "particle_optimizer": "adam", "maxent": True, "alpha": 1.0, "kernel": "rbf",
+    "bandwidth": "median", "sigma": 1.0, "bandwidth_gradient": True, "n_particles": 3, "flow_steps": 10,
+    "train_flow_steps": 1,
+}  # fmt: skip
+"""Settings of every run, with VGF's of its flow."""
 
 
 def reward(actions: np.ndarray) -> np.ndarray:
@@ -44,6 +52,7 @@ def write_run(
     steps: int | None = None,
     status: str = "finished",
     offline: int | None = None,
+    settings: Mapping[str, Any] | None = None,
     **meta: Any,
 ) -> Path:
     """One run folder. With both deviations 0, every score equals the effect exactly. Returns the folder.
@@ -69,10 +78,15 @@ def write_run(
             lines += [f"{prefix},{e},{s / 100:.6g},1,{int(s > 50)},{s:.6g}" for e, s in enumerate(scores)]
     (folder / "episodes.csv").write_text("\n".join(lines) + "\n")
     (folder / "train.csv").write_text("seed,step,critic/loss\n" + "".join(f"{s},1000,0.5\n" for s in range(seeds)))
+    values = FLOW | dict(settings or {})
+    stage = {"name": "joint", "fingerprint": fingerprint}
     record = {
         "schema": 1, "suite": suite, "task": task, "method": method, "fingerprint": fingerprint, "status": status,
-        "error": None, "config": {"step_size": {"value": 0.1, "origin": "default"}}, "seeds": list(range(seeds)),
-        "knobs": names, "episodes": episodes, "evaluation_steps": steps_at, "dataset": {}, "stages": [],
+        "error": None, "config": {key: {"value": value, "origin": "default"} for key, value in values.items()},
+        "seeds": list(range(seeds)),
+        "knobs": names, "episodes": episodes, "evaluation_steps": steps_at,
+        "dataset": {"name": task, "sha256": "5a" * 32, "origin": "made here", "transitions": 2000},
+        "stages": [stage | {"steps": steps_at[-1], "origin": "trained", "seconds": 60.0}],
         "wall_clock_s": {"train": 1.0}, "versions": {}, "git": {"sha": "0" * 40, "dirty": False}, "device": "cpu",
         "created": "2026-01-01T00:00:00Z", "updated": "2026-01-01T00:01:00Z",
     }  # fmt: skip
@@ -136,6 +150,16 @@ def write_suite(root: Path) -> None:
     write_run(root, "iql", "ogbench", task, effect=rise(40), seeds=1)
 
 
+def write_ablation(root: Path, task: str = "antmaze-large-navigate-singletask-task1-v0") -> None:
+    """Amortised VGF at three values of L_train, 2 the best of them."""
+    for steps, level in ((0, 65.0), (2, 77.0), (5, 68.0)):
+        write_run(
+            root, "avgf", "ogbench", task, f"{steps}" * 12, {"L_test": [0, 1, 2, 3]},
+            settings={"train_flow_steps": steps},
+            effect=lambda t, s, level=level: (level + 8 * np.log1p(s["L_test"])) * (1 - np.exp(-4 * t)),
+        )  # fmt: skip
+
+
 STUDY: dict[str, tuple[str, str]] = {
     "bc": ("as printed", "reproduced"), "iql": ("as printed, one seed", "not enough data"),
     "rebrac": ("25 points above print", "differs"), "fbrac": ("seeds 30 points apart", "not enough data"),
@@ -164,4 +188,8 @@ def write_study(root: Path, published: Path = FOLDER) -> None:
 
 
 if __name__ == "__main__":
-    (write_study if sys.argv[2:] == ["study"] else write_suite)(Path(sys.argv[1]))
+    if sys.argv[2:] == ["study"]:
+        write_study(Path(sys.argv[1]))
+    else:
+        write_suite(Path(sys.argv[1]))
+        write_ablation(Path(sys.argv[1]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -83,12 +85,17 @@ def test_many_tasks_are_wrapped_by_environment() -> None:
 
 
 def test_figures_exist_and_say_where(suite: Path, tmp_path: Path) -> None:
-    result = CliRunner().invoke(plots.app, [str(suite), "--out", str(tmp_path)])
+    for part in ("runs", "tasks"):  # the toy alone: a figure takes half a second
+        shutil.copytree(suite / part / "toy", tmp_path / "results" / part / "toy")
+    result = CliRunner().invoke(plots.app, [str(tmp_path / "results"), "--out", str(tmp_path)])
     assert result.exit_code == 0, result.output
     toy = tmp_path / "toy" / "toy"
-    for stem in ("learning", "knob-L_test", "knob-N", "landscape"):
-        assert f"{toy / stem}.png" in result.stdout
-        assert all((toy / f"{stem}.{kind}").stat().st_size > 900 for kind in ("png", "svg", "pdf", "csv"))
+    drawn = ("learning", "knob-L_test", "knob-N", "landscape", "wall-clock", "gradients", "transport")
+    over = ("profiles", "aggregates", "improvement", "scaling-L_test")
+    for stem in (*drawn, *(f"../{name}" for name in over)):
+        assert f"{Path(os.path.normpath(toy / stem))}.png" in result.stdout
+        assert all((toy / f"{stem}.{kind}").stat().st_size > 900 for kind in ("png", "svg", "pdf"))
+        assert len(pd.read_csv(toy / f"{stem}.csv")) > 1
         pixels = plt.imread(toy / f"{stem}.png")[..., :3]
         assert 0.02 < (pixels < 0.9).any(-1).mean() < 0.9  # something is drawn, and it is no black sheet
     assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".")]
@@ -139,7 +146,8 @@ def test_landscape_shows_paths_and_the_largest_setting(tmp_path: Path) -> None:
     plt.close(figure)
 
 
-def test_bad_landscape_and_candidates_are_notes(tmp_path: Path) -> None:
+def test_bad_landscape_and_candidates_are_notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("analysis.style.FORMATS", ("png",))  # saving is what takes time
     write_landscape(tmp_path)
     folder = write_run(tmp_path, "fql", evaluations=1)
     (folder / "candidates.npz").write_bytes(b"PK\x03\x04 cut short")

@@ -1,0 +1,148 @@
+"""What a score costs: over wall-clock of training, and over evaluations of the value gradient when acting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator, ScalarFormatter
+
+from analysis.curves import SIZE, task_name
+from analysis.load import Records
+from analysis.runs import Run
+from analysis.select import FIXED, HELD_OUT, Rule, choose
+from analysis.statistics import generator
+from analysis.style import finish, looks, unit
+
+
+def clock(records: Records) -> tuple[pd.DataFrame, list[str]]:
+    """One row a (run, evaluation): suite, task, method, label, device, step, seconds, picks, and the Summary of the
+    held-out choice at that evaluation; notes on runs whose stages do not say how long they took.
+
+    Seconds are those of all its stages, whoever trained them: what the method costs alone. Within its last stage time
+    is taken to go evenly over the steps; of its evaluations only those in that stage, before any online phase.
+    """
+    points: list[dict[str, object]] = []
+    notes = []
+    for run, rows in records.each():
+        name = {"suite": run.suite, "task": run.task, "method": run.method, "label": run.label}
+        stages = [(stage.get("seconds"), stage.get("steps")) for stage in run.meta.get("stages") or []]
+        if run.online or not stages or not all(_positive(s) and _positive(n) for s, n in stages[-1:]):
+            if not run.online:
+                notes.append(f"{run.suite}/{run.task} {run.label}: no seconds of its stages, not over wall-clock")
+            continue
+        before = sum(seconds or 0.0 for seconds, _ in stages[:-1])
+        last, steps = stages[-1]
+        for step, group in rows.groupby("step"):
+            choice = choose(run, group, Rule())
+            if isinstance(choice, str) or step > steps:
+                continue
+            summary = choice.summary(generator(run.suite, run.task))
+            at = {"device": device(run), "step": step, "seconds": before + last * step / steps}
+            points.append(name | at | {"picks": " / ".join(choice.picks)} | summary._asdict())
+    return pd.DataFrame(points), notes
+
+
+def device(run: Run) -> str:
+    """ "cpu", "NVIDIA H200", as the record says."""
+    found = run.meta.get("device")
+    return str(found.get("kind") or found.get("platform")) if isinstance(found, dict) else str(found)
+
+
+def draw_clock(points: pd.DataFrame) -> Figure:
+    """Score over seconds of training, log scale; runs on other devices have open markers."""
+    devices = list(points["device"].value_counts().index)
+    figure, axes = plt.subplots(figsize=SIZE, layout="constrained")
+    styles = looks(dict(zip(points["label"], points["method"], strict=True)))
+    handles, names = [], []
+    for label, line in points.groupby("label", observed=True, sort=True):
+        look = styles[str(label)]
+        elsewhere = line["device"].iloc[0] != devices[0]
+        axes.fill_between(line["seconds"], line["low"], line["high"], color=look.color, alpha=0.15, lw=0)
+        error = [line["mean"] - line["low"], line["high"] - line["mean"]]
+        face = "none" if elsewhere else look.color
+        drawn = axes.errorbar(
+            line["seconds"], line["mean"], error, color=look.color, fmt=f"{look.marker}{look.line}", lw=1.4, ms=4,
+            elinewidth=0.8, markerfacecolor=face,
+        )  # fmt: skip
+        handles.append(drawn)
+        names.append(str(label) + (f" ({line['device'].iloc[0]})" if elsewhere else ""))
+    axes.set_xscale("log")
+    for which in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        which(ScalarFormatter())
+    axes.tick_params(axis="x", which="minor", labelsize=7)
+    axes.set(
+        xlabel=f"training, all seeds in one program, compilation included [s on {devices[0]}]",
+        ylabel=unit(str(points["suite"].iloc[0])),
+    )  # fmt: skip
+    return finish(figure, f"{task_name(points)}: score over wall-clock", handles, names)
+
+
+def gradients(settings: Mapping[str, object], setting: Mapping[str, float]) -> float:
+    """Evaluations of the value gradient (exact, or a network's) behind one action.
+
+    Of a particle flow, one a particle and step; of a guided sampler, one a sample and step of the sampler where the
+    weight is not zero; of anything else, none.
+    """
+
+    def of(*names: str) -> float:
+        found = (settings.get(name) for name in names)
+        return next((float(value) for value in found if isinstance(value, int | float) and value), 1.0)
+
+    total = setting.get("L_test", 0.0) * of("test_particles", "n_particles")
+    return total + (of("flow_steps") * setting.get("N", 1.0) if setting.get("w", 0.0) else 0.0)
+
+
+def over_gradients(records: Records, cells: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `select.scores` with `gradients` (an action): every setting that costs some, and of each run one point
+    without any: its setting at none, the held-out choice if there are several."""
+    rows = []
+    settings = {run.fingerprint: run.settings for run in records.runs}
+    for _, run in cells.groupby(["suite", "task", "label"], observed=True, sort=False):
+        known = settings[run["fingerprint"].iloc[0]]
+        fixed = run[run["rule"] == FIXED]
+        cost = [gradients(known, row[list(records.knobs)].dropna().astype(float)) for _, row in fixed.iterrows()]
+        fixed = fixed.assign(gradients=cost)
+        free = fixed[fixed["gradients"] == 0]
+        if len(free) > 1 and len(free) == len(fixed):
+            chosen = run[run["rule"] == HELD_OUT]
+            free = (chosen if len(chosen) else free.iloc[-1:]).assign(gradients=0.0)
+        elif len(free) > 1:  # of several at weight zero, the one with the most samples
+            free = free.iloc[-1:]
+        rows.append(pd.concat([free, fixed[fixed["gradients"] > 0]]).sort_values("gradients"))
+    return pd.concat(rows, ignore_index=True) if rows else cells.assign(gradients=0.0)
+
+
+def draw_gradients(points: pd.DataFrame) -> Figure:
+    """Score over gradient evaluations an action; those without any stand side by side around zero."""
+    figure, axes = plt.subplots(figsize=SIZE, layout="constrained")
+    styles = looks(dict(zip(points["label"], points["method"], strict=True)))
+    handles, names = [], []
+    crowd = sorted(set(points.loc[points["gradients"] == 0, "label"].astype(str)))
+    for label, line in points.groupby("label", observed=True, sort=True):
+        look = styles[str(label)]
+        error = [line["mean"] - line["low"], line["high"] - line["mean"]]
+        aside = 0.5 * (crowd.index(str(label)) + 0.5) / len(crowd) - 0.25 if str(label) in crowd else 0.0
+        joined = look.line if line["gradients"].is_unique else ""
+        handles.append(
+            axes.errorbar(
+                line["gradients"].replace(0, aside), line["mean"], error, color=look.color, fmt=look.marker + joined,
+                lw=1.2, ms=4.5, elinewidth=0.8, mew=0,
+            )
+        )  # fmt: skip
+        names.append(
+            str(label) + (f" {line['row'].iloc[0].removeprefix(str(label)).strip()}" if len(line) == 1 else "")
+        )
+    axes.set_xscale("symlog", linthresh=1)
+    axes.xaxis.set_minor_locator(NullLocator())
+    most = points["gradients"].max()
+    axes.set_xticks(ticks := [t for t in (0, 1, 3, 10, 30, 100, 300, 1000, 3000) if t <= 1.5 * most], map(str, ticks))
+    axes.set_xlim(-0.3, max(1.3 * most, 1.2))
+    axes.set(xlabel="value-gradient evaluations [an action, test time]", ylabel=unit(str(points["suite"].iloc[0])))
+    return finish(figure, f"{task_name(points)}: score over gradient evaluations", handles, names)
+
+
+def _positive(value: object) -> bool:
+    return isinstance(value, int | float) and value > 0

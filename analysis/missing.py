@@ -1,0 +1,118 @@
+"""What a set of records lacks, and the command that would run it."""
+
+from __future__ import annotations
+
+import shlex
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from analysis.load import Records
+from analysis.published import METHODS, canonical, tasks_of
+from analysis.runs import Run
+
+RUNNABLE = ("toy", "ogbench", "d4rl")  # suites that `harness.run` has
+FEW = 5  # seeds, the paper's number
+
+
+class Gap(NamedTuple):
+    """Something that is missing."""
+
+    what: str
+    why: str
+    command: str
+    """What would run it, "" where nothing here can."""
+
+
+def gaps(records: Records, published: pd.DataFrame) -> list[Gap]:
+    """Unfinished runs, few seeds, tasks that a method lacks, and what print has and the records do not."""
+    return [*_unfinished(records), *_few(records), *_holes(records), *_unmeasured(records, published)]
+
+
+def command(root: Path, suite: str, tasks: list[str], methods: list[str], *more: str) -> str:
+    """`python -m harness.run ...`, quoted for a shell."""
+    parts = [
+        "python",
+        "-m",
+        "harness.run",
+        "--suite",
+        suite,
+        "--tasks",
+        ",".join(tasks),
+        "--methods",
+        ",".join(methods),
+    ]
+    where = [] if str(root) == "results" else ["--results", str(root)]
+    return shlex.join([*parts, *more, *where])
+
+
+def again(root: Path, run: Run, seeds: int | None = None) -> str:
+    """The command of a run, as far as its record tells: presets and what was set by hand are named by their origin."""
+    more = ["--seeds", str(seeds or max(run.seeds, default=0) + 1)]
+    origins = {key: one.get("origin", "") for key, one in run.config.items() if isinstance(one, dict)}
+    presets = sorted({str(origin).removeprefix("preset ") for origin in origins.values() if "preset " in str(origin)})
+    more += ["--preset", presets[0]] if len(presets) == 1 else []
+    for key, origin in sorted(origins.items()):
+        if origin == "--set":
+            more += ["--set", f"{run.method}.{key}={_value(run.settings[key])}"]
+        elif origin == "--steps":
+            more += ["--steps", _value(run.settings[key])]
+    if run.online:
+        more += ["--online-steps", str((run.meta["online"] or {}).get("steps", ""))]
+    return command(root, run.suite, [run.task], [run.method], *more)
+
+
+def _unfinished(records: Records) -> Iterator[Gap]:
+    for run in sorted(records.runs, key=lambda run: run.name):
+        if run.status != "finished":
+            error = str(run.meta.get("error") or "").strip().splitlines()
+            yield Gap(run.name, f"{run.status}{': ' + error[-1] if error else ''}", again(records.root, run))
+
+
+def _few(records: Records) -> Iterator[Gap]:
+    for run in sorted(records.runs, key=lambda run: run.name):
+        if len(run.seeds) < FEW and run.status == "finished":
+            what = f"{run.suite}/{run.task} {run.label}"
+            why = f"{len(run.seeds)} seed{'s' * (len(run.seeds) != 1)}; the paper has {FEW}"
+            yield Gap(what, why, again(records.root, run, FEW))
+
+
+def _holes(records: Records) -> Iterator[Gap]:
+    """Of each suite's methods, the tasks that another method has."""
+    tasks: dict[str, set[str]] = defaultdict(set)
+    have: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for run in records.runs:
+        tasks[run.suite].add(run.task)
+        have[run.suite, run.method].add(run.task)
+    for (suite, method), there in sorted(have.items()):
+        if absent := sorted(tasks[suite] - there):
+            text = f"{len(absent)} task{'s' * (len(absent) != 1)} that others of its suite have"
+            yield Gap(f"{suite}: {method}", text, command(records.root, suite, absent, [method]))
+
+
+def _unmeasured(records: Records, published: pd.DataFrame) -> Iterator[Gap]:
+    """Of each suite, methods of print, by the tasks that they lack."""
+    have = {(run.suite, canonical(run.task), run.method) for run in records.runs}
+    lacking: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)
+    for row in published.to_dict("records"):
+        ours = METHODS.get(row["method"], (str(row["method"]).lower(),))
+        for task in tasks_of(row):
+            if not any((row["suite"], task, name) in have for name in ours):
+                lacking[row["suite"], ours[0]][task] = None
+    groups: dict[tuple[str, tuple[str, ...]], list[str]] = defaultdict(list)
+    for (suite, method), absent in lacking.items():
+        groups[suite, tuple(absent)].append(method)
+    for (suite, absent_tasks), methods in groups.items():
+        what = f"{suite}: {', '.join(methods)}"
+        why = f"printed, not run: {len(absent_tasks)} task{'s' * (len(absent_tasks) != 1)} each"
+        if suite in RUNNABLE:
+            yield Gap(what, why, command(records.root, suite, list(absent_tasks), methods))
+        else:
+            yield Gap(what, f"{why}; this suite cannot run them yet", "")
+
+
+def _value(value: Any) -> str:
+    return ",".join(map(_value, value)) if isinstance(value, list | tuple) else str(value)

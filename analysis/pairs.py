@@ -1,0 +1,147 @@
+"""Two methods against each other, task by task and over tasks: every test of `significance.py` on the same choices.
+
+A unit of the tests is a training seed; "over tasks" is read three ways, which answer three questions: new seeds on
+these tasks, new tasks, new environments.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from analysis.compare import NO_RUN, Cell, Key
+from analysis.output import environment
+from analysis.published import PERCENT
+from analysis.select import Choice, shared_starts
+from analysis.significance import (
+    Clustered,
+    Comparison,
+    averaged,
+    benjamini_hochberg,
+    clustered,
+    holm,
+    mann_whitney,
+    paired,
+    sample,
+    welch,
+)
+from analysis.statistics import Estimate, across, generator, improvement
+
+TESTS = ("welch", "rank", "paired")
+_UNKNOWN = Comparison(*[math.nan] * 6)
+
+
+@dataclass(frozen=True)
+class Duel:
+    """One task on which both methods were run."""
+
+    suite: str
+    task: str
+    first: str
+    second: str
+    a: Choice
+    b: Choice
+    unfinished: str = ""
+
+    @property
+    def means(self) -> tuple[np.ndarray, np.ndarray]:
+        """Means of the seeds, `[n]` and `[m]`, in points."""
+        a, b = (side.means().dropna().to_numpy(float) * PERCENT.get(self.suite, 1.0) for side in (self.a, self.b))
+        return a, b
+
+    @property
+    def welch(self) -> Comparison:
+        a, b = self.means
+        return welch(sample(a), sample(b))
+
+    @property
+    def paired(self) -> tuple[Comparison, int]:
+        """The comparison over shared start states, and how many there are; NaN with fewer than two."""
+        a, b = (side * PERCENT.get(self.suite, 1.0) for side in shared_starts(self.a, self.b))
+        return (paired(a, b), a.shape[1]) if a.shape[1] > 1 else (_UNKNOWN, a.shape[1])
+
+
+class Over(NamedTuple):
+    """Two methods over the tasks of one suite that both have."""
+
+    duels: list[Duel]
+    seeds: Comparison
+    """The mean difference over tasks: what new seeds would give on these same tasks. NaN if a task has one seed."""
+    starts: Comparison
+    """The same, paired over shared start states."""
+    units: Clustered
+    """The same with tasks, and with environments, as units; NaN intervals where there is one."""
+    environments: int
+    improvement: Estimate
+    """P(a seed of the first beats one of the second) on a task drawn at random."""
+    iqm: tuple[Estimate, Estimate]
+
+
+def duels(cells: Mapping[Key, Cell], first: str, second: str) -> tuple[list[Duel], list[str]]:
+    """Every task that has both methods, and a note on each that lacks one. `cells` are those of `compare.measured`."""
+    found, notes = [], []
+    for suite, task in sorted({key[:2] for key in cells if key[2] in (first, second)}):
+        sides = [cells.get((suite, task, name), Cell()) for name in (first, second)]
+        absent = [f"{name}: {cell.why}" for name, cell in zip((first, second), sides, strict=True) if not cell.choice]
+        unfinished = "; ".join(dict.fromkeys(cell.why for cell in sides if cell.choice and cell.why))
+        if sides[0].choice and sides[1].choice:
+            found.append(Duel(suite, task, first, second, sides[0].choice, sides[1].choice, unfinished))
+            notes += [f"{suite}/{task}: {unfinished}"] if unfinished else []
+        else:
+            notes.append(f"{suite}/{task} is not compared; {'; '.join(absent)}")
+    return found, notes
+
+
+def tests(of: Sequence[Duel]) -> pd.DataFrame:
+    """One row a duel: suite, task, environment, first, second; of either side mean, std, seeds and picks; difference,
+    low, high (Welch); improvement with its low and high; starts (shared); then for each of TESTS its p and the same
+    corrected by Holm and by Benjamini-Hochberg over all rows. The paired test has its own difference, low and high.
+    """
+    rows = []
+    for duel in of:
+        (a, b), one, (two, starts) = duel.means, duel.welch, duel.paired
+        row: dict[str, Any] = {"suite": duel.suite, "task": duel.task, "environment": environment(duel.task)}
+        row |= {"first": duel.first, "second": duel.second}
+        for side, values, choice in (("first", a, duel.a), ("second", b, duel.b)):
+            known = sample(values)
+            row |= {f"{side}_mean": known.mean, f"{side}_std": known.std, f"{side}_seeds": known.n}
+            row[f"{side}_picks"] = " / ".join(choice.picks)
+        row |= {"difference": one.difference, "low": one.low, "high": one.high}
+        likely = improvement([a], [b], generator(duel.suite, duel.task))
+        row |= {"improvement": likely.value, "improvement_low": likely.low, "improvement_high": likely.high}
+        row |= {"starts": starts, "paired_difference": two.difference, "paired_low": two.low, "paired_high": two.high}
+        row |= {"p_welch": one.p, "p_rank": mann_whitney(a, b) if min(len(a), len(b)) > 1 else math.nan}
+        rows.append(row | {"p_paired": two.p if min(len(a), len(b)) > 1 else math.nan})
+    frame = pd.DataFrame(rows)
+    for name in TESTS if len(frame) else ():
+        p = frame[f"p_{name}"].to_numpy(float)
+        frame[f"p_{name}_holm"], frame[f"p_{name}_bh"] = holm(p), benjamini_hochberg(p)
+    return frame
+
+
+def over_tasks(of: Sequence[Duel]) -> Iterator[tuple[str, Over]]:
+    """(suite, Over) of one pair of methods, for every suite with two tasks or more."""
+    for suite in dict.fromkeys(duel.suite for duel in of):
+        here = [duel for duel in of if duel.suite == suite]
+        if len(here) < 2:
+            continue
+        differences = np.array([float(duel.welch.difference) for duel in here])
+        environments = [environment(duel.task) for duel in here]
+        strata = [list(side) for side in zip(*(duel.means for duel in here), strict=True)]
+        names = (suite, here[0].first, here[0].second)
+        iqm = tuple(across(side, generator(suite, name)) for side, name in zip(strata, names[1:], strict=True))
+        yield suite, Over(
+            here, averaged([duel.welch for duel in here]), averaged([duel.paired[0] for duel in here]),
+            clustered(differences, environments), len(set(environments)),
+            improvement(strata[0], strata[1], generator(*names)), (iqm[0], iqm[1]),
+        )  # fmt: skip
+
+
+def missing(cells: Mapping[Key, Cell], name: str) -> bool:
+    """Whether there is no run at all of a method."""
+    return not any(key[2] == name and cell.why != NO_RUN for key, cell in cells.items())

@@ -1,0 +1,227 @@
+"""Over L: scores over L_train (the VGF paper's Figure 4), over L_test of all tasks at once (its Figure 5), and how far
+so many steps carry the particles, against the certified bound."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis.curves import SETTINGS, SIZE, knob_name, scale, task_name
+from analysis.load import Records
+from analysis.runs import RecordError, Run
+from analysis.select import FIXED, HELD_OUT, arms, average, headline, offline, settings
+from analysis.statistics import LEVEL, RESAMPLES, generator, mean_of, resample, summarise
+from analysis.style import finish, looks, shade, unit
+from methods.particles import Flow, mmd2, transport_bound
+
+TRAIN, TEST = "train_flow_steps", "L_test"
+NEAR_ZERO = 1.0  # points: a task whose mean score is below has no scale to be normalised by
+
+
+def trained(records: Records, cells: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `select.scores` of runs that differ in L_train and in nothing else, with the columns L_train and line.
+
+    Rows: each test-time setting, and their held-out choice (line "... held-out L_test"). Empty if there are none.
+    """
+    groups: dict[tuple[str, ...], list[Run]] = defaultdict(list)
+    for run in records.runs:
+        if isinstance(run.settings.get(TRAIN), int | float):
+            rest = json.dumps({k: v for k, v in run.settings.items() if k != TRAIN}, sort_keys=True, default=str)
+            data = json.dumps([run.meta.get("dataset"), run.seeds, run.online], sort_keys=True, default=str)
+            groups[run.suite, run.task, run.method, rest, data].append(run)
+    found = []
+    for runs in groups.values():
+        levels = {run.fingerprint: float(run.settings[TRAIN]) for run in runs}
+        rows = cells[cells["fingerprint"].isin(levels) & (cells["suite"] == runs[0].suite)]
+        rows = rows[(rows["task"] == runs[0].task) & rows["rule"].isin([FIXED, HELD_OUT])]
+        rows = rows.assign(L_train=rows["fingerprint"].map(levels))
+        if rows["L_train"].nunique() > 1:
+            names = rows["setting"].where(rows["rule"] == FIXED, "held-out L_test")
+            found.append(rows.assign(line=[f"{runs[0].method} {name}".strip() for name in names]))
+    return pd.concat(found).sort_values(["line", "L_train"], ignore_index=True) if found else cells.iloc[:0]
+
+
+def draw_trained(points: pd.DataFrame) -> Figure:
+    """Score over L_train of one task: the held-out choice bold with its interval, each L_test a shade."""
+    figure, axes = plt.subplots(figsize=SIZE, layout="constrained")
+    methods = sorted(set(points["method"]))
+    styles = looks({method: method for method in methods})
+    handles, names = [], []
+    for method in methods:
+        mine = points[points["method"] == method]
+        order = list(mine.loc[mine["rule"] == FIXED].sort_values(TEST)["line"].drop_duplicates())
+        kept = (
+            [order[i] for i in np.unique(np.linspace(0, len(order) - 1, SETTINGS).round().astype(int))] if order else []
+        )
+        chosen = [name for name in mine["line"].unique() if name not in order]
+        for name in [*kept, *chosen]:
+            line = mine[mine["line"] == name]
+            bold = name in chosen or len(order) == 1
+            color = styles[method].color if bold else shade(styles[method].color, kept.index(name), len(kept))
+            if bold:
+                axes.fill_between(line["L_train"], line["low"], line["high"], color=color, alpha=0.2, lw=0)
+            handles += axes.plot(
+                line["L_train"], line["mean"], "-" if bold else ":", color=color, marker=styles[method].marker,
+                lw=2 if bold else 1.1, ms=5 if bold else 3, mew=0,
+            )  # fmt: skip
+            names.append(name)
+    scale(axes, np.sort(points["L_train"].unique()))
+    axes.set(xlabel="L_train [flow steps that TD targets see]", ylabel=unit(str(points["suite"].iloc[0])))
+    return finish(figure, f"{task_name(points)}: L_train ablation", handles, names)
+
+
+def normalised(records: Records) -> tuple[pd.DataFrame, list[str]]:
+    """Score over L_test in percent of the task's own mean over all of the run's L_test: each task, and their mean.
+
+    Columns: suite, method, label, task ("" for the mean over tasks), tasks, L_test, value, low, high (of the mean: from
+    seeds resampled within tasks). The divisor is one for a whole curve and no maximum, so it favours no L_test. Runs
+    with other knobs open, or a mean below NEAR_ZERO points, are left out; tasks of a mean have the same L_test values.
+    """
+    found: dict[tuple[str, str, str], dict[str, tuple[np.ndarray, np.ndarray]]] = defaultdict(dict)
+    notes = []
+    for run, rows in records.each():
+        if run.knobs != (TEST,) or run.online:
+            continue
+        rows = headline(offline(rows))
+        of = arms(rows, settings(rows, run.knobs))
+        means = average(of.scores, 2)  # [k, s]
+        means = means[:, ~np.isnan(means).any(axis=0)]
+        if len(of.settings) < 2 or not means.size:
+            continue
+        if means.mean() < NEAR_ZERO:
+            notes.append(
+                f"{run.suite}/{run.task} {run.label}: a mean of {means.mean():.1f} has no scale, not normalised"
+            )
+            continue
+        values = np.sort(rows[TEST].unique())
+        found[run.suite, run.method, run.label][run.task] = values, 100 * means / means.mean()
+    points: list[dict[str, object]] = []
+    for (suite, method, label), tasks in found.items():
+        name = {"suite": suite, "method": method, "label": label}
+        grids = [tuple(values) for values, _ in tasks.values()]
+        common = max(set(grids), key=lambda grid: (grids.count(grid), grid))
+        strata = [curve.T for values, curve in tasks.values() if tuple(values) == common]  # [s, k] each
+        rng = generator(suite, label)
+        draws = np.stack(
+            [mean_of(resample([task[:, k] for task in strata], rng, RESAMPLES)) for k in range(len(common))]
+        )
+        low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=1)
+        for k, value in enumerate(common):
+            numbers = {"value": mean_of(strata)[k], "low": low[k], "high": high[k]}
+            points.append(name | {"task": "", "tasks": len(strata), TEST: value} | numbers)
+        for task, (values, curve) in tasks.items():
+            steps = zip(values, curve.mean(axis=1), strict=True)
+            points += [name | {"task": task, "tasks": 1, TEST: value, "value": mean} for value, mean in steps]
+    return pd.DataFrame(points), notes
+
+
+def draw_normalised(points: pd.DataFrame) -> Figure:
+    """All tasks of a suite in one panel: thin lines each task, the mean over tasks bold with its band."""
+    figure, axes = plt.subplots(figsize=SIZE, layout="constrained")
+    styles = looks(dict(zip(points["label"], points["method"], strict=True)))
+    handles, names = [], []
+    for label, mine in points.groupby("label", observed=True, sort=True):
+        look, over = styles[str(label)], mine[mine["task"] == ""]
+        for _, line in mine[mine["task"] != ""].groupby("task", observed=True):
+            axes.plot(line[TEST], line["value"], look.line, color=look.color, alpha=0.35, lw=0.7)
+        axes.fill_between(
+            over[TEST], over["low"].astype(float), over["high"].astype(float), color=look.color, alpha=0.2, lw=0
+        )
+        handles += axes.plot(
+            over[TEST], over["value"], look.line, color=look.color, marker=look.marker, lw=2.2, ms=5, mew=0
+        )
+        names.append(f"{label}, mean of {over['tasks'].iloc[0]}")
+    scale(axes, np.sort(points[TEST].unique()))
+    axes.axhline(100, color="0.5", lw=0.8)
+    axes.set(xlabel=knob_name(TEST), ylabel="score [% of the task's mean over L_test]")
+    suite = str(points["suite"].iloc[0])
+    return finish(figure, f"{suite}: L_test scaling, each task thin", handles, names)
+
+
+def carried(records: Records) -> tuple[pd.DataFrame, list[str]]:
+    """How far L_test steps move the particles: suite, task, method, label, L_test, the Summary of MMD^2 to where they
+    started (mean over observations, units are seeds), largest (of any seed and observation), bound (certified; NaN
+    where nothing is) and sigma (of the MMD's kernel: the run's own). Notes on runs that cannot be shown.
+    """
+    points: list[dict[str, object]] = []
+    notes = []
+    for run in records.runs:
+        if run.knobs != (TEST,):
+            continue
+        try:
+            arrays = run.candidates()
+            if arrays is None:
+                continue
+            levels, particles = arrays[TEST], arrays["candidates"]
+            if particles.ndim != 5 or particles.shape[1] != len(levels) or not arrays["valid"].all():
+                raise RecordError(f"{run.folder / 'candidates.npz'}: not the particles of {len(levels)} settings")
+        except (RecordError, KeyError) as error:
+            notes.append(f"no MMD of {run.name}: {error}")
+            continue
+        if 0 not in levels or len(levels) < 2:
+            notes.append(f"no MMD of {run.name}: it was not evaluated at L_test=0, where particles start")
+            continue
+        start = particles[:, int(np.flatnonzero(levels == 0)[0])].astype(float)
+        flow, why = flow_of(run)
+        if why:
+            notes.append(f"no bound for {run.name}: {why}")
+        for k in np.argsort(levels):
+            apart = np.maximum(mmd2(start, particles[:, k].astype(float), flow.sigma), 0.0)  # [s, p]
+            units = np.repeat(np.arange(apart.shape[0]), apart.shape[1])
+            numbers = summarise(apart.ravel(), units, generator(run.suite, run.task))._asdict()
+            numbers.pop("episodes")
+            name = {"suite": run.suite, "task": run.task, "method": run.method, "label": run.label}
+            bound = np.nan
+            if not why:
+                try:
+                    bound = transport_bound(flow, int(levels[k]), particles.shape[-1], flow.sigma)
+                except ValueError as error:
+                    notes.append(f"no bound for {run.name}: {error}")
+                    why = str(error)
+            points.append(
+                name | {TEST: float(levels[k])} | numbers
+                | {"observations": apart.shape[1], "largest": apart.max(), "bound": bound, "sigma": flow.sigma}
+            )  # fmt: skip
+    return pd.DataFrame(points), notes
+
+
+def flow_of(run: Run) -> tuple[Flow, str]:
+    """The flow of a run's settings, and what is missing in them ("" if nothing)."""
+    names = {
+        "step_size": "step_size", "optimizer": "particle_optimizer", "maxent": "maxent", "alpha": "alpha",
+        "kernel": "kernel", "bandwidth": "bandwidth", "sigma": "sigma", "bandwidth_gradient": "bandwidth_gradient",
+    }  # fmt: skip
+    absent = [ours for ours in names.values() if ours not in run.settings]
+    values = {field: run.settings[ours] for field, ours in names.items() if ours in run.settings}
+    return Flow(**values), f"run.json has no {', '.join(absent)}" if absent else ""
+
+
+def draw_carried(points: pd.DataFrame) -> Figure:
+    """MMD^2 over L_test, log scale, from the first step on; the bound of each method dotted in its colour."""
+    figure, axes = plt.subplots(figsize=SIZE, layout="constrained")
+    styles = looks(dict(zip(points["label"], points["method"], strict=True)))
+    handles, names = [], []
+    for label, line in points[points[TEST] > 0].groupby("label", observed=True, sort=True):
+        look = styles[str(label)]
+        axes.fill_between(line[TEST], line["low"], line["high"], color=look.color, alpha=0.2, lw=0)
+        handles += axes.plot(line[TEST], line["mean"], look.line, color=look.color, marker=look.marker, mew=0)
+        names.append(f"{label}, mean")
+        handles += axes.plot(line[TEST], line["largest"], ls="none", color=look.color, marker="_", ms=7, mew=1.2)
+        names.append(f"{label}, largest")
+        if line["bound"].notna().any():
+            handles += axes.plot(line[TEST], line["bound"], color=look.color, ls=(1.5 * len(names), (1.5, 3)), lw=1.8)
+            names.append(f"{label}, bound")
+    axes.set_yscale("log")
+    axes.axhline(2, color="0.5", lw=0.8)
+    steps = np.sort(points.loc[points[TEST] > 0, TEST].unique())
+    if len(steps) > 1:
+        scale(axes, steps)
+    axes.set(xlabel=knob_name(TEST), ylabel="MMD² to where particles start [-, at most 2]")
+    sigmas = " / ".join(f"{sigma:g}" for sigma in sorted(set(points["sigma"])))
+    title = f"{task_name(points)}: transport, measured and certified (RBF, sigma {sigmas})"
+    return finish(figure, title, handles, names)

@@ -1,0 +1,233 @@
+"""`python -m analysis.stats results/ --compare vgf,fql`: the tests on the terminal, and what they allow to be said."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from analysis.compare import Terms, measured
+from analysis.design import design, sentences, signed_rank_p
+from analysis.load import load
+from analysis.output import one_line_errors, print_notes, run, short, write_csv
+from analysis.pairs import Duel, Over, duels, missing, over_tasks, tests
+from analysis.runs import RecordError
+from analysis.select import ORACLE, Endpoint, Rule
+from analysis.significance import ALPHA, Comparison
+from analysis.statistics import Estimate, coverage, stratified_coverage
+
+WIDTH = 100
+DASH = "\N{EM DASH}"
+SIDES = ("first", "second")
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.command()
+def main(
+    results: Annotated[Path, typer.Argument(help="The folder that holds runs/.")] = Path("results"),
+    compare: Annotated[str, typer.Option(help="Methods, e.g. vgf,fql: the first against each of the others.")] = "",
+    out: Annotated[Path | None, typer.Option(help="Where the CSV goes; RESULTS/tables if unset.")] = None,
+    endpoint: Annotated[str, typer.Option(help="last, last-10 or steps=800k,900k,1m.")] = "last",
+    select: Annotated[str, typer.Option(help="fixed:1, fixed:w=0.02,N=4, held-out or oracle.")] = "held-out",
+    which: Annotated[list[str] | None, typer.Option("--run", help="Of several: fingerprint or K=V.")] = None,
+) -> None:
+    """Welch, Mann-Whitney, tests paired over start states, signed ranks over tasks; Holm and Benjamini-Hochberg."""
+    with one_line_errors():
+        console = Console(width=min(WIDTH, Console().width) if Console().is_terminal else WIDTH, highlight=False)
+        records = load(results)
+        terms = Terms(Endpoint.parse(endpoint), Rule.parse(select), runs=tuple(which or ()))
+        cells = measured(records, terms)
+        names = _methods(compare, sorted({key[2] for key in cells}))
+        absent = [name for name in names if missing(cells, name)]
+        if absent:
+            there = ", ".join(sorted({key[2] for key in cells})) or "none with an evaluation"
+            raise RecordError(f"no run of {', '.join(absent)} under {results / 'runs'}; there is {there}")
+        notes = records.notes + [f"{'/'.join(key)}: {cell.remark}" for key, cell in cells.items() if cell.remark]
+        pairs = {other: duels(cells, names[0], other) for other in names[1:]}
+        notes += [note for _, remarks in pairs.values() for note in remarks]
+        rows = tests([duel for found, _ in pairs.values() for duel in found])
+        if rows.empty:
+            raise RecordError(f"{compare}: no task has two of them with an evaluation; {'; '.join(notes)}")
+        path = (out or results / "tables") / f"compare-{'-'.join(names)}.csv"
+        write_csv(path, rows)
+        for other, (found, _) in pairs.items():
+            if found:
+                show(console, names[0], other, rows[rows["second"] == other], found, len(rows), terms)
+        print(f"\n{path}")
+        print_notes(notes)
+
+
+def show(
+    console: Console, first: str, second: str, rows: pd.DataFrame, of: Sequence[Duel], family: int, terms: Terms
+) -> None:
+    """Prints one pair: the tests of each task, those over tasks, and what follows."""
+    console.print(screen(rows, first, second))
+    console.print("\n".join(legend(rows, family, terms)), "", style="dim", soft_wrap=True)
+    summaries = list(over_tasks(of))
+    for suite, over in summaries:
+        console.print(table_of(suite, over), "")
+    for line in conclusions(rows, summaries, family):
+        console.print(line)
+
+
+def screen(rows: pd.DataFrame, first: str, second: str) -> Table:
+    """The tests of one pair of methods, a task a row."""
+    table = Table(title=f"{first} against {second}", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("task", min_width=20, overflow="fold")
+    for name in (first, second, "difference\n[95%]", "Welch\np", "\nHolm", "\nBH", "M-W p\n(Holm)", "paired p\n(Holm)"):
+        table.add_column(name, justify="right", overflow="fold")
+    table.add_column("P(1st\nbetter)", justify="right")
+    for row in rows.to_dict("records"):
+        sides = [Text.assemble(f"{row[f'{s}_mean']:.1f}", (f"\nn={row[f'{s}_seeds']}", "dim")) for s in SIDES]
+        interval = DASH if math.isnan(row["low"]) else f"[{row['low']:.1f}, {row['high']:.1f}]"
+        table.add_row(
+            short(row["task"]), *sides, Text.assemble(f"{row['difference']:+.1f}", (f"\n{interval}", "dim")),
+            p_of(row["p_welch"]), p_of(row["p_welch_holm"]), p_of(row["p_welch_bh"]),
+            f"{p_of(row['p_rank'])}\n({p_of(row['p_rank_holm'])})",
+            f"{p_of(row['p_paired'])}\n({p_of(row['p_paired_holm'])})", f"{row['improvement']:.2f}",
+        )  # fmt: skip
+    return table
+
+
+def table_of(suite: str, over: Over) -> Table:
+    """The tests over the tasks of one suite."""
+    first, second, count = over.duels[0].first, over.duels[0].second, len(over.duels)
+    table = Table(title=f"{suite}: over {count} tasks in {over.environments} environments", title_justify="left",
+                  box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))  # fmt: skip
+    for name in ("question", "difference [95%]", "t p", "signed-rank p", "its smallest"):
+        table.add_column(name, justify="left" if name == "question" else "right")
+    units = over.units
+    table.add_row("new seeds, these tasks (Welch, averaged)", *_shown(over.seeds), "", "")
+    table.add_row("new seeds and starts, these tasks (paired)", *_shown(over.starts), "", "")
+    for name, one, ranks, n in (
+        ("tasks as units", units.tasks, units.wilcoxon_tasks, count),
+        ("environments as units", units.environments, units.wilcoxon_environments, over.environments),
+    ):
+        table.add_row(name, *_shown(one), p_of(ranks), p_of(signed_rank_p(n)))
+    table.add_row(f"P(a seed of {first} beats one of {second})", _estimate(over.improvement, 2), "", "", "")
+    for name, iqm in zip((first, second), over.iqm, strict=True):
+        table.add_row(f"IQM of {name}", _estimate(iqm, 1), "", "", "")
+    table.caption = _coverage(over)
+    table.caption_justify = "left"
+    return table
+
+
+def legend(rows: pd.DataFrame, family: int, terms: Terms) -> list[str]:
+    """What the numbers are."""
+    least = int(rows[["first_seeds", "second_seeds"]].to_numpy().min())
+    lines = [
+        f"Endpoint {terms.endpoint}, test-time knobs by {terms.rule}. Holm and BH (Benjamini-Hochberg) over {family} "
+        f"comparison{'s' * (family > 1)}.",
+        "M-W: Mann-Whitney, exact, ties included. Paired: over the start states that both share.",
+        "P(1st better): how often a seed of the first beats one of the second, ties half.",
+    ]
+    if terms.rule.name == ORACLE:
+        lines.append("The oracle picks knobs on the episodes they are scored on: these tests are biased.")
+    if least > 1:
+        lines.append(f"Its bootstrap interval in the CSV is too narrow: of {least} seeds it covers some "
+                     f"{coverage(least)}%, not 95%.")  # fmt: skip
+    return lines
+
+
+def conclusions(rows: pd.DataFrame, summaries: Sequence[tuple[str, Over]], family: int) -> list[str]:
+    """What can and what cannot be concluded, in sentences."""
+    first, second = rows[["first", "second"]].iloc[0]
+    shown = rows["p_welch_holm"] < ALPHA
+    better, worse = int((shown & (rows["difference"] > 0)).sum()), int((shown & (rows["difference"] < 0)).sum())
+    tested, count = int(rows["p_welch"].notna().sum()), len(rows)
+    lines = ["Can be concluded:"]
+    if better + worse:
+        lines.append(f"- By task (Welch, Holm at 5%), {first} is better on {better} of {tested} tested, {second} on "
+                     f"{worse}; on {tested - better - worse} no difference is shown.")  # fmt: skip
+    elif tested:
+        lines.append(f"- By task: nothing. On none of {tested} tested is a difference shown (Welch, Holm at 5%).")
+    else:
+        lines.append(f"- By task: nothing; none of {count} has two seeds of both.")
+    for suite, over in summaries:
+        lines += [f"- {line}" for line in _over_sentences(suite, over)]
+    lines.append("Cannot be concluded:")
+    if tested > better + worse:
+        widest = rows.loc[~shown & rows["low"].notna()].eval("high - low").median() / 2
+        lines.append(f"- That the methods are alike where none is shown: those intervals reach {widest:.1f} points "
+                     "(median) to either side.")  # fmt: skip
+    if not summaries:
+        lines.append("- Anything over tasks: that takes two tasks of a suite.")
+    seeds = rows[["first_seeds", "second_seeds"]]
+    a, b = map(int, seeds.loc[seeds.min(axis=1).idxmin()])
+    spread = float(np.sqrt(np.nanmean(np.square(rows[["first_std", "second_std"]].to_numpy(float)))) if tested else 0)
+    plan = sentences(design(a, b, max(family, 1)), spread or None)
+    lines.append(f"- More than the seeds can show{', at the fewest' if len(seeds.drop_duplicates()) > 1 else ''}. "
+                 + " ".join(plan))  # fmt: skip
+    return lines
+
+
+def _over_sentences(suite: str, over: Over) -> list[str]:
+    """What holds over the tasks of a suite, by each reading."""
+    first, second = over.duels[0].first, over.duels[0].second
+    readings = {
+        "with new seeds on these tasks": over.seeds, "on other tasks of this kind": over.units.tasks,
+        "on other environments": over.units.environments,
+    }  # fmt: skip
+    units = {"on other tasks of this kind": len(over.duels), "on other environments": over.environments}
+    shown = {question: one for question, one in readings.items() if one.p < ALPHA}
+    lines = []
+    for question, one in shown.items():
+        name, other = (first, second) if one.difference > 0 else (second, first)
+        few = units.get(question, 99)
+        alone = f" (by the t-test alone: signed ranks of {few} can show nothing)" if signed_rank_p(few) > ALPHA else ""
+        lines.append(f"{suite}, {question}: {name} scores {abs(one.difference):.1f} points above {other}{alone}.")
+    open_ = [question for question, one in readings.items() if question not in shown]
+    if open_:
+        lines.append(f"{suite}: not shown {', nor '.join(open_)}.")
+    if "on other tasks of this kind" in shown and "on other environments" not in shown:
+        lines.append("Tasks of an environment share a dataset: of these readings, trust the environments'.")
+    return lines
+
+
+def _coverage(over: Over) -> str:
+    least = min(len(side) for duel in over.duels for side in duel.means)
+    if least < 2:
+        return "A task with one seed gives its bootstrap intervals no width."
+    percent = stratified_coverage(least)
+    return (
+        f"Each row has its own 5%. Bootstrap intervals (P, IQM) of {least} seeds a task cover some {percent}%, not 95%."
+    )
+
+
+def _shown(one: Comparison) -> tuple[str, str]:
+    if math.isnan(one.difference):
+        return DASH, DASH
+    interval = "" if math.isnan(one.low) else f" [{one.low:.1f}, {one.high:.1f}]"
+    return f"{one.difference:+.1f}{interval}", p_of(one.p)
+
+
+def _estimate(one: Estimate, digits: int) -> str:
+    return f"{one.value:.{digits}f} [{one.low:.{digits}f}, {one.high:.{digits}f}]"
+
+
+def p_of(p: float) -> str:
+    """ "0.012", "<.0001", a dash where there is none."""
+    return DASH if math.isnan(p) else "<.0001" if p < 1e-4 else f"{p:.2g}" if p >= 0.001 else f"{p:.1g}"
+
+
+def _methods(text: str, present: Sequence[str]) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise RecordError(
+            f"--compare {text or 'is missing'}: name two methods or more, of {', '.join(present) or 'none'}"
+        )
+    return names
+
+
+if __name__ == "__main__":
+    run(app)

@@ -1,0 +1,144 @@
+"""What the figures over tasks, costs and transport show: hand-computed numbers, and records that are not whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from analysis import aggregate, costs, plots, scaling
+from analysis.load import load
+from analysis.select import scores
+from methods.particles import Flow, mmd2, transport_bound
+from tests.analysis.synthetic import write_ablation, write_candidates, write_run
+
+L_TEST = {"L_test": [0, 1, 3]}
+
+
+def values(root: Path, method: str, task: str, *means: float, **more: object) -> Path:
+    """A run of which each seed scores exactly its mean in every episode."""
+    folder = write_run(root, method, "s", task, evaluations=1, seeds=len(means), episodes=4, seed_std=0, episode_std=0,
+                       **more)  # type: ignore[arg-type]  # fmt: skip
+    rows = pd.read_csv(folder / "episodes.csv")
+    rows["score"] = np.array(means)[rows["seed"]]
+    rows.to_csv(folder / "episodes.csv", index=False)
+    return folder
+
+
+def test_over_tasks_by_hand(tmp_path: Path) -> None:
+    """Two tasks, four seeds: profile, IQM and probability of improvement as counted by hand."""
+    for task, a, b in (("one", (10, 20, 30, 40), (15, 15, 15, 15)), ("two", (50, 60, 70, 80), (80, 90, 95, 100))):
+        values(tmp_path, "fql", task, *a)
+        values(tmp_path, "iql", task, *b)
+    values(tmp_path, "bc", "one", 1, 2, 3, 4)
+    of, notes = aggregate.spoken(load(tmp_path))
+    every, tasks, left = aggregate.complete(of["s"], "s")
+    assert notes == [] and tasks == ["one", "two"] and list(every) == ["fql", "iql"]
+    assert left == ["s: profiles and aggregates are over 2 tasks, without bc (1)"]
+    profile = aggregate.profiles(every, tasks, "s").set_index(["label", "threshold"])["share"]
+    assert profile["fql", 0] == 1 and profile["fql", 30] == 5 / 8 and profile["iql", 80] == 3 / 8
+    table = aggregate.aggregates(every, tasks, "s").set_index(["label", "statistic"])
+    assert table.loc[("fql", "IQM"), "value"] == pytest.approx(np.mean([30, 40, 50, 60]))
+    assert table.loc[("iql", "optimality gap"), "value"] == pytest.approx(100 - (15 + 91.25) / 2)
+    pairs = aggregate.matrix(of["s"], "s").set_index(["label", "against"])
+    assert pairs.loc[("fql", "iql"), "probability"] == (12 / 16 + 0.5 / 16) / 2  # 80 ties with 80
+    assert pairs.loc[("iql", "bc"), "tasks"] == 1 and pairs.loc[("iql", "bc"), "probability"] == 1
+    both = pairs["probability"] + pairs["probability"].swaplevel().reindex(pairs.index)
+    np.testing.assert_allclose(both, 1)
+    assert "of 4 seeds they cover 91%" in aggregate.covers(every, tasks)
+
+
+def test_l_train_groups_what_differs_in_it_alone(tmp_path: Path) -> None:
+    write_ablation(tmp_path, "one")
+    other = {"train_flow_steps": 7, "alpha": 3.0}
+    write_run(tmp_path, "avgf", "ogbench", "one", "7" * 12, {"L_test": [0, 1]}, settings=other)
+    records = load(tmp_path)
+    points = scaling.trained(records, scores(records)[0])
+    chosen = points[points["line"] == "avgf held-out L_test"]
+    assert chosen["L_train"].tolist() == [0, 2, 5] and chosen["mean"].idxmax() == chosen.index[1]
+    assert set(points["line"]) == {"avgf held-out L_test", *(f"avgf L_test={i}" for i in range(4))}
+    axes = scaling.draw_trained(points).axes[0]
+    assert [list(line.get_ydata()) for line in axes.lines][-1] == chosen["mean"].tolist()
+    plt.close("all")
+
+
+def test_normalised_by_hand(tmp_path: Path) -> None:
+    for task, scale in (("one", 1.0), ("two", 10.0)):  # 1, 2, 3 and 10, 20, 30: the same curve
+        write_run(tmp_path, "vgf", "s", task, knobs=L_TEST, seed_std=0, episode_std=0, evaluations=1,
+                  effect=lambda t, s, scale=scale: scale * {0: 1, 1: 2, 3: 3}[int(s["L_test"])])  # fmt: skip
+    write_run(tmp_path, "vgf", "s", "zero", knobs=L_TEST, seed_std=0, episode_std=0, effect=lambda t, s: 0.1)
+    points, notes = scaling.normalised(load(tmp_path))
+    assert notes == ["s/zero vgf: a mean of 0.1 has no scale, not normalised"]
+    for _, line in points.groupby("task"):
+        np.testing.assert_allclose(line["value"], [50, 100, 150], rtol=1e-6)
+    assert set(points.loc[points["task"] == "", "tasks"]) == {2}
+
+
+def test_transport_is_measured_and_bounded(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, "vgf", knobs=L_TEST, evaluations=1)
+    write_candidates(folder, L_TEST, particles=4, pull=0.1)
+    points, notes = scaling.carried(load(tmp_path))
+    particles = np.load(folder / "candidates.npz")["candidates"]
+    assert notes == [] and points["L_test"].tolist() == [0, 1, 3] and points["mean"].iloc[0] == 0
+    assert points["mean"].iloc[2] == pytest.approx(mmd2(particles[:, 0], particles[:, 2], 1.0).mean())
+    bounds = [transport_bound(Flow(), steps, 2, 1.0) for steps in (0, 1, 3)]
+    np.testing.assert_allclose(points["bound"], bounds)
+    assert (points["largest"] <= points["bound"]).all()
+    sgd = write_run(tmp_path, "vgf", "s", "one", knobs=L_TEST, evaluations=1, settings={"particle_optimizer": "sgd"})
+    write_candidates(sgd, L_TEST)
+    write_run(tmp_path, "vgf", "s", "two", knobs=L_TEST)
+    np.savez(tmp_path / "runs" / "s" / "two" / "vgf" / "3f9a12c0ffee" / "candidates.npz", L_test=[0, 1])
+    points, notes = scaling.carried(load(tmp_path))
+    assert points.loc[points["task"] == "one", "bound"].isna().iloc[1:].all() and len(notes) == 2
+    assert any("Lipschitz" in note for note in notes) and any("no MMD of s/two" in note for note in notes)
+
+
+def test_gradients_are_counted() -> None:
+    flow = {"n_particles": 5, "test_particles": 0, "flow_steps": 10}
+    assert costs.gradients(flow, {"L_test": 3}) == 15 and costs.gradients(flow, {"L_test": 0}) == 0
+    assert costs.gradients(flow | {"test_particles": 8}, {"L_test": 3}) == 24
+    assert costs.gradients(flow, {"w": 0.02, "N": 4}) == 40 and costs.gradients(flow, {"w": 0.0, "N": 4}) == 0
+    assert costs.gradients(flow, {"N": 50}) == 0 and costs.gradients({}, {}) == 0
+
+
+def test_wall_clock_counts_all_stages(tmp_path: Path) -> None:
+    stages = [{"name": "behavior", "steps": 10, "seconds": 30.0}, {"name": "critic", "steps": 4000, "seconds": 80.0}]
+    write_run(tmp_path, "vgf", knobs=L_TEST, evaluations=4, stages=stages, device={"platform": "gpu", "kind": "H200"})
+    write_run(tmp_path, "fql", stages=[])
+    records = load(tmp_path)
+    points, notes = costs.clock(records)
+    assert points["seconds"].tolist() == [50, 70, 90, 110] and set(points["device"]) == {"H200"}
+    assert notes == ["toy/toy fql: no seconds of its stages, not over wall-clock"]
+    paid = costs.over_gradients(records, scores(records)[0])
+    assert paid["gradients"].tolist() == [0, 0, 3, 9] and paid["label"].tolist() == ["fql", "vgf", "vgf", "vgf"]
+
+
+@pytest.mark.parametrize("case", ["one seed", "unequal", "running", "corrupt"])
+def test_records_that_are_not_whole(case: str, tmp_path: Path) -> None:
+    """Every figure is drawn without an exception (saving is what takes time), and what is wrong is said."""
+
+    def keep(figure: Figure, frame: pd.DataFrame, stem: Path) -> list[Path]:
+        figure.draw_without_rendering()
+        plt.close(figure)
+        return [stem]
+
+    seeds = {"one seed": 1, "unequal": 3}.get(case, 2)
+    first = write_run(tmp_path, "vgf", knobs=L_TEST, seeds=seeds, episodes=6, evaluations=3)
+    write_candidates(first, L_TEST)
+    if case != "one seed":
+        status = "running" if case == "running" else "finished"
+        stages = {} if status == "finished" else {"stages": []}
+        write_run(tmp_path, "fql", seeds=2, episodes=6, evaluations=2, status=status, **stages)  # type: ignore[arg-type]
+        write_run(tmp_path, "fql", "s", "elsewhere", seeds=1, episodes=6)
+    if case == "corrupt":
+        with (first / "episodes.csv").open("a") as file:
+            file.write("0,final,3000,0,nonsense\n")
+    notes = list((records := load(tmp_path)).notes)
+    drawn = {path[0].name for path in plots.figures(records, tmp_path / "f", notes, keep)}
+    assert {"profiles", "aggregates", "scaling-L_test", "learning", "knob-L_test", "transport"} <= drawn
+    if case in ("running", "corrupt"):
+        assert any({"running": "is still running", "corrupt": "episodes.csv:110: 5 fields"}[case] in n for n in notes)
