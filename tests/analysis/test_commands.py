@@ -84,6 +84,7 @@ def test_many_tasks_are_wrapped_by_environment() -> None:
     assert blocks == [["ant"], cube[:3], [*cube[3:], "hopper"], ["walker2d"]]
 
 
+@pytest.mark.slow
 def test_figures_exist_and_say_where(suite: Path, tmp_path: Path) -> None:
     for part in ("runs", "tasks"):  # the toy alone: a figure takes half a second
         shutil.copytree(suite / part / "toy", tmp_path / "results" / part / "toy")

@@ -143,7 +143,8 @@ def test_workers_die_with_their_parent_and_do_not_import_its_main(tmp_path):
     assert not psutil.wait_procs(workers, timeout=5)[1]
 
 
-@pytest.mark.parametrize("dataset", FAMILIES)
+@pytest.mark.parametrize("dataset", [FAMILIES[0], *(pytest.param(d, marks=pytest.mark.slow) for d in FAMILIES[1:3]),
+                                     *FAMILIES[3:]])  # fmt: skip
 def test_real_episodes_depend_on_nothing_but_seed_and_actions(dataset):
     """Equal in workers and in this process, on fresh and on used simulators, in any company."""
     task = ogbench.get(f"{dataset}-singletask-v0")
