@@ -1,7 +1,7 @@
 """Makes OGBench's manipulation play datasets with the benchmark's own scripted oracles.
 
     python -m tasks.collect cube-single-play-v0 --episodes 1000 --seed 0 --out PATH
-    python -m tasks.collect d4rl/hopper-medium --training-steps 100000 --transitions 100000    (see collect_d4rl.py)
+    python -m tasks.collect d4rl/hopper-medium --training-steps 300000 --transitions 100000    (see collect_d4rl.py)
 
 The recipe is OGBench's (`data_gen_scripts/generate_manipspace.py`, dataset type "play"): in a random scene the
 oracle plans towards a random target, follows the plan with temporally correlated noise, and gets a new target
@@ -260,7 +260,7 @@ def main(
     seed: int = 0,
     workers: Annotated[int | None, typer.Option(help="Processes; default: one a core.")] = None,
     steps: Annotated[int | None, typer.Option(help="States an episode; default 1001.")] = None,
-    training_steps: Annotated[int | None, typer.Option(help="d4rl/: of the agent; default 100000.")] = None,
+    training_steps: Annotated[int | None, typer.Option(help="d4rl/: of the agent; default 300000.")] = None,
     transitions: Annotated[int | None, typer.Option(help="d4rl/: of each policy; default 100000.")] = None,
 ) -> None:
     """Makes an OGBench play dataset with the benchmark's own scripted oracles, or one of D4RL's kind with an online

@@ -10,9 +10,9 @@ import numpy as np
 
 
 def d4rl_file(path: Path, obs: int = 11, action: int = 3, **changes: Any) -> Path:
-    """Ten rows of D4RL's format: an episode of three that terminates, one of a single step that does, one of four
-    that times out, one of a single step that does, and a row at which the file breaks off. Observation t is t
-    everywhere, the one after it t + 0.5, the reward 10 + t. `changes` to the columns (None: left out)."""
+    """Ten rows of D4RL's format: an episode of three steps and one of a single step that terminate, one of four and
+    one of a single step that time out, and a step at which the file breaks off. Observation t is t everywhere, the one
+    after it t + 0.5, the reward 10 + t. `changes` to the columns (None: left out)."""
     rows = np.arange(10, dtype=np.float32)
     columns = {
         "observations": np.repeat(rows[:, None], obs, axis=1),

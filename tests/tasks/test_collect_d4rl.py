@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -87,12 +87,16 @@ def test_an_agent_that_learned_too_little(monkeypatch, tmp_path, returns):
 
 def test_seen_episodes_are_cut_where_they_ended_or_were_broken_off(tmp_path):
     rows = np.arange(9, dtype=np.float32)
-    columns = {"observations": rows[:, None], "next_observations": rows[:, None] + 0.5, "actions": rows[:, None] / 10,
+    numbers = {"observations": rows[:, None], "next_observations": rows[:, None] + 0.5, "actions": rows[:, None] / 10,
                "rewards": rows, "dones": np.isin(rows, [1, 5]), "timeouts": np.isin(rows, [5])}  # fmt: skip
-    np.savez(tmp_path / "buffer.npz", resumed=np.array([4]), **columns)
+    both = {name: np.stack([values, values + 100 if name == "observations" else values], axis=1)
+            for name, values in numbers.items()}  # of two simulators side by side  # fmt: skip
+    np.savez(tmp_path / "buffer.npz", resumed=np.array([8]), **both)
     agent = object.__new__(Agent)
-    agent.place = tmp_path
-    episodes = agent.seen(8)  # 0-1 fell; 2-3 was left by a session that was stopped; 4-5 timed out; 6-7 is cut off
+    agent.place, agent.recipe = tmp_path, replace(Recipe.of("hopper", 0, 4), abreast=2)
+    # 0-1 fell; 2-3 was left by a session that was stopped; 4-5 timed out; 6-7 is cut off
+    episodes, other = agent.seen(16)[:4], agent.seen(16)[4:]
+    assert [episode.observations[0, 0] for episode in other] == [100, 102, 104, 106]
     assert [episode.observations[:, 0].tolist() for episode in episodes] == [
         [0, 1, 1.5], [2, 3, 3.5], [4, 5, 5.5], [6, 7, 7.5]]  # fmt: skip
     assert [episode.terminations.tolist() for episode in episodes] == [[False, True]] + [[False, False]] * 3
@@ -106,6 +110,7 @@ def test_seen_episodes_are_cut_where_they_ended_or_were_broken_off(tmp_path):
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """An agent of seconds, whose snapshots are chosen by hand as it learns next to nothing."""
+    monkeypatch.setattr(collect_d4rl, "ABREAST", 2)
     monkeypatch.setattr(collect_d4rl, "RANDOM_STEPS", 20)
     monkeypatch.setattr(collect_d4rl, "WIDTH", 8)
     monkeypatch.setattr(collect_d4rl, "BATCH", 8)
@@ -127,13 +132,13 @@ def test_an_agent_goes_on_where_it_was_stopped(small, monkeypatch):
         collect("hopper-medium", 2 * EVERY, 30, 0, progress=False, snapshot_every=EVERY)
     place = minari_data.root() / ".training" / "hopper-seed0"
     before = dict(np.load(place / "buffer.npz"))
-    assert len(before["rewards"]) == EVERY and minari_data.ids() == []
+    assert before["rewards"].shape == (EVERY // 2, 2) and minari_data.ids() == []
     monkeypatch.setattr(stable_baselines3.SAC, "learn", learn)
 
     folder = collect("hopper-medium", 2 * EVERY, 30, 0, progress=False, snapshot_every=EVERY)
     after = np.load(place / "buffer.npz")
-    assert len(after["rewards"]) == 2 * EVERY and after["resumed"].tolist() == [EVERY]
-    np.testing.assert_array_equal(after["observations"][:EVERY], before["observations"])
+    assert after["rewards"].shape == (EVERY, 2) and after["resumed"].tolist() == [EVERY]
+    np.testing.assert_array_equal(after["observations"][: EVERY // 2], before["observations"])
     weights = [np.load(place / f"{step:08d}.npz")["mu.weight"] for step in (EVERY, 2 * EVERY)]
     assert not np.array_equal(*weights)
     assert folder == minari_data.folder("local/hopper-medium-local-v0")
@@ -143,7 +148,8 @@ def test_an_agent_goes_on_where_it_was_stopped(small, monkeypatch):
         collect(dataset, 2 * EVERY, 30, 0, progress=False, snapshot_every=EVERY)
     medium, replay, expert = (d4rl.get(f"hopper-{kind}-local").load() for kind in collect_d4rl.KINDS)
     assert len(replay) == EVERY and 30 <= len(medium) < 30 + 1000
-    np.testing.assert_array_equal(replay.transitions["observations"], before["observations"].astype("f"))
+    seen = before["observations"].swapaxes(0, 1).reshape(EVERY, 11).astype("f")  # one simulator's, then the other's
+    np.testing.assert_array_equal(replay.transitions["observations"], seen)
     np.testing.assert_array_equal(expert.transitions["observations"][: len(medium)], medium.transitions["observations"])
     assert len(expert) >= len(medium) + 30
 
@@ -172,7 +178,7 @@ def test_an_agent_goes_on_where_it_was_stopped(small, monkeypatch):
     [
         ("d4rl/hopper-medum", "cannot make d4rl/hopper-medum; did you mean 'hopper-medium'?"),
         ("d4rl/antmaze-umaze", "cannot make d4rl/antmaze-umaze; valid: halfcheetah-medium"),
-        ("d4rl/hopper-medium --training-steps 100", "--training-steps must be at least 5000, not 100"),
+        ("d4rl/hopper-medium --training-steps 100", "--training-steps must be at least 20000, not 100"),
         ("d4rl/hopper-medium --transitions 0", "--transitions must be at least 1, not 0"),
         ("d4rl/hopper-medium --seed -1", "--seed must be at least 0, not -1"),
         ("d4rl/hopper-medium --episodes 5", "--episodes has no meaning for d4rl/hopper-medium"),
@@ -198,4 +204,4 @@ def test_missing_packages_are_named(monkeypatch):
 
     monkeypatch.setattr(collect_d4rl, "version", version)
     with pytest.raises(BadInput, match=r"gymnasium is not installed; collecting needs pip install .*\[collect\]"):
-        collect("hopper-medium", 5000, 10, 0)
+        collect("hopper-medium", 20000, 10, 0)
