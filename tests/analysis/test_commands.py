@@ -218,4 +218,4 @@ def test_online_runs_with_other_settings_are_told_apart(tmp_path: Path) -> None:
         write_run(tmp_path, "fql", fingerprint=fingerprint, offline=3, online={"from_step": 3000, "warmup": warmup})
     records = load(tmp_path)
     assert [run.label for run in records.runs] == ["fql online (aaaaaa)", "fql online (bbbbbb)"]
-    assert records.notes == ["toy/toy has 2 runs of fql online, shown apart: warmup 10 / 20"]
+    assert records.notes == ["toy/toy has 2 runs of fql online, shown apart: online.warmup 10 / 20"]
