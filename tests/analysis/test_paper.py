@@ -185,8 +185,9 @@ def test_several_runs_are_not_pooled(tmp_path: Path, published: pd.DataFrame) ->
     assert "1 differ" in shown and "several runs" not in shown
     assert "several runs, none counted" in command(tmp_path, "--paper", "table7").stdout
     assert cell(tmp_path, published, "FQL", Terms(runs=("cccc",)))["verdict"] == OPEN
-    path = next(tmp_path.glob("runs/*/*/fql/bbbb*")) / "episodes.csv"
-    path.write_text(path.read_text().replace("final", "online"))  # it went on from where the other stopped
+    path = next(tmp_path.glob("runs/*/*/fql/bbbb*")) / "run.json"
+    went_on = {"continues": "aaaa00000000", "from_step": 1_000_000, "steps": 1000}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "online": went_on}))
     assert cell(tmp_path, published, "FQL")["measured"] == pytest.approx(96, abs=1)
     alias = tmp_path / "alias"
     write_run(alias, "fql", "ogbench", "cube-single-play-singletask-v0", effect=lambda t, s: 97.0, **SIZE)  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +73,9 @@ def start(out: Path) -> tuple[subprocess.Popen, list[psutil.Process]]:
     for option in ("episodes", "seed", "steps"):
         command += [f"--{option}", str(LONG[option])]
     before = len(shards_of(out))
-    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    # a job in the background, as CI's may be, ignores Ctrl-C, and so would its children
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     while len(shards_of(out)) == before:
         assert run.poll() is None, run.stderr.read()
         time.sleep(0.005)
