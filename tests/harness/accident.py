@@ -13,6 +13,7 @@ import importlib
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ from harness.run import app
 
 
 def strike(what: str) -> None:
-    """The accident."""
+    """The accident. A signal has been seen when it returns: the work may go on in another thread than the handler."""
     if not what.startswith("full:"):
         os.kill(os.getpid(), signal.Signals[what])
+        while signal.getsignal(signal.Signals[what]) is not signal.SIG_DFL:
+            time.sleep(0.01)
         return
     with (Path(what.removeprefix("full:")) / "filler").open("wb", buffering=0) as file:
         for size in (65536, 1):
