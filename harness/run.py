@@ -130,7 +130,7 @@ def _main(
     made = task_options(overrides)
     chosen_tasks = tuple(choose(task.sized(settings.data_episodes), made) for task in chosen_tasks)
     # looks at everything before anything is fetched or written, so that a bad value costs nothing
-    whereabouts = {task.name: task.whereabouts(data) for task in chosen_tasks}
+    whereabouts = {task.name: task.whereabouts(data).text for task in chosen_tasks}
     drafts = [run for task in chosen_tasks for run in planned(task, "?")]
     offered = [Offer(path) for path in adopt]
     for offer in offered:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -14,7 +15,8 @@ from methods.core import BadInput, TaskSpec
 if TYPE_CHECKING:
     import gymnasium
 
-__all__ = ["BadInput", "Dataset", "Provenance", "RewardTransform", "Task", "TaskSpec", "check_transitions"]
+__all__ = ["BadInput", "Dataset", "Provenance", "RewardTransform", "Task", "TaskSpec", "Whereabouts",
+           "check_transitions"]  # fmt: skip
 
 LARGEST_ACTION = 1 - 1e-5  # the papers' code clips to it, so that squashed policies can express every action
 Transitions = Mapping[str, np.ndarray]
@@ -29,6 +31,13 @@ class Provenance:
     origin: str  # "downloaded" | "generated" | "given" | "built-in"
     path: str = ""  # where the file lies; empty for a built-in dataset
     details: Mapping[str, Any] = field(default_factory=dict)  # recipe, URL, success_timing, ...
+
+
+class Whereabouts(NamedTuple):
+    """Where a task's data are."""
+
+    text: str  # in a few words
+    there: bool  # whether nothing need be fetched, made or imported
 
 
 @dataclass(frozen=True)
@@ -99,10 +108,16 @@ class Task(Protocol):
     def sized(self, episodes: int) -> Task:
         """The task with datasets of so many episodes, where they are generated."""
 
-    def whereabouts(self, data: str) -> str:
-        """What `load(data)` would read, fetch or make, in a few words, without doing it.
+    def whereabouts(self, data: str) -> Whereabouts:
+        """What `load(data)` would read, fetch or make, without doing it.
 
         Raises `BadInput` where it can be told beforehand that `load` would.
+        """
+
+    def ready(self, data: str) -> Path | None:
+        """Fetches, makes or imports what `load(data)` needs, without loading it; the file, None where there is none.
+
+        Raises `BadInput` like `load`.
         """
 
     def make_env(self) -> gymnasium.Env:

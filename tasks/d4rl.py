@@ -25,7 +25,7 @@ from methods.core import BadInput, TaskSpec
 from tasks import fetch, minari_data, minari_tasks, scores
 from tasks.collect_d4rl import DATASETS as COLLECTED
 from tasks.collect_d4rl import dataset_id
-from tasks.core import Dataset
+from tasks.core import Dataset, Whereabouts
 from tasks.d4rl_files import cut_episodes, read_hdf5
 from tasks.d4rl_simulators import SIMULATORS
 from tasks.minari_tasks import MinariTask
@@ -137,20 +137,21 @@ class D4RLTask:
         del episodes  # local sets are made by `tasks.collect`, which has its own sizes
         return self
 
-    def whereabouts(self, data: str = "auto") -> str:
+    def whereabouts(self, data: str = "auto") -> Whereabouts:
         """What `load(data)` would read or fetch; see `tasks.core.Task`."""
         if data not in ("auto", "download", "generate"):
-            return f"given: {self._given(data)}"
+            return Whereabouts(f"given: {self._given(data)}", True)
         if self.local:
             if not minari_data.metadata_of(self.dataset_id):
                 raise BadInput(f"{self.name} was not made yet; {self._advice}")
-            return f"generated: {minari_data.folder(self.dataset_id)}"
+            return Whereabouts(f"generated: {minari_data.folder(self.dataset_id)}", True)
         if data == "generate":
             raise BadInput(f"{self.name} is D4RL's own and cannot be generated; {self._advice}")
         if minari_data.metadata_of(self.dataset_id):
-            return f"imported: {minari_data.folder(self.dataset_id)}"
+            return Whereabouts(f"imported: {minari_data.folder(self.dataset_id)}", True)
         kept = data_folder() / Path(FILES[self.name]).name
-        return f"to import from {kept}" if kept.exists() else f"to download from {HOST}/{FILES[self.name]}"
+        todo = f"to import from {kept}" if kept.exists() else f"to download from {HOST}/{FILES[self.name]}"
+        return Whereabouts(todo, False)
 
     def load(self, data: str = "auto") -> Dataset:
         """The training transitions, rewards transformed (see the head of this file).
@@ -162,16 +163,26 @@ class D4RLTask:
         Raises:
           BadInput: one line that names what is missing or wrong, and what to do; nothing is kept then.
         """
+        loaded = minari_data.read(identity := self._imported(data))
+        origin = "given" if identity.startswith("given/") else "generated" if self.local else "downloaded"
+        return minari_data.as_dataset(self.name, self.spec, loaded, origin, self.maze, self.reference)
+
+    def ready(self, data: str = "auto") -> Path:
+        """Downloads and imports what `load(data)` reads; see `tasks.core.Task`."""
+        return minari_data.file(self._imported(data))
+
+    def _imported(self, data: str) -> str:
+        """Id of the Minari dataset that `data` asks for, once it is there."""
         self.whereabouts(data)
         if data not in ("auto", "download", "generate"):
             path = self._given(data)
             identity = f"given/{self.name.removesuffix('-v2')}-{fetch.digest(path)[:12]}-v0"
             self._import(path, identity, "given")
             fetch.sha256(path)  # refuses a file that was another when it was first used
-            return self._dataset(identity, "given")
+            return identity
         if not self.local and not minari_data.metadata_of(self.dataset_id):
             self._import(self._fetched(), self.dataset_id, "downloaded")
-        return self._dataset(self.dataset_id, "generated" if self.local else "downloaded")
+        return self.dataset_id
 
     @property
     def _advice(self) -> str:
@@ -221,10 +232,6 @@ class D4RLTask:
                  "reference": self.reference.source,
                  "description": f"Imported from {path.name}; timed-out steps are dropped, terminals kept."},
             )  # fmt: skip
-
-    def _dataset(self, identity: str, origin: str) -> Dataset:
-        loaded = minari_data.read(identity)
-        return minari_data.as_dataset(self.name, self.spec, loaded, origin, self.maze, self.reference)
 
 
 def data_folder() -> Path:

@@ -1,4 +1,7 @@
-"""Files from hosts that come and go: mirrors, resumed downloads, atomic writes, pinned checksums."""
+"""Files from hosts that come and go: mirrors, resumed downloads, atomic writes, pinned checksums.
+
+`python -m tasks.fetch ogbench --tasks 'cube-*'` readies data ahead of time, for machines without a network.
+"""
 
 from __future__ import annotations
 
@@ -220,3 +223,11 @@ def _receive(response: httpx.Response, part: Path, have: int, total: int | None)
 
 def _reason(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0] or type(error).__name__
+
+
+if __name__ == "__main__":
+    import typer
+
+    from tasks.ready import main
+
+    typer.run(main)

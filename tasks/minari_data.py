@@ -61,6 +61,11 @@ def folder(dataset_id: str) -> Path:
     return root() / dataset_id
 
 
+def file(dataset_id: str) -> Path:
+    """Where the numbers of the dataset of that id lie, or would."""
+    return folder(dataset_id) / "data" / FILE
+
+
 def metadata_of(dataset_id: str) -> dict[str, Any] | None:
     """Its metadata, or None where there is no such dataset (a folder that a crash left behind is none)."""
     try:
@@ -146,18 +151,18 @@ def read(dataset_id: str) -> Loaded:
     """
     from minari import MinariDataset
 
-    metadata, file = metadata_of(dataset_id), folder(dataset_id) / "data" / FILE
+    metadata, path = metadata_of(dataset_id), file(dataset_id)
     if metadata is None:
         raise BadInput(f"no Minari dataset {dataset_id} in {root()}")
     parts: dict[str, list[np.ndarray]] = {name: [] for name in _COLUMNS}
     returns = []
     try:
-        if file.stat().st_size == 0:
-            raise BadInput(f"{file} is empty")
+        if path.stat().st_size == 0:
+            raise BadInput(f"{path} is empty")
         for episode in MinariDataset(folder(dataset_id) / "data"):
             obs, rewards = _flat(episode.observations), np.asarray(episode.rewards, np.float32)
             if not len(rewards) or len(obs) != len(rewards) + 1:
-                raise BadInput(f"{file}: episode {episode.id} has {len(obs)} observations and {len(rewards)} rewards")
+                raise BadInput(f"{path}: episode {episode.id} has {len(obs)} observations and {len(rewards)} rewards")
             ended = np.asarray(episode.terminations, bool)
             last = np.arange(len(ended)) == len(ended) - 1
             values = (obs[:-1], episode.actions, rewards, ~ended, obs[1:], ended | last)
@@ -167,11 +172,11 @@ def read(dataset_id: str) -> Loaded:
     except (OSError, KeyError, ValueError, AssertionError) as error:
         if isinstance(error, BadInput):
             raise
-        raise BadInput(f"{file} is no Minari dataset of numbers, or it is truncated or damaged") from error
+        raise BadInput(f"{path} is no Minari dataset of numbers, or it is truncated or damaged") from error
     if not returns:
-        raise BadInput(f"{file}: no episodes")
+        raise BadInput(f"{path}: no episodes")
     columns = {name: np.concatenate(spans) for name, spans in parts.items()}
-    return Loaded(columns, np.array(returns), metadata, file)
+    return Loaded(columns, np.array(returns), metadata, path)
 
 
 _RECORDED = ("source", "recipe", "medium_step", "expert_step")  # of a dataset's metadata, with every run

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, ClassVar
 
 import gymnasium
@@ -13,7 +14,7 @@ import numpy as np
 
 from methods.core import BadInput, TaskSpec
 from tasks import minari_data
-from tasks.core import Dataset
+from tasks.core import Dataset, Whereabouts
 from tasks.d4rl_simulators import register_robotics
 
 
@@ -62,11 +63,16 @@ class MinariTask:
         del episodes  # nothing is generated
         return self
 
-    def whereabouts(self, data: str = "auto") -> str:
+    def whereabouts(self, data: str = "auto") -> Whereabouts:
         """What `load(data)` would read; see `tasks.core.Task`."""
         if data not in ("auto", "download"):
             raise BadInput(f"{self.dataset_id} is Minari's own: --data {data} has no meaning for it")
-        return f"Minari's: {minari_data.folder(self.dataset_id)}"
+        return Whereabouts(f"Minari's: {minari_data.folder(self.dataset_id)}", True)
+
+    def ready(self, data: str = "auto") -> Path:
+        """It is there, as the task would not be otherwise; see `tasks.core.Task`."""
+        self.whereabouts(data)
+        return minari_data.file(self.dataset_id)
 
     def load(self, data: str = "auto") -> Dataset:
         """Its transitions; rewards of a goal's environment less 1, of others scaled, as for D4RL's own."""

@@ -29,7 +29,7 @@ from ogbench.relabel_utils import relabel_dataset
 from methods import nearest
 from methods.core import BadInput, TaskSpec
 from tasks import collect, fetch
-from tasks.core import LARGEST_ACTION, Dataset, Provenance, check_transitions
+from tasks.core import LARGEST_ACTION, Dataset, Provenance, Whereabouts, check_transitions
 from tasks.fetch import console
 from tasks.ogbench_simulators import SharedModel, clone, is_manipulation, widths
 
@@ -169,20 +169,25 @@ class OGBenchTask:
         generated = data_folder() / "generated" / f"{self.dataset}-{self.episodes}-episodes.npz"
         return data_folder() / f"{self.dataset}.npz", generated
 
-    def whereabouts(self, data: str = "auto") -> str:
+    def whereabouts(self, data: str = "auto") -> Whereabouts:
         """What `load(data)` would read, fetch or make; see `tasks.core.Task`."""
         downloaded, generated = self._kept
         if data in ("auto", "download") and downloaded.exists():
-            return f"downloaded: {downloaded}"
+            return Whereabouts(f"downloaded: {downloaded}", True)
         if data in ("auto", "generate") and generated.exists():
-            return f"generated: {generated}"
+            return Whereabouts(f"generated: {generated}", True)
         if data == "generate":
             self._check_can_generate()
-            return f"to generate: {self.episodes} episodes"
+            return Whereabouts(f"to generate: {self.episodes} episodes", False)
         if data in ("auto", "download"):
-            return f"to download from {HOSTS[0]}"
+            return Whereabouts(f"to download from {HOSTS[0]}", False)
         self._given(data)
-        return f"given: {data}"
+        return Whereabouts(f"given: {data}", True)
+
+    def ready(self, data: str = "auto") -> Path:
+        """Downloads or generates the file that `load(data)` reads; see `tasks.core.Task`."""
+        path, _, _ = self._file(data)
+        return path
 
     def _check_can_generate(self) -> None:
         if self.dataset not in collect.DATASETS:

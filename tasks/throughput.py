@@ -140,13 +140,13 @@ def main(
     found = []
     for task in chosen:
         found.append(m := measure(task, rows, steps, repeats))
+        if out:  # after each, as a later one may be stopped
+            _write(out, found)
         table.add_row(m.task, str(m.rows), f"{m.loop:.0f}", f"{m.pool:.0f}", f"{m.ratio:.2f}", f"{m.mb:.1f}")
     console = Console()
     console.width = max(console.width, 100)  # as wide as the table, where the output is no terminal
     console.print(table)
     console.print(f"{cores()} cores, mujoco {version('mujoco')}", highlight=False)
-    if out:
-        _write(out, found)
 
 
 if __name__ == "__main__":

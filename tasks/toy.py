@@ -18,7 +18,7 @@ import gymnasium
 import numpy as np
 
 from methods import nearest
-from tasks.core import BadInput, Dataset, Provenance, TaskSpec
+from tasks.core import BadInput, Dataset, Provenance, TaskSpec, Whereabouts
 
 MODES = np.array([[0.35, 0.45], [-0.35, -0.45]])  # better, worse
 HEIGHTS = np.array([1.0, 0.9])  # of the true reward at the modes
@@ -80,10 +80,13 @@ class ToyTask:
         del episodes  # the data are always the same
         return self
 
-    def whereabouts(self, data: str) -> str:
+    def whereabouts(self, data: str) -> Whereabouts:
         if data not in ("auto", "generate"):
             raise BadInput(f"the toy task makes its own data: --data {data} has no meaning for it")
-        return f"built-in, {SIZE} transitions"
+        return Whereabouts(f"built-in, {SIZE} transitions", True)
+
+    def ready(self, data: str) -> None:
+        self.whereabouts(data)
 
     def load(self, data: str) -> Dataset:
         self.whereabouts(data)

@@ -210,12 +210,12 @@ def test_scalars_kept_as_columns_are_read():
 
 def test_a_file_is_imported_once(capsys):
     path = d4rl_file(kept(HOPPER))
-    assert HOPPER.whereabouts() == f"to import from {path}"
+    assert HOPPER.whereabouts().text == f"to import from {path}"
     first = HOPPER.load()
     assert "importing" in capsys.readouterr().err
     path.unlink()
     again = HOPPER.load("download")
-    assert HOPPER.whereabouts() == f"imported: {minari_data.folder('d4rl_v2/hopper-medium-v2')}"
+    assert HOPPER.whereabouts().text == f"imported: {minari_data.folder('d4rl_v2/hopper-medium-v2')}"
     assert "importing" not in capsys.readouterr().err
     for name, column in first.transitions.items():
         np.testing.assert_array_equal(again.transitions[name], column)
@@ -241,10 +241,10 @@ def test_minari_reads_what_was_imported():
 def test_a_given_file_never_becomes_d4rl_s(tmp_path):
     path = d4rl_file(tmp_path / "mine.hdf5")
     data = HOPPER.load(str(path))
-    assert data.provenance.origin == "given" and HOPPER.whereabouts(str(path)) == f"given: {path}"
+    assert data.provenance.origin == "given" and HOPPER.whereabouts(str(path)).text == f"given: {path}"
     (kept_as,) = minari_data.ids()
     assert kept_as == f"given/hopper-medium-{fetch.digest(path)[:12]}-v0"
-    assert HOPPER.whereabouts().startswith("to download from http")
+    assert HOPPER.whereabouts().text.startswith("to download from http")
     assert kept_as.replace("/", "--") not in d4rl.names()
     d4rl_file(path, rewards=np.arange(10.0))
     with pytest.raises(BadInput, match=f"{path} changed since its first use"):

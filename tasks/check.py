@@ -1,0 +1,142 @@
+"""What is there of each task's data, and whether it is what it should be. Reads files, never a network.
+
+    python -m tasks.check                    # every task that --list shows
+    python -m tasks.check ogbench --tasks 'cube-single-*'
+
+A published dataset is compared with `tasks/expected.csv`: its number of transitions and, where it is known, the mean
+return of its episodes; rows marked `verified: no` could not be compared with a file where they were written. A set
+made here must hold the episodes that were asked for.
+"""
+
+from __future__ import annotations
+
+import csv
+import fnmatch
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Column, Table
+
+import tasks
+from methods.core import BadInput
+from tasks.core import Dataset
+
+TOLERANCE = 0.01  # of transitions: time-outs are dropped; the published counts are of steps
+RETURN_TOLERANCE = 0.02  # of the mean return: episodes that the file breaks off may be counted or not
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A dataset in a few numbers."""
+
+    transitions: int
+    episodes: int
+    returns: np.ndarray  # [episodes], undiscounted, of the simulator's own rewards
+    ends: float  # share of the transitions after which nothing is to come
+
+
+def contents(dataset: Dataset) -> Contents:
+    """Counts transitions and episodes, and sums the rewards of each episode with their transform undone."""
+    columns = dataset.transitions
+    last = columns["terminals"] > 0.5
+    rewards = (columns["rewards"].astype(np.float64) - dataset.reward.shift) / dataset.reward.scale
+    episode = np.concatenate([[0], np.cumsum(last)[:-1]])
+    returns = np.bincount(episode, weights=rewards)
+    return Contents(len(last), len(returns), returns, float((columns["masks"] < 0.5).mean()))
+
+
+def expectation(dataset: str) -> Mapping[str, str] | None:
+    """The row of `tasks/expected.csv` for a published dataset; None where nothing is known of it."""
+    with Path(__file__).with_name("expected.csv").open(newline="") as file:
+        return next((row for row in csv.DictReader(file) if fnmatch.fnmatch(dataset, row["dataset"])), None)
+
+
+def verdict(name: str, origin: str, found: Contents, asked: int | None = None) -> tuple[bool, str]:
+    """Whether a dataset is what it should be, and in words.
+
+    Args:
+      name: of the dataset.
+      origin: how it was had; see `tasks.core.Provenance`.
+      asked: episodes that a generated set was to have, where that is known.
+    """
+    if origin == "generated":
+        if asked is not None and found.episodes != asked:
+            return False, f"DIFFERS: {found.episodes} episodes, {asked} were asked for"
+        return True, "as asked for" if asked else "made here: nothing to compare with"
+    expected = expectation(name) if origin == "downloaded" else None
+    if expected is None:
+        return True, "nothing to compare with"
+    wanted = int(expected["transitions"])
+    if abs(found.transitions - wanted) > TOLERANCE * wanted:
+        return False, f"DIFFERS: {wanted:,} transitions were expected ({expected['source']})"
+    mean = expected["mean_return"]
+    if mean and abs(found.returns.mean() - float(mean)) > RETURN_TOLERANCE * abs(float(mean)):
+        return False, f"DIFFERS: a mean return of {mean} was expected ({expected['source']})"
+    return True, "as expected"
+
+
+def main(
+    suites: Annotated[list[str] | None, typer.Argument(help=f"of {', '.join(tasks.SUITES)}; default: all")] = None,
+    patterns: Annotated[str, typer.Option("--tasks", help="comma-separated names or globs")] = "",
+    data: Annotated[str, typer.Option(help="auto, download or generate: which of a task's files to look at")] = "auto",
+    episodes: Annotated[int, typer.Option(min=1, help="of a dataset that was generated")] = 1000,
+) -> None:
+    """Says for each task what is there, from where, how much, and whether it is as expected."""
+    out, wrong, there, absent = Console(), 0, 0, dict[str, list[str]]()
+    out.width = max(out.width, 140)  # as wide as the table, where the output is no terminal
+    columns = ("transitions", "episodes", "return: mean (least, most)", "ends %", "verdict", "from")
+    table = Table(Column("task", no_wrap=True), *columns[:-1], Column(columns[-1], overflow="fold"))
+    globs = [pattern.strip() for pattern in patterns.split(",") if pattern.strip()]
+    try:
+        chosen = [task for suite in suites or list(tasks.SUITES) for task in _tasks(suite, globs, bool(suites))]
+        if not chosen:
+            raise BadInput(f"no task matches --tasks {patterns}")
+    except BadInput as error:
+        Console(stderr=True).print(f"error: {error}", markup=False, soft_wrap=True, highlight=False)
+        raise typer.Exit(2) from None
+    for task in chosen:
+        choice = "generate" if task.suite == "toy" else data
+        try:
+            where = (task := task.sized(episodes)).whereabouts(choice)
+            if not where.there:
+                absent.setdefault(where.text, []).append(task.name)
+                continue
+            dataset = task.load(choice)
+        except BadInput as error:
+            wrong += 1
+            table.add_row(task.name, *[""] * 4, f"REFUSED: {error}", "")
+            continue
+        found, made = contents(dataset), dataset.provenance
+        right, words = verdict(made.name, made.origin, found, made.details.get("recipe", {}).get("episodes"))
+        wrong, there = wrong + (not right), there + right
+        returns = f"{found.returns.mean():.1f} ({found.returns.min():.1f}, {found.returns.max():.1f})"
+        table.add_row(task.name, f"{found.transitions:,}", f"{found.episodes:,}", returns, f"{100 * found.ends:.2f}",
+                      words, where.text)  # fmt: skip
+    for text, names in absent.items():
+        out.print(f"absent, {text}: {', '.join(names)}", highlight=False, soft_wrap=True)
+    if table.rows:
+        out.print(table)
+    out.print(f"{len(chosen)} tasks: {there} there and sound, {sum(map(len, absent.values()))} absent, {wrong} wrong",
+              highlight=False)  # fmt: skip
+    raise typer.Exit(1 if wrong else 0)
+
+
+def _tasks(suite: str, globs: list[str], chosen: bool) -> tuple[Any, ...]:
+    """The suite's tasks that match; those that `--list` shows if there is no glob."""
+    if not globs:
+        return tuple(tasks.suite(suite).get(name) for name in tasks.listed(suite)[0])
+    try:
+        return tasks.select(suite, globs)
+    except BadInput:
+        if chosen:
+            raise
+        return ()
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,60 @@
+"""`python -m tasks.fetch`: fetches, makes and imports the data of many tasks ahead of time, for machines without a
+network. A command that was stopped goes on where it was."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Column, Table
+
+import tasks
+from methods.core import BadInput
+from tasks.fetch import console
+
+
+def main(
+    suite: Annotated[str, typer.Argument(help=f"one of {', '.join(tasks.SUITES)}")],
+    patterns: Annotated[str, typer.Option("--tasks", help="comma-separated names or globs; default: the paper's")] = "",
+    data: Annotated[str, typer.Option(help="auto, download or generate")] = "download",
+    episodes: Annotated[int, typer.Option(min=1, help="of a dataset that is generated")] = 1000,
+) -> None:
+    """Readies the data of a suite's tasks; prints where each file lies, its size and the time it took."""
+    table = Table(Column("file", overflow="fold"), "MB", "seconds", Column("where", overflow="fold"))
+    out, failed, seen, started = Console(), 0, set(), time.monotonic()
+    try:
+        if data not in ("auto", "download", "generate"):
+            raise BadInput(f"--data {data}: expected auto, download or generate")
+        chosen = tasks.select(suite, [pattern.strip() for pattern in patterns.split(",") if pattern.strip()])
+    except BadInput as error:
+        _say(f"error: {error}")
+        raise typer.Exit(2) from None
+    for number, task in enumerate(chosen, start=1):
+        begun = time.monotonic()
+        try:
+            path = task.sized(episodes).ready(data)
+        except BadInput as error:
+            _say(f"error: {task.name}: {error}")
+            failed += 1
+            continue
+        except KeyboardInterrupt:
+            _say("stopped; the same command continues")
+            raise typer.Exit(130) from None
+        if path in seen:  # the five tasks of an OGBench dataset share its file
+            continue
+        seen.add(path)
+        took, size = time.monotonic() - begun, path.stat().st_size / 1e6 if path else 0.0
+        table.add_row(path.name if path else task.name, f"{size:.1f}", f"{took:.1f}", str(path.parent) if path else "-")
+        _say(f"{number} of {len(chosen)}: {task.name}: {size:.1f} MB in {took:.1f} s")
+    if seen:
+        out.print(table)
+    total = sum(path.stat().st_size for path in seen if path) / 1e6
+    out.print(f"{len(seen)} files, {total:.1f} MB, {time.monotonic() - started:.1f} s; {failed} of {len(chosen)} tasks "
+              "without data", highlight=False, soft_wrap=True)  # fmt: skip
+    raise typer.Exit(2 if failed else 0)
+
+
+def _say(line: str) -> None:
+    console.print(line, markup=False)

@@ -1,0 +1,103 @@
+"""What `tasks.check` says of data that are there, absent, damaged or unlike the published; what `tasks.fetch` does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner
+
+import tasks
+from methods.core import BadInput
+from tasks import check, d4rl, ready
+from tasks.core import Dataset, Provenance, RewardTransform
+from tests.tasks.d4rl_file import d4rl_file
+
+pytestmark = pytest.mark.usefixtures("d4rl_folders")
+
+
+def command(main, *arguments):
+    app = typer.Typer()
+    app.command()(main)
+    return CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+
+def kept(name: str) -> Path:
+    return d4rl.data_folder() / Path(d4rl.FILES[name]).name
+
+
+def dataset(rewards, last, masks, reward=None) -> Dataset:
+    reward = reward or RewardTransform()
+    columns = {"rewards": reward(np.array(rewards)), "terminals": np.array(last), "masks": np.array(masks)}
+    return Dataset(columns, Provenance("x", "", "downloaded"), reward)
+
+
+@pytest.mark.parametrize("reward", [RewardTransform(), RewardTransform(scale=0.25, shift=-1.0)])
+def test_returns_are_the_simulator_s_own(reward):
+    found = check.contents(dataset([1.0, 2.0, 4.0, 8.0], [0, 1, 0, 1], [1, 0, 1, 1], reward))
+    assert (found.transitions, found.episodes, found.ends) == (4, 2, 0.25)
+    np.testing.assert_allclose(found.returns, [3.0, 12.0])
+
+
+@pytest.mark.parametrize(
+    ("name", "transitions", "mean", "words"),
+    [
+        ("hopper-medium-v2", 999_000, 1422.0, "as expected"),
+        ("hopper-medium-v2", 402_000, 1422.0, "DIFFERS: 1,000,000 transitions were expected"),
+        ("hopper-medium-v2", 999_000, 1500.0, "DIFFERS: a mean return of 1422.1 was expected"),
+        ("cube-triple-play-v0", 3_000_000, -2990.0, "as expected"),
+        ("cube-single-play-v0", 990_000, -980.0, "as expected"),
+        ("cube-single-play-v0", 100_000, -980.0, "DIFFERS: 1,000,000 transitions"),
+        ("mujoco/hopper/medium-v0", 5, 0.0, "nothing to compare with"),
+    ],
+)
+def test_published_sets_are_compared(name, transitions, mean, words):
+    found = check.Contents(transitions, 2, np.array([mean, mean]), 0.0)
+    right, said = check.verdict(name, "downloaded", found)
+    assert said.startswith(words) and right == ("DIFFERS" not in words)
+
+
+def test_generated_sets_have_what_was_asked_for():
+    found = check.Contents(20, 2, np.zeros(2), 0.0)
+    assert check.verdict("cube-single-play-v0", "generated", found, 2) == (True, "as asked for")
+    assert check.verdict("cube-single-play-v0", "generated", found, 3)[0] is False
+
+
+def test_every_published_dataset_has_an_expectation():
+    names = [task.dataset for task in tasks.select("ogbench", [])] + list(d4rl.PAPER_TASKS)
+    for name in names:
+        row = check.expectation(name)
+        assert row and int(row["transitions"]) > 0 and row["source"] and row["verified"] in ("yes", "no"), name
+
+
+def test_check_tells_absent_present_and_damaged_apart():
+    d4rl_file(kept("hopper-medium-v2"))
+    d4rl.get("hopper-medium-v2").load()
+    said = command(check.main, "d4rl", "--tasks", "hopper-medium-v2,walker2d-medium-v2")
+    assert said.exit_code == 1 and "absent, to download from http" in said.stdout, said.stdout
+    assert "DIFFERS" in said.stdout and "2 tasks: 0 there and sound, 1 absent, 1 wrong" in said.stdout
+    file = d4rl.minari_data.file("d4rl_v2/hopper-medium-v2")
+    file.write_bytes(file.read_bytes()[:2000])
+    said = command(check.main, "d4rl", "--tasks", "hopper-medium-v2")
+    assert said.exit_code == 1 and "REFUSED" in said.stdout
+    assert command(check.main, "toy").stdout.endswith("1 tasks: 1 there and sound, 0 absent, 0 wrong\n")
+    assert command(check.main, "tyo").exit_code == 2
+
+
+def test_fetch_readies_what_it_can_and_names_the_rest(monkeypatch):
+    d4rl_file(kept("hopper-medium-v2"))
+
+    def unreachable(urls, path, check):
+        raise d4rl.fetch.MissingDownload(f"missing download: {path.name}")
+
+    monkeypatch.setattr(d4rl.fetch, "fetch", unreachable)
+    said = command(ready.main, "d4rl", "--tasks", "hopper-medium-v2,walker2d-medium-v2")
+    assert said.exit_code == 2 and "1 files" in said.stdout and "1 of 2 tasks without data" in said.stdout
+    assert d4rl.get("hopper-medium-v2").whereabouts().there
+    assert not d4rl.get("walker2d-medium-v2").whereabouts().there
+    assert command(ready.main, "d4rl", "--data", "somewhere").exit_code == 2
+    assert command(ready.main, "toy", "--data", "generate").exit_code == 0
+    with pytest.raises(BadInput, match="has no meaning"):
+        tasks.suite("toy").get("toy").ready("download")
