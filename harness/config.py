@@ -101,9 +101,9 @@ def _override(name: str, value: Any, origin: str) -> Override:
 
 
 @cache
-def _table(suite: str) -> tuple[tuple[str, Override], ...]:
-    """Rows of the suite's per-task table: task pattern and override."""
-    path = _HERE / "tables" / f"{suite}.csv"
+def _table(name: str) -> tuple[tuple[str, Override], ...]:
+    """Rows of a suite's per-task table: task pattern and override."""
+    path = _HERE / "tables" / f"{name}.csv"
     if not path.exists():
         return ()
     with path.open(newline="") as file:
@@ -113,8 +113,9 @@ def _table(suite: str) -> tuple[tuple[str, Override], ...]:
         )
 
 
-def resolve(method: str, suite: str, task: str, layers: Iterable[Override]) -> Resolved:
-    """The method's settings for a task: defaults, then the suite's table, then `layers` in order.
+def resolve(method: str, suite: str, task: str, layers: Iterable[Override], *, online: bool = False) -> Resolved:
+    """The method's settings for a task: defaults, then the suite's table, then `layers` in order. Where an `online`
+    phase follows, the settings that print has for both phases then (`<suite>_online.csv`) come after the table's.
 
     Raises:
       BadInput: a value that does not fit its key, or a key (named for this method) that it does not have.
@@ -123,7 +124,8 @@ def resolve(method: str, suite: str, task: str, layers: Iterable[Override]) -> R
     hints = get_type_hints(cls, include_extras=True)
     values: dict[str, Any] = {}
     origins = {field.name: "default" for field in fields(cls)}
-    table = tuple(override for pattern, override in _table(suite) if fnmatchcase(task, pattern))
+    rows = (*_table(suite), *(_table(f"{suite}_online") if online else ()))
+    table = tuple(override for pattern, override in rows if fnmatchcase(task, pattern))
     for override in (*table, *layers):
         if override.method not in (None, method):
             continue

@@ -99,7 +99,7 @@ class RunNode:
 
 def plan_run(task: Task, data_id: str, name: str, overrides: Sequence[Override], settings: RunSettings) -> RunNode:
     """The node of one run; `data_id` identifies the task's transitions (their file's SHA-256)."""
-    resolved = resolve(name, task.suite, task.name, overrides)
+    resolved = resolve(name, task.suite, task.name, overrides, online=settings.online_steps > 0)
     method: Method = methods.get(name)(resolved.config, task.spec)
     nodes: list[StageNode] = []
     made_by: dict[str, str] = {}

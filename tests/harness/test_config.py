@@ -18,7 +18,7 @@ from harness.plan import plan_run
 from methods.core import BadInput, MethodConfig
 from tasks import d4rl
 
-TABLES = {suite: Path(harness.config.__file__).parent / "tables" / f"{suite}.csv" for suite in tasks.SUITES}
+TABLES = {path.stem: path for path in sorted((Path(harness.config.__file__).parent / "tables").glob("*.csv"))}
 PRESETS = [(suite, name) for suite in tasks.SUITES for name in presets(suite)]
 
 
@@ -141,10 +141,11 @@ def test_unknown_preset() -> None:
 # ---- what we ship ----
 
 
-@pytest.mark.parametrize("suite", tasks.SUITES)
-def test_table_rows_name_what_exists(suite: str) -> None:
+@pytest.mark.parametrize("table", TABLES)
+def test_table_rows_name_what_exists(table: str) -> None:
+    suite = table.removesuffix("_online")
     names = tasks.suite(suite).names()
-    with TABLES[suite].open(newline="") as file:
+    with TABLES[table].open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert rows
     for row in rows:
@@ -170,7 +171,15 @@ def test_presets_name_what_exists_and_plan(suite: str, name: str) -> None:
 
 def test_every_suite_has_presets_and_no_table_is_orphaned() -> None:
     assert {suite for suite, name in PRESETS if name == "smoke"} == set(tasks.SUITES)
-    assert {path.stem for path in TABLES["toy"].parent.glob("*.csv")} <= set(tasks.SUITES)
+    assert {table.removesuffix("_online") for table in TABLES} == set(tasks.SUITES)
+
+
+def test_an_online_phase_has_settings_of_its_own_in_both_phases() -> None:
+    soccer, cube = "antsoccer-arena-navigate-singletask-v0", "cube-double-play-singletask-v0"
+    assert [resolve("fql", "ogbench", soccer, (), online=online).config.alpha for online in (False, True)] == [10, 30]
+    assert resolve("fql", "ogbench", cube, (), online=True).config.alpha == 300
+    given = resolve("fql", "ogbench", soccer, parse_set(["fql.alpha=7"]), online=True)
+    assert given.config.alpha == 7 and given.origins["alpha"] == "--set"
 
 
 def test_each_method_has_the_settings_that_mean_something_for_it() -> None:
