@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,10 +17,11 @@ from analysis.load import Records
 from analysis.output import short
 from analysis.select import FIXED, HELD_OUT, settings
 from analysis.statistics import generator, summarise
-from analysis.style import finish, looks, shade, unit
+from analysis.style import Look, finish, looks, shade, unit
 
 SIZE = (5.4, 3.8)  # without the legend
 SETTINGS = 5  # of a method, in a learning curve
+SHEET = 5  # panels in a row: the five tasks of an OGBench dataset
 
 
 def learning(records: Records) -> pd.DataFrame:
@@ -111,28 +114,56 @@ def knob_curve(cells: pd.DataFrame, knob: str, knobs: tuple[str, ...]) -> pd.Dat
 def draw_knob_curve(points: pd.DataFrame, knob: str) -> Figure:
     """Score over a knob's values for one task; methods without the knob are horizontal lines with bands."""
     figure, axes = plt.subplots(figsize=SIZE, layout="constrained")
+    lines = _knob_panel(axes, points, knob, looks(dict(zip(points["label"], points["method"], strict=True))))
+    axes.set(xlabel=knob_name(knob), ylabel=unit(str(points["suite"].iloc[0])))
+    return finish(figure, f"{task_name(points)}: score over {knob}", list(lines.values()), list(lines))
+
+
+def draw_knob_sheet(points: pd.DataFrame, knob: str) -> Figure:
+    """The same for every task of a suite, a panel each, on one scale of scores (the VGF paper's Figure 5)."""
+    tasks = list(points.groupby("task", observed=True, sort=True))
+    columns = min(len(tasks), SHEET)
+    rows = -(-len(tasks) // columns)
+    figure, grid = plt.subplots(
+        rows, columns, figsize=(1.9 * columns + 0.4, 1.6 * rows + 0.6), sharey=True, squeeze=False, layout="constrained"
+    )
     styles = looks(dict(zip(points["label"], points["method"], strict=True)))
-    handles, names = [], []
+    lines: dict[str, Any] = {}
+    for axes, (_, mine) in zip(grid.flat, tasks, strict=False):
+        lines |= _knob_panel(axes, mine, knob, styles)
+        axes.set_title(task_name(mine).partition(": ")[2] or task_name(mine), fontsize=7, pad=3)
+        axes.tick_params(labelsize=6.5)
+    for axes in grid.flat[len(tasks) :]:
+        axes.set_axis_off()
+    figure.supxlabel(knob_name(knob), fontsize=9)
+    figure.supylabel(unit(str(points["suite"].iloc[0])), fontsize=9)
+    return finish(
+        figure, f"{points['suite'].iloc[0]}: score over {knob}, every task", list(lines.values()), list(lines)
+    )
+
+
+def _knob_panel(axes: Axes, points: pd.DataFrame, knob: str, styles: Mapping[str, Look]) -> dict[str, Any]:
+    """Draws one task; a handle for each line, by its name."""
+    handles: dict[str, Any] = {}
     with_knob, without = points[points[knob].notna()], points[points[knob].isna()]
     for label, run in with_knob.groupby("label", observed=True, sort=True):
         look, order = styles[str(label)], list(run["line"].drop_duplicates())
         for i, name in enumerate(order):
             line, color = run[run["line"] == name], shade(look.color, i, len(order))
             axes.fill_between(line[knob], line["low"], line["high"], color=color, alpha=0.2, lw=0)
-            handles += axes.plot(line[knob], line["mean"], look.line, color=color, marker=look.marker, ms=5, mew=0)
-            names.append(name)
+            (handles[name],) = axes.plot(
+                line[knob], line["mean"], look.line, color=color, marker=look.marker, ms=5, mew=0
+            )
     across = axes.get_yaxis_transform()  # x from 0 to 1
     for _, row in without.sort_values("line").iterrows():
         look = styles[row["label"]]
         axes.axhspan(row["low"], row["high"], color=look.color, alpha=0.12, lw=0)
-        handles += axes.plot(
+        (handles[row["line"]],) = axes.plot(
             [0, 0.02, 0.98, 1], [row["mean"]] * 4, "--", transform=across, color=look.color, lw=1.2,
             marker=look.marker, markevery=[1, 2], ms=4, mew=0,
         )  # fmt: skip
-        names.append(row["line"])
     scale(axes, np.sort(with_knob[knob].unique()))
-    axes.set(xlabel=knob_name(knob), ylabel=unit(str(points["suite"].iloc[0])))
-    return finish(figure, f"{task_name(points)}: score over {knob}", handles, names)
+    return handles
 
 
 def scale(axes: Axes, values: np.ndarray) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
@@ -47,8 +48,8 @@ def figures(records: Records, folder: Path, notes: list[str], save: Save = save)
 
     Figures: learning (of offline runs), online (of those that go on online, from their offline start), knob-<name> for
     every knob with two values or more, l-train, wall-clock, gradients, transport, landscape; of a suite, in
-    folder/<suite>: profiles, aggregates, improvement, scaling-L_test. Adds to `notes` what is not drawn. `save` may be
-    another way to keep a figure.
+    folder/<suite>: profiles, aggregates, improvement, scaling-L_test and, a panel for each of its tasks, knob-<name>.
+    Adds to `notes` what is not drawn. `save` may be another way to keep a figure.
     """
     cells, remarks = scores(records)
     notes += remarks
@@ -66,6 +67,7 @@ def figures(records: Records, folder: Path, notes: list[str], save: Save = save)
     online = {(run.suite, run.task, run.label) for run in records.runs if run.online}
     keys = points[["suite", "task", "label"]].itertuples(index=False, name=None)
     going_on = np.array([key in online for key in keys], bool)
+    sheets: dict[tuple[str, str], list[pd.DataFrame]] = defaultdict(list)
     for (suite, task), rows in cells.groupby(["suite", "task"], observed=True, sort=True):
         place = folder / str(suite) / str(task)
         here = (points["suite"] == suite) & (points["task"] == task)
@@ -81,6 +83,7 @@ def figures(records: Records, folder: Path, notes: list[str], save: Save = save)
             curve = curves.knob_curve(rows, knob, records.knobs)
             if len(curve):
                 yield save(curves.draw_knob_curve(curve, knob), curve, place / f"knob-{knob}")
+                sheets[str(suite), knob].append(curve)
             elif rows[knob].notna().any():
                 notes.append(f"{suite}/{task}: one value of {knob} only, so no curve over it")
         for name, frame, draw in pictures:
@@ -88,6 +91,10 @@ def figures(records: Records, folder: Path, notes: list[str], save: Save = save)
             if len(one) and not (name == "gradients" and one["gradients"].max() == 0):
                 yield save(draw(one), one, place / name)
         yield from _landscape(records, str(suite), str(task), cells, place, notes, save)
+    for (suite, knob), of_tasks in sheets.items():
+        if len(of_tasks) > 1:
+            sheet = pd.concat(of_tasks, ignore_index=True)
+            yield save(curves.draw_knob_sheet(sheet, knob), sheet, folder / suite / f"knob-{knob}")
 
 
 def _suites(records: Records, folder: Path, notes: list[str], save: Save) -> Iterator[list[Path]]:
