@@ -13,10 +13,10 @@ demo: $(VENV)/.run
 	$(BIN)/python -m analysis.plots results/
 
 test: $(VENV)/.dev lint
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 test-all: $(VENV)/.dev lint
-	$(BIN)/python -m pytest -n $(WORKERS) -m "slow or not slow"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "slow or not slow"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

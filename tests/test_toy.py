@@ -13,7 +13,7 @@ SEEDS = 10
 
 
 @pytest.fixture(scope="module")
-def records(tmp_path_factory):
+def records(tmp_path_factory, optimised):
     """Ten seeds of VGF and best-of-N, by the command that users type, with fewer steps than the preset's."""
     folder = tmp_path_factory.mktemp("results")
     arguments = ["--methods", "vgf,best_of_n", "--seeds", str(SEEDS), "--steps", "1000", "--results", str(folder)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -22,14 +21,6 @@ from tasks.core import RewardTransform
 from tests.harness.line import HORIZON, Line, LineTask
 
 SPEC = TaskSpec(3, 2, 10)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compile() -> Iterator[None]:
-    """XLA without most of its optimisations, for programs that run a few times."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)  # the default
 
 
 # ---- learning ----

@@ -121,15 +121,21 @@ def test_stopped_by_signals_and_continued(command: Command, reference: Path, tmp
     assert_same(tmp_path, reference)
 
 
-def test_killed_and_continued(command: Command, reference: Path, tmp_path: Path) -> None:
+EARLY = (
+    "harness.train:Trainer.run 2 after SIGKILL",  # nothing of the behaviour is saved
+    "harness.checkpoint:write_json 1 before SIGKILL",  # its parts are saved, but not that it is finished
+)
+LATE = (
+    "harness.record:Table.append 4 after SIGKILL",  # step 20 is evaluated, the state on disk that of step 10
+    "os:rename 1 before SIGKILL",  # while Orbax writes the state of step 20
+    "harness.record:write_arrays 2 before SIGKILL",  # all is done but candidates.npz
+)
+
+
+@pytest.mark.parametrize("accidents", [LATE, pytest.param(EARLY, marks=pytest.mark.slow)], ids=["late", "early"])
+def test_killed_and_continued(command: Command, reference: Path, tmp_path: Path, accidents: tuple[str, ...]) -> None:
     arguments = (*SMALL, "--results", str(tmp_path))
-    for accident in (
-        "harness.train:Trainer.run 2 after SIGKILL",  # nothing of the behaviour is saved
-        "harness.checkpoint:write_json 1 before SIGKILL",  # its parts are saved, but not that it is finished
-        "harness.record:Table.append 4 after SIGKILL",  # step 20 is evaluated, the state on disk that of step 10
-        "os:rename 1 before SIGKILL",  # while Orbax writes the state of step 20
-        "harness.record:write_arrays 2 before SIGKILL",  # all is done but candidates.npz
-    ):
+    for accident in accidents:
         killed = command.run(*arguments, accident=accident)
         assert killed.returncode == -signal.SIGKILL, (accident, killed.stderr)
         assert record_of(tmp_path)["status"] == "running"

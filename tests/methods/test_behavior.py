@@ -14,7 +14,6 @@ from methods.core import BadInput
 from methods.samplers import FlowDraws, FlowSampler, GaussianSampler
 from tests.methods.common import make, make_batch, random_state
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 FLOW = FlowSampler(action_dim=2, hidden_dims=(8,), steps=4)
 
 

@@ -13,8 +13,6 @@ from methods.learner import create, descend, global_norm, optimizer, part_key
 from methods.networks import MLP, Critic, GaussianHead, LayerNorm
 from tests.methods.common import double, make, random_state
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 def normal(seed: int, *shape: int) -> jax.Array:
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape))

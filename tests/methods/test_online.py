@@ -14,7 +14,6 @@ import methods
 from methods.core import Stage
 from tests.methods.common import SPEC, make, make_batch, per_row, random_state
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 ROWS = 16
 WITHOUT = {"bc", "bc_gaussian", "sfbc"}
 VARIANTS = [(name, {}) for name in methods.REGISTRY if name not in WITHOUT]

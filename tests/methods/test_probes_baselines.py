@@ -22,8 +22,6 @@ from methods.samplers import DiffusionSampler, FlowSampler, GaussianSampler
 from tests.methods.common import double, make, make_batch, per_row, random_state
 from tests.methods.test_probes import SMALL, first_seed, fresh, same
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 # losses and returns in numbers
 
 
@@ -220,7 +218,7 @@ def test_diffusion_learns_two_modes(name: str, fits: dict[str, Any], monkeypatch
 
 
 @pytest.fixture(scope="module")
-def fits(quick_compile: None) -> dict[str, Any]:
+def fits() -> dict[str, Any]:
     """One denoiser on the grid of times for both of its solvers, one on continuous times."""
     return {"grid": fitted(DIFFUSION_QL, 4000), "ode": fitted(SFBC, 3000)}
 

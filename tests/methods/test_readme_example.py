@@ -24,7 +24,7 @@ ROWS = 8
 
 
 @pytest.fixture(scope="module")
-def name(tmp_path_factory: pytest.TempPathFactory, quick_compile: None) -> Iterator[str]:
+def name(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The example's name, once its file and its line are where the README says."""
     section = (ROOT / "README.md").read_text().partition("### Add a method")[2].partition("### Add a task")[0]
     source, line = re.findall(r"```python\n(.*?)```", section, re.DOTALL)

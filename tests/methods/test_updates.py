@@ -24,8 +24,6 @@ HIDDEN = (12,)  # depth is a matter of test_networks
 LEARNING_RATE, TAU, DISCOUNT = 1e-2, 0.1, 0.9
 COMMON = {"hidden_dims": HIDDEN, "learning_rate": LEARNING_RATE, "tau": TAU, "discount": DISCOUNT}
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 @pytest.fixture(autouse=True)
 def float64() -> Iterator[None]:

@@ -37,7 +37,6 @@ from tests.methods.test_updates import (
     twin_q,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 ADAM = optax.adam(LEARNING_RATE)
 # two true ends, a time limit, and a transition that ends truly though its episode goes on
 ENDS = {"masks": np.array([1, 0, 1, 0, 0, 1], np.float32), "terminals": np.array([0, 1, 1, 1, 0, 0], np.float32)}

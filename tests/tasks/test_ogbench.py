@@ -190,7 +190,9 @@ def state(env: gymnasium.Env) -> np.ndarray:
     return np.concatenate([data.qpos, data.qvel, data.qacc, data.qacc_warmstart, data.ctrl, data.mocap_pos.ravel()])
 
 
-@pytest.mark.parametrize("env", ["cube-single", "scene", "puzzle-3x3"])
+@pytest.mark.parametrize(
+    "env", ["scene", *(pytest.param(env, marks=pytest.mark.slow) for env in ("cube-single", "puzzle-3x3"))]
+)
 def test_interleaved_clones_equal_fresh_simulators(env):
     task, steps, rows = ogbench.get(f"{env}-play-singletask-task1-v0"), 45, (0, 1, 0)
     original = task.make_env()
