@@ -92,6 +92,11 @@ class HttpJudge:
                 raise
         return [self._verdict([kept.get(self._hash(body)) for body in both]) for both in orders]
 
+    @property
+    def about(self) -> dict[str, Any]:
+        """What the judge is, for a record: the address, everything that is sent, and an empty question."""
+        return {"kind": "http", "url": self.chat.url, **self._request("", "", ""), "template": self.template.name}
+
     def estimate(self, pairs: Sequence[Pair]) -> Estimate:
         """What `verdicts(pairs)` would take from here."""
         requests = {self._hash(body): body for pair in pairs for body in self._orders(pair)}
