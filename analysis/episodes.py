@@ -26,11 +26,13 @@ MEASURED = dict.fromkeys(("return", "length", "success", "score"), "float32")  #
 class Rows:
     """The rows of one run as columns `[rows]`: BEFORE, the knobs, setting, AFTER, complete.
 
-    `phase` is an index into PHASES, `setting` one into `settings` (names; [""] without knobs).
+    `phase` is an index into PHASES, `setting` one into `settings` (names; [""] without knobs). `extras` holds the
+    columns that a suite has after those of all suites (a language run's `gold`, `proxy`, ...), NaN where empty.
     """
 
     columns: dict[str, np.ndarray]
     settings: list[str]
+    extras: dict[str, np.ndarray]
 
     def __len__(self) -> int:
         return len(self.columns["score"])
@@ -39,7 +41,7 @@ class Rows:
 def read_episodes(run: Run) -> tuple[Rows, list[str]]:
     """The run's episodes.csv, and notes on what was left out of it.
 
-    Raises: RecordError if its header is not the schema's.
+    Raises: RecordError if its header does not begin as the schema's, or names a column twice.
     """
     path = run.folder / "episodes.csv"
     columns = [*BEFORE, *run.knobs, *AFTER]
@@ -49,9 +51,9 @@ def read_episodes(run: Run) -> tuple[Rows, list[str]]:
     if not whole.strip():
         return _rows(pd.DataFrame(columns=columns), run), [*notes, f"{run.name} has no evaluation yet"]
     header = whole[: whole.index(b"\n")].decode(errors="replace").strip().split(",")
-    if header != columns:
+    if header[: len(columns)] != columns or len(set(header)) < len(header):
         raise RecordError(f"{path}:1: the header is {','.join(header)}, expected {','.join(columns)}")
-    table, bad = parse(whole, columns)
+    table, bad = parse(whole, columns, header[len(columns) :])
     shown = [f"{path}:{line}: {reason}, left out" for line, reason in bad]
     notes += shown if len(shown) <= 5 else [*shown[:4], f"{path}: {len(shown) - 4} more corrupt rows, left out"]
     rows = _rows(table, run)
@@ -60,13 +62,19 @@ def read_episodes(run: Run) -> tuple[Rows, list[str]]:
         again = pd.Series(key).duplicated(keep="last").to_numpy()
         notes.append(f"{path}: {int(again.sum())} episodes stand twice (a resumed run?), the later rows count")
         rows.columns = {name: values[~again] for name, values in rows.columns.items()}
+        rows.extras = {name: values[~again] for name, values in rows.extras.items()}
     return rows, notes + _completeness(rows, run)
 
 
-def parse(content: bytes, columns: Sequence[str]) -> tuple[pd.DataFrame, list[tuple[int, str]]]:
-    """Rows of a table of whole lines, its header first, and (line, what is wrong) of the rows left out."""
-    rows = _fast(content, columns)
-    return (rows, []) if rows is not None else _carefully(content.decode(errors="replace"), columns)
+def parse(
+    content: bytes, columns: Sequence[str], extras: Sequence[str] = ()
+) -> tuple[pd.DataFrame, list[tuple[int, str]]]:
+    """Rows of a table of whole lines, its header first, and (line, what is wrong) of the rows left out.
+
+    Its columns are `columns`, then `extras`, whose fields may be empty.
+    """
+    rows = _fast(content, columns, extras)
+    return (rows, []) if rows is not None else _carefully(content.decode(errors="replace"), columns, extras)
 
 
 def setting_name(values: Mapping[str, float]) -> str:
@@ -74,12 +82,13 @@ def setting_name(values: Mapping[str, float]) -> str:
     return " ".join(f"{name}={value:.7g}" for name, value in values.items())
 
 
-def _fast(content: bytes, columns: Sequence[str]) -> pd.DataFrame | None:
+def _fast(content: bytes, columns: Sequence[str], extras: Sequence[str]) -> pd.DataFrame | None:
     """The whole table by pandas' C parser, or None if any row needs a closer look."""
-    if content.count(b",") != content.count(b"\n") * (len(columns) - 1):
+    if content.count(b",") != content.count(b"\n") * (len(columns) + len(extras) - 1):
         return None
     numbers = [name for name in columns if name != "phase" and name not in (*INTEGERS, *OPTIONAL)]
-    types: dict[str, Any] = INTEGERS | dict.fromkeys(numbers, "float64") | {"phase": pd.CategoricalDtype(PHASES)}
+    types: dict[str, Any] = INTEGERS | dict.fromkeys((*numbers, *extras), "float64")
+    types["phase"] = pd.CategoricalDtype(PHASES)
     try:
         rows = pd.read_csv(io.BytesIO(content), dtype=types, engine="c")  # it lets other threads run
     except (ValueError, OverflowError):  # of a dtype, a parser, an encoding
@@ -87,11 +96,13 @@ def _fast(content: bytes, columns: Sequence[str]) -> pd.DataFrame | None:
     if any(not pd.api.types.is_numeric_dtype(rows[name]) for name in OPTIONAL):  # bool counts as numeric
         return None
     sound = all(np.isfinite(rows[name].to_numpy()).all() for name in numbers) and rows["phase"].notna().all()
+    sound = sound and not any(np.isinf(rows[name].to_numpy()).any() for name in extras)
     return rows if sound else None
 
 
-def _carefully(text: str, columns: Sequence[str]) -> tuple[pd.DataFrame, list[tuple[int, str]]]:
+def _carefully(text: str, columns: Sequence[str], extras: Sequence[str]) -> tuple[pd.DataFrame, list[tuple[int, str]]]:
     """The sound rows one by one, and (line, what is wrong) of the others. A score of nan is wrong: it is none."""
+    optional, columns = OPTIONAL | set(extras), [*columns, *extras]
     good: list[list[Any]] = []
     bad: list[tuple[int, str]] = []
     for line, row in enumerate(text.split("\n")[1:-1], start=2):
@@ -99,7 +110,8 @@ def _carefully(text: str, columns: Sequence[str]) -> tuple[pd.DataFrame, list[tu
         if len(fields) != len(columns):
             bad.append((line, f"{len(fields)} fields instead of {len(columns)}"))
             continue
-        values = [_value(column, entry.strip()) for column, entry in zip(columns, fields, strict=True)]
+        pairs = zip(columns, fields, strict=True)
+        values = [_value(column, entry.strip(), column in optional) for column, entry in pairs]
         if None in values:
             at = values.index(None)
             bad.append((line, f"{columns[at]} is {fields[at].strip()!r}"))
@@ -108,11 +120,11 @@ def _carefully(text: str, columns: Sequence[str]) -> tuple[pd.DataFrame, list[tu
     return pd.DataFrame(good, columns=list(columns)), bad
 
 
-def _value(column: str, entry: str) -> float | int | str | None:
+def _value(column: str, entry: str, optional: bool) -> float | int | str | None:
     """The field as a value, None if it is not one."""
     if column == "phase":
         return entry if entry in PHASES else None
-    if column in OPTIONAL and entry in ("", "nan"):
+    if optional and entry in ("", "nan"):
         return math.nan
     try:
         number = float({"True": "1", "False": "0"}.get(entry, entry))
@@ -135,7 +147,8 @@ def _rows(table: pd.DataFrame, run: Run) -> Rows:
     firsts = [int(np.argmax(setting == i)) for i in range(len(present))]
     names = [setting_name({knob: columns[knob][first] for knob in run.knobs}) for first in firsts]
     columns |= {"phase": phase, "setting": setting.astype("int16"), "complete": np.ones(len(table), bool)}
-    return Rows(columns, names)
+    known = (*columns, "phase")
+    return Rows(columns, names, {name: table[name].to_numpy("float32") for name in table if name not in known})
 
 
 def codes(*columns: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from tasks.language import UNFINISHED
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
+pytestmark = pytest.mark.slow  # for importing transformers
 WORDS = ["<|endoftext|>", "a", "b", "c", "d"]
 
 
