@@ -18,7 +18,10 @@ BEFORE = ("seed", "phase", "step")
 """Columns before the knobs'."""
 AFTER = ("episode", "return", "length", "success", "score")
 OPTIONAL = frozenset({"success"})  # a task without a notion of success leaves it empty
+UNJUDGED = frozenset({"return", "score"})  # of SHARES: a text without a known reward, without a valid verdict (yet)
 INTEGERS = {"seed": "int32", "step": "int64", "episode": "int32"}
+SHARES = frozenset({"tldr", "hh", "tldr-synthetic", "hh-synthetic"})
+"""Suites whose recorded score is a share of a win (win 1, tie 0.5, loss 0). It is read in percent, as all others."""
 MEASURED = dict.fromkeys(("return", "length", "success", "score"), "float32")  # `%.7g` is what the records hold
 
 
@@ -53,10 +56,13 @@ def read_episodes(run: Run) -> tuple[Rows, list[str]]:
     header = whole[: whole.index(b"\n")].decode(errors="replace").strip().split(",")
     if header[: len(columns)] != columns or len(set(header)) < len(header):
         raise RecordError(f"{path}:1: the header is {','.join(header)}, expected {','.join(columns)}")
-    table, bad = parse(whole, columns, header[len(columns) :])
+    optional = OPTIONAL.union(header[len(columns) :], UNJUDGED if run.suite in SHARES else ())
+    table, bad = parse(whole, header, optional)
     shown = [f"{path}:{line}: {reason}, left out" for line, reason in bad]
     notes += shown if len(shown) <= 5 else [*shown[:4], f"{path}: {len(shown) - 4} more corrupt rows, left out"]
     rows = _rows(table, run)
+    if unjudged := int(np.isnan(rows.columns["score"]).sum()):
+        notes.append(f"{run.name}: {unjudged} of {len(rows)} episodes have no valid verdict, so no score")
     key = codes(*(rows.columns[name] for name in ("seed", "phase", "step", "setting", "episode")))
     if len(pd.unique(key)) < len(rows):
         again = pd.Series(key).duplicated(keep="last").to_numpy()
@@ -67,14 +73,14 @@ def read_episodes(run: Run) -> tuple[Rows, list[str]]:
 
 
 def parse(
-    content: bytes, columns: Sequence[str], extras: Sequence[str] = ()
+    content: bytes, columns: Sequence[str], optional: frozenset[str] = OPTIONAL
 ) -> tuple[pd.DataFrame, list[tuple[int, str]]]:
     """Rows of a table of whole lines, its header first, and (line, what is wrong) of the rows left out.
 
-    Its columns are `columns`, then `extras`, whose fields may be empty.
+    Fields of the columns `optional` may be empty.
     """
-    rows = _fast(content, columns, extras)
-    return (rows, []) if rows is not None else _carefully(content.decode(errors="replace"), columns, extras)
+    rows = _fast(content, columns, optional)
+    return (rows, []) if rows is not None else _carefully(content.decode(errors="replace"), columns, optional)
 
 
 def setting_name(values: Mapping[str, float]) -> str:
@@ -82,27 +88,30 @@ def setting_name(values: Mapping[str, float]) -> str:
     return " ".join(f"{name}={value:.7g}" for name, value in values.items())
 
 
-def _fast(content: bytes, columns: Sequence[str], extras: Sequence[str]) -> pd.DataFrame | None:
+def _fast(content: bytes, columns: Sequence[str], optional: frozenset[str]) -> pd.DataFrame | None:
     """The whole table by pandas' C parser, or None if any row needs a closer look."""
-    if content.count(b",") != content.count(b"\n") * (len(columns) + len(extras) - 1):
+    if content.count(b",") != content.count(b"\n") * (len(columns) - 1):
         return None
-    numbers = [name for name in columns if name != "phase" and name not in (*INTEGERS, *OPTIONAL)]
-    types: dict[str, Any] = INTEGERS | dict.fromkeys((*numbers, *extras), "float64")
-    types["phase"] = pd.CategoricalDtype(PHASES)
+    words = {"phase", *OPTIONAL}  # success may be a word
+    numbers = [name for name in columns if name not in (*INTEGERS, *words)]
+    types: dict[str, Any] = INTEGERS | dict.fromkeys(numbers, "float64") | {"phase": pd.CategoricalDtype(PHASES)}
     try:
         rows = pd.read_csv(io.BytesIO(content), dtype=types, engine="c")  # it lets other threads run
     except (ValueError, OverflowError):  # of a dtype, a parser, an encoding
         return None
     if any(not pd.api.types.is_numeric_dtype(rows[name]) for name in OPTIONAL):  # bool counts as numeric
         return None
-    sound = all(np.isfinite(rows[name].to_numpy()).all() for name in numbers) and rows["phase"].notna().all()
-    sound = sound and not any(np.isinf(rows[name].to_numpy()).any() for name in extras)
+    sound = rows["phase"].notna().all()
+    for name in numbers:
+        values = rows[name].to_numpy()
+        sound = sound and not np.isinf(values).any() if name in optional else sound and np.isfinite(values).all()
     return rows if sound else None
 
 
-def _carefully(text: str, columns: Sequence[str], extras: Sequence[str]) -> tuple[pd.DataFrame, list[tuple[int, str]]]:
+def _carefully(
+    text: str, columns: Sequence[str], optional: frozenset[str]
+) -> tuple[pd.DataFrame, list[tuple[int, str]]]:
     """The sound rows one by one, and (line, what is wrong) of the others. A score of nan is wrong: it is none."""
-    optional, columns = OPTIONAL | set(extras), [*columns, *extras]
     good: list[list[Any]] = []
     bad: list[tuple[int, str]] = []
     for line, row in enumerate(text.split("\n")[1:-1], start=2):
@@ -142,6 +151,8 @@ def _rows(table: pd.DataFrame, run: Run) -> Rows:
     phase = table.pop("phase").astype(pd.CategoricalDtype(PHASES)).cat.codes.to_numpy()
     types = INTEGERS | dict.fromkeys(run.knobs, "float64") | MEASURED
     columns = {name: table[name].to_numpy().astype(kind) for name, kind in types.items()}
+    if run.suite in SHARES:
+        columns["score"] *= np.float32(100)
     key = codes(*(columns[name] for name in run.knobs)) if run.knobs else np.zeros(len(table), int)
     setting, present = pd.factorize(key)
     firsts = [int(np.argmax(setting == i)) for i in range(len(present))]

@@ -42,13 +42,18 @@ class Records:
     extras: Mapping[Path, Mapping[str, np.ndarray]] = field(default_factory=dict)
     """Folder of a run -> its columns after those that every suite has, NaN where empty; of those that have any."""
 
-    def each(self) -> Iterator[tuple[Run, pd.DataFrame]]:
-        """(run, its complete evaluations) of every run that has some, by suite, task and label; views, not copies."""
+    def each(self, scored: bool = True) -> Iterator[tuple[Run, pd.DataFrame]]:
+        """(run, its complete evaluations) of every run that has some, by suite, task and label; views, not copies.
+
+        `scored`: without the episodes that nobody has judged.
+        """
         for run in sorted(self.runs, key=lambda run: (run.suite, run.task, run.label)):
             rows = self.episodes.iloc[run.rows]
-            complete = rows["complete"].to_numpy()
-            if complete.any():
-                yield run, rows if complete.all() else rows[complete]
+            kept = rows["complete"].to_numpy()
+            if scored:
+                kept = kept & ~np.isnan(rows["score"].to_numpy())
+            if kept.any():
+                yield run, rows if kept.all() else rows[kept]
 
     def measured(self, run: Run) -> pd.DataFrame:
         """The run's rows of `episodes`, with the columns that only its suite has."""

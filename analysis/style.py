@@ -35,13 +35,15 @@ KNOWN = {
     "iql": (ORANGE, "P"), "ifql": (SKY, "X"), "qgf": (TAN, "p"), "rebrac": (ORANGE, "h"), "fbrac": (RED, "h"),
     "idql": (SKY, "d"), "diffusion_ql": (TAN, "d"), "sfbc": (GREEN, "d"), "td3bc": (ORANGE, "<"), "sql": (PINK, "<"),
     "eql": (PINK, ">"), "vgf_qgf": (BLUE, "d"), "ivr": (GREEN, "<"), "bc_gaussian": (GREY, "d"),
+    "sft": (GREY, "v"), "dpo": (ORANGE, "P"), "ppo": (RED, "D"),
 }  # fmt: skip
 COLORS = (ORANGE, TAN, SKY, PINK, RED, GREEN, GREY, BLUE)
 MARKERS = (">", "<", "d", "h", "p", "8", "X", "P")
 
 UNITS = {
     "toy": "true reward [100 = better mode]", "ogbench": "success [%]", "d4rl": "score [100 = D4RL's expert]",
-    "minari": "score [100 = expert]", "tldr": "win rate [1 = always]", "hh": "win rate [1 = always]",
+    "minari": "score [100 = expert]", "tldr": "win rate [%]", "hh": "win rate [%]",
+    "tldr-synthetic": "win rate [%]", "hh-synthetic": "win rate [%]",
 }  # fmt: skip
 """Suite -> what its score is, on an axis."""
 
