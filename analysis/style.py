@@ -123,7 +123,7 @@ def finish(figure: Figure, title: str, handles: Sequence[Any], labels: Sequence[
     """Adds the title and a legend right of the axes, and widens the figure by what the legend takes."""
     width, height = figure.get_size_inches()
     columns = -(-len(labels) // int((height - 0.4) / 0.17))
-    figure.set_size_inches(width + columns * (0.55 + 0.062 * max(map(len, labels))), height)
-    figure.legend(handles, labels, loc="outside right center", ncols=columns, fontsize=7.5, handlelength=2.2)
+    figure.set_size_inches(width + columns * (0.62 + 0.062 * max(map(len, labels))), height)
+    figure.legend(handles, labels, loc="outside right center", ncols=columns, fontsize=7.5, handlelength=3)
     figure.suptitle(title, x=0.01, ha="left", fontsize=10)
     return figure

@@ -15,7 +15,7 @@ from scipy.special import expit
 
 from analysis.statistics import LEVEL, RESAMPLES, Estimate
 
-WEAK = 1e-2  # of the quadratic penalty on each coefficient below: keeps what cannot be estimated finite
+WEAK = np.array([1e-4, 1e-2])  # precision of a prior on a and b below: keeps what cannot be estimated finite
 ITERATIONS = 50
 
 
@@ -86,10 +86,11 @@ def length_controlled(scores: np.ndarray, longer: np.ndarray, level: float = LEV
     logit P(win) = a + b tanh(d / sd(d)), fitted to all valid verdicts, a tie as half a win; a's rate is reported, at
     d = 0. The idea and the bounded, scaled difference are those of AlpacaEval 2 (Dubois et al. 2024, arXiv 2404.04475,
     section 3), without its term for each instruction's difficulty: one opponent a prompt cannot tell that from noise.
-    The interval is normal on the logit scale, with the covariance of Liang & Zeger 1986 over prompts.
+    The interval is normal on the logit scale, with the variance of Liang & Zeger 1986 over prompts, or the inverse
+    Hessian's where that is larger: where all responses are longer by as much, or length decides every verdict, equal
+    lengths are an extrapolation, and the interval is as wide as the prior.
 
-    NaN without a valid verdict. Where responses differ from the others in length all alike, or length decides every
-    verdict, equal lengths are an extrapolation, which a wide interval shows.
+    NaN without a valid verdict.
     """
     known = ~np.isnan(scores)
     if not known.any():
@@ -100,7 +101,7 @@ def length_controlled(scores: np.ndarray, longer: np.ndarray, level: float = LEV
     beta = np.zeros(2)
     for _ in range(ITERATIONS):  # Newton's method; the penalised likelihood is concave
         p = expit(x @ beta)
-        hessian = (x * (p * (1 - p))[:, None]).T @ x + WEAK * np.eye(2)
+        hessian = (x * (p * (1 - p))[:, None]).T @ x + np.diag(WEAK)
         step = np.linalg.solve(hessian, x.T @ (y - p) - WEAK * beta)
         beta = beta + step * min(1.0, 2.0 / (1e-12 + np.abs(step).max()))
         if np.abs(step).max() < 1e-10:
@@ -109,7 +110,7 @@ def length_controlled(scores: np.ndarray, longer: np.ndarray, level: float = LEV
     of_prompt = np.zeros((scores.shape[1], 2))
     np.add.at(of_prompt, prompt, x * (y - expit(x @ beta))[:, None])
     bread = np.linalg.inv(hessian)
-    deviation = np.sqrt((bread @ of_prompt.T @ of_prompt @ bread)[0, 0])
+    deviation = np.sqrt(max((bread @ of_prompt.T @ of_prompt @ bread)[0, 0], bread[0, 0]))
     z = stats.norm.ppf((1 + level) / 2)
     return Estimate(*(np.asarray(expit(beta[0] + side * z * deviation)) for side in (0, -1, 1)))
 

@@ -76,7 +76,7 @@ def test_length_control_maximises_its_likelihood() -> None:
 
     def loss(beta: np.ndarray) -> float:
         z = beta[0] + beta[1] * x
-        return float((np.logaddexp(0, z) - scores * z).sum() + 0.005 * (beta**2).sum())
+        return float((np.logaddexp(0, z) - scores * z).sum() + 0.5 * (np.array([1e-4, 1e-2]) * beta**2).sum())
 
     best = optimize.minimize(loss, np.zeros(2), tol=1e-12).x
     assert float(length_controlled(scores, longer).value) == pytest.approx(expit(best[0]), abs=1e-6)
@@ -86,7 +86,10 @@ def test_length_control_where_length_says_nothing_or_everything() -> None:
     scores = rng(5).binomial(1, 0.7, size=(1, 400)).astype(float)
     same = length_controlled(scores, np.full((1, 400), 12.0))
     assert float(same.value) == pytest.approx(scores.mean(), abs=1e-3)
+    assert same.high - same.low == pytest.approx(np.subtract(*wilson(scores.mean(), 400)[::-1]), abs=0.003)
     longer = rng(6).normal(size=(1, 400))
+    apart = length_controlled(scores, 1000 + longer)  # none is near the others in length: nobody can say
+    assert float(apart.value) == pytest.approx(scores.mean(), abs=0.01) and apart.low < 0.01 and apart.high > 0.99
     decided = length_controlled((longer > 0).astype(float), longer)
     assert 0.3 < float(decided.value) < 0.7 and np.isfinite(decided).all()
     always = length_controlled(np.ones((1, 400)), longer)
