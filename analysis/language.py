@@ -5,8 +5,10 @@ They rest on the columns that language runs add to episodes.csv (`results/README
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ from analysis.statistics import generator, summarise
 MEASURES = (
     "gold", "proxy", "nll", "edit_fraction", "eos", "length", "gradients", "samples", "compute", "transport", "kl",
 )  # fmt: skip
+LARGEST_HEADER = 1 << 24  # bytes, of a file of weights
 
 Figures = Iterator[tuple[str, pd.DataFrame, Callable[[pd.DataFrame], Figure]]]
 
@@ -58,10 +61,28 @@ def points(records: Records) -> tuple[pd.DataFrame, list[str]]:
 
 
 def accuracy(run: Run) -> float:
-    """Of the run's reward model on validation pairs: against gold where that was measured, else against labels."""
-    about = run.meta.get("reward_model") or {}
-    found = about.get("gold_accuracy", about.get("label_accuracy"))
-    return float(found) if isinstance(found, int | float) else math.nan
+    """Of the run's reward models on validation pairs, mean over seeds: against gold where that was measured, else
+    against labels. It stands in the headers of the models' files; NaN where there are none.
+    """
+    found = []
+    results = run.folder.parents[4]
+    for stage in run.meta.get("stages") or []:
+        if stage.get("name") == "reward_model":
+            paths = (results / "artifacts" / str(stage.get("fingerprint"))).glob("state/*/reward-*.safetensors")
+            of_seeds = [about.get("gold_accuracy", about.get("label_accuracy")) for about in map(_about, sorted(paths))]
+            found += [one for one in of_seeds if isinstance(one, int | float)]
+    return float(np.mean(found)) if found else math.nan
+
+
+def _about(path: Path) -> dict[str, Any]:
+    """What a file of safetensors says of itself in its header; {} if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(min(size, LARGEST_HEADER)))
+        return json.loads(header["__metadata__"]["about"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}
 
 
 def best_of_n_kl(n: float) -> float:

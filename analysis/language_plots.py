@@ -35,9 +35,9 @@ def draw_levels(of: pd.DataFrame) -> Figure:
         shown = _few(one.sort_values(N) if one[N].notna().any() else one)
         for i, row in enumerate(shown.to_dict("records")):
             color = shade(styles[row["line"]].color, i, len(shown))
-            for axes, measure in _pairs(panels):
-                drawn_line = axes.axhline(row[measure], color=color, ls=(i * 1.5, (4, 2)), lw=1.2, zorder=1)
-            handles.append(drawn_line)
+            dashes = (4 * (len(handles) % 2), (4, 4))  # so that of two lines on one level both are seen
+            drawn = [axes.axhline(row[of_], color=color, ls=dashes, lw=1.2, zorder=1) for axes, of_ in _pairs(panels)]
+            handles.append(drawn[0])
             names.append(f"{label} {row['setting']}".strip())
     scale(panels[0], np.sort(of[TEST].dropna().unique()))
     for axes, unit in zip(panels, (GOLD, PROXY), strict=True):

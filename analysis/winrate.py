@@ -53,16 +53,20 @@ def rates(scores: np.ndarray, consistent: np.ndarray) -> Rates:
 def win_rate(scores: np.ndarray, rng: np.random.Generator, resamples: int = RESAMPLES) -> Estimate:
     """(win + tie / 2) / valid of scores `[s, e]`, with a percentile bootstrap over prompts, each with all its seeds.
 
+    Where all verdicts agree the bootstrap cannot draw what was not seen; the interval is then Wilson's over prompts.
     All NaN without a valid verdict.
     """
     known = ~np.isnan(scores)
     points, valid = np.where(known, scores, 0.0).sum(axis=0), known.sum(axis=0)
     if not valid.any():
         return Estimate(*map(np.asarray, [np.nan] * 3))
+    rate = points.sum() / valid.sum()
+    if np.ptp(scores[known]) == 0:
+        return Estimate(rate, *map(np.asarray, wilson(float(rate), int((valid > 0).sum()))))
     weights = _weights(scores.shape[1], rng, resamples)
     with np.errstate(invalid="ignore"):  # a draw without any valid verdict
         draws = weights @ points / (weights @ valid)
-    return Estimate(points.sum() / valid.sum(), *_tails(draws))
+    return Estimate(rate, *_tails(draws))
 
 
 def wilson(rate: float, units: int, level: float = LEVEL) -> tuple[float, float]:
@@ -76,7 +80,7 @@ def wilson(rate: float, units: int, level: float = LEVEL) -> tuple[float, float]
     z2 = float(stats.norm.ppf((1 + level) / 2)) ** 2
     centre = (rate + z2 / (2 * units)) / (1 + z2 / units)
     half = np.sqrt(z2 * (rate * (1 - rate) / units + z2 / (4 * units**2))) / (1 + z2 / units)
-    return float(centre - half), float(centre + half)
+    return max(float(centre - half), 0.0), min(float(centre + half), 1.0)
 
 
 def length_controlled(scores: np.ndarray, longer: np.ndarray, level: float = LEVEL) -> Estimate:

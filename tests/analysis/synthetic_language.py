@@ -35,6 +35,7 @@ def write_language(
     seeds: int = 3,
     prompts: int = 40,
     noise: float = 1.0,
+    accuracy: Mapping[str, float] | None = None,
     **meta: Any,
 ) -> Path:
     """One run folder with episodes.csv and responses.jsonl. A response wins if its gold is above 1, the reference's; it
@@ -45,6 +46,14 @@ def write_language(
     folder = write_run(
         root, method, suite, suite, fingerprint, knobs, seeds=seeds, episodes=prompts, evaluations=1, **meta
     )
+    if accuracy is not None:
+        about = json.dumps({"__metadata__": {"about": json.dumps(accuracy)}}).encode()
+        path = root / "artifacts" / fingerprint / "state" / "20" / "reward-0.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(len(about).to_bytes(8, "little") + about)
+        run = json.loads((folder / "run.json").read_text())
+        run["stages"].append({"name": "reward_model", "fingerprint": fingerprint, "steps": 20, "origin": "trained"})
+        (folder / "run.json").write_text(json.dumps(run))
     rng = np.random.default_rng([len(method), *fingerprint.encode()])
     ease = noise * np.random.default_rng(7).normal(size=prompts)
     shifts = 0.05 * noise * rng.normal(size=seeds)
@@ -108,16 +117,15 @@ def vgf(peak: float, fall: float) -> Means:
 
 def write_suite(root: Path, **size: int) -> None:
     """SFT, DPO, PPO, best-of-N, and VGF over L_test and eps with a good and a poor reward model."""
-    good = {"reward_model": {"gold_accuracy": 0.79, "label_accuracy": 0.74}}
-    poor = {"reward_model": {"gold_accuracy": 0.56, "label_accuracy": 0.55}}
+    good, poor = {"gold_accuracy": 0.79, "label_accuracy": 0.74}, {"label_accuracy": 0.56}
     write_language(root, "sft", lambda _: plain(0.2, kl=0.0), **size)
     write_language(root, "dpo", lambda _: plain(0.7, kl=6.0, proxy=0.9, length=36, eos=0.9), **size)
     write_language(root, "ppo", lambda _: plain(0.85, kl=3.5, proxy=1.3), **size)
-    write_language(root, "best_of_n", best_of_n, {"N": [1, 5, 16, 40, 64]}, **size, **good)
+    write_language(root, "best_of_n", best_of_n, {"N": [1, 5, 16, 40, 64]}, **size, accuracy=good)
     levels = {"L_test": [0, 1, 2, 4, 8, 16], "eps": [0.3, 1.0, 3.0]}
-    write_language(root, "vgf", vgf(0.7, 0.5), levels, **size, **good)
+    write_language(root, "vgf", vgf(0.7, 0.5), levels, **size, accuracy=good)
     config = {"reward_steps": {"value": 20, "origin": "set"}}
-    write_language(root, "vgf", vgf(0.15, 1.2), levels, "2b" * 6, **size, **poor, config=config)
+    write_language(root, "vgf", vgf(0.15, 1.2), levels, "2b" * 6, **size, accuracy=poor, config=config)
 
 
 if __name__ == "__main__":

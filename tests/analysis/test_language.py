@@ -22,22 +22,27 @@ from tests.analysis.synthetic_language import best_of_n, plain, vgf, write_langu
 LEVELS = {"L_test": [0, 1, 4]}
 
 
-@pytest.fixture(autouse=True)
-def close() -> Iterator[None]:
-    theme()
-    yield
-    plt.close("all")
+Shown = dict[str, tuple[pd.DataFrame, Figure]]
 
 
-def shown(root: Path) -> dict[str, tuple[pd.DataFrame, Figure]]:
+def shown(root: Path) -> Shown:
     """Figure name -> (numbers, figure), of the only task."""
     of, _ = language.points(load(root))
     return {name: (frame, draw(frame)) for name, frame, draw in language.figures(of)}
 
 
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
+    """The figures of all five methods."""
+    theme()
+    write_suite(root := tmp_path_factory.mktemp("suite"), prompts=6)
+    yield shown(root)
+    plt.close("all")
+
+
 def test_points_are_means_over_prompts_and_seeds(tmp_path: Path) -> None:
-    write_language(tmp_path, "best_of_n", best_of_n, {"N": [1, 16]}, noise=0.0, seeds=2, reward_model={
-        "gold_accuracy": 0.8, "label_accuracy": 0.7})  # fmt: skip
+    accuracy = {"gold_accuracy": 0.8, "label_accuracy": 0.7}
+    write_language(tmp_path, "best_of_n", best_of_n, {"N": [1, 16]}, "3c" * 6, noise=0.0, seeds=2, accuracy=accuracy)
     noisy = write_language(tmp_path, "vgf", vgf(0.7, 0.5), LEVELS, prompts=30)
     write_run(tmp_path, "fql")
     of, notes = language.points(load(tmp_path))
@@ -63,9 +68,8 @@ def test_the_bound_of_best_of_n_by_hand(tmp_path: Path) -> None:
     assert language.best_of_n_kl(16) == pytest.approx(np.mean(density * np.log(density)), abs=1e-4)
 
 
-def test_distances_never_mix_kl_and_transport(tmp_path: Path) -> None:
-    write_suite(tmp_path, prompts=6)
-    far, figure = shown(tmp_path)["gold-distance"]
+def test_distances_never_mix_kl_and_transport(suite: Shown) -> None:
+    far, figure = suite["gold-distance"]
     kinds = {method: set(one["kind"]) for method, one in far.groupby("method")}
     assert kinds == {"sft": {"estimate"}, "dpo": {"estimate"}, "ppo": {"estimate"}, "best_of_n": {"upper bound"},
                      "vgf": {"transport"}}  # fmt: skip
@@ -95,18 +99,15 @@ def test_gains_by_hand(tmp_path: Path) -> None:
     assert drawn == [of["gold_gain"].tolist(), of["proxy_gain"].tolist()]
 
 
-def test_a_better_reward_model_comes_first(tmp_path: Path) -> None:
-    write_suite(tmp_path, prompts=6)
-    _, figure = shown(tmp_path)["over-optimisation"]
+def test_a_better_reward_model_comes_first(suite: Shown) -> None:
+    _, figure = suite["over-optimisation"]
     titles = [axes.get_title() for axes in figure.axes]
     assert [title.split(", ")[1] for title in titles] == ["reward model 79% right", "reward model 56% right"]
 
 
-def test_one_colour_a_method_in_every_figure_and_legends_beside_the_axes(tmp_path: Path) -> None:
-    write_suite(tmp_path, prompts=6)
-    figures = shown(tmp_path)
+def test_one_colour_a_method_in_every_figure_and_legends_beside_the_axes(suite: Shown) -> None:
     for name in ("reward-L_test", "gold-distance", "gold-compute", "length-eos"):
-        _, figure = figures[name]
+        _, figure = suite[name]
         colours = {to_hex(line.get_color()) for axes in figure.axes for line in axes.lines}
         assert {KNOWN[method][0] for method in ("dpo", "ppo", "sft")} <= colours, name
         figure.canvas.draw()
@@ -155,6 +156,7 @@ def test_the_command_keeps_them_beside_the_others(tmp_path: Path, capsys: pytest
 
     def save(figure: Figure, frame: pd.DataFrame, stem: Path) -> list[Path]:
         kept[stem.relative_to(tmp_path).as_posix()] = frame
+        plt.close(figure)
         return [stem]
 
     list(plots.figures(load(tmp_path), tmp_path, notes := [], save))  # type: ignore[var-annotated]

@@ -50,6 +50,13 @@ def test_seeds_that_agree_add_no_certainty() -> None:
     assert thrice.high - thrice.low > 1.5 * (np.subtract(*wilson(0.5, 900)[::-1]))
 
 
+def test_unanimous_verdicts_leave_doubt() -> None:
+    """No win in 40 prompts x 3 seeds: at most z^2 / (40 + z^2) = 0.088 by Wilson, not 0."""
+    found = win_rate(np.zeros((3, 40)), rng())
+    assert (float(found.value), float(found.low)) == (0.0, 0.0)
+    assert float(found.high) == pytest.approx(1.96**2 / (40 + 1.96**2), abs=1e-4)
+
+
 def test_nothing_valid_has_no_rate() -> None:
     nothing = np.full((2, 3), NAN)
     assert np.isnan(win_rate(nothing, rng())).all() and np.isnan(length_controlled(nothing, nothing)).all()
@@ -117,17 +124,17 @@ def test_pairing_cancels_what_prompts_share() -> None:
 
 
 def test_intervals_cover() -> None:
-    """Of 400 samples of 150 prompts x 2 seeds, with prompts that differ, about 95% of the intervals hold the truth;
-    [0.92, 0.98] is where a coverage of 0.95 falls 99 times in 100 at 400 samples, and a little below."""
+    """Of 250 samples of 100 prompts x 2 seeds, with prompts that differ, about 95% of the intervals hold the truth: a
+    coverage of 0.94 lies within [0.90, 0.98] 99 times in 100."""
     generator, hits = rng(8), np.zeros(3)
-    for _ in range(400):
-        ease = generator.beta(2, 1.5, size=150)  # mean 4/7
-        longer = 10 * generator.normal(size=(2, 150))
-        a = generator.binomial(1, ease, size=(2, 150)).astype(float)
+    for _ in range(250):
+        ease = generator.beta(2, 1.5, size=100)  # mean 4/7
+        longer = 10 * generator.normal(size=(2, 100))
+        a = generator.binomial(1, ease, size=(2, 100)).astype(float)
         a[generator.uniform(size=a.shape) < 0.1] = 0.5
-        b = generator.binomial(1, 0.5, size=(2, 150)).astype(float)
+        b = generator.binomial(1, 0.5, size=(2, 100)).astype(float)
         truth = 0.9 * 4 / 7 + 0.05
-        own, apart = win_rate(a, generator, 300), paired(a, b, generator, 300)
+        own, apart = win_rate(a, generator, 200), paired(a, b, generator, 200)
         flat = length_controlled(a, longer)
         hits += [own.low <= truth <= own.high, apart.low <= truth - 0.5 <= apart.high, flat.low <= truth <= flat.high]
-    assert (hits / 400 > 0.915).all() and (hits / 400 < 0.98).all(), hits / 400
+    assert (hits / 250 >= 0.9).all() and (hits / 250 <= 0.98).all(), hits / 250
