@@ -35,7 +35,7 @@ KNOWN = {
     "iql": (ORANGE, "P"), "ifql": (SKY, "X"), "qgf": (TAN, "p"), "rebrac": (ORANGE, "h"), "fbrac": (RED, "h"),
     "idql": (SKY, "d"), "diffusion_ql": (TAN, "d"), "sfbc": (GREEN, "d"), "td3bc": (ORANGE, "<"), "sql": (PINK, "<"),
     "eql": (PINK, ">"), "vgf_qgf": (BLUE, "d"), "ivr": (GREEN, "<"), "bc_gaussian": (GREY, "d"),
-    "sft": (GREY, "v"), "dpo": (ORANGE, "P"), "ppo": (RED, "D"),
+    "sft": (GREY, "s"), "dpo": (ORANGE, "D"), "ppo": (RED, "P"),
 }  # fmt: skip
 COLORS = (ORANGE, TAN, SKY, PINK, RED, GREEN, GREY, BLUE)
 MARKERS = (">", "<", "d", "h", "p", "8", "X", "P")

@@ -139,6 +139,9 @@ class Chat:
             raise _TryAgain("stopped")
         most = bound(body)
         with self.budget.call(self.price.of(most)) as cost:
+            if self.stopping.is_set():  # while this waited for money
+                cost.append(0.0)
+                raise _TryAgain("stopped")
             # An exchange that breaks off may have been answered and charged, so it counts as the most it can cost.
             status, headers, content = self._exchange(body, cost)
             if status != 200:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import sqlite3
 import subprocess
@@ -244,6 +243,10 @@ def test_a_file_that_keeps_no_answers_is_named(tmp_path: Path) -> None:
         Cache(tmp_path / "a.sqlite")
 
 
+def default_interrupt() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the parent ignores it
+
+
 KILLED = """
 import sys
 from pathlib import Path
@@ -254,18 +257,21 @@ judge.verdicts([Pair("p", f"good {i}", "bad") for i in range(40)])
 """
 
 
-def test_a_killed_judge_goes_on_where_it_was(server: Server, tmp_path: Path) -> None:
-    """Every answer is on disk once it is there: after kill -9 at most the one under way is asked again."""
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
+def test_a_stopped_judge_goes_on_where_it_was(server: Server, tmp_path: Path, sent: signal.Signals) -> None:
+    """Every answer is on disk once it is there: after kill -9 at most the one under way is asked again, after Ctrl-C
+    not even that one."""
     server.delay, path = 0.02, tmp_path / "answers.sqlite"
-    process = subprocess.Popen([sys.executable, "-c", KILLED, server.url, str(path)], env={**os.environ})
+    command = [sys.executable, "-c", KILLED, server.url, str(path)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, preexec_fn=default_interrupt)
     while len(server.requests) < 10:
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.send_signal(sent)
+    process.wait(timeout=20)
     server.delay, asked = 0.0, len(server.requests)
     chat, cache = Chat(server.url, "", PRICE, Budget(9.0)), Cache(path)
     kept = sqlite3.connect(path).execute("select count(*) from answers").fetchone()[0]
-    assert asked - 1 <= kept <= asked
+    assert kept < 80 and (asked - 1 <= kept <= asked if sent == signal.SIGKILL else kept == asked)
     judge = HttpJudge(chat, "m/4", TEMPLATES["tldr"], cache)
     assert outcomes(judge, [Pair("p", f"good {i}", "bad") for i in range(40)]) == ["win"] * 40
     assert len(server.requests) == asked + 80 - kept
