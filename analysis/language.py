@@ -95,10 +95,10 @@ def figures(of: pd.DataFrame) -> Figures:
     """(name, numbers, drawing) of one task's `points`; those that have something to show."""
     gold = of[of["gold"].notna()]
     moved = gold[gold[TEST].notna()]
-    if moved[TEST].nunique() > 1:
+    if of.loc[of["gold"].notna() | of["proxy"].notna(), TEST].nunique() > 1:
         yield "reward-L_test", of, plots.draw_levels
-        if len(more := gains(moved)):
-            yield "over-optimisation", more, plots.draw_gains
+    if moved[TEST].nunique() > 1 and len(more := gains(moved)):
+        yield "over-optimisation", more, plots.draw_gains
     far = distances(gold)
     if len(far) > 1:
         yield "gold-distance", far, plots.draw_distances

@@ -23,12 +23,15 @@ GOLD, PROXY = "gold reward [-]", "proxy reward [sd of its scores]"
 
 
 def draw_levels(of: pd.DataFrame) -> Figure:
-    """Gold and proxy over L_test; methods without that knob are horizontal lines, best-of-n one an n."""
-    figure, panels = plt.subplots(1, 2, figsize=WIDE, layout="constrained", sharex=True)
+    """Gold and proxy over L_test; methods without that knob are horizontal lines, best-of-n one an n. Only the proxy
+    where the true reward is not known."""
+    measures = [name for name in ("gold", "proxy") if of[name].notna().any()]
+    figure, grid = plt.subplots(1, len(measures), figsize=(WIDE[0] * len(measures) / 2, WIDE[1]), layout="constrained",
+                                sharex=True, squeeze=False)  # fmt: skip
+    panels = list(zip(grid[0], measures, strict=True))
     styles, handles, names = _looks(of), [], []
     for line, one in lines(of[of[TEST].notna()]):
-        look = styles[line]
-        drawn = [_curve(axes, one.sort_values(TEST), TEST, of_, look) for axes, of_ in _pairs(panels)]
+        drawn = [_curve(axes, one.sort_values(TEST), TEST, measure, styles[line]) for axes, measure in panels]
         handles.append(drawn[0])
         names.append(line)
     for label, one in of[of[TEST].isna()].groupby("label", observed=True, sort=True):
@@ -36,12 +39,12 @@ def draw_levels(of: pd.DataFrame) -> Figure:
         for i, row in enumerate(shown.to_dict("records")):
             color = shade(styles[row["line"]].color, i, len(shown))
             dashes = (4 * (len(handles) % 2), (4, 4))  # so that of two lines on one level both are seen
-            drawn = [axes.axhline(row[of_], color=color, ls=dashes, lw=1.2, zorder=1) for axes, of_ in _pairs(panels)]
+            drawn = [axes.axhline(row[measure], color=color, ls=dashes, lw=1.2, zorder=1) for axes, measure in panels]
             handles.append(drawn[0])
             names.append(f"{label} {row['setting']}".strip())
-    scale(panels[0], np.sort(of[TEST].dropna().unique()))
-    for axes, unit in zip(panels, (GOLD, PROXY), strict=True):
-        axes.set(xlabel=knob_name(TEST), ylabel=unit)
+    scale(grid[0][0], np.sort(of[TEST].dropna().unique()))
+    for axes, measure in panels:
+        axes.set(xlabel=knob_name(TEST), ylabel={"gold": GOLD, "proxy": PROXY}[measure])
     return finish(figure, f"{task_name(of)}: reward over L_test", handles, names)
 
 
@@ -181,10 +184,6 @@ def _curve(axes: Axes, one: pd.DataFrame, x: str, y: str, look: Look) -> Any:
         return axes.plot(one[x], one[y], look.line, color=look.color, marker=look.marker, ms=4.5, mew=0)[0]
     error = [one[y] - one[f"{y}_low"], one[f"{y}_high"] - one[y]]
     return axes.errorbar(one[x], one[y], error, color=look.color, fmt=look.marker, ms=5, mew=0, elinewidth=1)
-
-
-def _pairs(panels: Any) -> Iterator[tuple[Axes, str]]:
-    yield from zip(panels, ("gold", "proxy"), strict=True)
 
 
 def _few(rows: pd.DataFrame) -> pd.DataFrame:

@@ -154,7 +154,7 @@ def _estimate(groups: Sequence[tuple[HttpJudge, Sequence[Responses]]], priced: b
     calls, kept = sum(one.calls for one in found), sum(one.kept for one in found)
     prompt, answer = (sum(one.usage[i] for one in found) for i in (0, 1))
     cost, most = sum(one.cost for one in found), sum(one.most for one in found)
-    costs = f"about {cost:.2f} USD, at most {most:.2f}" if priced else "cost unknown without --price"
+    costs = f"about {cost:.4f} USD, at most {most:.4f}" if priced else "cost unknown without --price"
     console.print(f"{calls} calls ({kept} answers are kept), about {prompt} + {answer} tokens: {costs}")
 
 

@@ -31,6 +31,14 @@ def shown(root: Path) -> Shown:
     return {name: (frame, draw(frame)) for name, frame, draw in language.figures(of)}
 
 
+@pytest.fixture(autouse=True)
+def few_figures() -> Iterator[None]:
+    before = set(plt.get_fignums())
+    yield
+    for number in set(plt.get_fignums()) - before:
+        plt.close(number)
+
+
 @pytest.fixture(scope="module")
 def suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
     """The figures of all five methods."""
@@ -134,7 +142,9 @@ def test_what_is_not_there_is_not_drawn(tmp_path: Path) -> None:
     write_language(tmp_path, "vgf", lambda s: {"proxy": s["L_test"], "length": 9, "gold": math.nan}, LEVELS, prompts=4)
     of, notes = language.points(load(tmp_path))
     assert len(notes) == 1 and "vgf" in notes[0] and "no gold reward" in notes[0]
-    assert len(of) == 4 and {name for name, _, _ in language.figures(of)} == {"gold-compute", "length-eos"}
+    drawn = {name: draw(frame) for name, frame, draw in language.figures(of)}
+    assert len(of) == 4 and set(drawn) == {"reward-L_test", "gold-compute", "length-eos"}
+    assert [axes.get_ylabel()[:5] for axes in drawn["reward-L_test"].axes] == ["gold ", "proxy"]
 
 
 def test_runs_that_nobody_has_judged(tmp_path: Path) -> None:
@@ -146,7 +156,7 @@ def test_runs_that_nobody_has_judged(tmp_path: Path) -> None:
     ]
     assert not list(records.each()) and len(list(records.each(scored=False))) == 1
     list(plots.figures(records, tmp_path, notes := [], lambda _, frame, stem: kept.append(stem.name) or []))  # type: ignore
-    assert kept == ["length-eos"] and "no scores, so no figures of them" in notes
+    assert kept == ["reward-L_test", "length-eos"] and "no scores, so no figures of them" in notes
 
 
 def test_the_command_keeps_them_beside_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
