@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.load import Records
-from analysis.published import METHODS, PERCENT, canonical, tasks_of
+from analysis.published import METHODS, canonical, tasks_of
 from analysis.runs import Run
 from analysis.select import HELD_OUT, PICKS, Choice, Endpoint, Rule, choose, offline
 from analysis.significance import (
@@ -145,10 +145,9 @@ def _named(run: Run, wanted: Sequence[str]) -> bool:
 def _compared(row: Mapping[Any, Any], method: str, cells: Sequence[Cell], terms: Terms) -> dict[str, object]:
     """Numbers of one row; `why` is what is missing, "" where the numbers may be judged."""
     known = [cell for cell in cells if cell.choice is not None]
-    scale = PERCENT.get(row["suite"], 1.0)
     choices = [cell.choice for cell in known if cell.choice is not None]
     units, dropped = _units(choices)
-    own = sample(units * scale) if len(units) else Sample(math.nan, math.nan, 0)
+    own = sample(units) if len(units) else Sample(math.nan, math.nan, 0)
     seeds = ASSUMED_SEEDS if math.isnan(row["seeds"]) else row["seeds"]
     printed = Sample(row["mean"], row["std"], seeds, row["unit"])
     against = welch(own, printed) if own.n else Comparison(*[math.nan] * 6)
@@ -168,7 +167,7 @@ def _compared(row: Mapping[Any, Any], method: str, cells: Sequence[Cell], terms:
         "published_method": row["method"], "method": method, "published": row["mean"], "published_std": row["std"],
         "published_seeds": row["seeds"], "published_unit": row["unit"],
         "measured": own.mean, "std": own.std, "seeds": own.n, "picks": ", ".join(picks), "rule": _rule_of(choices),
-        "bias": scale * np.mean([choice.bias for choice in choices] or [0.0]),
+        "bias": np.mean([choice.bias for choice in choices] or [0.0]),
         "step": max((cell.step for cell in known), default=math.nan), "difference": against.difference,
         "low": against.low, "high": against.high, "p": math.nan if reasons else against.p, "p_corrected": math.nan,
         "p_equivalence": math.nan if reasons else float(equivalence(against, terms.margin)),

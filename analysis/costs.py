@@ -30,7 +30,8 @@ def clock(records: Records) -> tuple[pd.DataFrame, list[str]]:
         name = {"suite": run.suite, "task": run.task, "method": run.method, "label": run.label}
         stages = [(stage.get("seconds"), stage.get("steps")) for stage in run.meta.get("stages") or []]
         if run.online or not stages or not all(_positive(s) and _positive(n) for s, n in stages[-1:]):
-            if not run.online:
+            trains_last = not stages or stages[-1][1] != 0  # a language run's last stages respond and judge
+            if not run.online and trains_last:
                 notes.append(f"{run.suite}/{run.task} {run.label}: no seconds of its stages, not over wall-clock")
             continue
         before = sum(seconds or 0.0 for seconds, _ in stages[:-1])

@@ -18,7 +18,10 @@ BEFORE = ("seed", "phase", "step")
 """Columns before the knobs'."""
 AFTER = ("episode", "return", "length", "success", "score")
 OPTIONAL = frozenset({"success"})  # a task without a notion of success leaves it empty
+UNJUDGED = frozenset({"return", "score"})  # of SHARES: a text without a known reward, without a valid verdict (yet)
 INTEGERS = {"seed": "int32", "step": "int64", "episode": "int32"}
+SHARES = frozenset({"tldr", "hh", "tldr-synthetic", "hh-synthetic"})
+"""Suites whose recorded score is a share of a win (win 1, tie 0.5, loss 0). It is read in percent, as all others."""
 MEASURED = dict.fromkeys(("return", "length", "success", "score"), "float32")  # `%.7g` is what the records hold
 
 
@@ -26,11 +29,13 @@ MEASURED = dict.fromkeys(("return", "length", "success", "score"), "float32")  #
 class Rows:
     """The rows of one run as columns `[rows]`: BEFORE, the knobs, setting, AFTER, complete.
 
-    `phase` is an index into PHASES, `setting` one into `settings` (names; [""] without knobs).
+    `phase` is an index into PHASES, `setting` one into `settings` (names; [""] without knobs). `extras` holds the
+    columns that a suite has after those of all suites (a language run's `gold`, `proxy`, ...), NaN where empty.
     """
 
     columns: dict[str, np.ndarray]
     settings: list[str]
+    extras: dict[str, np.ndarray]
 
     def __len__(self) -> int:
         return len(self.columns["score"])
@@ -39,7 +44,7 @@ class Rows:
 def read_episodes(run: Run) -> tuple[Rows, list[str]]:
     """The run's episodes.csv, and notes on what was left out of it.
 
-    Raises: RecordError if its header is not the schema's.
+    Raises: RecordError if its header does not begin as the schema's, or names a column twice.
     """
     path = run.folder / "episodes.csv"
     columns = [*BEFORE, *run.knobs, *AFTER]
@@ -49,24 +54,33 @@ def read_episodes(run: Run) -> tuple[Rows, list[str]]:
     if not whole.strip():
         return _rows(pd.DataFrame(columns=columns), run), [*notes, f"{run.name} has no evaluation yet"]
     header = whole[: whole.index(b"\n")].decode(errors="replace").strip().split(",")
-    if header != columns:
+    if header[: len(columns)] != columns or len(set(header)) < len(header):
         raise RecordError(f"{path}:1: the header is {','.join(header)}, expected {','.join(columns)}")
-    table, bad = parse(whole, columns)
+    optional = OPTIONAL.union(header[len(columns) :], UNJUDGED if run.suite in SHARES else ())
+    table, bad = parse(whole, header, optional)
     shown = [f"{path}:{line}: {reason}, left out" for line, reason in bad]
     notes += shown if len(shown) <= 5 else [*shown[:4], f"{path}: {len(shown) - 4} more corrupt rows, left out"]
     rows = _rows(table, run)
+    if unjudged := int(np.isnan(rows.columns["score"]).sum()):
+        notes.append(f"{run.name}: {unjudged} of {len(rows)} episodes have no valid verdict, so no score")
     key = codes(*(rows.columns[name] for name in ("seed", "phase", "step", "setting", "episode")))
     if len(pd.unique(key)) < len(rows):
         again = pd.Series(key).duplicated(keep="last").to_numpy()
         notes.append(f"{path}: {int(again.sum())} episodes stand twice (a resumed run?), the later rows count")
         rows.columns = {name: values[~again] for name, values in rows.columns.items()}
+        rows.extras = {name: values[~again] for name, values in rows.extras.items()}
     return rows, notes + _completeness(rows, run)
 
 
-def parse(content: bytes, columns: Sequence[str]) -> tuple[pd.DataFrame, list[tuple[int, str]]]:
-    """Rows of a table of whole lines, its header first, and (line, what is wrong) of the rows left out."""
-    rows = _fast(content, columns)
-    return (rows, []) if rows is not None else _carefully(content.decode(errors="replace"), columns)
+def parse(
+    content: bytes, columns: Sequence[str], optional: frozenset[str] = OPTIONAL
+) -> tuple[pd.DataFrame, list[tuple[int, str]]]:
+    """Rows of a table of whole lines, its header first, and (line, what is wrong) of the rows left out.
+
+    Fields of the columns `optional` may be empty.
+    """
+    rows = _fast(content, columns, optional)
+    return (rows, []) if rows is not None else _carefully(content.decode(errors="replace"), columns, optional)
 
 
 def setting_name(values: Mapping[str, float]) -> str:
@@ -74,11 +88,12 @@ def setting_name(values: Mapping[str, float]) -> str:
     return " ".join(f"{name}={value:.7g}" for name, value in values.items())
 
 
-def _fast(content: bytes, columns: Sequence[str]) -> pd.DataFrame | None:
+def _fast(content: bytes, columns: Sequence[str], optional: frozenset[str]) -> pd.DataFrame | None:
     """The whole table by pandas' C parser, or None if any row needs a closer look."""
     if content.count(b",") != content.count(b"\n") * (len(columns) - 1):
         return None
-    numbers = [name for name in columns if name != "phase" and name not in (*INTEGERS, *OPTIONAL)]
+    words = {"phase", *OPTIONAL}  # success may be a word
+    numbers = [name for name in columns if name not in (*INTEGERS, *words)]
     types: dict[str, Any] = INTEGERS | dict.fromkeys(numbers, "float64") | {"phase": pd.CategoricalDtype(PHASES)}
     try:
         rows = pd.read_csv(io.BytesIO(content), dtype=types, engine="c")  # it lets other threads run
@@ -86,11 +101,16 @@ def _fast(content: bytes, columns: Sequence[str]) -> pd.DataFrame | None:
         return None
     if any(not pd.api.types.is_numeric_dtype(rows[name]) for name in OPTIONAL):  # bool counts as numeric
         return None
-    sound = all(np.isfinite(rows[name].to_numpy()).all() for name in numbers) and rows["phase"].notna().all()
+    sound = rows["phase"].notna().all()
+    for name in numbers:
+        values = rows[name].to_numpy()
+        sound = sound and not np.isinf(values).any() if name in optional else sound and np.isfinite(values).all()
     return rows if sound else None
 
 
-def _carefully(text: str, columns: Sequence[str]) -> tuple[pd.DataFrame, list[tuple[int, str]]]:
+def _carefully(
+    text: str, columns: Sequence[str], optional: frozenset[str]
+) -> tuple[pd.DataFrame, list[tuple[int, str]]]:
     """The sound rows one by one, and (line, what is wrong) of the others. A score of nan is wrong: it is none."""
     good: list[list[Any]] = []
     bad: list[tuple[int, str]] = []
@@ -99,7 +119,8 @@ def _carefully(text: str, columns: Sequence[str]) -> tuple[pd.DataFrame, list[tu
         if len(fields) != len(columns):
             bad.append((line, f"{len(fields)} fields instead of {len(columns)}"))
             continue
-        values = [_value(column, entry.strip()) for column, entry in zip(columns, fields, strict=True)]
+        pairs = zip(columns, fields, strict=True)
+        values = [_value(column, entry.strip(), column in optional) for column, entry in pairs]
         if None in values:
             at = values.index(None)
             bad.append((line, f"{columns[at]} is {fields[at].strip()!r}"))
@@ -108,11 +129,11 @@ def _carefully(text: str, columns: Sequence[str]) -> tuple[pd.DataFrame, list[tu
     return pd.DataFrame(good, columns=list(columns)), bad
 
 
-def _value(column: str, entry: str) -> float | int | str | None:
+def _value(column: str, entry: str, optional: bool) -> float | int | str | None:
     """The field as a value, None if it is not one."""
     if column == "phase":
         return entry if entry in PHASES else None
-    if column in OPTIONAL and entry in ("", "nan"):
+    if optional and entry in ("", "nan"):
         return math.nan
     try:
         number = float({"True": "1", "False": "0"}.get(entry, entry))
@@ -130,12 +151,15 @@ def _rows(table: pd.DataFrame, run: Run) -> Rows:
     phase = table.pop("phase").astype(pd.CategoricalDtype(PHASES)).cat.codes.to_numpy()
     types = INTEGERS | dict.fromkeys(run.knobs, "float64") | MEASURED
     columns = {name: table[name].to_numpy().astype(kind) for name, kind in types.items()}
+    if run.suite in SHARES:
+        columns["score"] *= np.float32(100)
     key = codes(*(columns[name] for name in run.knobs)) if run.knobs else np.zeros(len(table), int)
     setting, present = pd.factorize(key)
     firsts = [int(np.argmax(setting == i)) for i in range(len(present))]
     names = [setting_name({knob: columns[knob][first] for knob in run.knobs}) for first in firsts]
     columns |= {"phase": phase, "setting": setting.astype("int16"), "complete": np.ones(len(table), bool)}
-    return Rows(columns, names)
+    known = (*columns, "phase")
+    return Rows(columns, names, {name: table[name].to_numpy("float32") for name in table if name not in known})
 
 
 def codes(*columns: np.ndarray) -> np.ndarray:

@@ -39,14 +39,25 @@ class Records:
     runs: tuple[Run, ...]
     knobs: tuple[str, ...]
     notes: list[str] = field(default_factory=list)
+    extras: Mapping[Path, Mapping[str, np.ndarray]] = field(default_factory=dict)
+    """Folder of a run -> its columns after those that every suite has, NaN where empty; of those that have any."""
 
-    def each(self) -> Iterator[tuple[Run, pd.DataFrame]]:
-        """(run, its complete evaluations) of every run that has some, by suite, task and label; views, not copies."""
+    def each(self, scored: bool = True) -> Iterator[tuple[Run, pd.DataFrame]]:
+        """(run, its complete evaluations) of every run that has some, by suite, task and label; views, not copies.
+
+        `scored`: without the episodes that nobody has judged.
+        """
         for run in sorted(self.runs, key=lambda run: (run.suite, run.task, run.label)):
             rows = self.episodes.iloc[run.rows]
-            complete = rows["complete"].to_numpy()
-            if complete.any():
-                yield run, rows if complete.all() else rows[complete]
+            kept = rows["complete"].to_numpy()
+            if scored:
+                kept = kept & ~np.isnan(rows["score"].to_numpy())
+            if kept.any():
+                yield run, rows if kept.all() else rows[kept]
+
+    def measured(self, run: Run) -> pd.DataFrame:
+        """The run's rows of `episodes`, with the columns that only its suite has."""
+        return self.episodes.iloc[run.rows].assign(**self.extras.get(run.folder, {}))
 
     def landscape(self, suite: str, task: str) -> dict[str, np.ndarray] | None:
         """The task's own landscape, None if it has none. Raises: RecordError if it cannot be read."""
@@ -76,7 +87,9 @@ def load(results: Path, empty: bool = False) -> Records:
         for (run, rows), end in zip(found, ends, strict=True)
     ]
     knobs = tuple(dict.fromkeys(knob for run in runs for knob in run.knobs))
-    return Records(results, _concat(runs, [rows for _, rows in found], knobs), tuple(runs), knobs, notes + remarks)
+    extras = {run.folder: rows.extras for run, rows in found if rows.extras}
+    episodes = _concat(runs, [rows for _, rows in found], knobs)
+    return Records(results, episodes, tuple(runs), knobs, notes + remarks, extras)
 
 
 def _read(folder: Path) -> tuple[Run | None, Rows | None, list[str]]:

@@ -16,7 +16,6 @@ import pandas as pd
 
 from analysis.compare import NO_RUN, Cell, Key
 from analysis.output import environment
-from analysis.published import PERCENT
 from analysis.select import Choice, shared_starts
 from analysis.significance import (
     Clustered,
@@ -51,7 +50,7 @@ class Duel:
     @property
     def means(self) -> tuple[np.ndarray, np.ndarray]:
         """Means of the seeds, `[n]` and `[m]`, in points."""
-        a, b = (side.means().dropna().to_numpy(float) * PERCENT.get(self.suite, 1.0) for side in (self.a, self.b))
+        a, b = (side.means().dropna().to_numpy(float) for side in (self.a, self.b))
         return a, b
 
     @property
@@ -62,7 +61,7 @@ class Duel:
     @property
     def paired(self) -> tuple[Comparison, int]:
         """The comparison over shared start states, and how many there are; NaN with fewer than two."""
-        a, b = (side * PERCENT.get(self.suite, 1.0) for side in shared_starts(self.a, self.b))
+        a, b = shared_starts(self.a, self.b)
         return (paired(a, b), a.shape[1]) if a.shape[1] > 1 else (_UNKNOWN, a.shape[1])
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 import typer
 from matplotlib.figure import Figure
 
-from analysis import aggregate, costs, curves, landscape, scaling
+from analysis import aggregate, costs, curves, landscape, language, scaling
 from analysis.load import Records, load
 from analysis.output import one_line_errors, print_notes, run
 from analysis.runs import RecordError
@@ -47,12 +47,21 @@ def figures(records: Records, folder: Path, notes: list[str], save: Save = save)
     """Writes folder/<suite>/<task>/<figure>.{png,svg,pdf,csv} and yields the paths of each figure.
 
     Figures: learning (of offline runs), online (of those that go on online, from their offline start), knob-<name> for
-    every knob with two values or more, l-train, wall-clock, gradients, transport, landscape; of a suite, in
+    every knob with two values or more, l-train, wall-clock, gradients, transport, landscape; of language also
+    reward-L_test, over-optimisation, gold-distance, gold-compute, gold-eps-L_test, length-eos; of a suite, in
     folder/<suite>: profiles, aggregates, improvement, scaling-L_test and, a panel for each of its tasks, knob-<name>.
     Adds to `notes` what is not drawn. `save` may be another way to keep a figure.
     """
+    texts, remarks = language.points(records)
+    notes += remarks
+    for (suite, task), rows in texts.groupby(["suite", "task"], observed=True, sort=True) if len(texts) else ():
+        for stem, shown, picture in language.figures(rows):
+            yield save(picture(shown), shown, folder / str(suite) / str(task) / stem)
     cells, remarks = scores(records)
     notes += remarks
+    if cells.empty:
+        notes.append("no scores, so no figures of them")
+        return
     yield from _suites(records, folder, notes, save)
     points = curves.learning(records)
     costly, remarks = costs.clock(records)

@@ -39,9 +39,6 @@ DATASETS = {
 # What `<dataset>-singletask-v0`, without a number, is: OGBench's default task, by what the dataset's name begins with.
 DEFAULTS = {"antmaze": 1, "humanoidmaze": 1, "antsoccer": 4, "cube": 2, "scene": 2, "puzzle": 4}
 
-PERCENT = {"tldr": 100.0, "hh": 100.0}
-"""Suites whose scores are shares (win 1, tie 0.5, loss 0) where print has percent."""
-
 
 def canonical(task: str) -> str:
     """The numbered name of a default task: `cube-single-play-singletask-v0` -> `...-singletask-task2-v0`."""

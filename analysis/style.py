@@ -35,13 +35,15 @@ KNOWN = {
     "iql": (ORANGE, "P"), "ifql": (SKY, "X"), "qgf": (TAN, "p"), "rebrac": (ORANGE, "h"), "fbrac": (RED, "h"),
     "idql": (SKY, "d"), "diffusion_ql": (TAN, "d"), "sfbc": (GREEN, "d"), "td3bc": (ORANGE, "<"), "sql": (PINK, "<"),
     "eql": (PINK, ">"), "vgf_qgf": (BLUE, "d"), "ivr": (GREEN, "<"), "bc_gaussian": (GREY, "d"),
+    "sft": (GREY, "s"), "dpo": (ORANGE, "D"), "ppo": (RED, "P"),
 }  # fmt: skip
 COLORS = (ORANGE, TAN, SKY, PINK, RED, GREEN, GREY, BLUE)
 MARKERS = (">", "<", "d", "h", "p", "8", "X", "P")
 
 UNITS = {
     "toy": "true reward [100 = better mode]", "ogbench": "success [%]", "d4rl": "score [100 = D4RL's expert]",
-    "minari": "score [100 = expert]", "tldr": "win rate [1 = always]", "hh": "win rate [1 = always]",
+    "minari": "score [100 = expert]", "tldr": "win rate [%]", "hh": "win rate [%]",
+    "tldr-synthetic": "win rate [%]", "hh-synthetic": "win rate [%]",
 }  # fmt: skip
 """Suite -> what its score is, on an axis."""
 
@@ -121,7 +123,7 @@ def finish(figure: Figure, title: str, handles: Sequence[Any], labels: Sequence[
     """Adds the title and a legend right of the axes, and widens the figure by what the legend takes."""
     width, height = figure.get_size_inches()
     columns = -(-len(labels) // int((height - 0.4) / 0.17))
-    figure.set_size_inches(width + columns * (0.55 + 0.062 * max(map(len, labels))), height)
-    figure.legend(handles, labels, loc="outside right center", ncols=columns, fontsize=7.5, handlelength=2.2)
+    figure.set_size_inches(width + columns * (0.62 + 0.062 * max(map(len, labels))), height)
+    figure.legend(handles, labels, loc="outside right center", ncols=columns, fontsize=7.5, handlelength=3)
     figure.suptitle(title, x=0.01, ha="left", fontsize=10)
     return figure

@@ -168,3 +168,43 @@ def test_several_fingerprints_stand_apart(tmp_path: Path) -> None:
     # six characters do not tell them apart, so more are shown; a run without rows makes nobody ambiguous
     assert set(records.episodes["label"]) == {"vgf (3f9a12a)", "vgf (3f9a12b)", "fql"}
     note(records.notes, "2 runs of vgf", "step_size 0.1 / 0.2")
+
+
+def with_extras(folder: Path, *columns: list[str]) -> Path:
+    """Adds columns, each its name and its fields, to the table of a run."""
+    path = folder / "episodes.csv"
+    lines = path.read_text().split("\n")[:-1]
+    path.write_text("".join(f"{','.join([line, *more])}\n" for line, *more in zip(lines, *columns, strict=True)))
+    return path
+
+
+def test_columns_of_a_suite_come_after_those_of_all(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, "vgf", "tldr", seeds=1, episodes=3, evaluations=1, knobs={"L_test": [0]})
+    path = with_extras(folder, ["gold", "1.5", "", "-2"], ["kl", "", "", ""])
+    write_run(tmp_path, "fql")
+    records = load(tmp_path)
+    assert not records.notes and "gold" not in records.episodes
+    run = next(run for run in records.runs if run.method == "vgf")
+    rows = records.measured(run)
+    np.testing.assert_array_equal(rows["gold"], [1.5, np.nan, -2])
+    assert rows["kl"].isna().all() and rows["gold"].dtype == np.float32 and len(rows) == 3
+    assert list(rows["episode"]) == [0, 1, 2]
+    assert "gold" not in records.measured(next(run for run in records.runs if run.method == "fql"))
+    path.write_text(path.read_text().replace(",1.5,", ",inf,").replace(",-2,", ",much,"))
+    records = load(tmp_path)
+    note(records.notes, f"{path}:2: gold is 'inf', left out")
+    note(records.notes, f"{path}:4: gold is 'much', left out")
+    rows = records.measured(next(run for run in records.runs if run.method == "vgf"))
+    assert len(rows) == 1 and rows["gold"].isna().all()
+
+
+def test_repeated_rows_take_their_extra_columns_with_them(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, seeds=1, episodes=2, evaluations=1)
+    path = with_extras(folder, ["gold", "1", "2"])
+    path.write_text(path.read_text() + "0,final,1000,0,1,1,1,77,3\n")
+    records = load(tmp_path)
+    note(records.notes, "1 episodes stand twice")
+    rows = records.measured(records.runs[0])
+    assert dict(zip(rows["episode"], rows["gold"], strict=True)) == {0: 3, 1: 2}
+    path.write_text(path.read_text().replace("score,gold", "score,score"))
+    note(load(tmp_path).notes, f"{path}:1: the header is seed")

@@ -1,0 +1,158 @@
+"""Figures of language runs: true (gold) and learned (proxy) reward against what was spent to raise them.
+
+They rest on the columns that language runs add to episodes.csv (`results/README.md`). Intervals are over seeds.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis import language_plots as plots
+from analysis.language_plots import STEP, TEST, N, lines, named
+from analysis.load import Records
+from analysis.runs import Run
+from analysis.select import headline, settings
+from analysis.statistics import generator, summarise
+
+MEASURES = (
+    "gold", "proxy", "nll", "edit_fraction", "eos", "length", "gradients", "samples", "compute", "transport", "kl",
+)  # fmt: skip
+LARGEST_HEADER = 1 << 24  # bytes, of a file of weights
+
+Figures = Iterator[tuple[str, pd.DataFrame, Callable[[pd.DataFrame], Figure]]]
+
+
+def points(records: Records) -> tuple[pd.DataFrame, list[str]]:
+    """A row a (run, setting) of the last evaluation of each run with a gold or a proxy reward, and notes.
+
+    Columns: suite, task, method, label, setting, line (label and the settings beside L_test and N), the knobs, of each
+    of MEASURES its mean, <measure>_low and <measure>_high (NaN where it was not measured), seeds, accuracy (of the
+    reward model, NaN where not recorded), and of gold and proxy <measure>_spread: over prompts, the mean of the seeds'.
+    """
+    rows: list[dict[str, Any]] = []
+    notes = []
+    for run, episodes in records.each(scored=False):
+        if not {"gold", "proxy"} & set(records.extras.get(run.folder, ())):
+            continue
+        last = headline(records.measured(run).loc[episodes.index])
+        for setting in settings(last, run.knobs):
+            mine = last[last["setting"] == setting]
+            values = {knob: float(mine[knob].iloc[0]) for knob in run.knobs}
+            rest = " ".join(f"{knob}={value:g}" for knob, value in values.items() if knob not in (TEST, N))
+            row: dict[str, Any] = {"suite": run.suite, "task": run.task, "method": run.method, "label": run.label}
+            row |= {"setting": setting, "line": f"{run.label} {rest}".strip(), **values}
+            row |= {"seeds": mine["seed"].nunique()}
+            rows.append(row | {"accuracy": accuracy(run)} | _means(mine, run))
+        if last["gold"].isna().all() if "gold" in last else True:
+            notes.append(f"{run.name}: no gold reward, so not in the figures of it")
+    frame = pd.DataFrame(rows)
+    for knob in (TEST, STEP, N):
+        if len(frame) and knob not in frame:
+            frame[knob] = np.nan
+    return frame, notes
+
+
+def accuracy(run: Run) -> float:
+    """Of the run's reward models on validation pairs, mean over seeds: against gold where that was measured, else
+    against labels. It stands in the headers of the models' files; NaN where there are none.
+    """
+    found = []
+    results = run.folder.parents[4]
+    for stage in run.meta.get("stages") or []:
+        if stage.get("name") == "reward_model":
+            paths = (results / "artifacts" / str(stage.get("fingerprint"))).glob("state/*/reward-*.safetensors")
+            of_seeds = [about.get("gold_accuracy", about.get("label_accuracy")) for about in map(_about, sorted(paths))]
+            found += [one for one in of_seeds if isinstance(one, int | float)]
+    return float(np.mean(found)) if found else math.nan
+
+
+def _about(path: Path) -> dict[str, Any]:
+    """What a file of safetensors says of itself in its header; {} if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(min(size, LARGEST_HEADER)))
+        return json.loads(header["__metadata__"]["about"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}
+
+
+def best_of_n_kl(n: float) -> float:
+    """Upper bound of KL(best-of-n || the model sampled from), nats: log n - (n - 1)/n (Beirami et al. 2024, arXiv
+    2401.01879, Theorem 1)."""
+    return math.log(n) - (n - 1) / n
+
+
+def figures(of: pd.DataFrame) -> Figures:
+    """(name, numbers, drawing) of one task's `points`; those that have something to show."""
+    gold = of[of["gold"].notna()]
+    moved = gold[gold[TEST].notna()]
+    if of.loc[of["gold"].notna() | of["proxy"].notna(), TEST].nunique() > 1:
+        yield "reward-L_test", of, plots.draw_levels
+    if moved[TEST].nunique() > 1 and len(more := gains(moved)):
+        yield "over-optimisation", more, plots.draw_gains
+    far = distances(gold)
+    if len(far) > 1:
+        yield "gold-distance", far, plots.draw_distances
+    if gold["compute"].notna().any():
+        yield "gold-compute", gold[gold["compute"].notna()], plots.draw_compute
+    maps = moved[moved["label"].isin([label for label, one in moved.groupby("label") if one[STEP].nunique() > 1])]
+    if len(maps):
+        yield "gold-eps-L_test", maps, plots.draw_maps
+    if of["eos"].notna().any():
+        yield "length-eos", of, plots.draw_lengths
+
+
+def distances(gold: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `points` that say how far a method went from the SFT model: `distance` and `kind`.
+
+    sqrt(KL), of best-of-n by its upper bound, of trained policies as estimated from their samples (a mean below zero is
+    the estimator's noise and counts as 0); of VGF the MMD^2 that its particles were carried, which is no KL.
+    """
+    by_n = gold[gold[N].notna()]
+    bounded = by_n.assign(distance=np.sqrt([max(best_of_n_kl(n), 0.0) for n in by_n[N]]), kind="upper bound")
+    trained = gold[gold[N].isna() & gold["kl"].notna() & gold["transport"].isna()]
+    estimated = trained.assign(distance=np.sqrt(trained["kl"].clip(lower=0.0)), kind="estimate")
+    carried = gold[gold["transport"].notna()]
+    return pd.concat([bounded, estimated, carried.assign(distance=carried["transport"], kind="transport")])
+
+
+def gains(moved: pd.DataFrame) -> pd.DataFrame:
+    """What L_test steps add to gold and to proxy over L_test=0, in deviations over prompts at L_test=0: `gold_gain`,
+    `proxy_gain`, their intervals without L_test=0's own, and name (of the run). Lines without L_test=0 are left out."""
+    found = []
+    for _, one in lines(moved):
+        start = one[one[TEST] == 0]
+        if len(start) and min(start["gold_spread"].iloc[0], start["proxy_spread"].iloc[0]) > 0:
+            zero = start.iloc[0]
+            numbers = {
+                f"{measure}_gain{end}": (one[measure + end] - zero[measure]) / zero[f"{measure}_spread"]
+                for measure in ("gold", "proxy") for end in ("", "_low", "_high")
+            }  # fmt: skip
+            found.append(one.assign(name=named(one), **numbers))
+    return pd.concat(found, ignore_index=True) if found else moved.iloc[:0]
+
+
+def _means(rows: pd.DataFrame, run: Run) -> dict[str, float]:
+    """MEASURES with their intervals over seeds, and spreads over prompts."""
+    found: dict[str, float] = {}
+    seeds = rows["seed"].to_numpy()
+    for name in MEASURES:
+        values = rows[name].to_numpy(float) if name in rows else np.full(len(rows), np.nan)
+        known = ~np.isnan(values)
+        found |= dict.fromkeys((name, f"{name}_low", f"{name}_high"), math.nan)
+        if known.any():
+            summary = summarise(values[known], seeds[known], generator(run.suite, run.task))
+            found |= {name: summary.mean, f"{name}_low": summary.low, f"{name}_high": summary.high}
+    for name in ("gold", "proxy"):
+        spread = rows.groupby("seed")[name].std().mean() if name in rows else math.nan
+        found[f"{name}_spread"] = float(spread)
+    return found

@@ -1,0 +1,244 @@
+"""`python -m analysis.verdicts results/`: win rates of language runs against the reference, by every judge there was.
+
+Judges: `recorded`, who gave the scores of episodes.csv, and each `verdicts-<judge>.csv` that `python -m tasks.judge`
+left beside a run's responses.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from analysis.episodes import setting_name
+from analysis.load import Records, load
+from analysis.output import one_line_errors, print_notes, run, write_csv
+from analysis.runs import RecordError, Run
+from analysis.select import FIXED, HELD_OUT, Arms, headline, held_out, settings
+from analysis.statistics import generator
+from analysis.winrate import length_controlled, paired, rates, wilson, win_rate
+
+RECORDED = "recorded"
+SCORES = {"win": 1.0, "tie": 0.5, "loss": 0.0, "invalid": math.nan}
+VALUES = ("score", "consistent", "longer", "cost")
+"""Of a verdict; `longer`: characters that the response has more than the reference. NaN where not known."""
+DASH = "\N{EM DASH}"
+
+Verdicts = dict[str, np.ndarray]
+"""VALUES -> `[k, s, e]`."""
+Spoken = dict[tuple[str, str, str], dict[str, list[tuple[str, pd.DataFrame]]]]
+"""(suite, task, judge) -> method -> (row, seeds by prompts) of what speaks for each of its runs."""
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.command()
+def main(
+    results: Annotated[Path, typer.Argument(help="The folder that holds runs/.")] = Path("results"),
+    out: Annotated[Path | None, typer.Option(help="Where the CSVs go; RESULTS/tables if unset.")] = None,
+    judge: Annotated[str, typer.Option(help="recorded, or a judge's id or its beginning; all if unset.")] = "",
+    compare: Annotated[str, typer.Option(help="Methods, e.g. vgf,best_of_n: the first against the others.")] = "",
+) -> None:
+    """(win + tie / 2) / valid with 95% intervals over prompts; ties, invalid answers, agreement of the two orders; the
+    win rate at equal lengths; differences between methods over the same prompts."""
+    with one_line_errors():
+        records = load(results)
+        table, differences, notes = tabulate(records, judge, tuple(filter(None, compare.split(","))))
+        if table.empty:
+            raise RecordError(f"no verdicts{f' of {judge}' if judge else ''} under {results / 'runs'}")
+        folder = out or results / "tables"
+        console = Console(width=120, highlight=False)
+        write_csv(folder / "winrates.csv", table)
+        for key, rows in table.groupby(["suite", "task", "judge"], sort=False):
+            console.print(_screen(" / ".join(dict.fromkeys(key)), rows), "")
+        if len(differences):
+            write_csv(folder / "winrate-differences.csv", differences)
+            for row in differences.to_dict("records"):
+                console.print(f"{row['task']}, {row['judge']}: {row['first']} - {row['second']} = {row['value']:+.3f} "
+                              f"[{row['low']:+.3f}, {row['high']:+.3f}] over {row['prompts']} prompts")  # fmt: skip
+        print(f"\n{folder / 'winrates.csv'}")
+        print_notes([*records.notes, *notes])
+
+
+def tabulate(
+    records: Records, judge: str = "", compare: Sequence[str] = ()
+) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+    """(a row a run, judge and setting; a row a difference of `compare`'s first method from another; notes).
+
+    Rows beside the settings' own: "(held-out)", picked on the even prompts and scored on the odd ones, and the reverse.
+    Columns: suite, task, judge, method, label, row, rule, picks, seeds, those of `winrate.Rates`, win_rate, low, high,
+    wilson_low, wilson_high, controlled, controlled_low, controlled_high, longer (mean characters), cost (USD).
+    """
+    rows: list[dict[str, Any]] = []
+    notes: list[str] = []
+    spoken: Spoken = {}
+    for run_, by, order, seeds, prompts, values in _found(records, judge, notes):
+        of = Arms(values["score"], order, seeds, prompts)
+        chosen = [(name, FIXED, name, {key: value[k] for key, value in values.items()}) for k, name in enumerate(order)]
+        choice = held_out(of) if len(order) > 1 else None
+        if choice is not None:
+            pick = np.where(prompts % 2 == 1, order.index(choice.picks[0]), order.index(choice.picks[-1]))
+            mine = {key: value[pick, :, np.arange(len(prompts))].T for key, value in values.items()}
+            chosen.append(("(held-out)", HELD_OUT, " / ".join(choice.picks), mine))
+        identity = {"suite": run_.suite, "task": run_.task, "judge": by, "method": run_.method, "label": run_.label}
+        for name, rule, picks, mine in chosen:
+            row = f"{run_.label} {name}".strip()
+            known = {"row": row, "rule": rule, "picks": picks, "seeds": len(seeds)}
+            rows.append(identity | known | _numbers(mine, run_))
+        if len(order) > 1 and choice is None:
+            notes.append(f"{run_.name}, {by}: no held-out row; some setting has no even or no odd prompts")
+            continue
+        # it speaks by its only setting, or by the held-out choice, which comes last
+        score = pd.DataFrame(chosen[-1][3]["score"], index=seeds, columns=prompts)
+        spoken.setdefault((run_.suite, run_.task, by), {}).setdefault(run_.method, []).append((row, score))
+    return pd.DataFrame(rows), pd.DataFrame(_differences(spoken, compare, notes)), notes
+
+
+def _numbers(of: Verdicts, run_: Run) -> dict[str, float]:
+    """The columns of one row, from its verdicts `[s, e]`."""
+    scores, longer = of["score"], of["longer"]
+    judged = ~np.isnan(of["cost"])  # both judged and recorded rows have one
+    rng = generator(run_.suite, run_.task)
+    own, found = win_rate(scores, rng), rates(scores[:, judged.any(axis=0)], of["consistent"][:, judged.any(axis=0)])
+    prompts = int((~np.isnan(scores)).any(axis=0).sum())
+    low, high = wilson(float(own.value), prompts)
+    level = length_controlled(scores, longer) if not np.isnan(longer[~np.isnan(scores)]).any() else [math.nan] * 3
+    more = float(np.nanmean(longer)) if not np.isnan(longer).all() else math.nan
+    names = ("controlled", "controlled_low", "controlled_high")
+    return (
+        found._asdict()
+        | dict(zip(("win_rate", "low", "high"), map(float, own), strict=True))
+        | {"wilson_low": low, "wilson_high": high}
+        | dict(zip(names, map(float, level), strict=True))
+        | {"longer": more, "cost": float(np.nansum(of["cost"]))}
+    )
+
+
+def _found(
+    records: Records, judge: str, notes: list[str]
+) -> Iterator[tuple[Run, str, list[str], np.ndarray, np.ndarray, Verdicts]]:
+    """(run, judge, settings, seeds, prompts, verdicts) of every run that was judged."""
+    for run_, rows in records.each(scored=False):
+        texts = run_.folder / "responses.jsonl"
+        if not texts.exists():
+            continue
+        try:
+            longer = _lengths(texts, run_.knobs)
+            files = {path.stem.removeprefix("verdicts-"): path for path in sorted(run_.folder.glob("verdicts-*.csv"))}
+            recorded = {RECORDED: _recorded(rows, run_)} if rows["score"].notna().any() else {}
+            tables = recorded | {by: _judged(path, run_.knobs) for by, path in files.items()}
+        except RecordError as error:
+            notes.append(f"{run_.name}: {error}, left out")
+            continue
+        for by, table in tables.items():
+            if judge and not by.startswith(judge):
+                continue
+            table = table.merge(longer, on=["seed", "setting", "episode"], how="left")
+            order = [name for name in settings(headline(rows), run_.knobs) if name in set(table["setting"])]
+            yield run_, by, order, *_arrays(table, order)
+
+
+def _arrays(table: pd.DataFrame, order: list[str]) -> tuple[np.ndarray, np.ndarray, Verdicts]:
+    """(seeds, prompts, VALUES as `[k, s, e]`)."""
+    seed, seeds = pd.factorize(table["seed"].to_numpy(), sort=True)
+    episode, prompts = pd.factorize(table["episode"].to_numpy(), sort=True)
+    at = (pd.Categorical(table["setting"], categories=order).codes, seed, episode)
+    values = {name: np.full((len(order), len(seeds), len(prompts)), np.nan) for name in VALUES}
+    for name, array in values.items():
+        array[at] = table[name].to_numpy(float)
+    return seeds, prompts, values
+
+
+def _recorded(rows: pd.DataFrame, run_: Run) -> pd.DataFrame:
+    """The verdicts behind the scores of the evaluation that counts. Raises: RecordError if they are none."""
+    last = headline(rows)
+    scores = last["score"].to_numpy(float) / 100  # read in percent
+    if (odd := ~np.isin(scores, (0.0, 0.5, 1.0)) & ~np.isnan(scores)).any():
+        raise RecordError(f"a score of {scores[odd][0]:g} is no verdict")
+    table = last[["seed", "episode"]].assign(setting=last["setting"].astype(str), score=scores, cost=0.0)
+    return table.assign(consistent=np.nan)
+
+
+def _judged(path: Path, knobs: Sequence[str]) -> pd.DataFrame:
+    """The rows of a verdicts file. Raises: RecordError if it is none."""
+    expected = ["seed", *knobs, "episode", "verdict", "swap_consistent", "cost"]
+    try:
+        table = pd.read_csv(path)
+    except (ValueError, OSError) as error:
+        raise RecordError(f"{path}: {' '.join(str(error).split())}") from error
+    if list(table) != expected:
+        raise RecordError(f"{path}:1: the header is {','.join(map(str, table))}, expected {','.join(expected)}")
+    if unknown := sorted(set(table["verdict"].astype(str)) - set(SCORES)):
+        raise RecordError(f"{path}: {unknown[0]!r} is no verdict")
+    score = table["verdict"].map(SCORES)
+    consistent = table["swap_consistent"].astype(float).where(score.notna())
+    return table.assign(score=score, consistent=consistent, setting=_settings(table, knobs))
+
+
+def _lengths(path: Path, knobs: Sequence[str]) -> pd.DataFrame:
+    """seed, setting, episode, longer. Raises: RecordError naming a line that is no row."""
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+        if line:
+            try:
+                row = json.loads(line)
+                keys = {name: row[name] for name in ("seed", *knobs, "episode")}
+                rows.append(keys | {"longer": len(row["response"]) - len(row["reference"])})
+            except (ValueError, LookupError, TypeError) as error:
+                raise RecordError(f"{path}:{number}: {error!r}") from error
+    table = pd.DataFrame(rows, columns=["seed", *knobs, "episode", "longer"])
+    return table.assign(setting=_settings(table, knobs))[["seed", "setting", "episode", "longer"]]
+
+
+def _settings(table: pd.DataFrame, knobs: Sequence[str]) -> list[str]:
+    grid = table[list(knobs)].astype(float).to_numpy()
+    return [setting_name(dict(zip(knobs, row, strict=True))) for row in grid]
+
+
+def _differences(spoken: Spoken, compare: Sequence[str], notes: list[str]) -> Iterator[dict[str, Any]]:
+    for (suite, task, by), methods in spoken.items() if compare else ():
+        for other in compare[1:]:
+            if any(len(methods.get(name, ())) != 1 for name in (compare[0], other)):
+                notes.append(f"{suite}/{task}, {by}: not one run each of {compare[0]} and {other}, so no difference")
+                continue
+            (first, a), (second, b) = methods[compare[0]][0], methods[other][0]
+            both = a.columns.intersection(b.columns)
+            found = paired(a[both].to_numpy(), b[both].to_numpy(), generator(suite, task))
+            yield {"suite": suite, "task": task, "judge": by, "first": first, "second": second} | found._asdict()
+
+
+def _screen(title: str, rows: pd.DataFrame) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("", overflow="fold")
+    names = ("win rate [95%]", "at equal length", "win", "tie", "loss", "invalid", "orders agree", "longer by", "n")
+    for name in names:
+        table.add_column(name, justify="right")
+    for row in rows.to_dict("records"):
+        shares = [_percent(row[name]) for name in ("win", "tie", "loss", "invalid", "consistent")]
+        longer = DASH if math.isnan(row["longer"]) else f"{row['longer']:+.0f} chars"
+        table.add_row(row["row"], _interval(row, "win_rate", "low", "high"),
+                      _interval(row, "controlled", "controlled_low", "controlled_high"), *shares, longer,
+                      f"{row['prompts']} x {row['seeds']}")  # fmt: skip
+    return table
+
+
+def _interval(row: dict[str, Any], value: str, low: str, high: str) -> str:
+    known = not math.isnan(row[value])
+    return f"{100 * row[value]:.1f} [{100 * row[low]:.1f}, {100 * row[high]:.1f}]" if known else DASH
+
+
+def _percent(share: float) -> str:
+    return DASH if math.isnan(share) else f"{100 * share:.1f}"
+
+
+if __name__ == "__main__":
+    run(app)

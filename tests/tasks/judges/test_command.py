@@ -1,0 +1,184 @@
+"""`python -m tasks.judge` on records of runs."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+import tasks
+from tasks.judge import app
+from tasks.judges.files import read
+from tests.tasks.judges.server import KEY, Server, texts
+
+PROMPTS = [f"POST: my cat number {i}" for i in range(6)]
+
+
+def write_responses(folder: Path, knobs: tuple[str, ...] = ("L_test",), **meta: Any) -> Path:
+    """A run of two seeds at L_test 0 and 1, whose responses to odd prompts are good at L_test 1 alone."""
+    folder.mkdir(parents=True)
+    run = {"suite": "tldr", "task": "tldr", "knobs": list(knobs), "stages": [{"name": "sft", "fingerprint": "5f7"}]}
+    (folder / "run.json").write_text(json.dumps(run | meta))
+    rows = []
+    for seed in (0, 1):
+        for level in (0, 1) if knobs else (0,):
+            for episode, prompt in enumerate(PROMPTS):
+                good = "good" if level and episode % 2 else "bad"
+                setting = dict.fromkeys(knobs, level)
+                row = {"seed": seed, **setting, "episode": episode, "prompt": prompt, "response": f"{good} {seed}"}
+                rows.append(json.dumps(row | {"reference": "a plain good one" if episode % 2 == 0 else "plain"}))
+    (folder / "responses.jsonl").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    server = Server(lambda first, second: "tie" if ("good" in first) == ("good" in second) else "AB"["good" in second])
+    server.folder = tmp_path  # type: ignore[attr-defined]
+    yield server
+    server.close()
+
+
+def judge(server: Server, *runs: Path, price: str = "10,100", **options: object) -> Result:
+    more = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    cache = str(server.folder / "answers.sqlite")  # type: ignore[attr-defined]
+    words = [*map(str, runs), "--judge", "http", "--model", "m/4", "--base-url", server.url, "--cache", cache]
+    return CliRunner().invoke(app, [*words, *(["--price", price] if price else []), *[w for w in more if w != "True"]])
+
+
+def verdicts(folder: Path) -> list[dict[str, str]]:
+    (path,) = folder.glob("verdicts-*.csv")
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_verdicts_lie_beside_the_responses(server: Server, tmp_path: Path) -> None:
+    one, two = write_responses(tmp_path / "runs" / "vgf"), write_responses(tmp_path / "runs" / "sft", knobs=())
+    result = judge(server, tmp_path / "runs")
+    assert result.exit_code == 0, result.stderr
+    rows = verdicts(one)
+    assert list(rows[0]) == ["seed", "L_test", "episode", "verdict", "swap_consistent", "cost"] and len(rows) == 24
+    for row in rows:
+        expected = "loss" if row["episode"] in "024" else "win" if row["L_test"] == "1" else "tie"
+        assert row["verdict"] == expected and row["swap_consistent"] == "1" and float(row["cost"]) == 0.004
+    assert list(verdicts(two)[0]) == ["seed", "episode", "verdict", "swap_consistent", "cost"]
+    (about,) = one.glob("verdicts-*.json")
+    about_judge = json.loads(about.read_text())
+    assert about_judge["model"] == "m/4" and about_judge["judge"] in about.name and about_judge["temperature"] == 0
+    asked = {tuple(texts(body)) for body in server.requests}
+    assert len(server.requests) == len(asked)  # what several runs share is asked once
+    assert "win rate 0.375, 24 of 24 valid" in result.stderr
+    again = judge(server, one)
+    assert again.exit_code == 0 and "spent 0.0000 USD" in again.stderr and len(server.requests) == len(asked)
+    assert KEY not in "".join(path.read_text(errors="replace") for path in tmp_path.rglob("*") if path.is_file())
+
+
+def test_the_budget_stops_and_more_continues(server: Server, tmp_path: Path) -> None:
+    folder = write_responses(tmp_path / "vgf")
+    result = judge(server, folder, max_cost=0.07)
+    assert result.exit_code == 2 and "--max-cost 0.07" in result.stderr and not list(folder.glob("verdicts-*"))
+    asked = len(server.requests)
+    assert 0 < asked < 48 and f"spent {0.002 * asked:.4f} USD of 0.07" in result.stderr
+    assert judge(server, folder).exit_code == 0 and len(verdicts(folder)) == 24
+    assert len(server.requests) == len({tuple(texts(body)) for body in server.requests})
+
+
+def test_a_dry_run_asks_nothing_and_needs_no_key(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY")
+    folder = write_responses(tmp_path / "vgf")
+    result = judge(server, folder, dry_run=True, episodes=2)
+    assert result.exit_code == 0 and server.requests == []
+    assert "12 calls (0 answers are kept)" in result.stderr and "USD, at most" in result.stderr
+    unpriced = judge(server, folder, price="", dry_run=True)
+    assert "cost unknown without --price" in unpriced.stderr
+
+
+def test_the_first_prompts_only(server: Server, tmp_path: Path) -> None:
+    folder = write_responses(tmp_path / "vgf")
+    assert judge(server, folder, episodes=2).exit_code == 0
+    assert [row["episode"] for row in verdicts(folder)] == ["0", "1"] * 4
+
+
+def test_gold_judges_by_the_run_s_own_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Known:
+        gold = staticmethod(lambda prompt, response: -float(len(response)))
+
+    class Suite:
+        get = staticmethod({"known": Known(), "unknown": object()}.__getitem__)
+
+    monkeypatch.setattr(tasks, "suite", lambda name: Suite())
+    folder = write_responses(tmp_path / "vgf", task="known")
+    assert CliRunner().invoke(app, [str(folder), "--judge", "gold"]).exit_code == 0
+    # "bad 0" against "a plain good one": shorter; "good 0" and "bad 0" against "plain": longer and as long
+    assert [row["verdict"] for row in verdicts(folder)][:6] == ["win", "tie"] * 3
+    other = write_responses(tmp_path / "other", task="unknown")
+    refused = CliRunner().invoke(app, [str(other), "--judge", "gold"])
+    assert refused.exit_code == 2 and "tldr/unknown has no gold reward" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"judge": "oracle"}, "judge 'oracle' is none of gold, http, reward-model"),
+        ({"model": ""}, "--judge http needs --model"),
+        ({"base_url": ""}, "--judge http needs --base-url"),
+        ({"price": ""}, "--judge http needs --price"),
+        ({"key_variable": "NO_SUCH_KEY"}, "the environment variable NO_SUCH_KEY is not set"),
+        ({"template": "poem"}, "no judge's template 'poem'; --template tldr or hh"),
+        ({"body": "[1]"}, "--body '[1]' is no JSON object"),
+        ({"concurrency": 0}, "must be positive"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_done_is_one_line(server: Server, tmp_path: Path, options: dict[str, Any], line: str) -> None:
+    folder = write_responses(tmp_path / "vgf")
+    result = judge(server, folder, **options)
+    assert result.exit_code == 2 and line in result.stderr and len(result.stderr.strip().splitlines()) == 1
+    assert server.requests == [] and not list(folder.glob("verdicts-*"))
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ("", r"responses\.jsonl is empty"),
+        ('{"seed": 0, "L_test": 1, "episode"', r"responses\.jsonl:1: "),
+        ('{"seed": 0, "episode": 0, "prompt": "", "response": "", "reference": ""}', "L_test is None"),
+        ('{"seed": 0, "L_test": 1, "episode": 0, "prompt": "", "response": 3, "reference": ""}', "response is 3"),
+        ("[1, 2]", "1: no row"),
+    ],
+)  # fmt: skip
+def test_broken_responses_are_named(tmp_path: Path, content: str, line: str) -> None:
+    folder = write_responses(tmp_path / "vgf")
+    (folder / "responses.jsonl").write_text(content)
+    with pytest.raises(tasks.BadInput, match=line):
+        read(folder)
+
+
+def test_nothing_to_judge_and_twice_the_same(tmp_path: Path) -> None:
+    nothing = CliRunner().invoke(app, [str(tmp_path), "--judge", "gold"])
+    assert nothing.exit_code == 2 and "no responses.jsonl in" in nothing.stderr
+    folder = write_responses(tmp_path / "vgf")
+    path = folder / "responses.jsonl"
+    path.write_text(path.read_text() * 2)
+    with pytest.raises(tasks.BadInput, match="two responses for the same seed, L_test, episode"):
+        read(folder)
+
+
+def test_the_model_that_was_optimised_is_refused_before_it_is_loaded(tmp_path: Path) -> None:
+    model = tmp_path / "artifacts" / "abc123"
+    model.mkdir(parents=True)
+    stages = [{"name": "reward_model", "fingerprint": "abc123"}]
+    folder = write_responses(tmp_path / "vgf", stages=stages)
+    refused = CliRunner().invoke(app, [str(folder), "--judge", "reward-model", "--model", str(model)])
+    assert refused.exit_code == 2 and "is the reward model that the run optimised (abc123)" in refused.stderr
+    config = {"reward_checkpoint": {"value": str(model), "origin": "set"}}
+    folder = write_responses(tmp_path / "other", config=config)
+    refused = CliRunner().invoke(app, [str(folder), "--judge", "reward-model", "--model", str(model)])
+    assert refused.exit_code == 2 and "optimised" in refused.stderr

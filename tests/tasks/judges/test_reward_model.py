@@ -1,0 +1,63 @@
+"""A reward model read from a folder, in the format of the published ones; tiny, with random weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from methods.core import BadInput
+from tasks.judges import Pair, RewardModelJudge
+from tasks.judges.reward_model import identity, load_scorer, names
+from tasks.language import UNFINISHED
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+pytestmark = pytest.mark.slow  # for importing transformers
+WORDS = ["<|endoftext|>", "a", "b", "c", "d"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    path = tmp_path_factory.mktemp("reward") / "model"
+    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token=WORDS[0]))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    transformers.PreTrainedTokenizerFast(tokenizer_object=words, eos_token=WORDS[0]).save_pretrained(path)
+    torch.manual_seed(0)
+    config = transformers.GPTNeoXConfig(vocab_size=8, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+                                        intermediate_size=32, num_labels=1)  # fmt: skip
+    transformers.GPTNeoXForSequenceClassification(config).save_pretrained(path)
+    return path
+
+
+def test_scores_are_those_of_the_last_token_whatever_the_padding(folder: Path) -> None:
+    scorer = load_scorer(str(folder), batch=3)
+    prompts, responses = ["a b", "a", "a b c d"], ["c", "b c d a b" + UNFINISHED, "d d"]
+    together = scorer(prompts, responses)
+    alone = [scorer([prompt], [response])[0] for prompt, response in zip(prompts, responses, strict=True)]
+    np.testing.assert_allclose(together, alone, atol=1e-6)  # float32, of scores about 0.1
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokens = ([1, 2, 3, 0], [1, 2, 3, 4, 1, 2], [1, 2, 3, 4, 4, 4, 0])  # the end of the text after what was finished
+    for ids, score in zip(tokens, together, strict=True):
+        with torch.no_grad():
+            hidden = model.gpt_neox(torch.tensor([ids])).last_hidden_state[0, -1]
+            assert float(model.score(hidden)[0]) == pytest.approx(score, abs=1e-6)
+    assert len({round(score, 4) for score in together}) == 3
+
+
+def test_it_judges_and_is_known_by_its_weights(folder: Path) -> None:
+    judge = RewardModelJudge(load_scorer(str(folder)), identity(str(folder), names(str(folder))))
+    (one, other) = judge.verdicts([Pair("a", "b c", "d d d"), Pair("a", "d d d", "b c")])
+    assert {one.outcome, other.outcome} == {"win", "loss"} and judge.id.startswith("reward-model-model-")
+    known = names(str(folder))
+    assert {str(folder), "model"} < known and len(known) == 3 and identity("x/y", {"x/y"}) != identity("z/y", {"z/y"})
+
+
+def test_no_such_model_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(BadInput, match="no reward model") as caught:
+        load_scorer(str(tmp_path))
+    assert "\n" not in str(caught.value)

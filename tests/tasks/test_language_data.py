@@ -1,0 +1,197 @@
+"""The real language tasks on small files in the hub's formats: schemas, provenance, and files that are broken."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from methods.core import BadInput
+from tasks.core import choose
+from tasks.language import Example, Preference, corpus_hash
+from tasks.language_data import HH, TLDR, held_out
+
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
+Rows = Sequence[dict[str, Any]]
+
+
+def parquet(path: Path, rows: Rows) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(list(rows)), path)
+    return path
+
+
+def json_lines(path: Path, rows: Rows) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    return path
+
+
+def post(i: int) -> str:
+    return f"SUBREDDIT: r/cats\n\nTITLE: cat {i}\n\nPOST: It is on the roof.\nWhat now?\n\nTL;DR:"
+
+
+def write_tldr(root: Path) -> Path:
+    """trl-lib/tldr and trl-lib/tldr-preference, as the hub has them; validation holds CNN/DM articles, too."""
+    for split, count in (("train", 6), ("validation", 2), ("test", 3)):
+        rows = [{"prompt": post(i), "completion": f" Cat {i} on roof."} for i in range(count)]
+        half = len(rows) // 2 + 1
+        for shard, some in enumerate((rows[:half], rows[half:]) if split == "train" else (rows,)):
+            total = 2 if split == "train" else 1
+            parquet(root / "trl-lib" / "tldr" / "data" / f"{split}-{shard:05}-of-{total:05}.parquet", some)
+    pairs = [{"prompt": post(i), "chosen": " Roof cat.", "rejected": "Help me ", "more": "x"} for i in range(4)]
+    news = {"prompt": "TITLE: Cats\n\nA cat.\n\nTL;DR:", "chosen": "Cat.", "rejected": "Dog.", "more": "x"}
+    folder = root / "trl-lib" / "tldr-preference" / "data"
+    parquet(folder / "train-00000-of-00001.parquet", pairs)
+    parquet(folder / "validation-00000-of-00001.parquet", [news, *pairs[:2], news])
+    return root
+
+
+def dialogue(i: int) -> str:
+    return f"\n\nHuman: Question {i}?\n\nAssistant:"
+
+
+def test_tldr(tmp_path: Path) -> None:
+    corpus = TLDR().load(str(write_tldr(tmp_path)))
+    assert [len(corpus.examples(split)) for split in TLDR.splits] == [6, 2, 3]
+    assert corpus.examples("train")[5] == Example(post(5), " Cat 5 on roof.")  # of the second shard
+    assert corpus.preferences("train")[0] == Preference(post(0), " Roof cat.", " Help me")
+    assert len(corpus.preferences("validation")) == 2  # no CNN/DM
+    about = corpus.provenance
+    assert about.details["left_out"] == {"validation: no Reddit post": 2} and about.origin == "given"
+    assert about.sha256 == corpus_hash(corpus.of_examples, corpus.of_preferences) and len(about.details["files"]) == 6
+    name = "trl-lib/tldr/data/test-00000-of-00001.parquet"
+    assert about.details["files"][name] == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+    assert TLDR().spec.max_prompt_tokens == 448 and TLDR().gold is None and TLDR().judge == "none"
+    with pytest.raises(BadInput, match=r"no preferences in a split called 'test'"):
+        corpus.preferences("test")
+
+
+def test_hh_as_the_paper_counts_it(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": dialogue(i // 2), "response": " Yes.", "chosen": f" Yes {i}.", "rejected": " No."}
+        for i in range(400)
+    ]
+    parquet(tmp_path / "full-hh-rlhf" / "data" / "train-00000-of-00001-8349d0765e6718df.parquet", rows)
+    parquet(tmp_path / "full-hh-rlhf" / "data" / "test-00000-of-00001-ec71e9262143a91c.parquet", rows[:6])
+    corpus = HH().load(str(tmp_path))
+    train, validation = corpus.preferences("train"), corpus.preferences("validation")
+    assert len(train) + len(validation) == 400 and 0 < len(validation) < 30
+    assert {row.prompt for row in train}.isdisjoint(row.prompt for row in validation)
+    assert all(held_out(row.prompt) for row in validation)
+    # one example a prompt, with the first of its chosen responses
+    assert corpus.examples("test") == [Example(dialogue(i), f" Yes {2 * i}.") for i in range(3)]
+    assert HH().spec.max_prompt_tokens == 348
+
+
+def test_hh_as_anthropic_has_it(tmp_path: Path) -> None:
+    rows = [{"chosen": f"{dialogue(i)} Yes {i}.", "rejected": f"{dialogue(i)} No."} for i in range(40)]
+    for kind in ("helpful-base", "harmless-base"):
+        for split, some in (("train", rows), ("test", rows[:3])):
+            json_lines(tmp_path / "hh-rlhf" / kind / f"{split}.jsonl.gz", some)
+    json_lines(tmp_path / "hh-rlhf" / "red-team-attempts" / "red_team_attempts.jsonl.gz", [{"task": "none of ours"}])
+    task = choose(HH(), {"source": "hh-rlhf"})
+    corpus = task.load(str(tmp_path / "hh-rlhf"))  # the folder itself
+    assert len(corpus.preferences("train")) + len(corpus.preferences("validation")) == 80
+    assert corpus.preferences("test")[0] == Preference(dialogue(0), " Yes 0.", " No.")
+    assert task.whereabouts(str(tmp_path)) == str(tmp_path / "hh-rlhf")
+    assert corpus.provenance.sha256 == task.load(str(tmp_path)).provenance.sha256
+    with pytest.raises(BadInput, match=r"task\.source=tldr: expected one of full-hh-rlhf, hh-rlhf"):
+        choose(HH(), {"source": "tldr"})
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def renamed(path: Path) -> None:
+    path.rename(path.with_name("test-00000-of-00003.parquet"))
+
+
+def without_rows(path: Path) -> None:
+    pq.write_table(pq.read_table(path).slice(0, 0), path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "line"),
+    [
+        (cut, "is not a Parquet file, or it is truncated"),
+        (lambda path: path.write_bytes(b""), "is empty"),
+        (lambda path: path.write_text("version https://git-lfs.github.com/spec/v1"), "is not a Parquet file"),
+        (lambda path: parquet(path, [{"prompt": "a", "text": "b"}]), "no column 'completion'; there is prompt, text"),
+        (lambda path: parquet(path, [{"prompt": "a", "completion": 3}]), "completion of row 1 is no text but int"),
+        (without_rows, "has no rows"),
+        (Path.unlink, "has no split 'test'; there is train, validation"),
+        (renamed, "has 1 of the 3 files of split 'test'"),
+    ],
+)
+def test_broken_parquet_is_named(tmp_path: Path, damage, line: str) -> None:
+    write_tldr(tmp_path)
+    damage(tmp_path / "trl-lib" / "tldr" / "data" / "test-00000-of-00001.parquet")
+    with pytest.raises(BadInput, match=line) as caught:
+        TLDR().load(str(tmp_path))
+    assert "\n" not in str(caught.value) and "tldr" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("damage", "line"),
+    [
+        (cut, "is not a gzip file, or it is truncated"),
+        (lambda path: path.write_bytes(b"{}"), "is not a gzip file"),
+        (lambda path: path.write_bytes(gzip.compress(b'{"chosen": "a", "rejected"')), "jsonl.gz:1 is no JSON"),
+        (lambda path: json_lines(path, [{"chosen": "a"}]), ":1 has no column 'rejected'; there is chosen"),
+        (lambda path: path.write_bytes(gzip.compress(b"[1]")), ":1: no object with columns"),
+        (lambda path: json_lines(path, [{"chosen": "a", "rejected": "b"}] * 3), "no HH dialogues: 3 of 3 rows"),
+    ],
+)  # fmt: skip
+def test_broken_json_lines_are_named(tmp_path: Path, damage, line: str) -> None:
+    rows = [{"chosen": f"{dialogue(i)} {'yes ' * 50}.", "rejected": f"{dialogue(i)} No."} for i in range(300)]
+    damage(json_lines(tmp_path / "hh-rlhf" / "train.jsonl.gz", rows))
+    with pytest.raises(BadInput, match=line) as caught:
+        HH(source="hh-rlhf").load(str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "line"),
+    [
+        ("generate", "tldr is people's writing, which cannot be generated; tldr-synthetic can"),
+        ("/no/such/place", "--data /no/such/place is no folder; trl-lib/tldr is looked for below one"),
+        (".", "has no folder trl-lib/tldr or tldr"),
+    ],
+)  # fmt: skip
+def test_data_that_cannot_be_had_is_one_line(tmp_path: Path, data: str, line: str) -> None:
+    with pytest.raises(BadInput, match=line):
+        TLDR().whereabouts(str(tmp_path) if data == "." else data)
+
+
+def test_only_news_is_refused(tmp_path: Path) -> None:
+    news = {"prompt": "TITLE: Cats\n\nA cat.\n\nTL;DR:", "chosen": "Cat.", "rejected": "Dog."}
+    parquet(write_tldr(tmp_path) / "trl-lib" / "tldr-preference" / "data" / "validation-00000-of-00001.parquet", [news])
+    with pytest.raises(BadInput, match="no prompt of split 'validation' begins with 'SUBREDDIT: '"):
+        TLDR().load(str(tmp_path))
+
+
+HUB = "from tasks.language_data import TLDR\ntry: TLDR().load('auto')\nexcept ValueError as error: print(error)"
+
+
+def test_a_hub_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    """Without any network, and nothing in the cache. Importing the task loads no torch, transformers or datasets."""
+    hub = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "HF_HUB_ETAG_TIMEOUT": "2"}
+    code = f"import sys\n{HUB}\nprint(sorted({{'torch', 'transformers', 'datasets', 'jax'}} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | hub, capture_output=True, text=True, timeout=60
+    )
+    lines = done.stdout.strip().splitlines()
+    assert lines[0].startswith("cannot fetch trl-lib/tldr from the hub (") and "--data PATH" in lines[0], done
+    assert lines[1:] == ["[]"]
