@@ -21,6 +21,8 @@ from analysis.style import Look, finish, looks, shade, unit
 
 SIZE = (5.4, 3.8)  # without the legend
 SETTINGS = 5  # of a method, in a learning curve
+CROWD = 8  # methods that one panel of learning curves can show
+PANELS = 3  # of learning curves in a row, each with its legend
 SHEET = 5  # panels in a row: the five tasks of an OGBench dataset
 
 
@@ -63,33 +65,66 @@ def handover(points: pd.DataFrame) -> int | None:
 
 def draw_learning(points: pd.DataFrame, online_from: int | None = None) -> Figure:
     """Score over steps of one task; a method's knob settings are shades of its colour, its interval a band. Where runs
-    went on online (`online_from` a step), what came before stands on grey (the VGF paper's Figure 3)."""
-    figure, axes = plt.subplots(figsize=SIZE, layout="constrained")
+    went on online (`online_from` a step), what came before stands on grey (the VGF paper's Figure 3). More than CROWD
+    methods have a panel each, on one scale of scores."""
     styles = looks(dict(zip(points["label"], points["method"], strict=True)))
-    handles, names = [], []
-    for label, run in points.groupby("label", observed=True, sort=True):
-        look, order = styles[str(label)], list(run["setting"].drop_duplicates())
-        for i, setting in enumerate(order):
-            line = run[run["setting"] == setting]
-            color, many = shade(look.color, i, len(order)), len(order) > 1
-            axes.fill_between(line["step"], line["low"], line["high"], color=color, alpha=0.1 if many else 0.18, lw=0)
-            width, size = (1.1, 3) if many else (1.8, 4)
-            handles += axes.plot(
-                line["step"], line["mean"], look.line, color=color, marker=look.marker, lw=width, ms=size, mew=0
-            )
-            names.append(f"{label} {setting}".strip())
-    axes.set(xlabel="training [gradient steps]", ylabel=unit(str(points["suite"].iloc[0])))
+    title = f"{task_name(points)}: {'learning curves' if online_from is None else 'offline to online'}"
+    xlabel = f"training [gradient steps{'' if online_from is None else ' offline, then environment steps online'}]"
+    runs = list(points.groupby("label", observed=True, sort=True))
+    if len(runs) > CROWD:
+        rows = -(-len(runs) // PANELS)
+        figure, grid = plt.subplots(
+            rows, PANELS, figsize=(2.6 * PANELS, 1.45 * rows + 0.5), sharey=True, squeeze=False, layout="constrained"
+        )
+        for axes, (label, run) in zip(grid.flat, runs, strict=False):
+            lines = _learning_panel(axes, run, styles[str(label)], online_from)
+            names = [name.removeprefix(str(label)).strip() for name in lines]
+            if any(names):
+                beside = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "fontsize": 6, "handlelength": 1.2}
+                axes.legend(list(lines.values()), names, **beside)
+            axes.set_title(str(label), fontsize=8, pad=3)
+            axes.tick_params(labelsize=6.5)
+        for axes in grid.flat[len(runs) :]:
+            axes.set_axis_off()
+        figure.supxlabel(xlabel, fontsize=9)
+        figure.supylabel(unit(str(points["suite"].iloc[0])), fontsize=9)
+        figure.suptitle(title, x=0.01, ha="left", fontsize=10)
+        return figure
+    figure, axes = plt.subplots(figsize=SIZE, layout="constrained")
+    handles: dict[str, Any] = {}
+    for label, run in runs:
+        handles |= _learning_panel(axes, run, styles[str(label)], None)
+    _offline_on_grey(axes, online_from)
+    axes.set(xlabel=xlabel, ylabel=unit(str(points["suite"].iloc[0])))
+    return finish(figure, title, list(handles.values()), list(handles))
+
+
+def _learning_panel(axes: Axes, run: pd.DataFrame, look: Look, online_from: int | None) -> dict[str, Any]:
+    """Draws one method; a handle for each setting's line, by its name."""
+    handles: dict[str, Any] = {}
+    order = list(run["setting"].drop_duplicates())
+    for i, setting in enumerate(order):
+        line = run[run["setting"] == setting]
+        color, many = shade(look.color, i, len(order)), len(order) > 1
+        axes.fill_between(line["step"], line["low"], line["high"], color=color, alpha=0.1 if many else 0.18, lw=0)
+        width, size = (1.1, 3) if many else (1.8, 4)
+        (handles[f"{run['label'].iloc[0]} {setting}".strip()],) = axes.plot(
+            line["step"], line["mean"], look.line, color=color, marker=look.marker, lw=width, ms=size, mew=0
+        )
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    _offline_on_grey(axes, online_from)
+    return handles
+
+
+def _offline_on_grey(axes: Axes, online_from: int | None) -> None:
     if online_from is None:
-        return finish(figure, f"{task_name(points)}: learning curves", handles, names)
+        return
     left, right = axes.get_xlim()
     axes.axvspan(left, online_from, color="0.9", lw=0, zorder=0)
     axes.set_xlim(left, right)
-    axes.set_xlabel("training [gradient steps offline, then environment steps online]")
     top = axes.get_xaxis_transform()
     for phase, align in (("offline ", "right"), (" online", "left")):
         axes.text(online_from, 1.01, phase, ha=align, va="bottom", fontsize=7.5, color="0.4", transform=top)
-    return finish(figure, f"{task_name(points)}: offline to online", handles, names)
 
 
 def knob_curve(cells: pd.DataFrame, knob: str, knobs: tuple[str, ...]) -> pd.DataFrame:
@@ -131,7 +166,7 @@ def draw_knob_sheet(points: pd.DataFrame, knob: str) -> Figure:
     lines: dict[str, Any] = {}
     for axes, (_, mine) in zip(grid.flat, tasks, strict=False):
         lines |= _knob_panel(axes, mine, knob, styles)
-        axes.set_title(task_name(mine).partition(": ")[2] or task_name(mine), fontsize=7, pad=3)
+        axes.set_title(task_name(mine).partition(": ")[2] or task_name(mine), fontsize=6, pad=3)
         axes.tick_params(labelsize=6.5)
     for axes in grid.flat[len(tasks) :]:
         axes.set_axis_off()
