@@ -13,8 +13,9 @@ import pandas as pd
 from analysis.load import Records
 from analysis.published import METHODS, canonical, tasks_of
 from analysis.runs import Run
+from tasks import SUITES
 
-RUNNABLE = ("toy", "ogbench", "d4rl")  # suites that `harness.run` has
+RUNNABLE = tuple(SUITES)  # that `harness.run` has
 FEW = 5  # seeds, the paper's number
 
 
