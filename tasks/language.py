@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from methods import nearest
 from methods.core import BadInput
@@ -111,7 +111,6 @@ class Suite:
     """A suite of language tasks by name."""
 
     tasks: Mapping[str, LanguageTask]
-    family: ClassVar[str] = "language"  # whose methods it takes
 
     def names(self) -> tuple[str, ...]:
         return tuple(self.tasks)

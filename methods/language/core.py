@@ -68,7 +68,9 @@ class Context:
     part: Callable[[str], Part]  # of an earlier stage, by name
     device: Any
     gold: Callable[[str, str], float] | None = None
-    judge: Callable[[Sequence[tuple[str, str, str]]], Sequence[float]] | None = None  # (prompt, a, b) -> 1, 0.5, 0 or NaN
+    judge: Callable[[Sequence[tuple[str, str, str]]], Sequence[float]] | None = (
+        None  # (prompt, a, b) -> 1, 0.5, 0 or NaN
+    )
 
 
 class LanguageStage(NamedTuple):
@@ -147,7 +149,7 @@ class LanguageMethod(Method):
         """Stages that respond to so many prompts and compare the responses with the references."""
         from methods.language.respond import judging
 
-        return (*self.responding(prompts), judging(judge))
+        return (*self.responding(prompts), judging(self.config, prompts, judge))
 
     def responding(self, prompts: int) -> tuple[LanguageStage, ...]:
         """Stages that end in the part "responses": see `methods/language/respond.py`."""

@@ -28,7 +28,7 @@ def tiny_model(config: LanguageConfig, tokens: int, longest: int) -> Any:
         GPTNeoXConfig(
             vocab_size=-(-tokens // ROUND) * ROUND, hidden_size=config.width, num_hidden_layers=config.layers,
             num_attention_heads=config.heads, intermediate_size=4 * config.width, max_position_embeddings=longest,
-            rotary_pct=0.25, hidden_dropout=0.0, attention_dropout=0.0, use_cache=True, eos_token_id=1, pad_token_id=0,
+            rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25}, hidden_dropout=0.0, attention_dropout=0.0, use_cache=True, eos_token_id=1, pad_token_id=0,
             bos_token_id=1, tie_word_embeddings=False,
         )
     )  # fmt: skip

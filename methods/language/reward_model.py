@@ -47,7 +47,9 @@ class RewardJob(Training):
         torch.manual_seed(derived_seed(context.seed, "reward"))
         self.model = reward_from(causal(context, "sft"))
         # the adapters go into the backbone alone; the head is new, and trained whole
-        self.model.backbone = prepared(adapted(self.model.backbone, config.lora_rank), context, config.gradient_checkpointing)
+        self.model.backbone = prepared(
+            adapted(self.model.backbone, config.lora_rank), context, config.gradient_checkpointing
+        )
         self.data = [tokens for tokens, _ in context.texts.preferences("train")]
         super().__init__(context, "reward", {"reward": self.model}, config.reward_steps, config.reward_batch_size,
                          config.reward_learning_rate, len(self.data))  # fmt: skip
@@ -55,7 +57,9 @@ class RewardJob(Training):
     def loss(self, indices: Sequence[int], step: int) -> tuple[Tensor, dict[str, float]]:
         del step
         texts = self.context.texts
-        loss, margin = preference_loss(self.model, [self.data[i] for i in indices], texts.eos, texts.pad, self.context.device)
+        loss, margin = preference_loss(
+            self.model, [self.data[i] for i in indices], texts.eos, texts.pad, self.context.device
+        )
         return loss, {"reward/accuracy": float((margin > 0).float().mean())}
 
     def parts(self) -> dict[str, Part]:

@@ -116,7 +116,9 @@ class Texts:
         """The first `count` examples of a split. Raises `BadInput` where it has fewer."""
         rows = self.examples(split)
         if len(rows) < count:
-            raise BadInput(f"--episodes {count}: split {split!r} has {len(rows)} prompts of at most {self.max_prompt} tokens")
+            raise BadInput(
+                f"--episodes {count}: split {split!r} has {len(rows)} prompts of at most {self.max_prompt} tokens"
+            )
         return rows[:count]
 
 

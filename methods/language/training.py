@@ -37,7 +37,9 @@ class Training:
         matrices = [weight for weight in self.trained.values() if weight.ndim > 1]
         others = [weight for weight in self.trained.values() if weight.ndim <= 1]
         groups = [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=learning_rate, betas=BETAS)
+        self.optimizer = torch.optim.AdamW(
+            [group for group in groups if group["params"]], lr=learning_rate, betas=BETAS
+        )
 
     def loss(self, indices: Sequence[int], step: int) -> tuple[Tensor, dict[str, float]]:
         """Of these rows, and what to report."""

@@ -1,0 +1,114 @@
+"""Language models that no stage trained: the tiny one, checkpoints in folders, and models of the hub."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from methods.core import BadInput
+from methods.language.core import LanguageConfig
+from methods.language.models import RewardModel, tiny_model
+from methods.language.tokens import vocabulary_hash, word_tokenizer
+
+TINY = "tiny"
+
+
+class Backbones:
+    """`methods.language.core.Models` for a run's settings."""
+
+    def __init__(self, config: LanguageConfig, texts: Sequence[str], longest: int) -> None:
+        """`texts`: what the tiny model's tokenizer knows the words of; `longest`: tokens of its sequences."""
+        self.config, self.known, self.longest = config, texts, longest
+        self._loaded: dict[tuple[str, str], Any] = {}
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """That of the model. Raises `BadInput`: a checkpoint among the settings has another one."""
+        c = self.config
+        first = c.sft_checkpoint or ("" if c.model == TINY else c.model)
+        own = _tokenizer(first) if first else word_tokenizer(self.known)
+        for place in (c.sft_checkpoint, c.reward_checkpoint, "" if c.model == TINY else c.model):
+            if place and place != first and vocabulary_hash(_tokenizer(place)) != vocabulary_hash(own):
+                raise BadInput(f"{place}: its tokenizer differs from that of {first or 'the tiny model'}; "
+                               "SFT and reward model must share one")  # fmt: skip
+        if own.eos_token_id is None:
+            raise BadInput(f"{first}: its tokenizer has no end-of-text token")
+        return own
+
+    def fresh(self) -> Any:
+        if self.config.model == TINY and self.config.sft_checkpoint:
+            return self.given(self.config.sft_checkpoint, "causal")  # the architecture that parts were made with
+        if self.config.model == TINY:
+            return tiny_model(self.config, len(self.tokenizer), self.longest).to(self._dtype)
+        return self.given(self.config.model, "causal")
+
+    def given(self, path: str, kind: Literal["causal", "reward"]) -> Any:
+        """A copy of its own for every caller."""
+        if (path, kind) not in self._loaded:
+            self._loaded[path, kind] = _causal(path) if kind == "causal" else _reward(path)
+        return copy.deepcopy(self._loaded[path, kind]).to(self._dtype)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[self.config.dtype]
+
+
+def _load(path: str, what: str, load: Any) -> Any:
+    """What transformers makes of a folder or a hub's name, or one line on why it cannot."""
+    here = Path(path).exists()
+    try:
+        return load(path)
+    except (OSError, ValueError, KeyError, ImportError, json.JSONDecodeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        where = "cannot be read" if here else "is no folder here, and the model hub did not give it"
+        raise BadInput(f"{what} {path!r} {where}: {reason}") from error
+
+
+def _tokenizer(path: str) -> Any:
+    from transformers import AutoTokenizer
+
+    return _load(path, "tokenizer of", AutoTokenizer.from_pretrained)
+
+
+def _causal(path: str) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return _load(path, "model", AutoModelForCausalLM.from_pretrained)
+
+
+def _reward(path: str) -> RewardModel:
+    """A transformers classifier with one label, its head read where we read it."""
+    from transformers import AutoModelForSequenceClassification
+
+    found = _load(
+        path, "reward model", lambda place: AutoModelForSequenceClassification.from_pretrained(place, num_labels=1)
+    )
+    head = getattr(found, "score", None)
+    if head is None or head.weight.shape[0] != 1:
+        raise BadInput(f"reward model {path!r}: no scalar head called `score`")
+    model = RewardModel(found.base_model, head.weight.shape[1])
+    with torch.no_grad():
+        model.score.weight.copy_(head.weight)
+    return model
+
+
+def save_checkpoint(folder: Path, model: Any, tokenizer: Any) -> None:
+    """A causal or reward model as transformers would have saved it, so that anything can load it."""
+    from transformers import AutoModelForSequenceClassification
+
+    if isinstance(model, RewardModel):
+        config = copy.deepcopy(model.config)
+        config.num_labels = 1
+        whole = AutoModelForSequenceClassification.from_config(config)
+        whole.base_model.load_state_dict(model.backbone.state_dict())
+        with torch.no_grad():
+            whole.score.weight.copy_(model.score.weight)
+        model = whole
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
