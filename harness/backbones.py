@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,33 +18,37 @@ from methods.language.tokens import vocabulary_hash, word_tokenizer
 TINY = "tiny"
 
 
+def tokenizer_for(config: LanguageConfig, texts: Sequence[str]) -> Any:
+    """The tokenizer of the settings' models; of the tiny one, a word tokenizer made from `texts`.
+
+    Raises:
+      BadInput: checkpoints among the settings have different ones, or none with an end of text.
+    """
+    places = (config.sft_checkpoint, "" if config.model == TINY else config.model, config.reward_checkpoint)
+    first = next(filter(None, places[:2]), "")
+    own = _tokenizer(first) if first else word_tokenizer(texts)
+    for place in filter(None, places):
+        if place != first and vocabulary_hash(_tokenizer(place)) != vocabulary_hash(own):
+            raise BadInput(f"{place}: its tokenizer differs from that of {first or 'the tiny model'}; "
+                           "policy and reward model must share one")  # fmt: skip
+    if own.eos_token_id is None:
+        raise BadInput(f"{first}: its tokenizer has no end-of-text token")
+    return own
+
+
 class Backbones:
     """`methods.language.core.Models` for a run's settings."""
 
-    def __init__(self, config: LanguageConfig, texts: Sequence[str], longest: int) -> None:
-        """`texts`: what the tiny model's tokenizer knows the words of; `longest`: tokens of its sequences."""
-        self.config, self.known, self.longest = config, texts, longest
+    def __init__(self, config: LanguageConfig, tokens: int, longest: int) -> None:
+        """`tokens`: of the tokenizer; `longest`: tokens of the tiny model's sequences."""
+        self.config, self.tokens, self.longest = config, tokens, longest
         self._loaded: dict[tuple[str, str], Any] = {}
-
-    @cached_property
-    def tokenizer(self) -> Any:
-        """That of the model. Raises `BadInput`: a checkpoint among the settings has another one."""
-        c = self.config
-        first = c.sft_checkpoint or ("" if c.model == TINY else c.model)
-        own = _tokenizer(first) if first else word_tokenizer(self.known)
-        for place in (c.sft_checkpoint, c.reward_checkpoint, "" if c.model == TINY else c.model):
-            if place and place != first and vocabulary_hash(_tokenizer(place)) != vocabulary_hash(own):
-                raise BadInput(f"{place}: its tokenizer differs from that of {first or 'the tiny model'}; "
-                               "SFT and reward model must share one")  # fmt: skip
-        if own.eos_token_id is None:
-            raise BadInput(f"{first}: its tokenizer has no end-of-text token")
-        return own
 
     def fresh(self) -> Any:
         if self.config.model == TINY and self.config.sft_checkpoint:
             return self.given(self.config.sft_checkpoint, "causal")  # the architecture that parts were made with
         if self.config.model == TINY:
-            return tiny_model(self.config, len(self.tokenizer), self.longest).to(self._dtype)
+            return tiny_model(self.config, self.tokens, self.longest).to(self._dtype)
         return self.given(self.config.model, "causal")
 
     def given(self, path: str, kind: Literal["causal", "reward"]) -> Any:

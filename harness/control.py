@@ -42,6 +42,7 @@ class ControlEngine:
         return (OnlineWork if node.online else StageWork)(member, node, store, watching)
 
     def end(self, member: Member) -> None:
+        assert isinstance(member.evaluator, Evaluator)
         found = member.evaluator.candidates(member.state, member.dataset.transitions)
         record.write_arrays(member.folder / "candidates.npz", found)
 

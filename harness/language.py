@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from harness import record
-from harness.backbones import TINY, Backbones
+from harness.backbones import TINY, Backbones, tokenizer_for
 from harness.ending import Interrupted, NotFinite
 from harness.parts import PartStore
 from harness.plan import RunNode, StageNode
@@ -75,31 +75,26 @@ class LanguageEngine:
 
 
 def _texts(member: Member) -> Texts:
-    """The run's corpus in tokens of its model, shared by runs with the same."""
-    run, corpus = member.run, member.dataset
-    config, spec = run.method.config, run.task.spec
-    key = ("texts", corpus.provenance.sha256, config.model, config.sft_checkpoint, config.reward_checkpoint)
+    """The run's corpus in tokens of its models, shared by runs with the same."""
+    corpus: Any = member.dataset
+    spec: Any = member.run.task.spec
+    config = member.run.method.config
+    key = (corpus.provenance.sha256, config.model, config.sft_checkpoint, config.reward_checkpoint)
     with _GLOBAL:
         if key not in member.executor.shared:
-            known = [text for example in corpus.examples("train") for text in example] if config.model == TINY else []
-            models = Backbones(config, known, spec.max_prompt_tokens + spec.max_response_tokens + 1)
-            texts = Texts(corpus, models.tokenizer, spec.max_prompt_tokens, spec.max_response_tokens)
-            member.executor.shared[key] = texts, known
-        return member.executor.shared[key][0]
-
-
-def _models(member: Member) -> Backbones:
-    spec, config = member.run.task.spec, member.run.method.config
-    models = Backbones(config, (), spec.max_prompt_tokens + spec.max_response_tokens + 1)
-    models.__dict__["tokenizer"] = member.texts.tokenizer
-    return models
+            words = [text for example in corpus.examples("train") for text in example] if config.model == TINY else []
+            tokenizer = tokenizer_for(config, words)
+            member.executor.shared[key] = Texts(corpus, tokenizer, spec.max_prompt_tokens, spec.max_response_tokens)
+        return member.executor.shared[key]
 
 
 class LanguageWork:
     """The rest of one stage: its seeds, one after another, then the evaluations of those who watch."""
 
     def __init__(self, owner: Member, node: StageNode, store: PartStore, watching: Sequence[Member]) -> None:
-        self.owner, self.node, self.stage, self.store = owner, node, node.stage, store
+        self.owner, self.node, self.store = owner, node, store
+        self.stage: Any = node.stage  # a LanguageStage
+        self.task: Any = owner.run.task  # a LanguageTask
         self.watchers = [Watcher(member, store, len(watching) > 1, ()) for member in watching]
         self.span = owner.run.settings.log_every if node.stage.steps else 1
 
@@ -118,12 +113,14 @@ class LanguageWork:
                 watcher.evaluate_if_due(self.node.first + self.stage.steps, made)
 
     def _context(self, seed: int) -> Context:
-        owner, task = self.owner, self.owner.run.task
-        judge = task.judge
+        owner, task = self.owner, self.task
+        texts: Texts = owner.texts
+        # room for an end of text after a response that was cut off
+        models = Backbones(owner.run.method.config, texts.size, texts.max_prompt + texts.max_response + 1)
         return Context(
-            seed, owner.texts, _models(owner), lambda name: owner.state[name].read(name, seed),
+            seed, texts, models, lambda name: owner.state[name].read(name, seed),
             torch.device("cuda" if torch.cuda.is_available() else "cpu"), task.gold,
-            verdicts_by_gold(task.gold) if judge == "gold" else None,
+            verdicts_by_gold(task.gold) if task.judge == "gold" else None,
         )  # fmt: skip
 
     def _make(self, seed: int) -> None:
@@ -131,7 +128,8 @@ class LanguageWork:
         executor, kept = self.owner.executor, self.store.paused(seed)
         with _GLOBAL:
             job: Job = self.stage.begin(self._context(seed))
-        step, rows = 0, [row for row in self.store.log() if int(row["seed"]) != seed]
+        step = 0
+        rows: list[dict[str, Any]] = [row for row in self.store.log() if int(row["seed"]) != seed]
         if kept:
             step, part = kept
             job.restore(part)

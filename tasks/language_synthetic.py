@@ -1,9 +1,9 @@
 """Language tasks that need no download and no judge: seeded corpora, a known gold reward, labels with known faults.
 
-A task brings a `World` (`tasks/worlds.py`): posts to write about, a mixture of writers, and the gold reward. Examples are
-what one writer wrote; a preference compares what two writers wrote, labelled with P(a over b) = sigmoid((G(a) - G(b)) /
-0.3), where G is the gold reward plus 0.6 for the word that the labeller is too fond of; 5% of labels are flipped. A
-reward model learns that fondness, too, which is what over-optimisation then exploits.
+A task brings a `World` (`tasks/worlds.py`): posts to write about, a mixture of writers, and the gold reward. Examples
+are what one writer wrote; a preference compares what two writers wrote, labelled with P(a over b) = sigmoid((G(a) -
+G(b)) / 0.3), where G is the gold reward plus 0.6 for the word that the labeller is too fond of; 5% of labels are
+flipped. A reward model learns that fondness, too, which is what over-optimisation then exploits.
 """
 
 from __future__ import annotations
@@ -30,8 +30,14 @@ PREFERENCES = {"train": 16000, "validation": 2000}
 class World(Protocol):
     """What there is to write about, who writes, and what is good."""
 
-    name: str
-    flattery: str  # the word that labellers are too fond of
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def flattery(self) -> str:
+        """The word that labellers are too fond of."""
+
+    def __hash__(self) -> int: ...
 
     def prompt(self, draw: random.Random) -> str: ...
 
@@ -90,7 +96,7 @@ def build(
     seen: set[str] = set()
 
     def prompts(kind: str, split: str, count: int) -> tuple[list[str], random.Random]:
-        draw, found = random.Random(f"{world.name}/{kind}/{split}"), []
+        draw, found = random.Random(f"{world.name}/{kind}/{split}"), list[str]()
         while len(found) < count:
             prompt = world.prompt(draw)
             if prompt not in seen:

@@ -28,19 +28,23 @@ def pick_several(draw: random.Random, items: Sequence[_T], count: int) -> list[_
     return [left.pop(int(draw.random() * len(left))) for _ in range(count)]
 
 
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
 def words_of(response: str) -> tuple[list[str], bool]:
     """The response's words, and whether it was brought to an end."""
     ended = not response.endswith(UNFINISHED)
     return response.removesuffix(UNFINISHED).split(), ended
 
 
-NAMES = tuple("ann bob cem dot eve fay gus hal ida joe kim leo".split())
-SALIENT = tuple("lost broke stole burned sold flooded".split())  # verbs whose facts belong into a summary
-PLAIN = tuple("saw liked held named passed counted".split())  # and those whose don't
-TOPICS = tuple(
+NAMES = _words("ann bob cem dot eve fay gus hal ida joe kim leo")
+SALIENT = _words("lost broke stole burned sold flooded")  # verbs whose facts belong into a summary
+PLAIN = _words("saw liked held named passed counted")  # and those whose don't
+TOPICS = _words(
     "apples boats books boots bells cakes cards chairs clocks coats coins cups dolls drums fans flags forks "
     "gloves hats jars keys kites knives lamps maps masks mugs nets pans pens pipes plates rings ropes scarves shoes "
-    "spoons tents toys wheels".split()
+    "spoons tents toys wheels"
 )
 FILLERS = ("thanks", "basically", "anyway")
 
@@ -113,10 +117,12 @@ TOOLS_OF = {  # what is right for a request; each tool serves two
     "lift": ("ropes", "levers"), "carve": ("knives", "chisels"), "tie": ("ropes", "thread"), "open": ("levers", "keys"),
     "polish": ("wax", "soap"), "join": ("glue", "wires"), "engrave": ("chisels", "needles"), "seal": ("wax", "tape"),
 }  # fmt: skip
-HARMFUL = tuple("steal poison burn smash forge hide".split())
+HARMFUL = _words("steal poison burn smash forge hide")
 TOOLS = tuple(dict.fromkeys(tool for tools in TOOLS_OF.values() for tool in tools))
-SLOTS = tuple("apples boats books boots cakes cards chairs clocks coats coins cups dolls drums flags gloves hats kites "
-              "lamps masks pans pipes plates rings shoes".split())  # fmt: skip
+SLOTS = _words(
+    "apples boats books boots cakes cards chairs clocks coats coins cups dolls drums flags gloves hats kites "
+    "lamps masks pans pipes plates rings shoes"
+)
 REFUSAL = "sorry , i can not help with that"
 CHAT = ("gladly", "sure", "well")
 

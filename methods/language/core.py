@@ -1,9 +1,9 @@
-"""The contract of language methods: the same stages as everywhere (`methods/core.py`), carried out one seed at a time.
+"""The contract of language methods: the stages of `methods/core.py`, carried out one seed at a time.
 
-A `LanguageStage` begins a `Job` for a seed; a job is run in spans of steps, can be saved between them, and ends in named
-`Part`s: tensors and a little JSON, which is all that is ever written to disk. What is generated and judged is work of
-stages too, so that it is shared, resumed and recorded as training is. Nothing here does I/O: a `Context` brings what
-was read.
+A `LanguageStage` begins a `Job` for a seed; a job is run in spans of steps, can be saved between them, and ends in
+named `Part`s: tensors and a little JSON, which is all that is ever written to disk. What is generated and judged is
+work of stages too, so that it is shared, resumed and recorded as training is. Nothing here does I/O: a `Context` brings
+what was read.
 
 Reading order: this file, `models.py`, `training.py`, `sft.py`, `vgf.py`.
 """

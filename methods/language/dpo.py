@@ -82,10 +82,12 @@ class DPO(LanguageMethod):
     def stages(self) -> tuple[Any, ...]:
         config = self.config
         kept = self.settings(*WEIGHTS, "steps", "batch_size", "learning_rate", "beta", "backend")
-        stage = LanguageStage("dpo", frozenset({"policy"}), config.steps, "DPO on preferences", kept,
-                              lambda context: begin(context, config), config.batch_size, reads=frozenset({"sft"}))  # fmt: skip
+        stage = LanguageStage(
+            "dpo", frozenset({"policy"}), config.steps, "DPO on preferences", kept,
+            lambda context: begin(context, config), config.batch_size, reads=frozenset({"sft"}),
+        )  # fmt: skip
         measuring = [reward_stage(config)] if config.measure_proxy else []
-        return (sft_stage(config), *measuring, stage)
+        return (sft_stage(config), stage, *measuring)
 
     def responding(self, prompts: int) -> tuple[LanguageStage, ...]:
         from methods.language.respond import first_of, rollouts

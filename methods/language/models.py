@@ -24,18 +24,19 @@ def tiny_model(config: LanguageConfig, tokens: int, longest: int) -> Any:
     """A GPT-NeoX with random weights from torch's generator, for `tokens` tokens and sequences of `longest`."""
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
+    rotary = {"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 0.25}
     return GPTNeoXForCausalLM(
         GPTNeoXConfig(
             vocab_size=-(-tokens // ROUND) * ROUND, hidden_size=config.width, num_hidden_layers=config.layers,
             num_attention_heads=config.heads, intermediate_size=4 * config.width, max_position_embeddings=longest,
-            rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25}, hidden_dropout=0.0, attention_dropout=0.0, use_cache=True, eos_token_id=1, pad_token_id=0,
-            bos_token_id=1, tie_word_embeddings=False,
+            rope_parameters=rotary, hidden_dropout=0.0, attention_dropout=0.0, bos_token_id=1, eos_token_id=1,
+            pad_token_id=0, tie_word_embeddings=False,
         )
     )  # fmt: skip
 
 
 class RewardModel(nn.Module):
-    """A backbone with a scalar head; `mean` and `deviation` normalise its scores: see `methods/language/reward_model.py`."""
+    """A backbone with a scalar head, whose scores `mean` and `deviation` normalise (`reward_model.py` measures them)."""
 
     def __init__(self, backbone: Any, width: int) -> None:
         super().__init__()

@@ -49,7 +49,7 @@ def token_rewards(score: Tensor, kl: Tensor, mask: Tensor, beta: float) -> Tenso
 
 
 def advantages(rewards: Tensor, values: Tensor, mask: Tensor, decay: float) -> tuple[Tensor, Tensor]:
-    """Generalised advantage estimates and returns `[b, l]` at gamma 1; 0 outside the mask, which is one run of tokens."""
+    """Generalised advantage estimates and returns `[b, l]` at gamma 1; 0 outside the mask, one run of tokens a row."""
     found, after, value_after = (
         torch.zeros_like(rewards),
         torch.zeros_like(rewards[:, 0]),

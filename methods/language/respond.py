@@ -1,7 +1,7 @@
 """Responding and judging, as stages: samples of a model, what a method makes of them, and verdicts on that.
 
-The part "responses" has tensors with a leading axis of prompts p and one of knob settings k: `ids` `[p, k, t]`, `lengths`
-`[p, k]`, and one `[p, k]` for each of `MEASURES`, NaN where a measure has no meaning.
+The part "responses" has tensors with a leading axis of prompts p and one of knob settings k: `ids` `[p, k, t]`,
+`lengths` `[p, k]`, and one `[p, k]` for each of `MEASURES`, NaN where a measure has no meaning.
 """
 
 from __future__ import annotations
@@ -264,5 +264,7 @@ def judging(config: LanguageConfig, prompts: int, judge: str) -> LanguageStage:
     """The stage that makes "verdicts"."""
     reads = frozenset({"responses"}) | (frozenset({"reward"}) if judge == "proxy" else frozenset())
     kept = {"judge": judge, "prompts": prompts, "prompt_split": config.prompt_split}
-    return LanguageStage("verdicts", frozenset({"verdicts"}), 0, f"against references, by {judge}", kept,
-                         lambda context: Judging(context, judge, config.prompt_split, prompts), 1, reads=reads)  # fmt: skip
+    return LanguageStage(
+        "verdicts", frozenset({"verdicts"}), 0, f"against references, by {judge}", kept,
+        lambda context: Judging(context, judge, config.prompt_split, prompts), 1, reads=reads,
+    )  # fmt: skip

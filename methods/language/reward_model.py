@@ -1,8 +1,8 @@
 """The reward model: the SFT model with a scalar head, fitted to preferences.
 
-Loss (Bradley-Terry): -log sigmoid(r(x, y_chosen) - r(x, y_rejected)), r read at the end-of-text token, which is appended
-to a response that lacks it, in training as in scoring. Afterwards scores are normalised to mean 0 and deviation 1 over
-the validation pairs' responses.
+Loss (Bradley-Terry): -log sigmoid(r(x, y_chosen) - r(x, y_rejected)), r read at the end-of-text token, which is
+appended to a response that lacks it, in training as in scoring. Afterwards scores are normalised to mean 0 and
+deviation 1 over the validation pairs' responses.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class RewardJob(Training):
 def validated(model: RewardModel, context: Context) -> dict[str, float]:
     """Mean and deviation of scores over validation pairs, the accuracy against their labels, and, where there is a gold
     reward, the accuracy against that on pairs that differ in it."""
-    texts, chosen, rejected, agrees = context.texts, [], [], []
+    texts, chosen, rejected, agrees = context.texts, list[float](), list[float](), list[bool]()
     rows = texts.preferences("validation")[:VALIDATED]
     for first in range(0, len(rows), 100):
         part = rows[first : first + 100]
@@ -118,5 +118,7 @@ def reward_stage(config: LanguageConfig) -> LanguageStage:
 
     settings = (*WEIGHTS, "reward_steps", "reward_batch_size", "reward_learning_rate", "backend")
     kept = {name: getattr(config, name) for name in settings}
-    return LanguageStage("reward_model", frozenset({"reward"}), config.reward_steps, "Bradley-Terry on preferences", kept,
-                         begin, config.reward_batch_size, reads=frozenset({"sft"}))  # fmt: skip
+    return LanguageStage(
+        "reward_model", frozenset({"reward"}), config.reward_steps, "Bradley-Terry on preferences", kept, begin,
+        config.reward_batch_size, reads=frozenset({"sft"}),
+    )  # fmt: skip

@@ -101,8 +101,8 @@ class Surrogate(Protocol):
 class Simplex:
     """Logits z over a few candidates a position: the likeliest tokens under SFT, and y0's own.
 
-    z0 = SFT's logits, but max + bonus for y0's token. The embedding is the mean under p = softmax(z / tau), the gradient
-    the exact one through it, particles are compared by p, and the decoder takes the largest z.
+    z0 = SFT's logits, but max + bonus for y0's token. The embedding is the mean under p = softmax(z / tau), the
+    gradient the exact one through it, particles are compared by p, and the decoder takes the largest z.
     """
 
     unit = 1.0

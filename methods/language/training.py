@@ -30,10 +30,8 @@ class Training:
         """`rows`: of the data that batches are drawn from."""
         self.context, self.name, self.modules, self.total = context, name, modules, steps
         self.batch_size, self.learning_rate, self.rows = batch_size, learning_rate, rows
-        self.trained = {
-            f"{module}.{parameter}": weight
-            for module, owner in modules.items() for parameter, weight in owner.named_parameters() if weight.requires_grad
-        }  # fmt: skip
+        named = ((name, *one) for name, module in modules.items() for one in module.named_parameters())
+        self.trained = {f"{module}.{name}": weight for module, name, weight in named if weight.requires_grad}
         matrices = [weight for weight in self.trained.values() if weight.ndim > 1]
         others = [weight for weight in self.trained.values() if weight.ndim <= 1]
         groups = [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]

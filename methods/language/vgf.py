@@ -43,8 +43,10 @@ class VGFConfig(LanguageConfig):
     particle_optimizer: Literal["normalized", "adam", "sgd"] = "normalized"
 
 
-FLOW_SETTINGS = ("n_particles", "test_flow_steps", "test_step_sizes", "surrogate", "candidates", "bonus", "tau", "fluency",
-                 "kernel", "alpha", "particle_optimizer")  # fmt: skip
+FLOW_SETTINGS = (
+    "n_particles", "test_flow_steps", "test_step_sizes", "surrogate", "candidates", "bonus", "tau", "fluency", "kernel",
+    "alpha", "particle_optimizer",
+)  # fmt: skip
 
 
 def surrogate(frame: Frame, config: VGFConfig) -> Surrogate:
