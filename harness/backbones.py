@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 
+from harness.files import resolved
 from methods.core import BadInput
 from methods.language.core import LanguageConfig
 from methods.language.models import RewardModel, tiny_model
@@ -64,12 +65,12 @@ class Backbones:
 
 def _load(path: str, what: str, load: Any) -> Any:
     """What transformers makes of a folder or a hub's name, or one line on why it cannot."""
-    here = Path(path).exists()
+    place = resolved(path)
     try:
-        return load(path)
+        return load(place)
     except (OSError, ValueError, KeyError, ImportError, json.JSONDecodeError) as error:
         reason = " ".join(str(error).split())[:200]
-        where = "cannot be read" if here else "is no folder here, and the model hub did not give it"
+        where = "cannot be read" if Path(place).exists() else "is no folder here, and the model hub did not give it"
         raise BadInput(f"{what} {path!r} {where}: {reason}") from error
 
 

@@ -9,7 +9,17 @@ from pathlib import Path
 from methods.core import BadInput
 
 _CHUNK = 1 << 22
+SHIPPED = "shipped:"  # stands before the name of a checkpoint that comes with the tasks
 _WHAT = ("*.safetensors", "*.json")
+
+
+def resolved(path: str) -> str:
+    """Where a checkpoint lies: "shipped:NAME" beside the tasks, all else as it stands."""
+    if not path.startswith(SHIPPED):
+        return path
+    import tasks
+
+    return str(Path(tasks.__file__).parent / "checkpoints" / path.removeprefix(SHIPPED))
 
 
 @cache
@@ -19,8 +29,8 @@ def contents(path: str) -> str:
     Raises:
       BadInput: the folder holds no weights in safetensors, the one format that is read.
     """
-    folder = Path(path)
-    if not folder.exists() and not path.startswith(("/", ".", "~")):
+    folder = Path(resolved(path))
+    if not folder.exists() and not path.startswith(("/", ".", "~", SHIPPED)):
         return path
     files = sorted(file for pattern in _WHAT for file in folder.glob(pattern))
     if not any(file.suffix == ".safetensors" for file in files):

@@ -112,7 +112,7 @@ def plan_run(task: Task, data_id: str, name: str, overrides: Sequence[Override],
             "seeds": list(settings.seeds), "stage": stage.name, "trains": sorted(stage.trains), "steps": stage.steps,
             "rule": stage.rule, "config": {key: _plain(value) for key, value in stage.config.items()},
             "reads": {part: made_by[part] for part in sorted(stage.reads)},
-        } | ({"files": {path: contents(path) for path in stage.files}} if stage.files else {})  # fmt: skip
+        } | ({"files": [contents(path) for path in stage.files]} if stage.files else {})  # fmt: skip
         before = sum(node.stage.steps for node in nodes) if stage.steps == 0 else 0
         node = StageNode(stage, identity, fingerprint(identity), before)
         made_by |= dict.fromkeys(stage.trains, node.fingerprint)

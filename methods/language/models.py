@@ -20,6 +20,11 @@ from methods.language.tokens import Batch
 ROUND = 8  # rows of the tiny model's embeddings come in multiples of it, as real models' do
 
 
+def wide(x: Tensor) -> Tensor:
+    """At least float32, which losses, scores and particles are in whatever the weights are."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def tiny_model(config: LanguageConfig, tokens: int, longest: int) -> Any:
     """A GPT-NeoX with random weights from torch's generator, for `tokens` tokens and sequences of `longest`."""
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
@@ -51,9 +56,9 @@ class RewardModel(nn.Module):
         return self.backbone.config
 
     def values(self, ids: Tensor | None = None, embeds: Tensor | None = None) -> Tensor:
-        """The head at every token `[b, l]`, float32, of ids `[b, l]` or embeddings `[b, l, d]` padded on the right."""
+        """The head at every token `[b, l]` of ids `[b, l]` or embeddings `[b, l, d]` padded on the right."""
         hidden = self.backbone(input_ids=ids, inputs_embeds=embeds, use_cache=False).last_hidden_state
-        return self.score(hidden).squeeze(-1).float()
+        return wide(self.score(hidden).squeeze(-1))
 
     def forward(self, last: Tensor, ids: Tensor | None = None, embeds: Tensor | None = None) -> Tensor:
         """The score `[b]` at the tokens of index `last` `[b]`, not normalised."""
@@ -127,17 +132,17 @@ def merged(model: Any) -> Any:
 
 
 def response_logits(model: Any, batch: Batch, width: int) -> Tensor:
-    """Logits `[b, width, v]`, float32, that predict the tokens of each response, teacher-forced; row t of those past a
+    """Logits `[b, width, v]` that predict the tokens of each response, teacher-forced; row t of those past a
     response's end is of no meaning."""
     logits = model(input_ids=batch.ids, use_cache=False).logits
     places = batch.starts[:, None] - 1 + torch.arange(width, device=batch.ids.device)
     places = places.clamp(max=batch.ids.shape[1] - 1)
-    return logits.gather(1, places[..., None].expand(-1, -1, logits.shape[-1])).float()
+    return wide(logits.gather(1, places[..., None].expand(-1, -1, logits.shape[-1])))
 
 
 def token_logprobs(model: Any, batch: Batch, temperature: float = 1.0) -> Tensor:
-    """log pi of every token given those before it, `[b, l]`, float32; 0 outside responses."""
-    logits = model(input_ids=batch.ids, use_cache=False).logits[:, :-1].float() / temperature
+    """log pi of every token given those before it, `[b, l]`; 0 outside responses."""
+    logits = wide(model(input_ids=batch.ids, use_cache=False).logits[:, :-1]) / temperature
     chosen = logits.gather(-1, batch.ids[:, 1:, None]).squeeze(-1) - logits.logsumexp(-1)
     return nn.functional.pad(chosen, (1, 0)) * batch.response_mask
 

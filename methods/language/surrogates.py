@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from methods.language.models import RewardModel, response_logits
+from methods.language.models import RewardModel, response_logits, wide
 from methods.language.tokens import finished, join
 
 _NEIGHBOURS = 512  # tokens over which the distance between neighbouring embeddings is averaged
@@ -32,7 +32,7 @@ class Frame:
     editable: Tensor  # `[b, t]` bool: response tokens that are not the end of text
     logits: Tensor  # of SFT, `[b, t, v]`, teacher-forced on y0; -inf where a token may not be chosen
     reward: RewardModel
-    table: Tensor  # `[v, d]`: the reward model's embeddings, float32; no surplus rows
+    table: Tensor  # `[v, d]`: the reward model's embeddings; no surplus rows
 
     @property
     def length(self) -> Tensor:
@@ -44,7 +44,7 @@ class Frame:
         table = self.reward.backbone.get_input_embeddings()
         whole = table(self.ids).detach()
         index = self.places[..., None].expand(-1, -1, whole.shape[-1])
-        mixed = torch.where(self.editable[..., None], embeds, whole.float().gather(1, index))
+        mixed = torch.where(self.editable[..., None], embeds, wide(whole).gather(1, index))
         return self.reward.normalised(self.last, embeds=whole.scatter(1, index, mixed.to(whole.dtype)))
 
     def responses(self, tokens: Tensor, lengths: Sequence[int]) -> list[list[int]]:
@@ -67,7 +67,7 @@ def frame(
     with torch.no_grad():
         logits = response_logits(sft, scored, width)[..., :tokens]
         logits[..., [eos, *banned]] = -torch.inf
-    table = reward.backbone.get_input_embeddings().weight[:tokens].detach().float()
+    table = wide(reward.backbone.get_input_embeddings().weight[:tokens].detach())
     return Frame(scored.ids, places, scored.last, start, editable, logits, reward, table)
 
 

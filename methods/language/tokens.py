@@ -74,12 +74,9 @@ class Texts:
         """Tokens; embeddings may have more rows, which stand for nothing."""
         return len(self.tokenizer)
 
-    def encode(self, text: str) -> Ids:
-        return list(self.tokenizer.encode(text, add_special_tokens=False))
-
-    def response(self, text: str) -> Ids:
-        """With the end-of-text token, or cut to the longest."""
-        return [*self.encode(text), self.eos][: self.max_response]
+    def ended(self, ids: Ids) -> Ids:
+        """A response with its end-of-text token, or cut to the longest."""
+        return [*ids, self.eos][: self.max_response]
 
     def decode(self, ids: Sequence[int]) -> str:
         """A response's text; one that was cut off says so at its end."""
@@ -93,24 +90,27 @@ class Texts:
 
     def examples(self, split: str) -> list[tuple[Exchange, Any]]:
         """(tokens, example) of every example whose prompt is short enough."""
-        return self._cut("examples", split, lambda row: Exchange(self.encode(row.prompt), self.response(row.reference)))
+        return self._cut("examples", split, lambda prompt, reference: Exchange(prompt, reference))
 
     def preferences(self, split: str) -> list[tuple[tuple[Ids, Ids, Ids], Any]]:
         """((prompt, chosen, rejected), preference) likewise."""
 
-        def tokens(row: Any) -> tuple[Ids, Ids, Ids]:
-            return self.encode(row.prompt), self.response(row.chosen), self.response(row.rejected)
-
-        return self._cut("preferences", split, tokens)
+        return self._cut("preferences", split, lambda prompt, chosen, rejected: (prompt, chosen, rejected))
 
     def _cut(self, kind: str, split: str, tokens: Any) -> list[Any]:
+        """Rows whose prompt is short enough, each behind what `tokens` makes of its texts' ids."""
         if (kind, split) not in self._kept:
-            rows = [(tokens(row), row) for row in getattr(self.corpus, kind)(split)]
-            kept = [row for row in rows if len(row[0][0]) <= self.max_prompt]
-            if not kept:
+            rows = getattr(self.corpus, kind)(split)
+            prompts, *others = ([row[k] for row in rows] for k in range(len(rows[0])))
+            columns = [self._ids(prompts), *([self.ended(ids) for ids in self._ids(column)] for column in others)]
+            found = [(tokens(*ids), row) for *ids, row in zip(*columns, rows, strict=True)]
+            self._kept[kind, split] = [one for one in found if len(one[0][0]) <= self.max_prompt]
+            if not self._kept[kind, split]:
                 raise BadInput(f"{split} {kind}: every prompt is longer than {self.max_prompt} tokens")
-            self._kept[kind, split] = kept
         return self._kept[kind, split]
+
+    def _ids(self, texts: Sequence[str]) -> list[Ids]:
+        return list(self.tokenizer(list(texts), add_special_tokens=False)["input_ids"])
 
     def prompts(self, split: str, count: int) -> list[tuple[Exchange, Any]]:
         """The first `count` examples of a split. Raises `BadInput` where it has fewer."""

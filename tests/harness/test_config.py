@@ -141,7 +141,7 @@ def test_unknown_preset() -> None:
 # ---- what we ship ----
 
 
-@pytest.mark.parametrize("suite", tasks.SUITES)
+@pytest.mark.parametrize("suite", TABLES)
 def test_table_rows_name_what_exists(suite: str) -> None:
     names = tasks.suite(suite).names()
     with TABLES[suite].open(newline="") as file:
@@ -161,11 +161,12 @@ def test_table_rows_name_what_exists(suite: str) -> None:
 @pytest.mark.parametrize("suite, name", PRESETS)
 def test_presets_name_what_exists_and_plan(suite: str, name: str) -> None:
     sizes, overrides = preset(suite, name)
-    check_keys(methods.REGISTRY, overrides)
+    family = tasks.family(suite)
+    check_keys(methods.registry(family), overrides, family)
     settings = RunSettings(**sizes | {"seeds": tuple(range(sizes["seeds"]))})
     for task in tasks.select(suite, ())[::20]:
-        for method in methods.REGISTRY:
-            assert plan_run(task, "data", method, overrides, settings).nodes[-1].stage.steps >= 1
+        for method in methods.registry(family):
+            assert plan_run(task, "data", method, overrides, settings).evaluation_steps()[-1] >= 1
 
 
 def test_every_suite_has_presets_and_no_table_is_orphaned() -> None:

@@ -1,0 +1,244 @@
+"""Chat completions of an OpenAI-compatible server that may be busy, slow or broken: one question, one answer.
+
+The key is read from its environment variable as each request is sent. No object here holds it, and what a server says
+is shown without it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Generator, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import httpx
+import tenacity
+
+from methods.core import BadInput
+from tasks.judges.spending import Budget, Kept, Price, Usage
+
+ATTEMPTS = 6  # at a server that fails
+ANSWERS = 3  # of them may be useless
+LONGEST = 300.0  # seconds that a server may ask to wait
+LARGEST = 1 << 20  # bytes of an answer
+WAIT = tenacity.wait_exponential_jitter(initial=1, max=60)  # seconds, where the server does not say
+
+Body = Mapping[str, Any]
+
+
+class Unreachable(Exception):
+    """No answer in `ATTEMPTS` attempts; another time there may be one."""
+
+
+class _TryAgain(Exception):
+    """A failure that may pass."""
+
+    def __init__(self, reason: str, after: float | None = None) -> None:
+        super().__init__(reason)
+        self.after = after  # seconds, as the server asked
+
+
+class _Useless(Exception):
+    """An answer that is none."""
+
+    def __init__(self, answer: str = "") -> None:
+        super().__init__(answer)
+        self.answer = answer
+
+
+class _Key(httpx.Auth):
+    """Adds the key to each request, from the environment."""
+
+    def __init__(self, variable: str) -> None:
+        self.variable = variable
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        request.headers["Authorization"] = f"Bearer {os.environ[self.variable].strip()}"
+        yield request
+
+
+class Chat:
+    """A server's chat completions, within a budget. `ask` may be called from several threads."""
+
+    def __init__(
+        self,
+        base_url: str,
+        key_variable: str,
+        price: Price,
+        budget: Budget,
+        timeout: float = 60.0,
+        wait: tenacity.wait.wait_base = WAIT,
+    ) -> None:
+        """`timeout`: seconds for a whole answer. `key_variable`: "" for a server that wants no key.
+
+        Raises: BadInput for an address or a key that cannot be used.
+        """
+        address = httpx.URL(base_url)
+        if address.scheme not in ("http", "https") or not address.host or address.userinfo or address.query:
+            raise BadInput(f"judge's address {str(address.copy_with(userinfo=b'', query=None))!r}: expected "
+                           "http(s)://host/path, and any key in the environment")  # fmt: skip
+        key = os.environ.get(key_variable, "").strip() if key_variable else "none"
+        if not key:
+            raise BadInput(f"no key for the judge: the environment variable {key_variable} is not set")
+        if not (key.isascii() and key.isprintable()):
+            raise BadInput(f"no key for the judge: the environment variable {key_variable} holds something else")
+        self.url, self.host = f"{base_url.rstrip('/')}/chat/completions", address.host
+        self.key_variable, self.price, self.budget = key_variable, price, budget
+        self.stopping = threading.Event()
+        self._timeout, self._wait = timeout, wait
+        self._quiet_until = 0.0  # monotonic: a server that asked one of us to wait means all of us
+        limits = httpx.Timeout(timeout, connect=min(timeout, 10.0))
+        self._client = httpx.Client(auth=_Key(key_variable) if key_variable else None, timeout=limits)
+
+    def close(self) -> None:
+        self._client.close()
+
+    def ask(self, body: Body, usable: Callable[[str], bool]) -> Kept:
+        """The answer to one request, and the tokens of all attempts at it; what was answered last, if nothing usable.
+
+        Raises:
+          Unreachable: the server failed at every attempt, or `stopping` was set.
+          OverBudget: the next attempt could exceed the budget.
+          BadInput: the server refuses, in a way that asking again would not change.
+        """
+        paid: list[Usage] = []
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type((_TryAgain, _Useless)), stop=self._enough, wait=self._pause,
+            sleep=tenacity.sleep_using_event(self.stopping), reraise=True,
+        )  # fmt: skip
+        try:
+            answer = retrying(self._attempt, body, usable, paid)
+        except _Useless as error:
+            if self.stopping.is_set():
+                raise Unreachable("stopped") from None
+            answer = error.answer
+        except _TryAgain as error:
+            raise Unreachable(str(error)) from None
+        total = Usage()
+        for one in paid:
+            total = total.plus(one)
+        return Kept(answer, total)
+
+    def _enough(self, state: tenacity.RetryCallState) -> bool:
+        useless = state.outcome is not None and isinstance(state.outcome.exception(), _Useless)
+        return self.stopping.is_set() or state.attempt_number >= (ANSWERS if useless else ATTEMPTS)
+
+    def _pause(self, state: tenacity.RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome is not None else None
+        after = getattr(error, "after", None)
+        return float(self._wait(state)) if after is None else after
+
+    def _attempt(self, body: Body, usable: Callable[[str], bool], paid: list[Usage]) -> str:
+        """One attempt. What it cost is settled with the budget; of answers, their tokens are added to `paid`."""
+        self.stopping.wait(max(0.0, self._quiet_until - time.monotonic()))
+        if self.stopping.is_set():
+            raise _TryAgain("stopped")
+        most = bound(body)
+        with self.budget.call(self.price.of(most)) as cost:
+            if self.stopping.is_set():  # while this waited for money
+                cost.append(0.0)
+                raise _TryAgain("stopped")
+            # An exchange that breaks off may have been answered and charged, so it counts as the most it can cost.
+            status, headers, content = self._exchange(body, cost)
+            if status != 200:
+                cost.append(0.0)
+                return self._refused(status, headers, content)
+            answer, usage = _read(content)
+            paid.append(usage or most)
+            cost.append(self.price.of(paid[-1]))
+        if not usable(answer):
+            raise _Useless(answer)
+        return answer
+
+    def _exchange(self, body: Body, cost: list[float]) -> tuple[int, httpx.Headers, bytes]:
+        """Status, headers and content, all of it within the time-out, however slowly it drips."""
+        deadline, content = time.monotonic() + self._timeout, b""
+        try:
+            with self._client.stream("POST", self.url, json=dict(body)) as response:
+                for chunk in response.iter_bytes():
+                    content += chunk
+                    if time.monotonic() > deadline or len(content) > LARGEST:
+                        raise _TryAgain("an answer that does not end")
+                return response.status_code, response.headers, self._scrubbed(content)
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            cost.append(0.0)
+            raise _TryAgain(f"cannot connect ({_line(error)})") from None
+        except httpx.TimeoutException:
+            raise _TryAgain(f"no answer in {self._timeout:g} s") from None
+        except httpx.HTTPError as error:
+            raise _TryAgain(_line(error)) from None
+
+    def _refused(self, status: int, headers: httpx.Headers, content: bytes) -> str:
+        """Raises what an error of the server means; "" if it is a filter's refusal of these very texts."""
+        code, message = _complaint(content)
+        if status in (408, 409, 429) or status >= 500:
+            after = retry_after(headers.get("Retry-After", ""), datetime.now(UTC))
+            if code != "insufficient_quota" and (after or 0.0) <= LONGEST:
+                if after is not None:
+                    self._quiet_until = max(self._quiet_until, time.monotonic() + after)
+                raise _TryAgain(f"HTTP {status}", after)
+            message = f"it asks to wait {after:.0f} s" if (after or 0.0) > LONGEST else message
+        elif status == 400 and code == "content_filter":
+            return ""
+        raise BadInput(f"judge at {self.host}: HTTP {status}{': ' if message else ''}{message[:200]}")
+
+    def _scrubbed(self, content: bytes) -> bytes:
+        """What the server sent, without the key, should it repeat that."""
+        key = os.environ.get(self.key_variable, "").strip().encode() if self.key_variable else b""
+        return content.replace(key, b"***") if key else content
+
+
+def bound(body: Body) -> Usage:
+    """The most tokens that a request can take: a token is at least a byte, a message a few more than its text.
+
+    Raises: BadInput for a body that does not limit its answer.
+    """
+    limits = [body[name] for name in ("max_tokens", "max_completion_tokens") if isinstance(body.get(name), int)]
+    if not limits:
+        raise BadInput("a judge's request needs max_tokens or max_completion_tokens: its cost is unlimited otherwise")
+    texts = sum(len(message["content"].encode()) + 16 for message in body["messages"])
+    return Usage(texts + 16, max(limits) * int(body.get("n") or 1))
+
+
+def retry_after(value: str, now: datetime) -> float | None:
+    """Seconds that a Retry-After header asks for, a number or an HTTP date (RFC 9110, 10.2.3); None if it does not."""
+    try:
+        return max(0.0, float(value)) if value.strip().isdigit() else max(
+            0.0, (parsedate_to_datetime(value) - now).total_seconds()
+        )  # fmt: skip
+    except (ValueError, TypeError):
+        return None
+
+
+def _read(content: bytes) -> tuple[str, Usage | None]:
+    """The answer's text ("" if it has none) and its tokens (None if it does not say)."""
+    try:
+        found = json.loads(content)
+    except ValueError:
+        return "", None
+    try:
+        usage = Usage(int(found["usage"]["prompt_tokens"]), int(found["usage"]["completion_tokens"]))
+    except (LookupError, TypeError, ValueError):
+        usage = None
+    try:
+        text = found["choices"][0]["message"]["content"]
+    except (LookupError, TypeError):
+        text = ""
+    return text if isinstance(text, str) else "", usage if usage and min(usage) >= 0 else None
+
+
+def _complaint(content: bytes) -> tuple[str, str]:
+    """(code, one-line message) of an error's body, as OpenAI writes them; ("", the body's first line) of others."""
+    try:
+        error = json.loads(content)["error"]
+        return str(error.get("code") or ""), " ".join(str(error.get("message") or "").split())
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return "", " ".join(content[:400].decode(errors="replace").split())
+
+
+def _line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0] or type(error).__name__

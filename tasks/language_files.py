@@ -1,0 +1,131 @@
+"""Datasets of texts as the hub keeps them: found, fetched, checked, and read row by row.
+
+Parquet is read by pyarrow and JSON lines by the standard library, not by `datasets`: that would copy every file into a
+cache of its own first, and say of a broken one not where it is broken.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from methods.core import BadInput
+
+SUFFIXES = ("parquet", "jsonl", "jsonl.gz", "json.gz")
+_SHARD = re.compile(r"-(\d{5})-of-(\d{5})")
+
+
+def locate(repository: str, data: str) -> Path:
+    """The folder of a dataset. "auto", "download": fetched from the hub, if it is not in the hub's cache; a path: the
+    folder <owner>/<name> or <name> below it, or itself, if it is called <name>.
+
+    Raises: BadInput in one line that says what is missing.
+    """
+    if data in ("auto", "download"):
+        return _fetched(repository)
+    place = Path(data).expanduser()
+    if not place.is_dir():
+        raise BadInput(f"--data {data} is no folder; {repository} is looked for below one")
+    for folder in (place / repository, place / repository.split("/")[1]):
+        if folder.is_dir():
+            return folder
+    if place.resolve().name == repository.split("/")[1]:
+        return place
+    raise BadInput(f"--data {data} has no folder {repository} or {repository.split('/')[1]}")
+
+
+def files(folder: Path, split: str) -> list[Path]:
+    """The files of a split, wherever they lie below the folder: "train.jsonl.gz", "data/train-00000-of-00002.parquet".
+
+    Raises: BadInput where there is none, naming the splits there are, or a shard is missing.
+    """
+    every = {path: _split_of(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+    found = [path for path, name in every.items() if name == split]
+    if not found:
+        there = ", ".join(sorted({name for name in every.values() if name})) or "no file of any"
+        raise BadInput(f"{folder} has no split {split!r}; there is {there}")
+    shards = {(path.parent, match[2]): 0 for path in found if (match := _SHARD.search(path.name))}
+    for parent, total in shards:
+        have = {match[1] for path in found if path.parent == parent and (match := _SHARD.search(path.name))}
+        if len(have) < int(total):
+            raise BadInput(f"{parent} has {len(have)} of the {int(total)} files of split {split!r}")
+    return found
+
+
+def rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
+    """The texts of those columns, row by row.
+
+    Raises: BadInput for a file that is empty, truncated or something else, a column that is missing or holds no text.
+    """
+    if path.stat().st_size == 0:
+        raise BadInput(f"{path} is empty")
+    found = _parquet(path, columns) if path.suffix == ".parquet" else _json_lines(path, columns)
+    number = 0
+    for number, row in enumerate(found, start=1):
+        for name in columns:
+            if not isinstance(row[name], str):
+                raise BadInput(f"{path}: {name} of row {number} is no text but {type(row[name]).__name__}")
+        yield row
+    if not number:
+        raise BadInput(f"{path} has no rows")
+
+
+def _split_of(path: Path) -> str:
+    """ "data/train-00000-of-00001-a1b2.parquet" -> "train"; "" for a file that is none of a split."""
+    match = re.fullmatch(rf"([a-z_]+?)(?:-\d{{5}}-of-\d{{5}}.*)?\.(?:{'|'.join(map(re.escape, SUFFIXES))})", path.name)
+    return match[1] if match else ""
+
+
+def _parquet(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise BadInput(f"{path} needs pyarrow: pip install '.[rlhf]'") from error
+    try:
+        with pq.ParquetFile(path) as file:
+            if missing := [name for name in columns if name not in file.schema_arrow.names]:
+                raise BadInput(f"{path} has no column {missing[0]!r}; there is {', '.join(file.schema_arrow.names)}")
+            for batch in file.iter_batches(columns=list(columns)):
+                yield from batch.to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise BadInput(f"{path} is not a Parquet file, or it is truncated or damaged") from error
+
+
+def _json_lines(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
+    number = 0
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise BadInput(f"{path}:{number}: no object with columns")
+                if missing := [name for name in columns if name not in row]:
+                    raise BadInput(f"{path}:{number} has no column {missing[0]!r}; there is {', '.join(row)}")
+                yield {name: row[name] for name in columns}
+    except (EOFError, OSError, gzip.zlib.error) as error:  # type: ignore[attr-defined]
+        raise BadInput(f"{path} is not a gzip file, or it is truncated or damaged (after line {number})") from error
+    except (ValueError, UnicodeDecodeError) as error:
+        if isinstance(error, BadInput):
+            raise
+        raise BadInput(f"{path}:{number} is no JSON: the file is truncated, damaged or something else") from error
+
+
+def _fetched(repository: str) -> Path:
+    """The dataset's newest revision in the hub's cache; the folder's name is the revision."""
+    try:
+        import httpx
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError
+    except ImportError as error:
+        raise BadInput(f"{repository} needs huggingface_hub: pip install '.[rlhf]', or --data PATH") from error
+    try:
+        patterns = [f"*.{suffix}" for suffix in SUFFIXES]
+        return Path(snapshot_download(repository, repo_type="dataset", allow_patterns=patterns))
+    except (OSError, ValueError, HfHubHTTPError, httpx.HTTPError) as error:
+        reason = (str(error).strip().splitlines() or [""])[0][:160]
+        raise BadInput(f"cannot fetch {repository} from the hub ({type(error).__name__}: {reason}); "
+                       "--data PATH takes a folder with its files") from error  # fmt: skip
