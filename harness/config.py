@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import methods
+import tasks
 from methods import nearest
 from methods.core import BadInput, MethodConfig
 
@@ -75,11 +76,12 @@ def preset(suite: str, name: str | None) -> tuple[dict[str, Any], tuple[Override
         raise BadInput(f"unknown preset {name!r} for suite {suite}; {nearest(name, sorted(known))}")
     sizes = dict(known[name])
     overrides = sizes.pop("set", {})
-    return sizes, tuple(_override(key, value, f"preset {name}") for key, value in overrides.items())
+    family = tasks.family(suite)
+    return sizes, tuple(_override(key, value, f"preset {name}", family) for key, value in overrides.items())
 
 
-def parse_set(assignments: Iterable[str]) -> tuple[Override, ...]:
-    """`--set` arguments: "vgf.step_size=0.1", "batch_size=128" or "task.success_timing=pre".
+def parse_set(assignments: Iterable[str], family: str = "control") -> tuple[Override, ...]:
+    """`--set` arguments, for methods of a family: "vgf.step_size=0.1", "batch_size=128" or "task.success_timing=pre".
 
     Raises:
       BadInput: no "=", or an unknown method.
@@ -89,14 +91,15 @@ def parse_set(assignments: Iterable[str]) -> tuple[Override, ...]:
         name, equals, value = assignment.partition("=")
         if not equals or not name or not value:
             raise BadInput(f"--set {assignment!r}: expected [METHOD.]KEY=VALUE")
-        parsed.append(_override(name.strip(), value.strip(), "--set"))
+        parsed.append(_override(name.strip(), value.strip(), "--set", family))
     return tuple(parsed)
 
 
-def _override(name: str, value: Any, origin: str) -> Override:
+def _override(name: str, value: Any, origin: str, family: str) -> Override:
     method, dot, key = name.rpartition(".")
-    if dot and method != TASK and method not in methods.REGISTRY:
-        raise BadInput(f"{origin} {name}: unknown method {method!r}; {nearest(method, sorted(methods.REGISTRY))}")
+    known = methods.registry(family)
+    if dot and method != TASK and method not in known:
+        raise BadInput(f"{origin} {name}: unknown method {method!r}; {nearest(method, sorted(known))}")
     return Override(method if dot else None, key, value, origin)
 
 
@@ -120,7 +123,7 @@ def resolve(method: str, suite: str, task: str, layers: Iterable[Override], *, o
     Raises:
       BadInput: a value that does not fit its key, or a key (named for this method) that it does not have.
     """
-    cls = methods.get(method).Config
+    cls = methods.get(method, tasks.family(suite)).Config
     hints = get_type_hints(cls, include_extras=True)
     values: dict[str, Any] = {}
     origins = {field.name: "default" for field in fields(cls)}
@@ -144,14 +147,14 @@ def task_options(overrides: Iterable[Override]) -> dict[str, str]:
     return {override.key: str(override.value) for override in overrides if override.method == TASK}
 
 
-def check_keys(names: Iterable[str], overrides: Iterable[Override]) -> None:
+def check_keys(names: Iterable[str], overrides: Iterable[Override], family: str = "control") -> None:
     """Refuses overrides that reach none of the chosen methods: a typo must not be silent.
 
     Raises:
       BadInput: such an override.
     """
     names = tuple(names)
-    known = {name: {field.name for field in fields(methods.get(name).Config)} for name in names}
+    known = {name: {field.name for field in fields(methods.get(name, family).Config)} for name in names}
     for override in (override for override in overrides if override.method != TASK):
         if override.method is not None and override.method not in names:
             chosen = ", ".join(names)
@@ -174,6 +177,8 @@ def _coerce(override: Override, hint: Any) -> Any:
         if get_origin(base) is Literal:
             if text not in get_args(base):
                 raise refuse("one of " + ", ".join(get_args(base)))
+            return text
+        if base is str:
             return text
         if base is bool:
             switch = {"on": True, "true": True, "1": True, "off": False, "false": False, "0": False}

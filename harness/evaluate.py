@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from harness.ending import Interrupted
 from harness.train import quick_compile, seed_keys
 from methods.core import Key, Method, State, act_keys
 from methods.learner import part_key
@@ -17,10 +18,6 @@ from tasks.core import Task, Transitions
 from tasks.simulators import SimulatorPool
 
 PROBES = 16  # observations at which candidates are recorded
-
-
-class Interrupted(Exception):
-    """The user asked to stop."""
 
 
 class Evaluator:

@@ -18,13 +18,10 @@ from types import FrameType
 from typing import Any
 
 from harness import record
-from harness.checkpoint import StageStore
-from harness.evaluate import Evaluator, Interrupted
-from harness.online import OnlineWork
+from harness.ending import Interrupted, NotFinite
+from harness.engine import engine_of
 from harness.plan import Groups, RunNode, StageNode, describe
 from harness.progress import Progress
-from harness.stagework import StageWork
-from harness.train import NotFinite, device_summary, initial_state, take
 from methods.core import BadInput, State
 from tasks.core import Dataset
 from tasks.simulators import SimulatorError
@@ -67,6 +64,7 @@ class Executor:
     _columns: dict[str, Any] = field(default_factory=dict)  # of `_dataset`, on the device
     _dataset: Dataset | None = None
     _loading: Lock = field(default_factory=Lock)
+    shared: dict[Any, Any] = field(default_factory=dict)  # what engines keep for all runs
 
     def run(self, groups: Groups, dataset: Dataset, *, fresh: bool = False) -> list[str]:
         """Carries all runs to their ends, or as far as they get; returns their statuses.
@@ -130,12 +128,13 @@ class Executor:
             statuses |= {member.run.fingerprint: member.status for member in members}
         return [statuses[run.fingerprint] for run in runs]
 
-    def columns(self, dataset: Dataset, fields: frozenset[str]) -> dict[str, Any]:
+    def columns(self, dataset: Dataset, fields: frozenset[str], to_device: Callable[..., Any]) -> dict[str, Any]:
         """The dataset's columns on the device, where all runs use the same copy."""
         with self._loading:
             if dataset is not self._dataset:
                 self._dataset, self._columns = dataset, {}
-            self._columns |= take(dataset.columns(fields), fields - self._columns.keys())
+            missing = fields - self._columns.keys()
+            self._columns |= to_device(dataset.columns(fields), missing)
             return {name: column for name, column in self._columns.items() if name in fields}
 
     def artifact(self, node: StageNode) -> Path:
@@ -220,9 +219,12 @@ class Member:
         provenance = dataset.provenance
         data = {"name": provenance.name, "sha256": provenance.sha256, "origin": provenance.origin,
                 "path": provenance.path, "transitions": len(dataset), "details": dict(provenance.details)}  # fmt: skip
-        self.record = record.RunRecord(folder, {**describe(run), "dataset": data, "device": device_summary()})
-        self.evaluator = Evaluator(run.method, run.task, run.settings.seeds, run.settings.episodes)
+        self.engine = engine_of(run)
+        self.record = record.RunRecord(folder, {**describe(run), "dataset": data, "device": self.engine.device()})
+        self.evaluator = self.engine.evaluator(run)
         self.state: State = {}
+        self.columns: dict[str, Any] = {}  # of the dataset, on the device; filled by the engine that has use for them
+        self.texts: Any = None  # likewise a corpus in tokens
         self.stages: list[dict[str, Any]] = []
 
     def say(self, text: str) -> None:
@@ -242,16 +244,13 @@ class Member:
     def begin(self) -> None:
         """All stages but the last."""
         record.write_lines(self.folder / "stages", [node.fingerprint for node in self.run.nodes])
-        self.columns = self.executor.columns(self.dataset, self.run.method.fields)
-        self.state = initial_state(self.run.method.init, self.run.settings.seeds)
+        self.state = self.engine.begin(self)
         for node in self.run.nodes[:-1]:
             self.have(node, [])
 
     def end(self) -> None:
         """What is recorded of the finished policy."""
-        record.write_arrays(
-            self.folder / "candidates.npz", self.evaluator.candidates(self.state, self.dataset.transitions)
-        )
+        self.engine.end(self)
         self.status = "finished"
         self.record.save(status="finished", stages=self.stages)
 
@@ -259,12 +258,11 @@ class Member:
         """Trains a stage's parts, or adopts them where they exist. As the last stage it is `watching`'s, who are
         evaluated on the way and get the parts too."""
         folder = self.executor.artifact(node)
-        work = OnlineWork if node.online else StageWork
         with (
             record.locked(folder, wait=self._wait(node)),
-            StageStore(folder, node.identity, f"{self.run.label} ({self.run.fingerprint})") as store,
+            self.engine.store(folder, node, f"{self.run.label} ({self.run.fingerprint})") as store,
         ):
-            work(self, node, store, watching).finish()
+            self.engine.work(self, node, store, watching).finish()
             if not store.finished:  # everyone who watched has failed
                 return
             about = {"name": node.stage.name, "fingerprint": node.fingerprint, "steps": node.stage.steps}

@@ -17,10 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from harness import replay
-from harness.evaluate import Interrupted
+from harness.ending import Interrupted, NotFinite
 from harness.plan import StageNode
 from harness.stagework import SAVE_EVERY_S, StageWork
-from harness.train import NotFinite, seed_keys, span
+from harness.train import seed_keys, span
 from methods.core import Array, Columns, Key, Method, Stage, State
 from methods.learner import part_key
 from tasks.core import RewardTransform, Task

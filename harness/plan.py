@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import methods
+import tasks
 from harness.config import Override, Resolved, RunSettings, resolve
+from harness.files import contents
 from methods.core import BadInput, Method, Stage
 from tasks.core import Task, options
 
@@ -46,7 +48,8 @@ class StageNode:
     stage: Stage
     identity: Mapping[str, Any]
     fingerprint: str
-    first: int = 0  # steps in the record before its own: an online phase counts on from the offline end
+    first: int = 0  # steps in the record before its own: an online phase counts on from the offline end, and what
+    # trains nothing (responses, verdicts) is recorded at the end of all training
     online: OnlineSettings | None = None  # of a stage that gathers its own transitions
 
     @property
@@ -100,17 +103,18 @@ class RunNode:
 def plan_run(task: Task, data_id: str, name: str, overrides: Sequence[Override], settings: RunSettings) -> RunNode:
     """The node of one run; `data_id` identifies the task's transitions (their file's SHA-256)."""
     resolved = resolve(name, task.suite, task.name, overrides, online=settings.online_steps > 0)
-    method: Method = methods.get(name)(resolved.config, task.spec)
+    method: Method = methods.get(name, tasks.family(task.suite))(resolved.config, task.spec)
     nodes: list[StageNode] = []
     made_by: dict[str, str] = {}
-    for stage in method.stages():
+    for stage in (*method.stages(), *method.evaluation(settings.episodes, getattr(task, "judge", ""))):
         identity = {
             "format": FORMAT, "data": data_id, "task": f"{task.suite}/{task.name}", "spec": asdict(task.spec),
             "seeds": list(settings.seeds), "stage": stage.name, "trains": sorted(stage.trains), "steps": stage.steps,
             "rule": stage.rule, "config": {key: _plain(value) for key, value in stage.config.items()},
             "reads": {part: made_by[part] for part in sorted(stage.reads)},
-        }  # fmt: skip
-        node = StageNode(stage, identity, fingerprint(identity))
+        } | ({"files": [contents(path) for path in stage.files]} if stage.files else {})  # fmt: skip
+        before = sum(node.stage.steps for node in nodes) if stage.steps == 0 else 0
+        node = StageNode(stage, identity, fingerprint(identity), before)
         made_by |= dict.fromkeys(stage.trains, node.fingerprint)
         nodes.append(node)
     identity = {

@@ -114,9 +114,10 @@ def _main(
 ) -> int:  # fmt: skip
     chosen_tasks = tasks.select(suite, [pattern.strip() for pattern in patterns.split(",") if pattern.strip()])
     named = list(dict.fromkeys(filter(None, map(str.strip, names.split(",")))))
-    chosen = named or list(methods.REGISTRY)
+    family = tasks.family(suite)
+    chosen = named or list(methods.registry(family))
     for name in chosen:
-        methods.get(name)
+        methods.get(name, family)
     settings, overrides = _settings(suite, preset, sizes, steps, sets, chosen)
 
     from harness.adopt import Offer
@@ -159,8 +160,9 @@ def _settings(
             raise BadInput(f"--{name.replace('_', '-')} {value}: expected at least {least}")
         values |= {} if value is None else {name: value}
     values["seeds"] = tuple(range(values["seeds"]))
-    given = parse_set(sets)
-    check_keys(chosen, given)
+    family = tasks.family(suite)
+    given = parse_set(sets, family)
+    check_keys(chosen, given, family)
     if steps is not None:
         given = (*given, Override(None, "steps", steps, "--steps"))
     return RunSettings(**values), (*overrides, *given)
@@ -175,7 +177,7 @@ def _carry_out(
     A task whose data cannot be had is passed over with a line, unless none can. `planned`: a task's runs, `per_task` of
     them, with these data.
     """
-    from harness.evaluate import Interrupted
+    from harness.ending import Interrupted
     from harness.execute import Executor
     from harness.plan import together
     from harness.progress import Progress

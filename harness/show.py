@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,10 +22,11 @@ def listing(suite: str | None) -> None:
     """Every method with a line, and the tasks of one suite or of all."""
     suites = {name: tasks.listed(name) for name in ([suite] if suite else tasks.SUITES)}
     console = Console(soft_wrap=True)
-    console.print("methods", style="bold")
-    for name in methods.REGISTRY:
-        about = (sys.modules[methods.get(name).__module__].__doc__ or "").strip().splitlines()
-        console.print(f"  {name:<13}{about[0] if about else ''}", highlight=False, markup=False)
+    for family in dict.fromkeys(map(tasks.family, suites)):
+        console.print("methods" if family == "control" else f"{family} methods", style="bold")
+        for name in methods.registry(family):
+            about = (sys.modules[methods.get(name, family).__module__].__doc__ or "").strip().splitlines()
+            console.print(f"  {name:<13}{about[0] if about else ''}", highlight=False, markup=False)
     for name, (names, more) in suites.items():
         console.print(f"suite {name}", style="bold")
         for line in (*names, more) if more else names:
@@ -44,10 +46,10 @@ def settings(drafts: Sequence[RunNode]) -> None:
 
 def plan(drafts: Sequence[RunNode], whereabouts: Mapping[str, str], results: Path) -> None:
     """The graph of stages by task: each stage once, under the last of those it reads, with who uses it and its time."""
-    from harness.estimate import seconds_per_stage
+    from harness.engine import engine_of
 
     console = Console(soft_wrap=True, highlight=False)
-    times = seconds_per_stage(drafts, Console(stderr=True))
+    times = engine_of(drafts[0]).estimate(drafts, Console(stderr=True))
     for task, where in whereabouts.items():
         runs = [run for group in together([run for run in drafts if run.task.name == task]).ordered() for run in group]
         tree = Tree(f"[bold]{escape(task)}[/bold]  data: {escape(where)}")
@@ -97,5 +99,7 @@ def _evaluation(run: RunNode, runs: Sequence[RunNode]) -> str:
 
 def duration(seconds: float) -> str:
     """In the unit a person would choose."""
+    if math.isnan(seconds):
+        return "?"
     minutes, hours = seconds / 60, seconds / 3600
     return f"{hours:.1f} h" if hours >= 1 else f"{minutes:.0f} min" if minutes >= 1 else f"{seconds:.0f} s"

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from harness import record
 from harness.checkpoint import StageStore
-from harness.evaluate import Interrupted
+from harness.ending import Interrupted
 from harness.plan import StageNode
 from harness.train import Trainer, spans
+from harness.watch import Watcher
 from methods.core import State
 from tasks.simulators import SimulatorError
 
@@ -20,42 +21,6 @@ if TYPE_CHECKING:
     from harness.execute import Member
 
 SAVE_EVERY_S = 120.0  # between saves; a crash loses that much and the span (`log_every` steps) in hand
-
-
-class _Watcher:
-    """A run's tables and evaluations while its last stage trains."""
-
-    def __init__(self, member: Member, store: StageStore, shared: bool, columns: Sequence[str]) -> None:
-        """`shared`: whether others watch the same stage; `columns`: of train.csv, where another run is gone on from."""
-        self.member, self.shared, self.steps = member, shared, member.run.evaluation_steps()
-        rows = len(member.run.settings.seeds) * member.evaluator.rows
-        if store.adopted:  # in the place of an attempt of our own, whose rows speak of other parts
-            for name in ("episodes.csv", "train.csv"):
-                (member.folder / name).unlink(missing_ok=True)
-        if before := member.run.continues:
-            folder = before.folder(member.executor.results)
-            record.take_on(folder / "episodes.csv", member.folder / "episodes.csv")
-            record.take_on(folder / "train.csv", member.folder / "train.csv", columns)
-        step = member.run.nodes[-1].first + store.step
-        self.episodes = record.Table(member.folder / "episodes.csv", step, rows_per_step=rows)
-        self.train = record.Table(member.folder / "train.csv", step)
-
-    def evaluate_if_due(self, step: int, trained: State) -> None:
-        """Evaluates the run's policy with the stage's parts, if this is a step for it and it was not done before."""
-        member = self.member
-        if step not in self.steps or step in self.episodes.steps:
-            return
-        started, evaluator = time.perf_counter(), member.evaluator
-        with member.executor.progress.stage(f"{member.run.label}: evaluation", 1.0, 0.0) as bar:
-            rows = evaluator.run({**member.state, **trained}, step, stop=member.executor.stop, progress=bar.at)
-        if self.shared:
-            evaluator.close()  # the simulators of all who watch would add up
-        phase = "final" if step == self.steps[-1] else member.run.phase
-        self.episodes.append([row | {"phase": phase} for row in rows])
-        member.record.add_seconds({"evaluate": time.perf_counter() - started})
-        # of an adopted stage only the final state can be evaluated, so say which evaluations there are
-        member.record.save(evaluation_steps=sorted(self.episodes.steps))
-        member.say(f"step {step}: {_summary(rows, evaluator.knob_names)}")
 
 
 class StageWork:
@@ -66,7 +31,7 @@ class StageWork:
     def __init__(self, owner: Member, node: StageNode, store: StageStore, watching: Sequence[Member]) -> None:
         self.owner, self.node, self.store = owner, node, store
         self.stage, self.settings, self.step = node.stage, owner.run.settings, store.step
-        self.watchers = [_Watcher(member, store, len(watching) > 1, self.columns) for member in watching]
+        self.watchers = [Watcher(member, store, len(watching) > 1, self.columns) for member in watching]
         own = record.Table(store.folder / "train.csv", store.step)
         self.tables = [watcher.train for watcher in self.watchers] or [own]
 
@@ -157,11 +122,3 @@ class StageWork:
         self.owner.record.save()
         seconds.update(dict.fromkeys(seconds, 0.0))
         self._saved = time.monotonic()
-
-
-def _summary(rows: Sequence[Mapping[str, Any]], knobs: Sequence[str]) -> str:
-    """Mean score of each knob setting."""
-    scores: dict[str, list[float]] = {}
-    for row in rows:
-        scores.setdefault(" ".join(f"{name}={row[name]}" for name in knobs), []).append(row["score"])
-    return ", ".join(f"{name + ': ' if name else 'score '}{np.mean(values):.1f}" for name, values in scores.items())

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from harness.ending import NotFinite
 from methods.core import Array, Columns, Key, Stage, State
 from methods.learner import part_key
 
@@ -26,14 +27,6 @@ class ChunkResult(NamedTuple):
 
     metrics: dict[str, Array]  # mean over the span, `[s]`
     first_bad: Array  # `[s]`: the first step whose metrics were not finite, or -1
-
-
-class NotFinite(ArithmeticError):
-    """A metric became NaN or infinite."""
-
-    def __init__(self, stage: str, step: int, seed: int, metrics: Sequence[str]) -> None:
-        super().__init__(f"stage {stage}: {', '.join(metrics)} not finite at step {step}, seed {seed}")
-        self.step, self.seed = step, seed
 
 
 def seed_keys(seeds: Sequence[int]) -> Key:

@@ -1,4 +1,7 @@
-"""The registry of methods. Names are known without importing JAX; a method's file is loaded when it is asked for."""
+"""The registry of methods, by family: those that act in an environment ("control"), and those that write ("language").
+
+Names are known without importing JAX or torch; a method's file is loaded when it is asked for.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +31,19 @@ REGISTRY: dict[str, str] = {
     "bc_gaussian": "methods.bc_gaussian:BCGaussian",
 }
 
+LANGUAGE: dict[str, str] = {
+    "sft": "methods.language.sft:SFT",
+    "dpo": "methods.language.dpo:DPO",
+    "ppo": "methods.language.ppo:PPO",
+    "best_of_n": "methods.language.best_of_n:BestOfN",
+    "vgf": "methods.language.vgf:VGF",
+}
+
+
+def registry(family: str) -> dict[str, str]:
+    """The methods of a family, name -> place."""
+    return LANGUAGE if family == "language" else REGISTRY
+
 
 def nearest(name: str, valid: list[str]) -> str:
     """A hint for an error line: the closest valid name, or all of them when none is close."""
@@ -35,13 +51,14 @@ def nearest(name: str, valid: list[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else "valid: " + ", ".join(valid)
 
 
-def get(name: str) -> Any:
+def get(name: str, family: str = "control") -> Any:
     """The method class called `name`; its settings' class is its `Config`.
 
     Raises:
-      BadInput: there is none of that name.
+      BadInput: the family has none of that name.
     """
-    if name not in REGISTRY:
-        raise BadInput(f"unknown method {name!r}; {nearest(name, sorted(REGISTRY))}")
-    module, _, attribute = REGISTRY[name].partition(":")
+    known = registry(family)
+    if name not in known:
+        raise BadInput(f"unknown method {name!r}; {nearest(name, sorted(known))}")
+    module, _, attribute = known[name].partition(":")
     return getattr(importlib.import_module(module), attribute)

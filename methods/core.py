@@ -105,6 +105,8 @@ class Stage(NamedTuple):
     """With `between`: `update` is done at every so many steps, `between` at the others (delayed policy updates)."""
     between: Callable[[State, Batch, Key], tuple[State, Metrics]] | None = None
     """A step of the same kind that reports some of the same metrics."""
+    files: tuple[str, ...] = ()
+    """Folders that it starts from, whose contents are part of its identity."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,12 @@ class Method:
     def stages(self) -> tuple[Stage, ...]:
         """The stages in the order they run."""
         raise NotImplementedError
+
+    def evaluation(self, episodes: int, judge: str) -> tuple[Any, ...]:
+        """Stages that carry out the evaluation at so many episodes, where its pieces are worth keeping and sharing;
+        none where the policy acts in an environment."""
+        del episodes, judge
+        return ()
 
     def candidates(self, state: State, obs: Array, key: Key, knobs: Knobs) -> tuple[Array, Array]:
         """The actions `[b, n, a]` that `act` chooses among, and which of them are in play, `[b, n]` bool."""

@@ -29,7 +29,7 @@ class Flow:
     """How particles move. The defaults are the paper's rule as its public code runs it."""
 
     step_size: float = 0.1  # eps; the learning rate of Adam, so a bound on the move per coordinate and step
-    optimizer: str = "adam"  # "adam" | "sgd" (plain steps x + eps phi, which Theorem 1 speaks of)
+    optimizer: str = "adam"  # "adam" | "sgd" (plain steps x + eps phi, of Theorem 1) | "normalized" (x + eps phi/|phi|)
     maxent: bool = True  # repulsion between particles, and alpha
     alpha: float = 1.0  # temperature: weighs repulsion against the value gradient
     kernel: str = "rbf"  # "rbf" | "none" (every particle climbs alone)
@@ -142,8 +142,13 @@ def step(x: Array, score: Array, moments: Moments, count: Any, flow: Flow) -> tu
     Returns:
       The moved particles and the new moments.
     """
+    return move(x, velocity(x, score, flow), moments, count, flow)
+
+
+def move(x: Array, phi: Array, moments: Moments, count: Any, flow: Flow, *, scale: Any = 1.0) -> tuple[Array, Moments]:
+    """As `step`, for a direction phi `[..., n, d]` that need not be the velocity at x itself: where particles are
+    compared in other coordinates than they move in. `scale` `[..., n, 1]` multiplies steps."""
     xp = _namespace(x)
-    phi = velocity(x, score, flow)
     if flow.clip_norm is not None:
         norm = xp.sqrt(xp.sum(phi * phi))
         phi = xp.where(norm < flow.clip_norm, phi, phi / norm * flow.clip_norm)
@@ -155,7 +160,10 @@ def step(x: Array, score: Array, moments: Moments, count: Any, flow: Flow) -> tu
         # the powers in the particles' own precision, as optax takes them: in float32 it shows in the fifth digit
         first_bias, second_bias = (1.0 - xp.asarray(decay, dtype=x.dtype) ** count for decay in ADAM_BETAS)
         phi = first / first_bias / (xp.sqrt(second / second_bias) + _ADAM_EPS)
-    x = x + flow.step_size * phi
+    elif flow.optimizer == "normalized":
+        norm = xp.sqrt(xp.sum(phi * phi, axis=-1, keepdims=True))
+        phi = phi / (norm + xp.astype(norm == 0.0, norm.dtype))  # no direction, no step
+    x = x + flow.step_size * scale * phi
     return (x if flow.box is None else xp.clip(x, -flow.box, flow.box)), moments
 
 
@@ -233,6 +241,7 @@ def transport_bound(flow: Flow, steps: int, dim: int, sigma: float, *, lipschitz
 
       Adam:  delta_l <= b_l eps sqrt(d), whatever the value function (`adam_gains`); in float32, where 1 - 0.999^l
              loses digits, steps can be longer by 3e-5 of themselves;
+      normalized steps: delta_l <= eps;
       SGD:   delta_l <= eps (c / alpha + 1 / (sigma_flow sqrt(e))) with a fixed bandwidth (Theorem 1), eps c without
              maxent, eps c / alpha without a kernel; c is the Euclidean Lipschitz constant of a -> Q(s, a).
 
@@ -249,6 +258,8 @@ def transport_bound(flow: Flow, steps: int, dim: int, sigma: float, *, lipschitz
         return 0.0
     if flow.optimizer == "adam":
         total = sum(adam_gains(steps)) * flow.step_size * math.sqrt(dim)
+    elif flow.optimizer == "normalized":
+        total = steps * flow.step_size
     else:
         total = steps * flow.step_size * _largest_velocity(flow, lipschitz)
     return 2.0 * total / (sigma * math.sqrt(math.e))

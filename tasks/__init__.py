@@ -11,18 +11,30 @@ from typing import Any
 from methods import nearest
 from methods.core import BadInput
 
-SUITES: dict[str, str] = {"toy": "tasks.toy", "ogbench": "tasks.ogbench", "d4rl": "tasks.d4rl"}
+SUITES: dict[str, str] = {
+    "toy": "tasks.toy", "ogbench": "tasks.ogbench", "d4rl": "tasks.d4rl",
+    "tldr": "tasks.language_data:TLDR_SUITE", "hh": "tasks.language_data:HH_SUITE",
+    "tldr-synthetic": "tasks.language_synthetic:TLDR_SUITE", "hh-synthetic": "tasks.language_synthetic:HH_SUITE",
+}  # fmt: skip
+_LANGUAGE = frozenset({"tldr", "hh", "tldr-synthetic", "hh-synthetic"})
+
+
+def family(suite: str) -> str:
+    """Which methods a suite takes: "control" or "language"."""
+    return "language" if suite in _LANGUAGE else "control"
 
 
 def suite(name: str) -> Any:
-    """The suite's module, with `names()` and `get(name)`.
+    """The suite's module, or an object in one, with `names()` and `get(name)`.
 
     Raises:
       BadInput: there is none of that name.
     """
     if name not in SUITES:
         raise BadInput(f"unknown suite {name!r}; {nearest(name, sorted(SUITES))}")
-    return importlib.import_module(SUITES[name])
+    module, _, attribute = SUITES[name].partition(":")
+    found = importlib.import_module(module)
+    return getattr(found, attribute) if attribute else found
 
 
 def listed(name: str) -> tuple[tuple[str, ...], str]:

@@ -1,0 +1,118 @@
+"""Language models that no stage trained: the tiny one, checkpoints in folders, and models of the hub."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from harness.files import resolved
+from methods.core import BadInput
+from methods.language.core import LanguageConfig
+from methods.language.models import RewardModel, tiny_model
+from methods.language.tokens import vocabulary_hash, word_tokenizer
+
+TINY = "tiny"
+
+
+def tokenizer_for(config: LanguageConfig, texts: Sequence[str]) -> Any:
+    """The tokenizer of the settings' models; of the tiny one, a word tokenizer made from `texts`.
+
+    Raises:
+      BadInput: checkpoints among the settings have different ones, or none with an end of text.
+    """
+    places = (config.sft_checkpoint, "" if config.model == TINY else config.model, config.reward_checkpoint)
+    first = next(filter(None, places[:2]), "")
+    own = _tokenizer(first) if first else word_tokenizer(texts)
+    for place in filter(None, places):
+        if place != first and vocabulary_hash(_tokenizer(place)) != vocabulary_hash(own):
+            raise BadInput(f"{place}: its tokenizer differs from that of {first or 'the tiny model'}; "
+                           "policy and reward model must share one")  # fmt: skip
+    if own.eos_token_id is None:
+        raise BadInput(f"{first}: its tokenizer has no end-of-text token")
+    return own
+
+
+class Backbones:
+    """`methods.language.core.Models` for a run's settings."""
+
+    def __init__(self, config: LanguageConfig, tokens: int, longest: int) -> None:
+        """`tokens`: of the tokenizer; `longest`: tokens of the tiny model's sequences."""
+        self.config, self.tokens, self.longest = config, tokens, longest
+        self._loaded: dict[tuple[str, str], Any] = {}
+
+    def fresh(self) -> Any:
+        if self.config.model == TINY and self.config.sft_checkpoint:
+            return self.given(self.config.sft_checkpoint, "causal")  # the architecture that parts were made with
+        if self.config.model == TINY:
+            return tiny_model(self.config, self.tokens, self.longest).to(self._dtype)
+        return self.given(self.config.model, "causal")
+
+    def given(self, path: str, kind: Literal["causal", "reward"]) -> Any:
+        """A copy of its own for every caller."""
+        if (path, kind) not in self._loaded:
+            self._loaded[path, kind] = _causal(path) if kind == "causal" else _reward(path)
+        return copy.deepcopy(self._loaded[path, kind]).to(self._dtype)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[self.config.dtype]
+
+
+def _load(path: str, what: str, load: Any) -> Any:
+    """What transformers makes of a folder or a hub's name, or one line on why it cannot."""
+    place = resolved(path)
+    try:
+        return load(place)
+    except (OSError, ValueError, KeyError, ImportError, json.JSONDecodeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        where = "cannot be read" if Path(place).exists() else "is no folder here, and the model hub did not give it"
+        raise BadInput(f"{what} {path!r} {where}: {reason}") from error
+
+
+def _tokenizer(path: str) -> Any:
+    from transformers import AutoTokenizer
+
+    return _load(path, "tokenizer of", AutoTokenizer.from_pretrained)
+
+
+def _causal(path: str) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return _load(path, "model", AutoModelForCausalLM.from_pretrained)
+
+
+def _reward(path: str) -> RewardModel:
+    """A transformers classifier with one label, its head read where we read it."""
+    from transformers import AutoModelForSequenceClassification
+
+    found = _load(
+        path, "reward model", lambda place: AutoModelForSequenceClassification.from_pretrained(place, num_labels=1)
+    )
+    head = getattr(found, "score", None)
+    if head is None or head.weight.shape[0] != 1:
+        raise BadInput(f"reward model {path!r}: no scalar head called `score`")
+    model = RewardModel(found.base_model, head.weight.shape[1])
+    with torch.no_grad():
+        model.score.weight.copy_(head.weight)
+    return model
+
+
+def save_checkpoint(folder: Path, model: Any, tokenizer: Any) -> None:
+    """A causal or reward model as transformers would have saved it, so that anything can load it."""
+    from transformers import AutoModelForSequenceClassification
+
+    if isinstance(model, RewardModel):
+        config = copy.deepcopy(model.config)
+        config.num_labels = 1
+        whole = AutoModelForSequenceClassification.from_config(config)
+        whole.base_model.load_state_dict(model.backbone.state_dict())
+        with torch.no_grad():
+            whole.score.weight.copy_(model.score.weight)
+        model = whole
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

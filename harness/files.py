@@ -1,0 +1,44 @@
+"""What a folder that stages start from holds, for their identity."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from pathlib import Path
+
+from methods.core import BadInput
+
+_CHUNK = 1 << 22
+SHIPPED = "shipped:"  # stands before the name of a checkpoint that comes with the tasks
+_WHAT = ("*.safetensors", "*.json")
+
+
+def resolved(path: str) -> str:
+    """Where a checkpoint lies: "shipped:NAME" beside the tasks, all else as it stands."""
+    if not path.startswith(SHIPPED):
+        return path
+    import tasks
+
+    return str(Path(tasks.__file__).parent / "checkpoints" / path.removeprefix(SHIPPED))
+
+
+@cache
+def contents(path: str) -> str:
+    """SHA-256 of a checkpoint's weights and settings, by name; of a name that is no folder here (a hub's), the name.
+
+    Raises:
+      BadInput: the folder holds no weights in safetensors, the one format that is read.
+    """
+    folder = Path(resolved(path))
+    if not folder.exists() and not path.startswith(("/", ".", "~", SHIPPED)):
+        return path
+    files = sorted(file for pattern in _WHAT for file in folder.glob(pattern))
+    if not any(file.suffix == ".safetensors" for file in files):
+        raise BadInput(f"{path}: no such folder with a model in it (config.json, *.safetensors, tokenizer.json)")
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.name}\n".encode())
+        with file.open("rb") as stream:
+            while block := stream.read(_CHUNK):
+                digest.update(block)
+    return digest.hexdigest()

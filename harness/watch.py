@@ -1,0 +1,76 @@
+"""The evaluations of a run, at steps of its last stage, and the tables they go into."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from harness import record
+from methods.core import State
+
+if TYPE_CHECKING:
+    from harness.execute import Member
+
+
+class Store(Protocol):
+    """Where a stage's parts are kept."""
+
+    @property
+    def adopted(self) -> bool:
+        """Whether the parts were taken from a folder that the user named."""
+
+    @property
+    def finished(self) -> bool: ...
+
+    @property
+    def step(self) -> int:
+        """The step of the state on disk; 0 where there is none."""
+
+    def provenance(self, asker: str) -> dict[str, Any]: ...
+
+
+class Watcher:
+    """A run's tables and evaluations while its last stage trains."""
+
+    def __init__(self, member: Member, store: Store, shared: bool, columns: Sequence[str]) -> None:
+        """`shared`: whether others watch the same stage; `columns`: of train.csv, where another run is gone on from."""
+        self.member, self.shared, self.steps = member, shared, member.run.evaluation_steps()
+        rows = len(member.run.settings.seeds) * member.evaluator.rows
+        if store.adopted:  # in the place of an attempt of our own, whose rows speak of other parts
+            for name in ("episodes.csv", "train.csv"):
+                (member.folder / name).unlink(missing_ok=True)
+        if before := member.run.continues:
+            folder = before.folder(member.executor.results)
+            record.take_on(folder / "episodes.csv", member.folder / "episodes.csv")
+            record.take_on(folder / "train.csv", member.folder / "train.csv", columns)
+        step = member.run.nodes[-1].first + store.step
+        self.episodes = record.Table(member.folder / "episodes.csv", step, rows_per_step=rows)
+        self.train = record.Table(member.folder / "train.csv", step)
+
+    def evaluate_if_due(self, step: int, trained: State) -> None:
+        """Evaluates the run's policy with the stage's parts, if this is a step for it and it was not done before."""
+        member = self.member
+        if step not in self.steps or step in self.episodes.steps:
+            return
+        started, evaluator = time.perf_counter(), member.evaluator
+        with member.executor.progress.stage(f"{member.run.label}: evaluation", 1.0, 0.0) as bar:
+            rows = evaluator.run({**member.state, **trained}, step, stop=member.executor.stop, progress=bar.at)
+        if self.shared:
+            evaluator.close()  # the simulators of all who watch would add up
+        phase = "final" if step == self.steps[-1] else member.run.phase
+        self.episodes.append([row | {"phase": phase} for row in rows])
+        member.record.add_seconds({"evaluate": time.perf_counter() - started})
+        # of an adopted stage only the final state can be evaluated, so say which evaluations there are
+        member.record.save(evaluation_steps=sorted(self.episodes.steps))
+        member.say(f"step {step}: {_summary(rows, evaluator.knob_names)}")
+
+
+def _summary(rows: Sequence[Mapping[str, Any]], knobs: Sequence[str]) -> str:
+    """Mean score of each knob setting."""
+    scores: dict[str, list[float]] = {}
+    for row in rows:
+        scores.setdefault(" ".join(f"{name}={row[name]}" for name in knobs), []).append(row["score"])
+    return ", ".join(f"{name + ': ' if name else 'score '}{np.mean(values):.1f}" for name, values in scores.items())

@@ -1,0 +1,1 @@
+"""Language methods: the shape of the control half's, in torch. `methods.get(name, "language")` loads one."""

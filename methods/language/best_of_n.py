@@ -1,0 +1,72 @@
+"""Best-of-N: the one of N samples of the SFT model that the reward model likes best. N is a test-time knob."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from methods.core import BadInput, MethodConfig, PositiveInt
+from methods.language.core import Context, LanguageConfig, LanguageMethod, LanguageStage
+from methods.language.respond import SAMPLING, Responding, responding, rollouts
+from methods.language.reward_model import reward_stage
+from methods.language.sft import sft_stage
+
+
+@dataclass(frozen=True)
+class BestOfNConfig(LanguageConfig):
+    test_n: tuple[PositiveInt, ...] = (1, 5, 16, 40, 64)  # 5: VGF's particles; 40: its compute at L_test = 4 (`vgf.py`)
+
+
+def choices(worth: Tensor, numbers: Sequence[int]) -> Tensor:
+    """Index `[p, k]` of the best of the first n of `worth` `[p, N]`, for each n; the earlier of equals."""
+    return torch.stack([worth[:, :n].argmax(1) for n in numbers], dim=1)
+
+
+class Choosing(Responding):
+    """Scores all rollouts once, and chooses among the first n for each n."""
+
+    def __init__(self, context: Context, config: BestOfNConfig, prompts: int) -> None:
+        super().__init__(context, config, prompts, scored=True)
+        self.numbers = config.test_n
+
+    def rows(self, number: int, chunk: slice) -> dict[str, Tensor]:
+        most = max(self.numbers)
+        responses = self.sampled(chunk, most)
+        prompts = [tokens.prompt for tokens, _ in self.prompts[chunk]]
+        proxy = self.proxies([prompt for prompt in prompts for _ in range(most)], responses)
+        best = choices(self.worth(proxy, responses).reshape(-1, most), self.numbers)
+        places = (torch.arange(len(prompts))[:, None] * most + best).flatten()
+        counts = torch.tensor(self.numbers, dtype=torch.float32).expand(best.shape)
+        return self.measured(chunk, [responses[i] for i in places.tolist()], proxy[places], edit_fraction=0.0,
+                             gradients=0.0, samples=counts, compute=2.0 * counts)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class BestOfN(LanguageMethod):
+    """argmax of the reward model over N samples."""
+
+    config: BestOfNConfig
+    Config: ClassVar[type[MethodConfig]] = BestOfNConfig
+    name: ClassVar[str] = "best_of_n"
+
+    @property
+    def knobs(self) -> tuple[Mapping[str, float], ...]:
+        return tuple({"N": n} for n in self.config.test_n)
+
+    def stages(self) -> tuple[Any, ...]:
+        if max(self.config.test_n) > self.config.rollouts:
+            raise BadInput(f"best_of_n.test_n={max(self.config.test_n)} is more than rollouts={self.config.rollouts}")
+        return sft_stage(self.config), reward_stage(self.config)
+
+    def responding(self, prompts: int) -> tuple[LanguageStage, ...]:
+        config = self.config
+        kept = self.settings(*SAMPLING, "test_n", "missing_eos_penalty") | {"prompts": prompts}
+        return (
+            rollouts(config, prompts),
+            responding("the best sample by the reward model", kept, frozenset({"sft", "reward", "rollouts"}), config,
+                       lambda context: Choosing(context, config, prompts)),
+        )  # fmt: skip

@@ -1,0 +1,189 @@
+"""Causal language models and reward models: built, scored, sampled from.
+
+Any transformers causal language model will do; the tiny one is a GPT-NeoX, as Pythia is. A reward model is such a model
+with a scalar head that is read at an explicit last index: transformers' own classification head looks for padding,
+which is not there to find when embeddings are given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from methods.core import BadInput
+from methods.language.core import Context, LanguageConfig, Part
+from methods.language.tokens import Batch
+
+ROUND = 8  # rows of the tiny model's embeddings come in multiples of it, as real models' do
+
+
+def wide(x: Tensor) -> Tensor:
+    """At least float32, which losses, scores and particles are in whatever the weights are."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def tiny_model(config: LanguageConfig, tokens: int, longest: int) -> Any:
+    """A GPT-NeoX with random weights from torch's generator, for `tokens` tokens and sequences of `longest`."""
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    rotary = {"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 0.25}
+    return GPTNeoXForCausalLM(
+        GPTNeoXConfig(
+            vocab_size=-(-tokens // ROUND) * ROUND, hidden_size=config.width, num_hidden_layers=config.layers,
+            num_attention_heads=config.heads, intermediate_size=4 * config.width, max_position_embeddings=longest,
+            rope_parameters=rotary, hidden_dropout=0.0, attention_dropout=0.0, bos_token_id=1, eos_token_id=1,
+            pad_token_id=0, tie_word_embeddings=False,
+        )
+    )  # fmt: skip
+
+
+class RewardModel(nn.Module):
+    """A backbone with a scalar head, whose scores `mean` and `deviation` normalise (`reward_model.py` measures them)."""
+
+    def __init__(self, backbone: Any, width: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        weight = next(backbone.parameters())
+        self.score = nn.Linear(width, 1, bias=False, dtype=weight.dtype, device=weight.device)
+        nn.init.normal_(self.score.weight, std=(width + 1) ** -0.5)  # N+ implementation details, 2403.17031
+        self.mean, self.deviation = 0.0, 1.0
+
+    @property
+    def config(self) -> Any:
+        return self.backbone.config
+
+    def values(self, ids: Tensor | None = None, embeds: Tensor | None = None) -> Tensor:
+        """The head at every token `[b, l]` of ids `[b, l]` or embeddings `[b, l, d]` padded on the right."""
+        hidden = self.backbone(input_ids=ids, inputs_embeds=embeds, use_cache=False).last_hidden_state
+        return wide(self.score(hidden).squeeze(-1))
+
+    def forward(self, last: Tensor, ids: Tensor | None = None, embeds: Tensor | None = None) -> Tensor:
+        """The score `[b]` at the tokens of index `last` `[b]`, not normalised."""
+        return self.values(ids, embeds).gather(1, last[:, None]).squeeze(1)
+
+    def normalised(self, last: Tensor, ids: Tensor | None = None, embeds: Tensor | None = None) -> Tensor:
+        return (self(last, ids, embeds) - self.mean) / self.deviation
+
+
+def reward_from(model: Any) -> RewardModel:
+    """A reward model that starts as the language model `model`, which it takes over."""
+    return RewardModel(model.base_model, model.get_input_embeddings().weight.shape[1])
+
+
+# parts
+
+
+def weights(model: nn.Module, **about: Any) -> Part:
+    """A model as a part. Tensors that are one in the model are stored once."""
+    tensors = {name: value.detach().to("cpu").contiguous() for name, value in model.state_dict().items()}
+    seen: dict[int, str] = {}
+    kept = {n: v for n, v in tensors.items() if seen.setdefault(v.data_ptr() if v.numel() else id(v), n) == n}
+    return Part(kept, {"weights": True, **about})
+
+
+def load_into(model: nn.Module, tensors: dict[str, Tensor], what: str) -> None:
+    """Raises `BadInput` where the weights are another model's."""
+    own = model.state_dict()
+    shapes = {name: tuple(value.shape) for name, value in own.items()}
+    for name, value in tensors.items():
+        if shapes.get(name) != tuple(value.shape):
+            raise BadInput(f"{what}: {name} has shape {tuple(value.shape)} there and {shapes.get(name)} in the model")
+    model.load_state_dict(tensors, strict=False)
+
+
+def causal(context: Context, name: str) -> Any:
+    """The causal language model that the part `name` is, on the device, for evaluation."""
+    part = context.part(name)
+    model = context.models.given(part.about["path"], "causal") if "path" in part.about else context.models.fresh()
+    load_into(model, part.tensors, name)
+    return model.to(context.device).eval()
+
+
+def reward(context: Context, name: str = "reward") -> RewardModel:
+    """The reward model that the part `name` is, on the device, for evaluation."""
+    part = context.part(name)
+    if "path" in part.about:
+        model: RewardModel = context.models.given(part.about["path"], "reward")
+    else:
+        model = reward_from(context.models.fresh())
+    load_into(model, part.tensors, name)
+    model.mean, model.deviation = float(part.about.get("mean", 0.0)), float(part.about.get("deviation", 1.0))
+    return model.to(context.device).eval()
+
+
+def adapted(model: Any, rank: int) -> Any:
+    """The model with LoRA adapters of that rank on every linear layer, nothing else trained; rank 0: itself."""
+    if not rank:
+        return model
+    from peft import LoraConfig, get_peft_model
+
+    return get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear"))
+
+
+def merged(model: Any) -> Any:
+    """With its adapters taken into the weights."""
+    return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+
+
+# scoring and sampling
+
+
+def response_logits(model: Any, batch: Batch, width: int) -> Tensor:
+    """Logits `[b, width, v]` that predict the tokens of each response, teacher-forced; row t of those past a
+    response's end is of no meaning."""
+    logits = model(input_ids=batch.ids, use_cache=False).logits
+    places = batch.starts[:, None] - 1 + torch.arange(width, device=batch.ids.device)
+    places = places.clamp(max=batch.ids.shape[1] - 1)
+    return wide(logits.gather(1, places[..., None].expand(-1, -1, logits.shape[-1])))
+
+
+def token_logprobs(model: Any, batch: Batch, temperature: float = 1.0) -> Tensor:
+    """log pi of every token given those before it, `[b, l]`; 0 outside responses."""
+    logits = wide(model(input_ids=batch.ids, use_cache=False).logits[:, :-1]) / temperature
+    chosen = logits.gather(-1, batch.ids[:, 1:, None]).squeeze(-1) - logits.logsumexp(-1)
+    return nn.functional.pad(chosen, (1, 0)) * batch.response_mask
+
+
+@torch.no_grad()
+def sample(
+    model: Any, prompts: Sequence[Sequence[int]], longest: int, generator: torch.Generator, *,
+    eos: int, pad: int, banned: Sequence[int], tokens: int, temperature: float = 1.0,
+) -> list[list[int]]:  # fmt: skip
+    """A response to each prompt, of at most `longest` tokens; an end-of-text token, where it was drawn, is its last.
+
+    Args:
+      generator: on the CPU; draws do not depend on where the model computes.
+      banned: tokens never drawn, nor is any of id >= `tokens` (surplus rows of the embeddings).
+    """
+    device = next(model.parameters()).device
+    width = max(map(len, prompts))
+    ids = torch.full((len(prompts), width), pad, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, seen, prompt in zip(ids, mask, prompts, strict=True):  # padded on the left, so that all end together
+        row[width - len(prompt) :] = torch.tensor(prompt)
+        seen[width - len(prompt) :] = 1
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    ids, mask, positions = ids.to(device), mask.to(device), positions.to(device)
+    drawn = torch.full((len(prompts), longest), pad, dtype=torch.long)
+    lengths = torch.full((len(prompts),), longest)
+    alive = torch.ones(len(prompts), dtype=torch.bool)
+    past = None
+    for t in range(longest):
+        out = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=past, use_cache=True)
+        past, logits = out.past_key_values, out.logits[:, -1].float().cpu() / temperature
+        logits[:, tokens:] = -torch.inf
+        logits[:, list(banned)] = -torch.inf
+        noise = torch.empty_like(logits).exponential_(generator=generator)
+        token = (logits.softmax(-1) / noise).argmax(-1)  # exponential races: a draw from the softmax
+        drawn[:, t] = torch.where(alive, token, pad)
+        ended = alive & (token == eos)
+        lengths[ended] = t + 1
+        alive &= ~ended
+        if not alive.any():
+            break
+        ids, mask = token[:, None].to(device), nn.functional.pad(mask, (0, 1), value=1)
+        positions = positions[:, -1:] + 1
+    return [row[:length].tolist() for row, length in zip(drawn, lengths.tolist(), strict=True)]

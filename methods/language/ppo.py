@@ -1,0 +1,181 @@
+"""PPO: the policy climbs the reward model, held near SFT by a KL penalty.
+
+With the details that "The N+ Implementation Details of RLHF with PPO" (2403.17031) found to matter: reward whitened to
+the reference distribution's scale, a penalty where the end of text is missing, k1 KL in every token's reward, a value
+network that starts as the reward model, GAE with gamma 1, advantages whitened, clipped ratios and values, AdamW with
+eps 1e-5 at a rate that falls linearly to 0, sampling at a temperature below 1 that log-probabilities share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from methods.core import Fraction, MethodConfig, PositiveFloat, PositiveInt, Weight
+from methods.language.core import WEIGHTS, Context, LanguageConfig, LanguageMethod, LanguageStage, Part, derived_seed
+from methods.language.models import RewardModel, adapted, causal, merged, reward, sample, token_logprobs, weights
+from methods.language.respond import first_of, proxy_scores, rollouts
+from methods.language.reward_model import reward_stage
+from methods.language.sft import sft_stage
+from methods.language.tokens import Batch, join
+from methods.language.training import Training, prepared
+
+
+@dataclass(frozen=True)
+class PPOConfig(LanguageConfig):
+    """Defaults are N+'s for 1B models, but for the size of steps: see the presets for what the tiny model needs."""
+
+    steps: PositiveInt = 100  # batches of responses
+    learning_rate: PositiveFloat = 3e-6
+    epochs: PositiveInt = 4  # over each batch
+    minibatches: PositiveInt = 1  # of an epoch
+    kl: Weight = 0.05  # beta of the KL penalty
+    clip: PositiveFloat = 0.2  # of ratios, and of values
+    value_weight: Weight = 0.1
+    gae: Fraction = 0.95  # lambda
+    train_temperature: PositiveFloat = 0.7
+
+
+def token_rewards(score: Tensor, kl: Tensor, mask: Tensor, beta: float) -> Tensor:
+    """`[b, l]`: -beta kl at every response token, and the score `[b]` on top at the last one."""
+    places = torch.arange(mask.shape[1], device=mask.device)
+    last = (places * mask).argmax(1)
+    rewards = -beta * kl * mask
+    return rewards.scatter_add(1, last[:, None], score[:, None].to(rewards.dtype))
+
+
+def advantages(rewards: Tensor, values: Tensor, mask: Tensor, decay: float) -> tuple[Tensor, Tensor]:
+    """Generalised advantage estimates and returns `[b, l]` at gamma 1; 0 outside the mask, one run of tokens a row."""
+    found, after, value_after = (
+        torch.zeros_like(rewards),
+        torch.zeros_like(rewards[:, 0]),
+        torch.zeros_like(rewards[:, 0]),
+    )
+    for t in reversed(range(rewards.shape[1])):
+        here = mask[:, t]
+        delta = rewards[:, t] + value_after - values[:, t]
+        after = torch.where(here, delta + decay * after, after)
+        value_after = torch.where(here, values[:, t], value_after)
+        found[:, t] = torch.where(here, after, 0.0)
+    return found, (found + values) * mask
+
+
+def whitened(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean 0 and deviation 1 over the mask; 0 outside."""
+    chosen = values[mask]
+    return (values - chosen.mean()) / (chosen.std(correction=0) + 1e-8) * mask
+
+
+class Experience(NamedTuple):
+    """A batch of responses and what was thought of them when they were made."""
+
+    batch: Batch
+    logprobs: Tensor  # `[b, l]`
+    values: Tensor
+    advantages: Tensor
+    returns: Tensor
+
+
+def ppo_loss(
+    logprobs: Tensor, values: Tensor, old: Experience, clip: float, value_weight: float
+) -> tuple[Tensor, Tensor]:
+    """The clipped objective (to be minimised), and the fraction of ratios that were clipped."""
+    mask = old.batch.response_mask
+    ratio = (logprobs - old.logprobs).exp()
+    policy = torch.maximum(-old.advantages * ratio, -old.advantages * ratio.clamp(1.0 - clip, 1.0 + clip))[mask].mean()
+    near = old.values + (values - old.values).clamp(-clip, clip)
+    value = 0.5 * torch.maximum((values - old.returns) ** 2, (near - old.returns) ** 2)[mask].mean()
+    return policy + value_weight * value, ((ratio - 1.0).abs() > clip)[mask].float().mean()
+
+
+class PPOJob(Training):
+    """A step is a batch of responses and `epochs` passes over it."""
+
+    def __init__(self, context: Context, config: PPOConfig) -> None:
+        torch.manual_seed(context.seed)  # of adapters
+        self.config, self.reference, self.scorer = config, causal(context, "sft"), reward(context)
+        checkpointing = config.gradient_checkpointing
+        self.policy = prepared(adapted(causal(context, "sft"), config.lora_rank), context, checkpointing)
+        self.value: RewardModel = reward(context)
+        self.value.backbone = prepared(adapted(self.value.backbone, config.lora_rank), context, checkpointing)
+        self.prompts = [tokens.prompt for tokens, _ in context.texts.examples("train")]
+        modules: dict[str, nn.Module] = {"policy": self.policy, "value": self.value}
+        super().__init__(
+            context, "ppo", modules, config.steps, config.batch_size, config.learning_rate, len(self.prompts)
+        )
+        for group in self.optimizer.param_groups:
+            group.update(eps=1e-5, weight_decay=0.0, betas=(0.9, 0.999))
+
+    def update(self, step: int) -> dict[str, float]:
+        experience, metrics = self.gather(step)
+        order = torch.Generator().manual_seed(derived_seed(self.context.seed, "ppo/order", step))
+        rate = self.learning_rate * (self.total - step + 1) / self.total
+        clipped: list[float] = []
+        for _ in range(self.config.epochs):
+            for rows in torch.randperm(self.batch_size, generator=order).chunk(self.config.minibatches):
+                part = Experience(Batch(*(x[rows] for x in experience.batch)), *(x[rows] for x in experience[1:]))
+                logprobs = token_logprobs(self.policy, part.batch, self.config.train_temperature)
+                loss, outside = ppo_loss(
+                    logprobs, self.values(part.batch), part, self.config.clip, self.config.value_weight
+                )
+                self.descend(loss, rate)
+                clipped.append(float(outside))
+        return metrics | {"ppo/clipped": sum(clipped) / len(clipped)}
+
+    def values(self, batch: Batch) -> Tensor:
+        """What the value network expects at each response token, from the token before it; normalised as the reward."""
+        raw = (self.value.values(batch.ids) - self.value.mean) / self.value.deviation
+        return nn.functional.pad(raw[:, :-1], (1, 0)) * batch.response_mask
+
+    @torch.no_grad()
+    def gather(self, step: int) -> tuple[Experience, dict[str, float]]:
+        """Responses to the step's prompts, with advantages."""
+        texts, config, device = self.context.texts, self.config, self.context.device
+        prompts: Sequence[Any] = [self.prompts[i] for i in self.indices(step)]
+        generator = torch.Generator().manual_seed(derived_seed(self.context.seed, "ppo/sample", step))
+        self.policy.eval()
+        responses = sample(self.policy, prompts, texts.max_response, generator, eos=texts.eos, pad=texts.pad,
+                           banned=texts.banned, tokens=texts.size, temperature=config.train_temperature)  # fmt: skip
+        self.policy.train()
+        proxy = proxy_scores(self.scorer, prompts, responses, texts.eos, texts.pad, device)
+        ended = torch.tensor([response[-1] == texts.eos for response in responses])
+        score = (proxy - config.missing_eos_penalty * ~ended).to(device)
+        batch = join(prompts, responses, texts.pad, device)
+        logprobs = token_logprobs(self.policy, batch, config.train_temperature)
+        kl = logprobs - token_logprobs(self.reference, batch, config.train_temperature)
+        mask, values = batch.response_mask, self.values(batch)
+        gained, returns = advantages(token_rewards(score, kl, mask, config.kl), values, mask, config.gae)
+        metrics = {
+            "ppo/proxy": float(proxy.mean()),
+            "ppo/kl": float(kl.sum(1).mean()),
+            "ppo/eos": float(ended.float().mean()),
+        }
+        return Experience(batch, logprobs, values, whitened(gained, mask), returns), metrics
+
+    def parts(self) -> dict[str, Part]:
+        return {"policy": weights(merged(self.policy))}
+
+
+@dataclass(frozen=True)
+class PPO(LanguageMethod):
+    """Samples once from the policy that PPO trained."""
+
+    config: PPOConfig
+    Config: ClassVar[type[MethodConfig]] = PPOConfig
+    name: ClassVar[str] = "ppo"
+
+    def stages(self) -> tuple[Any, ...]:
+        config = self.config
+        kept = self.settings(*WEIGHTS, "steps", "batch_size", "learning_rate", "epochs", "minibatches", "kl", "clip",
+                             "value_weight", "gae", "train_temperature", "missing_eos_penalty")  # fmt: skip
+        stage = LanguageStage("ppo", frozenset({"policy"}), config.steps, "PPO on the reward model", kept,
+                              lambda context: PPOJob(context, config), config.batch_size,
+                              reads=frozenset({"sft", "reward"}))  # fmt: skip
+        return sft_stage(config), reward_stage(config), stage
+
+    def responding(self, prompts: int) -> tuple[LanguageStage, ...]:
+        return rollouts(self.config, prompts, "policy"), first_of(self.config, prompts, "policy")

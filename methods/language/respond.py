@@ -1,0 +1,270 @@
+"""Responding and judging, as stages: samples of a model, what a method makes of them, and verdicts on that.
+
+The part "responses" has tensors with a leading axis of prompts p and one of knob settings k: `ids` `[p, k, t]`,
+`lengths` `[p, k]`, and one `[p, k]` for each of `MEASURES`, NaN where a measure has no meaning.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from methods.language.core import Context, Job, LanguageConfig, LanguageStage, Part, derived_seed
+from methods.language.models import RewardModel, causal, reward, sample, token_logprobs
+from methods.language.reward_model import scores
+from methods.language.tokens import join
+
+MEASURES = ("proxy", "nll", "edit_fraction", "eos", "gradients", "samples", "compute", "transport", "kl")
+"""Of a response: normalised score of the reward model; mean negative log-likelihood a token under SFT; fraction of the
+sampled tokens that were changed; 1 if it has an end; backward passes; sequences sampled; passes of one sequence through
+a network (a sample or a score 1, a gradient 3); MMD^2 between particles before and after; log pi - log pi_SFT."""
+
+SCORED = 256  # sequences in one pass
+Responses = list[list[int]]
+
+
+class Chunked:
+    """A job over prompts, `respond_batch` at a time. Subclasses bring `rows`."""
+
+    def __init__(self, context: Context, config: LanguageConfig, prompts: int, name: str) -> None:
+        self.context, self.config, self.name = context, config, name
+        self.prompts = context.texts.prompts(config.prompt_split, prompts)
+        self.total = math.ceil(prompts / config.respond_batch)
+        self.done: list[dict[str, Tensor]] = []
+
+    def rows(self, number: int, chunk: slice) -> dict[str, Tensor]:
+        """Tensors with a leading axis of the prompts `chunk`."""
+        raise NotImplementedError
+
+    def run(self, first: int, count: int) -> dict[str, float]:
+        size = self.config.respond_batch
+        for number in range(first, first + count):
+            self.done.append(self.rows(number, slice(number * size, min((number + 1) * size, len(self.prompts)))))
+        return {}
+
+    def _all(self) -> dict[str, Tensor]:
+        return {name: torch.cat([rows[name] for rows in self.done]) for name in self.done[0]} if self.done else {}
+
+    def snapshot(self) -> Part:
+        return Part(self._all(), {})
+
+    def restore(self, kept: Part) -> None:
+        self.done = [dict(kept.tensors)] if kept.tensors else []
+
+    def parts(self) -> dict[str, Part]:
+        return {self.name: Part(self._all(), {})}
+
+
+def packed(responses: Sequence[Sequence[int]], width: int, pad: int) -> tuple[Tensor, Tensor]:
+    """Ids `[b, width]` and lengths `[b]`, int32."""
+    ids = torch.full((len(responses), width), pad, dtype=torch.int32)
+    for row, response in zip(ids, responses, strict=True):
+        row[: len(response)] = torch.tensor(response, dtype=torch.int32)
+    return ids, torch.tensor([len(response) for response in responses], dtype=torch.int32)
+
+
+def unpacked(ids: Tensor, lengths: Tensor) -> Responses:
+    """The responses of ids `[..., t]` and lengths `[...]`, in row-major order."""
+    flat = ids.reshape(-1, ids.shape[-1]).tolist()
+    return [row[:length] for row, length in zip(flat, lengths.flatten().tolist(), strict=True)]
+
+
+class Rollouts(Chunked):
+    """Samples of a model."""
+
+    def __init__(self, context: Context, config: LanguageConfig, prompts: int, policy: str, number: int) -> None:
+        super().__init__(context, config, prompts, "rollouts")
+        self.model, self.policy, self.number = causal(context, policy), policy, number
+
+    def rows(self, number: int, chunk: slice) -> dict[str, Tensor]:
+        texts = self.context.texts
+        repeated = [tokens.prompt for tokens, _ in self.prompts[chunk] for _ in range(self.number)]
+        generator = torch.Generator().manual_seed(derived_seed(self.context.seed, "rollouts", number))
+        found = sample(self.model, repeated, texts.max_response, generator, eos=texts.eos, pad=texts.pad,
+                       banned=texts.banned, tokens=texts.size, temperature=self.config.temperature)  # fmt: skip
+        ids, lengths = packed(found, texts.max_response, texts.pad)
+        return {"ids": ids.reshape(-1, self.number, texts.max_response), "lengths": lengths.reshape(-1, self.number)}
+
+
+SAMPLING = ("temperature", "prompt_split", "respond_batch", "dtype")
+
+
+def rollouts(config: LanguageConfig, prompts: int, policy: str = "sft") -> LanguageStage:
+    """Samples of the SFT model, `rollouts` a prompt, or one a prompt of the part `policy`."""
+    number = config.rollouts if policy == "sft" else 1
+    kept = {name: getattr(config, name) for name in SAMPLING} | {"prompts": prompts, "number": number}
+
+    def begin(context: Context) -> Job:
+        return Rollouts(context, config, prompts, policy, number)
+
+    return LanguageStage("rollouts", frozenset({"rollouts"}), 0, f"samples of {policy}", kept, begin,
+                         config.respond_batch, reads=frozenset({policy}))  # fmt: skip
+
+
+class Responding(Chunked):
+    """What a method answers; subclasses bring `rows` and end it with `measured`."""
+
+    def __init__(self, context: Context, config: LanguageConfig, prompts: int, *, scored: bool) -> None:
+        super().__init__(context, config, prompts, "responses")
+        self.sft = causal(context, "sft")
+        self.reward: RewardModel | None = reward(context) if scored else None
+        self.rollouts = context.part("rollouts").tensors
+
+    def sampled(self, chunk: slice, number: int) -> Responses:
+        """The first `number` rollouts of every prompt of the chunk, prompt by prompt."""
+        return unpacked(self.rollouts["ids"][chunk, :number], self.rollouts["lengths"][chunk, :number])
+
+    def proxies(self, prompts: Sequence[Any], responses: Sequence[Sequence[int]]) -> Tensor:
+        """Normalised scores `[b]` of the reward model; NaN without one."""
+        if self.reward is None:
+            return torch.full((len(responses),), torch.nan)
+        texts = self.context.texts
+        return proxy_scores(self.reward, prompts, responses, texts.eos, texts.pad, self.context.device)
+
+    def worth(self, proxy: Tensor, responses: Sequence[Sequence[int]]) -> Tensor:
+        """What methods choose by: the score, less the penalty of a response that was cut off."""
+        cut = torch.tensor([response[-1] != self.context.texts.eos for response in responses])
+        return proxy - self.config.missing_eos_penalty * cut
+
+    def measured(
+        self, chunk: slice, responses: Sequence[Sequence[int]], proxy: Tensor, **given: Tensor | float
+    ) -> dict[str, Tensor]:
+        """The chunk's rows of "responses": `responses` and `proxy` are in order of prompts, then settings; `given` are
+        measures `[p, k]` or one number for all."""
+        texts, prompts = self.context.texts, [tokens.prompt for tokens, _ in self.prompts[chunk]]
+        settings = len(responses) // len(prompts)
+        repeated = [prompt for prompt in prompts for _ in range(settings)]
+        ids, lengths = packed(responses, texts.max_response, texts.pad)
+        measures: dict[str, Any] = dict.fromkeys(MEASURES, torch.nan) | given
+        measures["proxy"] = proxy.reshape(-1, settings)
+        measures["nll"] = sequence_nll(self.sft, repeated, responses, texts.pad, self.context.device) / lengths
+        measures["eos"] = torch.tensor([float(response[-1] == texts.eos) for response in responses])
+        rows = {name: torch.as_tensor(value, dtype=torch.float32).cpu() for name, value in measures.items()}
+        rows = {n: (v.reshape(-1, settings) if v.ndim else v.expand(len(prompts), settings)) for n, v in rows.items()}
+        return {"ids": ids.reshape(-1, settings, texts.max_response), "lengths": lengths.reshape(-1, settings),
+                **{name: value.clone() for name, value in rows.items()}}  # fmt: skip
+
+
+@torch.no_grad()
+def proxy_scores(
+    model: RewardModel, prompts: Sequence[Any], responses: Sequence[Sequence[int]], eos: int, pad: int, device: Any
+) -> Tensor:
+    """Normalised scores `[b]`, on the CPU."""
+    found = [
+        scores(model, prompts[i : i + SCORED], responses[i : i + SCORED], eos, pad, device).cpu()
+        for i in range(0, len(responses), SCORED)
+    ]
+    return (torch.cat(found) - model.mean) / model.deviation
+
+
+@torch.no_grad()
+def sequence_nll(
+    model: Any,
+    prompts: Sequence[Any],
+    responses: Sequence[Sequence[int]],
+    pad: int,
+    device: Any,
+    temperature: float = 1.0,
+) -> Tensor:
+    """-log pi(y | x) `[b]`, on the CPU."""
+    found = [
+        -token_logprobs(model, join(prompts[i : i + SCORED], responses[i : i + SCORED], pad, device), temperature).sum(
+            1
+        )
+        for i in range(0, len(responses), SCORED)
+    ]
+    return torch.cat(found).cpu()
+
+
+class First(Responding):
+    """Answers with the first sample; of a trained policy also log pi(y) - log pi_SFT(y), whose mean estimates the KL
+    divergence."""
+
+    def __init__(self, context: Context, config: LanguageConfig, prompts: int, policy: str) -> None:
+        super().__init__(context, config, prompts, scored=config.measure_proxy)
+        self.policy = causal(context, policy) if policy != "sft" else None
+
+    def rows(self, number: int, chunk: slice) -> dict[str, Tensor]:
+        responses, prompts = self.sampled(chunk, 1), [tokens.prompt for tokens, _ in self.prompts[chunk]]
+        kl: Tensor | float = 0.0
+        if self.policy is not None:
+            common = (prompts, responses, self.context.texts.pad, self.context.device, self.config.temperature)
+            kl = sequence_nll(self.sft, *common) - sequence_nll(self.policy, *common)
+        changed = {"edit_fraction": 0.0} if self.policy is None else {}
+        return self.measured(chunk, responses, self.proxies(prompts, responses), kl=kl, gradients=0.0, samples=1.0,
+                             compute=1.0, **changed)  # fmt: skip
+
+
+def first_of(config: LanguageConfig, prompts: int, policy: str = "sft") -> LanguageStage:
+    """Answers with the first rollout of a model."""
+    scored = config.measure_proxy
+    kept = {name: getattr(config, name) for name in (*SAMPLING, "measure_proxy")} | {"prompts": prompts}
+    reads = frozenset({"sft", "rollouts", policy}) | (frozenset({"reward"}) if scored else frozenset())
+    return responding(f"the first sample of {policy}", kept, reads, config,
+                      lambda context: First(context, config, prompts, policy))  # fmt: skip
+
+
+def responding(
+    rule: str, kept: Mapping[str, Any], reads: frozenset[str], config: LanguageConfig, begin: Callable[[Context], Job]
+) -> LanguageStage:
+    """A stage that makes "responses"."""
+    return LanguageStage("responses", frozenset({"responses"}), 0, rule, kept, begin, config.respond_batch, reads=reads)
+
+
+class Judging:
+    """Verdicts on responses against their references, 1 (win), 0.5 or 0, NaN where there is no valid one; and gold
+    rewards where the task has them. One step: judges keep what they paid for themselves."""
+
+    total = 1
+
+    def __init__(self, context: Context, judge: str, split: str, prompts: int) -> None:
+        self.context, self.judge = context, judge
+        self.prompts, self.found = context.texts.prompts(split, prompts), dict[str, Tensor]()
+
+    def run(self, first: int, count: int) -> dict[str, float]:
+        del first, count
+        responses, texts = self.context.part("responses").tensors, self.context.texts
+        shape = responses["lengths"].shape
+        tokens = unpacked(responses["ids"], responses["lengths"])
+        examples = [example for _, example in self.prompts for _ in range(shape[1])]
+        answers = [(row.prompt, texts.decode(ids), row.reference) for row, ids in zip(examples, tokens, strict=True)]
+        nothing = torch.full(shape, torch.nan)
+        self.found = {"gold": nothing, "verdicts": nothing.clone()}
+        if gold := self.context.gold:
+            self.found["gold"] = torch.tensor([gold(prompt, text) for prompt, text, _ in answers]).reshape(shape)
+        if self.judge == "proxy":
+            mine = responses["proxy"]
+            theirs = self._reference_proxies()[:, None]
+            self.found["verdicts"] = 0.5 * (1.0 + torch.sign(mine - theirs))
+        elif self.judge != "none":
+            assert self.context.judge is not None, "the harness brings the judge"
+            self.found["verdicts"] = torch.tensor(list(self.context.judge(answers)), dtype=torch.float32).reshape(shape)
+        return {}
+
+    def _reference_proxies(self) -> Tensor:
+        texts = self.context.texts
+        prompts, references = [t.prompt for t, _ in self.prompts], [t.response for t, _ in self.prompts]
+        return proxy_scores(reward(self.context), prompts, references, texts.eos, texts.pad, self.context.device)
+
+    def snapshot(self) -> Part:
+        return Part(self.found, {})
+
+    def restore(self, kept: Part) -> None:
+        self.found = dict(kept.tensors)
+
+    def parts(self) -> dict[str, Part]:
+        return {"verdicts": Part(self.found, {})}
+
+
+def judging(config: LanguageConfig, prompts: int, judge: str) -> LanguageStage:
+    """The stage that makes "verdicts"."""
+    reads = frozenset({"responses"}) | (frozenset({"reward"}) if judge == "proxy" else frozenset())
+    kept = {"judge": judge, "prompts": prompts, "prompt_split": config.prompt_split}
+    return LanguageStage(
+        "verdicts", frozenset({"verdicts"}), 0, f"against references, by {judge}", kept,
+        lambda context: Judging(context, judge, config.prompt_split, prompts), 1, reads=reads,
+    )  # fmt: skip

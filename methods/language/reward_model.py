@@ -1,0 +1,124 @@
+"""The reward model: the SFT model with a scalar head, fitted to preferences.
+
+Loss (Bradley-Terry): -log sigmoid(r(x, y_chosen) - r(x, y_rejected)), r read at the end-of-text token, which is
+appended to a response that lacks it, in training as in scoring. Afterwards scores are normalised to mean 0 and
+deviation 1 over the validation pairs' responses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from methods.language.core import WEIGHTS, Context, Job, LanguageConfig, LanguageStage, Part, derived_seed
+from methods.language.models import RewardModel, adapted, causal, merged, reward_from, weights
+from methods.language.tokens import finished, join
+from methods.language.training import Nothing, Training, prepared
+
+VALIDATED = 500  # pairs of the validation split that scores are normalised and accuracies measured on
+
+
+def scores(
+    model: RewardModel, prompts: Sequence[Any], responses: Sequence[Sequence[int]], eos: int, pad: int,
+    device: Any = "cpu",
+) -> Tensor:  # fmt: skip
+    """r(x, y) `[b]`, not normalised."""
+    batch = join(prompts, [finished(response, eos) for response in responses], pad, device)
+    return model(batch.last, ids=batch.ids)
+
+
+def preference_loss(
+    model: RewardModel, rows: Sequence[tuple[Any, Any, Any]], eos: int, pad: int, device: Any = "cpu"
+) -> tuple[Tensor, Tensor]:
+    """The loss, and the margins `[b]`, of (prompt, chosen, rejected)."""
+    prompts = [row[0] for row in rows] * 2
+    both = scores(model, prompts, [row[1] for row in rows] + [row[2] for row in rows], eos, pad, device)
+    margin = both[: len(rows)] - both[len(rows) :]
+    return -nn.functional.logsigmoid(margin).mean(), margin
+
+
+class RewardJob(Training):
+    """Fits the head and the model below it."""
+
+    def __init__(self, context: Context, config: LanguageConfig) -> None:
+        torch.manual_seed(derived_seed(context.seed, "reward"))
+        self.model = reward_from(causal(context, "sft"))
+        # the adapters go into the backbone alone; the head is new, and trained whole
+        self.model.backbone = prepared(
+            adapted(self.model.backbone, config.lora_rank), context, config.gradient_checkpointing
+        )
+        self.data = [tokens for tokens, _ in context.texts.preferences("train")]
+        super().__init__(context, "reward", {"reward": self.model}, config.reward_steps, config.reward_batch_size,
+                         config.reward_learning_rate, len(self.data))  # fmt: skip
+
+    def loss(self, indices: Sequence[int], step: int) -> tuple[Tensor, dict[str, float]]:
+        del step
+        texts = self.context.texts
+        loss, margin = preference_loss(
+            self.model, [self.data[i] for i in indices], texts.eos, texts.pad, self.context.device
+        )
+        return loss, {"reward/accuracy": float((margin > 0).float().mean())}
+
+    def parts(self) -> dict[str, Part]:
+        self.model.backbone = merged(self.model.backbone)
+        return {"reward": weights(self.model, **validated(self.model.eval(), self.context))}
+
+
+@torch.no_grad()
+def validated(model: RewardModel, context: Context) -> dict[str, float]:
+    """Mean and deviation of scores over validation pairs, the accuracy against their labels, and, where there is a gold
+    reward, the accuracy against that on pairs that differ in it."""
+    texts, chosen, rejected, agrees = context.texts, list[float](), list[float](), list[bool]()
+    rows = texts.preferences("validation")[:VALIDATED]
+    for first in range(0, len(rows), 100):
+        part = rows[first : first + 100]
+        prompts = [tokens[0] for tokens, _ in part]
+        for found, place in ((chosen, 1), (rejected, 2)):
+            responses = [tokens[place] for tokens, _ in part]
+            found += scores(model, prompts, responses, texts.eos, texts.pad, context.device).tolist()
+    margins = [a - b for a, b in zip(chosen, rejected, strict=True)]
+    if context.gold is not None:
+        for margin, (_, row) in zip(margins, rows, strict=True):
+            better = context.gold(row.prompt, row.chosen) - context.gold(row.prompt, row.rejected)
+            agrees += [margin * better > 0] if better else []
+    every = torch.tensor(chosen + rejected, dtype=torch.float64)
+    found_accuracy = {"gold_accuracy": sum(agrees) / len(agrees)} if agrees else {}
+    return {"mean": float(every.mean()), "deviation": float(every.std().clamp(min=1e-6)),
+            "label_accuracy": sum(m > 0 for m in margins) / len(margins), **found_accuracy}  # fmt: skip
+
+
+class GivenReward(Nothing):
+    """A reward model from a folder: its scores are normalised and its accuracy measured, its weights left there."""
+
+    def __init__(self, context: Context, path: str) -> None:
+        super().__init__("reward", path)
+        self.context = context
+
+    def parts(self) -> dict[str, Part]:
+        model = self.context.models.given(self.path, "reward").to(self.context.device).eval()
+        return {"reward": Part({}, {"path": self.path, **validated(model, self.context)})}
+
+
+def reward_stage(config: LanguageConfig) -> LanguageStage:
+    """The stage that makes the part "reward", or takes a checkpoint for it."""
+    path = config.reward_checkpoint
+    if path:
+        return LanguageStage("reward_model", frozenset({"reward"}), 0, "a given checkpoint", {"dtype": config.dtype},
+                             lambda context: GivenReward(context, path), 1, files=(path,))  # fmt: skip
+
+    def begin(context: Context) -> Job:
+        if config.backend == "trl":
+            from methods.language.trl_backend import TRLReward
+
+            return TRLReward(context, config)
+        return RewardJob(context, config)
+
+    settings = (*WEIGHTS, "reward_steps", "reward_batch_size", "reward_learning_rate", "backend")
+    kept = {name: getattr(config, name) for name in settings}
+    return LanguageStage(
+        "reward_model", frozenset({"reward"}), config.reward_steps, "Bradley-Terry on preferences", kept, begin,
+        config.reward_batch_size, reads=frozenset({"sft"}),
+    )  # fmt: skip

@@ -1,0 +1,87 @@
+"""SFT: supervised fine-tuning on references; answers by sampling.
+
+Loss: -sum_t log pi(y_t | x, y_<t) over the response's tokens, the end of text among them, averaged over the batch's
+tokens. Every other method starts from this model, and it is the reference distribution that they are to stay near.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from methods.core import MethodConfig
+from methods.language.core import WEIGHTS, Context, Job, LanguageConfig, LanguageMethod, LanguageStage, Part
+from methods.language.models import adapted, merged, token_logprobs, weights
+from methods.language.tokens import join
+from methods.language.training import Nothing, Training, prepared
+
+
+def sft_loss(model: Any, prompts: Sequence[Any], responses: Sequence[Any], pad: int, device: Any = "cpu") -> Tensor:
+    """Mean negative log-likelihood of the responses' tokens."""
+    batch = join(prompts, responses, pad, device)
+    return -token_logprobs(model, batch).sum() / batch.response_mask.sum()
+
+
+class SFTJob(Training):
+    """Fine-tunes the fresh model."""
+
+    def __init__(self, context: Context, config: LanguageConfig) -> None:
+        torch.manual_seed(context.seed)
+        model = adapted(context.models.fresh(), config.lora_rank)
+        self.model = prepared(model, context, config.gradient_checkpointing)
+        self.data = [tokens for tokens, _ in context.texts.examples("train")]
+        super().__init__(context, "sft", {"sft": self.model}, config.sft_steps, config.sft_batch_size,
+                         config.sft_learning_rate, len(self.data))  # fmt: skip
+
+    def loss(self, indices: Sequence[int], step: int) -> tuple[Tensor, dict[str, float]]:
+        del step
+        rows = [self.data[i] for i in indices]
+        prompts, responses = [row.prompt for row in rows], [row.response for row in rows]
+        return sft_loss(self.model, prompts, responses, self.context.texts.pad, self.context.device), {}
+
+    def parts(self) -> dict[str, Part]:
+        return {"sft": weights(merged(self.model))}
+
+
+def sft_stage(config: LanguageConfig) -> LanguageStage:
+    """The stage that makes the part "sft", or takes a checkpoint for it."""
+    path = config.sft_checkpoint
+    if path:
+        return LanguageStage("sft", frozenset({"sft"}), 0, "a given checkpoint", {"dtype": config.dtype},
+                             lambda context: Nothing("sft", path), 1, files=(path,))  # fmt: skip
+
+    def begin(context: Context) -> Job:
+        if config.backend == "trl":
+            from methods.language.trl_backend import TRLSFT
+
+            return TRLSFT(context, config)
+        return SFTJob(context, config)
+
+    settings = (*WEIGHTS, "sft_steps", "sft_batch_size", "sft_learning_rate", "backend")
+    kept = {name: getattr(config, name) for name in settings}
+    files = () if config.model == "tiny" else (config.model,)
+    return LanguageStage("sft", frozenset({"sft"}), config.sft_steps, "cross-entropy of responses", kept, begin,
+                         config.sft_batch_size, files=files)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SFT(LanguageMethod):
+    """Samples once from the fine-tuned model."""
+
+    config: LanguageConfig
+    Config: ClassVar[type[MethodConfig]] = LanguageConfig
+    name: ClassVar[str] = "sft"
+
+    def stages(self) -> tuple[Any, ...]:
+        from methods.language.reward_model import reward_stage
+
+        return (sft_stage(self.config), *([reward_stage(self.config)] if self.config.measure_proxy else []))
+
+    def responding(self, prompts: int) -> tuple[LanguageStage, ...]:
+        from methods.language.respond import first_of, rollouts
+
+        return (rollouts(self.config, prompts), first_of(self.config, prompts))

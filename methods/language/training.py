@@ -1,0 +1,135 @@
+"""Gradient training of language models: batches keyed by the step, AdamW, snapshots that resume exactly."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from methods.language.core import Context, Part, derived_seed
+
+CLIP_NORM = 1.0
+WARM_UP = 0.05  # of the steps
+BETAS, WEIGHT_DECAY = (0.9, 0.95), 0.01
+
+
+class NotFiniteLoss(ArithmeticError):
+    """The loss became NaN or infinite."""
+
+
+class Training:
+    """A job of gradient steps on some modules. Subclasses bring `loss`."""
+
+    def __init__(
+        self, context: Context, name: str, modules: dict[str, nn.Module], steps: int, batch_size: int,
+        learning_rate: float, rows: int,
+    ) -> None:  # fmt: skip
+        """`rows`: of the data that batches are drawn from."""
+        self.context, self.name, self.modules, self.total = context, name, modules, steps
+        self.batch_size, self.learning_rate, self.rows = batch_size, learning_rate, rows
+        named = ((name, *one) for name, module in modules.items() for one in module.named_parameters())
+        self.trained = {f"{module}.{name}": weight for module, name, weight in named if weight.requires_grad}
+        matrices = [weight for weight in self.trained.values() if weight.ndim > 1]
+        others = [weight for weight in self.trained.values() if weight.ndim <= 1]
+        groups = [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(
+            [group for group in groups if group["params"]], lr=learning_rate, betas=BETAS
+        )
+
+    def loss(self, indices: Sequence[int], step: int) -> tuple[Tensor, dict[str, float]]:
+        """Of these rows, and what to report."""
+        raise NotImplementedError
+
+    def indices(self, step: int) -> list[int]:
+        """Rows of the batch of a step, from 1: a fresh permutation every epoch, whatever was done before."""
+        chosen: list[int] = []
+        first = (step - 1) * self.batch_size
+        for epoch in range(first // self.rows, (first + self.batch_size - 1) // self.rows + 1):
+            generator = torch.Generator().manual_seed(derived_seed(self.context.seed, self.name, "epoch", epoch))
+            order = torch.randperm(self.rows, generator=generator)
+            start, stop = max(first - epoch * self.rows, 0), first + self.batch_size - epoch * self.rows
+            chosen += order[start:stop].tolist()
+        return chosen
+
+    def rate(self, step: int) -> float:
+        """Linear warm-up, then linearly towards 0."""
+        warm = max(1, math.ceil(WARM_UP * self.total))
+        return self.learning_rate * min(step / warm, (self.total - step + 1) / max(1, self.total - warm + 1))
+
+    def descend(self, loss: Tensor, rate: float) -> None:
+        """One step of the optimiser down a loss."""
+        if not torch.isfinite(loss):
+            raise NotFiniteLoss(f"stage {self.name}: loss not finite, seed {self.context.seed}")
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(list(self.trained.values()), CLIP_NORM)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+
+    def update(self, step: int) -> dict[str, float]:
+        """One step; returns what to report."""
+        loss, metrics = self.loss(self.indices(step), step)
+        self.descend(loss, self.rate(step))
+        return {f"{self.name}/loss": float(loss.detach()), **metrics}
+
+    def run(self, first: int, count: int) -> dict[str, float]:
+        for module in self.modules.values():
+            module.train()
+        rows = [self.update(step) for step in range(first + 1, first + count + 1)]
+        return {name: sum(row[name] for row in rows) / count for name in rows[0]}
+
+    def snapshot(self) -> Part:
+        tensors = {f"weights/{name}": weight.detach().cpu().contiguous() for name, weight in self.trained.items()}
+        for name, weight in self.trained.items():
+            for key, value in self.optimizer.state.get(weight, {}).items():
+                tensors[f"adam/{key}/{name}"] = torch.as_tensor(value).detach().cpu().contiguous()
+        return Part(tensors, {})
+
+    def restore(self, kept: Part) -> None:
+        with torch.no_grad():
+            for name, weight in self.trained.items():
+                weight.copy_(kept.tensors[f"weights/{name}"])
+                state: dict[str, Any] = {}
+                for key in ("step", "exp_avg", "exp_avg_sq"):
+                    value = kept.tensors.get(f"adam/{key}/{name}")
+                    if value is not None:
+                        state[key] = value.clone() if key == "step" else value.to(weight.device)
+                if state:
+                    self.optimizer.state[weight] = state
+
+    def parts(self) -> dict[str, Part]:
+        raise NotImplementedError
+
+
+class Nothing:
+    """The job of a stage whose part is given: a checkpoint's path."""
+
+    total = 1
+
+    def __init__(self, name: str, path: str) -> None:
+        self.name, self.path = name, path
+
+    def run(self, first: int, count: int) -> dict[str, float]:
+        del first, count
+        return {}
+
+    def snapshot(self) -> Part:
+        return Part({}, {})
+
+    def restore(self, kept: Part) -> None:
+        del kept
+
+    def parts(self) -> dict[str, Part]:
+        return {self.name: Part({}, {"path": self.path})}
+
+
+def prepared(model: Any, context: Context, checkpointing: bool) -> Any:
+    """The model on the device, ready to be trained."""
+    if checkpointing:
+        model.gradient_checkpointing_enable()
+        model.enable_input_require_grads()
+    return model.to(context.device)

@@ -1,0 +1,200 @@
+"""VGF for language models: samples of the SFT model as particles, moved up the reward model's gradient.
+
+N particles y ~ pi_SFT of a prompt are lifted to continuous coordinates (`surrogates.py`), moved L_test steps by the
+flow that the control half has (`methods/particles.py`), decoded, scored again as texts, and the best is the answer.
+With L_test = 0 this is best-of-N with the same samples. The paper (arXiv 2604.14265, Section 3.1) leaves decoder,
+kernel, optimiser and step size open for language models; they are settings here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from methods import particles
+from methods.core import BadInput, Count, MethodConfig, PositiveFloat, PositiveInt, Weight
+from methods.language.best_of_n import choices
+from methods.language.core import Context, LanguageConfig, LanguageMethod, LanguageStage
+from methods.language.respond import SAMPLING, Responding, Responses, responding, rollouts
+from methods.language.reward_model import reward_stage
+from methods.language.sft import sft_stage
+from methods.language.surrogates import Embedding, Frame, Simplex, Surrogate, frame
+
+
+@dataclass(frozen=True)
+class VGFConfig(LanguageConfig):
+    """L_test and step size are test-time settings; each pair is evaluated from the same samples."""
+
+    n_particles: PositiveInt = 5  # N
+    test_flow_steps: tuple[Count, ...] = (0, 1, 2, 4, 8, 16, 32)  # L_test
+    test_step_sizes: tuple[PositiveFloat, ...] = (1.0,)  # eps; in a column of its own where there are several
+    surrogate: Literal["simplex", "embedding", "embedding_nn"] = "simplex"
+    candidates: PositiveInt = 8  # likeliest tokens a position may change to; embedding_nn: all
+    bonus: Weight = 2.0  # of the simplex: how far y0's token starts above the likeliest
+    tau: PositiveFloat = 1.0  # of the simplex: temperature of the mixture
+    fluency: Weight = 1.0  # of the embedding surrogate's decoder; embedding_nn: none
+    kernel: Literal["rbf", "none"] = "rbf"
+    alpha: Weight = 0.0  # repulsion between particles; 0: none
+    particle_optimizer: Literal["normalized", "adam", "sgd"] = "normalized"
+
+
+FLOW_SETTINGS = (
+    "n_particles", "test_flow_steps", "test_step_sizes", "surrogate", "candidates", "bonus", "tau", "fluency", "kernel",
+    "alpha", "particle_optimizer",
+)  # fmt: skip
+
+
+def surrogate(frame: Frame, config: VGFConfig) -> Surrogate:
+    """The one that the settings name."""
+    if config.surrogate == "simplex":
+        return Simplex(frame, candidates=config.candidates, bonus=config.bonus, tau=config.tau)
+    if config.surrogate == "embedding":
+        return Embedding(frame, candidates=config.candidates, fluency=config.fluency)
+    return Embedding(frame, candidates=0, fluency=0.0)
+
+
+def flow(config: VGFConfig, step_size: float) -> particles.Flow:
+    """The rule by which particles move: no box, and repulsion only if it is asked for."""
+    return particles.Flow(
+        step_size=step_size, optimizer=config.particle_optimizer, maxent=config.alpha > 0, alpha=config.alpha or 1.0,
+        kernel=config.kernel, bandwidth_gradient=False, box=None,
+    )  # fmt: skip
+
+
+class Particles:
+    """Particles `[p n]` of some prompts on their way: coordinates, and the optimiser's memory."""
+
+    def __init__(self, surrogate: Surrogate, frame: Frame, number: int, flow: particles.Flow) -> None:
+        self.surrogate, self.number, self.flow = surrogate, number, flow
+        self.z, self.count = surrogate.init(), 0
+        self.moments = particles.init(self._grouped(torch.zeros_like(self.z).flatten(1)))
+        # phi/|phi| has length 1 for the whole response, which sqrt(length) makes 1 a token
+        self.scale = self._grouped(surrogate.unit * frame.length.to(self.z.dtype).sqrt()[:, None])
+        self.origin = self._grouped(surrogate.coords(self.z))
+        lengths = self._grouped(frame.length[:, None].to(self.z.dtype)).mean((1, 2))
+        self.sigma = [surrogate.unit * math.sqrt(length) for length in lengths.tolist()]
+
+    def _grouped(self, values: Tensor) -> Tensor:
+        """`[p n, d]` -> `[p, n, d]`."""
+        return values.reshape(-1, self.number, values.shape[-1])
+
+    def step(self) -> None:
+        """phi_i = 1/n sum_j k(p_i, p_j) dr/dz_j (plus repulsion), then a step of the optimiser along it."""
+        scores = self._grouped(self.surrogate.spread(self.surrogate.grad(self.z)))
+        phi = particles.velocity(self._grouped(self.surrogate.coords(self.z)), scores, self.flow)
+        own = self.surrogate.gather(phi.reshape(len(self.z), -1)).flatten(1)
+        self.count += 1
+        still = torch.where(torch.isfinite(self.z), self.z, 0.0)  # slots that are no candidates hold -inf
+        scale = self.scale if self.flow.optimizer == "normalized" else self.surrogate.unit
+        moved, self.moments = particles.move(
+            self._grouped(still.flatten(1)), self._grouped(own), self.moments, self.count, self.flow, scale=scale
+        )
+        self.z = torch.where(torch.isfinite(self.z), moved.reshape(self.z.shape), self.z)
+
+    def transport(self) -> Tensor:
+        """MMD^2 `[p]` between the particles where they are and where they began, under a Gaussian kernel as wide as
+        sqrt(length) tokens."""
+        now = self._grouped(self.surrogate.coords(self.z))
+        rows = [particles.mmd2(a, b, sigma) for a, b, sigma in zip(self.origin, now, self.sigma, strict=True)]
+        return torch.stack(rows)
+
+
+class Flowing(Responding):
+    """Moves the first N rollouts of every prompt, and answers at every L_test on the way."""
+
+    config: VGFConfig
+
+    def __init__(self, context: Context, config: VGFConfig, prompts: int) -> None:
+        super().__init__(context, config, prompts, scored=True)
+        assert self.reward is not None
+        for weight in self.reward.parameters():
+            weight.requires_grad_(False)  # gradients are of particles alone
+
+    def rows(self, number: int, chunk: slice) -> dict[str, Tensor]:
+        config, texts, n = self.config, self.context.texts, self.config.n_particles
+        assert self.reward is not None
+        starts = self.sampled(chunk, n)
+        repeated = [tokens.prompt for tokens, _ in self.prompts[chunk] for _ in range(n)]
+        fixed = frame(self.sft, self.reward, repeated, starts, eos=texts.eos, pad=texts.pad, banned=texts.banned,
+                      tokens=texts.size, device=self.context.device)  # fmt: skip
+        found = [
+            self.answer(repeated, starts, decoded, moved)
+            for step_size in config.test_step_sizes
+            for decoded, moved in self.path(fixed, starts, step_size)
+        ]
+        best, proxy, edits, transport = zip(*found, strict=True)  # a setting each, of all prompts
+        steps = torch.tensor(config.test_flow_steps * len(config.test_step_sizes), dtype=torch.float32)
+        steps = steps.expand(len(best[0]), -1)
+        # a sample and a score; then a teacher-forced pass, three a step, and the score of what was decoded
+        passes = n * (2.0 + 2.0 * (steps > 0) + 3.0 * steps)
+        by_prompt = [best[k][p] for p in range(len(best[0])) for k in range(len(best))]
+        return self.measured(
+            chunk, by_prompt, torch.stack(proxy, 1).flatten(), edit_fraction=torch.stack(edits, 1), gradients=n * steps,
+            samples=float(n), compute=passes, transport=torch.stack(transport, 1),
+        )  # fmt: skip
+
+    def path(self, fixed: Frame, starts: Responses, step_size: float) -> list[tuple[Responses, Tensor]]:
+        """(decoded particles, transport `[p]`) at every L_test, in the order of the settings."""
+        moving = Particles(surrogate(fixed, self.config), fixed, self.config.n_particles, flow(self.config, step_size))
+        lengths, found = [len(start) for start in starts], {}
+        for step in range(max(self.config.test_flow_steps) + 1):
+            if step:
+                moving.step()
+            if step in self.config.test_flow_steps:
+                decoded = starts if step == 0 else fixed.responses(moving.surrogate.decode(moving.z), lengths)
+                found[step] = decoded, moving.transport().cpu()
+        return [found[step] for step in self.config.test_flow_steps]
+
+    def answer(
+        self, prompts: Sequence[Any], starts: Responses, decoded: Responses, transport: Tensor
+    ) -> tuple[Responses, Tensor, Tensor, Tensor]:
+        """(best response, its proxy, its fraction of changed tokens, transport) of every prompt."""
+        n = self.config.n_particles
+        proxy = self.proxies(prompts, decoded)
+        best = choices(self.worth(proxy, decoded).reshape(-1, n), (n,)).flatten()
+        places = (torch.arange(len(best)) * n + best).tolist()
+        edits = [changed(starts[i], decoded[i], self.context.texts.eos) for i in places]
+        return [decoded[i] for i in places], proxy[places], torch.tensor(edits), transport
+
+
+def changed(before: Sequence[int], after: Sequence[int], eos: int) -> float:
+    """Fraction of tokens, the end of text not counted, that differ."""
+    pairs = [(a, b) for a, b in zip(before, after, strict=True) if a != eos]
+    return sum(a != b for a, b in pairs) / max(1, len(pairs))
+
+
+@dataclass(frozen=True)
+class VGF(LanguageMethod):
+    """The best of N particles after L_test steps."""
+
+    config: VGFConfig
+    Config: ClassVar[type[MethodConfig]] = VGFConfig
+    name: ClassVar[str] = "vgf"
+
+    @property
+    def knobs(self) -> tuple[Mapping[str, float], ...]:
+        several = len(self.config.test_step_sizes) > 1
+        return tuple(
+            {"L_test": steps} | ({"eps": size} if several else {})
+            for size in self.config.test_step_sizes
+            for steps in self.config.test_flow_steps
+        )
+
+    def stages(self) -> tuple[Any, ...]:
+        if self.config.n_particles > self.config.rollouts:
+            raise BadInput(f"vgf.n_particles={self.config.n_particles} is more than rollouts={self.config.rollouts}")
+        return sft_stage(self.config), reward_stage(self.config)
+
+    def responding(self, prompts: int) -> tuple[LanguageStage, ...]:
+        config = self.config
+        kept = self.settings(*SAMPLING, *FLOW_SETTINGS, "missing_eos_penalty") | {"prompts": prompts}
+        return (
+            rollouts(config, prompts),
+            responding("the best particle after the flow", kept, frozenset({"sft", "reward", "rollouts"}), config,
+                       lambda context: Flowing(context, config, prompts)),
+        )  # fmt: skip

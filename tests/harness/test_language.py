@@ -1,0 +1,302 @@
+"""Language runs through the same plan, records and resume as all others."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from harness.backbones import save_checkpoint
+from harness.language import EXTRA
+from harness.parts import read_part
+from harness.record import read_run
+from methods.language.core import LanguageConfig
+from methods.language.models import reward_from, tiny_model
+from methods.language.tokens import word_tokenizer
+from tests.harness.command import ROOT, Command, invoke, refused
+
+SUITE = ("--suite", "tldr-synthetic", "--preset", "smoke")
+ALL = "sft,dpo,ppo,best_of_n,vgf"
+SEEDS, EPISODES = 2, 6
+
+
+def go(results: Path, *arguments: str) -> Any:
+    threads = torch.get_num_threads()
+    try:
+        return invoke(*SUITE, "--results", str(results), *arguments)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results of all five methods, never interrupted. Not to be changed."""
+    results = tmp_path_factory.mktemp("language") / "results"
+    done = go(results, "--methods", ALL)
+    assert done.exit_code == 0, done.stderr
+    return results
+
+
+def run_of(results: Path, method: str) -> Path:
+    (folder,) = (results / "runs" / "tldr-synthetic" / "tldr-synthetic" / method).iterdir()
+    return folder
+
+
+def table(folder: Path) -> list[dict[str, str]]:
+    with (folder / "episodes.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_method_has_its_record(whole: Path) -> None:
+    settings = {"sft": 1, "dpo": 1, "ppo": 1, "best_of_n": 3, "vgf": 3}
+    knobs: dict[str, list[str]] = {"best_of_n": ["N"], "vgf": ["L_test"]}
+    for method, count in settings.items():
+        folder = run_of(whole, method)
+        meta, rows = read_run(folder), table(folder)
+        assert meta["status"] == "finished" and meta["knobs"] == knobs.get(method, [])
+        assert list(rows[0]) == ["seed", "phase", "step", *meta["knobs"], "episode", "return", "length", "success",
+                                 "score", *EXTRA]  # fmt: skip
+        assert len(rows) == SEEDS * count * EPISODES and {row["phase"] for row in rows} == {"final"}
+        assert {row["step"] for row in rows} == {"13" if method in ("dpo", "ppo") else "10"}
+        for row in rows:
+            assert row["score"] in ("0", "0.5", "1") and row["success"] == str(int(row["score"] == "1"))
+            assert row["return"] == row["gold"] and float(row["proxy"]) == float(row["proxy"])
+            assert 0 <= int(row["length"]) <= 16 and float(row["nll"]) > 0
+        nothing = {
+            "transport": method != "vgf",
+            "kl": method not in ("sft", "dpo", "ppo"),
+            "edit_fraction": method in ("dpo", "ppo"),
+        }
+        for name, empty in nothing.items():
+            assert all((row[name] == "nan") == empty for row in rows), (method, name)
+
+
+def test_compute_is_counted(whole: Path) -> None:
+    counted = {(row["L_test"], row["samples"], row["gradients"], row["compute"]) for row in table(run_of(whole, "vgf"))}
+    assert counted == {("0", "3", "0", "6"), ("1", "3", "3", "21"), ("2", "3", "6", "30")}
+    counted = {
+        (row["N"], row["samples"], row["gradients"], row["compute"]) for row in table(run_of(whole, "best_of_n"))
+    }
+    assert counted == {("1", "1", "0", "2"), ("3", "3", "0", "6"), ("6", "6", "0", "12")}
+
+
+def test_no_step_is_best_of_n_with_the_same_particles_exactly(whole: Path) -> None:
+    mine = [row for row in texts(run_of(whole, "vgf")) if row["L_test"] == 0]
+    theirs = [row for row in texts(run_of(whole, "best_of_n")) if row["N"] == 3]
+    assert [row["response"] for row in mine] == [row["response"] for row in theirs]
+    rows = [row for row in table(run_of(whole, "vgf")) if row["L_test"] == "0"]
+    others = [row for row in table(run_of(whole, "best_of_n")) if row["N"] == "3"]
+    for name in ("gold", "score", "length", "eos"):
+        assert [row[name] for row in rows] == [row[name] for row in others]
+    assert [row["response"] for row in texts(run_of(whole, "best_of_n")) if row["N"] == 1] == [
+        row["response"] for row in texts(run_of(whole, "sft"))
+    ], "the first sample is SFT's answer"
+
+
+def texts(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "responses.jsonl").read_text().splitlines()]
+
+
+def test_the_texts_are_there_for_another_judge(whole: Path) -> None:
+    from tasks.language_synthetic import TLDR_TASK
+
+    folder = run_of(whole, "vgf")
+    rows, measured = texts(folder), table(folder)
+    assert [(str(r["seed"]), str(r["L_test"]), str(r["episode"])) for r in rows] == [
+        (r["seed"], r["L_test"], r["episode"]) for r in measured
+    ]
+    examples = TLDR_TASK.load("auto").examples("test")
+    for row, measures in zip(rows, measured, strict=True):
+        assert (row["prompt"], row["reference"]) == examples[row["episode"]]
+        gold, reference = (TLDR_TASK.gold(row["prompt"], row[name]) for name in ("response", "reference"))
+        assert float(measures["gold"]) == pytest.approx(gold, abs=1e-5)
+        assert float(measures["score"]) == (1.0 if gold > reference else 0.5 if gold == reference else 0.0)
+
+
+def test_work_is_shared_and_skipped(whole: Path) -> None:
+    stages = {method: (run_of(whole, method) / "stages").read_text().split() for method in ALL.split(",")}
+    shared = stages["sft"][:2]
+    assert all(set(shared) <= set(found) for found in stages.values()), "one SFT model, one reward model for all"
+    assert stages["sft"][2] == stages["best_of_n"][2] == stages["vgf"][2], "and one set of rollouts"
+    made = {
+        name: {stage["name"]: stage["origin"] for stage in read_run(run_of(whole, name))["stages"]} for name in stages
+    }
+    trained = [name for name, origins in made.items() if origins["sft"] == "trained"]
+    assert len(trained) == 1
+    files = {path: path.stat().st_mtime_ns for path in whole.rglob("*.safetensors")}
+    again = go(whole, "--methods", ALL)
+    assert again.exit_code == 0 and again.stderr.count("finished before") == 5
+    assert files == {path: path.stat().st_mtime_ns for path in whole.rglob("*.safetensors")}
+    assert not list(whole.rglob("*.tmp")) and not list(whole.rglob("unfinished*"))
+
+
+@pytest.mark.parametrize(
+    "accident",
+    [
+        "methods.language.training:Training.run 2 after SIGTERM",  # of SFT's three spans, and again
+        "harness.parts:write_part 3 before SIGKILL",  # between a seed's work and its being kept
+        "methods.language.respond:Chunked.run 3 after SIGINT",  # while responding
+        "harness.language:LanguageEvaluator.run 1 before SIGKILL",  # all is there but the rows
+    ],
+)
+def test_what_is_stopped_goes_on_as_if_it_had_not_been(
+    accident: str, whole: Path, command: Command, tmp_path: Path
+) -> None:
+    arguments = (*SUITE, "--methods", "vgf", "--results", str(tmp_path))
+    stopped = command.run(*arguments, accident=accident)
+    assert stopped.returncode in (130, -9), stopped.stderr
+    if stopped.returncode == 130:
+        assert read_run(run_of(tmp_path, "vgf"))["status"] == "interrupted"
+    assert command.run(*arguments).returncode == 0
+    assert (run_of(tmp_path, "vgf") / "episodes.csv").read_bytes() == (
+        run_of(whole, "vgf") / "episodes.csv"
+    ).read_bytes()
+    stages = (run_of(tmp_path, "vgf") / "stages").read_text().split()
+    for stage in stages:
+        for path in (whole / "artifacts" / stage / "state").rglob("*.safetensors"):
+            mine, theirs = read_part(tmp_path / path.relative_to(whole)), read_part(path)
+            assert all(
+                torch.equal(tensor.nan_to_num(), mine.tensors[k].nan_to_num()) for k, tensor in theirs.tensors.items()
+            )
+    log = whole / "artifacts" / stages[0] / "train.csv"
+    assert (tmp_path / log.relative_to(whole)).read_bytes() == log.read_bytes()
+
+
+def test_the_training_log_has_a_row_a_span(whole: Path) -> None:
+    stage = (run_of(whole, "dpo") / "stages").read_text().split()
+    logs = [(whole / "artifacts" / one / "train.csv") for one in stage]
+    with logs[0].open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["seed"], row["step"]) for row in rows] == [(s, n) for s in "01" for n in "246"]
+    assert set(rows[0]) == {"seed", "step", "sft/loss"} and all(float(row["sft/loss"]) > 0 for row in rows)
+
+
+def test_an_artefact_is_adopted(whole: Path, tmp_path: Path) -> None:
+    first = (run_of(whole, "sft") / "stages").read_text().split()[0]
+    done = go(tmp_path, "--methods", "sft", "--adopt", str(whole / "artifacts" / first), "--set", "measure_proxy=off")
+    assert done.exit_code == 0, done.stderr
+    (stage, *_) = read_run(run_of(tmp_path, "sft"))["stages"]
+    assert (stage["name"], stage["origin"]) == ("sft", "adopted")
+    assert {row["proxy"] for row in table(run_of(tmp_path, "sft"))} == {"nan"}
+
+
+def checkpoints(folder: Path, words: list[str]) -> tuple[Path, Path]:
+    """An SFT model and a reward model with random weights, in folders."""
+    tokenizer = word_tokenizer(words)
+    config = LanguageConfig(layers=1, width=16, heads=2)
+    sft, judge = (tiny_model(config, len(tokenizer), 64) for _ in range(2))
+    save_checkpoint(folder / "sft", sft, tokenizer)
+    save_checkpoint(folder / "reward", reward_from(judge), tokenizer)
+    return folder / "sft", folder / "reward"
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    from tasks.language_synthetic import TLDR_TASK
+
+    words = [text for example in TLDR_TASK.load("auto").examples("train") for text in example]
+    torch.manual_seed(0)
+    return checkpoints(tmp_path_factory.mktemp("given"), words)
+
+
+def test_checkpoints_stand_in_for_training(given: tuple[Path, Path], tmp_path: Path) -> None:
+    sft, judge = given
+    sets = ("--set", f"sft_checkpoint={sft}", "--set", f"reward_checkpoint={judge}", "--set", "dtype=bfloat16")
+    done = go(tmp_path, "--methods", "vgf,ppo", *sets, "--seeds", "1")
+    assert done.exit_code == 0, done.stderr
+    for method in ("vgf", "ppo"):
+        rows = table(run_of(tmp_path, method))
+        assert np.isfinite([float(row["proxy"]) for row in rows]).all()
+        assert {row["step"] for row in rows} == {"3" if method == "ppo" else "0"}
+    stages = (run_of(tmp_path, "vgf") / "stages").read_text().split()
+    part = read_part(tmp_path / "artifacts" / stages[0] / "state" / "0" / "sft-0.safetensors")
+    assert part.about == {"path": str(sft)} and not part.tensors, "weights stay where they are"
+    identity = json.loads((tmp_path / "artifacts" / stages[0] / "stage.json").read_text())["identity"]
+    assert [len(digest) for digest in identity["files"]] == [64], "but the stage knows them by their hash"
+
+
+def test_a_saved_reward_model_scores_as_it_did(given: tuple[Path, Path]) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    whole = AutoModelForSequenceClassification.from_pretrained(given[1])
+    ids = torch.tensor([[3, 4, 5, 1]])
+    from harness.backbones import Backbones
+
+    mine = Backbones(LanguageConfig(), 10, 20).given(str(given[1]), "reward")
+    theirs = whole.score(whole.base_model(input_ids=ids).last_hidden_state)[0, -1, 0]
+    torch.testing.assert_close(mine(torch.tensor([3]), ids=ids)[0], theirs)
+
+
+def test_bad_input_is_one_line(given: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    results = ("--results", str(tmp_path / "results"))
+
+    def line(*arguments: str) -> str:
+        return refused(*SUITE, *results, *arguments)
+
+    assert "unknown method 'fql'; valid: best_of_n, dpo, ppo, sft, vgf" in line("--methods", "fql")
+    assert "unknown method 'sft'" in refused("--suite", "toy", "--methods", "sft", *results)
+    assert "best_of_n.test_n=9 is more than rollouts=6" in line("--set", "best_of_n.test_n=1,9")
+    assert "--set vgf.surrogate" in line("--set", "vgf.surrogate=x") or "surrogate=x is not one of" in line(
+        "--set", "vgf.surrogate=x"
+    )
+    assert "vgf has no setting 'L_train'" in line("--set", "vgf.L_train=1")
+    assert "--online-steps 9: sft has no rule" in line(
+        "--methods", "sft", "--online-steps", "9", "--online-warmup", "1"
+    )
+    assert f"{tmp_path}/none: no such folder with a model" in line("--set", f"sft_checkpoint={tmp_path}/none")
+    assert "task.judge=http: expected one of gold, proxy" in line("--set", "task.judge=http")
+    assert not (tmp_path / "results").exists(), "nothing was written"
+
+
+def test_what_only_shows_with_the_data_is_one_line_too(
+    given: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    def failed(*arguments: str) -> str:
+        done = go(tmp_path, "--methods", "vgf", *arguments, "--seeds", "1")
+        (found,) = [line for line in done.stderr.splitlines() if "failed:" in line]
+        assert done.exit_code == 1
+        return str(found)
+
+    other = checkpoints(tmp_path / "other", ["a", "b"])[1]
+    mismatch = failed("--set", f"sft_checkpoint={given[0]}", "--set", f"reward_checkpoint={other}")
+    assert f"{other}: its tokenizer differs from that of {given[0]}" in mismatch
+    assert "'nobody/nothing' is no folder here, and the model hub did not give it" in failed(
+        "--set", "model=nobody/nothing"
+    )
+    assert "no examples in a split called 'tset'; did you mean 'test'" in failed("--set", "prompt_split=tset")
+    assert "split 'test' has 2000 prompts" in failed("--episodes", "2001")
+
+
+def test_the_control_half_never_imports_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from typer.testing import CliRunner\n"
+        "from harness.run import app\n"
+        "done = CliRunner().invoke(app, sys.argv[1:], catch_exceptions=False)\n"
+        "assert done.exit_code == 0, done.stderr\n"
+        "found = {'torch', 'transformers', 'tokenizers', 'datasets', 'peft'} & set(sys.modules)\n"
+        "assert not found, found\n"
+    )
+    arguments = ("--preset", "smoke", "--methods", "bc_gaussian", "--seeds", "1", "--steps", "2", "--episodes", "1", "--set",
+                 "hidden_dims=4", "--results", str(tmp_path))  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_listing_and_settings_know_language_methods() -> None:
+    listed = invoke("--list", "--suite", "tldr-synthetic").stdout
+    assert "language methods" in listed and all(f"  {name}" in listed for name in ALL.split(","))
+    shown = invoke("--show-config", "vgf", "tldr-synthetic")
+    assert shown.exit_code == 0 and "test_flow_steps" in shown.stdout and "surrogate" in shown.stdout
+    planned = invoke(*SUITE, "--dry-run", "--methods", "vgf,sft")
+    assert planned.exit_code == 0 and "shared by 2: vgf, sft" in planned.stdout.replace("\n", " ")
