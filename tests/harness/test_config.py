@@ -18,7 +18,10 @@ from harness.plan import plan_run
 from methods.core import BadInput, MethodConfig
 from tasks import d4rl
 
-TABLES = {suite: Path(harness.config.__file__).parent / "tables" / f"{suite}.csv" for suite in tasks.SUITES}
+TABLES = {
+    suite: Path(harness.config.__file__).parent / "tables" / f"{suite}.csv"
+    for suite in tasks.SUITES if tasks.family(suite) == "control"
+}  # fmt: skip
 PRESETS = [(suite, name) for suite in tasks.SUITES for name in presets(suite)]
 
 
