@@ -13,7 +13,7 @@ import torch
 from harness.files import resolved
 from methods.core import BadInput
 from methods.language.core import LanguageConfig
-from methods.language.models import RewardModel, tiny_model
+from methods.language.models import RewardModel, as_classifier, reward_of, tiny_model
 from methods.language.tokens import vocabulary_hash, word_tokenizer
 
 TINY = "tiny"
@@ -96,23 +96,11 @@ def _reward(path: str) -> RewardModel:
     head = getattr(found, "score", None)
     if head is None or head.weight.shape[0] != 1:
         raise BadInput(f"reward model {path!r}: no scalar head called `score`")
-    model = RewardModel(found.base_model, head.weight.shape[1])
-    with torch.no_grad():
-        model.score.weight.copy_(head.weight)
-    return model
+    return reward_of(found)
 
 
 def save_checkpoint(folder: Path, model: Any, tokenizer: Any) -> None:
     """A causal or reward model as transformers would have saved it, so that anything can load it."""
-    from transformers import AutoModelForSequenceClassification
-
-    if isinstance(model, RewardModel):
-        config = copy.deepcopy(model.config)
-        config.num_labels = 1
-        whole = AutoModelForSequenceClassification.from_config(config)
-        whole.base_model.load_state_dict(model.backbone.state_dict())
-        with torch.no_grad():
-            whole.score.weight.copy_(model.score.weight)
-        model = whole
-    model.save_pretrained(folder)
+    whole = as_classifier(model, tokenizer.pad_token_id) if isinstance(model, RewardModel) else model
+    whole.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

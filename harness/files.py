@@ -11,6 +11,7 @@ from methods.core import BadInput
 _CHUNK = 1 << 22
 SHIPPED = "shipped:"  # stands before the name of a checkpoint that comes with the tasks
 _WHAT = ("*.safetensors", "*.json")
+NOTE = "checkpoint.json"  # what is said of a checkpoint; no part of it
 
 
 def resolved(path: str) -> str:
@@ -32,7 +33,7 @@ def contents(path: str) -> str:
     folder = Path(resolved(path))
     if not folder.exists() and not path.startswith(("/", ".", "~", SHIPPED)):
         return path
-    files = sorted(file for pattern in _WHAT for file in folder.glob(pattern))
+    files = sorted(file for pattern in _WHAT for file in folder.glob(pattern) if file.name != NOTE)
     if not any(file.suffix == ".safetensors" for file in files):
         raise BadInput(f"{path}: no such folder with a model in it (config.json, *.safetensors, tokenizer.json)")
     digest = hashlib.sha256()

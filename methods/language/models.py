@@ -7,6 +7,7 @@ which is not there to find when embeddings are given.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,7 +36,7 @@ def tiny_model(config: LanguageConfig, tokens: int, longest: int) -> Any:
             vocab_size=-(-tokens // ROUND) * ROUND, hidden_size=config.width, num_hidden_layers=config.layers,
             num_attention_heads=config.heads, intermediate_size=4 * config.width, max_position_embeddings=longest,
             rope_parameters=rotary, hidden_dropout=0.0, attention_dropout=0.0, bos_token_id=1, eos_token_id=1,
-            pad_token_id=0, tie_word_embeddings=False,
+            pad_token_id=0, tie_word_embeddings=False, initializer_range=config.width**-0.5,
         )
     )  # fmt: skip
 
@@ -71,6 +72,27 @@ class RewardModel(nn.Module):
 def reward_from(model: Any) -> RewardModel:
     """A reward model that starts as the language model `model`, which it takes over."""
     return RewardModel(model.base_model, model.get_input_embeddings().weight.shape[1])
+
+
+def as_classifier(model: RewardModel, pad: int) -> Any:
+    """A copy as transformers' classifier with one label, in whose form reward models are published."""
+    from transformers import AutoModelForSequenceClassification
+
+    config = copy.deepcopy(model.config)
+    config.num_labels, config.pad_token_id = 1, pad
+    whole: Any = AutoModelForSequenceClassification.from_config(config)
+    whole.base_model.load_state_dict(model.backbone.state_dict())
+    with torch.no_grad():
+        whole.score.weight.copy_(model.score.weight)
+    return whole
+
+
+def reward_of(classifier: Any) -> RewardModel:
+    """A reward model that takes over the weights of a classifier with one label, called `score` as in transformers."""
+    model = RewardModel(classifier.base_model, classifier.score.weight.shape[1])
+    with torch.no_grad():
+        model.score.weight.copy_(classifier.score.weight)
+    return model
 
 
 # parts

@@ -1,0 +1,94 @@
+"""Makes a checkpoint that anything can load of a part that a stage trained.
+
+    python -m harness.export results/artifacts/FINGERPRINT --seed 0 --out FOLDER
+
+FOLDER gets config.json, model.safetensors and the tokenizer, as transformers writes them (a reward model as a
+classifier with one label), and checkpoint.json: which stage made it, from what, by which code.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+import tasks
+from methods.core import BadInput
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+_PARTS = {
+    "sft": "sft",
+    "reward_model": "reward",
+    "dpo": "policy",
+    "ppo": "policy",
+}  # of stages with weights to give away
+
+
+@app.command()
+def export(
+    artifact: Annotated[Path, typer.Argument(help="results/artifacts/FINGERPRINT of a finished language stage")],
+    out: Annotated[Path, typer.Option(help="a folder that does not exist yet")],
+    seed: Annotated[int, typer.Option(help="which of the stage's seeds")] = 0,
+) -> None:
+    """Writes the checkpoint, whole or not at all."""
+    try:
+        _export(artifact, seed, out)
+    except BadInput as error:
+        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(2) from None
+
+
+def _export(artifact: Path, seed: int, out: Path) -> None:
+    from harness.record import read_stage, write_json
+
+    note = read_stage(artifact)
+    identity = note.get("identity", {})
+    part = _PARTS.get(identity.get("stage", ""))
+    if part is None or not note.get("finished"):
+        raise BadInput(f"{artifact}: no finished stage with weights to export ({', '.join(_PARTS)})")
+    if seed not in identity["seeds"]:
+        raise BadInput(f"--seed {seed}: the stage has seeds {', '.join(map(str, identity['seeds']))}")
+    if out.exists():
+        raise BadInput(f"--out {out}: exists already")
+    if identity["config"].get("model") != "tiny":
+        raise BadInput(f"{artifact}: only tiny models need exporting; others load from {artifact}/state as they are")
+
+    from harness.files import NOTE, contents
+    from harness.parts import read_part
+
+    found = read_part(artifact / "state" / str(note["step"]) / f"{part}-{seed}.safetensors")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as scratch:
+        folder = Path(scratch) / out.name
+        _write(folder, identity, found)
+        about = {key: value for key, value in found.about.items() if key != "weights"}
+        write_json(folder / NOTE, {
+            "stage": identity["stage"], "fingerprint": artifact.resolve().name, "seed": seed, "measured": about,
+            "sha256": contents(str(folder)), "git": note["git"], "identity": identity})  # fmt: skip
+        folder.rename(out)
+
+
+def _write(folder: Path, identity: dict[str, Any], part: Any) -> None:
+    from harness.backbones import Backbones, save_checkpoint, tokenizer_for
+    from methods.language.core import LanguageConfig
+    from methods.language.models import load_into, reward_from
+
+    config = LanguageConfig(**{key: identity["config"][key] for key in ("layers", "width", "heads")})
+    suite, _, name = identity["task"].partition("/")
+    (task,) = tasks.select(suite, [name])
+    corpus = task.load("auto")
+    if corpus.provenance.sha256 != identity["data"]:
+        raise BadInput(f"{folder}: the corpus is another one than the stage was trained on")
+    tokenizer = tokenizer_for(config, [text for example in corpus.examples("train") for text in example])
+    longest = task.spec.max_prompt_tokens + task.spec.max_response_tokens + 1
+    model: Any = Backbones(config, len(tokenizer), longest).fresh()
+    model = reward_from(model) if identity["stage"] == "reward_model" else model
+    load_into(model, part.tensors, str(folder))
+    save_checkpoint(folder, model, tokenizer)
+
+
+if __name__ == "__main__":
+    app()
