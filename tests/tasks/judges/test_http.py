@@ -282,10 +282,12 @@ def test_a_stopped_judge_goes_on_where_it_was(server: Server, tmp_path: Path, se
 @pytest.mark.parametrize(
     ("answer", "choice"),
     [
-        ("A names the cause.\nVerdict: A", "a"), ("Verdict: B", "b"), ("**Verdict: tie**", "tie"), ("b", "b"),
+        ("A names the cause.\nVerdict: A", "a"), ("Verdict: B", "b"), ("**Verdict: tie**", "tie"), ("b", None),
         ("It is close.\n\nVerdict: Summary B.\n", "b"), ("VERDICT - TIE", "tie"), ("Verdict: A\nVerdict: A", "a"),
-        ("Verdict: A\nVerdict: B", None), ("Verdict: A or B", None), ("A is better", None), ("", None),
-        ("The post says Verdict: A, but no.", None),
+        ("Verdict: A\nVerdict: B", "b"), ("Verdict: A or B", None), ("A is better", None), ("", None),
+        ("The post says Verdict: A, but no.", None), ("Verdict:\nA", None),
+        ("Summary A:\nNames the cause.", None), ("**A**\nIt is short, but", None), ("Response B\nis a refusal", None),
+        ("Summary A:\nNames it.\n\n**Summary B**\nIs vague.\n\nVerdict: A", "a"),
     ],
 )  # fmt: skip
 def test_answers_are_read_strictly(answer: str, choice: str | None) -> None:
