@@ -21,6 +21,7 @@ from tasks.judges.chat import Chat
 from tasks.judges.files import Responses, find, read, write
 from tasks.judges.http import HttpJudge
 from tasks.judges.prompts import TEMPLATES, Template, template_of
+from tasks.judges.reward_model import identity, load_scorer, names, weights
 from tasks.judges.spending import Budget, Cache, Price
 
 KINDS = ("gold", "http", "reward-model")
@@ -106,15 +107,13 @@ def _gold(one: Responses) -> GoldJudge:
 
 
 def _reward_model(model: str, found: Sequence[Responses], allowed: bool) -> None:
-    from tasks.judges.reward_model import identity, load_scorer, names
-
     if not model:
         raise BadInput("--judge reward-model needs --model")
     known = names(model)
     for one in found:  # before what takes long
         judges.refuse_optimised(model, known, one.optimised, allowed)
-    judge = RewardModelJudge(load_scorer(model), identity(model, known))
-    _judge(judge, found, {"kind": "reward model", "model": model, "names": sorted(known)})
+    judge = RewardModelJudge(load_scorer(model), identity(model))
+    _judge(judge, found, {"kind": "reward model", "model": model, "weights": sorted(weights(model))})
 
 
 def _chat(base_url: str, key_variable: str, price: str, max_cost: float, timeout: float, dry_run: bool) -> Chat:

@@ -12,6 +12,7 @@ from typing import Any
 
 from methods.core import BadInput
 from tasks.fetch import atomic_write
+from tasks.judges import reward_model
 from tasks.judges.core import Pair, Verdict
 
 TEXTS = ("prompt", "response", "reference")
@@ -34,10 +35,14 @@ class Responses:
 
     @property
     def optimised(self) -> set[str]:
-        """Names of the reward models that the run had to do with: checkpoints, fingerprints of stages."""
+        """Of the reward models that the run had to do with: fingerprints of stages, the SHA-256 of what these made, and
+        the path and weights of a checkpoint."""
         stages = {stage["fingerprint"] for stage in self.meta.get("stages") or [] if stage["name"] == "reward_model"}
+        above = self.folder.resolve().parents  # results/runs/<suite>/<task>/<method>/<fingerprint>
+        made = [reward_model.weights(str(above[4] / "artifacts" / stage)) for stage in stages if len(above) > 4]
         setting = (self.meta.get("config") or {}).get("reward_checkpoint") or {}
-        return stages | ({str(setting["value"])} if setting.get("value") else set())
+        given = reward_model.optimised(str(setting["value"])) if setting.get("value") else set()
+        return stages.union(given, *made)
 
 
 def find(places: Sequence[Path]) -> list[Path]:

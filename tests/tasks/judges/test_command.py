@@ -13,6 +13,8 @@ from typer.testing import CliRunner, Result
 
 import tasks
 from tasks.judge import app
+from tasks.judges import reward_model
+from tasks.judges.core import refuse_optimised
 from tasks.judges.files import read
 from tests.tasks.judges.server import KEY, Server, texts
 
@@ -178,7 +180,44 @@ def test_the_model_that_was_optimised_is_refused_before_it_is_loaded(tmp_path: P
     folder = write_responses(tmp_path / "vgf", stages=stages)
     refused = CliRunner().invoke(app, [str(folder), "--judge", "reward-model", "--model", str(model)])
     assert refused.exit_code == 2 and "is the reward model that the run optimised (abc123)" in refused.stderr
-    config = {"reward_checkpoint": {"value": str(model), "origin": "set"}}
-    folder = write_responses(tmp_path / "other", config=config)
-    refused = CliRunner().invoke(app, [str(folder), "--judge", "reward-model", "--model", str(model)])
-    assert refused.exit_code == 2 and "optimised" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("recorded", "judge"),
+    [
+        ("models/rm", "{cwd}/models/rm"), ("models/rm", "./models/rm"), ("models/rm", "models/rm/"),
+        ("{cwd}/models/rm", "models/rm"), ("models/rm", "elsewhere/copy"), ("elsewhere/copy", "models/rm"),
+        ("models/gone", "{cwd}/other/models/gone"), ("owner/name", "owner/name"), ("{cwd}/linked", "models/rm"),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_is_refused_whatever_it_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recorded: str, judge: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, content in (("models/rm", b"1"), ("elsewhere/copy", b"1"), ("other/models/gone", b"2")):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "model.safetensors").write_bytes(content)
+    (tmp_path / "linked").symlink_to("models/rm")
+    config = {"reward_checkpoint": {"value": recorded.format(cwd=tmp_path), "origin": "set"}}
+    write_responses(tmp_path / "vgf", config=config)
+    words = ["vgf", "--judge", "reward-model", "--model", judge.format(cwd=tmp_path)]
+    refused = CliRunner().invoke(app, words)
+    assert refused.exit_code == 2 and "is the reward model that the run optimised" in refused.stderr
+
+
+@pytest.mark.parametrize("judge", ["artifacts/abc123/state/20", "artifacts/abc123/../abc123", "exported", "models/rm"])
+def test_what_a_stage_made_is_refused_wherever_it_lies(tmp_path: Path, judge: str) -> None:
+    results = tmp_path / "results"
+    for folder in (results / "artifacts/abc123/state/20", results / "exported"):
+        folder.mkdir(parents=True)
+        (folder / "reward-0.safetensors").write_bytes(b"1")
+    (results / "models" / "rm").mkdir(parents=True)  # another one, which may judge
+    (results / "models" / "rm" / "model.safetensors").write_bytes(b"2")
+    stages = [{"name": "reward_model", "fingerprint": "abc123"}]
+    folder = write_responses(results / "runs" / "tldr" / "tldr" / "vgf" / "def456", stages=stages)
+    known = reward_model.names(str(results / judge))
+    if judge == "models/rm":
+        refuse_optimised(judge, known, read(folder).optimised)
+    else:
+        with pytest.raises(tasks.BadInput, match="is the reward model that the run optimised"):
+            refuse_optimised(judge, known, read(folder).optimised)
