@@ -17,6 +17,7 @@ from analysis.statistics import LEVEL, RESAMPLES, Estimate
 
 WEAK = np.array([1e-4, 1e-2])  # precision of a prior on a and b below: keeps what cannot be estimated finite
 ITERATIONS = 50
+FEW = 10  # prompts: of fewer a bootstrap is too sure
 
 
 class Rates(NamedTuple):
@@ -41,28 +42,33 @@ class Difference(NamedTuple):
     high: float
 
 
-def rates(scores: np.ndarray, consistent: np.ndarray) -> Rates:
-    """Rates of verdicts `[s, e]` with their swap-consistency `[s, e]` (1, 0, or NaN where unknown or no verdict is)."""
-    known = ~np.isnan(scores)
-    win, tie, loss = (float((scores == value).mean()) for value in (1.0, 0.5, 0.0))
+def rates(scores: np.ndarray, consistent: np.ndarray, judged: np.ndarray | None = None) -> Rates:
+    """Rates of verdicts `[s, e]` with their swap-consistency `[s, e]` (1, 0, or NaN where unknown or no verdict is).
+
+    `judged`, `[s, e]`: where there was a verdict, if only an invalid one; everywhere if None.
+    """
+    known, judged = ~np.isnan(scores), np.ones(scores.shape, bool) if judged is None else judged
+    count = max(int(judged.sum()), 1)
+    win, tie, loss = (float((judged & (scores == value)).sum() / count) for value in (1.0, 0.5, 0.0))
     told = known & ~np.isnan(consistent)
     agree = float(consistent[told].mean()) if told.any() else float("nan")
-    return Rates(scores.size, scores.shape[1], win, tie, loss, float(1 - known.mean()), agree)
+    invalid = float((judged & ~known).sum() / count)
+    return Rates(int(judged.sum()), int(judged.any(axis=0).sum()), win, tie, loss, invalid, agree)
 
 
 def win_rate(scores: np.ndarray, rng: np.random.Generator, resamples: int = RESAMPLES) -> Estimate:
     """(win + tie / 2) / valid of scores `[s, e]`, with a percentile bootstrap over prompts, each with all its seeds.
 
-    Where all verdicts agree the bootstrap cannot draw what was not seen; the interval is then Wilson's over prompts.
-    All NaN without a valid verdict.
+    Where all prompts have the same mean, or they are fewer than FEW, the bootstrap cannot draw what was not seen; the
+    interval is then Wilson's over prompts. All NaN without a valid verdict.
     """
     known = ~np.isnan(scores)
     points, valid = np.where(known, scores, 0.0).sum(axis=0), known.sum(axis=0)
     if not valid.any():
         return Estimate(*map(np.asarray, [np.nan] * 3))
-    rate = points.sum() / valid.sum()
-    if np.ptp(scores[known]) == 0:
-        return Estimate(rate, *map(np.asarray, wilson(float(rate), int((valid > 0).sum()))))
+    rate, answered = points.sum() / valid.sum(), valid > 0
+    if answered.sum() < FEW or np.ptp(points[answered] / valid[answered]) == 0:
+        return Estimate(rate, *map(np.asarray, wilson(float(rate), int(answered.sum()))))
     weights = _weights(scores.shape[1], rng, resamples)
     with np.errstate(invalid="ignore"):  # a draw without any valid verdict
         draws = weights @ points / (weights @ valid)
@@ -91,8 +97,8 @@ def length_controlled(scores: np.ndarray, longer: np.ndarray, level: float = LEV
     d = 0. The idea and the bounded, scaled difference are those of AlpacaEval 2 (Dubois et al. 2024, arXiv 2404.04475,
     section 3), without its term for each instruction's difficulty: one opponent a prompt cannot tell that from noise.
     The interval is normal on the logit scale, with the variance of Liang & Zeger 1986 over prompts, or the inverse
-    Hessian's where that is larger: where all responses are longer by as much, or length decides every verdict, equal
-    lengths are an extrapolation, and the interval is as wide as the prior.
+    Hessian's where that is larger: where all responses are longer by as much (the second term is then the sign of d),
+    or length decides every verdict, equal lengths are an extrapolation, and the interval is as wide as the prior.
 
     NaN without a valid verdict.
     """
@@ -101,7 +107,7 @@ def length_controlled(scores: np.ndarray, longer: np.ndarray, level: float = LEV
         return Estimate(*map(np.asarray, [np.nan] * 3))
     y, d = scores[known], longer[known].astype(float)
     spread = np.sqrt(np.mean((d - d.mean()) ** 2))
-    x = np.stack([np.ones_like(d), np.tanh(d / spread) if spread > 0 else np.zeros_like(d)], axis=1)
+    x = np.stack([np.ones_like(d), np.tanh(d / spread) if spread > 0 else np.sign(d)], axis=1)
     beta = np.zeros(2)
     for _ in range(ITERATIONS):  # Newton's method; the penalised likelihood is concave
         p = expit(x @ beta)
@@ -123,7 +129,9 @@ def paired(a: np.ndarray, b: np.ndarray, rng: np.random.Generator, resamples: in
     """Mean over prompts of one method's score minus another's, `[n, e]` and `[m, e]` over the same prompts.
 
     A prompt's score is the mean of its valid verdicts; prompts without one on either side are left out. The interval is
-    a percentile bootstrap over prompts: what makes a prompt hard for both cancels. NaN with fewer than two prompts.
+    a percentile bootstrap over prompts: what makes a prompt hard for both cancels. Where all differences agree, or they
+    are fewer than FEW, it is Wilson's for (1 + difference) / 2, a share whose variance a coin's bounds. NaN with fewer
+    than two prompts.
     """
     means = []
     for side in (a, b):
@@ -134,8 +142,12 @@ def paired(a: np.ndarray, b: np.ndarray, rng: np.random.Generator, resamples: in
     apart = apart[~np.isnan(apart)]
     if len(apart) < 2:
         return Difference(len(apart), *[float("nan")] * 3)
+    value = float(apart.mean())
+    if len(apart) < FEW or np.ptp(apart) == 0:
+        low, high = (2 * end - 1 for end in wilson((1 + value) / 2, len(apart)))
+        return Difference(len(apart), value, low, high)
     draws = _weights(len(apart), rng, resamples) @ apart / len(apart)
-    return Difference(len(apart), float(apart.mean()), *map(float, _tails(draws)))
+    return Difference(len(apart), value, *map(float, _tails(draws)))
 
 
 def _weights(units: int, rng: np.random.Generator, resamples: int) -> np.ndarray:

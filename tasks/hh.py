@@ -12,9 +12,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from methods.core import BadInput
-from tasks.language import Preference
+from tasks.language import Preference, fault
 
-HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 MOST_LEFT_OUT = 0.2  # of all rows; with more of them the file is something else
 
@@ -49,16 +48,17 @@ def preference(chosen: str, rejected: str) -> Preference:
 def checked(prompt: str, chosen: str, rejected: str) -> Preference:
     """The row as it is used: the prompt ends with "Assistant:", responses begin with one space.
 
-    Raises: NotADialogue for a prompt that ends otherwise, an empty response, or twice the same.
+    Raises: NotADialogue for a prompt that ends otherwise, a response that is empty or holds another turn, or twice the
+    same.
     """
-    if not prompt.rstrip().endswith(ASSISTANT.strip()) or HUMAN.strip() not in prompt:
+    opening, said = split_last_turn(prompt.rstrip())
+    if said:
         raise NotADialogue("the prompt does not end with 'Assistant:'")
-    chosen, rejected = chosen.strip(), rejected.strip()
-    if not chosen or not rejected:
-        raise NotADialogue("a response is empty")
-    if chosen == rejected:
-        raise NotADialogue("both responses are the same")
-    return Preference(prompt.rstrip(), f" {chosen}", f" {rejected}")
+    if _TURN.search(chosen) or _TURN.search(rejected):
+        raise NotADialogue("a response holds another turn")
+    if reason := fault(chosen, rejected):
+        raise NotADialogue(reason)
+    return Preference(opening, f" {chosen.strip()}", f" {rejected.strip()}")
 
 
 def read_rows(rows: Iterable[Mapping[str, str]], where: str) -> tuple[list[Preference], Counter[str]]:

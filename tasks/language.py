@@ -9,11 +9,12 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
 from methods import nearest
 from methods.core import BadInput
-from tasks.core import Provenance
+from tasks.core import Provenance, Whereabouts
 
 UNFINISHED = " …"  # stands at the end of a response that was cut off: whoever judges the text sees that it has no end
 
@@ -93,12 +94,18 @@ class LanguageTask(Protocol):
 
     @property
     def judge(self) -> str:
-        """One of `choices["judge"]`: "gold", "reward-model", or "none" (then `python -m tasks.judge` comes later)."""
+        """One of `choices["judge"]`: "gold", "proxy" (the reward model that methods optimise, to see how it errs), or
+        "none" (then `python -m tasks.judge` comes later)."""
 
     def sized(self, episodes: int) -> LanguageTask: ...
 
-    def whereabouts(self, data: str) -> str:
-        """What `load(data)` would read or make, in a few words. Raises `BadInput` where that is bound to fail."""
+    def whereabouts(self, data: str) -> Whereabouts:
+        """What `load(data)` would read, fetch or make, without doing it. Raises `BadInput` where that is bound to
+        fail."""
+
+    def ready(self, data: str) -> Path | None:
+        """Fetches what `load(data)` needs, without loading it; where it lies, None where that is not one place. Raises
+        `BadInput` like `load`."""
 
     def load(self, data: str) -> Corpus:
         """Its texts. `data`: "auto", "generate" (built-in corpora), "download", or a path. Raises `BadInput`."""
@@ -120,6 +127,14 @@ class Suite:
         if name not in self.tasks:
             raise BadInput(f"unknown language task {name!r}; {nearest(name, list(self.tasks))}")
         return self.tasks[name]
+
+
+def fault(*responses: str) -> str:
+    """Why nothing can be learnt from one response, or from two to the same prompt, in a few words; "" if it can."""
+    texts = [response.strip() for response in responses]
+    if not all(texts):
+        return "a response is empty"
+    return "both responses are the same" if len(set(texts)) < len(texts) else ""
 
 
 def corpus_hash(examples: Mapping[str, Sequence[Example]], preferences: Mapping[str, Sequence[Preference]]) -> str:

@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from methods.core import BadInput
 from tasks import fetch, hh
-from tasks.core import Provenance
-from tasks.language import Corpus, Example, Gold, LanguageSpec, Preference, Suite, corpus_hash
-from tasks.language_files import files, locate, rows
+from tasks.core import Provenance, Whereabouts
+from tasks.language import Corpus, Example, Gold, LanguageSpec, Preference, Suite, corpus_hash, fault
+from tasks.language_files import cached, files, locate, rows
 
 REDDIT = "SUBREDDIT: "  # what Reddit posts begin with; CNN/DM articles begin with their title
 HELD_OUT = 50  # one training prompt in so many is HH's validation split
@@ -52,8 +52,8 @@ class HubTask:
         return {"judge": JUDGES}
 
     @property
-    def repositories(self) -> tuple[str, ...]:
-        """On the hub."""
+    def repositories(self) -> Mapping[str, tuple[str, ...]]:
+        """On the hub, each with the splits that are read of it."""
         raise NotImplementedError
 
     def sized(self, episodes: int) -> HubTask:
@@ -63,13 +63,24 @@ class HubTask:
     def landscape(self) -> None:
         return None
 
-    def whereabouts(self, data: str) -> str:
+    def whereabouts(self, data: str) -> Whereabouts:
         """See `LanguageTask`. Raises: BadInput for "generate", or a folder without the files."""
         if data == "generate":
             raise BadInput(f"{self.name} is people's writing, which cannot be generated; {self.name}-synthetic can")
         if data in ("auto", "download"):
-            return f"{' and '.join(self.repositories)}, from the hub or its cache"
-        return " and ".join(str(locate(repository, data)) for repository in self.repositories)
+            there = all(cached(repository, splits) for repository, splits in self.repositories.items())
+            how = "in" if there else "to fetch into"
+            return Whereabouts(f"{' and '.join(self.repositories)}, {how} the hub's cache", there)
+        return Whereabouts(" and ".join(str(locate(repository, data)) for repository in self.repositories), True)
+
+    def ready(self, data: str) -> Path | None:
+        """See `LanguageTask`. Raises: BadInput in one line."""
+        self.whereabouts(data)
+        folders = [locate(repository, data) for repository in self.repositories]
+        for folder, splits in zip(folders, self.repositories.values(), strict=True):
+            for split in splits:
+                files(folder, split)
+        return folders[0] if len(folders) == 1 else None
 
     def load(self, data: str) -> Corpus:
         """See `LanguageTask`; reads all of the files. Raises: BadInput in one line."""
@@ -107,6 +118,21 @@ class Reader:
             yield from rows(path, columns)
             self.hashes[f"{repository}/{path.relative_to(folder).as_posix()}"] = fetch.digest(path)
 
+    def sound(
+        self, repository: str, split: str, columns: Sequence[str], reason: Callable[[Mapping[str, str]], str]
+    ) -> list[dict[str, str]]:
+        """The rows that `reason` has nothing against; the others are counted. Raises: BadInput if none is left."""
+        kept, left = [], Counter[str]()
+        for row in self(repository, split, columns):
+            if why := reason(row):
+                left[why] += 1
+            else:
+                kept.append(row)
+        if not kept:
+            raise BadInput(f"{repository}: no row of split {split!r} can be used ({left.most_common(1)[0][0]})")
+        self.left_out.update({f"{split}: {why}": count for why, count in left.items()})
+        return kept
+
 
 @dataclass(frozen=True)
 class TLDR(HubTask):
@@ -114,29 +140,30 @@ class TLDR(HubTask):
 
     name: ClassVar[str] = "tldr"
     spec: ClassVar[LanguageSpec] = LanguageSpec(max_prompt_tokens=448, max_response_tokens=53)  # N+'s (2403.17031)
-    repositories: ClassVar[tuple[str, ...]] = ("trl-lib/tldr", "trl-lib/tldr-preference")
+    repositories: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "trl-lib/tldr": HubTask.splits, "trl-lib/tldr-preference": ("train", "validation"),
+    }  # fmt: skip
 
     def read(self, reader: Reader) -> tuple[dict[str, Sequence[Example]], dict[str, Sequence[Preference]]]:
         summaries, compared = self.repositories
-        examples: dict[str, Sequence[Example]] = {
-            split: [
-                Example(row["prompt"].rstrip(), spaced(row["completion"]))
-                for row in reader(summaries, split, ("prompt", "completion"))
-            ]
-            for split in self.splits
-        }
+        examples: dict[str, Sequence[Example]] = {}
+        for split in self.repositories[summaries]:
+            found = reader.sound(summaries, split, ("prompt", "completion"), lambda row: fault(row["completion"]))
+            examples[split] = [Example(row["prompt"].rstrip(), spaced(row["completion"])) for row in found]
         preferences: dict[str, Sequence[Preference]] = {}
-        for split in ("train", "validation"):
-            kept = []
-            for row in reader(compared, split, ("prompt", "chosen", "rejected")):
-                if row["prompt"].startswith(REDDIT):
-                    kept.append(Preference(row["prompt"].rstrip(), spaced(row["chosen"]), spaced(row["rejected"])))
-                else:
-                    reader.left_out[f"{split}: no Reddit post"] += 1
-            if not kept:
-                raise BadInput(f"{compared}: no prompt of split {split!r} begins with {REDDIT!r}")
-            preferences[split] = kept
+        for split in self.repositories[compared]:
+            found = reader.sound(compared, split, ("prompt", "chosen", "rejected"), self.reason)
+            preferences[split] = [
+                Preference(row["prompt"].rstrip(), spaced(row["chosen"]), spaced(row["rejected"])) for row in found
+            ]
         return examples, preferences
+
+    @staticmethod
+    def reason(row: Mapping[str, str]) -> str:
+        """Why a row of preferences is left out; "" if it is not."""
+        if not row["prompt"].startswith(REDDIT):
+            return f"no Reddit post, which begins with {REDDIT.strip()!r}"
+        return fault(row["chosen"], row["rejected"])
 
 
 @dataclass(frozen=True)
@@ -154,14 +181,14 @@ class HH(HubTask):
         return {"judge": JUDGES, "source": tuple(self.sources)}
 
     @property
-    def repositories(self) -> tuple[str, ...]:
-        return (self.sources[self.source],)
+    def repositories(self) -> Mapping[str, tuple[str, ...]]:
+        return {self.sources[self.source]: ("train", "test")}
 
     def read(self, reader: Reader) -> tuple[dict[str, Sequence[Example]], dict[str, Sequence[Preference]]]:
         (repository,) = self.repositories
         columns = ("prompt", "chosen", "rejected") if self.source == "full-hh-rlhf" else ("chosen", "rejected")
         found: dict[str, list[Preference]] = {split: [] for split in self.splits}
-        for split in ("train", "test"):
+        for split in self.repositories[repository]:
             kept, left = hh.read_rows(reader(repository, split, columns), f"{repository}, split {split!r},")
             reader.left_out.update({f"{split}: {reason}": count for reason, count in left.items()})
             for row in kept:

@@ -37,21 +37,39 @@ def locate(repository: str, data: str) -> Path:
     raise BadInput(f"--data {data} has no folder {repository} or {repository.split('/')[1]}")
 
 
+def cached(repository: str, splits: Sequence[str]) -> bool:
+    """Whether those splits of a dataset are in the hub's cache. Asks no network."""
+    try:
+        folder = _fetched(repository, local=True)
+        return all(files(folder, split) for split in splits)
+    except BadInput:
+        return False
+
+
 def files(folder: Path, split: str) -> list[Path]:
     """The files of a split, wherever they lie below the folder: "train.jsonl.gz", "data/train-00000-of-00002.parquet".
 
-    Raises: BadInput where there is none, naming the splits there are, or a shard is missing.
+    Raises: BadInput where there is none, naming the splits there are, a shard is missing, or the split is there twice:
+    in two formats, whole and in shards, or in shards of two totals.
     """
     every = {path: _split_of(path) for path in sorted(folder.rglob("*")) if path.is_file()}
     found = [path for path, name in every.items() if name == split]
     if not found:
         there = ", ".join(sorted({name for name in every.values() if name})) or "no file of any"
         raise BadInput(f"{folder} has no split {split!r}; there is {there}")
-    shards = {(path.parent, match[2]): 0 for path in found if (match := _SHARD.search(path.name))}
-    for parent, total in shards:
-        have = {match[1] for path in found if path.parent == parent and (match := _SHARD.search(path.name))}
-        if len(have) < int(total):
-            raise BadInput(f"{parent} has {len(have)} of the {int(total)} files of split {split!r}")
+    sets: dict[tuple[Path, str, str], list[Path]] = {}  # by folder, total of shards ("" if whole) and format
+    for path in found:
+        match = _SHARD.search(path.name)
+        sets.setdefault((path.parent, match[2] if match else "", path.name.partition(".")[2]), []).append(path)
+    kinds = {suffix for _, _, suffix in sets}
+    for (parent, total, _), some in sets.items():
+        numbers = {match[1] for path in some if (match := _SHARD.search(path.name))}
+        twice = len(some) > max(len(numbers), 1) or len(kinds) > 1
+        if twice or any(other == parent and of != total for other, of, _ in sets):
+            shown = ", ".join(path.relative_to(folder).as_posix() for path in found[:4])
+            raise BadInput(f"{folder} has split {split!r} more than once: {shown}")
+        if len(numbers) < int(total or 0):
+            raise BadInput(f"{parent} has {len(numbers)} of the {int(total)} files of split {split!r}")
     return found
 
 
@@ -114,8 +132,9 @@ def _json_lines(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
         raise BadInput(f"{path}:{number} is no JSON: the file is truncated, damaged or something else") from error
 
 
-def _fetched(repository: str) -> Path:
-    """The dataset's newest revision in the hub's cache; the folder's name is the revision."""
+def _fetched(repository: str, local: bool = False) -> Path:
+    """The dataset's newest revision in the hub's cache, of those already there if `local`; the folder's name is the
+    revision."""
     try:
         import httpx
         from huggingface_hub import snapshot_download
@@ -124,7 +143,7 @@ def _fetched(repository: str) -> Path:
         raise BadInput(f"{repository} needs huggingface_hub: pip install '.[rlhf]', or --data PATH") from error
     try:
         patterns = [f"*.{suffix}" for suffix in SUFFIXES]
-        return Path(snapshot_download(repository, repo_type="dataset", allow_patterns=patterns))
+        return Path(snapshot_download(repository, repo_type="dataset", allow_patterns=patterns, local_files_only=local))
     except (OSError, ValueError, HfHubHTTPError, httpx.HTTPError) as error:
         reason = (str(error).strip().splitlines() or [""])[0][:160]
         raise BadInput(f"cannot fetch {repository} from the hub ({type(error).__name__}: {reason}); "

@@ -4,6 +4,7 @@ network. A command that was stopped goes on where it was."""
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -45,15 +46,22 @@ def main(
         if path in seen:  # the five tasks of an OGBench dataset share its file
             continue
         seen.add(path)
-        took, size = time.monotonic() - begun, path.stat().st_size / 1e6 if path else 0.0
+        took, size = time.monotonic() - begun, _megabytes(path)
         table.add_row(path.name if path else task.name, f"{size:.1f}", f"{took:.1f}", str(path.parent) if path else "-")
         _say(f"{number} of {len(chosen)}: {task.name}: {size:.1f} MB in {took:.1f} s")
     if seen:
         out.print(table)
-    total = sum(path.stat().st_size for path in seen if path) / 1e6
+    total = sum(map(_megabytes, seen))
     out.print(f"{len(seen)} files, {total:.1f} MB, {time.monotonic() - started:.1f} s; {failed} of {len(chosen)} tasks "
               "without data", highlight=False, soft_wrap=True)  # fmt: skip
     raise typer.Exit(2 if failed else 0)
+
+
+def _megabytes(path: Path | None) -> float:
+    """Of a file, or of all below a folder; 0 of what is in no one place."""
+    if path is None:
+        return 0.0
+    return sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file()) / 1e6
 
 
 def _say(line: str) -> None:

@@ -1,11 +1,12 @@
 """Chat completions of an OpenAI-compatible server that may be busy, slow or broken: one question, one answer.
 
 The key is read from its environment variable as each request is sent. No object here holds it, and what a server says
-is shown without it.
+is shown and kept without it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import threading
@@ -25,6 +26,7 @@ ATTEMPTS = 6  # at a server that fails
 ANSWERS = 3  # of them may be useless
 LONGEST = 300.0  # seconds that a server may ask to wait
 LARGEST = 1 << 20  # bytes of an answer
+SHORTEST = 8  # characters of a key that is looked for in what a server says; a placeholder stands in many words
 WAIT = tenacity.wait_exponential_jitter(initial=1, max=60)  # seconds, where the server does not say
 
 Body = Mapping[str, Any]
@@ -91,11 +93,18 @@ class Chat:
         self.stopping = threading.Event()
         self._timeout, self._wait = timeout, wait
         self._quiet_until = 0.0  # monotonic: a server that asked one of us to wait means all of us
-        limits = httpx.Timeout(timeout, connect=min(timeout, 10.0))
-        self._client = httpx.Client(auth=_Key(key_variable) if key_variable else None, timeout=limits)
+        # A loop of its own, since only there one deadline bounds a whole exchange: connection, headers and content.
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        limits = httpx.Timeout(None, connect=10.0)
+        self._client = httpx.AsyncClient(auth=_Key(key_variable) if key_variable else None, timeout=limits)
 
     def close(self) -> None:
-        self._client.close()
+        asyncio.run_coroutine_threadsafe(self._client.aclose(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
 
     def ask(self, body: Body, usable: Callable[[str], bool]) -> Kept:
         """The answer to one request, and the tokens of all attempts at it; what was answered last, if nothing usable.
@@ -103,7 +112,8 @@ class Chat:
         Raises:
           Unreachable: the server failed at every attempt, or `stopping` was set.
           OverBudget: the next attempt could exceed the budget.
-          BadInput: the server refuses, in a way that asking again would not change.
+          BadInput: the server refuses, in a way that asking again would not change, or charges for more tokens than
+            `bound` allows.
         """
         paid: list[Usage] = []
         retrying = tenacity.Retrying(
@@ -129,8 +139,7 @@ class Chat:
 
     def _pause(self, state: tenacity.RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome is not None else None
-        after = getattr(error, "after", None)
-        return float(self._wait(state)) if after is None else after
+        return max(float(self._wait(state)), getattr(error, "after", None) or 0.0)
 
     def _attempt(self, body: Body, usable: Callable[[str], bool], paid: list[Usage]) -> str:
         """One attempt. What it cost is settled with the budget; of answers, their tokens are added to `paid`."""
@@ -150,27 +159,39 @@ class Chat:
             answer, usage = _read(content)
             paid.append(usage or most)
             cost.append(self.price.of(paid[-1]))
+        if cost[0] > self.price.of(most):
+            counted, possible = (f"{one.prompt} + {one.completion}" for one in (paid[-1], most))
+            raise BadInput(f"judge at {self.host}: it counts {counted} tokens where {possible} are the most there are; "
+                           "--max-cost cannot be kept")  # fmt: skip
+        if answer is None:
+            raise _TryAgain("an answer that is no completion")
+        answer = self._scrubbed(answer)
         if not usable(answer):
             raise _Useless(answer)
         return answer
 
     def _exchange(self, body: Body, cost: list[float]) -> tuple[int, httpx.Headers, bytes]:
         """Status, headers and content, all of it within the time-out, however slowly it drips."""
-        deadline, content = time.monotonic() + self._timeout, b""
         try:
-            with self._client.stream("POST", self.url, json=dict(body)) as response:
-                for chunk in response.iter_bytes():
-                    content += chunk
-                    if time.monotonic() > deadline or len(content) > LARGEST:
-                        raise _TryAgain("an answer that does not end")
-                return response.status_code, response.headers, self._scrubbed(content)
+            return asyncio.run_coroutine_threadsafe(self._send(body), self._loop).result()
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             cost.append(0.0)
             raise _TryAgain(f"cannot connect ({_line(error)})") from None
-        except httpx.TimeoutException:
+        except TimeoutError:
             raise _TryAgain(f"no answer in {self._timeout:g} s") from None
         except httpx.HTTPError as error:
             raise _TryAgain(_line(error)) from None
+
+    async def _send(self, body: Body) -> tuple[int, httpx.Headers, bytes]:
+        content = b""
+        async with asyncio.timeout(self._timeout), self._client.stream("POST", self.url, json=dict(body)) as response:
+            async for chunk in response.aiter_bytes():
+                content += chunk
+                if len(content) > LARGEST:
+                    raise _TryAgain("an answer that does not end")
+            if response.status_code != 200:  # shown, if anything
+                content = self._scrubbed(content.decode(errors="replace")).encode()
+            return response.status_code, response.headers, content
 
     def _refused(self, status: int, headers: httpx.Headers, content: bytes) -> str:
         """Raises what an error of the server means; "" if it is a filter's refusal of these very texts."""
@@ -184,12 +205,13 @@ class Chat:
             message = f"it asks to wait {after:.0f} s" if (after or 0.0) > LONGEST else message
         elif status == 400 and code == "content_filter":
             return ""
+        message = self._scrubbed(message)  # again: JSON may write the key in other characters
         raise BadInput(f"judge at {self.host}: HTTP {status}{': ' if message else ''}{message[:200]}")
 
-    def _scrubbed(self, content: bytes) -> bytes:
-        """What the server sent, without the key, should it repeat that."""
-        key = os.environ.get(self.key_variable, "").strip().encode() if self.key_variable else b""
-        return content.replace(key, b"***") if key else content
+    def _scrubbed(self, text: str) -> str:
+        """What the server said, without the key, should it repeat that."""
+        key = os.environ.get(self.key_variable, "").strip() if self.key_variable else ""
+        return text.replace(key, "***") if len(key) >= SHORTEST else text
 
 
 def bound(body: Body) -> Usage:
@@ -214,21 +236,22 @@ def retry_after(value: str, now: datetime) -> float | None:
         return None
 
 
-def _read(content: bytes) -> tuple[str, Usage | None]:
-    """The answer's text ("" if it has none) and its tokens (None if it does not say)."""
+def _read(content: bytes) -> tuple[str | None, Usage | None]:
+    """The answer's text ("" if it has none; None if this is no completion) and its tokens (None if it does not say)."""
     try:
         found = json.loads(content)
     except ValueError:
-        return "", None
+        return None, None
     try:
         usage = Usage(int(found["usage"]["prompt_tokens"]), int(found["usage"]["completion_tokens"]))
-    except (LookupError, TypeError, ValueError):
+    except (LookupError, TypeError, ValueError, OverflowError):
         usage = None
+    usage = usage if usage and min(usage) >= 0 else None
     try:
-        text = found["choices"][0]["message"]["content"]
-    except (LookupError, TypeError):
-        text = ""
-    return text if isinstance(text, str) else "", usage if usage and min(usage) >= 0 else None
+        text = found["choices"][0]["message"].get("content")
+    except (LookupError, TypeError, AttributeError):
+        return None, usage
+    return text if isinstance(text, str) else "", usage
 
 
 def _complaint(content: bytes) -> tuple[str, str]:

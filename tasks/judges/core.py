@@ -38,6 +38,8 @@ class Verdict(NamedTuple):
     """Whether both orders, (a, b) and (b, a), gave the same answer. Where they did not, the outcome is a tie."""
     cost: float = 0.0
     """Of the calls behind it, whenever they were made, in USD."""
+    unanswered: bool = False
+    """Whether it is invalid only because the judge could not be reached; asked again, it may answer."""
 
     @property
     def score(self) -> float:

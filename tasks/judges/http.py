@@ -23,7 +23,8 @@ from tasks.judges.spending import Cache, Kept, Usage
 MAX_TOKENS = 160  # of an answer: a sentence and a line
 EXPECTED = 60  # of them, on average
 BYTES = 4  # of English text a token, on average
-GIVE_UP = 5  # requests in a row that the server fails
+GIVE_UP = 5  # questions in a row that the server fails
+MOST_FAILED, ASKED = 0.2, 20  # share of all that it may fail, once so many were asked
 
 
 class Estimate(NamedTuple):
@@ -63,7 +64,7 @@ class HttpJudge:
 
     def verdicts(self, pairs: Sequence[Pair], progress: Progress | None = None) -> list[Verdict]:
         """See `Judge.verdicts`. Identical texts tie unasked. A pair is invalid if either order got no valid answer:
-        for good if the judge answered something else `ANSWERS` times, for now if the server failed.
+        for good if the judge answered something else `ANSWERS` times, for now (`unanswered`) if the server failed.
 
         Raises:
           OverBudget: what is yet to be asked could exceed the budget. What was answered is kept.
@@ -77,7 +78,8 @@ class HttpJudge:
         report = progress or (lambda done, of: None)
         report(len(pairs) * done // max(len(requests), 1), len(pairs))
         self.chat.stopping.clear()
-        self._failures, self._lock = 0, threading.Lock()
+        self._asked = self._failed = self._in_a_row = 0
+        self._lock = threading.Lock()
         with ThreadPoolExecutor(self.concurrency) as pool:
             futures = {pool.submit(self._ask, key, body): key for key, body in missing.items()}
             try:
@@ -126,11 +128,13 @@ class HttpJudge:
             found = self.chat.ask(body, lambda answer: read_choice(answer) is not None)
         except Unreachable as error:
             with self._lock:
-                self._failures += 1
-                if self._failures >= GIVE_UP and not self.chat.stopping.is_set():
+                self._asked, self._failed, self._in_a_row = self._asked + 1, self._failed + 1, self._in_a_row + 1
+                often = self._asked >= ASKED and self._failed > MOST_FAILED * self._asked
+                if (often or self._in_a_row >= GIVE_UP) and not self.chat.stopping.is_set():
                     self.chat.stopping.set()
+                    how = f"{self._failed} times of {self._asked}" if often else f"{GIVE_UP} times in a row"
                     raise BadInput(
-                        f"judge at {self.chat.host} failed {GIVE_UP} times in a row, the last time: {error}; what it "
+                        f"judge at {self.chat.host} failed {how}, the last time: {error}; what it "
                         "answered is kept, and the same command continues"
                     ) from None
             return None
@@ -138,7 +142,7 @@ class HttpJudge:
             self.chat.stopping.set()  # at once: this thread would begin another call before the main one has read of it
             raise
         with self._lock:
-            self._failures = 0
+            self._asked, self._in_a_row = self._asked + 1, 0
         self.cache.put(key, found)
         return found
 
@@ -149,7 +153,7 @@ class HttpJudge:
         cost = sum(self.chat.price.of(one.usage) for one in both if one is not None)
         first, second = (read_choice(one.answer) if one is not None else None for one in both)
         if first is None or second is None:
-            return Verdict("invalid", False, cost)
+            return Verdict("invalid", False, cost, unanswered=None in both)
         swapped = {"a": "b", "b": "a", "tie": "tie"}[second]
         if first != swapped:
             return Verdict("tie", False, cost)

@@ -32,7 +32,8 @@ _TEXTS = """{title}
 {second}
 ====="""
 
-_VERDICT = re.compile(r"^\W*(?:verdict\W+)?(?:(?:summary|response|answer)\W+)?(a|b|tie)\W*$", re.I | re.M)
+_GAP = r"[^\w\n]"  # so that a verdict stands on one line
+_VERDICT = re.compile(rf"^{_GAP}*verdict{_GAP}+(?:(?:summary|response|answer){_GAP}+)?(a|b|tie){_GAP}*$", re.I | re.M)
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,6 @@ def template_of(suite: str) -> Template | None:
 
 
 def read_choice(answer: str) -> Choice | None:
-    """Which text an answer prefers: of the lines that are a verdict and nothing else, if they agree; else None."""
-    found = {match.lower() for match in _VERDICT.findall(answer)}
-    return found.pop() if len(found) == 1 else None
+    """Which text an answer prefers, by the last of its lines that say "verdict" and nothing but which; else None."""
+    found = _VERDICT.findall(answer)
+    return found[-1].lower() if found else None

@@ -7,15 +7,20 @@ padding token, which Pythia shares with the end of the text.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import tasks
 from methods.core import BadInput
 from tasks import fetch
 from tasks.judges.core import Scorer
 from tasks.language import UNFINISHED
+
+SHIPPED = "shipped:"  # stands before the name of a checkpoint that comes with the tasks
 
 
 def load_scorer(model: str, batch: int = 16, longest: int = 1024) -> Scorer:
@@ -25,18 +30,27 @@ def load_scorer(model: str, batch: int = 16, longest: int = 1024) -> Scorer:
     and response are tokenised apart; of more than `longest` tokens the first are left out.
 
     Raises:
-      BadInput: transformers is not installed, or there is no such model, in one line.
+      BadInput: transformers is not installed, or there is no such model, or one whose head is missing or has another
+        shape, in one line.
     """
     try:
         import torch
+        from safetensors import SafetensorError
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
     except ImportError as error:
         raise BadInput(f"a reward model needs torch and transformers: {error}") from error
+    place = str(_place(model)) if _place(model).is_dir() else model
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(model)
-        network: Any = AutoModelForSequenceClassification.from_pretrained(model, num_labels=1)
-    except (OSError, ValueError, KeyError) as error:
+        tokenizer: Any = AutoTokenizer.from_pretrained(place)
+        network: Any
+        network, loaded = AutoModelForSequenceClassification.from_pretrained(
+            place, num_labels=1, output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise BadInput(f"no reward model {model!r}: {' '.join(str(error).split())[:200]}") from error
+    # transformers fills these with random numbers, e.g. the whole head of a language model
+    if random := sorted({*loaded["missing_keys"], *(name for name, *_ in loaded["mismatched_keys"])}):
+        raise BadInput(f"no reward model {model!r}: its weights lack {', '.join(random[:3])}")
     if not hasattr(network, "score"):
         raise BadInput(f"no reward model {model!r}: a {type(network).__name__} has no head called 'score'")
     if tokenizer.eos_token_id is None:
@@ -70,18 +84,37 @@ def load_scorer(model: str, batch: int = 16, longest: int = 1024) -> Scorer:
     return scorer
 
 
+@cache
+def weights(model: str) -> frozenset[str]:
+    """SHA-256 of each file of weights in a folder or below it; none of a name that is no folder here."""
+    return frozenset(fetch.digest(file) for file in sorted(_place(model).rglob("*.safetensors")))
+
+
 def names(model: str) -> set[str]:
-    """All that a model is known by: as it was called; of a folder also its path, its own name (a fingerprint, of one
-    that a stage made) and the SHA-256 of its weights."""
-    folder = Path(model).expanduser()
-    if not folder.is_dir():
-        return {model}
-    weights = (fetch.digest(file) for file in sorted(folder.glob("*.safetensors")))
-    return {model, str(folder.resolve()), folder.resolve().name, *weights}
+    """All that a judge is known by: as it was called, the SHA-256 of its weights, and of a folder its path, every end
+    of that ("owner/name" too) and the names of all folders above, one of which may be a stage's fingerprint."""
+    found = {model, os.path.normpath(model), *weights(model)}
+    if _place(model).is_dir():
+        parts = _place(model).resolve().parts
+        found |= {str(Path(*parts[i:])) for i in range(len(parts))} | set(parts)
+    return found
 
 
-def identity(model: str, known: set[str]) -> str:
-    """The judge's id, given `names(model)`: another one for other weights."""
-    weights = sorted(name for name in known if re.fullmatch("[0-9a-f]{64}", name)) or [model]
+def optimised(checkpoint: str) -> set[str]:
+    """What a checkpoint that a run recorded would share with `names` of a judge: path and weights, or, where it no
+    longer lies there, what it was called."""
+    folder = _place(checkpoint)
+    return {str(folder.resolve()), *weights(checkpoint)} if folder.is_dir() else {os.path.normpath(checkpoint)}
+
+
+def identity(model: str) -> str:
+    """The judge's id: another one for other weights."""
     slug = re.sub(r"[^A-Za-z0-9.]+", "-", Path(model).name).strip("-.")[:60]
-    return f"reward-model-{slug}-{hashlib.sha256(' '.join(weights).encode()).hexdigest()[:8]}"
+    return f"reward-model-{slug}-{hashlib.sha256(' '.join(sorted(weights(model)) or [model]).encode()).hexdigest()[:8]}"
+
+
+def _place(model: str) -> Path:
+    """Where a model lies, if it is a folder; "shipped:NAME" is one beside the tasks."""
+    if model.startswith(SHIPPED):
+        return Path(tasks.__file__).parent / "checkpoints" / model.removeprefix(SHIPPED)
+    return Path(model).expanduser()

@@ -57,6 +57,18 @@ def test_unanimous_verdicts_leave_doubt() -> None:
     assert float(found.high) == pytest.approx(1.96**2 / (40 + 1.96**2), abs=1e-4)
 
 
+def test_seeds_that_disagree_on_one_prompt_are_one_prompt() -> None:
+    found = win_rate(np.array([[1.0], [0.0]]), rng())
+    assert (float(found.value), float(found.low), float(found.high)) == pytest.approx((0.5, *wilson(0.5, 1)))
+    assert found.high - found.low > 0.8
+
+
+def test_rates_are_of_what_was_judged() -> None:
+    """Two of four cells have a verdict, one of them an invalid one."""
+    found = rates(np.array([[1, NAN], [NAN, NAN]]), np.full((2, 2), NAN), np.array([[True, True], [False, False]]))
+    assert (found.verdicts, found.prompts, found.win, found.invalid) == (2, 2, 0.5, 0.5)
+
+
 def test_nothing_valid_has_no_rate() -> None:
     nothing = np.full((2, 3), NAN)
     assert np.isnan(win_rate(nothing, rng())).all() and np.isnan(length_controlled(nothing, nothing)).all()
@@ -91,9 +103,12 @@ def test_length_control_maximises_its_likelihood() -> None:
 
 def test_length_control_where_length_says_nothing_or_everything() -> None:
     scores = rng(5).binomial(1, 0.7, size=(1, 400)).astype(float)
-    same = length_controlled(scores, np.full((1, 400), 12.0))
+    same = length_controlled(scores, np.zeros((1, 400)))  # lengths are equal
     assert float(same.value) == pytest.approx(scores.mean(), abs=1e-3)
     assert same.high - same.low == pytest.approx(np.subtract(*wilson(scores.mean(), 400)[::-1]), abs=0.003)
+    constant = length_controlled(scores, np.full((1, 400), 200.0))  # all longer by as much: nobody can say
+    assert float(constant.value) == pytest.approx(scores.mean(), abs=0.01)
+    assert constant.low < 0.01 and constant.high > 0.99
     longer = rng(6).normal(size=(1, 400))
     apart = length_controlled(scores, 1000 + longer)  # none is near the others in length: nobody can say
     assert float(apart.value) == pytest.approx(scores.mean(), abs=0.01) and apart.low < 0.01 and apart.high > 0.99
@@ -108,8 +123,16 @@ def test_paired_by_hand() -> None:
     a = np.array([[1, 1, 0.5, 1], [1, 0, NAN, 1]])
     b = np.array([[0.5, 0.5, NAN, 0.5]])
     found = paired(a[:, :3], b[:, :3], rng())
-    assert found.prompts == 2 and found.value == 0.25 and (found.low, found.high) == (0.0, 0.5)
-    assert paired(a, a, rng())[1:] == (0.0, 0.0, 0.0)
+    assert found.prompts == 2 and found.value == 0.25
+    # (1 + 0.25) / 2 = 0.625 of two: Wilson's [0.1563, 0.9375]
+    low, high = wilson(0.625, 2)
+    assert (
+        (found.low, found.high) == pytest.approx((2 * low - 1, 2 * high - 1)) and found.low < -0.5 and found.high > 0.7
+    )
+    always = paired(np.ones((1, 3)), np.zeros((2, 3)), rng())  # 3 of 3: Wilson's lower end is 3 / (3 + z^2) = 0.4385
+    assert always[:2] == (3, 1.0) and (always.low, always.high) == pytest.approx((2 * 0.4385 - 1, 1.0), abs=1e-4)
+    same = paired(np.ones((1, 1000)), np.ones((1, 1000)), rng())  # no prompt differs, the next one may
+    assert same.value == 0 and same.low == pytest.approx(-same.high) and 0.05 < same.high < 0.07
     assert np.isnan(paired(a[:, :1], b[:, :1], rng()).value)
 
 

@@ -55,5 +55,12 @@ def test_rows_that_are_none_are_counted() -> None:
 def test_rows_that_were_cut_before() -> None:
     row = {"prompt": f"{OPENING} ", "chosen": "Fry it.", "rejected": " No."}
     assert read_rows([row], "here")[0] == [Preference(OPENING, " Fry it.", " No.")]
-    with pytest.raises(BadInput, match="does not end with 'Assistant:'"):
-        read_rows([row | {"prompt": "\n\nHuman: Hi"}], "here")
+    for prompt, why in (
+        ("\n\nHuman: Hi", "the last turn is the human's"),
+        ("\n\nHuman: I call you my Assistant:", "the last turn is the human's"),
+        (f"{OPENING} Yes.", "does not end with 'Assistant:'"),
+    ):
+        with pytest.raises(BadInput, match=why):
+            read_rows([row | {"prompt": prompt}], "here")
+    with pytest.raises(BadInput, match="a response holds another turn"):
+        read_rows([row | {"rejected": " No.\n\nHuman: Thanks\n\nAssistant: Bye"}], "here")

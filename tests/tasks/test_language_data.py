@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -13,11 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
+import tasks
 from methods.core import BadInput
+from tasks import check, language_data, ready
 from tasks.core import choose
 from tasks.language import Example, Preference, corpus_hash
-from tasks.language_data import HH, TLDR, held_out
+from tasks.language_data import HH, TLDR, TLDR_SUITE, held_out
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -68,7 +73,8 @@ def test_tldr(tmp_path: Path) -> None:
     assert corpus.preferences("train")[0] == Preference(post(0), " Roof cat.", " Help me")
     assert len(corpus.preferences("validation")) == 2  # no CNN/DM
     about = corpus.provenance
-    assert about.details["left_out"] == {"validation: no Reddit post": 2} and about.origin == "given"
+    news = "validation: no Reddit post, which begins with 'SUBREDDIT:'"
+    assert about.details["left_out"] == {news: 2} and about.origin == "given"
     assert about.sha256 == corpus_hash(corpus.of_examples, corpus.of_preferences) and len(about.details["files"]) == 6
     name = "trl-lib/tldr/data/test-00000-of-00001.parquet"
     assert about.details["files"][name] == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
@@ -104,10 +110,63 @@ def test_hh_as_anthropic_has_it(tmp_path: Path) -> None:
     corpus = task.load(str(tmp_path / "hh-rlhf"))  # the folder itself
     assert len(corpus.preferences("train")) + len(corpus.preferences("validation")) == 80
     assert corpus.preferences("test")[0] == Preference(dialogue(0), " Yes 0.", " No.")
-    assert task.whereabouts(str(tmp_path)) == str(tmp_path / "hh-rlhf")
+    assert task.whereabouts(str(tmp_path)) == (str(tmp_path / "hh-rlhf"), True)
+    assert task.ready(str(tmp_path)) == tmp_path / "hh-rlhf"
     assert corpus.provenance.sha256 == task.load(str(tmp_path)).provenance.sha256
     with pytest.raises(BadInput, match=r"task\.source=tldr: expected one of full-hh-rlhf, hh-rlhf"):
         choose(HH(), {"source": "tldr"})
+
+
+def test_tldr_s_empty_and_twin_responses_are_left_out(tmp_path: Path) -> None:
+    root = write_tldr(tmp_path) / "trl-lib"
+    rows = [{"prompt": post(0), "completion": " "}, {"prompt": post(1), "completion": "Cat."}]
+    parquet(root / "tldr" / "data" / "test-00000-of-00001.parquet", rows)
+    pairs = [{"prompt": post(0), "chosen": "Cat.", "rejected": other} for other in ("Cat. ", "", "Dog.")]
+    parquet(root / "tldr-preference" / "data" / "train-00000-of-00001.parquet", pairs)
+    corpus = TLDR().load(str(tmp_path))
+    assert corpus.examples("test") == [Example(post(1), " Cat.")]
+    assert corpus.preferences("train") == [Preference(post(0), " Cat.", " Dog.")]
+    left = corpus.provenance.details["left_out"]
+    assert left["test: a response is empty"] == left["train: a response is empty"] == 1
+    assert left["train: both responses are the same"] == 1
+
+
+@pytest.mark.parametrize(
+    "other", ["train.jsonl", "train-00000-of-00001.parquet", "train-00000-of-00002-a1b2.parquet", "more/train.jsonl"]
+)
+def test_a_split_that_is_there_twice_is_refused(tmp_path: Path, other: str) -> None:
+    data = write_tldr(tmp_path) / "trl-lib" / "tldr" / "data"
+    write = json_lines if other.endswith("jsonl") else parquet
+    write(data / other, [{"prompt": post(9), "completion": "Cat."}])
+    with pytest.raises(BadInput, match=r"has split 'train' more than once: data/.*train"):
+        TLDR().load(str(tmp_path))
+
+
+def test_texts_that_are_there_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`tasks.check` and `tasks.fetch` on a language suite; of the hub's cache without a network."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(tasks, "suite", {"tldr": TLDR_SUITE}.__getitem__)
+    apps = {}
+    for name, main in (("check", check.main), ("fetch", ready.main)):
+        apps[name] = typer.Typer()
+        apps[name].command()(main)
+    names = "trl-lib/tldr and trl-lib/tldr-preference"
+    assert TLDR().whereabouts("auto") == (f"{names}, to fetch into the hub's cache", False)
+    assert "1 tasks: 0 there and sound, 1 absent" in CliRunner().invoke(apps["check"], ["tldr"]).output
+    for folder in (write_tldr(tmp_path) / "trl-lib").iterdir():
+        place = tmp_path / "hub" / f"datasets--trl-lib--{folder.name}"
+        (place / "refs").mkdir(parents=True)
+        (place / "refs" / "main").write_text("0" * 40)
+        shutil.copytree(folder, place / "snapshots" / ("0" * 40))
+    assert TLDR().whereabouts("auto") == (f"{names}, in the hub's cache", True)
+    said = CliRunner().invoke(apps["check"], ["tldr", "--data", str(tmp_path)])
+    assert said.exit_code == 0 and "6 examples" in said.output and "4 preferences" in said.output
+    monkeypatch.setattr(language_data, "locate", lambda repository, data: tmp_path / repository)
+    said = CliRunner().invoke(apps["fetch"], ["tldr"])
+    assert said.exit_code == 0 and "0 of 1 tasks without data" in said.output
+    (tmp_path / "trl-lib" / "tldr" / "data" / "train-00001-of-00002.parquet").unlink()
+    said = CliRunner().invoke(apps["fetch"], ["tldr"])
+    assert said.exit_code == 2 and "has 1 of the 2 files of split 'train'" in said.output
 
 
 def cut(path: Path) -> None:
@@ -178,7 +237,7 @@ def test_data_that_cannot_be_had_is_one_line(tmp_path: Path, data: str, line: st
 def test_only_news_is_refused(tmp_path: Path) -> None:
     news = {"prompt": "TITLE: Cats\n\nA cat.\n\nTL;DR:", "chosen": "Cat.", "rejected": "Dog."}
     parquet(write_tldr(tmp_path) / "trl-lib" / "tldr-preference" / "data" / "validation-00000-of-00001.parquet", [news])
-    with pytest.raises(BadInput, match="no prompt of split 'validation' begins with 'SUBREDDIT: '"):
+    with pytest.raises(BadInput, match=r"no row of split 'validation' can be used \(no Reddit post"):
         TLDR().load(str(tmp_path))
 
 

@@ -19,8 +19,9 @@ class Server:
     """Answers one request after the other as `script` says, each word of it consumed by one request.
 
     "500"; "429 N" (Retry-After: N seconds); "429 date" (an HTTP date two seconds ahead); "quota"; "filter"; "401" (the
-    message repeats the key); "silent" (no answer in time); "drip" (a byte now and then, for ever); "reset" (the
-    connection is cut); "json" (half of one); "empty"; "vague" (no verdict); "answer", which is also what comes after.
+    message repeats the key); "silent" (no answer in time); "drip", "drip headers" (a byte now and then, for ever);
+    "reset" (the connection is cut); "json" (half of one); "html", "none" (no choices); "empty"; "vague" (no verdict);
+    "says TEXT"; "dear N" (an answer that counts N tokens); "answer", which is also what comes after.
     """
 
     def __init__(self, prefers: Callable[[str, str], str], delay: float = 0.0) -> None:
@@ -78,18 +79,21 @@ def _handler(server: Server) -> type[http.server.BaseHTTPRequestHandler]:
                 server.closing.wait(10)
             elif word == "drip":
                 self.send_response(200)
-                self.end_headers()
+                self.send_header("X", "") if after else self.end_headers()
+                self.flush_headers()
                 while not server.closing.wait(0.05):
                     self.wfile.write(b" ")
             elif word == "reset":
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 self.connection.close()
-            elif word == "json":
-                self.send('{"choices": [{"mess')
+            elif word in ("json", "html", "none"):
+                self.send({"json": '{"choices": [{"mess', "html": "<html>busy</html>", "none": "{}"}[word])
             else:
-                says = {"empty": "", "vague": "Both are fine."}.get(word)
+                says = {"empty": "", "vague": "Both are fine.", "says": after}.get(word)
                 _, first, second = texts(body)
-                self.send(reply(f"Compared.\nVerdict: {server.prefers(first, second)}" if says is None else says))
+                tokens = int(after) if word == "dear" else 10
+                verdict = f"Compared.\nVerdict: {server.prefers(first, second)}"
+                self.send(reply(verdict if says is None else says, tokens))
 
         def send(self, body: dict[str, Any] | str, status: int = 200, headers: dict[str, str] | None = None) -> None:
             content = (body if isinstance(body, str) else json.dumps(body)).encode()
@@ -110,7 +114,7 @@ def texts(body: dict[str, Any]) -> list[str]:
     return [part.strip() for part in body["messages"][1]["content"].split("=====")[1::2]]
 
 
-def reply(content: str | None) -> dict[str, Any]:
-    """A completion of 100 tokens of prompt and 10 of answer."""
+def reply(content: str | None, tokens: int) -> dict[str, Any]:
+    """A completion of 100 tokens of prompt and so many of answer."""
     message = {"role": "assistant", "content": content}
-    return {"choices": [{"message": message}], "usage": {"prompt_tokens": 100, "completion_tokens": 10}}
+    return {"choices": [{"message": message}], "usage": {"prompt_tokens": 100, "completion_tokens": tokens}}

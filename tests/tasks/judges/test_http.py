@@ -85,14 +85,14 @@ def test_what_comes_first_cannot_win(server: Server, make: Make) -> None:
     assert verdicts[0].outcome == "tie" and verdicts[0].consistent
 
 
-@pytest.mark.parametrize("failure", ["500", "502", "reset", "json", "empty", "vague"])
+@pytest.mark.parametrize("failure", ["500", "502", "reset", "json", "html", "none", "empty", "vague"])
 def test_failures_that_pass(server: Server, make: Make, failure: str) -> None:
     server.script = [failure, failure, "answer"]
     assert outcomes(make(concurrency=1), PAIRS[:1]) == ["win"]
     assert len(server.requests) == 4
 
 
-@pytest.mark.parametrize("failure", ["silent", "drip"])
+@pytest.mark.parametrize("failure", ["silent", "drip", "drip headers"])
 def test_time_outs(server: Server, make: Make, failure: str) -> None:
     """A server that is silent, and one that always has another byte, are left after the time-out."""
     server.script = [failure]
@@ -112,6 +112,13 @@ def test_retry_after_is_honoured_by_all_calls(server: Server, make: Make) -> Non
     began = time.monotonic()
     assert outcomes(make(concurrency=2), [Pair("r", "good", "x")]) == ["win"]
     assert 1 <= time.monotonic() - began <= 3
+
+
+def test_retry_after_never_shortens_the_wait(server: Server, make: Make) -> None:
+    server.script = ["429 0"]
+    judge = make(concurrency=1)
+    judge.chat._wait = tenacity.wait_fixed(0.3)
+    assert outcomes(judge, PAIRS[:1]) == ["win"] and server.times[1] - server.times[0] >= 0.3
 
 
 def test_retry_after_reads_seconds_and_dates() -> None:
@@ -136,9 +143,16 @@ def test_a_filter_s_refusal_is_invalid(server: Server, make: Make) -> None:
 
 
 def test_a_pair_the_server_failed_on_is_asked_again_next_time(server: Server, make: Make) -> None:
-    server.script = ["500"] * 6
-    assert outcomes(make(concurrency=1), PAIRS[:1]) == ["invalid"] and len(server.requests) == 7
-    assert outcomes(make(), PAIRS[:1]) == ["win"] and len(server.requests) == 8
+    for failure in ("500", "html", "none"):
+        pair, asked = Pair(failure, "good", "bad"), len(server.requests)
+        server.script = [failure] * 6
+        judge = make(concurrency=1)
+        (verdict,) = judge.verdicts([pair])
+        assert verdict.outcome == "invalid" and verdict.unanswered and len(server.requests) == asked + 7
+        # what is no completion may have been charged, an error was not
+        assert (judge.chat.budget.spent > 0.01) == (failure != "500")
+        (verdict,) = make().verdicts([pair])
+        assert verdict.outcome == "win" and not verdict.unanswered and len(server.requests) == asked + 8
 
 
 def test_a_server_that_is_down_is_given_up(server: Server, make: Make) -> None:
@@ -146,6 +160,13 @@ def test_a_server_that_is_down_is_given_up(server: Server, make: Make) -> None:
     with pytest.raises(BadInput, match="failed 5 times in a row, the last time: HTTP 500"):
         make(concurrency=1).verdicts([Pair("p", f"good {i}", "bad") for i in range(50)])
     assert len(server.requests) == 5 * 6
+
+
+def test_a_server_that_fails_too_often_is_given_up(server: Server, make: Make) -> None:
+    """One question in four: never five in a row, but of the first 21 questions 6."""
+    server.script = (["500"] * 6 + ["answer"] * 3) * 100
+    with pytest.raises(BadInput, match="failed 6 times of 21, the last time: HTTP 500"):
+        make(concurrency=1).verdicts([Pair("p", f"good {i}", "bad") for i in range(50)])
 
 
 @pytest.mark.parametrize(
@@ -178,6 +199,18 @@ def test_the_key_is_nowhere(
     assert len(kept) > 0 and KEY.encode() not in kept
 
 
+@pytest.mark.parametrize(("key", "kept"), [("A", "Verdict: A"), (KEY, "***\nVerdict: A")])
+def test_a_key_that_is_a_placeholder_damages_no_answer(
+    server: Server, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, kept: str
+) -> None:
+    judge = make(concurrency=1)
+    monkeypatch.setenv("JUDGE_KEY", key)
+    server.script = ["says " + kept.replace("***", key)]
+    assert outcomes(judge, PAIRS[:1]) == ["win"]
+    answers = sqlite3.connect(tmp_path / "answers.sqlite").execute("select answer from answers").fetchall()
+    assert (kept,) in answers
+
+
 def test_missing_and_unusable_keys(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("JUDGE_KEY", raising=False)
     with pytest.raises(BadInput, match="the environment variable JUDGE_KEY is not set"):
@@ -207,6 +240,16 @@ def test_the_budget_is_never_exceeded(server: Server, make: Make) -> None:
     # no call was refused that would have fitted: the most that one can cost is below 0.04
     assert spent > 0.04
     assert outcomes(make(concurrency=8), pairs) == ["win"] * 30 and len(server.requests) == 60
+
+
+def test_a_server_that_counts_more_than_there_can_be_is_stopped(server: Server, make: Make) -> None:
+    server.script = ["dear 161"]  # of an answer limited to 160
+    assert outcomes(make(concurrency=1), PAIRS[:1]) == ["win"]  # the prompt was counted for less than its bound
+    server.script = ["dear 20000"]
+    judge = make(limit=0.1, concurrency=1)
+    with pytest.raises(BadInput, match=r"it counts 100 \+ 20000 tokens where \d+ \+ 160 are the most there are"):
+        judge.verdicts([Pair("p", f"good {i}", "bad") for i in range(9)])
+    assert len(server.requests) == 3 and judge.chat.budget.spent == pytest.approx(2.001)
 
 
 def test_an_estimate_asks_nothing(server: Server, make: Make) -> None:
@@ -282,10 +325,12 @@ def test_a_stopped_judge_goes_on_where_it_was(server: Server, tmp_path: Path, se
 @pytest.mark.parametrize(
     ("answer", "choice"),
     [
-        ("A names the cause.\nVerdict: A", "a"), ("Verdict: B", "b"), ("**Verdict: tie**", "tie"), ("b", "b"),
+        ("A names the cause.\nVerdict: A", "a"), ("Verdict: B", "b"), ("**Verdict: tie**", "tie"), ("b", None),
         ("It is close.\n\nVerdict: Summary B.\n", "b"), ("VERDICT - TIE", "tie"), ("Verdict: A\nVerdict: A", "a"),
-        ("Verdict: A\nVerdict: B", None), ("Verdict: A or B", None), ("A is better", None), ("", None),
-        ("The post says Verdict: A, but no.", None),
+        ("Verdict: A\nVerdict: B", "b"), ("Verdict: A or B", None), ("A is better", None), ("", None),
+        ("The post says Verdict: A, but no.", None), ("Verdict:\nA", None),
+        ("Summary A:\nNames the cause.", None), ("**A**\nIt is short, but", None), ("Response B\nis a refusal", None),
+        ("Summary A:\nNames it.\n\n**Summary B**\nIs vague.\n\nVerdict: A", "a"),
     ],
 )  # fmt: skip
 def test_answers_are_read_strictly(answer: str, choice: str | None) -> None:

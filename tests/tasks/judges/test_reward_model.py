@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from methods.core import BadInput
 from tasks.judges import Pair, RewardModelJudge
-from tasks.judges.reward_model import identity, load_scorer, names
+from tasks.judges.reward_model import identity, load_scorer, names, weights
 from tasks.language import UNFINISHED
 
 torch = pytest.importorskip("torch")
@@ -49,11 +50,28 @@ def test_scores_are_those_of_the_last_token_whatever_the_padding(folder: Path) -
 
 
 def test_it_judges_and_is_known_by_its_weights(folder: Path) -> None:
-    judge = RewardModelJudge(load_scorer(str(folder)), identity(str(folder), names(str(folder))))
+    judge = RewardModelJudge(load_scorer(str(folder)), identity(str(folder)))
     (one, other) = judge.verdicts([Pair("a", "b c", "d d d"), Pair("a", "d d d", "b c")])
     assert {one.outcome, other.outcome} == {"win", "loss"} and judge.id.startswith("reward-model-model-")
     known = names(str(folder))
-    assert {str(folder), "model"} < known and len(known) == 3 and identity("x/y", {"x/y"}) != identity("z/y", {"z/y"})
+    assert {str(folder), "model"} | weights(str(folder)) < known and identity("x/y") != identity("z/y")
+
+
+@pytest.mark.parametrize("damage", ["no head", "two labels", "truncated"])
+def test_a_head_that_is_not_there_is_refused(folder: Path, tmp_path: Path, damage: str) -> None:
+    """transformers would draw one at random."""
+    path = shutil.copytree(folder, tmp_path / "model")
+    config = transformers.AutoConfig.from_pretrained(folder)
+    if damage == "no head":
+        transformers.GPTNeoXForCausalLM(config).save_pretrained(path)
+    elif damage == "two labels":
+        config.num_labels = 2
+        transformers.GPTNeoXForSequenceClassification(config).save_pretrained(path)
+    else:
+        (path / "model.safetensors").write_bytes((path / "model.safetensors").read_bytes()[:2000])
+    with pytest.raises(BadInput, match="no reward model") as caught:
+        load_scorer(str(path))
+    assert "\n" not in str(caught.value) and (damage != "no head" or "lack score.weight" in str(caught.value))
 
 
 def test_no_such_model_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
