@@ -287,8 +287,8 @@ def test_the_control_half_never_imports_torch(tmp_path: Path) -> None:
         "found = {'torch', 'transformers', 'tokenizers', 'datasets', 'peft'} & set(sys.modules)\n"
         "assert not found, found\n"
     )
-    arguments = ("--preset", "smoke", "--methods", "bc_gaussian", "--seeds", "1", "--steps", "2", "--episodes", "1", "--set",
-                 "hidden_dims=4", "--results", str(tmp_path))  # fmt: skip
+    sizes = ("--seeds", "1", "--steps", "2", "--episodes", "1", "--set", "hidden_dims=4")
+    arguments = ("--preset", "smoke", "--methods", "bc_gaussian", *sizes, "--results", str(tmp_path))
     done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

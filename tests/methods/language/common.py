@@ -22,8 +22,9 @@ SMALL = {"layers": 2, "width": 16, "heads": 2, "sft_batch_size": 4, "reward_batc
 
 
 def corpus() -> Corpus:
-    return Corpus(dict.fromkeys(("train", "validation", "test"), EXAMPLES),
-                  dict.fromkeys(("train", "validation"), PREFERENCES), Provenance("letters", "0", "built-in"))  # fmt: skip
+    splits = ("train", "validation", "test")
+    origin = Provenance("letters", "0", "built-in")
+    return Corpus(dict.fromkeys(splits, EXAMPLES), dict.fromkeys(splits, PREFERENCES), origin)
 
 
 def texts() -> Texts:

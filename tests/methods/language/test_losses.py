@@ -134,8 +134,10 @@ def test_samples_follow_the_model_and_end_where_it_ends(bench: Bench) -> None:
     chances[[5, 6, EOS]] = torch.tensor([0.5, 0.2, 0.3]).log()
     chances[[PAD, 2, model.config.vocab_size - 1]] = 5.0  # never drawn, though likelier than all
     model.set_output_embeddings(Constant(chances))
-    found = sample(model, [[3], [4, 5, 6, 7]] * 1500, 4, torch.Generator().manual_seed(0), eos=EOS, pad=PAD, banned=[PAD, 2],
-                   tokens=bench.texts.size)  # fmt: skip
+    noise = torch.Generator().manual_seed(0)
+    found = sample(
+        model, [[3], [4, 5, 6, 7]] * 1500, 4, noise, eos=EOS, pad=PAD, banned=[PAD, 2], tokens=bench.texts.size
+    )
     first = torch.tensor([row[0] for row in found])
     for token, chance in ((5, 0.5), (6, 0.2), (EOS, 0.3)):
         assert float((first == token).float().mean()) == pytest.approx(chance, abs=4 * math.sqrt(0.25 / 3000))
