@@ -18,7 +18,7 @@ from tasks.fetch import console
 from tasks.judges import GoldJudge, Judge, RewardModelJudge
 from tasks.judges import core as judges
 from tasks.judges.chat import Chat
-from tasks.judges.files import Responses, find, read, write
+from tasks.judges.files import Responses, find, read, refuse_shrinking, write
 from tasks.judges.http import HttpJudge
 from tasks.judges.prompts import TEMPLATES, Template, template_of
 from tasks.judges.reward_model import identity, load_scorer, names, weights
@@ -49,13 +49,14 @@ def main(
     ] = False,
 ) -> None:
     """Writes verdicts-<judge>.csv beside each run's responses.jsonl. What a judge over HTTP answered is kept: the same
-    command continues after a stop, and asks nothing twice."""
+    command continues after a stop, and asks nothing twice. Exits with 1 where a run cannot be read, or has pairs that
+    the server failed on; the other runs have their verdicts."""
     try:
         if judge not in KINDS:
             raise BadInput(f"judge {judge!r} is none of {', '.join(KINDS)}")
         if concurrency < 1 or timeout <= 0 or not max_cost >= 0 or (episodes is not None and episodes < 1):
             raise BadInput("--concurrency, --timeout and --episodes must be positive, --max-cost not negative")
-        found = [read(folder, episodes) for folder in find(runs)]
+        found, whole = _readable(find(runs), episodes)
         if judge == "http":
             chat = _chat(base_url, "" if dry_run else key_variable, price, max_cost, timeout, dry_run)
             with contextlib.closing(chat), contextlib.closing(Cache(cache)) as answers:
@@ -66,12 +67,11 @@ def main(
                 ]
                 if dry_run:
                     _estimate(groups, bool(price))
-                    return
-                try:
-                    for by, of in groups:
-                        _judge(by, of, by.about)
-                finally:
-                    console.print(f"spent {chat.budget.spent:.4f} USD of {max_cost:g}")
+                else:
+                    try:
+                        whole &= all([_judge(by, of, by.about) for by, of in groups])
+                    finally:
+                        console.print(f"spent {chat.budget.spent:.4f} USD of {max_cost:g}")
         elif dry_run:
             console.print(f"{sum(len(one.rows) for one in found)} pairs, no calls")
         elif judge == "gold":
@@ -85,17 +85,44 @@ def main(
     except KeyboardInterrupt:
         console.print("stopped; the same command continues")
         raise typer.Exit(130) from None
+    if not whole:
+        raise typer.Exit(1)
 
 
-def _judge(judge: Judge, found: Sequence[Responses], about: Mapping[str, Any]) -> None:
-    """Judges run after run; each has its file as soon as it is done."""
+def _readable(folders: Sequence[Path], episodes: int | None) -> tuple[list[Responses], bool]:
+    """The responses of the runs that can be read, and whether all can. Raises: BadInput if none can."""
+    found: list[Responses] = []
+    left_out: list[BadInput] = []
+    for folder in folders:
+        try:
+            found.append(read(folder, episodes))
+        except BadInput as error:
+            left_out.append(error)
+    if not found:
+        raise left_out[0]
+    for reason in left_out:
+        console.print(f"left out: {reason}", markup=False)
+    return found, not left_out
+
+
+def _judge(judge: Judge, found: Sequence[Responses], about: Mapping[str, Any]) -> bool:
+    """Judges run after run; each has its file as soon as it is done. Returns whether every pair was answered."""
+    for one in found:  # before what costs
+        refuse_shrinking(one, judge.id)
+    whole = True
     for one in found:
         with _bar(f"{one.folder.parent.name} {one.folder.name[:12]}") as report:
             verdicts = judge.verdicts(one.pairs, report)
+        if unanswered := sum(verdict.unanswered for verdict in verdicts):
+            line = f"{one.folder}: {unanswered} pairs unanswered, no verdicts written; the same command asks again"
+            console.print(line, markup=False)
+            whole = False
+            continue
         path = write(one, judge.id, verdicts, {"judge": judge.id, **about})
         valid = [verdict for verdict in verdicts if verdict.outcome != "invalid"]
         rate = sum(verdict.score for verdict in valid) / len(valid) if valid else float("nan")
         console.print(f"{path}: win rate {rate:.3f}, {len(valid)} of {len(verdicts)} valid", markup=False)
+    return whole
 
 
 def _gold(one: Responses) -> GoldJudge:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,7 @@ class Responses:
     meta: Mapping[str, Any]  # its run.json
     keys: tuple[str, ...]  # of a row: seed, the knobs, episode
     rows: Sequence[Mapping[str, Any]]
+    sha256: str  # of responses.jsonl
 
     @property
     def pairs(self) -> list[Pair]:
@@ -68,7 +70,8 @@ def read(folder: Path, episodes: int | None = None) -> Responses:
     path = folder / "responses.jsonl"
     try:
         meta = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        lines = path.read_text(encoding="utf-8").split("\n")
+        content = path.read_bytes()
+        lines = content.decode().split("\n")
     except (OSError, ValueError) as error:
         raise BadInput(f"cannot judge {folder}: {' '.join(str(error).split())}") from error
     keys = ("seed", *meta.get("knobs", ()), "episode")
@@ -81,11 +84,26 @@ def read(folder: Path, episodes: int | None = None) -> Responses:
             raise BadInput(f"{path} has no prompt among the first {episodes}")
     if len({tuple(row[key] for key in keys) for row in rows}) < len(rows):
         raise BadInput(f"{path} has two responses for the same {', '.join(keys)}")
-    return Responses(folder, meta, keys, rows)
+    return Responses(folder, meta, keys, rows, hashlib.sha256(content).hexdigest())
+
+
+def refuse_shrinking(responses: Responses, judge: str) -> None:
+    """Raises: BadInput where there are more verdicts of the judge on the same texts than there are responses now."""
+    path = responses.folder / f"verdicts-{judge}.json"
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        more = before["responses"] == responses.sha256 and before["rows"] > len(responses.rows)
+    except (OSError, ValueError, LookupError, TypeError):
+        return  # nothing that counts as verdicts on these texts
+    if more:
+        raise BadInput(f"{path.with_suffix('.csv')} has {before['rows']} verdicts on these texts, of which this would "
+                       f"leave {len(responses.rows)}; judge without --episodes, or remove it")  # fmt: skip
 
 
 def write(responses: Responses, judge: str, verdicts: Sequence[Verdict], about: Mapping[str, Any]) -> Path:
-    """Writes verdicts-<judge>.csv, and as .json what the judge is; each whole or not at all. Returns the CSV's path."""
+    """Writes verdicts-<judge>.csv, and as .json what the judge is and what it judged: `rows`, `episodes` (prompts) and
+    `responses`, the SHA-256 of the texts' file. Each whole or not at all, the .json last: without it, or with that of
+    other verdicts, the CSV counts for nothing. Returns the CSV's path."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow([*responses.keys, *VERDICT])
@@ -93,10 +111,12 @@ def write(responses: Responses, judge: str, verdicts: Sequence[Verdict], about: 
         numbers = [f"{row[key]:.7g}" for key in responses.keys]
         table.writerow([*numbers, one.outcome, int(one.consistent), f"{one.cost:.7g}"])
     path = responses.folder / f"verdicts-{judge}.csv"
-    with atomic_write(path.with_suffix(".json")) as file:
-        file.write((json.dumps(about, indent=1, ensure_ascii=False) + "\n").encode())
+    episodes = len({row["episode"] for row in responses.rows})
+    judged = {"rows": len(verdicts), "episodes": episodes, "responses": responses.sha256}
     with atomic_write(path) as file:
         file.write(text.getvalue().encode())
+    with atomic_write(path.with_suffix(".json")) as file:
+        file.write((json.dumps({**about, **judged}, indent=1, ensure_ascii=False) + "\n").encode())
     return path
 
 

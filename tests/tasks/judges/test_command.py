@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tenacity
 from typer.testing import CliRunner, Result
 
 import tasks
 from tasks.judge import app
 from tasks.judges import reward_model
+from tasks.judges.chat import Chat
 from tasks.judges.core import refuse_optimised
 from tasks.judges.files import read
 from tests.tasks.judges.server import KEY, Server, texts
@@ -21,13 +24,15 @@ from tests.tasks.judges.server import KEY, Server, texts
 PROMPTS = [f"POST: my cat number {i}" for i in range(6)]
 
 
-def write_responses(folder: Path, knobs: tuple[str, ...] = ("L_test",), **meta: Any) -> Path:
+def write_responses(
+    folder: Path, knobs: tuple[str, ...] = ("L_test",), seeds: tuple[int, ...] = (0, 1), **meta: Any
+) -> Path:
     """A run of two seeds at L_test 0 and 1, whose responses to odd prompts are good at L_test 1 alone."""
     folder.mkdir(parents=True)
     run = {"suite": "tldr", "task": "tldr", "knobs": list(knobs), "stages": [{"name": "sft", "fingerprint": "5f7"}]}
     (folder / "run.json").write_text(json.dumps(run | meta))
     rows = []
-    for seed in (0, 1):
+    for seed in seeds:
         for level in (0, 1) if knobs else (0,):
             for episode, prompt in enumerate(PROMPTS):
                 good = "good" if level and episode % 2 else "bad"
@@ -101,6 +106,48 @@ def test_a_dry_run_asks_nothing_and_needs_no_key(
     assert "12 calls (0 answers are kept)" in result.stderr and "USD, at most" in result.stderr
     unpriced = judge(server, folder, price="", dry_run=True)
     assert "cost unknown without --price" in unpriced.stderr
+
+
+def test_pairs_that_the_server_failed_on_are_no_verdicts(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other runs have theirs; the same command asks for the rest."""
+    one = write_responses(tmp_path / "a", knobs=(), seeds=(0,))
+    other = write_responses(tmp_path / "b", knobs=(), seeds=(1,))
+    monkeypatch.setattr(Chat.__init__, "__defaults__", (60.0, tenacity.wait_none()))
+    server.script = ["500"] * 6  # attempts at one question of the first run
+    result = judge(server, one, other, concurrency=1)
+    assert result.exit_code == 1 and f"{one}: 1 pairs unanswered" in " ".join(result.stderr.split()), result.stderr
+    assert not list(one.glob("verdicts-*")) and len(verdicts(other)) == 6
+    asked = len(server.requests)
+    assert judge(server, one, other).exit_code == 0
+    assert len(server.requests) == asked + 1 and "invalid" not in {row["verdict"] for row in verdicts(one)}
+
+
+def test_a_torn_run_is_left_out(server: Server, tmp_path: Path) -> None:
+    torn, sound = write_responses(tmp_path / "runs" / "a"), write_responses(tmp_path / "runs" / "b")
+    path = torn / "responses.jsonl"
+    path.write_text(path.read_text()[:-40])
+    result = judge(server, tmp_path / "runs")
+    assert result.exit_code == 1 and "left out: " in result.stderr and "responses.jsonl:24" in result.stderr
+    assert len(verdicts(sound)) == 24 and not list(torn.glob("verdicts-*"))
+
+
+def test_verdicts_say_which_texts_they_judged_and_never_become_fewer(server: Server, tmp_path: Path) -> None:
+    folder = write_responses(tmp_path / "vgf")
+    assert judge(server, folder, episodes=2).exit_code == 0 and len(verdicts(folder)) == 8
+    (about,) = folder.glob("verdicts-*.json")
+    path = folder / "responses.jsonl"
+    said = json.loads(about.read_text())
+    assert (said["rows"], said["episodes"]) == (8, 2)
+    assert said["responses"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert judge(server, folder).exit_code == 0 and len(verdicts(folder)) == 24
+    asked = len(server.requests)
+    fewer = judge(server, folder, episodes=1)
+    assert fewer.exit_code == 2 and "has 24 verdicts on these texts, of which this would leave 4" in fewer.stderr
+    assert len(verdicts(folder)) == 24 and len(server.requests) == asked
+    path.write_text(path.read_text().replace("bad 0", "worse 0"))  # those verdicts were about other texts
+    assert judge(server, folder, episodes=1).exit_code == 0 and len(verdicts(folder)) == 4
 
 
 def test_the_first_prompts_only(server: Server, tmp_path: Path) -> None:
