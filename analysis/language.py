@@ -16,7 +16,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import language_plots as plots
-from analysis.language_plots import STEP, TEST, N, lines, named
+from analysis.language_plots import PANELS, STEP, TEST, N, lines, named
 from analysis.load import Records
 from analysis.runs import Run
 from analysis.select import headline, settings
@@ -91,14 +91,16 @@ def best_of_n_kl(n: float) -> float:
     return math.log(n) - (n - 1) / n
 
 
-def figures(of: pd.DataFrame) -> Figures:
-    """(name, numbers, drawing) of one task's `points`; those that have something to show."""
+def figures(of: pd.DataFrame, notes: list[str]) -> Figures:
+    """(name, numbers, drawing) of one task's `points`; those that have something to show. Adds to `notes` what of them
+    is not drawn, or not as it was measured."""
     gold = of[of["gold"].notna()]
     moved = gold[gold[TEST].notna()]
     if of.loc[of["gold"].notna() | of["proxy"].notna(), TEST].nunique() > 1:
         yield "reward-L_test", of, plots.draw_levels
     if moved[TEST].nunique() > 1 and len(more := gains(moved)):
-        yield "over-optimisation", more, plots.draw_gains
+        best = more.drop_duplicates("label").sort_values(["accuracy", "label"], ascending=[False, True])["label"]
+        yield "over-optimisation", panels(more, list(best), "over-optimisation", notes), plots.draw_gains
     far = distances(gold)
     if len(far) > 1:
         yield "gold-distance", far, plots.draw_distances
@@ -106,9 +108,23 @@ def figures(of: pd.DataFrame) -> Figures:
         yield "gold-compute", gold[gold["compute"].notna()], plots.draw_compute
     maps = moved[moved["label"].isin([label for label, one in moved.groupby("label") if one[STEP].nunique() > 1])]
     if len(maps):
+        maps = panels(maps, sorted(maps["label"].astype(str).unique()), "gold-eps-L_test", notes)
+        for label, one in maps.groupby("label", observed=True):
+            if one.duplicated([STEP, TEST]).any():
+                notes.append(
+                    f"{of['task'].iloc[0]}: cells of {label} in gold-eps-L_test are means over its other knobs"
+                )
         yield "gold-eps-L_test", maps, plots.draw_maps
     if of["eos"].notna().any():
         yield "length-eos", of, plots.draw_lengths
+
+
+def panels(of: pd.DataFrame, labels: list[str], name: str, notes: list[str]) -> pd.DataFrame:
+    """The rows of the first PANELS runs of `labels`; a note names the others."""
+    if hidden := labels[PANELS:]:
+        notes.append(f"{of['task'].iloc[0]}: {name} has panels for {PANELS} of {len(labels)} runs, without "
+                     f"{', '.join(hidden)}")  # fmt: skip
+    return of[of["label"].isin(labels[:PANELS])]
 
 
 def distances(gold: pd.DataFrame) -> pd.DataFrame:

@@ -82,7 +82,7 @@ def draw_compute(of: pd.DataFrame) -> Figure:
 
 def draw_maps(of: pd.DataFrame) -> Figure:
     """Gold over step size and L_test, a panel a run; the best cell framed."""
-    labels = sorted(of["label"].astype(str).unique())[:PANELS]
+    labels = sorted(of["label"].astype(str).unique())
     figure, grid = plt.subplots(1, len(labels), figsize=(1.2 + 3.4 * len(labels), 3.2), layout="constrained",
                                 squeeze=False)  # fmt: skip
     low, high = of["gold"].min(), of["gold"].max()
@@ -129,8 +129,7 @@ def draw_lengths(of: pd.DataFrame) -> Figure:
 
 def draw_gains(of: pd.DataFrame) -> Figure:
     """Gold (solid) beside proxy (dashed) over L_test, a panel a run, the better reward model first."""
-    order = of.drop_duplicates("label").sort_values(["accuracy", "label"], ascending=[False, True])["label"]
-    labels = list(order)[:PANELS]
+    labels = list(of.drop_duplicates("label").sort_values(["accuracy", "label"], ascending=[False, True])["label"])
     size = (0.8 + 3.2 * len(labels), 3.6)
     figure, grid = plt.subplots(1, len(labels), figsize=size, layout="constrained", sharey=True, squeeze=False)
     handles: dict[str, Any] = {}

@@ -55,7 +55,7 @@ def figures(records: Records, folder: Path, notes: list[str], save: Save = save)
     texts, remarks = language.points(records)
     notes += remarks
     for (suite, task), rows in texts.groupby(["suite", "task"], observed=True, sort=True) if len(texts) else ():
-        for stem, shown, picture in language.figures(rows):
+        for stem, shown, picture in language.figures(rows, notes):
             yield save(picture(shown), shown, folder / str(suite) / str(task) / stem)
     cells, remarks = scores(records)
     notes += remarks

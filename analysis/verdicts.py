@@ -1,11 +1,12 @@
 """`python -m analysis.verdicts results/`: win rates of language runs against the reference, by every judge there was.
 
-Judges: `recorded`, who gave the scores of episodes.csv, and each `verdicts-<judge>.csv` that `python -m tasks.judge`
-left beside a run's responses.
+Judges: `recorded:<task.judge>`, who gave the scores of episodes.csv, and each `verdicts-<judge>.csv` that
+`python -m tasks.judge` left beside a run's responses, as long as these are the ones it judged.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -36,7 +37,7 @@ DASH = "\N{EM DASH}"
 Verdicts = dict[str, np.ndarray]
 """VALUES -> `[k, s, e]`."""
 Spoken = dict[tuple[str, str, str], dict[str, list[tuple[str, pd.DataFrame]]]]
-"""(suite, task, judge) -> method -> (row, seeds by prompts) of what speaks for each of its runs."""
+"""(suite, task, judge) -> method -> (row, seeds by prompts, each named by its number and hash) of each of its runs."""
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -45,7 +46,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 def main(
     results: Annotated[Path, typer.Argument(help="The folder that holds runs/.")] = Path("results"),
     out: Annotated[Path | None, typer.Option(help="Where the CSVs go; RESULTS/tables if unset.")] = None,
-    judge: Annotated[str, typer.Option(help="recorded, or a judge's id or its beginning; all if unset.")] = "",
+    judge: Annotated[str, typer.Option(help="A judge's id or its beginning, recorded among them; all if unset.")] = "",
     compare: Annotated[str, typer.Option(help="Methods, e.g. vgf,best_of_n: the first against the others.")] = "",
 ) -> None:
     """(win + tie / 2) / valid with 95% intervals over prompts; ties, invalid answers, agreement of the two orders; the
@@ -81,7 +82,7 @@ def tabulate(
     rows: list[dict[str, Any]] = []
     notes: list[str] = []
     spoken: Spoken = {}
-    for run_, by, order, seeds, prompts, values in _found(records, judge, notes):
+    for run_, by, order, seeds, prompts, names, values in _found(records, judge, notes):
         of = Arms(values["score"], order, seeds, prompts)
         chosen = [(name, FIXED, name, {key: value[k] for key, value in values.items()}) for k, name in enumerate(order)]
         choice = held_out(of) if len(order) > 1 else None
@@ -98,7 +99,7 @@ def tabulate(
             notes.append(f"{run_.name}, {by}: no held-out row; some setting has no even or no odd prompts")
             continue
         # it speaks by its only setting, or by the held-out choice, which comes last
-        score = pd.DataFrame(chosen[-1][3]["score"], index=seeds, columns=prompts)
+        score = pd.DataFrame(chosen[-1][3]["score"], index=seeds, columns=names)
         spoken.setdefault((run_.suite, run_.task, by), {}).setdefault(run_.method, []).append((row, score))
     return pd.DataFrame(rows), pd.DataFrame(_differences(spoken, compare, notes)), notes
 
@@ -108,7 +109,7 @@ def _numbers(of: Verdicts, run_: Run) -> dict[str, float]:
     scores, longer = of["score"], of["longer"]
     judged = ~np.isnan(of["cost"])  # both judged and recorded rows have one
     rng = generator(run_.suite, run_.task)
-    own, found = win_rate(scores, rng), rates(scores[:, judged.any(axis=0)], of["consistent"][:, judged.any(axis=0)])
+    own, found = win_rate(scores, rng), rates(scores, of["consistent"], judged)
     prompts = int((~np.isnan(scores)).any(axis=0).sum())
     low, high = wilson(float(own.value), prompts)
     level = length_controlled(scores, longer) if not np.isnan(longer[~np.isnan(scores)]).any() else [math.nan] * 3
@@ -125,26 +126,38 @@ def _numbers(of: Verdicts, run_: Run) -> dict[str, float]:
 
 def _found(
     records: Records, judge: str, notes: list[str]
-) -> Iterator[tuple[Run, str, list[str], np.ndarray, np.ndarray, Verdicts]]:
-    """(run, judge, settings, seeds, prompts, verdicts) of every run that was judged."""
+) -> Iterator[tuple[Run, str, list[str], np.ndarray, np.ndarray, list[str], Verdicts]]:
+    """(run, judge, settings, seeds, prompts, their names, verdicts) of every run that was judged."""
     for run_, rows in records.each(scored=False):
         texts = run_.folder / "responses.jsonl"
         if not texts.exists():
             continue
         try:
-            longer = _lengths(texts, run_.knobs)
-            files = {path.stem.removeprefix("verdicts-"): path for path in sorted(run_.folder.glob("verdicts-*.csv"))}
-            recorded = {RECORDED: _recorded(rows, run_)} if rows["score"].notna().any() else {}
-            tables = recorded | {by: _judged(path, run_.knobs) for by, path in files.items()}
+            about, names, sha256 = _texts(texts, run_.knobs)
         except RecordError as error:
             notes.append(f"{run_.name}: {error}, left out")
             continue
-        for by, table in tables.items():
+        order = settings(headline(rows), run_.knobs)
+        files = {path.stem.removeprefix("verdicts-"): path for path in sorted(run_.folder.glob("verdicts-*.csv"))}
+        itself = ":".join(filter(None, (RECORDED, (run_.meta.get("task_options") or {}).get("judge"))))
+        for by in [*([itself] if rows["score"].notna().any() else []), *files]:
             if judge and not by.startswith(judge):
                 continue
-            table = table.merge(longer, on=["seed", "setting", "episode"], how="left")
-            order = [name for name in settings(headline(rows), run_.knobs) if name in set(table["setting"])]
-            yield run_, by, order, *_arrays(table, order)
+            try:
+                table = _judged(files[by], run_.knobs, sha256) if by in files else _recorded(rows, run_)
+            except RecordError as error:
+                notes.append(f"{run_.name}: {error}, left out")
+                continue
+            known = table["setting"].isin(order)
+            if not known.all():
+                notes.append(
+                    f"{run_.name}, {by}: {(~known).sum()} verdicts on settings that the records lack, left out"
+                )
+            table = table[known].merge(about, on=["seed", "setting", "episode"], how="left")
+            if len(table):
+                mine = [name for name in order if name in set(table["setting"])]
+                seeds, prompts, values = _arrays(table, mine)
+                yield run_, by, mine, seeds, prompts, [names.get(one, f"{one}") for one in prompts], values
 
 
 def _arrays(table: pd.DataFrame, order: list[str]) -> tuple[np.ndarray, np.ndarray, Verdicts]:
@@ -168,35 +181,60 @@ def _recorded(rows: pd.DataFrame, run_: Run) -> pd.DataFrame:
     return table.assign(consistent=np.nan)
 
 
-def _judged(path: Path, knobs: Sequence[str]) -> pd.DataFrame:
-    """The rows of a verdicts file. Raises: RecordError if it is none."""
-    expected = ["seed", *knobs, "episode", "verdict", "swap_consistent", "cost"]
+def _judged(path: Path, knobs: Sequence[str], sha256: str) -> pd.DataFrame:
+    """The rows of a verdicts file about the texts with that hash. Raises: RecordError if it is none."""
+    numbers = ["seed", *knobs, "episode", "swap_consistent", "cost"]
+    expected = [*numbers[:-2], "verdict", *numbers[-2:]]
     try:
         table = pd.read_csv(path)
+        if list(table) != expected:
+            raise RecordError(f"{path}:1: the header is {','.join(map(str, table))}, expected {','.join(expected)}")
+        table[numbers] = table[numbers].astype(float)
+    except RecordError:
+        raise
     except (ValueError, OSError) as error:
         raise RecordError(f"{path}: {' '.join(str(error).split())}") from error
-    if list(table) != expected:
-        raise RecordError(f"{path}:1: the header is {','.join(map(str, table))}, expected {','.join(expected)}")
     if unknown := sorted(set(table["verdict"].astype(str)) - set(SCORES)):
         raise RecordError(f"{path}: {unknown[0]!r} is no verdict")
+    if not np.isfinite(table[numbers]).all(axis=None) or not table["swap_consistent"].isin((0, 1)).all():
+        raise RecordError(f"{path}: a number is missing, or a swap_consistent is neither 0 nor 1")
+    if table.duplicated(["seed", *knobs, "episode"]).any():
+        raise RecordError(f"{path} has two verdicts on one response")
+    seal = path.with_suffix(".json")
+    try:
+        about = json.loads(seal.read_text(encoding="utf-8"))
+        judged, rows = about["responses"], about["rows"]
+    except (OSError, ValueError, LookupError, TypeError):
+        raise RecordError(f"{path}: no {seal.name} says which texts it judged; judge again") from None
+    if (judged, rows) != (sha256, len(table)):
+        what = f"{len(table)} verdicts, of {rows}" if judged == sha256 else "verdicts on other texts than are there now"
+        raise RecordError(f"{path} has {what}; judge again")
     score = table["verdict"].map(SCORES)
-    consistent = table["swap_consistent"].astype(float).where(score.notna())
+    consistent = table["swap_consistent"].where(score.notna())
     return table.assign(score=score, consistent=consistent, setting=_settings(table, knobs))
 
 
-def _lengths(path: Path, knobs: Sequence[str]) -> pd.DataFrame:
-    """seed, setting, episode, longer. Raises: RecordError naming a line that is no row."""
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+def _texts(path: Path, knobs: Sequence[str]) -> tuple[pd.DataFrame, dict[int, str], str]:
+    """(seed, setting, episode, longer; episode -> a name of its prompt, another one for another text; the file's
+    SHA-256). Raises: RecordError naming a line that is no row, or responses that stand twice."""
+    rows, names = [], dict[int, str]()
+    content = path.read_bytes()
+    for number, line in enumerate(content.decode(errors="replace").split("\n"), start=1):
         if line:
             try:
                 row = json.loads(line)
                 keys = {name: row[name] for name in ("seed", *knobs, "episode")}
                 rows.append(keys | {"longer": len(row["response"]) - len(row["reference"])})
-            except (ValueError, LookupError, TypeError) as error:
+                name = f"{row['episode']} {hashlib.sha256(row['prompt'].encode()).hexdigest()[:16]}"
+            except (ValueError, LookupError, TypeError, AttributeError) as error:
                 raise RecordError(f"{path}:{number}: {error!r}") from error
+            if names.setdefault(row["episode"], name) != name:
+                raise RecordError(f"{path}:{number}: episode {row['episode']} has another prompt than before")
     table = pd.DataFrame(rows, columns=["seed", *knobs, "episode", "longer"])
-    return table.assign(setting=_settings(table, knobs))[["seed", "setting", "episode", "longer"]]
+    if table.duplicated(["seed", *knobs, "episode"]).any():
+        raise RecordError(f"{path} has a response twice")
+    about = table.assign(setting=_settings(table, knobs))[["seed", "setting", "episode", "longer"]]
+    return about, names, hashlib.sha256(content).hexdigest()
 
 
 def _settings(table: pd.DataFrame, knobs: Sequence[str]) -> list[str]:
@@ -211,7 +249,10 @@ def _differences(spoken: Spoken, compare: Sequence[str], notes: list[str]) -> It
                 notes.append(f"{suite}/{task}, {by}: not one run each of {compare[0]} and {other}, so no difference")
                 continue
             (first, a), (second, b) = methods[compare[0]][0], methods[other][0]
-            both = a.columns.intersection(b.columns)
+            both, either = a.columns.intersection(b.columns), a.columns.union(b.columns)
+            if len(both) < len(either):
+                notes.append(f"{suite}/{task}, {by}: {first} and {second} share {len(both)} of {len(either)} prompts; "
+                             "their difference is over those")  # fmt: skip
             found = paired(a[both].to_numpy(), b[both].to_numpy(), generator(suite, task))
             yield {"suite": suite, "task": task, "judge": by, "first": first, "second": second} | found._asdict()
 

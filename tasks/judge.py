@@ -92,17 +92,17 @@ def main(
 def _readable(folders: Sequence[Path], episodes: int | None) -> tuple[list[Responses], bool]:
     """The responses of the runs that can be read, and whether all can. Raises: BadInput if none can."""
     found: list[Responses] = []
-    errors: list[BadInput] = []
+    left_out: list[BadInput] = []
     for folder in folders:
         try:
             found.append(read(folder, episodes))
         except BadInput as error:
-            errors.append(error)
+            left_out.append(error)
     if not found:
-        raise errors[0]
-    for error in errors:
-        console.print(f"left out: {error}", markup=False)
-    return found, not errors
+        raise left_out[0]
+    for reason in left_out:
+        console.print(f"left out: {reason}", markup=False)
+    return found, not left_out
 
 
 def _judge(judge: Judge, found: Sequence[Responses], about: Mapping[str, Any]) -> bool:

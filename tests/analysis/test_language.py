@@ -28,7 +28,7 @@ Shown = dict[str, tuple[pd.DataFrame, Figure]]
 def shown(root: Path) -> Shown:
     """Figure name -> (numbers, figure), of the only task."""
     of, _ = language.points(load(root))
-    return {name: (frame, draw(frame)) for name, frame, draw in language.figures(of)}
+    return {name: (frame, draw(frame)) for name, frame, draw in language.figures(of, [])}
 
 
 @pytest.fixture(autouse=True)
@@ -136,13 +136,32 @@ def test_the_map_frames_its_best_cell(tmp_path: Path) -> None:
     assert framed.get_xy() == corner
 
 
+def test_runs_without_a_panel_and_means_over_other_knobs_are_noted(tmp_path: Path) -> None:
+    """Six runs, four panels; one run has a third knob, over which its cells are means."""
+    for i in range(6):
+        levels = {"L_test": [0, 1], "eps": [0.4, 2.0]} | ({"K": [1, 2]} if i == 0 else {})
+        write_language(tmp_path, "vgf", vgf(0.7, 0.5), levels, f"{i}a" * 6, prompts=4, seeds=1,
+                       accuracy={"gold_accuracy": 0.6 + 0.05 * i})  # fmt: skip
+    of, _ = language.points(load(tmp_path))
+    notes: list[str] = []
+    drawn = {name: draw(frame) for name, frame, draw in language.figures(of, notes)}
+    assert len(drawn["over-optimisation"].axes) == 4 and len(drawn["gold-eps-L_test"].axes) == 5  # with a colour bar
+    labels = sorted(of["label"].unique())
+    task = "tldr-synthetic"
+    assert notes == [
+        f"{task}: over-optimisation has panels for 4 of 6 runs, without {labels[1]}, {labels[0]}",  # the worst models
+        f"{task}: gold-eps-L_test has panels for 4 of 6 runs, without {labels[4]}, {labels[5]}",
+        f"{task}: cells of {labels[0]} in gold-eps-L_test are means over its other knobs",
+    ]
+
+
 def test_what_is_not_there_is_not_drawn(tmp_path: Path) -> None:
     write_language(tmp_path, "sft", lambda _: plain(0.2), prompts=4)
     assert set(shown(tmp_path)) == {"gold-compute", "length-eos"}
     write_language(tmp_path, "vgf", lambda s: {"proxy": s["L_test"], "length": 9, "gold": math.nan}, LEVELS, prompts=4)
     of, notes = language.points(load(tmp_path))
     assert len(notes) == 1 and "vgf" in notes[0] and "no gold reward" in notes[0]
-    drawn = {name: draw(frame) for name, frame, draw in language.figures(of)}
+    drawn = {name: draw(frame) for name, frame, draw in language.figures(of, [])}
     assert len(of) == 4 and set(drawn) == {"reward-L_test", "gold-compute", "length-eos"}
     assert [axes.get_ylabel()[:5] for axes in drawn["reward-L_test"].axes] == ["gold ", "proxy"]
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-import csv
+import hashlib
+import itertools
+import json
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -16,15 +19,21 @@ from tests.analysis.synthetic_language import best_of_n, plain, vgf, write_langu
 LEVELS = {"L_test": [0, 1, 16]}
 
 
+def sealed(folder: Path, judge: str, text: str) -> Path:
+    """A verdicts file, and the file that says which texts it judged."""
+    (path := folder / f"verdicts-{judge}.csv").write_text(text)
+    sha256 = hashlib.sha256((folder / "responses.jsonl").read_bytes()).hexdigest()
+    path.with_suffix(".json").write_text(json.dumps({"rows": text.count("\n") - 1, "responses": sha256}))
+    return path
+
+
 def write_verdicts(folder: Path, judge: str = "http-m-1", knobs: tuple[str, ...] = (), **outcome: str) -> None:
     """A judge's verdicts on two seeds of four prompts: `outcome`, by prompt (p0=...), says all, with a tie else."""
-    with (folder / f"verdicts-{judge}.csv").open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["seed", *knobs, "episode", "verdict", "swap_consistent", "cost"])
-        for seed in (0, 1):
-            for prompt in range(4):
-                verdict = outcome.get(f"p{prompt}", "tie")
-                table.writerow([seed, *[0 for _ in knobs], prompt, verdict, int(prompt != 3), 0.25])
+    rows = [",".join(["seed", *knobs, "episode", "verdict", "swap_consistent", "cost"])]
+    for seed, prompt in itertools.product((0, 1), range(4)):
+        fields = [seed, *[0 for _ in knobs], prompt, outcome.get(f"p{prompt}", "tie"), int(prompt != 3), 0.25]
+        rows.append(",".join(map(str, fields)))
+    sealed(folder, judge, "\n".join(rows) + "\n")
 
 
 def test_rows_by_hand(tmp_path: Path) -> None:
@@ -65,10 +74,59 @@ def test_a_held_out_row_takes_each_half_from_its_own_pick(tmp_path: Path) -> Non
     rows = ["seed,L_test,episode,verdict,swap_consistent,cost"]
     for level in (0, 1):
         rows += [f"0,{level},{e},{'win' if e % 2 == level else 'loss'},1,0" for e in range(4)]
-    (folder / "verdicts-j.csv").write_text("\n".join(rows) + "\n")
+    sealed(folder, "j", "\n".join(rows) + "\n")
     table, _, _ = tabulate(load(tmp_path), judge="j")
     chosen = table.set_index("row").loc["vgf (held-out)"]
     assert chosen["picks"] == "L_test=0 / L_test=1" and chosen["win_rate"] == 0
+
+
+def test_a_difference_is_over_the_same_prompts(tmp_path: Path) -> None:
+    """The first four of six prompts are others, with the same numbers, for one of the methods."""
+    write_language(tmp_path, "sft", lambda _: plain(0.2), prompts=6)
+    path = write_language(tmp_path, "dpo", lambda _: plain(0.7), prompts=6) / "responses.jsonl"
+    path.write_text(re.sub(r'"post ([0-3])"', r'"another post \1"', path.read_text()))
+    _, differences, notes = tabulate(load(tmp_path), compare=("dpo", "sft"))
+    assert differences["prompts"].tolist() == [2]
+    assert len(notes) == 1 and "recorded: dpo and sft share 2 of 10 prompts; their difference is over" in notes[0]
+
+
+def test_recorded_judges_are_told_apart(tmp_path: Path) -> None:
+    for method, judge in (("sft", "gold"), ("dpo", "proxy")):
+        write_language(tmp_path, method, lambda _: plain(0.2), prompts=4, task_options={"judge": judge})
+    table, differences, notes = tabulate(load(tmp_path), compare=("dpo", "sft"))
+    assert table.set_index("method")["judge"].to_dict() == {"sft": "recorded:gold", "dpo": "recorded:proxy"}
+    assert differences.empty and len(notes) == 2
+
+
+def test_only_what_was_judged_counts(tmp_path: Path) -> None:
+    """A judge that judged one seed of four prompts, all valid: none is invalid."""
+    folder = write_language(tmp_path, "sft", lambda _: plain(0.2), seeds=2, prompts=4)
+    rows = ["seed,episode,verdict,swap_consistent,cost", "1,0,win,1,0", *(f"0,{e},win,1,0" for e in range(4))]
+    sealed(folder, "j", "\n".join(rows) + "\n")
+    row = tabulate(load(tmp_path), "j")[0].iloc[0]
+    assert (row["verdicts"], row["prompts"], row["win"], row["invalid"]) == (5, 4, 1.0, 0.0)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_verdicts_on_settings_that_are_not_there(tmp_path: Path, known: bool) -> None:
+    """They neither count for another setting nor break the table."""
+    folder = write_language(tmp_path, "vgf", vgf(0, 0), {"L_test": [0, 1]}, seeds=1, prompts=2, noise=0.0)
+    rows = ["seed,L_test,episode,verdict,swap_consistent,cost", *(f"0,7,{e},win,1,0" for e in (0, 1))]
+    rows += [f"0,{level},{e},loss,1,0" for level in (0, 1) for e in (0, 1)] if known else []
+    sealed(folder, "j", "\n".join(rows) + "\n")
+    table, _, notes = tabulate(load(tmp_path), "j")
+    assert len(notes) == 1 and "j: 2 verdicts on settings that the records lack, left out" in notes[0]
+    assert table.empty if not known else set(table["win_rate"]) == {0.0}
+
+
+def test_verdicts_on_other_texts_do_not_count(tmp_path: Path) -> None:
+    folder = write_language(tmp_path, "sft", lambda _: plain(0.2), seeds=2, prompts=4)
+    write_verdicts(folder)
+    assert len(tabulate(load(tmp_path), "http")[0]) == 1
+    path = folder / "responses.jsonl"
+    path.write_text(path.read_text().replace("rr", "rrr", 1))
+    table, _, notes = tabulate(load(tmp_path), "http")
+    assert table.empty and "has verdicts on other texts than are there now" in notes[0]
 
 
 def test_the_command_and_its_files(tmp_path: Path) -> None:
@@ -89,6 +147,17 @@ def test_the_command_and_its_files(tmp_path: Path) -> None:
         ("verdicts-j.csv", "seed,episode,verdict\n", "verdicts-j.csv:1: the header is seed,episode,verdict"),
         ("verdicts-j.csv", "seed,episode,verdict,swap_consistent,cost\n0,0,won,1,0\n", "'won' is no verdict"),
         ("verdicts-j.csv", "", "No columns to parse"),
+        (
+            "verdicts-j.csv",
+            "seed,episode,verdict,swap_consistent,cost\n0,0,win,yes,0\n",
+            "convert string to float: 'yes'",
+        ),
+        (
+            "verdicts-j.csv",
+            "seed,episode,verdict,swap_consistent,cost\n0,0,win,1,0\n0,0,loss,1,0\n",
+            "two verdicts on one response",
+        ),
+        ("verdicts-j.csv", "seed,episode,verdict,swap_consistent,cost\n0,0,win,1,0\n", "no verdicts-j.json says which"),
         ("responses.jsonl", '{"seed": 0\n', "responses.jsonl:1: "),
         ("responses.jsonl", '{"seed": 0, "episode": 1}\n', "KeyError('response')"),
     ],
@@ -98,4 +167,7 @@ def test_what_is_broken_is_named_and_left_out(tmp_path: Path, name: str, content
     write_language(tmp_path, "dpo", lambda _: plain(0.7), prompts=4)
     (folder / name).write_text(content)
     table, _, notes = tabulate(load(tmp_path))
-    assert set(table["method"]) == {"dpo"} and len(notes) == 1 and note in notes[0] and "left out" in notes[0]
+    assert len(notes) == 1 and note in notes[0] and "left out" in notes[0]
+    # of a judge's file that is broken, the run's own scores remain
+    assert set(table["method"]) == ({"dpo"} if name == "responses.jsonl" else {"dpo", "sft"})
+    assert set(table["judge"]) == {"recorded"}
