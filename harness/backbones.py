@@ -68,7 +68,7 @@ def _load(path: str, what: str, load: Any) -> Any:
     place = resolved(path)
     try:
         return load(place)
-    except (OSError, ValueError, KeyError, ImportError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, json.JSONDecodeError) as error:
         reason = " ".join(str(error).split())[:200]
         where = "cannot be read" if Path(place).exists() else "is no folder here, and the model hub did not give it"
         raise BadInput(f"{what} {path!r} {where}: {reason}") from error
@@ -80,19 +80,25 @@ def _tokenizer(path: str) -> Any:
     return _load(path, "tokenizer of", AutoTokenizer.from_pretrained)
 
 
+def _whole(path: str, what: str, kind: Any, **settings: Any) -> Any:
+    """A model of which nothing lacks: transformers fills what a checkpoint does not have with random weights."""
+    found, about = _load(path, what, lambda place: kind.from_pretrained(place, output_loading_info=True, **settings))
+    if about["missing_keys"]:
+        raise BadInput(f"{what} {path!r}: no weights for {', '.join(sorted(about['missing_keys'])[:3])}")
+    return found
+
+
 def _causal(path: str) -> Any:
     from transformers import AutoModelForCausalLM
 
-    return _load(path, "model", AutoModelForCausalLM.from_pretrained)
+    return _whole(path, "model", AutoModelForCausalLM)
 
 
 def _reward(path: str) -> RewardModel:
     """A transformers classifier with one label, its head read where we read it."""
     from transformers import AutoModelForSequenceClassification
 
-    found = _load(
-        path, "reward model", lambda place: AutoModelForSequenceClassification.from_pretrained(place, num_labels=1)
-    )
+    found = _whole(path, "reward model", AutoModelForSequenceClassification, num_labels=1)
     head = getattr(found, "score", None)
     if head is None or head.weight.shape[0] != 1:
         raise BadInput(f"reward model {path!r}: no scalar head called `score`")

@@ -108,12 +108,16 @@ def weights(model: nn.Module, **about: Any) -> Part:
 
 
 def load_into(model: nn.Module, tensors: dict[str, Tensor], what: str) -> None:
-    """Raises `BadInput` where the weights are another model's."""
+    """Raises `BadInput` where the weights are another model's, or not all of this one's."""
     own = model.state_dict()
     shapes = {name: tuple(value.shape) for name, value in own.items()}
     for name, value in tensors.items():
         if shapes.get(name) != tuple(value.shape):
             raise BadInput(f"{what}: {name} has shape {tuple(value.shape)} there and {shapes.get(name)} in the model")
+    given = {own[name].data_ptr() for name in tensors}  # tied weights are stored under one of their names
+    lacking = [name for name, value in own.items() if name not in tensors and value.data_ptr() not in given]
+    if lacking:
+        raise BadInput(f"{what}: no weights for {', '.join(lacking[:3])}")
     model.load_state_dict(tensors, strict=False)
 
 
@@ -121,7 +125,8 @@ def causal(context: Context, name: str) -> Any:
     """The causal language model that the part `name` is, on the device, for evaluation."""
     part = context.part(name)
     model = context.models.given(part.about["path"], "causal") if "path" in part.about else context.models.fresh()
-    load_into(model, part.tensors, name)
+    if part.tensors:
+        load_into(model, part.tensors, name)
     return model.to(context.device).eval()
 
 
@@ -132,7 +137,7 @@ def reward(context: Context, name: str = "reward") -> RewardModel:
         model: RewardModel = context.models.given(part.about["path"], "reward")
     else:
         model = reward_from(context.models.fresh())
-    load_into(model, part.tensors, name)
+        load_into(model, part.tensors, name)
     model.mean, model.deviation = float(part.about.get("mean", 0.0)), float(part.about.get("deviation", 1.0))
     return model.to(context.device).eval()
 
