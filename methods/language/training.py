@@ -127,8 +127,21 @@ class Nothing:
         return {self.name: Part({}, {"path": self.path})}
 
 
+def without_dropout(model: Any) -> Any:
+    """The model with every dropout off, in modules and in attention's numbers: log-probabilities that a step compares
+    must be of one function, and what is resumed must go on as if it had not stopped."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name, value in vars(module).items():
+            if "dropout" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
+    return model
+
+
 def prepared(model: Any, context: Context, checkpointing: bool) -> Any:
     """The model on the device, ready to be trained."""
+    without_dropout(model)
     if checkpointing:
         model.gradient_checkpointing_enable()
         model.enable_input_require_grads()

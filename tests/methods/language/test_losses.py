@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -190,6 +191,38 @@ def test_a_job_that_is_stopped_goes_on_as_if_it_had_not_been(name: str, rank: in
     start = Bench(settings).untrained().parts["reward" if name == "reward" else "sft"].tensors
     assert set(one.tensors) == set(start)
     assert any(not torch.equal(value, start[key]) for key, value in one.tensors.items()), "nothing was learned"
+
+
+class WithDropout:
+    """GPT-2 with random weights, and half of everything dropped."""
+
+    def fresh(self) -> Any:
+        from transformers import GPT2Config, GPT2LMHeadModel
+
+        half: dict[str, Any] = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.5)
+        return GPT2LMHeadModel(GPT2Config(vocab_size=16, n_embd=16, n_layer=1, n_head=2, n_positions=32, **half))
+
+    def given(self, part: str) -> Any:
+        raise AssertionError(part)
+
+
+def test_nothing_is_dropped_while_training() -> None:
+    """Before any step of PPO the ratios are 1, in the mode that steps are made in."""
+    settings = PPOConfig(**SMALL)
+    bench = Bench(settings)
+    bench.context = replace(bench.context, models=WithDropout())
+    job = PPOJob(bench.untrained().context, settings)
+    assert {"attn_dropout", "resid_dropout"} <= {name.split(".")[-1] for name, _ in job.policy.named_modules()}
+    experience, _ = job.gather(1)
+    for module in job.modules.values():
+        module.train()
+    with torch.no_grad():
+        now, values = (
+            token_logprobs(job.policy, experience.batch, settings.train_temperature),
+            job.values(experience.batch),
+        )
+    torch.testing.assert_close(now, experience.logprobs)
+    torch.testing.assert_close(values, experience.values)
 
 
 def test_batches_are_fresh_permutations_whatever_came_before() -> None:
