@@ -54,8 +54,9 @@ class Models(Protocol):
         """A causal language model: the tiny one with random weights drawn from torch's generator, or the one that the
         setting `model` names."""
 
-    def given(self, path: str, kind: Literal["causal", "reward"]) -> Any:
-        """The checkpoint in a folder. Raises `BadInput`: unreadable, or of another tokenizer."""
+    def given(self, part: Literal["sft", "reward"]) -> Any:
+        """The checkpoint that the settings name for a part. Raises `BadInput`: unreadable, some of its weights lack, or
+        not the one that the run was planned with."""
 
 
 @dataclass(frozen=True)

@@ -124,8 +124,8 @@ def load_into(model: nn.Module, tensors: dict[str, Tensor], what: str) -> None:
 def causal(context: Context, name: str) -> Any:
     """The causal language model that the part `name` is, on the device, for evaluation."""
     part = context.part(name)
-    model = context.models.given(part.about["path"], "causal") if "path" in part.about else context.models.fresh()
-    if part.tensors:
+    model = context.models.given("sft") if part.about.get("given") else context.models.fresh()
+    if not part.about.get("given"):
         load_into(model, part.tensors, name)
     return model.to(context.device).eval()
 
@@ -133,8 +133,8 @@ def causal(context: Context, name: str) -> Any:
 def reward(context: Context, name: str = "reward") -> RewardModel:
     """The reward model that the part `name` is, on the device, for evaluation."""
     part = context.part(name)
-    if "path" in part.about:
-        model: RewardModel = context.models.given(part.about["path"], "reward")
+    if part.about.get("given"):
+        model: RewardModel = context.models.given("reward")
     else:
         model = reward_from(context.models.fresh())
         load_into(model, part.tensors, name)
