@@ -47,7 +47,7 @@ class Backbones:
         self._loaded: dict[tuple[str, str], Any] = {}
 
     def fresh(self) -> Any:
-        if self.config.model == TINY and self.config.sft_checkpoint:
+        if self.config.sft_checkpoint:
             return self.given("sft")  # the architecture that parts were made with
         if self.config.model == TINY:
             return tiny_model(self.config, self.tokens, self.longest).to(self._dtype)

@@ -54,6 +54,13 @@ def test_a_part_without_some_weights_is_refused_unless_they_are_tied() -> None:
         load_into(model, tensors, "sft")
 
 
+def test_the_sft_checkpoint_is_the_fresh_model_whatever_the_setting_model_says(tmp_path: Path) -> None:
+    folder, other = saved(tmp_path / "sft", seed=1), saved(tmp_path / "base", seed=2)
+    fresh = backbones(folder, other, sft_checkpoint=str(folder), model=str(other)).fresh()
+    given = backbones(folder, sft_checkpoint=str(folder)).given("sft")
+    assert all(torch.equal(value, given.state_dict()[name]) for name, value in fresh.state_dict().items())
+
+
 def test_a_checkpoint_that_changed_since_the_plan_is_refused(tmp_path: Path) -> None:
     folder = saved(tmp_path / "sft", seed=1)
     models = backbones(folder, sft_checkpoint=str(folder))
