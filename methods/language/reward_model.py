@@ -106,7 +106,7 @@ def reward_stage(config: LanguageConfig) -> LanguageStage:
     """The stage that makes the part "reward", or takes a checkpoint for it."""
     path = config.reward_checkpoint
     if path:
-        return LanguageStage("reward_model", frozenset({"reward"}), 0, "the checkpoint that the settings name", {"dtype": config.dtype},
+        return LanguageStage("reward_model", frozenset({"reward"}), 0, "a checkpoint given", {"dtype": config.dtype},
                              GivenReward, 1, files=(path,))  # fmt: skip
 
     def begin(context: Context) -> Job:
