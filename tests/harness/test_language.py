@@ -233,6 +233,22 @@ def test_a_saved_reward_model_scores_as_it_did(given: tuple[Path, Path]) -> None
     known = frozenset([contents(path)])
     mine = Backbones(LanguageConfig(reward_checkpoint=path), 10, 20, known).given("reward")
     theirs = whole.score(whole.base_model(input_ids=ids).last_hidden_state)[0, -1, 0]
+def test_the_reward_model_judges_methods_that_have_none() -> None:
+    from harness.config import RunSettings, parse_set
+    from harness.plan import plan_run
+    from tasks.core import choose
+    from tasks.language_synthetic import TLDR_TASK
+
+    task, settings = choose(TLDR_TASK, {"judge": "proxy"}), RunSettings((0,), 4, 2, 2)
+    for method in ("sft", "dpo"):
+        measured, not_measured = (
+            plan_run(task, "x", method, parse_set([f"measure_proxy={on}"], "language"), settings)
+            for on in ("on", "off")
+        )
+        one, other = ({node.stage.name: node.fingerprint for node in run.nodes} for run in (measured, not_measured))
+        assert "reward_model" in other and one == other, "judged as if it had been measured"
+
+
     torch.testing.assert_close(mine(torch.tensor([3]), ids=ids)[0], theirs)
 
 
@@ -249,7 +265,7 @@ def test_bad_input_is_one_line(given: tuple[Path, Path], tmp_path: Path, monkeyp
     assert "--set vgf.surrogate" in line("--set", "vgf.surrogate=x") or "surrogate=x is not one of" in line(
         "--set", "vgf.surrogate=x"
     )
-    assert "vgf has no setting 'L_train'" in line("--set", "vgf.L_train=1")
+    assert "--set L_train: no such setting in vgf" in line("--set", "vgf.L_train=1")
     assert "--online-steps 9: sft has no rule" in line(
         "--methods", "sft", "--online-steps", "9", "--online-warmup", "1"
     )
@@ -279,6 +295,9 @@ def test_what_only_shows_with_the_data_is_one_line_too(
     assert "split 'test' has 2000 prompts" in failed("--episodes", "2001")
 
 
+    assert "--steps 7: sft, vgf has no stage of its own that trains; see --set" in line(
+        "--methods", "sft,vgf", "--steps", "7", "--set", "sft_steps=6", "--set", "reward_steps=4"
+    )
 def test_the_control_half_never_imports_torch(tmp_path: Path) -> None:
     code = (
         "import sys\n"
