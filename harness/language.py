@@ -222,7 +222,7 @@ class LanguageEvaluator:
                     rows.append(
                         {"seed": seed, "phase": "", "step": step, **setting, "episode": episode,
                          "return": float(verdicts["gold"][episode, k]), "length": int(length[episode, k]),
-                         "success": int(won == 1.0), "score": won,
+                         "success": math.nan if math.isnan(won) else int(won == 1.0), "score": won,
                          **{name: float(value[episode, k]) for name, value in extra.items()}}
                     )  # fmt: skip
             progress(done / len(self.seeds))

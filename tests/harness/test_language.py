@@ -81,7 +81,7 @@ def test_every_method_has_its_record(whole: Path) -> None:
 
 def test_compute_is_counted(whole: Path) -> None:
     counted = {(row["L_test"], row["samples"], row["gradients"], row["compute"]) for row in table(run_of(whole, "vgf"))}
-    assert counted == {("0", "3", "0", "6"), ("1", "3", "3", "21"), ("2", "3", "6", "30")}
+    assert counted == {("0", "3", "0", "6"), ("1", "3", "3", "18"), ("2", "3", "6", "27")}
     counted = {
         (row["N"], row["samples"], row["gradients"], row["compute"]) for row in table(run_of(whole, "best_of_n"))
     }
@@ -107,6 +107,29 @@ def texts(folder: Path) -> list[dict[str, Any]]:
 
 def test_the_texts_are_there_for_another_judge(whole: Path) -> None:
     from tasks.language_synthetic import TLDR_TASK
+def test_no_verdict_is_no_failure() -> None:
+    from types import SimpleNamespace
+
+    from harness.language import LanguageEvaluator
+
+    settings = SimpleNamespace(seeds=(0,), episodes=3)
+    node: Any = SimpleNamespace(settings=settings, method=SimpleNamespace(knobs=({},)))
+    ones = torch.ones(3, 1)
+    tensors = {name: ones for name in ("lengths", "verdicts", *EXTRA)}
+    tensors["verdicts"] = torch.tensor([[1.0], [0.5], [torch.nan]])
+    store = SimpleNamespace(read=lambda part, seed: SimpleNamespace(tensors=tensors))
+    rows = LanguageEvaluator(node).run(
+        {"responses": store, "verdicts": store}, 0, stop=lambda: False, progress=lambda done: None
+    )
+    assert (
+        [row["success"] for row in rows[:2]] == [1, 0] and np.isnan(rows[2]["success"]) and np.isnan(rows[2]["score"])
+    )
+
+
+def test_the_record_names_what_language_runs_depend_on(whole: Path) -> None:
+    assert {"torch", "transformers", "tokenizers"} <= set(read_run(run_of(whole, "sft"))["versions"])
+
+
 
     folder = run_of(whole, "vgf")
     rows, measured = texts(folder), table(folder)
