@@ -62,7 +62,9 @@ class Backbones:
             if contents(path) not in self.known:
                 raise BadInput(f"{path}: its files changed since the run was planned")
             self._loaded[path, part] = _causal(path) if part == "sft" else _reward(path)
-        return copy.deepcopy(self._loaded[path, part]).to(self._dtype)
+        found = copy.deepcopy(self._loaded[path, part])
+        (found.backbone if isinstance(found, RewardModel) else found).to(self._dtype)
+        return found
 
     @property
     def _dtype(self) -> torch.dtype:

@@ -43,13 +43,14 @@ def tiny_model(config: LanguageConfig, tokens: int, longest: int) -> Any:
 
 
 class RewardModel(nn.Module):
-    """A backbone with a scalar head; `mean` and `deviation`, which `reward_model.py` measures, normalise its scores."""
+    """A backbone with a scalar head, of float32 at least; `mean` and `deviation`, which `reward_model.py` measures,
+    normalise its scores."""
 
     def __init__(self, backbone: Any, width: int) -> None:
         super().__init__()
         self.backbone = backbone
         weight = next(backbone.parameters())
-        self.score = nn.Linear(width, 1, bias=False, dtype=weight.dtype, device=weight.device)
+        self.score = nn.Linear(width, 1, bias=False, device=weight.device)
         nn.init.normal_(self.score.weight, std=(width + 1) ** -0.5)  # N+ implementation details, 2403.17031
         self.mean, self.deviation = 0.0, 1.0
 
@@ -60,7 +61,7 @@ class RewardModel(nn.Module):
     def values(self, ids: Tensor | None = None, embeds: Tensor | None = None) -> Tensor:
         """The head at every token `[b, l]` of ids `[b, l]` or embeddings `[b, l, d]` padded on the right."""
         hidden = self.backbone(input_ids=ids, inputs_embeds=embeds, use_cache=False).last_hidden_state
-        return wide(self.score(hidden).squeeze(-1))
+        return self.score(wide(hidden)).squeeze(-1)
 
     def forward(self, last: Tensor, ids: Tensor | None = None, embeds: Tensor | None = None) -> Tensor:
         """The score `[b]` at the tokens of index `last` `[b]`, not normalised."""

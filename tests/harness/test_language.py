@@ -96,6 +96,8 @@ def test_no_step_is_best_of_n_with_the_same_particles_exactly(whole: Path) -> No
     others = [row for row in table(run_of(whole, "best_of_n")) if row["N"] == "3"]
     for name in ("gold", "score", "length", "eos"):
         assert [row[name] for row in rows] == [row[name] for row in others]
+    proxies = [[float(row["proxy"]) for row in some] for some in (rows, others)]
+    assert proxies[0] == pytest.approx(proxies[1], rel=1e-4, abs=1e-5), "but for rounding, in batches of other shapes"
     assert [row["response"] for row in texts(run_of(whole, "best_of_n")) if row["N"] == 1] == [
         row["response"] for row in texts(run_of(whole, "sft"))
     ], "the first sample is SFT's answer"
@@ -105,8 +107,6 @@ def texts(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "responses.jsonl").read_text().splitlines()]
 
 
-def test_the_texts_are_there_for_another_judge(whole: Path) -> None:
-    from tasks.language_synthetic import TLDR_TASK
 def test_no_verdict_is_no_failure() -> None:
     from types import SimpleNamespace
 
@@ -130,6 +130,8 @@ def test_the_record_names_what_language_runs_depend_on(whole: Path) -> None:
     assert {"torch", "transformers", "tokenizers"} <= set(read_run(run_of(whole, "sft"))["versions"])
 
 
+def test_the_texts_are_there_for_another_judge(whole: Path) -> None:
+    from tasks.language_synthetic import TLDR_TASK
 
     folder = run_of(whole, "vgf")
     rows, measured = texts(folder), table(folder)
@@ -231,6 +233,22 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return checkpoints(tmp_path_factory.mktemp("given"), words)
 
 
+def test_the_reward_model_judges_methods_that_have_none() -> None:
+    from harness.config import RunSettings, parse_set
+    from harness.plan import plan_run
+    from tasks.core import choose
+    from tasks.language_synthetic import TLDR_TASK
+
+    task, settings = choose(TLDR_TASK, {"judge": "proxy"}), RunSettings((0,), 4, 2, 2)
+    for method in ("sft", "dpo"):
+        measured, not_measured = (
+            plan_run(task, "x", method, parse_set([f"measure_proxy={on}"], "language"), settings)
+            for on in ("on", "off")
+        )
+        one, other = ({node.stage.name: node.fingerprint for node in run.nodes} for run in (measured, not_measured))
+        assert "reward_model" in other and one == other, "judged as if it had been measured"
+
+
 def test_checkpoints_stand_in_for_training(given: tuple[Path, Path], tmp_path: Path) -> None:
     sft, judge = given
     sets = ("--set", f"sft_checkpoint={sft}", "--set", f"reward_checkpoint={judge}", "--set", "dtype=bfloat16")
@@ -256,22 +274,6 @@ def test_a_saved_reward_model_scores_as_it_did(given: tuple[Path, Path]) -> None
     known = frozenset([contents(path)])
     mine = Backbones(LanguageConfig(reward_checkpoint=path), 10, 20, known).given("reward")
     theirs = whole.score(whole.base_model(input_ids=ids).last_hidden_state)[0, -1, 0]
-def test_the_reward_model_judges_methods_that_have_none() -> None:
-    from harness.config import RunSettings, parse_set
-    from harness.plan import plan_run
-    from tasks.core import choose
-    from tasks.language_synthetic import TLDR_TASK
-
-    task, settings = choose(TLDR_TASK, {"judge": "proxy"}), RunSettings((0,), 4, 2, 2)
-    for method in ("sft", "dpo"):
-        measured, not_measured = (
-            plan_run(task, "x", method, parse_set([f"measure_proxy={on}"], "language"), settings)
-            for on in ("on", "off")
-        )
-        one, other = ({node.stage.name: node.fingerprint for node in run.nodes} for run in (measured, not_measured))
-        assert "reward_model" in other and one == other, "judged as if it had been measured"
-
-
     torch.testing.assert_close(mine(torch.tensor([3]), ids=ids)[0], theirs)
 
 
@@ -293,6 +295,9 @@ def test_bad_input_is_one_line(given: tuple[Path, Path], tmp_path: Path, monkeyp
         "--methods", "sft", "--online-steps", "9", "--online-warmup", "1"
     )
     assert f"{tmp_path}/none: no such folder with a model" in line("--set", f"sft_checkpoint={tmp_path}/none")
+    assert "--steps 7: sft, vgf has no stage of its own that trains; see --set" in line(
+        "--methods", "sft,vgf", "--steps", "7", "--set", "sft_steps=6", "--set", "reward_steps=4"
+    )
     assert "task.judge=http: expected one of gold, proxy" in line("--set", "task.judge=http")
     assert not (tmp_path / "results").exists(), "nothing was written"
 
@@ -318,9 +323,6 @@ def test_what_only_shows_with_the_data_is_one_line_too(
     assert "split 'test' has 2000 prompts" in failed("--episodes", "2001")
 
 
-    assert "--steps 7: sft, vgf has no stage of its own that trains; see --set" in line(
-        "--methods", "sft,vgf", "--steps", "7", "--set", "sft_steps=6", "--set", "reward_steps=4"
-    )
 def test_the_control_half_never_imports_torch(tmp_path: Path) -> None:
     code = (
         "import sys\n"

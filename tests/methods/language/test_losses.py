@@ -12,7 +12,7 @@ from torch import nn
 
 from methods.language.core import LanguageConfig
 from methods.language.dpo import DPOConfig, DPOJob, dpo_loss
-from methods.language.models import causal, response_logits, reward, sample, token_logprobs
+from methods.language.models import causal, response_logits, reward, reward_from, sample, token_logprobs
 from methods.language.ppo import Experience, PPOConfig, PPOJob, advantages, ppo_loss, token_rewards, whitened
 from methods.language.reward_model import RewardJob, preference_loss, scores
 from methods.language.sft import SFTJob, sft_loss
@@ -62,6 +62,14 @@ def test_the_reward_is_read_at_the_end_of_text_wherever_that_stands(bench: Bench
     assert float(together[1]) == pytest.approx(by_hand)
     cut = scores(model, PROMPTS, [[6, 7], [8]], EOS, PAD)
     torch.testing.assert_close(cut, together)  # the end of text is appended where it lacks
+
+
+def test_the_head_is_float32_whatever_the_weights_below_are(bench: Bench) -> None:
+    model = reward_from(causal(bench.context, "sft").bfloat16())
+    ids = torch.tensor([[3, 4, 5, EOS]])
+    hidden = model.backbone(input_ids=ids).last_hidden_state
+    assert hidden.dtype == torch.bfloat16 and model.score.weight.dtype == torch.float32
+    torch.testing.assert_close(model.values(ids), hidden.float() @ model.score.weight[0])
 
 
 def test_the_preference_loss_is_logistic_in_the_margin(bench: Bench) -> None:
