@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 
-from harness.files import resolved
+from harness.files import contents, resolved
 from methods.core import BadInput
 from methods.language.core import LanguageConfig
 from methods.language.models import RewardModel, as_classifier, reward_of, tiny_model
@@ -40,23 +40,31 @@ def tokenizer_for(config: LanguageConfig, texts: Sequence[str]) -> Any:
 class Backbones:
     """`methods.language.core.Models` for a run's settings."""
 
-    def __init__(self, config: LanguageConfig, tokens: int, longest: int) -> None:
-        """`tokens`: of the tokenizer; `longest`: tokens of the tiny model's sequences."""
-        self.config, self.tokens, self.longest = config, tokens, longest
+    def __init__(self, config: LanguageConfig, tokens: int, longest: int, known: frozenset[str] = frozenset()) -> None:
+        """`tokens`: of the tokenizer; `longest`: tokens of the tiny model's sequences; `known`: what checkpoints held
+        (`harness.files.contents`) when the run was planned, and must hold when they are loaded."""
+        self.config, self.tokens, self.longest, self.known = config, tokens, longest, known
         self._loaded: dict[tuple[str, str], Any] = {}
 
     def fresh(self) -> Any:
-        if self.config.model == TINY and self.config.sft_checkpoint:
-            return self.given(self.config.sft_checkpoint, "causal")  # the architecture that parts were made with
+        if self.config.sft_checkpoint:
+            return self.given("sft")  # the architecture that parts were made with
         if self.config.model == TINY:
             return tiny_model(self.config, self.tokens, self.longest).to(self._dtype)
-        return self.given(self.config.model, "causal")
+        return self._copy(self.config.model, "sft")
 
-    def given(self, path: str, kind: Literal["causal", "reward"]) -> Any:
-        """A copy of its own for every caller."""
-        if (path, kind) not in self._loaded:
-            self._loaded[path, kind] = _causal(path) if kind == "causal" else _reward(path)
-        return copy.deepcopy(self._loaded[path, kind]).to(self._dtype)
+    def given(self, part: Literal["sft", "reward"]) -> Any:
+        return self._copy(self.config.sft_checkpoint if part == "sft" else self.config.reward_checkpoint, part)
+
+    def _copy(self, path: str, part: Literal["sft", "reward"]) -> Any:
+        """One of its own for every caller."""
+        if (path, part) not in self._loaded:
+            if contents(path) not in self.known:
+                raise BadInput(f"{path}: its files changed since the run was planned")
+            self._loaded[path, part] = _causal(path) if part == "sft" else _reward(path)
+        found = copy.deepcopy(self._loaded[path, part])
+        (found.backbone if isinstance(found, RewardModel) else found).to(self._dtype)
+        return found
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -68,7 +76,7 @@ def _load(path: str, what: str, load: Any) -> Any:
     place = resolved(path)
     try:
         return load(place)
-    except (OSError, ValueError, KeyError, ImportError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, json.JSONDecodeError) as error:
         reason = " ".join(str(error).split())[:200]
         where = "cannot be read" if Path(place).exists() else "is no folder here, and the model hub did not give it"
         raise BadInput(f"{what} {path!r} {where}: {reason}") from error
@@ -80,19 +88,25 @@ def _tokenizer(path: str) -> Any:
     return _load(path, "tokenizer of", AutoTokenizer.from_pretrained)
 
 
+def _whole(path: str, what: str, kind: Any, **settings: Any) -> Any:
+    """A model of which nothing lacks: transformers fills what a checkpoint does not have with random weights."""
+    found, about = _load(path, what, lambda place: kind.from_pretrained(place, output_loading_info=True, **settings))
+    if about["missing_keys"]:
+        raise BadInput(f"{what} {path!r}: no weights for {', '.join(sorted(about['missing_keys'])[:3])}")
+    return found
+
+
 def _causal(path: str) -> Any:
     from transformers import AutoModelForCausalLM
 
-    return _load(path, "model", AutoModelForCausalLM.from_pretrained)
+    return _whole(path, "model", AutoModelForCausalLM)
 
 
 def _reward(path: str) -> RewardModel:
     """A transformers classifier with one label, its head read where we read it."""
     from transformers import AutoModelForSequenceClassification
 
-    found = _load(
-        path, "reward model", lambda place: AutoModelForSequenceClassification.from_pretrained(place, num_labels=1)
-    )
+    found = _whole(path, "reward model", AutoModelForSequenceClassification, num_labels=1)
     head = getattr(found, "score", None)
     if head is None or head.weight.shape[0] != 1:
         raise BadInput(f"reward model {path!r}: no scalar head called `score`")

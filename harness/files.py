@@ -10,7 +10,7 @@ from methods.core import BadInput
 
 _CHUNK = 1 << 22
 SHIPPED = "shipped:"  # stands before the name of a checkpoint that comes with the tasks
-_WHAT = ("*.safetensors", "*.json")
+_WHAT = ("*.safetensors", "*.json", "merges.txt", "vocab.txt", "*.model")  # weights, settings, tokenizers
 NOTE = "checkpoint.json"  # what is said of a checkpoint; no part of it
 
 
@@ -23,9 +23,9 @@ def resolved(path: str) -> str:
     return str(Path(tasks.__file__).parent / "checkpoints" / path.removeprefix(SHIPPED))
 
 
-@cache
 def contents(path: str) -> str:
     """SHA-256 of a checkpoint's weights and settings, by name; of a name that is no folder here (a hub's), the name.
+    Files are read again if they changed.
 
     Raises:
       BadInput: the folder holds no weights in safetensors, the one format that is read.
@@ -36,8 +36,14 @@ def contents(path: str) -> str:
     files = sorted(file for pattern in _WHAT for file in folder.glob(pattern) if file.name != NOTE)
     if not any(file.suffix == ".safetensors" for file in files):
         raise BadInput(f"{path}: no such folder with a model in it (config.json, *.safetensors, tokenizer.json)")
+    return _digest(tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
+
+
+@cache
+def _digest(files: tuple[tuple[Path, int, int], ...]) -> str:
+    """Of files with their sizes and times of change."""
     digest = hashlib.sha256()
-    for file in files:
+    for file, *_ in files:
         digest.update(f"{file.name}\n".encode())
         with file.open("rb") as stream:
             while block := stream.read(_CHUNK):

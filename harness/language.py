@@ -116,7 +116,9 @@ class LanguageWork:
         owner, task = self.owner, self.task
         texts: Texts = owner.texts
         # room for an end of text after a response that was cut off
-        models = Backbones(owner.run.method.config, texts.size, texts.max_prompt + texts.max_response + 1)
+        longest = texts.max_prompt + texts.max_response + 1
+        known = frozenset(digest for node in owner.run.nodes for digest in node.identity.get("files", ()))
+        models = Backbones(owner.run.method.config, texts.size, longest, known)
         return Context(
             seed, texts, models, lambda name: owner.state[name].read(name, seed),
             torch.device("cuda" if torch.cuda.is_available() else "cpu"), task.gold,
@@ -220,7 +222,7 @@ class LanguageEvaluator:
                     rows.append(
                         {"seed": seed, "phase": "", "step": step, **setting, "episode": episode,
                          "return": float(verdicts["gold"][episode, k]), "length": int(length[episode, k]),
-                         "success": int(won == 1.0), "score": won,
+                         "success": math.nan if math.isnan(won) else int(won == 1.0), "score": won,
                          **{name: float(value[episode, k]) for name, value in extra.items()}}
                     )  # fmt: skip
             progress(done / len(self.seeds))

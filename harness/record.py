@@ -22,7 +22,8 @@ from filelock import FileLock, Timeout
 
 from methods.core import BadInput
 
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "gymnasium", "ogbench", "mujoco")
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "gymnasium", "ogbench", "mujoco",
+             "torch", "transformers", "tokenizers", "safetensors", "peft", "trl")  # fmt: skip
 
 
 class Busy(RuntimeError):

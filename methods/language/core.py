@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 from methods.core import Count, Method, MethodConfig, PositiveFloat, PositiveInt, Weight
@@ -54,8 +54,9 @@ class Models(Protocol):
         """A causal language model: the tiny one with random weights drawn from torch's generator, or the one that the
         setting `model` names."""
 
-    def given(self, path: str, kind: Literal["causal", "reward"]) -> Any:
-        """The checkpoint in a folder. Raises `BadInput`: unreadable, or of another tokenizer."""
+    def given(self, part: Literal["sft", "reward"]) -> Any:
+        """The checkpoint that the settings name for a part. Raises `BadInput`: unreadable, some of its weights lack, or
+        not the one that the run was planned with."""
 
 
 @dataclass(frozen=True)
@@ -146,10 +147,14 @@ class LanguageMethod(Method):
         return {name: getattr(self.config, name) for name in names}
 
     def evaluation(self, prompts: int, judge: str) -> tuple[LanguageStage, ...]:
-        """Stages that respond to so many prompts and compare the responses with the references."""
+        """Stages that respond to so many prompts and compare the responses with the references; before them that of
+        the reward model, where it is the judge and the method has none."""
         from methods.language.respond import judging
 
-        return (*self.responding(prompts), judging(self.config, prompts, judge))
+        measuring = replace(self, config=replace(self.config, measure_proxy=True)) if judge == "proxy" else self
+        own = {stage.name for stage in self.stages()}
+        further = [stage for stage in measuring.stages() if stage.name not in own]
+        return (*further, *measuring.responding(prompts), judging(self.config, prompts, judge))
 
     def responding(self, prompts: int) -> tuple[LanguageStage, ...]:
         """Stages that end in the part "responses": see `methods/language/respond.py`."""

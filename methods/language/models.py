@@ -43,13 +43,14 @@ def tiny_model(config: LanguageConfig, tokens: int, longest: int) -> Any:
 
 
 class RewardModel(nn.Module):
-    """A backbone with a scalar head; `mean` and `deviation`, which `reward_model.py` measures, normalise its scores."""
+    """A backbone with a scalar head, of float32 at least; `mean` and `deviation`, which `reward_model.py` measures,
+    normalise its scores."""
 
     def __init__(self, backbone: Any, width: int) -> None:
         super().__init__()
         self.backbone = backbone
         weight = next(backbone.parameters())
-        self.score = nn.Linear(width, 1, bias=False, dtype=weight.dtype, device=weight.device)
+        self.score = nn.Linear(width, 1, bias=False, device=weight.device)
         nn.init.normal_(self.score.weight, std=(width + 1) ** -0.5)  # N+ implementation details, 2403.17031
         self.mean, self.deviation = 0.0, 1.0
 
@@ -60,7 +61,7 @@ class RewardModel(nn.Module):
     def values(self, ids: Tensor | None = None, embeds: Tensor | None = None) -> Tensor:
         """The head at every token `[b, l]` of ids `[b, l]` or embeddings `[b, l, d]` padded on the right."""
         hidden = self.backbone(input_ids=ids, inputs_embeds=embeds, use_cache=False).last_hidden_state
-        return wide(self.score(hidden).squeeze(-1))
+        return self.score(wide(hidden)).squeeze(-1)
 
     def forward(self, last: Tensor, ids: Tensor | None = None, embeds: Tensor | None = None) -> Tensor:
         """The score `[b]` at the tokens of index `last` `[b]`, not normalised."""
@@ -108,31 +109,36 @@ def weights(model: nn.Module, **about: Any) -> Part:
 
 
 def load_into(model: nn.Module, tensors: dict[str, Tensor], what: str) -> None:
-    """Raises `BadInput` where the weights are another model's."""
+    """Raises `BadInput` where the weights are another model's, or not all of this one's."""
     own = model.state_dict()
     shapes = {name: tuple(value.shape) for name, value in own.items()}
     for name, value in tensors.items():
         if shapes.get(name) != tuple(value.shape):
             raise BadInput(f"{what}: {name} has shape {tuple(value.shape)} there and {shapes.get(name)} in the model")
+    given = {own[name].data_ptr() for name in tensors}  # tied weights are stored under one of their names
+    lacking = [name for name, value in own.items() if name not in tensors and value.data_ptr() not in given]
+    if lacking:
+        raise BadInput(f"{what}: no weights for {', '.join(lacking[:3])}")
     model.load_state_dict(tensors, strict=False)
 
 
 def causal(context: Context, name: str) -> Any:
     """The causal language model that the part `name` is, on the device, for evaluation."""
     part = context.part(name)
-    model = context.models.given(part.about["path"], "causal") if "path" in part.about else context.models.fresh()
-    load_into(model, part.tensors, name)
+    model = context.models.given("sft") if part.about.get("given") else context.models.fresh()
+    if not part.about.get("given"):
+        load_into(model, part.tensors, name)
     return model.to(context.device).eval()
 
 
 def reward(context: Context, name: str = "reward") -> RewardModel:
     """The reward model that the part `name` is, on the device, for evaluation."""
     part = context.part(name)
-    if "path" in part.about:
-        model: RewardModel = context.models.given(part.about["path"], "reward")
+    if part.about.get("given"):
+        model: RewardModel = context.models.given("reward")
     else:
         model = reward_from(context.models.fresh())
-    load_into(model, part.tensors, name)
+        load_into(model, part.tensors, name)
     model.mean, model.deviation = float(part.about.get("mean", 0.0)), float(part.about.get("deviation", 1.0))
     return model.to(context.device).eval()
 

@@ -93,21 +93,21 @@ def validated(model: RewardModel, context: Context) -> dict[str, float]:
 class GivenReward(Nothing):
     """A reward model from a folder: its scores are normalised and its accuracy measured, its weights left there."""
 
-    def __init__(self, context: Context, path: str) -> None:
-        super().__init__("reward", path)
+    def __init__(self, context: Context) -> None:
+        super().__init__("reward")
         self.context = context
 
     def parts(self) -> dict[str, Part]:
-        model = self.context.models.given(self.path, "reward").to(self.context.device).eval()
-        return {"reward": Part({}, {"path": self.path, **validated(model, self.context)})}
+        model = self.context.models.given("reward").to(self.context.device).eval()
+        return {"reward": Part({}, {"given": True, **validated(model, self.context)})}
 
 
 def reward_stage(config: LanguageConfig) -> LanguageStage:
     """The stage that makes the part "reward", or takes a checkpoint for it."""
     path = config.reward_checkpoint
     if path:
-        return LanguageStage("reward_model", frozenset({"reward"}), 0, "a given checkpoint", {"dtype": config.dtype},
-                             lambda context: GivenReward(context, path), 1, files=(path,))  # fmt: skip
+        return LanguageStage("reward_model", frozenset({"reward"}), 0, "a checkpoint given", {"dtype": config.dtype},
+                             GivenReward, 1, files=(path,))  # fmt: skip
 
     def begin(context: Context) -> Job:
         if config.backend == "trl":

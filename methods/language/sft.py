@@ -51,8 +51,8 @@ def sft_stage(config: LanguageConfig) -> LanguageStage:
     """The stage that makes the part "sft", or takes a checkpoint for it."""
     path = config.sft_checkpoint
     if path:
-        return LanguageStage("sft", frozenset({"sft"}), 0, "a given checkpoint", {"dtype": config.dtype},
-                             lambda context: Nothing("sft", path), 1, files=(path,))  # fmt: skip
+        return LanguageStage("sft", frozenset({"sft"}), 0, "a checkpoint given", {"dtype": config.dtype},
+                             lambda context: Nothing("sft"), 1, files=(path,))  # fmt: skip
 
     def begin(context: Context) -> Job:
         if config.backend == "trl":

@@ -18,7 +18,7 @@ from torch import Tensor
 from methods.language.models import RewardModel, response_logits, wide
 from methods.language.tokens import finished, join
 
-_NEIGHBOURS = 512  # tokens over which the distance between neighbouring embeddings is averaged
+_NEIGHBOURS = 512  # tokens over which the distance to the nearest embedding of the vocabulary is averaged
 
 
 @dataclass(frozen=True)
@@ -182,9 +182,11 @@ class Embedding:
 
     @cached_property
     def delta2(self) -> float:
-        some = self.frame.table[:: max(1, len(self.frame.table) // _NEIGHBOURS)][:_NEIGHBOURS]
-        distances = torch.cdist(some, some).square()
-        return float(distances.fill_diagonal_(torch.inf).min(1).values.mean())
+        table = self.frame.table
+        some = torch.arange(0, len(table), max(1, len(table) // _NEIGHBOURS), device=table.device)[:_NEIGHBOURS]
+        distances = torch.cdist(table[some], table)
+        distances.scatter_(1, some[:, None], torch.inf)  # none is its own neighbour
+        return float(distances.min(1).values.square().mean())
 
     @property
     def unit(self) -> float:

@@ -66,8 +66,9 @@ class Texts:
 
     @cached_property
     def banned(self) -> Ids:
-        """Special tokens other than the end of text: no response holds them."""
-        return sorted({int(i) for i in self.tokenizer.all_special_ids} - {self.eos})
+        """Special tokens other than the end of text, named (`pad_token`) or only added: no response holds them."""
+        added = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        return sorted({int(i) for i in added | {*self.tokenizer.all_special_ids}} - {self.eos})
 
     @cached_property
     def size(self) -> int:

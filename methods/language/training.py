@@ -106,12 +106,12 @@ class Training:
 
 
 class Nothing:
-    """The job of a stage whose part is given: a checkpoint's path."""
+    """The job of a stage whose part is given: the settings say where, as an artefact may outlive a folder."""
 
     total = 1
 
-    def __init__(self, name: str, path: str) -> None:
-        self.name, self.path = name, path
+    def __init__(self, name: str) -> None:
+        self.name = name
 
     def run(self, first: int, count: int) -> dict[str, float]:
         del first, count
@@ -124,11 +124,24 @@ class Nothing:
         del kept
 
     def parts(self) -> dict[str, Part]:
-        return {self.name: Part({}, {"path": self.path})}
+        return {self.name: Part({}, {"given": True})}
+
+
+def without_dropout(model: Any) -> Any:
+    """The model with every dropout off, in modules and in attention's numbers: log-probabilities that a step compares
+    must be of one function, and what is resumed must go on as if it had not stopped."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name, value in vars(module).items():
+            if "dropout" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
+    return model
 
 
 def prepared(model: Any, context: Context, checkpointing: bool) -> Any:
     """The model on the device, ready to be trained."""
+    without_dropout(model)
     if checkpointing:
         model.gradient_checkpointing_enable()
         model.enable_input_require_grads()

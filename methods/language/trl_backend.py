@@ -16,7 +16,7 @@ from methods.language.dpo import DPOConfig
 from methods.language.models import adapted, as_classifier, causal, merged, reward_from, reward_of, weights
 from methods.language.reward_model import validated
 from methods.language.tokens import finished
-from methods.language.training import BETAS, CLIP_NORM, WARM_UP, WEIGHT_DECAY
+from methods.language.training import BETAS, CLIP_NORM, WARM_UP, WEIGHT_DECAY, without_dropout
 
 
 class TRLJob:
@@ -38,6 +38,7 @@ class TRLJob:
             "dataloader_pin_memory": not on_cpu, "max_length": None,
         }  # fmt: skip
         self.trainer = self.made()
+        without_dropout(self.trainer.model)
 
     def made(self) -> Any:
         """The trainer."""

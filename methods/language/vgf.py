@@ -130,8 +130,8 @@ class Flowing(Responding):
         best, proxy, edits, transport = zip(*found, strict=True)  # a setting each, of all prompts
         steps = torch.tensor(config.test_flow_steps * len(config.test_step_sizes), dtype=torch.float32)
         steps = steps.expand(len(best[0]), -1)
-        # a sample and a score; then a teacher-forced pass, three a step, and the score of what was decoded
-        passes = n * (2.0 + 2.0 * (steps > 0) + 3.0 * steps)
+        # a sample, and the score of the answer; where it moves, a teacher-forced pass before, and three a step
+        passes = n * (2.0 + 1.0 * (steps > 0) + 3.0 * steps)
         by_prompt = [best[k][p] for p in range(len(best[0])) for k in range(len(best))]
         return self.measured(
             chunk, by_prompt, torch.stack(proxy, 1).flatten(), edit_fraction=torch.stack(edits, 1), gradients=n * steps,
@@ -195,6 +195,6 @@ class VGF(LanguageMethod):
         kept = self.settings(*SAMPLING, *FLOW_SETTINGS, "missing_eos_penalty") | {"prompts": prompts}
         return (
             rollouts(config, prompts),
-            responding("the best particle after the flow", kept, frozenset({"sft", "reward", "rollouts"}), config,
+            responding("the best particle of the flow", kept, frozenset({"sft", "reward", "rollouts"}), config,
                        lambda context: Flowing(context, config, prompts)),
         )  # fmt: skip

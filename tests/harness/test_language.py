@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from harness.backbones import save_checkpoint
+from harness.backbones import Backbones, save_checkpoint
+from harness.files import contents
 from harness.language import EXTRA
 from harness.parts import read_part
 from harness.record import read_run
@@ -80,7 +81,7 @@ def test_every_method_has_its_record(whole: Path) -> None:
 
 def test_compute_is_counted(whole: Path) -> None:
     counted = {(row["L_test"], row["samples"], row["gradients"], row["compute"]) for row in table(run_of(whole, "vgf"))}
-    assert counted == {("0", "3", "0", "6"), ("1", "3", "3", "21"), ("2", "3", "6", "30")}
+    assert counted == {("0", "3", "0", "6"), ("1", "3", "3", "18"), ("2", "3", "6", "27")}
     counted = {
         (row["N"], row["samples"], row["gradients"], row["compute"]) for row in table(run_of(whole, "best_of_n"))
     }
@@ -95,6 +96,8 @@ def test_no_step_is_best_of_n_with_the_same_particles_exactly(whole: Path) -> No
     others = [row for row in table(run_of(whole, "best_of_n")) if row["N"] == "3"]
     for name in ("gold", "score", "length", "eos"):
         assert [row[name] for row in rows] == [row[name] for row in others]
+    proxies = [[float(row["proxy"]) for row in some] for some in (rows, others)]
+    assert proxies[0] == pytest.approx(proxies[1], rel=1e-4, abs=1e-5), "but for rounding, in batches of other shapes"
     assert [row["response"] for row in texts(run_of(whole, "best_of_n")) if row["N"] == 1] == [
         row["response"] for row in texts(run_of(whole, "sft"))
     ], "the first sample is SFT's answer"
@@ -102,6 +105,29 @@ def test_no_step_is_best_of_n_with_the_same_particles_exactly(whole: Path) -> No
 
 def texts(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "responses.jsonl").read_text().splitlines()]
+
+
+def test_no_verdict_is_no_failure() -> None:
+    from types import SimpleNamespace
+
+    from harness.language import LanguageEvaluator
+
+    settings = SimpleNamespace(seeds=(0,), episodes=3)
+    node: Any = SimpleNamespace(settings=settings, method=SimpleNamespace(knobs=({},)))
+    ones = torch.ones(3, 1)
+    tensors = {name: ones for name in ("lengths", "verdicts", *EXTRA)}
+    tensors["verdicts"] = torch.tensor([[1.0], [0.5], [torch.nan]])
+    store = SimpleNamespace(read=lambda part, seed: SimpleNamespace(tensors=tensors))
+    rows = LanguageEvaluator(node).run(
+        {"responses": store, "verdicts": store}, 0, stop=lambda: False, progress=lambda done: None
+    )
+    assert (
+        [row["success"] for row in rows[:2]] == [1, 0] and np.isnan(rows[2]["success"]) and np.isnan(rows[2]["score"])
+    )
+
+
+def test_the_record_names_what_language_runs_depend_on(whole: Path) -> None:
+    assert {"torch", "transformers", "tokenizers"} <= set(read_run(run_of(whole, "sft"))["versions"])
 
 
 def test_the_texts_are_there_for_another_judge(whole: Path) -> None:
@@ -142,8 +168,9 @@ def test_work_is_shared_and_skipped(whole: Path) -> None:
     [
         "methods.language.training:Training.run 2 after SIGTERM",  # of SFT's three spans, and again
         "harness.parts:write_part 3 before SIGKILL",  # between a seed's work and its being kept
-        "methods.language.respond:Chunked.run 3 after SIGINT",  # while responding
-        "harness.language:LanguageEvaluator.run 1 before SIGKILL",  # all is there but the rows
+        # while responding; and where all is there but the rows
+        pytest.param("methods.language.respond:Chunked.run 3 after SIGINT", marks=pytest.mark.slow),
+        pytest.param("harness.language:LanguageEvaluator.run 1 before SIGKILL", marks=pytest.mark.slow),
     ],
 )
 def test_what_is_stopped_goes_on_as_if_it_had_not_been(
@@ -206,6 +233,22 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return checkpoints(tmp_path_factory.mktemp("given"), words)
 
 
+def test_the_reward_model_judges_methods_that_have_none() -> None:
+    from harness.config import RunSettings, parse_set
+    from harness.plan import plan_run
+    from tasks.core import choose
+    from tasks.language_synthetic import TLDR_TASK
+
+    task, settings = choose(TLDR_TASK, {"judge": "proxy"}), RunSettings((0,), 4, 2, 2)
+    for method in ("sft", "dpo"):
+        measured, not_measured = (
+            plan_run(task, "x", method, parse_set([f"measure_proxy={on}"], "language"), settings)
+            for on in ("on", "off")
+        )
+        one, other = ({node.stage.name: node.fingerprint for node in run.nodes} for run in (measured, not_measured))
+        assert "reward_model" in other and one == other, "judged as if it had been measured"
+
+
 def test_checkpoints_stand_in_for_training(given: tuple[Path, Path], tmp_path: Path) -> None:
     sft, judge = given
     sets = ("--set", f"sft_checkpoint={sft}", "--set", f"reward_checkpoint={judge}", "--set", "dtype=bfloat16")
@@ -217,7 +260,7 @@ def test_checkpoints_stand_in_for_training(given: tuple[Path, Path], tmp_path: P
         assert {row["step"] for row in rows} == {"3" if method == "ppo" else "0"}
     stages = (run_of(tmp_path, "vgf") / "stages").read_text().split()
     part = read_part(tmp_path / "artifacts" / stages[0] / "state" / "0" / "sft-0.safetensors")
-    assert part.about == {"path": str(sft)} and not part.tensors, "weights stay where they are"
+    assert part.about == {"given": True} and not part.tensors, "weights stay where they are"
     identity = json.loads((tmp_path / "artifacts" / stages[0] / "stage.json").read_text())["identity"]
     assert [len(digest) for digest in identity["files"]] == [64], "but the stage knows them by their hash"
 
@@ -227,9 +270,9 @@ def test_a_saved_reward_model_scores_as_it_did(given: tuple[Path, Path]) -> None
 
     whole = AutoModelForSequenceClassification.from_pretrained(given[1])
     ids = torch.tensor([[3, 4, 5, 1]])
-    from harness.backbones import Backbones
-
-    mine = Backbones(LanguageConfig(), 10, 20).given(str(given[1]), "reward")
+    path = str(given[1])
+    known = frozenset([contents(path)])
+    mine = Backbones(LanguageConfig(reward_checkpoint=path), 10, 20, known).given("reward")
     theirs = whole.score(whole.base_model(input_ids=ids).last_hidden_state)[0, -1, 0]
     torch.testing.assert_close(mine(torch.tensor([3]), ids=ids)[0], theirs)
 
@@ -247,11 +290,14 @@ def test_bad_input_is_one_line(given: tuple[Path, Path], tmp_path: Path, monkeyp
     assert "--set vgf.surrogate" in line("--set", "vgf.surrogate=x") or "surrogate=x is not one of" in line(
         "--set", "vgf.surrogate=x"
     )
-    assert "vgf has no setting 'L_train'" in line("--set", "vgf.L_train=1")
+    assert "--set L_train: no such setting in vgf" in line("--set", "vgf.L_train=1")
     assert "--online-steps 9: sft has no rule" in line(
         "--methods", "sft", "--online-steps", "9", "--online-warmup", "1"
     )
     assert f"{tmp_path}/none: no such folder with a model" in line("--set", f"sft_checkpoint={tmp_path}/none")
+    assert "--steps 7: sft, vgf has no stage of its own that trains; see --set" in line(
+        "--methods", "sft,vgf", "--steps", "7", "--set", "sft_steps=6", "--set", "reward_steps=4"
+    )
     assert "task.judge=http: expected one of gold, proxy" in line("--set", "task.judge=http")
     assert not (tmp_path / "results").exists(), "nothing was written"
 

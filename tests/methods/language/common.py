@@ -47,8 +47,8 @@ class Fresh:
     def fresh(self) -> Any:
         return tiny_model(self.config, self.tokens, MAX_PROMPT + MAX_RESPONSE + 1)
 
-    def given(self, path: str, kind: str) -> Any:
-        raise AssertionError(f"{kind} {path} asked for")
+    def given(self, part: str) -> Any:
+        raise AssertionError(f"{part} asked for")
 
 
 @dataclass

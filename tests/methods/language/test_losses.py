@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 
 from methods.language.core import LanguageConfig
 from methods.language.dpo import DPOConfig, DPOJob, dpo_loss
-from methods.language.models import causal, response_logits, reward, sample, token_logprobs
+from methods.language.models import causal, response_logits, reward, reward_from, sample, token_logprobs
 from methods.language.ppo import Experience, PPOConfig, PPOJob, advantages, ppo_loss, token_rewards, whitened
 from methods.language.reward_model import RewardJob, preference_loss, scores
 from methods.language.sft import SFTJob, sft_loss
@@ -61,6 +62,14 @@ def test_the_reward_is_read_at_the_end_of_text_wherever_that_stands(bench: Bench
     assert float(together[1]) == pytest.approx(by_hand)
     cut = scores(model, PROMPTS, [[6, 7], [8]], EOS, PAD)
     torch.testing.assert_close(cut, together)  # the end of text is appended where it lacks
+
+
+def test_the_head_is_float32_whatever_the_weights_below_are(bench: Bench) -> None:
+    model = reward_from(causal(bench.context, "sft").bfloat16())
+    ids = torch.tensor([[3, 4, 5, EOS]])
+    hidden = model.backbone(input_ids=ids).last_hidden_state
+    assert hidden.dtype == torch.bfloat16 and model.score.weight.dtype == torch.float32
+    torch.testing.assert_close(model.values(ids), hidden.float() @ model.score.weight[0])
 
 
 def test_the_preference_loss_is_logistic_in_the_margin(bench: Bench) -> None:
@@ -190,6 +199,38 @@ def test_a_job_that_is_stopped_goes_on_as_if_it_had_not_been(name: str, rank: in
     start = Bench(settings).untrained().parts["reward" if name == "reward" else "sft"].tensors
     assert set(one.tensors) == set(start)
     assert any(not torch.equal(value, start[key]) for key, value in one.tensors.items()), "nothing was learned"
+
+
+class WithDropout:
+    """GPT-2 with random weights, and half of everything dropped."""
+
+    def fresh(self) -> Any:
+        from transformers import GPT2Config, GPT2LMHeadModel
+
+        half: dict[str, Any] = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.5)
+        return GPT2LMHeadModel(GPT2Config(vocab_size=16, n_embd=16, n_layer=1, n_head=2, n_positions=32, **half))
+
+    def given(self, part: str) -> Any:
+        raise AssertionError(part)
+
+
+def test_nothing_is_dropped_while_training() -> None:
+    """Before any step of PPO the ratios are 1, in the mode that steps are made in."""
+    settings = PPOConfig(**SMALL)
+    bench = Bench(settings)
+    bench.context = replace(bench.context, models=WithDropout())
+    job = PPOJob(bench.untrained().context, settings)
+    assert {"attn_dropout", "resid_dropout"} <= {name.split(".")[-1] for name, _ in job.policy.named_modules()}
+    experience, _ = job.gather(1)
+    for module in job.modules.values():
+        module.train()
+    with torch.no_grad():
+        now, values = (
+            token_logprobs(job.policy, experience.batch, settings.train_temperature),
+            job.values(experience.batch),
+        )
+    torch.testing.assert_close(now, experience.logprobs)
+    torch.testing.assert_close(values, experience.values)
 
 
 def test_batches_are_fresh_permutations_whatever_came_before() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -148,18 +150,46 @@ def test_one_particle_moves_along_its_own_gradient(fixed: Frame) -> None:
         torch.testing.assert_close(went[b].double(), expected.double(), rtol=1e-4, atol=1e-6)
 
 
-def test_particles_share_gradients_by_how_near_they_are(bench: Bench) -> None:
-    """Two equal particles and a far one: the equal pair moves as one, by the mean of its gradients and some of the
-    other's; a common space makes that possible though candidates differ by position."""
-    prompts = [PROMPTS[0]] * 3
-    fixed = make(bench, [[5, 6, 7, 1], [5, 6, 7, 1], [9, 8, 1]], prompts)
-    one = of("simplex", fixed)
-    moving = Particles(one, fixed, 3, flow(VGFConfig(**SMALL), 1.0))
-    start = moving.transport()
-    moving.step()
-    went = torch.where(torch.isfinite(moving.z), moving.z, 0.0)
-    torch.testing.assert_close(went[0], went[1])
-    assert float(start[0]) == pytest.approx(0.0, abs=1e-6) and float(moving.transport()[0]) > 1e-4
+def test_particles_share_gradients_by_how_near_they_are_token_by_token(bench: Bench) -> None:
+    """One step of three particles with different candidates, against phi_i = 1/N sum_j k_ij g_j written out over the
+    vocabulary: what another's gradient says of a token moves one's own coordinate of that token."""
+    fixed = make(bench, [[5, 6, 7, 1], [3, 4, 8, 1], [9, 8, 1]], [PROMPTS[0]] * 3)
+    one = surrogate(fixed, VGFConfig(**SMALL, candidates=3))
+    assert isinstance(one, Simplex)
+    assert not torch.equal(one.tokens[0, 1], one.tokens[1, 1]), "candidates differ"
+    z, gradients, number = one.init(), one.grad(one.init()), 3
+    chances = torch.softmax(z / one.tau, dim=-1)
+    whole = torch.zeros(number, z.shape[1], bench.texts.size, dtype=z.dtype)  # p over the vocabulary
+    scores = torch.zeros_like(whole)
+    movable = [tuple(place) for place in (one.valid & fixed.editable[..., None]).nonzero().tolist()]
+    for i, t, k in movable:
+        whole[i, t, one.tokens[i, t, k]] = chances[i, t, k]
+        scores[i, t, one.tokens[i, t, k]] = gradients[i, t, k]
+    apart = [[float((whole[i] - whole[j]).square().sum()) for j in range(number)] for i in range(number)]
+    sigma2 = sorted(d for row in apart for d in row)[number**2 // 2] / (2 * math.log(number + 1))
+    kernel = [[math.exp(-d / (1e-6 + 2 * sigma2)) for d in row] for row in apart]
+    expected = torch.zeros_like(z)
+    for i, t, k in movable:
+        shared = sum(kernel[i][j] * float(scores[j, t, one.tokens[i, t, k]]) for j in range(number))
+        expected[i, t, k] = 0.7 * shared / number
+    went = {}
+    for name in ("rbf", "none"):
+        moving = Particles(one, fixed, number, flow(VGFConfig(**SMALL, kernel=name, particle_optimizer="sgd"), 0.7))
+        start = moving.transport()
+        moving.step()
+        went[name] = torch.where(torch.isfinite(z), moving.z - z, 0.0)
+        assert float(start[0]) == pytest.approx(0.0, abs=1e-6) and float(moving.transport()[0]) > 1e-6
+    torch.testing.assert_close(went["rbf"], expected, rtol=1e-6, atol=1e-9)
+    alone = 0.7 * gradients / number  # of itself alone: k_ii = 1
+    assert float((went["rbf"] - alone).abs().max()) > 0.01 * float(alone.abs().max()), "nothing is shared"
+    torch.testing.assert_close(went["none"], 0.7 * gradients, rtol=1e-6, atol=1e-9)
+
+
+def test_the_distance_between_neighbours_is_taken_over_the_whole_vocabulary(fixed: Frame) -> None:
+    """Rows in pairs 0.1 apart, of which a sample of every other row sees but one."""
+    table = torch.zeros(1040, fixed.table.shape[1], dtype=fixed.table.dtype)
+    table[:, 0] = 10.0 * (torch.arange(1040) // 2) + 0.1 * (torch.arange(1040) % 2)
+    assert Embedding(replace(fixed, table=table)).delta2 == pytest.approx(0.01)
 
 
 def test_the_common_space_gives_back_what_it_was_given(fixed: Frame) -> None:

@@ -1,0 +1,78 @@
+"""Checkpoints: refused where weights lack, and loaded only as they were when the run was planned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from harness.backbones import Backbones, save_checkpoint
+from harness.files import contents
+from methods.core import BadInput
+from methods.language.core import LanguageConfig
+from methods.language.models import load_into, reward_from, tiny_model, weights
+from methods.language.tokens import word_tokenizer
+
+SIZES: dict[str, Any] = {"layers": 1, "width": 16, "heads": 2}
+
+
+def saved(folder: Path, *, seed: int = 0, reward: bool = False) -> Path:
+    torch.manual_seed(seed)
+    tokenizer = word_tokenizer(["a", "b", "c"])
+    model = tiny_model(LanguageConfig(**SIZES), len(tokenizer), 16)
+    save_checkpoint(folder, reward_from(model) if reward else model, tokenizer)
+    return folder
+
+
+def backbones(*paths: Path, **settings: Any) -> Backbones:
+    return Backbones(LanguageConfig(**SIZES, **settings), 6, 16, frozenset(contents(str(path)) for path in paths))
+
+
+def test_a_language_model_is_no_reward_model(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "causal")
+    with pytest.raises(BadInput, match=r"^reward model '.*causal': no weights for score\.weight$"):
+        backbones(folder, reward_checkpoint=str(folder)).given("reward")
+
+
+def test_a_reward_model_is_no_language_model(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "reward", reward=True)
+    with pytest.raises(BadInput, match=r"^model '.*reward': no weights for \S+$"):
+        backbones(folder, sft_checkpoint=str(folder)).given("sft")
+
+
+def test_a_part_without_some_weights_is_refused_unless_they_are_tied() -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=8, n_embd=8, n_layer=1, n_head=2, n_positions=8))
+    tensors = dict(weights(model).tensors)
+    assert not {"lm_head.weight", "transformer.wte.weight"} <= set(tensors), "stored once"
+    load_into(model, tensors, "sft")
+    del tensors["transformer.ln_f.bias"]
+    with pytest.raises(BadInput, match=r"^sft: no weights for transformer\.ln_f\.bias$"):
+        load_into(model, tensors, "sft")
+
+
+def test_the_sft_checkpoint_is_the_fresh_model_whatever_the_setting_model_says(tmp_path: Path) -> None:
+    folder, other = saved(tmp_path / "sft", seed=1), saved(tmp_path / "base", seed=2)
+    fresh = backbones(folder, other, sft_checkpoint=str(folder), model=str(other)).fresh()
+    given = backbones(folder, sft_checkpoint=str(folder)).given("sft")
+    assert all(torch.equal(value, given.state_dict()[name]) for name, value in fresh.state_dict().items())
+
+
+def test_a_checkpoint_that_changed_since_the_plan_is_refused(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "sft", seed=1)
+    models = backbones(folder, sft_checkpoint=str(folder))
+    saved(folder, seed=2)
+    with pytest.raises(BadInput, match=r"sft: its files changed since the run was planned$"):
+        models.given("sft")
+
+
+def test_what_a_tokenizer_reads_is_part_of_a_checkpoints_identity(tmp_path: Path) -> None:
+    folder, seen = saved(tmp_path / "sft"), set()
+    for name in ("merges.txt", "vocab.txt", "tokenizer.model"):
+        seen.add(contents(str(folder)))
+        (folder / name).write_text(name)
+    (folder / "README.txt").write_text("no part of it")
+    assert len(seen | {contents(str(folder))}) == 4
