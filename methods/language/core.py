@@ -153,7 +153,7 @@ class LanguageMethod(Method):
 
         measuring = replace(self, config=replace(self.config, measure_proxy=True)) if judge == "proxy" else self
         own = {stage.name for stage in self.stages()}
-        further = [stage for stage in measuring.stages() if stage.name not in own]
+        further: list[Any] = [stage for stage in measuring.stages() if stage.name not in own]
         return (*further, *measuring.responding(prompts), judging(self.config, prompts, judge))
 
     def responding(self, prompts: int) -> tuple[LanguageStage, ...]:

@@ -46,12 +46,12 @@ class DPOJob(Training):
     def __init__(self, context: Context, config: DPOConfig) -> None:
         torch.manual_seed(context.seed)  # of adapters
         self.reference, self.beta = causal(context, "sft"), config.beta
-        self.policy = prepared(
-            adapted(causal(context, "sft"), config.lora_rank), context, config.gradient_checkpointing
-        )
+        self.policy = prepared(adapted(causal(context, "sft"), config.lora_rank), context, config)
         self.data = [tokens for tokens, _ in context.texts.preferences("train")]
-        super().__init__(context, "dpo", {"policy": self.policy}, config.steps, config.batch_size, config.learning_rate,
-                         len(self.data))  # fmt: skip
+        super().__init__(
+            context, config, "dpo", {"policy": self.policy}, config.steps, config.batch_size, config.learning_rate,
+            len(self.data),
+        )  # fmt: skip
 
     def loss(self, indices: Sequence[int], step: int) -> tuple[Tensor, dict[str, float]]:
         del step

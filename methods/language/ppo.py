@@ -95,33 +95,37 @@ def ppo_loss(
 class PPOJob(Training):
     """A step is a batch of responses and `epochs` passes over it."""
 
+    config: PPOConfig
+
     def __init__(self, context: Context, config: PPOConfig) -> None:
         torch.manual_seed(context.seed)  # of adapters
-        self.config, self.reference, self.scorer = config, causal(context, "sft"), reward(context)
-        checkpointing = config.gradient_checkpointing
-        self.policy = prepared(adapted(causal(context, "sft"), config.lora_rank), context, checkpointing)
+        self.reference, self.scorer = causal(context, "sft"), reward(context)
+        self.policy = prepared(adapted(causal(context, "sft"), config.lora_rank), context, config)
         self.value: RewardModel = reward(context)
-        self.value.backbone = prepared(adapted(self.value.backbone, config.lora_rank), context, checkpointing)
+        self.value.backbone = adapted(self.value.backbone, config.lora_rank)
+        prepared(self.value.backbone, context, config)
+        self.value.score.to(torch.float32)
         self.prompts = [tokens.prompt for tokens, _ in context.texts.examples("train")]
         modules: dict[str, nn.Module] = {"policy": self.policy, "value": self.value}
         super().__init__(
-            context, "ppo", modules, config.steps, config.batch_size, config.learning_rate, len(self.prompts)
+            context, config, "ppo", modules, config.steps, config.batch_size, config.learning_rate, len(self.prompts)
         )
         for group in self.optimizer.param_groups:
             group.update(eps=1e-5, weight_decay=0.0, betas=(0.9, 0.999))
 
     def update(self, step: int) -> dict[str, float]:
-        experience, metrics = self.gather(step)
+        with self.mixed():
+            experience, metrics = self.gather(step)
         order = torch.Generator().manual_seed(derived_seed(self.context.seed, "ppo/order", step))
         rate = self.learning_rate * (self.total - step + 1) / self.total
         clipped: list[float] = []
         for _ in range(self.config.epochs):
             for rows in torch.randperm(self.batch_size, generator=order).chunk(self.config.minibatches):
                 part = Experience(Batch(*(x[rows] for x in experience.batch)), *(x[rows] for x in experience[1:]))
-                logprobs = token_logprobs(self.policy, part.batch, self.config.train_temperature)
-                loss, outside = ppo_loss(
-                    logprobs, self.values(part.batch), part, self.config.clip, self.config.value_weight
-                )
+                with self.mixed():
+                    logprobs = token_logprobs(self.policy, part.batch, self.config.train_temperature)
+                    values = self.values(part.batch)
+                loss, outside = ppo_loss(logprobs, values, part, self.config.clip, self.config.value_weight)
                 self.descend(loss, rate)
                 clipped.append(float(outside))
         return metrics | {"ppo/clipped": sum(clipped) / len(clipped)}

@@ -47,12 +47,14 @@ class RewardJob(Training):
         torch.manual_seed(derived_seed(context.seed, "reward"))
         self.model = reward_from(causal(context, "sft"))
         # the adapters go into the backbone alone; the head is new, and trained whole
-        self.model.backbone = prepared(
-            adapted(self.model.backbone, config.lora_rank), context, config.gradient_checkpointing
-        )
+        self.model.backbone = adapted(self.model.backbone, config.lora_rank)
+        prepared(self.model.backbone, context, config)
+        self.model.score.to(context.device, torch.float32)
         self.data = [tokens for tokens, _ in context.texts.preferences("train")]
-        super().__init__(context, "reward", {"reward": self.model}, config.reward_steps, config.reward_batch_size,
-                         config.reward_learning_rate, len(self.data))  # fmt: skip
+        super().__init__(
+            context, config, "reward", {"reward": self.model}, config.reward_steps, config.reward_batch_size,
+            config.reward_learning_rate, len(self.data),
+        )  # fmt: skip
 
     def loss(self, indices: Sequence[int], step: int) -> tuple[Tensor, dict[str, float]]:
         del step

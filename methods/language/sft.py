@@ -32,9 +32,9 @@ class SFTJob(Training):
     def __init__(self, context: Context, config: LanguageConfig) -> None:
         torch.manual_seed(context.seed)
         model = adapted(context.models.fresh(), config.lora_rank)
-        self.model = prepared(model, context, config.gradient_checkpointing)
+        self.model = prepared(model, context, config)
         self.data = [tokens for tokens, _ in context.texts.examples("train")]
-        super().__init__(context, "sft", {"sft": self.model}, config.sft_steps, config.sft_batch_size,
+        super().__init__(context, config, "sft", {"sft": self.model}, config.sft_steps, config.sft_batch_size,
                          config.sft_learning_rate, len(self.data))  # fmt: skip
 
     def loss(self, indices: Sequence[int], step: int) -> tuple[Tensor, dict[str, float]]:

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from methods.language.core import Context, Part, derived_seed
+from methods.language.core import Context, LanguageConfig, Part, derived_seed
+from methods.language.models import wide
 
 CLIP_NORM = 1.0
 WARM_UP = 0.05  # of the steps
@@ -24,11 +25,11 @@ class Training:
     """A job of gradient steps on some modules. Subclasses bring `loss`."""
 
     def __init__(
-        self, context: Context, name: str, modules: dict[str, nn.Module], steps: int, batch_size: int,
-        learning_rate: float, rows: int,
+        self, context: Context, config: LanguageConfig, name: str, modules: dict[str, nn.Module], steps: int,
+        batch_size: int, learning_rate: float, rows: int,
     ) -> None:  # fmt: skip
         """`rows`: of the data that batches are drawn from."""
-        self.context, self.name, self.modules, self.total = context, name, modules, steps
+        self.context, self.config, self.name, self.modules, self.total = context, config, name, modules, steps
         self.batch_size, self.learning_rate, self.rows = batch_size, learning_rate, rows
         named = ((name, *one) for name, module in modules.items() for one in module.named_parameters())
         self.trained = {f"{module}.{name}": weight for module, name, weight in named if weight.requires_grad}
@@ -70,9 +71,15 @@ class Training:
             group["lr"] = rate
         self.optimizer.step()
 
+    def mixed(self) -> Any:
+        """Forward passes in bfloat16 where the settings say so."""
+        dtype = torch.bfloat16
+        return torch.autocast(self.context.device.type, dtype, enabled=self.config.dtype == "bfloat16")
+
     def update(self, step: int) -> dict[str, float]:
         """One step; returns what to report."""
-        loss, metrics = self.loss(self.indices(step), step)
+        with self.mixed():
+            loss, metrics = self.loss(self.indices(step), step)
         self.descend(loss, self.rate(step))
         return {f"{self.name}/loss": float(loss.detach()), **metrics}
 
@@ -139,10 +146,14 @@ def without_dropout(model: Any) -> Any:
     return model
 
 
-def prepared(model: Any, context: Context, checkpointing: bool) -> Any:
-    """The model on the device, ready to be trained."""
+def prepared(model: Any, context: Context, config: LanguageConfig) -> Any:
+    """The model on the device, ready to be trained. What is trained is float32 always: in bfloat16 a step of a usual
+    rate would be rounded away."""
     without_dropout(model)
-    if checkpointing:
+    if config.gradient_checkpointing:
         model.gradient_checkpointing_enable()
         model.enable_input_require_grads()
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.data = wide(weight.data)
     return model.to(context.device)

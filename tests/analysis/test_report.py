@@ -85,7 +85,9 @@ def test_what_is_missing_and_its_command(tmp_path: Path) -> None:
     assert shlex.split(found["toy: bc"].command)[5:9] == ["--tasks", "toy", "--methods", "bc"]
     missing_vgf = next(gap for what, gap in found.items() if what.startswith("ogbench: ") and "vgf" in what)
     assert "44 tasks" in missing_vgf.why and SCENE not in missing_vgf.command
-    assert all(not gap.command for what, gap in found.items() if what.startswith(("tldr", "hh")))
+    for suite in ("tldr", "hh"):  # one row each: every method of Table 3
+        (gap,) = (gap for what, gap in found.items() if what.startswith(f"{suite}: "))
+        assert shlex.split(gap.command)[3:7] == ["--suite", suite, "--tasks", suite] and "best_of_n" in gap.command
 
 
 @pytest.mark.parametrize("case", ["empty", "no rows", "one seed", "corrupt", "bad candidates"])

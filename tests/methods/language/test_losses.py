@@ -235,7 +235,7 @@ def test_nothing_is_dropped_while_training() -> None:
 
 def test_batches_are_fresh_permutations_whatever_came_before() -> None:
     bench = Bench(LanguageConfig(**SMALL))
-    job = Training(bench.context, "x", {"m": nn.Linear(1, 1)}, 10, 3, 1e-3, 5)
+    job = Training(bench.context, LanguageConfig(), "x", {"m": nn.Linear(1, 1)}, 10, 3, 1e-3, 5)
     drawn = [i for step in range(1, 11) for i in job.indices(step)]
     assert all(sorted(drawn[epoch : epoch + 5]) == [0, 1, 2, 3, 4] for epoch in range(0, 30, 5))
     assert job.indices(4) == drawn[9:12]
@@ -243,6 +243,6 @@ def test_batches_are_fresh_permutations_whatever_came_before() -> None:
 
 def test_a_loss_that_is_not_finite_is_refused() -> None:
     bench = Bench(LanguageConfig(**SMALL))
-    job = Training(bench.context, "x", {"m": nn.Linear(1, 1)}, 10, 3, 1e-3, 5)
+    job = Training(bench.context, LanguageConfig(), "x", {"m": nn.Linear(1, 1)}, 10, 3, 1e-3, 5)
     with pytest.raises(NotFiniteLoss, match="stage x: loss not finite, seed 0"):
         job.descend(torch.tensor(torch.nan, requires_grad=True), 1e-3)
