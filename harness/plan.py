@@ -160,12 +160,9 @@ def plan_all(
     methods were `chosen`, those without an online rule are left out of it.
 
     Raises:
-      BadInput: see `plan_run` and `plan_online`; or `--steps` that no method takes.
+      BadInput: see `plan_run` and `plan_online`.
     """
     runs = [plan_run(task, data_id, name, overrides, settings) for name in names]
-    asked = {run.resolved.config.steps for run in runs if run.resolved.origins["steps"] == "--steps"}
-    if asked and not any(node.stage.steps in asked for run in runs for node in run.nodes):
-        raise BadInput(f"--steps {asked.pop()}: {', '.join(names)} has no stage of its own that trains; see --set")
     going_on = [run for run in runs if settings.online_steps and (chosen or run.method.online())]
     return runs + [plan_online(run) for run in going_on]
 

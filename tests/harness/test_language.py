@@ -295,9 +295,6 @@ def test_bad_input_is_one_line(given: tuple[Path, Path], tmp_path: Path, monkeyp
         "--methods", "sft", "--online-steps", "9", "--online-warmup", "1"
     )
     assert f"{tmp_path}/none: no such folder with a model" in line("--set", f"sft_checkpoint={tmp_path}/none")
-    assert "--steps 7: sft, vgf has no stage of its own that trains; see --set" in line(
-        "--methods", "sft,vgf", "--steps", "7", "--set", "sft_steps=6", "--set", "reward_steps=4"
-    )
     assert "task.judge=http: expected one of gold, proxy" in line("--set", "task.judge=http")
     assert not (tmp_path / "results").exists(), "nothing was written"
 
