@@ -63,6 +63,8 @@ class PartStore:
     def __enter__(self) -> PartStore:
         for left in self.folder.glob("state/**/.*.tmp"):  # of a process that was killed
             left.unlink(missing_ok=True)
+        for seed in filter(self.has, self._seeds()):  # one that was killed between keeping a seed and clearing up
+            self._unfinished(seed).unlink(missing_ok=True)
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -16,9 +16,9 @@ import torch
 from harness.backbones import Backbones, save_checkpoint
 from harness.files import contents
 from harness.language import EXTRA
-from harness.parts import read_part
+from harness.parts import PartStore, read_part, write_part
 from harness.record import read_run
-from methods.language.core import LanguageConfig
+from methods.language.core import LanguageConfig, Part
 from methods.language.models import reward_from, tiny_model
 from methods.language.tokens import word_tokenizer
 from tests.harness.command import ROOT, Command, invoke, refused
@@ -105,6 +105,19 @@ def test_no_step_is_best_of_n_with_the_same_particles_exactly(whole: Path) -> No
 
 def texts(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "responses.jsonl").read_text().splitlines()]
+
+
+def test_what_a_finished_seed_went_on_from_is_cleared_up(tmp_path: Path) -> None:
+    from types import SimpleNamespace
+
+    stage = SimpleNamespace(steps=4, trains=frozenset({"sft"}))
+    node: Any = SimpleNamespace(stage=stage, identity={"seeds": [0, 1]})
+    store, part = PartStore(tmp_path, node, "x"), Part({"a": torch.ones(1)}, {})
+    for seed in (0, 1):
+        store.pause(seed, 2, part, 1.0)
+    write_part(store.path("sft", 0), part)  # and killed before the rest of `keep`
+    with store:
+        assert store.paused(0) is None and store.paused(1) is not None
 
 
 def test_no_verdict_is_no_failure() -> None:
