@@ -61,7 +61,8 @@ class RewardModel(nn.Module):
     def values(self, ids: Tensor | None = None, embeds: Tensor | None = None) -> Tensor:
         """The head at every token `[b, l]` of ids `[b, l]` or embeddings `[b, l, d]` padded on the right."""
         hidden = self.backbone(input_ids=ids, inputs_embeds=embeds, use_cache=False).last_hidden_state
-        return wide(self.score(hidden.to(self.score.weight.dtype)).squeeze(-1))
+        with torch.autocast(hidden.device.type, enabled=False):
+            return wide(self.score(hidden.to(self.score.weight.dtype)).squeeze(-1))
 
     def forward(self, last: Tensor, ids: Tensor | None = None, embeds: Tensor | None = None) -> Tensor:
         """The score `[b]` at the tokens of index `last` `[b]`, not normalised."""
