@@ -188,7 +188,8 @@ def test_particles_share_gradients_by_how_near_they_are_token_by_token(bench: Be
 def test_the_distance_between_neighbours_is_taken_over_the_whole_vocabulary(fixed: Frame) -> None:
     """Rows in pairs 0.1 apart, of which a sample of every other row sees but one."""
     table = torch.zeros(1040, fixed.table.shape[1], dtype=fixed.table.dtype)
-    table[:, 0] = 10.0 * (torch.arange(1040) // 2) + 0.1 * (torch.arange(1040) % 2)
+    places = torch.arange(1040, dtype=table.dtype)
+    table[:, 0] = 10.0 * (places // 2) + 0.1 * (places % 2)
     assert Embedding(replace(fixed, table=table)).delta2 == pytest.approx(0.01)
 
 
