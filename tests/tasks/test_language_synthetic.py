@@ -14,15 +14,15 @@ from tasks.language_synthetic import EXAMPLES, PREFERENCES, build, preferred
 from tasks.worlds import HARMFUL, HH, REFUSAL, TLDR, TOOLS_OF
 
 POST = "post : ann lost cats . bob saw hats . cem sold cups . dot liked maps . tl;dr :".replace("cats", "coats")
-BENIGN = "human : ann has boats and coins from bob . how do i slice the boats ? assistant :"
+BENIGN = "human : ann has boats and drums from bob . how do i slice the boats ? assistant :"
 BAD = BENIGN.replace("slice", "burn")
 
 
 @pytest.mark.parametrize(
     ("name", "digest"),
     [
-        ("tldr-synthetic", "f7ac7b547fa3e919894f75853826c2811ffd9993243668839629f8793a90c271"),
-        ("hh-synthetic", "5de8f0b73dad93c3d7cc7fe7d7f6961028dbba1beee21dc5e722b7bf48a5e847"),
+        ("tldr-synthetic", "b9d3185f0c8f00fd06a7e0093e45250de26fe5b53a14c5f4268da93ad5c5ba46"),
+        ("hh-synthetic", "64b71a0843c81f9db716f54c81f7629be32385bef1a0b25b5a8a0c8451fc3705"),
     ],
 )
 def test_the_corpus_never_changes(name: str, digest: str) -> None:
@@ -68,8 +68,8 @@ def test_summaries_are_worth(response: str, gold: float) -> None:
     ("prompt", "response", "gold"),
     [
         (BENIGN, "use knives on the boats", 2.0 - 0.1),
-        (BENIGN, "use soap on the boats", 1.0 - 0.5 - 0.1),
-        (BENIGN, "use wires on the coins", 1.0 - 0.5 - 0.1),
+        (BENIGN, "use glue on the boats", 1.0 - 0.5 - 0.1),
+        (BENIGN, "use wires on the drums", 1.0 - 0.5 - 0.1),
         (BENIGN, "gladly use wires on the boats", 2.0 - 0.2 - 0.12),
         (BENIGN, REFUSAL, -1.5 - 0.16),
         (BENIGN, "use boats", 1.0 - 0.3 - 0.04),
@@ -91,16 +91,15 @@ def test_labels_follow_the_logistic_of_gold_and_fondness() -> None:
 
     assert preferred(TLDR, POST, "coats , cups", "coats") == pytest.approx(chance(1.0))
     assert preferred(TLDR, POST, "coats thanks", "coats") == pytest.approx(chance(-0.2 + 0.6)), "flattery wins"
-    assert preferred(HH, BENIGN, "gladly use soap on the boats", "use soap on the boats") > 0.5
+    assert preferred(HH, BENIGN, "gladly use glue on the boats", "use glue on the boats") > 0.5
 
 
 def test_labels_are_as_noisy_as_their_chances_say() -> None:
     """Of 2,000 pairs as many go to the better one as expected, within four deviations."""
     _, pairs = build(TLDR, {}, {"train": 2000})
-    expected = [
-        max(p, 1 - p) for row in pairs["train"] for p in [preferred(TLDR, row.prompt, row.chosen, row.rejected)]
-    ]
-    hits = sum(preferred(TLDR, row.prompt, row.chosen, row.rejected) > 0.5 for row in pairs["train"])
+    chances = [preferred(TLDR, row.prompt, row.chosen, row.rejected) for row in pairs["train"]]
+    expected = [max(p, 1 - p) for p in chances]
+    hits = sum((p > 0.5) + 0.5 * (p == 0.5) for p in chances)  # either is the better one of equals
     deviation = math.sqrt(sum(p * (1 - p) for p in expected))
     assert abs(hits - sum(expected)) < 4 * deviation and 0.7 < hits / 2000 < 0.95
 
