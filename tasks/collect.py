@@ -14,7 +14,9 @@ import concurrent.futures
 import functools
 import json
 import multiprocessing as mp
+import os
 import shutil
+import threading
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -225,7 +227,7 @@ def _make_missing(recipe: Recipe, parts: Path, workers: int, progress: bool) -> 
     except BaseException as error:
         executor.shutdown(wait=False, cancel_futures=True)
         for worker in set(mp.active_children()) - others:
-            worker.terminate()
+            worker.kill()  # shards are written whole or not at all
         if isinstance(error, concurrent.futures.process.BrokenProcessPool):
             raise RuntimeError(f"a worker died collecting {recipe.dataset}; the same command continues") from error
         raise
@@ -304,4 +306,10 @@ def _learned(dataset: str, seed: int, given: Mapping[str, int | None]) -> Path:
 if __name__ == "__main__":
     from tasks.collect import main as command  # under the name that the workers can import
 
-    typer.run(command)
+    try:
+        typer.run(command)
+    except SystemExit as ended:
+        if ended.code == 130:  # Python 3.11 may wait for ever for a pool whose worker was killed: not more than 5 s
+            (watchdog := threading.Timer(5.0, os._exit, (130,))).daemon = True
+            watchdog.start()
+        raise
