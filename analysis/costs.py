@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator, ScalarFormatter
+from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
 from analysis.curves import SIZE, task_name
 from analysis.load import Records
@@ -73,6 +73,7 @@ def draw_clock(points: pd.DataFrame) -> Figure:
     axes.set_xscale("log")
     for which in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
         which(ScalarFormatter())
+    axes.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))  # more labels would run into each other
     axes.tick_params(axis="x", which="minor", labelsize=7)
     axes.set(
         xlabel=f"training, all seeds in one program, compilation included [s on {devices[0]}]",
