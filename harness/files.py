@@ -7,20 +7,16 @@ from functools import cache
 from pathlib import Path
 
 from methods.core import BadInput
+from tasks import SHIPPED, shipped
 
 _CHUNK = 1 << 22
-SHIPPED = "shipped:"  # stands before the name of a checkpoint that comes with the tasks
 _WHAT = ("*.safetensors", "*.json", "merges.txt", "vocab.txt", "*.model")  # weights, settings, tokenizers
 NOTE = "checkpoint.json"  # what is said of a checkpoint; no part of it
 
 
 def resolved(path: str) -> str:
     """Where a checkpoint lies: "shipped:NAME" beside the tasks, all else as it stands."""
-    if not path.startswith(SHIPPED):
-        return path
-    import tasks
-
-    return str(Path(tasks.__file__).parent / "checkpoints" / path.removeprefix(SHIPPED))
+    return str(shipped(path)) if path.startswith(SHIPPED) else path
 
 
 def contents(path: str) -> str:

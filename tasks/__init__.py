@@ -6,6 +6,7 @@ import contextlib
 import fnmatch
 import importlib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from methods import nearest
@@ -17,6 +18,14 @@ SUITES: dict[str, str] = {
     "tldr-synthetic": "tasks.language_synthetic:TLDR_SUITE", "hh-synthetic": "tasks.language_synthetic:HH_SUITE",
 }  # fmt: skip
 _LANGUAGE = frozenset({"tldr", "hh", "tldr-synthetic", "hh-synthetic"})
+
+
+SHIPPED = "shipped:"  # stands before the name of a checkpoint that comes with the tasks
+
+
+def shipped(name: str) -> Path:
+    """Where the checkpoint "shipped:NAME" lies."""
+    return Path(__file__).parent / "checkpoints" / name.removeprefix(SHIPPED)
 
 
 def family(suite: str) -> str:

@@ -14,13 +14,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import tasks
 from methods.core import BadInput
-from tasks import fetch
+from tasks import SHIPPED, fetch, shipped
 from tasks.judges.core import Scorer
 from tasks.language import UNFINISHED
-
-SHIPPED = "shipped:"  # stands before the name of a checkpoint that comes with the tasks
 
 
 def load_scorer(model: str, batch: int = 16, longest: int = 1024) -> Scorer:
@@ -116,5 +113,5 @@ def identity(model: str) -> str:
 def _place(model: str) -> Path:
     """Where a model lies, if it is a folder; "shipped:NAME" is one beside the tasks."""
     if model.startswith(SHIPPED):
-        return Path(tasks.__file__).parent / "checkpoints" / model.removeprefix(SHIPPED)
+        return shipped(model)
     return Path(model).expanduser()
