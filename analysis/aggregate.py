@@ -143,6 +143,7 @@ def draw_aggregates(shown: pd.DataFrame, tasks: int, note: str) -> Figure:
             axes.plot(row["value"], at, look.marker, color=look.color, ms=5, mew=0)
         axes.set_yticks(range(len(order)), order)
         axes.set_title(f"{name}{' (less is better)' if 'gap' in name else ''}", fontsize=9, loc="left")
+        axes.margins(x=0.08)
         axes.grid(axis="y", visible=False)
     figure.supxlabel(unit(suite), fontsize=9)
     figure.suptitle(f"{suite}: aggregates over {_count(tasks)}\n{note}", x=0.01, ha="left", fontsize=10)

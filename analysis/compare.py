@@ -80,10 +80,12 @@ def compare(records: Records, published: pd.DataFrame, terms: Terms) -> tuple[pd
     cells = measured(records, terms)
     notes = [f"{'/'.join(key)}: {cell.remark}" for key, cell in cells.items() if cell.remark]
     rows = []
+    unused = set(cells)
     for row in published.to_dict("records"):
         ours = METHODS.get(row["method"], (row["method"].lower(),))
         tasks = tasks_of(row)
         present = [name for name in ours if any((row["suite"], task, name) in cells for task in tasks)]
+        unused -= {(row["suite"], task, name) for task in tasks for name in ours}
         for name in present or ours[:1]:
             rows.append(_compared(row, name, [cells.get((row["suite"], task, name), Cell()) for task in tasks], terms))
     frame = pd.DataFrame(rows)
@@ -92,6 +94,10 @@ def compare(records: Records, published: pd.DataFrame, terms: Terms) -> tuple[pd
             frame.loc[group.index, "p_corrected"] = CORRECTIONS[terms.correction](group["p"].to_numpy(float))
         verdicts = [_verdict(row) for row in frame.to_dict("records")]
         frame["verdict"], frame["why"] = zip(*verdicts, strict=True)
+    for suite in sorted({key[0] for key in unused}):
+        methods = sorted({key[2] for key in unused if key[0] == suite})
+        count = sum(key[0] == suite for key in unused)
+        notes.append(f"{suite}: {count} runs belong to no published number here ({', '.join(methods)})")
     if (assumed := published["seeds"].isna() & published["std"].notna()).any() and len(cells):
         notes.append(f"{int(assumed.sum())} published numbers do not say their seeds; {ASSUMED_SEEDS} are assumed")
     return frame, notes

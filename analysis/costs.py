@@ -118,7 +118,10 @@ def over_gradients(records: Records, cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw_gradients(points: pd.DataFrame) -> Figure:
-    """Score over gradient evaluations an action; those without any stand side by side around zero."""
+    """Score over gradient evaluations an action; those without any stand side by side around zero.
+
+    Lines join the settings of one knob; where several settings cost the same, each is named instead.
+    """
     figure, axes = plt.subplots(figsize=SIZE, layout="constrained")
     styles = looks(dict(zip(points["label"], points["method"], strict=True)))
     handles, names = [], []
@@ -127,13 +130,17 @@ def draw_gradients(points: pd.DataFrame) -> Figure:
         look = styles[str(label)]
         error = [line["mean"] - line["low"], line["high"] - line["mean"]]
         aside = 0.5 * (crowd.index(str(label)) + 0.5) / len(crowd) - 0.25 if str(label) in crowd else 0.0
-        joined = look.line if line["gradients"].is_unique else ""
+        at = line["gradients"].replace(0, aside)
         handles.append(
-            axes.errorbar(
-                line["gradients"].replace(0, aside), line["mean"], error, color=look.color, fmt=look.marker + joined,
-                lw=1.2, ms=4.5, elinewidth=0.8, mew=0,
-            )
-        )  # fmt: skip
+            axes.errorbar(at, line["mean"], error, color=look.color, fmt=look.marker, ms=4.5, elinewidth=0.8, mew=0)
+        )
+        paid = line["gradients"] > 0
+        if line["gradients"].is_unique:
+            axes.plot(at[paid], line.loc[paid, "mean"], look.line, color=look.color, lw=1.2)
+        else:  # settings that cost the same are told apart by name
+            for x, y, row in zip(at[paid], line.loc[paid, "mean"], line.loc[paid, "row"], strict=True):
+                name = str(row).removeprefix(str(label)).strip()
+                axes.annotate(name, (x, y), (4, 0), textcoords="offset points", fontsize=5, va="center", color="0.35")
         names.append(
             str(label) + (f" {line['row'].iloc[0].removeprefix(str(label)).strip()}" if len(line) == 1 else "")
         )
@@ -142,7 +149,10 @@ def draw_gradients(points: pd.DataFrame) -> Figure:
     most = points["gradients"].max()
     axes.set_xticks(ticks := [t for t in (0, 1, 3, 10, 30, 100, 300, 1000, 3000) if t <= 1.5 * most], map(str, ticks))
     axes.set_xlim(-0.3, max(1.3 * most, 1.2))
-    axes.set(xlabel="value-gradient evaluations [an action, test time]", ylabel=unit(str(points["suite"].iloc[0])))
+    axes.set(
+        xlabel="value-gradient evaluations per action, test time [-]; those without any side by side at 0",
+        ylabel=unit(str(points["suite"].iloc[0])),
+    )
     return finish(figure, f"{task_name(points)}: score over gradient evaluations", handles, names)
 
 

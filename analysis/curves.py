@@ -48,7 +48,7 @@ def legible(points: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
         if len(order) > SETTINGS:
             shown = [order[i] for i in np.linspace(0, len(order) - 1, SETTINGS).round().astype(int)]
             notes.append(
-                f"{task_name(points)}: the learning curve shows {SETTINGS} of {len(order)} settings of {label}"
+                f"{task_name(points)}: of {len(order)} settings of {label} the learning curve shows {', '.join(shown)}"
             )
             run = run[run["setting"].isin(shown)]
         kept.append(run)

@@ -58,9 +58,16 @@ def sentences(plan: Design, std: float | None = None) -> list[str]:
         )
     else:
         lines.append(f"Holm can reject by that test in families of up to {plan.holm_family}; there are {plan.family}.")
-    size = f"{plan.effect:.2g} standard deviations over seeds"
-    points = f", {plan.effect * std:.3g} points at a deviation of {std:.3g}" if std is not None else ""
-    lines.append(f"Welch's test finds a difference of {size}{points} four times in five, uncorrected;")
-    points = f", {plan.effect_corrected * std:.3g} points" if std is not None else ""
-    lines.append(f"as the first of {plan.family} under Holm, {plan.effect_corrected:.2g} standard deviations{points}.")
+    lines.append(
+        f"Welch's test has power 0.8 where the true difference is {_size(plan.effect, std)}, standard deviations being "
+        "over seeds"
+    )
+    if plan.family > 1:
+        lines[-1] += f"; {_size(plan.effect_corrected, std)} where Holm asks the most of it, first of {plan.family}"
+    lines[-1] += "."
     return lines
+
+
+def _size(effect: float, std: float | None) -> str:
+    """ "2 standard deviations (13 points)"."""
+    return f"{effect:.2g} standard deviations" + (f" ({effect * std:.3g} points)" if std is not None else "")

@@ -67,9 +67,11 @@ class Records:
 def load(results: Path, empty: bool = False) -> Records:
     """Reads every `results/runs/<suite>/<task>/<method>/<fingerprint>/`; `tests/analysis/load_speed.py` times it.
 
-    Raises: RecordError if there is no run folder at all, unless `empty` allows that; a run that cannot be read is a
-    note and left out.
+    Raises: RecordError if there is no folder `results`, or no run folder in it, unless `empty` allows that; a run that
+    cannot be read is a note and left out.
     """
+    if not results.is_dir():
+        raise RecordError(f"no folder {results}")
     folders = sorted(path for path in (results / "runs").glob("*/*/*/*") if path.is_dir())
     notes = [] if folders else [f"no runs under {results / 'runs'}"]
     if notes and not empty:

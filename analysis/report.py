@@ -29,7 +29,7 @@ from analysis.output import one_line_errors, print_notes, short, write_text
 from analysis.output import run as start
 from analysis.plots import figures
 from analysis.published import FOLDER, read
-from analysis.runs import RecordError, Run
+from analysis.runs import Run
 from analysis.select import scores
 from analysis.style import theme
 from analysis.tables import legend
@@ -48,8 +48,6 @@ def main(
 ) -> None:
     """Provenance, verdicts, tables, figures, runs with their configurations, and what is missing: OUT/index.html."""
     with one_line_errors():
-        if not results.is_dir():
-            raise RecordError(f"no folder {results}")
         records = load(results, empty=True)
         page, notes = build(records, published)
         write_text(out / "index.html", page)

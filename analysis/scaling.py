@@ -210,12 +210,12 @@ def draw_carried(points: pd.DataFrame) -> Figure:
         look = styles[str(label)]
         axes.fill_between(line[TEST], line["low"], line["high"], color=look.color, alpha=0.2, lw=0)
         handles += axes.plot(line[TEST], line["mean"], look.line, color=look.color, marker=look.marker, mew=0)
-        names.append(f"{label}, mean")
+        names.append(f"{label}, mean (band: 95%)")
         handles += axes.plot(line[TEST], line["largest"], ls="none", color=look.color, marker="_", ms=7, mew=1.2)
-        names.append(f"{label}, largest")
+        names.append(f"{label}, largest seen")
         if line["bound"].notna().any():
             handles += axes.plot(line[TEST], line["bound"], color=look.color, ls=(1.5 * len(names), (1.5, 3)), lw=1.8)
-            names.append(f"{label}, bound")
+            names.append(f"{label}, certified bound")
     axes.set_yscale("log")
     axes.axhline(2, color="0.5", lw=0.8)
     steps = np.sort(points.loc[points[TEST] > 0, TEST].unique())

@@ -51,7 +51,9 @@ def main(
         absent = [name for name in names if missing(cells, name)]
         if absent:
             there = ", ".join(sorted({key[2] for key in cells})) or "none with an evaluation"
-            raise RecordError(f"no run of {', '.join(absent)} under {results / 'runs'}; there is {there}")
+            why = [note for note in records.notes if any(f"/{name}/" in note for name in absent)]
+            line = f"no run of {', '.join(absent)} under {results / 'runs'}; there is {there}"
+            raise RecordError("; ".join([line, *why[:3]]))
         notes = records.notes + [f"{'/'.join(key)}: {cell.remark}" for key, cell in cells.items() if cell.remark]
         pairs = {other: duels(cells, names[0], other) for other in names[1:]}
         notes += [note for _, remarks in pairs.values() for note in remarks]

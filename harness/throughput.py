@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +22,7 @@ import jax
 import numpy as np
 import typer
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 import methods
@@ -115,11 +117,10 @@ def _one_dispatch(stage: Stage, trainer: Trainer) -> Callable[[State, int], Stat
     return advance
 
 
-def measure_all(
-    names: Sequence[str], seeds: Sequence[int], sets: Sequence[str], spec: TaskSpec, *, steps: int, repeats: int
-) -> list[Measurement]:
-    """Every stage of every method at each number of seeds; a stage that several share is measured once, and its row
-    names them all."""
+def distinct_stages(
+    names: Sequence[str], sets: Sequence[str], spec: TaskSpec, steps: int
+) -> list[tuple[str, Method, Stage]]:
+    """Every stage of every method with the names of the methods it is of: one that several share is here once."""
     overrides = parse_set(sets)
     check_keys(names, overrides)
     users: dict[str, list[str]] = {}
@@ -131,11 +132,7 @@ def measure_all(
             kind = repr((stage.rule, sorted(stage.trains), sorted(stage.config.items()), stage.prepare is None))
             stages.setdefault(kind, (method, stage))
             users.setdefault(kind, []).append(name)
-    return [
-        replace(measure(*stages[kind], range(count), steps=steps, repeats=repeats), method=" ".join(users[kind]))
-        for kind in stages
-        for count in seeds
-    ]
+    return [(" ".join(users[kind]), *stages[kind]) for kind in stages]
 
 
 def _write(path: Path, found: Sequence[Measurement]) -> None:
@@ -171,18 +168,22 @@ def main(
         counts = [int(count) for count in seeds.split(",")]
         if out and not out.parent.is_dir():
             raise BadInput(f"--out {out}: no folder {out.parent}")
-        found = measure_all(chosen, counts, sets or [], TaskSpec(obs_dim, action_dim, 1), steps=steps, repeats=repeats)
+        stages = distinct_stages(chosen, sets or [], TaskSpec(obs_dim, action_dim, 1), steps)
     except BadInput as error:
         Console(stderr=True).print(f"error: {error}", markup=False, soft_wrap=True)
         raise typer.Exit(2) from None
+    found: list[Measurement] = []
+    todo = list(product(stages, counts))
+    for (users, method, stage), count in track(todo, "measuring", console=Console(stderr=True)):
+        found.append(replace(measure(method, stage, range(count), steps=steps, repeats=repeats), method=users))
+        if out:
+            _write(out, found)  # after each: all methods take long on a CPU
     table = Table("method", "stage", "seeds", "ms/update/seed", "one dispatch a step", "ratio", "compile s", "peak MB")
     for m in found:
         table.add_row(m.method, m.stage, str(m.seeds), f"{m.ms_scan:.3g}", f"{m.ms_loop:.3g}", f"{m.ratio:.2f}",
                       f"{m.compile_s:.1f}", f"{m.memory_mb:.0f}")  # fmt: skip
     console.print(table)
     console.print(f"device: {device_summary()['kind']}, jax {jax.__version__}", highlight=False)
-    if out:
-        _write(out, found)
 
 
 if __name__ == "__main__":

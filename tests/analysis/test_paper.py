@@ -93,6 +93,13 @@ def test_known_effects_give_the_known_verdicts(table2: tuple[Path, str]) -> None
         assert said in screen and said in (folder / "table2.md").read_text()
 
 
+def test_runs_that_print_has_nothing_of_are_named(tmp_path: Path, published: pd.DataFrame) -> None:
+    for method in ("vgf", "fql"):
+        write_run(tmp_path, method)
+    _, notes = compare(load(tmp_path), published, Terms())
+    assert "toy: 2 runs belong to no published number here (fql, vgf)" in notes
+
+
 def test_markdown_and_latex_lay_them_side_by_side(table2: tuple[Path, str]) -> None:
     page, latex = ((table2[0] / f"table2.{kind}").read_text() for kind in ("md", "tex"))
     rows = [line for line in page.splitlines() if line.startswith("| scene |")]

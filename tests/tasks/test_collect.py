@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -64,18 +63,22 @@ def test_any_number_of_workers_makes_the_same_file(tmp_path):
     assert (buttons[:, 0] != buttons[:, -1]).any(axis=-1)[:5].any(), "no lock was ever worked: choose another seed"
 
 
+# A job in the background, as CI's may be, ignores Ctrl-C, and so would its children.
+HEEDING = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("tasks.collect", run_name="__main__", alter_sys=True)
+"""
 LONG = {**CUBE, "episodes": 1000}  # starts with the shared dataset's episodes; no test waits for its end
 
 
 def start(out: Path) -> tuple[subprocess.Popen, list[psutil.Process]]:
     """The command line, collecting `LONG` with one worker, once it has made one more shard."""
-    command = [sys.executable, "-m", "tasks.collect", LONG["dataset"], "--out", str(out), "--workers", "1"]
+    command = [sys.executable, "-c", HEEDING, LONG["dataset"], "--out", str(out), "--workers", "1"]
     for option in ("episodes", "seed", "steps"):
         command += [f"--{option}", str(LONG[option])]
     before = len(shards_of(out))
-    # a job in the background, as CI's may be, ignores Ctrl-C, and so would its children
-    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     while len(shards_of(out)) == before:
         assert run.poll() is None, run.stderr.read()
         time.sleep(0.005)

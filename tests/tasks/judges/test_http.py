@@ -286,14 +286,11 @@ def test_a_file_that_keeps_no_answers_is_named(tmp_path: Path) -> None:
         Cache(tmp_path / "a.sqlite")
 
 
-def default_interrupt() -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the parent ignores it
-
-
 KILLED = """
 import sys
 from pathlib import Path
 from tests.tasks.judges.test_http import *
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the parent ignores it
 chat = Chat(sys.argv[1], "", PRICE, Budget(9.0))
 judge = HttpJudge(chat, "m/4", TEMPLATES["tldr"], Cache(Path(sys.argv[2])), concurrency=1)
 judge.verdicts([Pair("p", f"good {i}", "bad") for i in range(40)])
@@ -306,8 +303,9 @@ def test_a_stopped_judge_goes_on_where_it_was(server: Server, tmp_path: Path, se
     not even that one."""
     server.delay, path = 0.02, tmp_path / "answers.sqlite"
     command = [sys.executable, "-c", KILLED, server.url, str(path)]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, preexec_fn=default_interrupt)
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     while len(server.requests) < 10:
+        assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(sent)
     process.wait(timeout=20)
