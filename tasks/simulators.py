@@ -52,7 +52,8 @@ _SPAWNING = threading.Lock()  # what a child inherits is changed for the whole p
 @contextlib.contextmanager
 def lean_children() -> Iterator[None]:
     """Processes spawned inside start fast and behave: they don't import the parent's main module (it may pull
-    in JAX), use one math thread each, leave Ctrl-C to the parent and render nothing unless told to. One thread at a
+    in JAX), use one math thread each, leave Ctrl-C and SIGTERM to the parent (so only SIGKILL, or what they are told,
+    ends them: no `multiprocessing.Pool`, which relies on SIGTERM) and render nothing unless told to. One thread at a
     time may be inside."""
     with _SPAWNING:
         yield from _lean_children()

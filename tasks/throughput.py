@@ -15,6 +15,7 @@ import os
 import platform
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -76,8 +77,8 @@ def measure(task: Any, rows: int, steps: int, repeats: int) -> Measurement:
 
 def memory(task: Any, rows: int) -> float:
     """Megabytes of each of `rows` simulators beside a first one, in a process of its own."""
-    with lean_children(), mp.get_context("spawn").Pool(1) as process:
-        return process.apply(_memory, (task, rows))
+    with lean_children(), ProcessPoolExecutor(1, mp.get_context("spawn")) as process:
+        return process.submit(_memory, task, rows).result()
 
 
 def _memory(task: Any, rows: int) -> float:
