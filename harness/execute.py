@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Lock
+from threading import Lock, Semaphore
 from types import FrameType
 from typing import Any
 
@@ -61,10 +61,14 @@ class Executor:
     jobs: int = 1
     stop: Stop = field(default_factory=Stop)
     forgotten: set[Path] = field(default_factory=set)  # so that --fresh makes shared work anew once, not for each run
+    room: Semaphore = field(init=False)  # of `jobs`, for engines that do more than one thing at a time for a group
     _columns: dict[str, Any] = field(default_factory=dict)  # of `_dataset`, on the device
     _dataset: Dataset | None = None
     _loading: Lock = field(default_factory=Lock)
     shared: dict[Any, Any] = field(default_factory=dict)  # what engines keep for all runs
+
+    def __post_init__(self) -> None:
+        self.room = Semaphore(self.jobs)
 
     def run(self, groups: Groups, dataset: Dataset, *, fresh: bool = False) -> list[str]:
         """Carries all runs to their ends, or as far as they get; returns their statuses.
@@ -282,8 +286,8 @@ class Member:
             nonlocal told
             if self.executor.stop():
                 raise Interrupted
-            if not told:
+            if not told and not busy.ours:
                 self.say(f"{node.stage.name}: waiting: {busy}")
-            told = True
+                told = True
 
         return wait

@@ -1,15 +1,17 @@
-"""The engine of methods that write: torch, one seed after another, every part on disk as soon as it is made.
+"""The engine of methods that write: torch, `jobs` seeds at a time, every part on disk as soon as it is made.
 
-Stages only pass each other files (`parts.py`), so no more than one stage's models are in memory, and whatever is
-interrupted goes on from the last span.
+Stages only pass each other files (`parts.py`), so no more than one stage's models are in memory (one for each job),
+and whatever is interrupted goes on from the last span.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -51,9 +53,6 @@ class LanguageEngine:
 
     def begin(self, member: Member) -> State:
         """No part stands by itself; the state names the store of each part that was made."""
-        config = member.run.method.config
-        if config.model == TINY and not torch.cuda.is_available():
-            torch.set_num_threads(1)  # sums in one order, and no threads that wait for each other in models this small
         member.texts = _texts(member)
         return {}
 
@@ -89,7 +88,7 @@ def _texts(member: Member) -> Texts:
 
 
 class LanguageWork:
-    """The rest of one stage: its seeds, one after another, then the evaluations of those who watch."""
+    """The rest of one stage: its seeds, then the evaluations of those who watch."""
 
     def __init__(self, owner: Member, node: StageNode, store: PartStore, watching: Sequence[Member]) -> None:
         self.owner, self.node, self.store = owner, node, store
@@ -97,13 +96,21 @@ class LanguageWork:
         self.task: Any = owner.run.task  # a LanguageTask
         self.watchers = [Watcher(member, store, len(watching) > 1, ()) for member in watching]
         self.span = owner.run.settings.log_every if node.stage.steps else 1
+        self.saving = Lock()  # seeds share the stage's note and log, and the clock
+        self.counted = time.perf_counter()
 
     def finish(self) -> None:
         """See `harness.engine.Work`."""
         if not self.store.finished:
-            for seed in self.owner.run.settings.seeds:
-                if not self.store.has(seed):
-                    self._make(seed)
+            todo = [seed for seed in self.owner.run.settings.seeds if not self.store.has(seed)]
+            with ThreadPoolExecutor(self.owner.executor.jobs, initializer=self._in_thread) as pool:
+                making = [pool.submit(self._make, seed) for seed in todo]
+                try:
+                    for made_one in as_completed(making):
+                        made_one.result()
+                except BaseException:  # what other seeds are at, they finish or save
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise
             self.store.finish()
         made = dict.fromkeys(self.stage.trains, self.store)
         for member in [self.owner, *(watcher.member for watcher in self.watchers)]:
@@ -111,6 +118,10 @@ class LanguageWork:
         for watcher in self.watchers:
             if watcher.member.status == "running":
                 watcher.evaluate_if_due(self.node.first + self.stage.steps, made)
+
+    def _in_thread(self) -> None:
+        if self.owner.run.method.config.model == TINY and not torch.cuda.is_available():
+            torch.set_num_threads(1)  # sums in one order, and no threads that wait for each other in models this small
 
     def _context(self, seed: int) -> Context:
         owner, task = self.owner, self.task
@@ -126,26 +137,26 @@ class LanguageWork:
         )  # fmt: skip
 
     def _make(self, seed: int) -> None:
-        """One seed's work, saved on the way."""
+        """One seed's work, once there is room for it."""
+        executor = self.owner.executor
+        with executor.room:
+            if executor.stop():
+                raise Interrupted
+            self._go_on(seed)
+
+    def _go_on(self, seed: int) -> None:
+        """The seed's work from where it was left, saved on the way."""
         executor, kept = self.owner.executor, self.store.paused(seed)
         with _GLOBAL:
             job: Job = self.stage.begin(self._context(seed))
         step = 0
-        rows: list[dict[str, Any]] = [row for row in self.store.log() if int(row["seed"]) != seed]
+        rows: list[dict[str, Any]] = []
         if kept:
             step, part = kept
             job.restore(part)
             rows += [row for row in self.store.log() if int(row["seed"]) == seed and int(row["step"]) <= step]
-        started = saved = time.perf_counter()
+        saved = time.perf_counter()
         label = f"{self.owner.run.method.name} on {self.owner.run.task.name}: {self.stage.name}, seed {seed}"
-
-        def pause() -> None:
-            nonlocal started, saved
-            now = time.perf_counter()
-            self._log(rows)
-            self.store.pause(seed, step, job.snapshot(), now - started)
-            self._count(now - started)
-            started = saved = now
 
         with executor.progress.stage(label, job.total, step) as bar:
             while step < job.total:
@@ -159,24 +170,31 @@ class LanguageWork:
                 bar.at(step)
                 if step == job.total:
                     break
+                if executor.stop() or time.perf_counter() - saved > SAVE_EVERY_S:
+                    with self._saved(seed, rows) as seconds:
+                        self.store.pause(seed, step, job.snapshot(), seconds)
+                    saved = time.perf_counter()
                 if executor.stop():
-                    pause()
                     raise Interrupted
-                if time.perf_counter() - saved > SAVE_EVERY_S:
-                    pause()
-        self._log(rows)
-        self.store.keep(seed, job.parts(), time.perf_counter() - started)
-        self._count(time.perf_counter() - started)
+        parts = job.parts()
+        with self._saved(seed, rows) as seconds:
+            self.store.keep(seed, parts, seconds)
         if executor.stop():
             raise Interrupted
 
-    def _log(self, rows: list[dict[str, Any]]) -> None:
-        if rows:
-            self.store.write_log(sorted(rows, key=lambda row: (int(row["seed"]), int(row["step"]))))
-
-    def _count(self, seconds: float) -> None:
-        self.owner.record.add_seconds({"train" if self.stage.steps else self.stage.name: seconds})
-        self.owner.record.save()
+    @contextlib.contextmanager
+    def _saved(self, seed: int, rows: list[dict[str, Any]]) -> Iterator[float]:
+        """Writes the seed's rows of the log and, around what is saved, counts the stage's seconds since the last time:
+        seeds side by side take one clock's time together."""
+        with self.saving:
+            others: list[dict[str, Any]] = [row for row in self.store.log() if int(row["seed"]) != seed]
+            if rows:
+                self.store.write_log(sorted(others + rows, key=lambda row: (int(row["seed"]), int(row["step"]))))
+            now = time.perf_counter()
+            seconds, self.counted = now - self.counted, now
+            yield seconds
+            self.owner.record.add_seconds({"train" if self.stage.steps else self.stage.name: seconds})
+            self.owner.record.save()
 
 
 def verdicts_by_gold(gold: Callable[[str, str], float]) -> Callable[[Sequence[tuple[str, str, str]]], list[float]]:

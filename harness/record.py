@@ -27,7 +27,11 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "gym
 
 
 class Busy(RuntimeError):
-    """Another process holds the lock."""
+    """Another process holds the lock, or another thread of this one (`ours`)."""
+
+    def __init__(self, message: str, ours: bool) -> None:
+        super().__init__(message)
+        self.ours = ours
 
 
 def now() -> str:
@@ -78,10 +82,11 @@ def locked(folder: Path, *, wait: Callable[[Busy], None] | None = None) -> Itera
             break
         except Timeout:
             try:
-                by = f"process {owner.read_text().strip()}"
+                number = owner.read_text().strip()
             except OSError:
-                by = "another process"
-            busy = Busy(f"{folder} is being written by {by}")
+                number = ""
+            by = f"process {number}" if number else "another process"
+            busy = Busy(f"{folder} is being written by {by}", number == str(os.getpid()))
             if wait is None:
                 raise busy from None
             wait(busy)
