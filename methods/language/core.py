@@ -104,6 +104,7 @@ class LanguageConfig(MethodConfig):
     heads: PositiveInt = 4
     dtype: Literal["float32", "bfloat16"] = "float32"  # of weights; particles are float32 always
     gradient_checkpointing: bool = False
+    micro_batch: Count = 0  # rows at a time, their gradients added up, where a batch does not fit; 0: the whole batch
     lora_rank: Count = 0  # 0: all weights are trained
     backend: Literal["own", "trl"] = "own"  # what trains SFT, reward model and DPO
     sft_checkpoint: str = ""  # a folder whose model stands in for the SFT stage

@@ -18,6 +18,7 @@ from methods.core import BadInput
 from methods.language.core import Context, LanguageConfig, Part
 from methods.language.tokens import Batch
 
+LOGITS = 2**28  # numbers, a gigabyte
 ROUND = 8  # rows of the tiny model's embeddings come in multiples of it, as real models' do
 
 
@@ -164,17 +165,24 @@ def merged(model: Any) -> Any:
 def response_logits(model: Any, batch: Batch, width: int) -> Tensor:
     """Logits `[b, width, v]` that predict the tokens of each response, teacher-forced; row t of those past a
     response's end is of no meaning."""
-    logits = model(input_ids=batch.ids, use_cache=False).logits
-    places = batch.starts[:, None] - 1 + torch.arange(width, device=batch.ids.device)
-    places = places.clamp(max=batch.ids.shape[1] - 1)
+    first = max(1, int(batch.starts.min())) - 1
+    logits = model(input_ids=batch.ids, use_cache=False, logits_to_keep=batch.ids.shape[1] - first).logits
+    places = batch.starts[:, None] - 1 - first + torch.arange(width, device=batch.ids.device)
+    places = places.clamp(max=logits.shape[1] - 1)
     return wide(logits.gather(1, places[..., None].expand(-1, -1, logits.shape[-1])))
 
 
 def token_logprobs(model: Any, batch: Batch, temperature: float = 1.0) -> Tensor:
-    """log pi of every token given those before it, `[b, l]`; 0 outside responses."""
-    logits = wide(model(input_ids=batch.ids, use_cache=False).logits[:, :-1]) / temperature
-    chosen = logits.gather(-1, batch.ids[:, 1:, None]).squeeze(-1) - logits.logsumexp(-1)
-    return nn.functional.pad(chosen, (1, 0)) * batch.response_mask
+    """log pi of every token given those before it, `[b, l]`; 0 outside responses. Without gradients, so many rows at a
+    time that their logits are at most `LOGITS` numbers."""
+    first = max(1, int(batch.starts.min()))
+    kept = batch.ids.shape[1] - first + 1
+    rows = len(batch.ids) if torch.is_grad_enabled() else max(1, LOGITS // (kept * model.config.vocab_size))
+    found = []
+    for ids in batch.ids.split(rows):
+        logits = wide(model(input_ids=ids, use_cache=False, logits_to_keep=kept).logits[:, :-1]) / temperature
+        found.append(logits.gather(-1, ids[:, first:, None]).squeeze(-1) - logits.logsumexp(-1))
+    return nn.functional.pad(torch.cat(found), (first, 0)) * batch.response_mask
 
 
 @torch.no_grad()
@@ -202,7 +210,8 @@ def sample(
     alive = torch.ones(len(prompts), dtype=torch.bool)
     past = None
     for t in range(longest):
-        out = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=past, use_cache=True)
+        out = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=past, use_cache=True,
+                    logits_to_keep=1)  # fmt: skip
         past, logits = out.past_key_values, out.logits[:, -1].float().cpu() / temperature
         logits[:, tokens:] = -torch.inf
         logits[:, list(banned)] = -torch.inf

@@ -24,6 +24,8 @@ from methods.language.sft import sft_stage
 from methods.language.tokens import Batch, join
 from methods.language.training import Training, prepared
 
+SAMPLED = 64  # responses at a time
+
 
 @dataclass(frozen=True)
 class PPOConfig(LanguageConfig):
@@ -121,14 +123,23 @@ class PPOJob(Training):
         clipped: list[float] = []
         for _ in range(self.config.epochs):
             for rows in torch.randperm(self.batch_size, generator=order).chunk(self.config.minibatches):
-                part = Experience(Batch(*(x[rows] for x in experience.batch)), *(x[rows] for x in experience[1:]))
-                with self.mixed():
-                    logprobs = token_logprobs(self.policy, part.batch, self.config.train_temperature)
-                    values = self.values(part.batch)
-                loss, outside = ppo_loss(logprobs, values, part, self.config.clip, self.config.value_weight)
-                self.descend(loss, rate)
-                clipped.append(float(outside))
+                clipped.append(self.climb(experience, rows.tolist(), rate))
         return metrics | {"ppo/clipped": sum(clipped) / len(clipped)}
+
+    def climb(self, experience: Experience, minibatch: Sequence[int], rate: float) -> float:
+        """One step of the optimiser on these rows; the fraction of ratios that were clipped."""
+        whole, clipped = int(experience.batch.response_mask[minibatch].sum()), 0.0
+        for rows in self.micro(minibatch):
+            part = Experience(Batch(*(x[rows] for x in experience.batch)), *(x[rows] for x in experience[1:]))
+            with self.mixed():
+                logprobs = token_logprobs(self.policy, part.batch, self.config.train_temperature)
+                values = self.values(part.batch)
+            loss, outside = ppo_loss(logprobs, values, part, self.config.clip, self.config.value_weight)
+            share = int(part.batch.response_mask.sum()) / whole
+            self.backward(loss, share)
+            clipped += share * float(outside)
+        self.descend(rate)
+        return clipped
 
     def values(self, batch: Batch) -> Tensor:
         """What the value network expects at each response token, from the token before it; normalised as the reward."""
@@ -140,10 +151,14 @@ class PPOJob(Training):
         """Responses to the step's prompts, with advantages."""
         texts, config, device = self.context.texts, self.config, self.context.device
         prompts: Sequence[Any] = [self.prompts[i] for i in self.indices(step)]
-        generator = torch.Generator().manual_seed(derived_seed(self.context.seed, "ppo/sample", step))
         self.policy.eval()
-        responses = sample(self.policy, prompts, texts.max_response, generator, eos=texts.eos, pad=texts.pad,
-                           banned=texts.banned, tokens=texts.size, temperature=config.train_temperature)  # fmt: skip
+        responses: list[list[int]] = []
+        for first in range(0, len(prompts), SAMPLED):
+            generator = torch.Generator().manual_seed(derived_seed(self.context.seed, "ppo/sample", step, first))
+            responses += sample(
+                self.policy, prompts[first : first + SAMPLED], texts.max_response, generator, eos=texts.eos,
+                pad=texts.pad, banned=texts.banned, tokens=texts.size, temperature=config.train_temperature,
+            )  # fmt: skip
         self.policy.train()
         proxy = proxy_scores(self.scorer, prompts, responses, texts.eos, texts.pad, device)
         ended = torch.tensor([response[-1] == texts.eos for response in responses])

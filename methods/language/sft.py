@@ -43,6 +43,9 @@ class SFTJob(Training):
         prompts, responses = [row.prompt for row in rows], [row.response for row in rows]
         return sft_loss(self.model, prompts, responses, self.context.texts.pad, self.context.device), {}
 
+    def weight(self, indices: Sequence[int]) -> float:
+        return sum(len(self.data[i].response) for i in indices)
+
     def parts(self) -> dict[str, Part]:
         return {"sft": weights(merged(self.model))}
 

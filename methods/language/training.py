@@ -44,6 +44,10 @@ class Training:
         """Of these rows, and what to report."""
         raise NotImplementedError
 
+    def weight(self, indices: Sequence[int]) -> float:
+        """What the loss of these rows counts in that of a batch: as many as it is the mean of."""
+        return len(indices)
+
     def indices(self, step: int) -> list[int]:
         """Rows of the batch of a step, from 1: a fresh permutation every epoch, whatever was done before."""
         chosen: list[int] = []
@@ -60,16 +64,24 @@ class Training:
         warm = max(1, math.ceil(WARM_UP * self.total))
         return self.learning_rate * min(step / warm, (self.total - step + 1) / max(1, self.total - warm + 1))
 
-    def descend(self, loss: Tensor, rate: float) -> None:
-        """One step of the optimiser down a loss."""
+    def micro(self, rows: Sequence[int]) -> list[Sequence[int]]:
+        """A batch in pieces of `micro_batch` rows."""
+        size = self.config.micro_batch or len(rows)
+        return [rows[first : first + size] for first in range(0, len(rows), size)]
+
+    def backward(self, loss: Tensor, share: float) -> None:
+        """Adds `share` of the loss's gradient."""
         if not torch.isfinite(loss):
             raise NotFiniteLoss(f"stage {self.name}: loss not finite, seed {self.context.seed}")
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        (share * loss).backward()
+
+    def descend(self, rate: float) -> None:
+        """One step of the optimiser down the gradient that was added up."""
         nn.utils.clip_grad_norm_(list(self.trained.values()), CLIP_NORM)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
 
     def mixed(self) -> Any:
         """Forward passes in bfloat16 where the settings say so."""
@@ -78,10 +90,17 @@ class Training:
 
     def update(self, step: int) -> dict[str, float]:
         """One step; returns what to report."""
-        with self.mixed():
-            loss, metrics = self.loss(self.indices(step), step)
-        self.descend(loss, self.rate(step))
-        return {f"{self.name}/loss": float(loss.detach()), **metrics}
+        indices = self.indices(step)
+        whole, total = self.weight(indices), dict[str, float]()
+        for rows in self.micro(indices):
+            with self.mixed():
+                loss, metrics = self.loss(rows, step)
+            share = self.weight(rows) / whole
+            self.backward(loss, share)
+            for name, value in {f"{self.name}/loss": float(loss.detach()), **metrics}.items():
+                total[name] = total.get(name, 0.0) + share * value
+        self.descend(self.rate(step))
+        return total
 
     def run(self, first: int, count: int) -> dict[str, float]:
         for module in self.modules.values():

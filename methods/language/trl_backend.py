@@ -7,6 +7,7 @@ anew. Its trainers insist on a folder, which is a temporary one here and stays e
 from __future__ import annotations
 
 import copy
+import math
 import tempfile
 from collections.abc import Sequence
 from typing import Any
@@ -29,8 +30,10 @@ class TRLJob:
         self.context, self.config = context, config
         self.folder = tempfile.TemporaryDirectory(prefix="trl-")
         on_cpu = context.device.type == "cpu"
+        micro = math.gcd(config.micro_batch or batch_size, batch_size)
         self.arguments: dict[str, Any] = {
-            "output_dir": self.folder.name, "max_steps": steps, "per_device_train_batch_size": batch_size,
+            "output_dir": self.folder.name, "max_steps": steps, "per_device_train_batch_size": micro,
+            "gradient_accumulation_steps": batch_size // micro,
             "learning_rate": learning_rate, "lr_scheduler_type": "linear", "warmup_steps": round(WARM_UP * steps),
             "adam_beta1": BETAS[0], "adam_beta2": BETAS[1], "weight_decay": WEIGHT_DECAY, "max_grad_norm": CLIP_NORM,
             "seed": context.seed, "use_cpu": on_cpu, "bf16": False, "report_to": [], "save_strategy": "no",

@@ -201,6 +201,34 @@ def test_a_job_that_is_stopped_goes_on_as_if_it_had_not_been(name: str, rank: in
     assert any(not torch.equal(value, start[key]) for key, value in one.tensors.items()), "nothing was learned"
 
 
+@pytest.mark.parametrize("name", JOBS)
+def test_a_batch_in_pieces_is_the_batch(name: str) -> None:
+    """Responses differ in length, so tokens and rows are not weighed alike."""
+    job, config = JOBS[name]
+
+    def first(micro: int) -> tuple[dict[str, float], list[dict[str, torch.Tensor]]]:
+        settings = config(**SMALL, micro_batch=micro)
+        one, found = job(Bench(settings).untrained().context, settings), list[dict[str, torch.Tensor]]()
+        one.descend = lambda rate: found.append({key: weight.grad.clone() for key, weight in one.trained.items()})
+        return one.update(1), found
+
+    (metrics, gradients), (in_pieces, summed) = first(0), first(2)
+    assert metrics == pytest.approx(in_pieces, rel=1e-4, abs=1e-5) and len(gradients) == len(summed)
+    for key, gradient in gradients[0].items():
+        torch.testing.assert_close(gradient, summed[0][key], rtol=1e-3, atol=1e-5, msg=key)
+
+
+def test_logprobs_of_many_rows_come_in_pieces(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batch = double(causal(bench.context, "sft")), join(PROMPTS * 3, RESPONSES * 3, PAD)
+    whole = token_logprobs(model, batch)
+    sizes: list[int] = []
+    model.register_forward_pre_hook(lambda _, __, given: sizes.append(len(given["input_ids"])), with_kwargs=True)
+    monkeypatch.setattr("methods.language.models.LOGITS", 2 * 6 * model.config.vocab_size)
+    with torch.no_grad():
+        torch.testing.assert_close(token_logprobs(model, batch), whole.detach())
+    assert sizes == [2, 2, 2]
+
+
 class WithDropout:
     """GPT-2 with random weights, and half of everything dropped."""
 
@@ -245,4 +273,4 @@ def test_a_loss_that_is_not_finite_is_refused() -> None:
     bench = Bench(LanguageConfig(**SMALL))
     job = Training(bench.context, LanguageConfig(), "x", {"m": nn.Linear(1, 1)}, 10, 3, 1e-3, 5)
     with pytest.raises(NotFiniteLoss, match="stage x: loss not finite, seed 0"):
-        job.descend(torch.tensor(torch.nan, requires_grad=True), 1e-3)
+        job.backward(torch.tensor(torch.nan, requires_grad=True), 1.0)
