@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from harness.files import contents, resolved
+from harness.files import Place, contents, located
 from methods.core import BadInput
 from methods.language.core import LanguageConfig
 from methods.language.models import RewardModel, as_classifier, reward_of, tiny_model
@@ -71,14 +71,14 @@ class Backbones:
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[self.config.dtype]
 
 
-def _load(path: str, what: str, load: Any) -> Any:
-    """What transformers makes of a folder or a hub's name, or one line on why it cannot."""
-    place = resolved(path)
+def _load(path: str, what: str, load: Callable[..., Any], **settings: Any) -> Any:
+    """What transformers makes of a folder or a hub's commit, or one line on why it cannot."""
+    place: Place = located(path)
     try:
-        return load(place)
+        return load(place.name, **settings, **({"revision": place.revision} if place.revision else {}))
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, json.JSONDecodeError) as error:
         reason = " ".join(str(error).split())[:200]
-        where = "cannot be read" if Path(place).exists() else "is no folder here, and the model hub did not give it"
+        where = "cannot be read" if place.revision is None else "did not come from the model hub"
         raise BadInput(f"{what} {path!r} {where}: {reason}") from error
 
 
@@ -90,7 +90,7 @@ def _tokenizer(path: str) -> Any:
 
 def _whole(path: str, what: str, kind: Any, **settings: Any) -> Any:
     """A model of which nothing lacks: transformers fills what a checkpoint does not have with random weights."""
-    found, about = _load(path, what, lambda place: kind.from_pretrained(place, output_loading_info=True, **settings))
+    found, about = _load(path, what, kind.from_pretrained, output_loading_info=True, **settings)
     if about["missing_keys"]:
         raise BadInput(f"{what} {path!r}: no weights for {', '.join(sorted(about['missing_keys'])[:3])}")
     return found

@@ -1,10 +1,11 @@
-"""What a folder that stages start from holds, for their identity."""
+"""What a checkpoint that stages start from holds, for their identity: a folder's files, or a commit of the hub."""
 
 from __future__ import annotations
 
 import hashlib
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from methods.core import BadInput
 from tasks import SHIPPED, shipped
@@ -14,21 +15,56 @@ _WHAT = ("*.safetensors", "*.json", "merges.txt", "vocab.txt", "*.model")  # wei
 NOTE = "checkpoint.json"  # what is said of a checkpoint; no part of it
 
 
-def resolved(path: str) -> str:
-    """Where a checkpoint lies: "shipped:NAME" beside the tasks, all else as it stands."""
-    return str(shipped(path)) if path.startswith(SHIPPED) else path
+class Place(NamedTuple):
+    """Where a checkpoint lies, as transformers takes it."""
+
+    name: str  # a folder, or a hub's
+    revision: str | None  # the hub's commit; None of a folder
+
+
+def located(path: str) -> Place:
+    """Of "shipped:NAME", a folder, or a hub's "OWNER/NAME[@REVISION]", whose revision is looked up: in the hub's cache
+    where there is no network.
+
+    Raises:
+      BadInput: the hub did not give it.
+    """
+    if path.startswith(SHIPPED):
+        return Place(str(shipped(path)), None)
+    if Path(path).exists() or path.startswith(("/", ".", "~")):
+        return Place(path, None)
+    name, _, revision = path.partition("@")
+    return Place(name, _commit(name, revision or "main"))
+
+
+@cache
+def _commit(name: str, revision: str) -> str:
+    """The hub's commit that a branch, tag or beginning of a commit stands for."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    try:
+        return str(HfApi().model_info(name, revision=revision).sha)
+    except (OSError, ValueError) as error:  # no network, no such name, no right to it
+        reason = " ".join(str(error).split())[:200]
+    try:
+        cached = try_to_load_from_cache(name, "config.json", revision=revision)
+    except ValueError:
+        cached = None
+    if not isinstance(cached, str):
+        raise BadInput(f"model {name!r} is no folder here, and the model hub did not give it: {reason}")
+    return Path(cached).parent.name
 
 
 def contents(path: str) -> str:
-    """SHA-256 of a checkpoint's weights and settings, by name; of a name that is no folder here (a hub's), the name.
-    Files are read again if they changed.
+    """SHA-256 of a folder's weights and settings, by name, read again if they changed; "NAME@COMMIT" of a hub's.
 
     Raises:
-      BadInput: the folder holds no weights in safetensors, the one format that is read.
+      BadInput: the folder holds no weights in safetensors, the one format that is read, or the hub did not give it.
     """
-    folder = Path(resolved(path))
-    if not folder.exists() and not path.startswith(("/", ".", "~", SHIPPED)):
-        return path
+    place = located(path)
+    if place.revision:
+        return f"{place.name}@{place.revision}"
+    folder = Path(place.name)
     files = sorted(file for pattern in _WHAT for file in folder.glob(pattern) if file.name != NOTE)
     if not any(file.suffix == ".safetensors" for file in files):
         raise BadInput(f"{path}: no such folder with a model in it (config.json, *.safetensors, tokenizer.json)")

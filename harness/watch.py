@@ -73,4 +73,4 @@ def _summary(rows: Sequence[Mapping[str, Any]], knobs: Sequence[str]) -> str:
     scores: dict[str, list[float]] = {}
     for row in rows:
         scores.setdefault(" ".join(f"{name}={row[name]}" for name in knobs), []).append(row["score"])
-    return ", ".join(f"{name + ': ' if name else 'score '}{np.mean(values):.1f}" for name, values in scores.items())
+    return ", ".join(f"{name + ': ' if name else 'score '}{np.mean(values):.3g}" for name, values in scores.items())

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
+from methods.core import BadInput
 from methods.language.core import Context, LanguageConfig, Part
 from methods.language.dpo import DPOConfig
 from methods.language.models import adapted, as_classifier, causal, merged, reward_from, reward_of, weights
@@ -29,6 +30,8 @@ class TRLJob:
     def __init__(self, context: Context, config: Any, steps: int, batch_size: int, learning_rate: float) -> None:
         self.context, self.config = context, config
         self.folder = tempfile.TemporaryDirectory(prefix="trl-")
+        if config.lora_rank and self.name != "sft":
+            raise BadInput(f"{self.name}: with backend=trl all weights are trained, so lora_rank must be 0")
         on_cpu = context.device.type == "cpu"
         micro = math.gcd(config.micro_batch or batch_size, batch_size)
         self.arguments: dict[str, Any] = {

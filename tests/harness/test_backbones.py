@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from harness.backbones import Backbones, save_checkpoint
-from harness.files import contents
+from harness.files import _commit, contents
 from methods.core import BadInput
 from methods.language.core import LanguageConfig
 from methods.language.models import load_into, reward_from, tiny_model, weights
@@ -26,7 +26,7 @@ def saved(folder: Path, *, seed: int = 0, reward: bool = False) -> Path:
     return folder
 
 
-def backbones(*paths: Path, **settings: Any) -> Backbones:
+def backbones(*paths: Path | str, **settings: Any) -> Backbones:
     return Backbones(LanguageConfig(**SIZES, **settings), 6, 16, frozenset(contents(str(path)) for path in paths))
 
 
@@ -76,3 +76,21 @@ def test_what_a_tokenizer_reads_is_part_of_a_checkpoints_identity(tmp_path: Path
         (folder / name).write_text(name)
     (folder / "README.txt").write_text("no part of it")
     assert len(seen | {contents(str(folder))}) == 4
+
+
+def test_a_name_of_the_hub_is_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the hub's cache, as it lies on a machine without a network: what the branch stood for then is loaded."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    _commit.cache_clear()
+    with pytest.raises(BadInput, match=r"model 'we/tiny' is no folder here, and the model hub did not give it"):
+        contents("we/tiny")
+    folder = tmp_path / "models--we--tiny"
+    saved(folder / "snapshots" / ("c0" * 20), seed=1)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("c0" * 20)
+    assert contents("we/tiny") == f"we/tiny@{'c0' * 20}"
+    given = backbones("we/tiny", sft_checkpoint="we/tiny").given("sft")
+    whole = backbones(folder / "snapshots" / ("c0" * 20), sft_checkpoint=str(folder / "snapshots" / ("c0" * 20)))
+    for name, value in whole.given("sft").state_dict().items():
+        assert torch.equal(value, given.state_dict()[name])

@@ -291,7 +291,7 @@ def test_a_saved_reward_model_scores_as_it_did(given: tuple[Path, Path]) -> None
 
 
 def test_bad_input_is_one_line(given: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     results = ("--results", str(tmp_path / "results"))
 
     def line(*arguments: str) -> str:
@@ -308,15 +308,14 @@ def test_bad_input_is_one_line(given: tuple[Path, Path], tmp_path: Path, monkeyp
         "--methods", "sft", "--online-steps", "9", "--online-warmup", "1"
     )
     assert f"{tmp_path}/none: no such folder with a model" in line("--set", f"sft_checkpoint={tmp_path}/none")
+    assert "'nobody/nothing' is no folder here, and the model hub did not give it" in line(
+        "--set", "model=nobody/nothing"
+    )
     assert "task.judge=http: expected one of gold, proxy" in line("--set", "task.judge=http")
     assert not (tmp_path / "results").exists(), "nothing was written"
 
 
-def test_what_only_shows_with_the_data_is_one_line_too(
-    given: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-
+def test_what_only_shows_with_the_data_is_one_line_too(given: tuple[Path, Path], tmp_path: Path) -> None:
     def failed(*arguments: str) -> str:
         done = go(tmp_path, "--methods", "vgf", *arguments, "--seeds", "1")
         (found,) = [line for line in done.stderr.splitlines() if "failed:" in line]
@@ -326,9 +325,6 @@ def test_what_only_shows_with_the_data_is_one_line_too(
     other = checkpoints(tmp_path / "other", ["a", "b"])[1]
     mismatch = failed("--set", f"sft_checkpoint={given[0]}", "--set", f"reward_checkpoint={other}")
     assert f"{other}: its tokenizer differs from that of {given[0]}" in mismatch
-    assert "'nobody/nothing' is no folder here, and the model hub did not give it" in failed(
-        "--set", "model=nobody/nothing"
-    )
     assert "no examples in a split called 'tset'; did you mean 'test'" in failed("--set", "prompt_split=tset")
     assert "split 'test' has 2000 prompts" in failed("--episodes", "2001")
 

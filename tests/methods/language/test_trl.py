@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
+from methods.core import BadInput
 from methods.language.core import LanguageConfig
 from methods.language.dpo import DPOConfig, DPOJob
 from methods.language.reward_model import RewardJob
@@ -29,6 +31,9 @@ def test_trl_agrees_on_a_batch_and_trains(name: str) -> None:
     bench = Bench(settings).untrained()
     job = ours(bench.context, settings)
     other = theirs(bench.context, settings)
+    if name != "sft":
+        with pytest.raises(BadInput, match=f"{name}: with backend=trl all weights are trained"):
+            theirs(bench.context, replace(settings, lora_rank=2))
     if name == "dpo":  # at equal models the loss is log 2 whatever the data are
         noise = torch.Generator().manual_seed(5)
         for mine, other_weight in zip(job.policy.parameters(), other.trainer.model.parameters(), strict=True):
