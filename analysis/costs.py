@@ -150,7 +150,7 @@ def draw_gradients(points: pd.DataFrame) -> Figure:
     axes.set_xticks(ticks := [t for t in (0, 1, 3, 10, 30, 100, 300, 1000, 3000) if t <= 1.5 * most], map(str, ticks))
     axes.set_xlim(-0.3, max(1.3 * most, 1.2))
     axes.set(
-        xlabel="value-gradient evaluations per action, test time [-]; those without any side by side at 0",
+        xlabel="value-gradient evaluations per action at test time [-]; at 0: side by side",
         ylabel=unit(str(points["suite"].iloc[0])),
     )
     return finish(figure, f"{task_name(points)}: score over gradient evaluations", handles, names)

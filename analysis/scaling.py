@@ -214,7 +214,8 @@ def draw_carried(points: pd.DataFrame) -> Figure:
         handles += axes.plot(line[TEST], line["largest"], ls="none", color=look.color, marker="_", ms=7, mew=1.2)
         names.append(f"{label}, largest seen")
         if line["bound"].notna().any():
-            handles += axes.plot(line[TEST], line["bound"], color=look.color, ls=(1.5 * len(names), (1.5, 3)), lw=1.8)
+            between = 1.5 * sum(name.endswith("bound") for name in names)  # equal bounds show in each other's gaps
+            handles += axes.plot(line[TEST], line["bound"], color=look.color, ls=(between, (1.5, 3)), lw=1.8)
             names.append(f"{label}, certified bound")
     axes.set_yscale("log")
     axes.axhline(2, color="0.5", lw=0.8)
