@@ -1,6 +1,7 @@
 """Figures of language runs: true (gold) and learned (proxy) reward against what was spent to raise them.
 
-They rest on the columns that language runs add to episodes.csv (`results/README.md`). Intervals are over seeds.
+They rest on the columns that language runs add to episodes.csv (`results/README.md`). Intervals are over seeds; of
+gains over L_test=0, which are paired text by text, over prompts.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from analysis.language_plots import PANELS, STEP, TEST, N, lines, named
 from analysis.load import Records
 from analysis.runs import Run
 from analysis.select import headline, settings
-from analysis.statistics import generator, summarise
+from analysis.statistics import bootstrap, generator, summarise
 
 MEASURES = (
     "gold", "proxy", "nll", "edit_fraction", "eos", "length", "gradients", "samples", "compute", "transport", "kl",
@@ -35,7 +36,8 @@ def points(records: Records) -> tuple[pd.DataFrame, list[str]]:
 
     Columns: suite, task, method, label, setting, line (label and the settings beside L_test and N), the knobs, of each
     of MEASURES its mean, <measure>_low and <measure>_high (NaN where it was not measured), seeds, accuracy (of the
-    reward model, NaN where not recorded), and of gold and proxy <measure>_spread: over prompts, the mean of the seeds'.
+    reward model, NaN where not recorded), and of gold and proxy <measure>_spread: over prompts, the mean of the seeds',
+    and <measure>_gain with its _low and _high: over L_test=0 at the same other knobs, prompt by prompt.
     """
     rows: list[dict[str, Any]] = []
     notes = []
@@ -50,7 +52,11 @@ def points(records: Records) -> tuple[pd.DataFrame, list[str]]:
             row: dict[str, Any] = {"suite": run.suite, "task": run.task, "method": run.method, "label": run.label}
             row |= {"setting": setting, "line": f"{run.label} {rest}".strip(), **values}
             row |= {"seeds": mine["seed"].nunique()}
-            rows.append(row | {"accuracy": accuracy(run)} | _means(mine, run))
+            paired: dict[str, float] = {}
+            if TEST in run.knobs:
+                at_zero = [last[knob] == (0 if knob == TEST else values[knob]) for knob in run.knobs]
+                paired = _gains(mine, last[np.all(at_zero, axis=0)], run)
+            rows.append(row | {"accuracy": accuracy(run)} | _means(mine, run) | paired)
         if last["gold"].isna().all() if "gold" in last else True:
             notes.append(f"{run.name}: no gold reward, so not in the figures of it")
     frame = pd.DataFrame(rows)
@@ -143,18 +149,34 @@ def distances(gold: pd.DataFrame) -> pd.DataFrame:
 
 def gains(moved: pd.DataFrame) -> pd.DataFrame:
     """What L_test steps add to gold and to proxy over L_test=0, in deviations over prompts at L_test=0: `gold_gain`,
-    `proxy_gain`, their intervals without L_test=0's own, and name (of the run). Lines without L_test=0 are left out."""
+    `proxy_gain`, their intervals, and name (of the run). Lines without L_test=0 are left out."""
     found = []
     for _, one in lines(moved):
         start = one[one[TEST] == 0]
         if len(start) and min(start["gold_spread"].iloc[0], start["proxy_spread"].iloc[0]) > 0:
             zero = start.iloc[0]
             numbers = {
-                f"{measure}_gain{end}": (one[measure + end] - zero[measure]) / zero[f"{measure}_spread"]
+                f"{measure}_gain{end}": one[f"{measure}_gain{end}"] / zero[f"{measure}_spread"]
                 for measure in ("gold", "proxy") for end in ("", "_low", "_high")
             }  # fmt: skip
             found.append(one.assign(name=named(one), **numbers))
     return pd.concat(found, ignore_index=True) if found else moved.iloc[:0]
+
+
+def _gains(rows: pd.DataFrame, start: pd.DataFrame, run: Run) -> dict[str, float]:
+    """Of gold and proxy: the mean difference of `rows` from `start`, with an interval over prompts."""
+    found: dict[str, float] = {}
+    key = ["seed", "episode"]
+    for name in ("gold", "proxy"):
+        found |= dict.fromkeys((f"{name}_gain", f"{name}_gain_low", f"{name}_gain_high"), math.nan)
+        if name in rows and len(start):
+            apart = (rows.set_index(key)[name] - start.set_index(key)[name]).dropna()
+            prompts = apart.groupby(level="episode").mean().to_numpy()
+            if len(prompts):
+                low, high = bootstrap(prompts, generator(run.suite, run.task))
+                found |= {f"{name}_gain": float(apart.mean()), f"{name}_gain_low": float(low)}
+                found[f"{name}_gain_high"] = float(high)
+    return found
 
 
 def _means(rows: pd.DataFrame, run: Run) -> dict[str, float]:

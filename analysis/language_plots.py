@@ -144,12 +144,13 @@ def draw_gains(of: pd.DataFrame) -> Figure:
                                  markerfacecolor=face, mew=0.8)  # fmt: skip
                 step = f" eps={one[STEP].iloc[0]:g}" if sizes else ""
                 handles.setdefault(f"{mine['method'].iloc[0]}{step}, {measure}", line[0])
-            axes.fill_between(one[TEST], one["gold_gain_low"], one["gold_gain_high"], color=color, alpha=0.15, lw=0)
+                band = (one[f"{measure}_gain{end}"] for end in ("_low", "_high"))
+                axes.fill_between(one[TEST], *band, color=color, alpha=0.15, lw=0)
         axes.axhline(0, color="0.5", lw=0.8)
         scale(axes, np.sort(mine[TEST].unique()))
         axes.set_xlabel(knob_name(TEST))
         axes.set_title(named(mine), fontsize=8)
-    grid[0][0].set_ylabel("gain over L_test=0 [sd over prompts]")
+    grid[0][0].set_ylabel("gain over L_test=0 [sd over prompts; band: 95%]")
     return finish(figure, f"{task_name(of)}: over-optimisation", list(handles.values()), list(handles))
 
 

@@ -82,12 +82,12 @@ def figures(records: Records, folder: Path, notes: list[str], save: Save = save)
         here = (points["suite"] == suite) & (points["task"] == task)
         yield from _online(points[here & going_on], place, notes, save)
         path = points[here & ~going_on]
-        if path["step"].nunique() > 1:
+        if len(path) and path.groupby("label", observed=True)["step"].nunique().max() > 1:
             path, hidden = curves.legible(path)
             notes += hidden
             yield save(curves.draw_learning(path), path, place / "learning")
         else:
-            notes.append(f"{suite}/{task}: one evaluation only, so no learning curve")
+            notes.append(f"{suite}/{task}: no run has two evaluations, so no learning curve")
         for knob in records.knobs:
             curve = curves.knob_curve(rows, knob, records.knobs)
             if len(curve):

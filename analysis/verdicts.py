@@ -37,7 +37,8 @@ DASH = "\N{EM DASH}"
 Verdicts = dict[str, np.ndarray]
 """VALUES -> `[k, s, e]`."""
 Spoken = dict[tuple[str, str, str], dict[str, list[tuple[str, pd.DataFrame]]]]
-"""(suite, task, judge) -> method -> (row, seeds by prompts, each named by its number and hash) of each of its runs."""
+"""(suite, task, judge) -> method, or a row's name -> of each of its runs (row, seeds by prompts, which are named by
+number and hash)."""
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -47,13 +48,13 @@ def main(
     results: Annotated[Path, typer.Argument(help="The folder that holds runs/.")] = Path("results"),
     out: Annotated[Path | None, typer.Option(help="Where the CSVs go; RESULTS/tables if unset.")] = None,
     judge: Annotated[str, typer.Option(help="A judge's id or its beginning, recorded among them; all if unset.")] = "",
-    compare: Annotated[str, typer.Option(help="Methods, e.g. vgf,best_of_n: the first against the others.")] = "",
+    compare: Annotated[str, typer.Option(help="Methods or rows, e.g. 'vgf,best_of_n N=5': one against others.")] = "",
 ) -> None:
     """(win + tie / 2) / valid with 95% intervals over prompts; ties, invalid answers, agreement of the two orders; the
     win rate at equal lengths; differences between methods over the same prompts."""
     with one_line_errors():
         records = load(results)
-        table, differences, notes = tabulate(records, judge, tuple(filter(None, compare.split(","))))
+        table, differences, notes = tabulate(records, judge, tuple(filter(None, map(str.strip, compare.split(",")))))
         if table.empty:
             raise RecordError(f"no verdicts{f' of {judge}' if judge else ''} under {results / 'runs'}")
         folder = out or results / "tables"
@@ -91,16 +92,18 @@ def tabulate(
             mine = {key: value[pick, :, np.arange(len(prompts))].T for key, value in values.items()}
             chosen.append(("(held-out)", HELD_OUT, " / ".join(choice.picks), mine))
         identity = {"suite": run_.suite, "task": run_.task, "judge": by, "method": run_.method, "label": run_.label}
+        here = spoken.setdefault((run_.suite, run_.task, by), {})
         for name, rule, picks, mine in chosen:
             row = f"{run_.label} {name}".strip()
             known = {"row": row, "rule": rule, "picks": picks, "seeds": len(seeds)}
             rows.append(identity | known | _numbers(mine, run_))
+            score = pd.DataFrame(mine["score"], index=seeds, columns=names)
+            if row != run_.method:
+                here.setdefault(row, []).append((row, score))
         if len(order) > 1 and choice is None:
             notes.append(f"{run_.name}, {by}: no held-out row; some setting has no even or no odd prompts")
-            continue
-        # it speaks by its only setting, or by the held-out choice, which comes last
-        score = pd.DataFrame(chosen[-1][3]["score"], index=seeds, columns=names)
-        spoken.setdefault((run_.suite, run_.task, by), {}).setdefault(run_.method, []).append((row, score))
+        else:  # a method speaks by its only setting, or by the held-out choice, which comes last
+            here.setdefault(run_.method, []).append((row, score))
     return pd.DataFrame(rows), pd.DataFrame(_differences(spoken, compare, notes)), notes
 
 

@@ -66,6 +66,7 @@ def _export(artifact: Path, seed: int, out: Path) -> None:
         _write(folder, identity, found)
         about = {key: value for key, value in found.about.items() if key != "weights"}
         write_json(folder / NOTE, {
+            "command": f"python -m harness.export results/artifacts/{artifact.resolve().name} --seed {seed} --out PATH",
             "stage": identity["stage"], "fingerprint": artifact.resolve().name, "seed": seed, "measured": about,
             "sha256": contents(str(folder)), "git": note["git"], "identity": identity})  # fmt: skip
         folder.rename(out)

@@ -157,7 +157,7 @@ def test_bad_landscape_and_candidates_are_notes(tmp_path: Path, monkeypatch: pyt
     (folder / "candidates.npz").write_bytes(b"PK\x03\x04 cut short")
     result = CliRunner().invoke(plots.app, [str(tmp_path)])
     assert result.exit_code == 0 and f"{folder / 'candidates.npz'}: cannot be read" in result.stdout
-    assert "one evaluation only, so no learning curve" in result.stdout
+    assert "no run has two evaluations, so no learning curve" in result.stdout
     np.savez(tmp_path / "tasks" / "toy" / "toy.npz", grid_x=np.zeros(3))
     result = CliRunner().invoke(plots.app, [str(tmp_path)])
     assert result.exit_code == 0 and "no landscape" in result.stdout and "grid_y is missing" in result.stdout

@@ -66,6 +66,8 @@ def test_held_out_choice_and_paired_difference(tmp_path: Path) -> None:
     by_hand = chosen["win_rate"] - rows.loc["best_of_n (held-out)", "win_rate"]
     assert one["value"] == pytest.approx(by_hand, abs=1e-6)
     assert notes == ["tldr-synthetic/tldr-synthetic, recorded: not one run each of vgf and ppo, so no difference"]
+    _, differences, _ = tabulate(load(tmp_path), compare=("vgf L_test=1", "best_of_n N=1"))
+    assert differences["value"].tolist() == pytest.approx([chosen["win_rate"] - rows.loc["best_of_n N=1", "win_rate"]])
 
 
 def test_a_held_out_row_takes_each_half_from_its_own_pick(tmp_path: Path) -> None:
