@@ -206,7 +206,9 @@ def scale(axes: Axes, values: np.ndarray) -> None:
     if values[0] > 0 and values[-1] / values[0] >= 8:
         axes.set_xscale("log")
     elif np.diff(values).min() < 0.05 * (values[-1] - values[0]):
-        axes.set_xscale("symlog", linthresh=float(np.abs(values[values != 0]).min()))
+        least = float(np.abs(values[values != 0]).min())
+        axes.set_xscale("symlog", linthresh=least)
+        axes.set_xlim(float(values[0]) - 0.2 * least, 1.2 * float(values[-1]))  # the margins of a linear axis are huge
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticks(values, [f"{value:g}" for value in values])
 

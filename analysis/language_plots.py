@@ -150,8 +150,8 @@ def draw_gains(of: pd.DataFrame) -> Figure:
         scale(axes, np.sort(mine[TEST].unique()))
         axes.set_xlabel(knob_name(TEST))
         axes.set_title(named(mine), fontsize=8)
-    grid[0][0].set_ylabel("gain over L_test=0 [sd over prompts; band: 95%]")
-    return finish(figure, f"{task_name(of)}: over-optimisation", list(handles.values()), list(handles))
+    grid[0][0].set_ylabel("gain over L_test=0 [sd over prompts]")
+    return finish(figure, f"{task_name(of)}: over-optimisation (bands: 95% over prompts)", list(handles.values()), list(handles))
 
 
 def named(of: pd.DataFrame) -> str:

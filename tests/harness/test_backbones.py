@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from harness.backbones import Backbones, save_checkpoint
+from harness.backbones import Backbones, save_checkpoint, tokenizer_for
 from harness.files import _commit, contents
 from methods.core import BadInput
 from methods.language.core import LanguageConfig
 from methods.language.models import load_into, reward_from, tiny_model, weights
-from methods.language.tokens import word_tokenizer
+from methods.language.tokens import vocabulary_hash, word_tokenizer
+from tasks import shipped
+from tasks.language_synthetic import TLDR_SUITE
+from tests.harness.command import invoke
 
 SIZES: dict[str, Any] = {"layers": 1, "width": 16, "heads": 2}
 
@@ -94,3 +98,19 @@ def test_a_name_of_the_hub_is_a_commit(tmp_path: Path, monkeypatch: pytest.Monke
     whole = backbones(folder / "snapshots" / ("c0" * 20), sft_checkpoint=str(folder / "snapshots" / ("c0" * 20)))
     for name, value in whole.given("sft").state_dict().items():
         assert torch.equal(value, given.state_dict()[name])
+
+
+def test_the_checkpoints_that_come_along_are_what_they_say(tmp_path: Path) -> None:
+    """Made from this very corpus, by the tokens that it gives, with a reward model that is mostly right."""
+    corpus = TLDR_SUITE.get("tldr-synthetic").load("auto")
+    words = word_tokenizer([text for example in corpus.examples("train") for text in example])
+    for name in ("sft", "reward_model"):
+        path = f"shipped:tldr-synthetic/{name}"
+        note = json.loads((shipped(path) / "checkpoint.json").read_text())
+        assert note["sha256"] == contents(path) and note["stage"] == name
+        assert note["identity"]["data"] == corpus.provenance.sha256
+        assert vocabulary_hash(tokenizer_for(LanguageConfig(sft_checkpoint=path), [])) == vocabulary_hash(words)
+    assert note["measured"]["gold_accuracy"] > 0.7
+    done = invoke("--suite", "tldr-synthetic", "--preset", "demo", "--methods", "vgf", "--episodes", "4", "--set",
+                  "rollouts=6", "--set", "vgf.test_flow_steps=0,1", "--results", str(tmp_path))  # fmt: skip
+    assert done.exit_code == 0 and "1 of 1 runs finished" in done.stderr, done.stderr
