@@ -151,7 +151,8 @@ def draw_gains(of: pd.DataFrame) -> Figure:
         axes.set_xlabel(knob_name(TEST))
         axes.set_title(named(mine), fontsize=8)
     grid[0][0].set_ylabel("gain over L_test=0 [sd over prompts]")
-    return finish(figure, f"{task_name(of)}: over-optimisation (bands: 95% over prompts)", list(handles.values()), list(handles))
+    title = f"{task_name(of)}: over-optimisation (bands: 95% over prompts, these models)"
+    return finish(figure, title, list(handles.values()), list(handles))
 
 
 def named(of: pd.DataFrame) -> str:

@@ -6,6 +6,7 @@ import copy
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from threading import RLock
 from typing import Any, Literal
 
 import torch
@@ -17,6 +18,8 @@ from methods.language.models import RewardModel, as_classifier, reward_of, tiny_
 from methods.language.tokens import vocabulary_hash, word_tokenizer
 
 TINY = "tiny"
+GLOBAL = RLock()
+"""Held by who draws from torch's global generator or has transformers load, which changes defaults of the process."""
 
 
 def tokenizer_for(config: LanguageConfig, texts: Sequence[str]) -> Any:
@@ -50,7 +53,8 @@ class Backbones:
         if self.config.sft_checkpoint:
             return self.given("sft")  # the architecture that parts were made with
         if self.config.model == TINY:
-            return tiny_model(self.config, self.tokens, self.longest).to(self._dtype)
+            with GLOBAL:
+                return tiny_model(self.config, self.tokens, self.longest).to(self._dtype)
         return self._copy(self.config.model, "sft")
 
     def given(self, part: Literal["sft", "reward"]) -> Any:
@@ -58,11 +62,12 @@ class Backbones:
 
     def _copy(self, path: str, part: Literal["sft", "reward"]) -> Any:
         """One of its own for every caller."""
-        if (path, part) not in self._loaded:
-            if contents(path) not in self.known:
-                raise BadInput(f"{path}: its files changed since the run was planned")
-            self._loaded[path, part] = _causal(path) if part == "sft" else _reward(path)
-        found = copy.deepcopy(self._loaded[path, part])
+        with GLOBAL:
+            if (path, part) not in self._loaded:
+                if contents(path) not in self.known:
+                    raise BadInput(f"{path}: its files changed since the run was planned")
+                self._loaded[path, part] = _causal(path) if part == "sft" else _reward(path)
+            found = copy.deepcopy(self._loaded[path, part])
         (found.backbone if isinstance(found, RewardModel) else found).to(self._dtype)
         return found
 

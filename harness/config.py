@@ -33,7 +33,7 @@ class RunSettings:
     evaluate_every: int  # gradient steps between evaluations
     log_every: int  # gradient steps in one dispatched program; metrics are averaged over it
     data_episodes: int = 1000  # of a dataset that is generated
-    jobs: int = 1  # runs at a time; makes no difference to any of them
+    jobs: int = 1  # runs, and seeds of a language stage, at a time; makes no difference to any of them
     online_steps: int = 0  # environment steps of a seed after the offline end; 0: no online phase
     online_warmup: int = 5000  # environment steps before the first update among them (VGF's and FQL's codes)
     updates_per_step: int = 1  # gradient steps to an environment step

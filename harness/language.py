@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from harness import record
-from harness.backbones import TINY, Backbones, tokenizer_for
+from harness.backbones import GLOBAL, TINY, Backbones, tokenizer_for
 from harness.ending import Interrupted, NotFinite
 from harness.parts import PartStore
 from harness.plan import RunNode, StageNode
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 SAVE_EVERY_S = 60.0  # between saves of an unfinished seed
 EXTRA = ("gold", *MEASURES)  # columns of episodes.csv after those that every suite has
-_GLOBAL = Lock()  # held while a job draws initial weights from torch's global generator: other groups draw, too
 
 
 class LanguageEngine:
@@ -79,7 +78,7 @@ def _texts(member: Member) -> Texts:
     spec: Any = member.run.task.spec
     config = member.run.method.config
     key = (corpus.provenance.sha256, config.model, config.sft_checkpoint, config.reward_checkpoint)
-    with _GLOBAL:
+    with GLOBAL:
         if key not in member.executor.shared:
             words = [text for example in corpus.examples("train") for text in example] if config.model == TINY else []
             tokenizer = tokenizer_for(config, words)
@@ -97,7 +96,8 @@ class LanguageWork:
         self.watchers = [Watcher(member, store, len(watching) > 1, ()) for member in watching]
         self.span = owner.run.settings.log_every if node.stage.steps else 1
         self.saving = Lock()  # seeds share the stage's note and log, and the clock
-        self.counted = time.perf_counter()
+        self.at_work, self.counted = 0, 0.0  # seeds, and until when their time was counted
+        self.failed = False  # some seed: the others save and leave
 
     def finish(self) -> None:
         """See `harness.engine.Work`."""
@@ -108,7 +108,8 @@ class LanguageWork:
                 try:
                     for made_one in as_completed(making):
                         made_one.result()
-                except BaseException:  # what other seeds are at, they finish or save
+                except BaseException:
+                    self.failed = True
                     pool.shutdown(wait=False, cancel_futures=True)
                     raise
             self.store.finish()
@@ -138,17 +139,28 @@ class LanguageWork:
 
     def _make(self, seed: int) -> None:
         """One seed's work, once there is room for it."""
-        executor = self.owner.executor
-        with executor.room:
-            if executor.stop():
+        with self.owner.executor.room, contextlib.ExitStack() as alone:
+            if self._stop():
                 raise Interrupted
-            self._go_on(seed)
+            with self.saving:
+                self.at_work += 1
+                self.counted = time.perf_counter() if self.at_work == 1 else self.counted
+            try:
+                alone.enter_context(GLOBAL)
+                job: Job = self.stage.begin(self._context(seed))
+                if not job.alone:
+                    alone.close()
+                self._go_on(job, seed)
+            finally:
+                with self.saving:
+                    self.at_work -= 1
 
-    def _go_on(self, seed: int) -> None:
+    def _stop(self) -> bool:
+        return self.failed or self.owner.executor.stop()
+
+    def _go_on(self, job: Job, seed: int) -> None:
         """The seed's work from where it was left, saved on the way."""
-        executor, kept = self.owner.executor, self.store.paused(seed)
-        with _GLOBAL:
-            job: Job = self.stage.begin(self._context(seed))
+        progress, kept = self.owner.executor.progress, self.store.paused(seed)
         step = 0
         rows: list[dict[str, Any]] = []
         if kept:
@@ -158,7 +170,7 @@ class LanguageWork:
         saved = time.perf_counter()
         label = f"{self.owner.run.method.name} on {self.owner.run.task.name}: {self.stage.name}, seed {seed}"
 
-        with executor.progress.stage(label, job.total, step) as bar:
+        with progress.stage(label, job.total, step) as bar:
             while step < job.total:
                 count = min(self.span - step % self.span, job.total - step)
                 try:
@@ -170,16 +182,16 @@ class LanguageWork:
                 bar.at(step)
                 if step == job.total:
                     break
-                if executor.stop() or time.perf_counter() - saved > SAVE_EVERY_S:
+                if (stop := self._stop()) or time.perf_counter() - saved > SAVE_EVERY_S:
                     with self._saved(seed, rows) as seconds:
                         self.store.pause(seed, step, job.snapshot(), seconds)
                     saved = time.perf_counter()
-                if executor.stop():
+                if stop:
                     raise Interrupted
         parts = job.parts()
         with self._saved(seed, rows) as seconds:
             self.store.keep(seed, parts, seconds)
-        if executor.stop():
+        if self._stop():
             raise Interrupted
 
     @contextlib.contextmanager

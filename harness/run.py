@@ -53,7 +53,7 @@ def run(
     updates_per_step: Annotated[int | None, typer.Option(help="gradient steps to an environment step")] = None,
     online_evaluate_every: Annotated[int | None, typer.Option(help="environment steps between evaluations")] = None,
     replay_capacity: Annotated[int | None, typer.Option(help="transitions, the dataset's too; default: all")] = None,
-    jobs: Annotated[int | None, typer.Option(help="runs at a time on this machine")] = None,
+    jobs: Annotated[int | None, typer.Option(help="runs (language: seeds, too) at a time on this machine")] = None,
     resume: Annotated[bool, typer.Option("--resume/--fresh", help="continue and skip, or delete and redo")] = True,
     adopt: Annotated[list[Path] | None, typer.Option(help="an artefact's folder to use; may be repeated")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and an estimate; run nothing")] = False,

@@ -34,6 +34,7 @@ class Job(Protocol):
     """The work of one stage for one seed."""
 
     total: int  # steps; of a training stage, its gradient steps
+    alone: bool  # changes state of the whole process while it runs, so no other job may begin
 
     def run(self, first: int, count: int) -> dict[str, float]:
         """Does steps `first` + 1 .. `first` + `count`; returns the mean of each metric over them."""

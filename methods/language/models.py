@@ -168,7 +168,7 @@ def response_logits(model: Any, batch: Batch, width: int) -> Tensor:
     first = max(1, int(batch.starts.min())) - 1
     logits = model(input_ids=batch.ids, use_cache=False, logits_to_keep=batch.ids.shape[1] - first).logits
     places = batch.starts[:, None] - 1 - first + torch.arange(width, device=batch.ids.device)
-    places = places.clamp(max=logits.shape[1] - 1)
+    places = places.clamp(0, logits.shape[1] - 1)
     return wide(logits.gather(1, places[..., None].expand(-1, -1, logits.shape[-1])))
 
 

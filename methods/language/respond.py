@@ -30,6 +30,8 @@ Responses = list[list[int]]
 class Chunked:
     """A job over prompts, `respond_batch` at a time. Subclasses bring `rows`."""
 
+    alone = False
+
     def __init__(self, context: Context, config: LanguageConfig, prompts: int, name: str) -> None:
         self.context, self.config, self.name = context, config, name
         self.prompts = context.texts.prompts(config.prompt_split, prompts)
@@ -219,7 +221,7 @@ class Judging:
     """Verdicts on responses against their references, 1 (win), 0.5 or 0, NaN where there is no valid one; and gold
     rewards where the task has them. One step: judges keep what they paid for themselves."""
 
-    total = 1
+    total, alone = 1, False
 
     def __init__(self, context: Context, judge: str, split: str, prompts: int) -> None:
         self.context, self.judge = context, judge

@@ -24,6 +24,8 @@ class NotFiniteLoss(ArithmeticError):
 class Training:
     """A job of gradient steps on some modules. Subclasses bring `loss`."""
 
+    alone = False
+
     def __init__(
         self, context: Context, config: LanguageConfig, name: str, modules: dict[str, nn.Module], steps: int,
         batch_size: int, learning_rate: float, rows: int,
@@ -134,7 +136,7 @@ class Training:
 class Nothing:
     """The job of a stage whose part is given: the settings say where, as an artefact may outlive a folder."""
 
-    total = 1
+    total, alone = 1, False
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -7,13 +7,14 @@ anew. Its trainers insist on a folder, which is a temporary one here and stays e
 from __future__ import annotations
 
 import copy
-import math
 import tempfile
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from methods.core import BadInput
-from methods.language.core import Context, LanguageConfig, Part
+from methods.language.core import Context, LanguageConfig, Part, derived_seed
 from methods.language.dpo import DPOConfig
 from methods.language.models import adapted, as_classifier, causal, merged, reward_from, reward_of, weights
 from methods.language.reward_model import validated
@@ -24,7 +25,7 @@ from methods.language.training import BETAS, CLIP_NORM, WARM_UP, WEIGHT_DECAY, w
 class TRLJob:
     """A stage in TRL's hands. Subclasses make the trainer."""
 
-    total = 1
+    total, alone = 1, True  # accelerate's state is the process's
     name = ""
 
     def __init__(self, context: Context, config: Any, steps: int, batch_size: int, learning_rate: float) -> None:
@@ -33,16 +34,19 @@ class TRLJob:
         if config.lora_rank and self.name != "sft":
             raise BadInput(f"{self.name}: with backend=trl all weights are trained, so lora_rank must be 0")
         on_cpu = context.device.type == "cpu"
-        micro = math.gcd(config.micro_batch or batch_size, batch_size)
+        fits = config.micro_batch or batch_size
+        micro = next(size for size in range(min(fits, batch_size), 0, -1) if batch_size % size == 0)
         self.arguments: dict[str, Any] = {
             "output_dir": self.folder.name, "max_steps": steps, "per_device_train_batch_size": micro,
             "gradient_accumulation_steps": batch_size // micro,
             "learning_rate": learning_rate, "lr_scheduler_type": "linear", "warmup_steps": round(WARM_UP * steps),
             "adam_beta1": BETAS[0], "adam_beta2": BETAS[1], "weight_decay": WEIGHT_DECAY, "max_grad_norm": CLIP_NORM,
-            "seed": context.seed, "use_cpu": on_cpu, "bf16": False, "report_to": [], "save_strategy": "no",
+            "seed": context.seed, "data_seed": context.seed, "use_cpu": on_cpu, "bf16": False, "report_to": [],
+            "save_strategy": "no",
             "gradient_checkpointing": config.gradient_checkpointing, "logging_strategy": "no", "disable_tqdm": True,
             "dataloader_pin_memory": not on_cpu, "max_length": None,
         }  # fmt: skip
+        torch.manual_seed(derived_seed(context.seed, self.name))
         self.trainer = self.made()
         without_dropout(self.trainer.model)
 

@@ -102,6 +102,12 @@ def test_gains_by_hand(tmp_path: Path) -> None:
     # 400 prompts with noise of 0.3 on either side: three standard errors of the difference are 0.064
     assert gain * deviation["gold"] == pytest.approx(-4 * (1 - math.exp(-(0.2**1.3))), abs=0.064)
     assert rows.loc[1, "proxy_gain"] * deviation["proxy"] == pytest.approx(0.9 * math.log(2), abs=0.064)
+    # the interval is that of differences prompt by prompt: the normal one, but for the bootstrap's noise
+    texts = pd.read_csv(folder / "episodes.csv").pivot(index="episode", columns="L_test", values="gold")
+    half = 1.96 * (texts[4] - texts[0]).std() / math.sqrt(400) / deviation["gold"]
+    assert rows.loc[4, "gold_gain_high"] - gain == pytest.approx(half, rel=0.1)
+    assert gain - rows.loc[4, "gold_gain_low"] == pytest.approx(half, rel=0.1)
+    assert rows.loc[0, "gold_gain_low"] == rows.loc[0, "gold_gain_high"] == 0
     lines = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 3]
     drawn = [list(line.get_ydata()) for line in lines]
     assert drawn == [of["gold_gain"].tolist(), of["proxy_gain"].tolist()]

@@ -82,6 +82,18 @@ def test_what_a_tokenizer_reads_is_part_of_a_checkpoints_identity(tmp_path: Path
     assert len(seen | {contents(str(folder))}) == 4
 
 
+def test_without_a_network_a_name_of_the_hub_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the hub's library raises: errors of connections are of its own HTTP library."""
+
+    def unreachable(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("no route to host")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", unreachable)
+    _commit.cache_clear()
+    with pytest.raises(BadInput, match=r"model 'we/none' is no folder here, .* did not give it: no route to host$"):
+        contents("we/none")
+
+
 def test_a_name_of_the_hub_is_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the hub's cache, as it lies on a machine without a network: what the branch stood for then is loaded."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
