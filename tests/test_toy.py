@@ -77,6 +77,7 @@ def test_env_pays_the_true_reward_once():
     assert (terminated, truncated, info["success"]) == (True, False, True)
 
 
+@pytest.mark.slow  # in small: tests/methods/test_probes.py::test_on_a_bandit_vgf_beats_best_of_n_beats_bc
 def test_vgf_beats_best_of_n_beats_data_with_intervals_apart(records):
     cells, _ = scores(records)
     fixed = cells[cells["rule"] == FIXED].set_index("row")
@@ -87,6 +88,7 @@ def test_vgf_beats_best_of_n_beats_data_with_intervals_apart(records):
     assert best_of_n["low"] > data
 
 
+@pytest.mark.slow
 def test_particles_keep_both_modes(records):
     run = next(run for run in records.runs if run.method == "vgf")
     arrays = run.candidates()

@@ -62,12 +62,14 @@ def test_unfinished_run_is_marked_and_named(tmp_path: Path) -> None:
 def test_bad_input_is_one_line_and_exit_2(module: str, tmp_path: Path) -> None:
     empty, absent = tmp_path / "empty", tmp_path / "absent"
     empty.mkdir()
-    for arguments, named in (
-        ([str(empty)], "no runs under"), ([str(absent)], f"no folder {absent}"), (["--nonsense"], "--nonsense"),
-    ):  # fmt: skip
-        done = subprocess.run([sys.executable, "-m", f"analysis.{module}", *arguments], capture_output=True, text=True)
-        assert done.returncode == 2 and done.stdout == "", done
-        assert done.stderr.count("\n") == 1 and named in done.stderr
+    app = {"tables": tables.app, "plots": plots.app}[module]
+    for folder, named in ((empty, "no runs under"), (absent, f"no folder {absent}")):
+        result = CliRunner().invoke(app, [str(folder)])
+        assert result.exit_code == 2 and result.stdout == ""
+        assert result.stderr.count("\n") == 1 and named in result.stderr
+    done = subprocess.run([sys.executable, "-m", f"analysis.{module}", "--nonsense"], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == "", done
+    assert done.stderr.count("\n") == 1 and "--nonsense" in done.stderr
     assert not absent.exists() and not list(empty.iterdir())
 
 

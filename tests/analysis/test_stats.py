@@ -104,11 +104,11 @@ def test_unfinished_corrupt_and_absent_are_named(tmp_path: Path) -> None:
     write_run(tmp_path, "vgf", knobs={"L_test": [0, 1]}, status="running", evaluations=3)
     code, _, error = command(tmp_path)
     assert code == 2 and "no run of fql" in error and error.count("\n") == 1
-    (write_run(tmp_path, "fql") / "episodes.csv").write_text("")
-    code, _, error = command(tmp_path)
-    assert code == 2 and "no run of fql" in error and "has no evaluation yet" in error and error.count("\n") == 1
     bad = write_run(tmp_path, "fql") / "episodes.csv"
     lines = bad.read_text().splitlines()
+    bad.write_text("")
+    code, _, error = command(tmp_path)
+    assert code == 2 and "no run of fql" in error and "has no evaluation yet" in error and error.count("\n") == 1
     bad.write_text("\n".join([*lines[:6], "0,final,what", *lines[7:]]) + "\n")
     code, said, _ = command(tmp_path)
     assert code == 0 and f"{bad}:7: 3 fields" in said and "toy/toy: the run is still running, at step 3000" in said

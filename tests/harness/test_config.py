@@ -160,14 +160,17 @@ def test_table_rows_name_what_exists(table: str) -> None:
 
 
 @pytest.mark.parametrize("suite, name", PRESETS)
-def test_presets_name_what_exists_and_plan(suite: str, name: str) -> None:
+def test_presets_name_what_exists_and_plan(suite: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.files._commit", lambda name, revision: "c0" * 20)  # no hub here
     sizes, overrides = preset(suite, name)
     family = tasks.family(suite)
     check_keys(methods.registry(family), overrides, family)
     settings = RunSettings(**sizes | {"seeds": tuple(range(sizes["seeds"]))})
     for task in tasks.select(suite, ())[::20]:
         for method in methods.registry(family):
-            assert plan_run(task, "data", method, overrides, settings).evaluation_steps()[-1] >= 1
+            run = plan_run(task, "data", method, overrides, settings)
+            trained = any(node.stage.steps for node in run.nodes)  # nothing is where all parts are given
+            assert run.evaluation_steps()[-1] >= trained
 
 
 def test_every_suite_has_presets_and_no_table_is_orphaned() -> None:

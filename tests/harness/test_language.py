@@ -180,7 +180,8 @@ def test_work_is_shared_and_skipped(whole: Path) -> None:
     "accident",
     [
         "methods.language.training:Training.run 2 after SIGTERM",  # of SFT's three spans, and again
-        "harness.parts:write_part 3 before SIGKILL",  # between a seed's work and its being kept
+        # between a seed's work and its being kept
+        pytest.param("harness.parts:write_part 3 before SIGKILL", marks=pytest.mark.slow),
         # while responding; and where all is there but the rows
         pytest.param("methods.language.respond:Chunked.run 3 after SIGINT", marks=pytest.mark.slow),
         pytest.param("harness.language:LanguageEvaluator.run 1 before SIGKILL", marks=pytest.mark.slow),

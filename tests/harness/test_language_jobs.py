@@ -22,11 +22,11 @@ def parts(results: Path) -> dict[str, bytes]:
 
 
 def test_jobs_make_no_difference(tmp_path: Path) -> None:
-    arguments = ("--methods", "dpo", "--seeds", "3", "--episodes", "3", "--set", "measure_proxy=false")
+    arguments = ("--methods", "sft", "--seeds", "3", "--episodes", "3", "--set", "measure_proxy=false")
     alone, beside = tmp_path / "1", tmp_path / "2"
     for results, jobs in ((alone, "1"), (beside, "2")):
         assert go(results, *arguments, "--jobs", jobs).exit_code == 0
-    assert len(parts(alone)) == 17 and parts(alone) == parts(beside)
+    assert len(parts(alone)) == 13 and parts(alone) == parts(beside)
 
 
 def test_checkpoints_loaded_side_by_side_change_nothing_for_good(given: tuple[Path, Path], tmp_path: Path) -> None:
@@ -39,6 +39,7 @@ def test_checkpoints_loaded_side_by_side_change_nothing_for_good(given: tuple[Pa
     assert (torch.get_default_dtype(), PreTrainedModel.tie_weights) == before
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_trainers_of_another_library_take_turns(tmp_path: Path) -> None:
     pytest.importorskip("trl")

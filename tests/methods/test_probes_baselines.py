@@ -79,7 +79,7 @@ def test_v_is_where_its_loss_says(form: str) -> None:
     assert abs(slope(v)) < 1e-4 and slope(v - 0.1) < -1e-2 and slope(v + 0.1) > 1e-2
 
 
-@pytest.mark.parametrize("level", [0.5, 0.9])
+@pytest.mark.parametrize("level", [pytest.param(0.5, marks=pytest.mark.slow), 0.9])
 def test_iql_learns_the_expectile(level: float) -> None:
     """A bandit of three actions with the rewards and shares above, alone in each episode. The mean is 0.9 at level 0.5;
     a critic of this size errs by a few hundredths, and V follows."""

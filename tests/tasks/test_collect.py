@@ -53,6 +53,7 @@ def test_episodes_differ_and_move_the_cube(cube_file):
     assert not np.array_equal(cube[0, 0], read(validation(cube_file))["qpos"][0, 14:17])
 
 
+@pytest.mark.slow
 def test_any_number_of_workers_makes_the_same_file(tmp_path):
     """On scenes, where an episode leaves locks behind in the simulator that the next one in that worker gets."""
     files = [collect.collect("scene-play-v0", 6, 0, workers, tmp_path / f"{workers}.npz", progress=False, steps=61)
