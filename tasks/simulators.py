@@ -89,7 +89,9 @@ def die_with_parent() -> None:
 class _Simulators:
     """The simulators of one process. A row depends on its own seed and actions alone."""
 
-    def __init__(self, make_env: MakeEnv, n: int, clone: Clone | None) -> None:
+    def __init__(self, make_env: MakeEnv, n: int, clone: Clone | None, alone: bool = False) -> None:
+        """`alone` in their process: nobody else draws from its global generator, so it need not be put back."""
+        self.generator = contextlib.nullcontext if alone else _global_generator
         first = make_env()
         self.envs = [first, *(clone(first) if clone else make_env() for _ in range(n - 1))]
         self.seeds = np.zeros(n, np.int64)
@@ -99,7 +101,7 @@ class _Simulators:
     def reset(self, seeds: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray]:
         self.seeds[chosen], self.steps[chosen] = seeds[chosen], 0
         rows = list(self.obs) if self.obs.size else [np.empty(0, np.float32)] * len(self.envs)
-        with _global_generator():
+        with self.generator():
             for row in np.flatnonzero(chosen).tolist():
                 rows[row] = self._reset(row)
         self.obs = np.stack(rows).astype(np.float32)  # anew: what was handed out earlier stays as it was
@@ -109,7 +111,7 @@ class _Simulators:
         n = len(self.envs)
         self.obs = self.obs.copy()  # what was handed out earlier stays as it was
         out = Steps(self.obs, np.zeros(n), *(np.zeros(n, bool) for _ in range(3)))
-        with _global_generator():
+        with self.generator():
             for row in np.flatnonzero(active).tolist():
                 self.steps[row] += 1
                 self._seed_global_generator(row)
@@ -149,7 +151,7 @@ def _work(pipe: Connection, make_env: MakeEnv, n: int, clone: Clone | None) -> N
     """A worker's life: build, then answer (method, arguments) with (True, result) or (False, traceback)."""
     die_with_parent()
     try:
-        simulators = _Simulators(make_env, n, clone)
+        simulators = _Simulators(make_env, n, clone, alone=True)
         pipe.send((True, None))
         while request := pipe.recv():
             method, arguments = request

@@ -67,8 +67,8 @@ def measure(task: Any, rows: int, steps: int, repeats: int) -> Measurement:
             for step in range(steps):
                 env.step(actions[step % rows])
             between = time.perf_counter()
-            for _ in range(max(1, steps // rows)):
-                pool.step(actions, everyone)
+            for step in range(max(1, steps // rows)):
+                pool.step(np.roll(actions, step, axis=0), everyone)  # a row's actions change as the loop's do
             seconds["loop"].append((between - started) / steps)
             seconds["pool"].append((time.perf_counter() - between) / (max(1, steps // rows) * rows))
     env.close()
