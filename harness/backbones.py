@@ -78,6 +78,9 @@ class Backbones:
 
 def _load(path: str, what: str, load: Callable[..., Any], **settings: Any) -> Any:
     """What transformers makes of a folder or a hub's commit, or one line on why it cannot."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # of weights: it would run across ours
     place: Place = located(path)
     try:
         return load(place.name, **settings, **({"revision": place.revision} if place.revision else {}))

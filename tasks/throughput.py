@@ -36,6 +36,7 @@ FAMILIES = (  # one task of each
     "antsoccer-arena-navigate-singletask-v0", "hopper-medium-v2", "halfcheetah-medium-v2", "walker2d-medium-v2",
     "antmaze-large-play-v2",
 )  # fmt: skip
+LOOPED = 4  # episodes of the pool's that the loop plays
 
 
 @dataclass(frozen=True)
@@ -54,25 +55,31 @@ class Measurement:
 
 
 def measure(task: Any, rows: int, steps: int, repeats: int) -> Measurement:
-    """Of one task; a span is `steps` steps of the one simulator, and as many of the pool's rows in all."""
+    """Of one task; a span is the first `steps` steps of `rows` episodes in the pool, and of `LOOPED` of them, one after
+    another, in the loop: the same work a step, as what a step costs depends on where the simulator is."""
     rng, width = np.random.default_rng(0), task.spec.action_dim
     actions = rng.uniform(-1.0, 1.0, (rows, width)).astype(np.float32)
     env, everyone = task.make_env(), np.ones(rows, bool)
+    looped = sorted({row * rows // LOOPED for row in range(LOOPED)})
+    loop, pooled = [], []
     with SimulatorPool(task.make_env, rows, clone=task.clone) as pool:
-        env.reset(seed=0)
-        pool.reset(np.arange(rows))
-        seconds: dict[str, list[float]] = {"loop": [], "pool": []}
         for _ in range(repeats):
+            seconds = 0.0
+            for row in looped:
+                env.reset(seed=row)
+                started = time.perf_counter()
+                for step in range(steps):
+                    env.step(actions[(row - step) % rows])
+                seconds += time.perf_counter() - started
+            loop.append(seconds)
+            pool.reset(np.arange(rows))
             started = time.perf_counter()
             for step in range(steps):
-                env.step(actions[step % rows])
-            between = time.perf_counter()
-            for step in range(max(1, steps // rows)):
-                pool.step(np.roll(actions, step, axis=0), everyone)  # a row's actions change as the loop's do
-            seconds["loop"].append((between - started) / steps)
-            seconds["pool"].append((time.perf_counter() - between) / (max(1, steps // rows) * rows))
+                pool.step(np.roll(actions, step, axis=0), everyone)
+            pooled.append(time.perf_counter() - started)
     env.close()
-    return Measurement(task.name, rows, 1 / min(seconds["loop"]), 1 / min(seconds["pool"]), memory(task, min(rows, 20)))
+    alone, together = steps * len(looped) / min(loop), steps * rows / min(pooled)
+    return Measurement(task.name, rows, alone, together, memory(task, min(rows, 20)))
 
 
 def memory(task: Any, rows: int) -> float:
@@ -125,7 +132,7 @@ def _write(path: Path, found: list[Measurement]) -> None:
 def main(
     names: Annotated[str, typer.Option("--tasks", help="comma-separated; default: one of each family")] = "",
     rows: Annotated[int, typer.Option(min=1, help="simulators in the pool")] = 40,
-    steps: Annotated[int, typer.Option(min=1, help="environment steps in one timed span")] = 800,
+    steps: Annotated[int, typer.Option(min=1, help="of each simulator in one timed span")] = 100,
     repeats: Annotated[int, typer.Option(min=1, help="timed spans of each kind; the shortest counts")] = 5,
     out: Annotated[Path | None, typer.Option(help="also write the table to this CSV file")] = None,
 ) -> None:

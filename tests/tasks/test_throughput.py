@@ -28,14 +28,15 @@ def test_a_measurement_is_of_steps_and_of_memory(monkeypatch):
     def step(kind: str) -> None:
         steps[kind] += 1
 
-    env = SimpleNamespace(reset=lambda seed: None, step=lambda action: step("env"), close=lambda: None)
+    begun: list[int] = []
+    env = SimpleNamespace(reset=lambda seed: begun.append(seed), step=lambda action: step("env"), close=lambda: None)
     pool = SimpleNamespace(reset=lambda seeds: None, step=lambda actions, active: step("pool"))
     monkeypatch.setattr(throughput, "SimulatorPool", lambda make_env, n, clone: contextlib.nullcontext(pool))
     task = SimpleNamespace(name="made", spec=TaskSpec(2, 1, 6), make_env=lambda: env, clone=None)
-    found = throughput.measure(task, rows=4, steps=20, repeats=2)
-    # each span takes a second: 20 steps in the loop, 5 of the pool's 4 rows
-    assert steps == {"env": 40, "pool": 10}
-    assert (found.loop, found.pool, found.ratio, found.mb) == (20.0, 20.0, 1.0, 1.5)
+    found = throughput.measure(task, rows=8, steps=20, repeats=2)
+    # a second for 20 steps of each of 4 episodes in the loop, and one for 20 of the pool's 8 rows
+    assert steps == {"env": 160, "pool": 40} and begun == [0, 2, 4, 6] * 2
+    assert (found.loop, found.pool, found.ratio, found.mb) == (20.0, 160.0, 8.0, 1.5)
 
 
 def test_memory_of_a_simulator():
