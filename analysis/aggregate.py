@@ -142,7 +142,9 @@ def draw_aggregates(shown: pd.DataFrame, tasks: int, note: str) -> Figure:
             axes.barh(at, row["high"] - row["low"], left=row["low"], height=0.55, color=look.color, alpha=0.35, lw=0)
             axes.plot(row["value"], at, look.marker, color=look.color, ms=5, mew=0)
         axes.set_yticks(range(len(order)), order)
+        axes.set_ylim(-0.6, len(order) - 0.4)
         axes.set_title(f"{name}{' (less is better)' if 'gap' in name else ''}", fontsize=9, loc="left")
+        axes.use_sticky_edges = False  # of the bars: markers at the ends would be cut
         axes.margins(x=0.08)
         axes.grid(axis="y", visible=False)
     figure.supxlabel(unit(suite), fontsize=9)
@@ -151,7 +153,8 @@ def draw_aggregates(shown: pd.DataFrame, tasks: int, note: str) -> Figure:
 
 
 def matrix(of: Spoken, suite: str) -> pd.DataFrame:
-    """label, against, tasks (that both have), probability (that a seed of label beats one of against), low, high."""
+    """label, against, tasks (that both have), probability (that a seed of label beats one of against), low, high (NaN
+    where a task has one seed)."""
     rows: list[dict[str, object]] = []
     for label in sorted(of):
         for other in sorted(of):
@@ -161,6 +164,8 @@ def matrix(of: Spoken, suite: str) -> pd.DataFrame:
             sides = [[of[one][1][task] for task in both] for one in (label, other)]
             one = improvement(sides[0], sides[1], generator(suite, *sorted((label, other))))
             numbers = {"probability": float(one.value), "low": float(one.low), "high": float(one.high)}
+            if min(len(values) for side in sides for values in side) < 2:  # nothing to resample
+                numbers |= dict.fromkeys(("low", "high"), float("nan"))
             rows.append({"suite": suite, "label": label, "against": other, "tasks": len(both)} | numbers)
     return pd.DataFrame(rows)
 

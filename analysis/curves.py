@@ -23,6 +23,7 @@ SIZE = (5.4, 3.8)  # without the legend
 SETTINGS = 5  # of a method, in a learning curve
 CROWD = 8  # methods that one panel of learning curves can show
 PANELS = 3  # of learning curves in a row, each with its legend
+BANDS = 6  # of methods without the knob; more hide each other
 SHEET = 5  # panels in a row: the five tasks of an OGBench dataset
 
 
@@ -147,7 +148,8 @@ def knob_curve(cells: pd.DataFrame, knob: str, knobs: tuple[str, ...]) -> pd.Dat
 
 
 def draw_knob_curve(points: pd.DataFrame, knob: str) -> Figure:
-    """Score over a knob's values for one task; methods without the knob are horizontal lines with bands."""
+    """Score over a knob's values for one task; methods without the knob are horizontal lines, with bands if they
+    are at most `BANDS`."""
     figure, axes = plt.subplots(figsize=SIZE, layout="constrained")
     lines = _knob_panel(axes, points, knob, looks(dict(zip(points["label"], points["method"], strict=True))))
     axes.set(xlabel=knob_name(knob), ylabel=unit(str(points["suite"].iloc[0])))
@@ -192,7 +194,8 @@ def _knob_panel(axes: Axes, points: pd.DataFrame, knob: str, styles: Mapping[str
     across = axes.get_yaxis_transform()  # x from 0 to 1
     for _, row in without.sort_values("line").iterrows():
         look = styles[row["label"]]
-        axes.axhspan(row["low"], row["high"], color=look.color, alpha=0.12, lw=0)
+        if len(without) <= BANDS:
+            axes.axhspan(row["low"], row["high"], color=look.color, alpha=0.12, lw=0)
         (handles[row["line"]],) = axes.plot(
             [0, 0.02, 0.98, 1], [row["mean"]] * 4, "--", transform=across, color=look.color, lw=1.2,
             marker=look.marker, markevery=[1, 2], ms=4, mew=0,

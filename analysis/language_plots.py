@@ -18,6 +18,7 @@ from analysis.style import Look, finish, looks, shade
 
 TEST, STEP, N = "L_test", "eps", "N"
 WIDE, TALL = (7.4, 3.6), 0.19  # inches: two panels; a row of a dot plot
+MOST_ROWS = 24  # of settings, before some are left out
 PANELS = 4  # runs of a figure with a panel each
 GOLD, PROXY = "gold reward [-]", "proxy reward [sd of its scores]"
 
@@ -45,7 +46,7 @@ def draw_levels(of: pd.DataFrame) -> Figure:
     scale(grid[0][0], np.sort(of[TEST].dropna().unique()))
     for axes, measure in panels:
         axes.set(xlabel=knob_name(TEST), ylabel={"gold": GOLD, "proxy": PROXY}[measure])
-    return finish(figure, f"{task_name(of)}: reward over L_test", handles, names)
+    return finish(figure, f"{task_name(of)}: reward over L_test (bands: 95% over seeds)", handles, names)
 
 
 def draw_distances(far: pd.DataFrame) -> Figure:
@@ -107,7 +108,8 @@ def draw_maps(of: pd.DataFrame) -> Figure:
 
 def draw_lengths(of: pd.DataFrame) -> Figure:
     """Length of responses and how many of them end, a row a setting."""
-    shown = pd.concat([_few(one.sort_values([TEST, N])) for _, one in lines(of)], ignore_index=True)
+    every = [one.sort_values([TEST, N]) for _, one in lines(of)]
+    shown = pd.concat(every if len(of) <= MOST_ROWS else map(_few, every), ignore_index=True)
     height = 1.0 + TALL * len(shown)
     figure, panels = plt.subplots(1, 2, figsize=(7.4, height), layout="constrained", sharey=True)
     styles = _looks(of)
@@ -123,6 +125,7 @@ def draw_lengths(of: pd.DataFrame) -> Figure:
     rows = [f"{row['label']} {row['setting']}".strip() for row in shown.to_dict("records")]
     panels[0].set_yticks(np.arange(len(rows)), rows, fontsize=7)
     panels[0].set_ylim(len(rows) - 0.4, -0.6)
+    panels[1].set_xlim(right=1.005)  # a share
     figure.suptitle(f"{task_name(of)}: length and end of responses", x=0.01, ha="left", fontsize=10)
     return figure
 
@@ -151,7 +154,7 @@ def draw_gains(of: pd.DataFrame) -> Figure:
         axes.set_xlabel(knob_name(TEST))
         axes.set_title(named(mine), fontsize=8)
     grid[0][0].set_ylabel("gain over L_test=0 [sd over prompts]")
-    title = f"{task_name(of)}: over-optimisation (bands: 95% over prompts, these models)"
+    title = f"{task_name(of)}: over-optimisation (bands: 95% over prompts)"
     return finish(figure, title, list(handles.values()), list(handles))
 
 

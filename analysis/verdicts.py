@@ -62,12 +62,20 @@ def main(
         write_csv(folder / "winrates.csv", table)
         for key, rows in table.groupby(["suite", "task", "judge"], sort=False):
             console.print(_screen(" / ".join(dict.fromkeys(key)), rows), "")
+        paths = [folder / "winrates.csv"]
+        if compare:
+            paths.append(folder / "winrate-differences.csv")
+            write_csv(paths[-1], differences)
+        for row in differences.to_dict("records"):
+            value, low, high = (100 * row[name] for name in ("value", "low", "high"))
+            console.print(f"{row['task']}, {row['judge']}: {row['first']} - {row['second']} = {value:+.1f} points "
+                          f"[{low:+.1f}, {high:+.1f}] over {row['prompts']} prompts")  # fmt: skip
         if len(differences):
-            write_csv(folder / "winrate-differences.csv", differences)
-            for row in differences.to_dict("records"):
-                console.print(f"{row['task']}, {row['judge']}: {row['first']} - {row['second']} = {row['value']:+.3f} "
-                              f"[{row['low']:+.3f}, {row['high']:+.3f}] over {row['prompts']} prompts")  # fmt: skip
-        print(f"\n{folder / 'winrates.csv'}")
+            fewest = int(table["seeds"].min())
+            policies = f"these policies ({fewest} seed{'s' * (fewest > 1)})"
+            console.print(f"Each interval has its own 5%, and is for new prompts to {policies}, not for new trainings.",
+                          style="dim")  # fmt: skip
+        print("", *paths, sep="\n")
         print_notes([*records.notes, *notes])
 
 
@@ -246,6 +254,11 @@ def _settings(table: pd.DataFrame, knobs: Sequence[str]) -> list[str]:
 
 
 def _differences(spoken: Spoken, compare: Sequence[str], notes: list[str]) -> Iterator[dict[str, Any]]:
+    """Rows of differences. Raises: RecordError for a name that is nowhere."""
+    there = sorted({name for methods in spoken.values() for name in methods})
+    for name in compare:
+        if name not in there:
+            raise RecordError(f"--compare: nothing is called {name!r}; there is {', '.join(there)}")
     for (suite, task, by), methods in spoken.items() if compare else ():
         for other in compare[1:]:
             if any(len(methods.get(name, ())) != 1 for name in (compare[0], other)):

@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from analysis.load import load
+from analysis.runs import RecordError
 from analysis.verdicts import app, tabulate
 from tests.analysis.synthetic_language import best_of_n, plain, vgf, write_language
 
@@ -56,7 +57,7 @@ def test_held_out_choice_and_paired_difference(tmp_path: Path) -> None:
     """L_test=1 is best on either half; against best-of-N at its best, its lead has an interval above zero."""
     write_language(tmp_path, "vgf", vgf(0.9, 0.5), LEVELS, prompts=200)
     write_language(tmp_path, "best_of_n", lambda s: plain(best_of_n(s)["gold"] - 0.5), {"N": [1, 5]}, prompts=200)
-    table, differences, notes = tabulate(load(tmp_path), compare=("vgf", "best_of_n", "ppo"))
+    table, differences, notes = tabulate(load(tmp_path), compare=("vgf", "best_of_n"))
     rows = table.set_index("row")
     chosen = rows.loc["vgf (held-out)"]
     assert chosen["picks"] == "L_test=1" and chosen["win_rate"] == rows.loc["vgf L_test=1", "win_rate"]
@@ -65,7 +66,9 @@ def test_held_out_choice_and_paired_difference(tmp_path: Path) -> None:
     assert len(differences) == 1 and one["prompts"] == 200 and one["low"] > 0
     by_hand = chosen["win_rate"] - rows.loc["best_of_n (held-out)", "win_rate"]
     assert one["value"] == pytest.approx(by_hand, abs=1e-6)
-    assert notes == ["tldr-synthetic/tldr-synthetic, recorded: not one run each of vgf and ppo, so no difference"]
+    assert notes == []
+    with pytest.raises(RecordError, match=r"nothing is called 'best_of_n N=7'; there is best_of_n, .*best_of_n N=5"):
+        tabulate(load(tmp_path), compare=("vgf", "best_of_n N=7"))
     _, differences, _ = tabulate(load(tmp_path), compare=("vgf L_test=1", "best_of_n N=1"))
     assert differences["value"].tolist() == pytest.approx([chosen["win_rate"] - rows.loc["best_of_n N=1", "win_rate"]])
 
