@@ -10,6 +10,7 @@ take turns within one process, so that a busy machine slows both alike, and the 
 from __future__ import annotations
 
 import csv
+import io
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -27,6 +28,7 @@ from rich.table import Table
 
 import methods
 from harness.config import check_keys, parse_set, resolve
+from harness.record import write_atomically
 from harness.train import Trainer, Update, device_summary, initial_state, seed_step, take
 from methods.core import BadInput, Method, Stage, State, TaskSpec
 
@@ -138,14 +140,15 @@ def distinct_stages(
 def _write(path: Path, found: Sequence[Measurement]) -> None:
     """A CSV with the command and device in every row."""
     device, command = device_summary(), "python -m harness.throughput " + " ".join(sys.argv[1:])
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["method", "stage", "seeds", "ms_per_update_and_seed", "ms_one_dispatch_a_step", "ratio",
-                         "compile_s", "peak_memory_mb", "device", "jax", "date", "command"])  # fmt: skip
-        for m in found:
-            numbers = [f"{value:.4g}" for value in (m.ms_scan, m.ms_loop, m.ratio, m.compile_s, m.memory_mb)]
-            writer.writerow([m.method, m.stage, m.seeds, *numbers, device["kind"], jax.__version__,
-                             time.strftime("%Y-%m-%d", time.gmtime()), command])  # fmt: skip
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["method", "stage", "seeds", "ms_per_update_and_seed", "ms_one_dispatch_a_step", "ratio",
+                     "compile_s", "peak_memory_mb", "device", "jax", "date", "command"])  # fmt: skip
+    for m in found:
+        numbers = [f"{value:.4g}" for value in (m.ms_scan, m.ms_loop, m.ratio, m.compile_s, m.memory_mb)]
+        writer.writerow([m.method, m.stage, m.seeds, *numbers, device["kind"], jax.__version__,
+                         time.strftime("%Y-%m-%d", time.gmtime()), command])  # fmt: skip
+    write_atomically(path, lambda file: file.write(text.getvalue().encode()))
 
 
 def main(
