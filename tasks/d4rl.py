@@ -12,7 +12,7 @@ by 1000 / (largest - smallest return of the data's episodes), AntMaze's are r - 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,7 +27,7 @@ from tasks.collect_d4rl import DATASETS as COLLECTED
 from tasks.collect_d4rl import dataset_id
 from tasks.core import Dataset, Whereabouts
 from tasks.d4rl_files import cut_episodes, read_hdf5
-from tasks.d4rl_simulators import SIMULATORS
+from tasks.d4rl_simulators import SIMULATORS, clone_locomotion
 from tasks.minari_tasks import MinariTask
 
 HOST = "http://rail.eecs.berkeley.edu/datasets/offline_rl"
@@ -81,7 +81,6 @@ class D4RLTask:
     suite: ClassVar[str] = "d4rl"
     choices: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     cheap: ClassVar[bool] = False
-    clone: ClassVar[None] = None
 
     @property
     def environment(self) -> str:
@@ -117,6 +116,11 @@ class D4RLTask:
     def make_online_env(self) -> gymnasium.Env[Any, Any]:
         """As `make_env`: what the data's rewards went through is `Dataset.reward`, for the caller to apply."""
         return self.make_env()
+
+    @property
+    def clone(self) -> Callable[[gymnasium.Env[Any, Any]], gymnasium.Env[Any, Any]] | None:
+        """Copies a simulator, for `SimulatorPool`; None for AntMaze."""
+        return None if self.maze else clone_locomotion
 
     @property
     def reference(self) -> scores.Reference:

@@ -13,10 +13,11 @@ origin within 0.1, the goal is drawn anew for each episode as in D4RL v2, and is
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib.util
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -77,12 +78,33 @@ class Simulator:
 def make_locomotion(env_id: str) -> gymnasium.Env[Any, Any]:
     """gymnasium's environment of that id, without its advice to use another version, and without MuJoCo's on the
     model's syntax (a line, and one in a log file in the current folder, for every simulator)."""
+    with _without_advice():
+        return gymnasium.make(env_id, disable_env_checker=True)
+
+
+def clone_locomotion(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
+    """A simulator independent of `env` and equal to it but for its state: until it is reset, that of a new one.
+
+    The two share the compiled model, which no episode changes: half a megabyte less each, and what many simulators
+    touch in turn fits a core's cache better. Use clones in one process and one thread only.
+    """
+    with _without_advice():
+        copied = copy.deepcopy(env)  # wrappers are copied; the environment itself is built anew
+    base: Any = copied.unwrapped
+    base.model = env.get_wrapper_attr("model")
+    base.data = mujoco.MjData(base.model)
+    base.mujoco_renderer.model, base.mujoco_renderer.data = base.model, base.data
+    return copied
+
+
+@contextlib.contextmanager
+def _without_advice() -> Iterator[None]:
     before = mujoco.get_mju_user_warning()
     mujoco.set_mju_user_warning(lambda message: None)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return gymnasium.make(env_id, disable_env_checker=True)
+            yield
     finally:
         mujoco.set_mju_user_warning(before)
 

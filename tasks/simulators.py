@@ -137,6 +137,17 @@ class _Simulators:
         np.random.seed((int(self.seeds[row]) + 0x9E3779B1 * int(self.steps[row])) % 2**32)
 
 
+def _homes(workers: int) -> list[int | None]:
+    """The core that each of so many workers stays on: one each where there is one for each, else none.
+
+    Workers that wait for one parent are woken by it at every step, and the kernel likes to run whom it wakes beside
+    the waker: two of two cores' workers would then take turns on one of them.
+    """
+    if not hasattr(os, "sched_setaffinity") or workers != cores():
+        return [None] * workers
+    return [*sorted(os.sched_getaffinity(0))]
+
+
 @contextlib.contextmanager
 def _global_generator() -> Iterator[None]:
     """Lends out NumPy's global generator and puts it back as it was."""
@@ -147,10 +158,13 @@ def _global_generator() -> Iterator[None]:
         np.random.set_state(state)
 
 
-def _work(pipe: Connection, make_env: MakeEnv, n: int, clone: Clone | None) -> None:
-    """A worker's life: build, then answer (method, arguments) with (True, result) or (False, traceback)."""
+def _work(pipe: Connection, make_env: MakeEnv, n: int, clone: Clone | None, core: int | None) -> None:
+    """A worker's life, on `core` if one is given: build, then answer (method, arguments) with (True, result) or
+    (False, traceback)."""
     die_with_parent()
     try:
+        if core is not None:
+            os.sched_setaffinity(0, {core})
         simulators = _Simulators(make_env, n, clone, alone=True)
         pipe.send((True, None))
         while request := pipe.recv():
@@ -190,10 +204,11 @@ class SimulatorPool:
         context = mp.get_context("spawn")
         try:
             with lean_children():
-                for rows in self._rows:
+                for rows, core in zip(self._rows, _homes(workers), strict=True):
                     pipe, theirs = context.Pipe()
                     self._pipes.append(pipe)
-                    process = context.Process(target=_work, args=(theirs, make_env, len(rows), clone), daemon=True)
+                    mine = (theirs, make_env, len(rows), clone, core)
+                    process = context.Process(target=_work, args=mine, daemon=True)
                     process.start()
                     self._processes.append(process)
                     theirs.close()  # so that a dead worker reads as the end of its pipe

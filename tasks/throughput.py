@@ -1,10 +1,10 @@
 """How fast simulators step as evaluations step them, and what memory each takes; needs no data.
 
-    python -m tasks.throughput --tasks cube-single-play-singletask-v0,hopper-medium-v2 --rows 40
+    python -m tasks.throughput --tasks cube-single-play-singletask-v0,hopper-medium-v2
 
 Each task is stepped with random actions, past any end, in the pool that evaluations use (`tasks.simulators`; a worker
-a core) and in a plain loop over one simulator. The two take turns, so that a busy machine slows both alike, and the
-shortest span of each counts.
+a core) and in a plain loop over one simulator. The two take turns, so that a busy machine slows both alike, and over
+all turns the loop plays each of the pool's episodes once: what a step costs depends on where the simulator is.
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ FAMILIES = (  # one task of each
     "antsoccer-arena-navigate-singletask-v0", "hopper-medium-v2", "halfcheetah-medium-v2", "walker2d-medium-v2",
     "antmaze-large-play-v2",
 )  # fmt: skip
-LOOPED = 4  # episodes of the pool's that the loop plays
 
 
 @dataclass(frozen=True)
@@ -54,31 +53,28 @@ class Measurement:
         return self.pool / self.loop
 
 
-def measure(task: Any, rows: int, steps: int, repeats: int) -> Measurement:
-    """Of one task; a span is the first `steps` steps of `rows` episodes in the pool, and of `LOOPED` of them, one after
-    another, in the loop: the same work a step, as what a step costs depends on where the simulator is."""
+def measure(task: Any, rows: int, steps: int, turns: int) -> Measurement:
+    """Of one task: the first `steps` steps of `rows` episodes, each `turns` times in the pool, and once, one episode
+    after another, in the loop."""
     rng, width = np.random.default_rng(0), task.spec.action_dim
     actions = rng.uniform(-1.0, 1.0, (rows, width)).astype(np.float32)
     env, everyone = task.make_env(), np.ones(rows, bool)
-    looped = sorted({row * rows // LOOPED for row in range(LOOPED)})
-    loop, pooled = [], []
+    loop = pooled = 0.0  # seconds
     with SimulatorPool(task.make_env, rows, clone=task.clone) as pool:
-        for _ in range(repeats):
-            seconds = 0.0
-            for row in looped:
+        for turn in range(turns):
+            for row in range(turn, rows, turns):
                 env.reset(seed=row)
                 started = time.perf_counter()
                 for step in range(steps):
                     env.step(actions[(row - step) % rows])
-                seconds += time.perf_counter() - started
-            loop.append(seconds)
+                loop += time.perf_counter() - started
             pool.reset(np.arange(rows))
             started = time.perf_counter()
             for step in range(steps):
                 pool.step(np.roll(actions, step, axis=0), everyone)
-            pooled.append(time.perf_counter() - started)
+            pooled += time.perf_counter() - started
     env.close()
-    alone, together = steps * len(looped) / min(loop), steps * rows / min(pooled)
+    alone, together = steps * rows / loop, steps * rows * turns / pooled
     return Measurement(task.name, rows, alone, together, memory(task, min(rows, 20)))
 
 
@@ -131,9 +127,11 @@ def _write(path: Path, found: list[Measurement]) -> None:
 
 def main(
     names: Annotated[str, typer.Option("--tasks", help="comma-separated; default: one of each family")] = "",
-    rows: Annotated[int, typer.Option(min=1, help="simulators in the pool")] = 40,
-    steps: Annotated[int, typer.Option(min=1, help="of each simulator in one timed span")] = 100,
-    repeats: Annotated[int, typer.Option(min=1, help="timed spans of each kind; the shortest counts")] = 5,
+    rows: Annotated[
+        int, typer.Option(min=1, help="simulators in the pool; VGF's evaluation of preset cpu has 160")
+    ] = 160,
+    steps: Annotated[int, typer.Option(min=1, help="of each simulator in one turn")] = 50,
+    turns: Annotated[int, typer.Option(min=1, help="of pool and loop")] = 4,
     out: Annotated[Path | None, typer.Option(help="also write the table to this CSV file")] = None,
 ) -> None:
     """Environment steps a second in evaluation's pool and in a plain loop, and memory a simulator."""
@@ -147,7 +145,7 @@ def main(
     table = Table("task", "rows", "steps/s, one in a loop", "steps/s, pool", "ratio", "MB each")
     found = []
     for task in chosen:
-        found.append(m := measure(task, rows, steps, repeats))
+        found.append(m := measure(task, rows, steps, turns))
         if out:  # after each, as a later one may be stopped
             _write(out, found)
         table.add_row(m.task, str(m.rows), f"{m.loop:.0f}", f"{m.pool:.0f}", f"{m.ratio:.2f}", f"{m.mb:.1f}")

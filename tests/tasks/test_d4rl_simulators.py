@@ -25,6 +25,31 @@ def state(env: gymnasium.Env[Any, Any]) -> tuple[np.ndarray, np.ndarray]:
     return data.qpos.copy(), data.qvel.copy()
 
 
+@pytest.mark.parametrize("name", LOCOMOTION)
+def test_interleaved_clones_equal_fresh_simulators(name):
+    task = d4rl.get(f"{name}-medium-v2")
+    actions = np.random.default_rng(0).uniform(-1.0, 1.0, (30, 3, task.spec.action_dim)).astype(np.float32)
+
+    def play(simulators: list[gymnasium.Env[Any, Any]], order: list[tuple[int, int]]) -> np.ndarray:
+        seen = np.empty((30, 3, task.spec.obs_dim + 1))
+        for row, simulator in enumerate(simulators):
+            simulator.reset(seed=row)
+        for step, row in order:
+            obs, reward, *_ = simulators[row].step(actions[step, row])
+            seen[step, row] = [*obs, reward]
+        return seen
+
+    fresh = [task.make_env() for _ in range(3)]
+    wanted = play(fresh, [(step, row) for row in range(3) for step in range(30)])
+    original = task.make_env()
+    play([original] * 3, [(step, 0) for step in range(10)])  # has been used
+    clones = [task.clone(original) for _ in range(2)]
+    assert len({id(simulator.unwrapped.model) for simulator in (original, *clones)}) == 1
+    np.testing.assert_array_equal(
+        play([original, *clones], [(step, row) for step in range(30) for row in range(3)]), wanted
+    )
+
+
 @pytest.mark.parametrize("task", [d4rl.get(name) for name in d4rl.PAPER_TASKS if "replay" not in name], ids=str)
 def test_specs(task):
     env = task.make_env()

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from tasks import d4rl, ogbench
-from tasks.simulators import SimulatorPool
+from tasks.simulators import SimulatorPool, cores
 
 # One of each family; success depends on none of them here.
 FAMILIES = ("cube-double-play", "scene-play", "puzzle-3x3-play", "antmaze-teleport-navigate",
@@ -90,6 +90,15 @@ def test_workers_are_lean():
     assert threads.tolist() == [1, 1]
     assert interrupt_blocked.tolist() == [1, 1]
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system places processes by itself")
+def test_workers_keep_a_core_each_where_there_is_one_for_each():
+    with SimulatorPool(Probe, cores() + 1) as pool:
+        places = [psutil.Process(process.pid).cpu_affinity() for process in pool._processes]
+    assert sorted(places) == [[core] for core in sorted(os.sched_getaffinity(0))]
+    with SimulatorPool(Probe, 2 * cores(), cores() + 1) as pool:
+        assert {len(psutil.Process(process.pid).cpu_affinity()) for process in pool._processes} == {cores()}
 
 
 def test_global_generator_is_each_rows_own():
@@ -180,7 +189,7 @@ def test_real_episodes_depend_on_nothing_but_seed_and_actions(dataset):
 )  # fmt: skip
 def test_d4rl_s_simulators_step_and_score(name, low, high):
     task = d4rl.get(name)
-    with SimulatorPool(task.make_env, 2, workers=0) as pool:
+    with SimulatorPool(task.make_env, 2, workers=0, clone=task.clone) as pool:
         assert low <= fifty_steps_and_a_score(pool, task) <= high
 
 

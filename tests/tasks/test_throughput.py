@@ -33,9 +33,9 @@ def test_a_measurement_is_of_steps_and_of_memory(monkeypatch):
     pool = SimpleNamespace(reset=lambda seeds: None, step=lambda actions, active: step("pool"))
     monkeypatch.setattr(throughput, "SimulatorPool", lambda make_env, n, clone: contextlib.nullcontext(pool))
     task = SimpleNamespace(name="made", spec=TaskSpec(2, 1, 6), make_env=lambda: env, clone=None)
-    found = throughput.measure(task, rows=8, steps=20, repeats=2)
-    # a second for 20 steps of each of 4 episodes in the loop, and one for 20 of the pool's 8 rows
-    assert steps == {"env": 160, "pool": 40} and begun == [0, 2, 4, 6] * 2
+    found = throughput.measure(task, rows=8, steps=20, turns=2)
+    # a second for 20 steps of each of 8 episodes in the loop, and one, twice, for 20 of the pool's 8 rows
+    assert steps == {"env": 160, "pool": 40} and begun == [0, 2, 4, 6, 1, 3, 5, 7]
     assert (found.loop, found.pool, found.ratio, found.mb) == (20.0, 160.0, 8.0, 1.5)
 
 
@@ -47,7 +47,7 @@ def test_memory_of_a_simulator():
 def test_the_table_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(throughput, "memory", lambda task, rows: 1.5)
     out = tmp_path / "speed.csv"
-    arguments = ["--tasks", "hopper-medium-v2", "--rows", "2", "--steps", "4", "--repeats", "1", "--out", str(out)]
+    arguments = ["--tasks", "hopper-medium-v2", "--rows", "2", "--steps", "4", "--turns", "1", "--out", str(out)]
     done = CliRunner().invoke(APP, arguments)
     assert done.exit_code == 0, done.stderr
     with out.open(newline="") as file:
