@@ -46,7 +46,7 @@ class Measurement:
     rows: int  # simulators in the pool
     loop: float  # environment steps a second, one simulator in a plain loop
     pool: float  # all simulators together, in the pool
-    mb: float  # resident memory of each further simulator, in a worker that has one; NaN where it cannot be told
+    mb: float  # resident memory of each further simulator, in a worker that has one; NaN where it is not known
 
     @property
     def ratio(self) -> float:
@@ -74,8 +74,13 @@ def measure(task: Any, rows: int, steps: int, turns: int) -> Measurement:
                 pool.step(np.roll(actions, step, axis=0), everyone)
             pooled += time.perf_counter() - started
     env.close()
-    alone, together = steps * rows / loop, steps * rows * turns / pooled
-    return Measurement(task.name, rows, alone, together, memory(task, min(rows, 20)))
+    return Measurement(task.name, rows, steps * rows / loop, steps * rows * turns / pooled, memory(task, min(rows, 20)))
+
+
+def together(found: list[Measurement]) -> Measurement:
+    """As many steps of each of the tasks."""
+    loop, pool = (len(found) / sum(1 / getattr(m, kind) for m in found) for kind in ("loop", "pool"))
+    return Measurement("all, as many steps of each", found[0].rows, loop, pool, float("nan"))
 
 
 def memory(task: Any, rows: int) -> float:
@@ -143,11 +148,16 @@ def main(
         Console(stderr=True).print(f"error: {error}", markup=False, soft_wrap=True)
         raise typer.Exit(2) from None
     table = Table("task", "rows", "steps/s, one in a loop", "steps/s, pool", "ratio", "MB each")
-    found = []
+    found: list[Measurement] = []
     for task in chosen:
-        found.append(m := measure(task, rows, steps, turns))
+        found.append(measure(task, rows, steps, turns))
         if out:  # after each, as a later one may be stopped
             _write(out, found)
+    if len(found) > 1:
+        found.append(together(found))
+        if out:
+            _write(out, found)
+    for m in found:
         table.add_row(m.task, str(m.rows), f"{m.loop:.0f}", f"{m.pool:.0f}", f"{m.ratio:.2f}", f"{m.mb:.1f}")
     console = Console()
     console.width = max(console.width, 100)  # as wide as the table, where the output is no terminal

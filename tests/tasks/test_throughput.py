@@ -39,6 +39,12 @@ def test_a_measurement_is_of_steps_and_of_memory(monkeypatch):
     assert (found.loop, found.pool, found.ratio, found.mb) == (20.0, 160.0, 8.0, 1.5)
 
 
+def test_of_all_tasks_as_many_steps_count():
+    a, b = throughput.Measurement("a", 4, 100.0, 200.0, 1.0), throughput.Measurement("b", 4, 300.0, 300.0, 2.0)
+    found = throughput.together([a, b])  # 1/100 + 1/300 s for a step of each in the loop, 1/200 + 1/300 in the pool
+    assert (found.loop, found.pool) == pytest.approx((150.0, 240.0)) and found.ratio == pytest.approx(1.6)
+
+
 def test_memory_of_a_simulator():
     mb = throughput.memory(LineTask(), 3)
     assert math.isnan(mb) or 0 <= mb < 100
