@@ -13,9 +13,10 @@ import pytest
 from typer.testing import CliRunner
 
 from methods.core import BadInput
-from tasks import collect_d4rl, d4rl, minari_data
+from tasks import collect_d4rl, d4rl, d4rl_agent, minari_data
 from tasks.collect import main
-from tasks.collect_d4rl import Agent, Chosen, Recipe, collect, rollout, uniform
+from tasks.collect_d4rl import Chosen, collect, rollout, uniform
+from tasks.d4rl_agent import Agent, Recipe
 from tasks.d4rl_simulators import SIMULATORS
 
 pytestmark = pytest.mark.usefixtures("d4rl_folders")
@@ -110,10 +111,10 @@ def test_seen_episodes_are_cut_where_they_ended_or_were_broken_off(tmp_path):
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """An agent of seconds, whose snapshots are chosen by hand as it learns next to nothing."""
-    monkeypatch.setattr(collect_d4rl, "ABREAST", 2)
-    monkeypatch.setattr(collect_d4rl, "RANDOM_STEPS", 20)
-    monkeypatch.setattr(collect_d4rl, "WIDTH", 8)
-    monkeypatch.setattr(collect_d4rl, "BATCH", 8)
+    monkeypatch.setattr(d4rl_agent, "ABREAST", 2)
+    monkeypatch.setattr(d4rl_agent, "RANDOM_STEPS", 20)
+    monkeypatch.setattr(d4rl_agent, "WIDTH", 8)
+    monkeypatch.setattr(d4rl_agent, "BATCH", 8)
     monkeypatch.setattr(Chosen, "of", staticmethod(lambda agent: Chosen(EVERY, 2 * EVERY, 15.0, 115.0)))
 
 
@@ -202,6 +203,6 @@ def test_missing_packages_are_named(monkeypatch):
     def version(name: str) -> str:
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(collect_d4rl, "version", version)
+    monkeypatch.setattr(d4rl_agent, "version", version)
     with pytest.raises(BadInput, match=r"gymnasium is not installed; collecting needs pip install .*\[collect\]"):
         collect("hopper-medium", 20000, 10, 0)
