@@ -51,6 +51,10 @@ class BadInput(ValueError):
     """The user asked for something that cannot be done. Its message is one line that names what is wrong."""
 
 
+class Absent(BadInput):
+    """What is asked for is fine, but not there yet; the line says how to have it."""
+
+
 @dataclass(frozen=True)
 class TaskSpec:
     """What a method may know of a task."""

@@ -5,7 +5,7 @@
 
 A published dataset is compared with `tasks/expected.csv`: its number of transitions and, where it is known, the mean
 return of its episodes; rows marked `verified: no` could not be compared with a file where they were written. A set
-made here must hold the episodes that were asked for. Of texts, examples and preferences are counted.
+made here must hold the episodes or transitions that were asked for. Of texts, examples and preferences are counted.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 import tasks
-from methods.core import BadInput
+from methods.core import Absent, BadInput
 from tasks.core import Dataset
 from tasks.language import Corpus
 
@@ -38,18 +38,23 @@ class Contents:
 
     transitions: int
     episodes: int
-    returns: np.ndarray  # [episodes], undiscounted, of the simulator's own rewards
+    mean_return: float  # of its episodes, undiscounted, of the simulator's own rewards
+    least_return: float
+    most_return: float
     ends: float  # share of the transitions after which nothing is to come
 
 
 def contents(dataset: Dataset) -> Contents:
-    """Counts transitions and episodes, and sums the rewards of each episode with their transform undone."""
-    columns = dataset.transitions
+    """Counts transitions and episodes, and sums the rewards of each episode with their transform undone; what the
+    loader knows of the file's episodes stands (an AntMaze's go on past their goal, where values end)."""
+    columns, told = dataset.transitions, dataset.provenance.details
     last = columns["terminals"] > 0.5
     rewards = (columns["rewards"].astype(np.float64) - dataset.reward.shift) / dataset.reward.scale
     episode = np.concatenate([[0], np.cumsum(last)[:-1]])
     returns = np.bincount(episode, weights=rewards)
-    return Contents(len(last), len(returns), returns, float((columns["masks"] < 0.5).mean()))
+    count = told.get("episodes", len(returns))
+    mean, least, most = (told.get(f"return_{name}", float(getattr(returns, name)())) for name in ("mean", "min", "max"))
+    return Contents(len(last), count, mean, least, most, float((columns["masks"] < 0.5).mean()))
 
 
 def counts(corpus: Corpus) -> tuple[str, str]:
@@ -65,18 +70,22 @@ def expectation(dataset: str) -> Mapping[str, str] | None:
         return next((row for row in csv.DictReader(file) if fnmatch.fnmatch(dataset, row["dataset"])), None)
 
 
-def verdict(name: str, origin: str, found: Contents, asked: int | None = None) -> tuple[bool, str]:
+def verdict(name: str, origin: str, found: Contents, details: Mapping[str, Any]) -> tuple[bool, str]:
     """Whether a dataset is what it should be, and in words.
 
     Args:
       name: of the dataset.
       origin: how it was had; see `tasks.core.Provenance`.
-      asked: episodes that a generated set was to have, where that is known.
+      details: that its provenance has of it; of a generated set the recipe.
     """
     if origin == "generated":
-        if asked is not None and found.episodes != asked:
+        recipe = details.get("recipe", {})
+        if (asked := recipe.get("episodes")) is not None and found.episodes != asked:
             return False, f"DIFFERS: {found.episodes} episodes, {asked} were asked for"
-        return True, "as asked for" if asked else "made here: nothing to compare with"
+        least = _least(name, recipe, details)
+        if found.transitions < least:
+            return False, f"DIFFERS: {found.transitions:,} transitions, {least:,} were asked for"
+        return True, "as asked for" if asked or least else "made here: nothing to compare with"
     expected = expectation(name) if origin == "downloaded" else None
     if expected is None:
         return True, "nothing to compare with"
@@ -84,9 +93,18 @@ def verdict(name: str, origin: str, found: Contents, asked: int | None = None) -
     if abs(found.transitions - wanted) > TOLERANCE * wanted:
         return False, f"DIFFERS: {wanted:,} transitions were expected ({expected['source']})"
     mean = expected["mean_return"]
-    if mean and abs(found.returns.mean() - float(mean)) > RETURN_TOLERANCE * abs(float(mean)):
+    if mean and abs(found.mean_return - float(mean)) > RETURN_TOLERANCE * abs(float(mean)):
         return False, f"DIFFERS: a mean return of {mean} was expected ({expected['source']})"
     return True, "as expected"
+
+
+def _least(name: str, recipe: Mapping[str, Any], details: Mapping[str, Any]) -> int:
+    """Transitions that a set of D4RL's kind has at least; 0 where no recipe tells."""
+    if "transitions" not in recipe:
+        return 0
+    if "-replay" in name:  # all that the agent had seen by then
+        return int(details["medium_step"])
+    return int(recipe["transitions"]) * (2 if "-expert" in name else 1)
 
 
 def main(
@@ -102,6 +120,8 @@ def main(
     table = Table(Column("task", no_wrap=True), *columns[:-1], Column(columns[-1], overflow="fold"))
     globs = [pattern.strip() for pattern in patterns.split(",") if pattern.strip()]
     try:
+        if data not in ("auto", "download", "generate") and not Path(data).expanduser().is_file():
+            raise BadInput(f"no such file: {data} (--data takes auto, download, generate or a file)")
         chosen = [task for suite in suites or list(tasks.SUITES) for task in _tasks(suite, globs, bool(suites))]
         if not chosen:
             raise BadInput(f"no task matches --tasks {patterns}")
@@ -116,6 +136,9 @@ def main(
                 absent.setdefault(where.text, []).append(task.name)
                 continue
             dataset = task.load(choice)
+        except Absent as error:
+            absent.setdefault(str(error), []).append(task.name)
+            continue
         except BadInput as error:
             wrong += 1
             table.add_row(task.name, *[""] * 4, f"REFUSED: {error}", "")
@@ -125,9 +148,9 @@ def main(
             table.add_row(task.name, *counts(dataset), "", "", "nothing to compare with", where.text)
             continue
         found, made = contents(dataset), dataset.provenance
-        right, words = verdict(made.name, made.origin, found, made.details.get("recipe", {}).get("episodes"))
+        right, words = verdict(made.name, made.origin, found, made.details)
         wrong, there = wrong + (not right), there + right
-        returns = f"{found.returns.mean():.1f} ({found.returns.min():.1f}, {found.returns.max():.1f})"
+        returns = f"{found.mean_return:.1f} ({found.least_return:.1f}, {found.most_return:.1f})"
         table.add_row(task.name, f"{found.transitions:,}", f"{found.episodes:,}", returns, f"{100 * found.ends:.2f}",
                       words, where.text)  # fmt: skip
     for text, names in absent.items():

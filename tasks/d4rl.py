@@ -21,7 +21,7 @@ import gymnasium
 import numpy as np
 
 from methods import nearest
-from methods.core import BadInput, TaskSpec
+from methods.core import Absent, BadInput, TaskSpec
 from tasks import fetch, minari_data, minari_tasks, scores
 from tasks.collect_d4rl import DATASETS as COLLECTED
 from tasks.collect_d4rl import dataset_id
@@ -147,7 +147,7 @@ class D4RLTask:
             return Whereabouts(f"given: {self._given(data)}", True)
         if self.local:
             if not minari_data.metadata_of(self.dataset_id):
-                raise BadInput(f"{self.name} was not made yet; {self._advice}")
+                raise Absent(f"{self.name} was not made yet; {self._advice}")
             return Whereabouts(f"generated: {minari_data.folder(self.dataset_id)}", True)
         if data == "generate":
             raise BadInput(f"{self.name} is D4RL's own and cannot be generated; {self._advice}")

@@ -60,7 +60,8 @@ def cut_episodes(file: Mapping[str, np.ndarray], last: np.ndarray) -> Iterator[E
 
       file     observations  s0 s1 s2 | s0 s1 s2 |      rows of an episode; the state that its last action leads to
                actions       a0 a1 a2 | a0 a1 a2 |      is in the file only as a `next_observation`, if at all
-      here     timed out     (s0 a0 s1) (s1 a1 s2)      the last row is dropped, as D4RL's `qlearning_dataset` does
+      here     timed out     (s0 a0 s1) (s1 a1 s2)      the last row is dropped, terminal or not, as D4RL's
+                                                         `qlearning_dataset` does
                terminal      (s0 a0 s1) (s1 a1 s2) (s2 a2 s3, mask 0); s3 the next observation, else s2: never used
 
     The file's own end breaks an episode off like a timeout. Spans without a transition are left out.
@@ -73,7 +74,7 @@ def cut_episodes(file: Mapping[str, np.ndarray], last: np.ndarray) -> Iterator[E
     if not rows or not last[-1]:
         edges = np.append(edges, rows)
     for start, end in zip([0, *edges[:-1]], edges, strict=True):
-        ended = bool(file["terminals"][end - 1])
+        ended = bool(file["terminals"][end - 1]) and not file["timeouts"][end - 1]
         stop = end if ended else end - 1
         if stop == start:
             continue

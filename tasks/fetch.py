@@ -10,6 +10,7 @@ import hashlib
 import os
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
@@ -122,7 +123,7 @@ def check_npz(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-    except (zipfile.BadZipFile, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise BadInput(f"{path} is not an NPZ file, or a truncated one") from error
     if damaged:
         raise BadInput(f"{path} is damaged: {damaged} fails its checksum")
@@ -164,7 +165,8 @@ def fetch(
             except (_TryAgain, _NotHere) as error:
                 failures.append(f"{httpx.URL(url).host}: {error}")
             except BadInput as error:  # complete, and wrong
-                part.unlink(missing_ok=True)
+                for leftover in (part, source):
+                    leftover.unlink(missing_ok=True)
                 failures.append(f"{httpx.URL(url).host}: {error}")
             except OSError as error:
                 raise unwritable(path, error) from error

@@ -69,9 +69,10 @@ def file(dataset_id: str) -> Path:
 def metadata_of(dataset_id: str) -> dict[str, Any] | None:
     """Its metadata, or None where there is no such dataset (a folder that a crash left behind is none)."""
     try:
-        return json.loads((folder(dataset_id) / "data" / "metadata.json").read_text())
+        found = json.loads((folder(dataset_id) / "data" / "metadata.json").read_text())
     except (OSError, ValueError):
         return None
+    return found if isinstance(found, dict) else None
 
 
 def ids() -> list[str]:
@@ -96,6 +97,8 @@ def write(dataset_id: str, episodes: Iterable[Episode], env_id: str | None, meta
     from minari.dataset.minari_storage import MinariStorage
 
     place = folder(dataset_id)
+    if place.is_dir() and any(place.iterdir()):
+        raise BadInput(f"{place} holds something else, or a damaged dataset; delete it first")
     stream, temporary = iter(episodes), None
     first = next(stream)
     spaces = {
@@ -169,13 +172,13 @@ def read(dataset_id: str) -> Loaded:
             for name, column in zip(_COLUMNS, values, strict=True):
                 parts[name].append(np.asarray(column, np.float32))
             returns.append(float(rewards.sum(dtype=np.float64)))
+        if not returns:
+            raise BadInput(f"{path}: no episodes")
+        columns = {name: np.concatenate(spans) for name, spans in parts.items()}
     except (OSError, KeyError, ValueError, AssertionError) as error:
         if isinstance(error, BadInput):
             raise
         raise BadInput(f"{path} is no Minari dataset of numbers, or it is truncated or damaged") from error
-    if not returns:
-        raise BadInput(f"{path}: no episodes")
-    columns = {name: np.concatenate(spans) for name, spans in parts.items()}
     return Loaded(columns, np.array(returns), metadata, path)
 
 
@@ -210,6 +213,7 @@ def as_dataset(
     details = {
         "minari": loaded.metadata["dataset_id"], **known, "reward": asdict(reward), "reference": asdict(reference),
         "episodes": len(returns), "return_mean": float(returns.mean()), "return_max": float(returns.max()),
+        "return_min": float(returns.min()),
         "score_mean": float(reference.score(returns.clip(max=1.0) if goal else returns).mean()),
     }  # fmt: skip
     # of an imported set its original's, which is the same wherever it was imported

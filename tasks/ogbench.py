@@ -275,6 +275,8 @@ def _expected(env: gymnasium.Env[Any, Any], spec: TaskSpec) -> dict[str, tuple[i
 
 def _read(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
     """The columns of an NPZ file, float32 but for the button states, of the shapes `[t, *expected]`."""
+    if not path.is_file():
+        raise BadInput(f"{path} is no file")
     if path.stat().st_size == 0:
         raise BadInput(f"{path} is empty")
     columns = {}
@@ -286,13 +288,15 @@ def _read(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, np.n
                 if column not in file:
                     raise BadInput(f"{path}: column {column!r} is missing")
                 columns[column] = file[column]
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
         if isinstance(error, BadInput):
             raise
         raise BadInput(f"{path} is not an NPZ file of numbers, or it is truncated or damaged") from error
-    rows = len(columns["observations"])
+    rows = len(columns["observations"]) if columns["observations"].ndim else 0
     for column, width in expected.items():
         values = columns[column]
+        if values.dtype.kind not in "biuf":
+            raise BadInput(f"{path}: {column} holds no numbers")
         if values.shape != (rows, *width):
             raise BadInput(f"{path}: {column} has shape {values.shape}, expected {(rows, *width)}")
         if column != "button_states":

@@ -141,7 +141,8 @@ def _homes(workers: int) -> list[int | None]:
     """The core that each of so many workers stays on: one each where there is one for each, else none.
 
     Workers that wait for one parent are woken by it at every step, and the kernel likes to run whom it wakes beside
-    the waker: two of two cores' workers would then take turns on one of them.
+    the waker: two of two cores' workers would then take turns on one of them. The price: beside a foreign process that
+    keeps a core busy, the worker of that core cannot give way, and all wait for it.
     """
     if not hasattr(os, "sched_setaffinity") or workers != cores():
         return [None] * workers
@@ -164,7 +165,8 @@ def _work(pipe: Connection, make_env: MakeEnv, n: int, clone: Clone | None, core
     die_with_parent()
     try:
         if core is not None:
-            os.sched_setaffinity(0, {core})
+            with contextlib.suppress(OSError):  # forbidden here: a worker then goes where it is put
+                os.sched_setaffinity(0, {core})
         simulators = _Simulators(make_env, n, clone, alone=True)
         pipe.send((True, None))
         while request := pipe.recv():

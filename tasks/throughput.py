@@ -3,13 +3,14 @@
     python -m tasks.throughput --tasks cube-single-play-singletask-v0,hopper-medium-v2
 
 Each task is stepped with random actions, past any end, in the pool that evaluations use (`tasks.simulators`; a worker
-a core) and in a plain loop over one simulator. The two take turns, so that a busy machine slows both alike, and over
-all turns the loop plays each of the pool's episodes once: what a step costs depends on where the simulator is.
+a core) and in a plain loop over one simulator. The two take turns, and over all turns the loop plays each of the pool's
+episodes once: what a step costs depends on where the simulator is.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import multiprocessing as mp
 import os
 import platform
@@ -28,6 +29,7 @@ from rich.table import Table
 
 import tasks
 from methods.core import BadInput
+from tasks.fetch import atomic_write
 from tasks.simulators import SimulatorPool, cores, lean_children
 
 FAMILIES = (  # one task of each
@@ -39,6 +41,17 @@ FAMILIES = (  # one task of each
 
 
 @dataclass(frozen=True)
+class Memory:
+    """Resident megabytes; NaN where the system does not tell."""
+
+    first: float  # of a process's first simulator, with the code that it needs
+    further: float  # of each beside it
+
+
+UNKNOWN = Memory(float("nan"), float("nan"))
+
+
+@dataclass(frozen=True)
 class Measurement:
     """One task's simulators."""
 
@@ -46,7 +59,7 @@ class Measurement:
     rows: int  # simulators in the pool
     loop: float  # environment steps a second, one simulator in a plain loop
     pool: float  # all simulators together, in the pool
-    mb: float  # resident memory of each further simulator, in a worker that has one; NaN where it is not known
+    memory: Memory
 
     @property
     def ratio(self) -> float:
@@ -80,22 +93,21 @@ def measure(task: Any, rows: int, steps: int, turns: int) -> Measurement:
 def together(found: list[Measurement]) -> Measurement:
     """As many steps of each of the tasks."""
     loop, pool = (len(found) / sum(1 / getattr(m, kind) for m in found) for kind in ("loop", "pool"))
-    return Measurement("all, as many steps of each", found[0].rows, loop, pool, float("nan"))
+    return Measurement("all, as many steps of each", found[0].rows, loop, pool, UNKNOWN)
 
 
-def memory(task: Any, rows: int) -> float:
-    """Megabytes of each of `rows` simulators beside a first one, in a process of its own."""
-    with lean_children(), ProcessPoolExecutor(1, mp.get_context("spawn")) as process:
-        return process.submit(_memory, task, rows).result()
+def memory(task: Any, rows: int) -> Memory:
+    """Of one simulator, and of each of `rows` more: what processes with so many of them take."""
+    with lean_children(), ProcessPoolExecutor(1, mp.get_context("spawn"), max_tasks_per_child=1) as processes:
+        first, all_of_them = processes.map(_memory, [task] * 2, [1, 1 + rows])
+    return Memory(first, (all_of_them - first) / rows)
 
 
 def _memory(task: Any, rows: int) -> float:
-    with SimulatorPool(task.make_env, 1, workers=0) as first:
-        first.reset(np.zeros(1, int))
-        before = _resident_mb()
-        with SimulatorPool(task.make_env, rows + (task.clone is not None), workers=0, clone=task.clone) as more:
-            more.reset(np.arange(more.n))
-            return (_resident_mb() - before) / rows
+    before = _resident_mb()
+    with SimulatorPool(task.make_env, rows, workers=0, clone=task.clone) as pool:
+        pool.reset(np.arange(rows))
+        return _resident_mb() - before
 
 
 def _resident_mb() -> float:
@@ -110,24 +122,26 @@ def find(name: str) -> Any:
     """The task of that name, of whichever suite.
 
     Raises:
-      BadInput: no suite has it.
+      BadInput: no suite with simulators has it.
     """
     for suite in tasks.SUITES:
-        if name in tasks.suite(suite).names():
+        if tasks.family(suite) == "control" and name in tasks.suite(suite).names():
             return tasks.suite(suite).get(name)
-    raise BadInput(f"no suite has a task called {name!r}; python -m harness.run --list")
+    raise BadInput(f"no suite with simulators has a task called {name!r}; python -m harness.run --list")
 
 
 def _write(path: Path, found: list[Measurement]) -> None:
     command = "python -m tasks.throughput " + " ".join(sys.argv[1:])
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["task", "rows", "steps_per_s_loop", "steps_per_s_pool", "ratio", "mb_per_simulator", "cores",
-                         "machine", "mujoco", "date", "command"])  # fmt: skip
-        for m in found:
-            numbers = [f"{value:.4g}" for value in (m.loop, m.pool, m.ratio, m.mb)]
-            writer.writerow([m.task, m.rows, *numbers, cores(), platform.machine(), version("mujoco"),
-                             time.strftime("%Y-%m-%d", time.gmtime()), command])  # fmt: skip
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["task", "rows", "steps_per_s_loop", "steps_per_s_pool", "ratio", "mb_first", "mb_further", "cores",
+                     "machine", "mujoco", "date", "command"])  # fmt: skip
+    for m in found:
+        numbers = [f"{value:.4g}" for value in (m.loop, m.pool, m.ratio, m.memory.first, m.memory.further)]
+        writer.writerow([m.task, m.rows, *numbers, cores(), platform.machine(), version("mujoco"),
+                         time.strftime("%Y-%m-%d", time.gmtime()), command])  # fmt: skip
+    with atomic_write(path) as file:
+        file.write(text.getvalue().encode())
 
 
 def main(
@@ -142,23 +156,20 @@ def main(
     """Environment steps a second in evaluation's pool and in a plain loop, and memory a simulator."""
     try:
         chosen = [find(name.strip()) for name in names.split(",") if name.strip()] or [find(name) for name in FAMILIES]
-        if out and not out.parent.is_dir():
-            raise BadInput(f"--out {out}: no folder {out.parent}")
+        if out and (out.is_dir() or not out.parent.is_dir()):
+            raise BadInput(f"--out {out}: " + ("is a folder" if out.is_dir() else f"no folder {out.parent}"))
     except BadInput as error:
         Console(stderr=True).print(f"error: {error}", markup=False, soft_wrap=True)
         raise typer.Exit(2) from None
-    table = Table("task", "rows", "steps/s, one in a loop", "steps/s, pool", "ratio", "MB each")
+    table = Table("task", "rows", "steps/s, one in a loop", "steps/s, pool", "ratio", "MB, first", "MB, further")
     found: list[Measurement] = []
     for task in chosen:
         found.append(measure(task, rows, steps, turns))
         if out:  # after each, as a later one may be stopped
             _write(out, found)
-    if len(found) > 1:
-        found.append(together(found))
-        if out:
-            _write(out, found)
-    for m in found:
-        table.add_row(m.task, str(m.rows), f"{m.loop:.0f}", f"{m.pool:.0f}", f"{m.ratio:.2f}", f"{m.mb:.1f}")
+    for m in [*found, *([together(found)] if len(found) > 1 else [])]:
+        sizes = (f"{mb:.1f}" if mb == mb else "" for mb in (m.memory.first, m.memory.further))
+        table.add_row(m.task, str(m.rows), f"{m.loop:.0f}", f"{m.pool:.0f}", f"{m.ratio:.2f}", *sizes)
     console = Console()
     console.width = max(console.width, 100)  # as wide as the table, where the output is no terminal
     console.print(table)

@@ -38,7 +38,7 @@ def dataset(rewards, last, masks, reward=None) -> Dataset:
 def test_returns_are_the_simulator_s_own(reward):
     found = check.contents(dataset([1.0, 2.0, 4.0, 8.0], [0, 1, 0, 1], [1, 0, 1, 1], reward))
     assert (found.transitions, found.episodes, found.ends) == (4, 2, 0.25)
-    np.testing.assert_allclose(found.returns, [3.0, 12.0])
+    np.testing.assert_allclose((found.mean_return, found.least_return, found.most_return), [7.5, 3.0, 12.0])
 
 
 @pytest.mark.parametrize(
@@ -54,15 +54,31 @@ def test_returns_are_the_simulator_s_own(reward):
     ],
 )
 def test_published_sets_are_compared(name, transitions, mean, words):
-    found = check.Contents(transitions, 2, np.array([mean, mean]), 0.0)
-    right, said = check.verdict(name, "downloaded", found)
+    right, said = check.verdict(name, "downloaded", holding(transitions, mean), {})
     assert said.startswith(words) and right == ("DIFFERS" not in words)
 
 
-def test_generated_sets_have_what_was_asked_for():
-    found = check.Contents(20, 2, np.zeros(2), 0.0)
-    assert check.verdict("cube-single-play-v0", "generated", found, 2) == (True, "as asked for")
-    assert check.verdict("cube-single-play-v0", "generated", found, 3)[0] is False
+@pytest.mark.parametrize(
+    ("name", "details", "right"),
+    [
+        ("cube-single-play-v0", {"recipe": {"episodes": 2}}, True),
+        ("cube-single-play-v0", {"recipe": {"episodes": 3}}, False),
+        ("hopper-medium-local", {"recipe": {"transitions": 20}}, True),
+        ("hopper-medium-local", {"recipe": {"transitions": 21}}, False),
+        ("hopper-medium-expert-local", {"recipe": {"transitions": 10}}, True),
+        ("hopper-medium-expert-local", {"recipe": {"transitions": 11}}, False),
+        ("hopper-medium-replay-local", {"recipe": {"transitions": 500}, "medium_step": 20}, True),
+        ("hopper-medium-replay-local", {"recipe": {"transitions": 5}, "medium_step": 21}, False),
+    ],
+)
+def test_generated_sets_have_what_was_asked_for(name, details, right):
+    found, said = check.verdict(name, "generated", holding(20), details)
+    assert found is right and said.startswith("as asked for" if right else "DIFFERS: ")
+
+
+def holding(transitions: int, mean: float = 0.0) -> check.Contents:
+    """Two episodes."""
+    return check.Contents(transitions, 2, mean, mean, mean, 0.0)
 
 
 def test_every_published_dataset_has_an_expectation():
@@ -84,6 +100,22 @@ def test_check_tells_absent_present_and_damaged_apart():
     assert said.exit_code == 1 and "REFUSED" in said.stdout
     assert command(check.main, "toy").stdout.endswith("1 tasks: 1 there and sound, 0 absent, 0 wrong\n")
     assert command(check.main, "tyo").exit_code == 2
+
+
+def test_an_ant_s_episodes_go_on_past_their_goal():
+    reached = np.isin(np.arange(10), [2, 3, 4])  # rewarded and terminal; the episode ends with its time, in row 7
+    path = kept("antmaze-umaze-v2")
+    d4rl_file(path, obs=29, action=8, rewards=reached.astype(np.float32), terminals=reached)
+    found = check.contents(d4rl.get("antmaze-umaze-v2").load())
+    assert (found.episodes, found.mean_return, found.least_return, found.most_return) == (1, 3.0, 3.0, 3.0)
+
+
+def test_what_was_not_made_yet_is_absent_and_no_file_is_refused():
+    said = command(check.main, "d4rl", "--tasks", "hopper-medium-local")
+    assert said.exit_code == 0 and "python -m tasks.collect d4rl/hopper-medium" in said.stdout
+    assert "0 there and sound, 1 absent, 0 wrong" in said.stdout
+    said = command(check.main, "d4rl", "--data", "nonsense")
+    assert said.exit_code == 2 and said.stderr.count("\n") == 1 and "no such file: nonsense" in said.stderr
 
 
 def test_fetch_readies_what_it_can_and_names_the_rest(monkeypatch):
