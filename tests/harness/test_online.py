@@ -24,6 +24,7 @@ from harness.online import OnlineTrainer
 from harness.plan import RunNode, plan_all, plan_online
 from harness.train import NotFinite
 from methods.core import BadInput
+from tasks.collect import collect
 from tasks.toy import ToyTask
 from tests.harness.command import SMALL, Command, invoke, refused
 from tests.harness.test_plan import SETTINGS, stages
@@ -193,6 +194,26 @@ def test_killed_and_continued(command: Command, reference: Path, whole: Path, tm
         check_resumed(folder, whole)
     for name in ("episodes.csv", "train.csv"):
         assert (online_run(results)[0] / name).read_bytes() == (online_run(twin)[0] / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_with_real_simulators_in_workers_it_goes_on_after_a_kill(command: Command, tmp_path: Path) -> None:
+    data = collect("cube-single-play-v0", 4, 0, 2, tmp_path / "cube-single-play-v0.npz", steps=61, progress=False)
+    task = "cube-single-play-singletask-v0"
+    arguments = ("--suite", "ogbench", "--tasks", task, "--data", str(data), "--results", str(tmp_path / "results"),
+                 *ONLINE)  # fmt: skip
+    killed = command.run(*arguments, accident="harness.online:OnlineTrainer.step 25 after SIGKILL")
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    runs = tmp_path / "results" / "runs" / "ogbench" / task / "vgf"
+    (offline,) = (run for run in runs.iterdir() if "online" not in json.loads((run / "run.json").read_text()))
+    ended = command.run(*arguments)
+    assert ended.returncode == 0 and "finished before" in ended.stderr, ended.stderr
+    (online,) = (run for run in runs.iterdir() if run != offline)
+    rows, before = table(online / "episodes.csv"), table(offline / "episodes.csv")
+    assert rows[: len(before)] == [row | {"phase": "offline"} for row in before]  # its curve begins where that one ends
+    assert Counter(int(row["step"]) for row in rows[len(before) :]) == {50: 12, 60: 12, 70: 12, 75: 12}
+    assert len({(row["seed"], row["step"], row["L_test"], row["episode"]) for row in rows}) == len(rows)
+    assert {int(row["length"]) for row in rows} <= set(range(1, 201))
 
 
 @pytest.mark.slow

@@ -86,6 +86,13 @@ def test_an_episode_that_is_all_timeout_leaves_nothing():
     assert found["observations"][:, 0].tolist() == [0, 1, 2, 3, 5, 6, 7, 8]
 
 
+def test_a_time_out_is_dropped_though_it_be_terminal():
+    d4rl_file(kept(HOPPER), terminals=np.isin(np.arange(10), [2, 6, 7]))
+    found = HOPPER.load().transitions  # rows 3 to 7 are an episode, but for row 6, which ends one
+    assert found["observations"][:, 0].tolist() == [0, 1, 2, 3, 4, 5, 6]
+    assert found["masks"].tolist() == [1, 1, 0, 1, 1, 1, 0]
+
+
 def test_without_next_observations_a_terminal_step_leads_to_itself():
     d4rl_file(kept(HOPPER), next_observations=None)
     assert HOPPER.load().transitions["next_observations"][:, 0].tolist() == [1, 2, 2, 3, 5, 6, 7]

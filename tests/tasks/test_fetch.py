@@ -112,7 +112,7 @@ def test_what_is_no_archive_is_refused(host, tmp_path):
     host.content = b"<html>We are down for maintenance.</html>"
     with pytest.raises(fetch.MissingDownload, match="not an NPZ file"):
         get(host.url, path=path)
-    assert not list(tmp_path.glob("data.npz*.part")) and not path.exists()
+    assert not list(tmp_path.glob("data.npz*"))
 
 
 def test_unreachable_hosts_are_named_in_one_line(tmp_path):
@@ -129,6 +129,21 @@ def test_damage_inside_an_archive_is_found(host, tmp_path):
     path.write_bytes(content)
     with pytest.raises(BadInput, match=r"numbers\.npy fails its checksum"):
         fetch.check_npz(path)
+
+
+def test_a_damaged_stream_is_told_and_the_mirror_asked(host, tmp_path):
+    """Damage to compressed members shows before any checksum does."""
+    original, mirror = tmp_path / "original.npz", Host()
+    np.savez_compressed(original, numbers=np.arange(1000))
+    mirror.content = original.read_bytes()
+    start = mirror.content.index(b"numbers.npy") + len(b"numbers.npy") + 20  # past the entry's extra field
+    host.content = mirror.content[:start] + b"\xff" * 8 + mirror.content[start + 8 :]
+    assert get(host.url, mirror.url, path=tmp_path / "data.npz") == mirror.url
+    original.write_bytes(host.content)
+    with pytest.raises(BadInput, match=str(original)):
+        fetch.check_npz(original)
+    mirror.server.shutdown()
+    mirror.server.server_close()
 
 
 def test_a_changed_file_is_refused_and_named(tmp_path):

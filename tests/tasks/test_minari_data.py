@@ -95,6 +95,27 @@ def test_missing_columns_and_misfitting_ones_are_named():
         read("local/y-v0")
 
 
+def test_episodes_of_other_widths_are_told():
+    own("local/x-v0")
+    path = minari_data.folder("local/x-v0") / "data" / minari_data.FILE
+    with h5py.File(path, "a") as file:
+        del file["episode_1/actions"]
+        file["episode_1/actions"] = np.zeros((1, 4), np.float32)
+    with pytest.raises(BadInput, match="truncated or damaged"):
+        read("local/x-v0")
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "{", ""])
+def test_damaged_metadata_are_told_and_nothing_is_written_over(text):
+    own()
+    path = minari_data.folder("local/x-v0") / "data" / "metadata.json"
+    path.write_text(text)
+    assert metadata_of("local/x-v0") is None
+    with pytest.raises(BadInput, match=r"local/x-v0 holds something else, or a damaged dataset; delete it first"):
+        own()
+    assert path.read_text() == text
+
+
 @pytest.mark.parametrize(
     ("bad", "line"),
     [

@@ -131,6 +131,10 @@ def nan_at(row: int, *shape: int) -> np.ndarray:
         ({name: np.zeros((0, width)) for name, width in (("observations", 29), ("actions", 8), ("qpos", 15))}
          | {"terminals": np.zeros(0)}, "breaks off|no transitions"),
         ({"actions": np.array([{}] * 12)}, "not an NPZ file of numbers"),
+        ({"observations": np.float32(1.0)}, r"observations has shape \(\), expected \(0, 29\)"),
+        ({"actions": np.full((12, 8), "a")}, "actions holds no numbers"),
+        ({"terminals": np.full(12, "yes")}, "terminals holds no numbers"),
+        ({"actions": np.zeros((12, 8), complex)}, "actions holds no numbers"),
     ],
 )  # fmt: skip
 def test_bad_columns_are_named(tmp_path, changes, line):
@@ -156,6 +160,11 @@ def test_bad_files_are_named(tmp_path, spoil, line):
     with pytest.raises(BadInput, match=line) as caught:
         ANT.load(str(path))
     assert str(path) in str(caught.value)
+
+
+def test_a_folder_is_no_file(tmp_path):
+    with pytest.raises(BadInput, match=str(tmp_path)):
+        ANT.load(str(tmp_path))
 
 
 def test_a_file_that_changed_is_refused(tmp_path):

@@ -6,15 +6,18 @@ import contextlib
 import csv
 import math
 from types import SimpleNamespace
+from typing import Any
 
+import gymnasium
+import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from methods.core import TaskSpec
 from tasks import throughput
-from tests.harness.line import LineTask
 
+MEMORY = throughput.Memory(9.0, 1.5)
 APP = typer.Typer()
 APP.command()(throughput.main)
 
@@ -22,7 +25,7 @@ APP.command()(throughput.main)
 def test_a_measurement_is_of_steps_and_of_memory(monkeypatch):
     clock = iter(range(1000))
     monkeypatch.setattr(throughput.time, "perf_counter", lambda: float(next(clock)))
-    monkeypatch.setattr(throughput, "memory", lambda task, rows: 1.5)
+    monkeypatch.setattr(throughput, "memory", lambda task, rows: MEMORY)
     steps = {"env": 0, "pool": 0}
 
     def step(kind: str) -> None:
@@ -36,37 +39,57 @@ def test_a_measurement_is_of_steps_and_of_memory(monkeypatch):
     found = throughput.measure(task, rows=8, steps=20, turns=2)
     # a second for 20 steps of each of 8 episodes in the loop, and one, twice, for 20 of the pool's 8 rows
     assert steps == {"env": 160, "pool": 40} and begun == [0, 2, 4, 6, 1, 3, 5, 7]
-    assert (found.loop, found.pool, found.ratio, found.mb) == (20.0, 160.0, 8.0, 1.5)
+    assert (found.loop, found.pool, found.ratio, found.memory) == (20.0, 160.0, 8.0, MEMORY)
 
 
 def test_of_all_tasks_as_many_steps_count():
-    a, b = throughput.Measurement("a", 4, 100.0, 200.0, 1.0), throughput.Measurement("b", 4, 300.0, 300.0, 2.0)
+    a, b = (throughput.Measurement(*numbers, MEMORY) for numbers in (("a", 4, 100.0, 200.0), ("b", 4, 300.0, 300.0)))
     found = throughput.together([a, b])  # 1/100 + 1/300 s for a step of each in the loop, 1/200 + 1/300 in the pool
     assert (found.loop, found.pool) == pytest.approx((150.0, 240.0)) and found.ratio == pytest.approx(1.6)
 
 
-def test_memory_of_a_simulator():
-    mb = throughput.memory(LineTask(), 3)
-    assert math.isnan(mb) or 0 <= mb < 100
+class Weight(gymnasium.Env[Any, Any]):
+    action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,))
+
+    def __init__(self, megabytes: int) -> None:
+        self.weight = np.ones(megabytes * 125_000)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        return np.zeros(2, np.float32), {}
+
+
+def heavy() -> Weight:
+    return Weight(96)
+
+
+def lighter(first: Weight) -> Weight:
+    return Weight(32)
+
+
+def test_memory_of_the_first_simulator_and_of_each_further_one():
+    found = throughput.memory(SimpleNamespace(make_env=heavy, clone=lighter), 4)
+    assert math.isnan(found.first) or (90 < found.first < 130 and 30 < found.further < 36)
 
 
 def test_the_table_is_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(throughput, "memory", lambda task, rows: 1.5)
+    monkeypatch.setattr(throughput, "memory", lambda task, rows: MEMORY)
     out = tmp_path / "speed.csv"
     arguments = ["--tasks", "hopper-medium-v2", "--rows", "2", "--steps", "4", "--turns", "1", "--out", str(out)]
     done = CliRunner().invoke(APP, arguments)
     assert done.exit_code == 0, done.stderr
     with out.open(newline="") as file:
         (row,) = csv.DictReader(file)
-    assert (row["task"], row["rows"], row["mb_per_simulator"]) == ("hopper-medium-v2", "2", "1.5")
+    assert (row["task"], row["rows"], row["mb_first"], row["mb_further"]) == ("hopper-medium-v2", "2", "9", "1.5")
     ratio = float(row["steps_per_s_pool"]) / float(row["steps_per_s_loop"])
     assert float(row["ratio"]) == pytest.approx(ratio, rel=1e-2) and row["command"].startswith("python -m tasks.")
 
 
 @pytest.mark.parametrize(
     ("arguments", "line"),
-    [(["--tasks", "hoper"], "error: no suite has a task called 'hoper'"),
-     (["--tasks", "toy", "--out", "nowhere/a.csv"], "error: --out nowhere/a.csv: no folder nowhere")],
+    [(["--tasks", "hoper"], "error: no suite with simulators has a task called 'hoper'"),
+     (["--tasks", "tldr-synthetic"], "error: no suite with simulators has a task called 'tldr-synthetic'"),
+     (["--tasks", "toy", "--out", "nowhere/a.csv"], "error: --out nowhere/a.csv: no folder nowhere"),
+     (["--tasks", "toy", "--out", "tests"], "error: --out tests: is a folder")],
 )  # fmt: skip
 def test_bad_arguments(arguments, line):
     done = CliRunner().invoke(APP, arguments)
