@@ -7,11 +7,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 
 import methods
 from harness import estimate
-from tasks import d4rl, ogbench
+from tasks import d4rl, minari_data, ogbench
+from tasks.minari_data import Episode
 from tests.harness.command import TINY, invoke, refused
 
 CUBE = "cube-single-play-singletask-v0"
@@ -49,6 +51,15 @@ def test_listing() -> None:
     assert list(about) == list(methods.REGISTRY) and all(len(line) > 20 for line in about.values())
     alone = shown("--list", "--suite", "toy")
     assert "suite toy" in alone and "suite ogbench" not in alone
+
+
+def test_sets_made_here_are_listed(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path_factory.mktemp("minari")))
+    assert "hopper-medium-local" not in (line.strip() for line in shown("--list", "--suite", "d4rl"))
+    states = np.arange(33.0).reshape(3, 11)
+    episode = Episode(states, np.zeros((2, 3)), np.ones(2), np.zeros(2, bool), truncated=True)
+    minari_data.write("local/hopper-medium-local-v0", [episode], "Hopper-v4", {})
+    assert "hopper-medium-local" in (line.strip() for line in shown("--list", "--suite", "d4rl"))
 
 
 # ---- --show-config ----

@@ -182,6 +182,14 @@ def test_real_episodes_depend_on_nothing_but_seed_and_actions(dataset):
         assert fifty_steps_and_a_score(pool, task) == 0  # nothing done at random succeeds in so few steps
 
 
+@pytest.mark.parametrize("dataset", FAMILIES[1:3])
+def test_scenes_and_puzzles_step_and_score(dataset):
+    """What takes longer, their independence of company, is tried above where time is no matter."""
+    task = ogbench.get(f"{dataset}-singletask-v0")
+    with SimulatorPool(task.make_env, 1, workers=0) as pool:
+        assert fifty_steps_and_a_score(pool, task) == 0
+
+
 @pytest.mark.parametrize(
     ("name", "low", "high"),
     [("hopper-medium-v2", 0, 20), ("halfcheetah-medium-v2", 0, 5), ("walker2d-medium-v2", -2, 10),
