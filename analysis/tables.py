@@ -18,8 +18,8 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.budget import curves
-from analysis.compare import MARGIN, Terms, compare
-from analysis.load import load
+from analysis.compare import MARGIN, OTHER, Terms, compare
+from analysis.load import Records, load
 from analysis.output import environment, one_line_errors, print_notes, run, short, write_csv, write_text
 from analysis.paper import legend as terms_of
 from analysis.paper import power, summary, title, write
@@ -73,7 +73,7 @@ def scored(results: Path, folder: Path, endpoint: Endpoint, oracle: bool, budget
     """Prints and writes folder/scores.{md,csv}, and folder/budget.csv if asked for."""
     records = load(results)
     cells, remarks = scores(records, oracle, endpoint)
-    notes = [*records.notes, *remarks]
+    notes = [*records.notes, *remarks, *_data(records)]
     if cells.empty:
         raise RecordError(f"no episodes to show under {results / 'runs'}: {'; '.join(notes)}")
     write_text(folder / "scores.md", markdown(cells, notes))
@@ -86,6 +86,16 @@ def scored(results: Path, folder: Path, endpoint: Endpoint, oracle: bool, budget
         write_csv(folder / "budget.csv", curves(records, endpoint))
         print(folder / "budget.csv")
     print_notes(notes)
+
+
+def _data(records: Records) -> list[str]:
+    """Which tasks' data need not be those in print."""
+    tasks: dict[str, set[str]] = {}
+    for one in records.runs:
+        data = one.meta.get("dataset") or {}
+        if data.get("origin") in OTHER and data.get("path"):
+            tasks.setdefault(f"{data['origin']} data, {data.get('transitions', 0):,} transitions", set()).add(one.task)
+    return [f"{', '.join(sorted(names))}: {text}" for text, names in sorted(tasks.items())]
 
 
 def beside(results: Path, folder: Path, published: Path, which: str, terms: Terms, console: Console) -> None:

@@ -41,7 +41,7 @@ def run(
     patterns: Annotated[str, typer.Option("--tasks", help="globs, comma-separated; default: the paper's tasks")] = "",
     seeds: Annotated[int | None, typer.Option(help="seeds 0..N-1")] = None,
     steps: Annotated[int | None, typer.Option(help="gradient steps of each method's own stage")] = None,
-    preset: Annotated[str | None, typer.Option(help="paper|cpu|smoke; default: paper, for toy: cpu")] = None,
+    preset: Annotated[str | None, typer.Option(help="paper|cpu|demo|smoke; default: paper, for toy: cpu")] = None,
     data: Annotated[str, typer.Option(help="auto|download|generate|PATH")] = "auto",
     results: Annotated[Path, typer.Option(help="where records go")] = Path("results"),
     sets: Annotated[list[str] | None, typer.Option("--set", help="[METHOD.|task.]KEY=VALUE; may be repeated")] = None,
@@ -159,6 +159,10 @@ def _settings(
         if value is not None and value < least:
             raise BadInput(f"--{name.replace('_', '-')} {value}: expected at least {least}")
         values |= {} if value is None else {name: value}
+    if not values.get("online_steps"):
+        for name in ("online_warmup", "updates_per_step", "online_evaluate_every", "replay_capacity"):
+            if sizes.get(name) is not None:
+                raise BadInput(f"--{name.replace('_', '-')} has no meaning without --online-steps")
     values["seeds"] = tuple(range(values["seeds"]))
     family = tasks.family(suite)
     given = parse_set(sets, family)

@@ -49,6 +49,8 @@ def plan(drafts: Sequence[RunNode], whereabouts: Mapping[str, str], results: Pat
     from harness.engine import engine_of
 
     console = Console(soft_wrap=True, highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, 200)  # a tree cuts its lines
     times = engine_of(drafts[0]).estimate(drafts, Console(stderr=True))
     for task, where in whereabouts.items():
         runs = [run for group in together([run for run in drafts if run.task.name == task]).ordered() for run in group]

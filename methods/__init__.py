@@ -40,15 +40,19 @@ LANGUAGE: dict[str, str] = {
 }
 
 
+MANY = 30  # names in an error line
+
+
 def registry(family: str) -> dict[str, str]:
     """The methods of a family, name -> place."""
     return LANGUAGE if family == "language" else REGISTRY
 
 
 def nearest(name: str, valid: list[str]) -> str:
-    """A hint for an error line: the closest valid name, or all of them when none is close."""
+    """A hint for an error line: the closest valid name, or when none is close all of them, as far as a line goes."""
     close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else "valid: " + ", ".join(valid)
+    shown = valid if len(valid) <= MANY else [*valid[:MANY], f"and {len(valid) - MANY} more (--list)"]
+    return f"did you mean {close[0]!r}?" if close else "valid: " + ", ".join(shown)
 
 
 def get(name: str, family: str = "control") -> Any:

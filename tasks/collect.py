@@ -163,10 +163,7 @@ def collect(
         cannot be written.
       KeyboardInterrupt: stopped; what is finished stays.
     """
-    if dataset not in DATASETS:
-        from methods import nearest
-
-        raise BadInput(f"cannot generate {dataset!r}; {nearest(dataset, list(DATASETS))}")
+    _check_known(dataset)
     for name, value, least in (("episodes", episodes, 1), ("seed", seed, 0), ("steps", steps, 2),
                                ("workers", 1 if workers is None else workers, 1)):  # fmt: skip
         if value < least:
@@ -255,7 +252,10 @@ def _read(path: Path) -> Episode:
 
 def main(
     dataset: Annotated[str, typer.Argument(help="For example cube-single-play-v0 or d4rl/hopper-medium.")],
-    out: Annotated[Path | None, typer.Option(help="The .npz file to make; the validation file lies beside it.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The .npz file to make, of OGBench's: required; the validation file lies beside it."),
+    ] = None,
     episodes: Annotated[
         int | None, typer.Option(help="Of training, default 1000; a tenth more for validation.")
     ] = None,
@@ -285,9 +285,17 @@ def main(
         raise typer.Exit(130) from None
 
 
+def _check_known(dataset: str) -> None:
+    if dataset not in DATASETS:
+        from methods import nearest
+
+        raise BadInput(f"cannot generate {dataset!r}; {nearest(dataset, list(DATASETS))}")
+
+
 def _scripted(
     dataset: str, seed: int, out: Path | None, episodes: int | None, workers: int | None, steps: int | None
 ) -> Path:
+    _check_known(dataset)
     if out is None:
         raise BadInput(f"{dataset} needs --out PATH.npz")
     steps = Recipe.steps if steps is None else steps

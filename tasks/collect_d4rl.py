@@ -61,7 +61,8 @@ def collect(
       KeyboardInterrupt: stopped; what is finished stays.
     """
     if dataset not in DATASETS:
-        raise BadInput(f"cannot make d4rl/{dataset}; {nearest(dataset, list(DATASETS))}")
+        hint = nearest(dataset, list(DATASETS)).replace("mean '", "mean 'd4rl/")
+        raise BadInput(f"cannot make d4rl/{dataset}; {hint}")
     least_steps = 2 * snapshot_every
     for name, value, least in (("--training-steps", training_steps, least_steps), ("--transitions", transitions, 1),
                                ("--seed", seed, 0)):  # fmt: skip

@@ -158,6 +158,9 @@ class OGBenchTask:
         details = {"success_timing": self.success_timing, "rewards": "judge the state acted in", **details}
         if recipe := collect.recipe_of(path):
             details["recipe"] = recipe
+            if origin == "downloaded":  # lies where a download would, and says itself that it is none
+                origin = "generated"
+                console.print(f"{path} was generated, not downloaded: {recipe['episodes']} episodes", markup=False)
         return Dataset(transitions, Provenance(self.dataset, digest, origin, str(path), details))
 
     def sized(self, episodes: int) -> OGBenchTask:
@@ -185,8 +188,11 @@ class OGBenchTask:
         return Whereabouts(f"given: {data}", True)
 
     def ready(self, data: str = "auto") -> Path:
-        """Downloads or generates the file that `load(data)` reads; see `tasks.core.Task`."""
+        """Downloads or generates the file that `load(data)` reads; see `tasks.core.Task`. One that is there already is
+        read to its end and compared with what it was when it was first used."""
         path, _, _ = self._file(data)
+        fetch.check_npz(path)
+        fetch.sha256(path)
         return path
 
     def _check_can_generate(self) -> None:

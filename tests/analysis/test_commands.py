@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -40,6 +41,22 @@ def test_tables(suite: Path, tmp_path: Path) -> None:
     iql = next(line for line in page.splitlines() if line.startswith("| iql"))
     assert "n=1" in iql and iql.endswith("| \N{EM DASH} |")  # one seed on one task, missing on the other
     assert sorted(path.name for path in tmp_path.iterdir()) == ["scores.csv", "scores.md"]
+
+
+def test_data_that_are_not_the_published_are_told(suite: Path, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    shutil.copytree(suite, results)
+    for number, path in enumerate(sorted(results.glob("runs/*/*/*/*/run.json"))):
+        record = json.loads(path.read_text())
+        record["dataset"] |= {
+            "path": "a.npz",
+            "origin": "given" if number else "downloaded",
+            "transitions": 1234 + number // 9,
+        }
+        path.write_text(json.dumps(record))
+    result = CliRunner().invoke(tables.app, [str(results), "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0 and ": given data, 1,234 transitions" in result.stdout, result.output
+    assert "given data" in (tmp_path / "out" / "scores.md").read_text() and "downloaded data" not in result.stdout
 
 
 def test_oracle_is_labelled(suite: Path, tmp_path: Path) -> None:

@@ -239,8 +239,9 @@ def test_stopped_it_keeps_the_step_in_hand(reference: Path, tmp_path: Path, monk
     [("--methods vgf,bc --online-steps 50", "--online-steps 50: bc has no rule for an online phase"),
      ("--methods sfbc --online-steps 50", "--online-steps 50: sfbc has no rule for an online phase"),
      ("--methods vgf --online-steps 9", "--online-steps 9: nothing is learned in them, as --online-warmup is 10"),
+     ("--methods vgf --online-warmup 5", "--online-warmup has no meaning without --online-steps"),
      ("--methods vgf --online-steps -1", "--online-steps -1: expected at least 0"),
-     ("--methods vgf --updates-per-step 0", "--updates-per-step 0: expected at least 1")],
+     ("--methods vgf --online-steps 50 --updates-per-step 0", "--updates-per-step 0: expected at least 1")],
 )  # fmt: skip
 def test_refused(arguments: str, line: str, tmp_path: Path) -> None:
     assert refused("--preset", "smoke", *arguments.split(), "--results", str(tmp_path / "r")) == line

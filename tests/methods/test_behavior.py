@@ -98,6 +98,8 @@ def test_unknown_method_names_the_nearest() -> None:
         methods.get("vfg")
     with pytest.raises(BadInput, match=r"valid: avgf, bc, bc_gaussian, .*, vgf, vgf_qgf"):
         methods.get("zzzzzz")
+    many = [f"task-{number}" for number in range(100)]
+    assert methods.nearest("zzzzzz", many).endswith("task-29, and 70 more (--list)")
 
 
 @pytest.mark.parametrize("name", ["vgf", "avgf", "fql", "best_of_n"])

@@ -58,6 +58,19 @@ def test_published_sets_are_compared(name, transitions, mean, words):
     assert said.startswith(words) and right == ("DIFFERS" not in words)
 
 
+def test_a_given_set_is_compared_with_the_published_but_need_not_be_it():
+    assert check.verdict("hopper-medium-v2", "given", holding(600), {}) == (
+        True, "given; not as many transitions as published (1,000,000)"
+    )  # fmt: skip
+    assert check.verdict("hopper-medium-v2", "given", holding(999_000), {})[1].startswith("given; as many")
+
+
+def test_a_glob_must_match_in_one_of_several_suites():
+    said = command(check.main, "ogbench", "d4rl", "--tasks", "hopper-medium-v*")
+    assert said.exit_code == 0 and "1 tasks: 0 there and sound, 1 absent" in said.stdout
+    assert command(check.main, "ogbench", "--tasks", "hopper-medium-v*").exit_code == 2
+
+
 @pytest.mark.parametrize(
     ("name", "details", "right"),
     [

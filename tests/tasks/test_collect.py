@@ -152,6 +152,14 @@ def test_bad_arguments_are_named(tmp_path, change, line):
     assert not list(tmp_path.iterdir())
 
 
+def test_command_line_names_what_is_unknown_before_what_is_missing():
+    for arguments, line in ((["cube-singl-play-v0"], "did you mean 'cube-single-play-v0'"),
+                            (["cube-single-play-v0"], "needs --out PATH.npz"),
+                            (["d4rl/hopper-medium-v2"], "did you mean 'd4rl/hopper-medium'")):  # fmt: skip
+        run = subprocess.run([sys.executable, "-m", "tasks.collect", *arguments], capture_output=True, text=True)
+        assert run.returncode == 2 and line in " ".join(run.stderr.split()), run.stderr
+
+
 def test_command_line_names_the_place_it_cannot_write(tmp_path):
     (tmp_path / "file").touch()
     command = [sys.executable, "-m", "tasks.collect", "cube-single-play-v0", "--out", str(tmp_path / "file/a.npz")]

@@ -177,7 +177,7 @@ def test_an_agent_goes_on_where_it_was_stopped(small, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        ("d4rl/hopper-medum", "cannot make d4rl/hopper-medum; did you mean 'hopper-medium'?"),
+        ("d4rl/hopper-medum", "cannot make d4rl/hopper-medum; did you mean 'd4rl/hopper-medium'?"),
         ("d4rl/antmaze-umaze", "cannot make d4rl/antmaze-umaze; valid: halfcheetah-medium"),
         ("d4rl/hopper-medium --training-steps 100", "--training-steps must be at least 20000, not 100"),
         ("d4rl/hopper-medium --transitions 0", "--transitions must be at least 1, not 0"),

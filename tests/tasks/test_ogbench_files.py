@@ -221,6 +221,26 @@ def test_auto_generates_when_no_host_answers_and_says_so(cache, cube_file, monke
     assert "generated earlier" in capsys.readouterr().err
 
 
+def test_what_lies_in_a_download_s_place_is_what_it_says_it_is(cache, cube_file, capsys):
+    cache.mkdir()
+    (cache / "cube-single-play-v0.npz").write_bytes(cube_file.read_bytes())
+    assert CUBE.load("auto").provenance.origin == "generated"
+    assert "cube-single-play-v0.npz was generated, not downloaded: 12 episodes" in " ".join(
+        capsys.readouterr().err.split()
+    )
+
+
+def test_what_is_ready_is_sound(cache):
+    path = ant_file(cache / "antmaze-medium-navigate-v0.npz")
+    assert ANT.ready("download") == path
+    ant_file(path, qpos=np.zeros((12, 15)))
+    with pytest.raises(BadInput, match="changed since its first use"):
+        ANT.ready("download")
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(BadInput, match="truncated"):
+        ANT.ready("download")
+
+
 def test_auto_prefers_what_was_downloaded(cache, capsys):
     path = ant_file(cache / "antmaze-medium-navigate-v0.npz")
     (cache / "antmaze-medium-navigate-v0.npz.url").write_text("https://host/file.npz\n")
