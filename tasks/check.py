@@ -124,8 +124,8 @@ def main(
     table = Table(Column("task", no_wrap=True), *columns[:-1], Column(columns[-1], overflow="fold"))
     globs = [pattern.strip() for pattern in patterns.split(",") if pattern.strip()]
     try:
-        if data not in ("auto", "download", "generate") and not Path(data).expanduser().is_file():
-            raise BadInput(f"no such file: {data} (--data takes auto, download, generate or a file)")
+        if data not in ("auto", "download", "generate") and not Path(data).expanduser().exists():
+            raise BadInput(f"no such file: {data} (--data takes auto, download, generate or a path)")
         alone = len(suites or []) == 1
         chosen = [task for suite in suites or list(tasks.SUITES) for task in _tasks(suite, globs, alone)]
         if not chosen:
