@@ -176,15 +176,14 @@ def test_work_is_shared_and_skipped(whole: Path) -> None:
     assert not list(whole.rglob("*.tmp")) and not list(whole.rglob("unfinished*"))
 
 
+@pytest.mark.slow  # a job alone is stopped in tests/methods/language/test_losses.py
 @pytest.mark.parametrize(
     "accident",
     [
         "methods.language.training:Training.run 2 after SIGTERM",  # of SFT's three spans, and again
-        # between a seed's work and its being kept
-        pytest.param("harness.parts:write_part 3 before SIGKILL", marks=pytest.mark.slow),
-        # while responding; and where all is there but the rows
-        pytest.param("methods.language.respond:Chunked.run 3 after SIGINT", marks=pytest.mark.slow),
-        pytest.param("harness.language:LanguageEvaluator.run 1 before SIGKILL", marks=pytest.mark.slow),
+        "harness.parts:write_part 3 before SIGKILL",  # between a seed's work and its being kept
+        "methods.language.respond:Chunked.run 3 after SIGINT",  # while responding
+        "harness.language:LanguageEvaluator.run 1 before SIGKILL",  # where all is there but the rows
     ],
 )
 def test_what_is_stopped_goes_on_as_if_it_had_not_been(

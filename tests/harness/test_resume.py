@@ -105,13 +105,21 @@ def test_the_same_command_again_skips_and_changes_nothing(reference: Path, tmp_p
 # ---- stopped and killed ----
 
 
-def test_stopped_by_signals_and_continued(command: Command, reference: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "accidents",
+    [
+        ("harness.train:Trainer.run 1 after SIGTERM",  # halfway through the behaviour
+         "harness.evaluate:Evaluator.run 2 before SIGINT"),  # at step 20, evaluated anew
+        # step 40: trained to the end, but not evaluated
+        pytest.param(("harness.train:Trainer.run 6 after SIGTERM",), marks=pytest.mark.slow),
+    ],
+    ids=["along", "at the end"],
+)  # fmt: skip
+def test_stopped_by_signals_and_continued(
+    command: Command, reference: Path, tmp_path: Path, accidents: tuple[str, ...]
+) -> None:
     arguments = (*SMALL, "--results", str(tmp_path))
-    for accident in (
-        "harness.train:Trainer.run 1 after SIGTERM",  # halfway through the behaviour
-        "harness.evaluate:Evaluator.run 2 before SIGINT",  # at step 20, evaluated anew
-        "harness.train:Trainer.run 2 after SIGTERM",  # step 40: trained to the end, but not evaluated
-    ):
+    for accident in accidents:
         stopped = command.run(*arguments, accident=accident)
         assert stopped.returncode == 130, (accident, stopped.stderr)
         assert "the same command continues" in stopped.stderr
