@@ -25,6 +25,7 @@ from rich.table import Column, Table
 
 import tasks
 from methods.core import Absent, BadInput
+from tasks.collect_d4rl import fewest
 from tasks.core import Dataset
 from tasks.language import Corpus
 
@@ -82,7 +83,7 @@ def verdict(name: str, origin: str, found: Contents, details: Mapping[str, Any])
         recipe = details.get("recipe", {})
         if (asked := recipe.get("episodes")) is not None and found.episodes != asked:
             return False, f"DIFFERS: {found.episodes} episodes, {asked} were asked for"
-        least = _least(name, recipe, details)
+        least = fewest(name, details) if "transitions" in recipe else 0
         if found.transitions < least:
             return False, f"DIFFERS: {found.transitions:,} transitions, {least:,} were asked for"
         return True, "as asked for" if asked or least else "made here: nothing to compare with"
@@ -98,15 +99,6 @@ def verdict(name: str, origin: str, found: Contents, details: Mapping[str, Any])
     if mean and abs(found.mean_return - float(mean)) > RETURN_TOLERANCE * abs(float(mean)):
         return False, f"DIFFERS: a mean return of {mean} was expected ({expected['source']})"
     return True, "as expected"
-
-
-def _least(name: str, recipe: Mapping[str, Any], details: Mapping[str, Any]) -> int:
-    """Transitions that a set of D4RL's kind has at least; 0 where no recipe tells."""
-    if "transitions" not in recipe:
-        return 0
-    if "-replay" in name:  # all that the agent had seen by then
-        return int(details["medium_step"])
-    return int(recipe["transitions"]) * (2 if "-expert" in name else 1)
 
 
 def main(

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,13 @@ def _episodes(
                 first_seed += ROWS
     expert = f" and at step {chosen.expert_step}, half and half" if len(parts) == 2 else ""
     return episodes, f"Episodes of {medium}{expert}"
+
+
+def fewest(name: str, metadata: Mapping[str, Any]) -> int:
+    """Transitions that a set made here has at least, by its metadata; a policy's last episode is kept whole."""
+    if "-replay" in name:  # all that the agent had seen by then
+        return int(metadata["medium_step"])
+    return int(metadata["recipe"]["transitions"]) * (2 if "-expert" in name else 1)
 
 
 def rollout(act: Act, environment: str, first_seed: int, rows: int = ROWS) -> list[Episode]:

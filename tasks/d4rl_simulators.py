@@ -85,8 +85,8 @@ def make_locomotion(env_id: str) -> gymnasium.Env[Any, Any]:
 def clone_locomotion(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
     """A simulator independent of `env` and equal to it but for its state: until it is reset, that of a new one.
 
-    The two share the compiled model, which no episode changes: less memory, and what many simulators touch in turn fits
-    a core's cache better. Use clones in one process and one thread only.
+    The two share the compiled model, which no episode changes, and so take less memory. Use clones in one process and
+    one thread only.
     """
     with _without_advice():
         copied = copy.deepcopy(env)  # wrappers are copied; the environment itself is built anew

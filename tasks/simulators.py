@@ -140,9 +140,8 @@ class _Simulators:
 def _homes(workers: int) -> list[int | None]:
     """The core that each of so many workers stays on: one each where there is one for each, else none.
 
-    Workers that wait for one parent are woken by it at every step, and the kernel likes to run whom it wakes beside
-    the waker: two of two cores' workers would then take turns on one of them. The price: beside a foreign process that
-    keeps a core busy, the worker of that core cannot give way, and all wait for it.
+    Workers that wait for one parent are woken by it at every step; so none of them is ever put where another runs.
+    The price: beside a foreign process that keeps a core busy, the worker of that core cannot give way, and all wait.
     """
     if not hasattr(os, "sched_setaffinity") or workers != cores():
         return [None] * workers

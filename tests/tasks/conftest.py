@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tasks.collect import collect
@@ -24,3 +25,10 @@ def d4rl_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
     monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path / "d4rl"))
     return tmp_path / "d4rl"
+
+
+def nan_at(row: int, *shape: int) -> np.ndarray:
+    """Zeros but for a row that is not finite."""
+    values = np.zeros(shape, np.float32)
+    values[row] = np.nan
+    return values

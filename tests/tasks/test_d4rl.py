@@ -14,6 +14,7 @@ import tasks
 from methods.core import BadInput
 from tasks import d4rl, fetch, minari_data
 from tasks.core import RewardTransform
+from tests.tasks.conftest import nan_at
 from tests.tasks.d4rl_file import d4rl_file
 
 HOPPER = d4rl.get("hopper-medium-v2")
@@ -150,12 +151,6 @@ def test_scores_are_d4rl_s(name, low, high):
 
 
 # ---- what is refused ----
-
-
-def nan_at(row: int, *shape: int) -> np.ndarray:
-    values = np.zeros(shape, np.float32)
-    values[row] = np.nan
-    return values
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 
 from methods.core import BadInput
 from tasks import collect, fetch, ogbench
+from tests.tasks.conftest import nan_at
 
 ANT = ogbench.OGBenchTask("antmaze-medium-navigate-singletask-task1-v0")
 CUBE = ogbench.OGBenchTask("cube-single-play-singletask-task2-v0")
@@ -109,12 +110,6 @@ def test_validation_data_are_not_trained_on(tmp_path):
     (tmp_path / "a-val.npz").write_bytes(b"whatever")
     after = ANT.load(str(path)).transitions
     assert len(after["rewards"]) == 9 and all(np.array_equal(after[name], before[name]) for name in before)
-
-
-def nan_at(row: int, *shape: int) -> np.ndarray:
-    values = np.zeros(shape, np.float32)
-    values[row] = np.nan
-    return values
 
 
 @pytest.mark.parametrize(
