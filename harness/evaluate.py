@@ -15,7 +15,8 @@ from harness.train import quick_compile, seed_keys
 from methods.core import Key, Method, State, act_keys
 from methods.learner import part_key
 from tasks.core import Task, Transitions
-from tasks.simulators import SimulatorPool
+from tasks.lockstep import simulators
+from tasks.simulators import SimulatorPool, Simulators
 
 PROBES = 16  # observations at which candidates are recorded
 
@@ -34,7 +35,7 @@ class Evaluator:
         self.episode_seeds = np.tile(np.arange(episodes), len(seeds) * len(settings))
         self.keys = seed_keys(seeds)
         self._act = jax.jit(self._act_all)
-        self._pool: SimulatorPool | None = None
+        self._pool: Simulators | SimulatorPool | None = None
 
     def __enter__(self) -> Evaluator:
         return self
@@ -64,8 +65,7 @@ class Evaluator:
         """
         n, width = len(self.seeds) * self.rows, self.task.spec.action_dim
         if self._pool is None:
-            workers = 0 if self.task.cheap else None
-            self._pool = SimulatorPool(self.task.make_env, n, workers, clone=self.task.clone)
+            self._pool = simulators(self.task, n)
         keys = jax.vmap(lambda key: jax.random.fold_in(part_key(key, "evaluate"), step))(self.keys)
         obs = self._pool.reset(self.episode_seeds)
         active, success = np.ones(n, bool), np.zeros(n, bool)

@@ -24,7 +24,7 @@ from harness.train import seed_keys, span
 from methods.core import Array, Columns, Key, Method, Stage, State
 from methods.learner import part_key
 from tasks.core import RewardTransform, Task
-from tasks.simulators import SimulatorPool
+from tasks.lockstep import simulators
 
 if TYPE_CHECKING:
     from harness.checkpoint import StageStore
@@ -155,7 +155,7 @@ class Rollout:
         `reward`: what the dataset's rewards went through. `seconds`: takes the simulators' time, as "simulate"."""
         self.seeds, self.episode, self.horizon = tuple(seeds), np.array(episode), task.spec.horizon
         n = len(self.seeds)
-        self.pool = SimulatorPool(task.make_online_env, n, 0 if task.cheap else None, clone=task.clone)
+        self.pool = simulators(task, n, online=True)
         self.length, self.returns, self.success = np.zeros(n, int), np.zeros(n), np.zeros(n, bool)
         self.ended = np.zeros((3, n), np.float32)  # since the last report: episodes, their returns, their successes
         self.reward, self.seconds = reward, seconds

@@ -26,8 +26,8 @@ from tasks import minari_data
 from tasks.d4rl_agent import SNAPSHOT_EVERY, Act, Agent, Recipe, bar
 from tasks.d4rl_simulators import SIMULATORS
 from tasks.fetch import atomic_write, locked
+from tasks.lockstep import Lockstep
 from tasks.minari_data import Episode
-from tasks.simulators import SimulatorPool
 
 ENVIRONMENTS = ("halfcheetah", "hopper", "walker2d")
 KINDS = ("medium", "medium-replay", "medium-expert")
@@ -128,7 +128,7 @@ def fewest(name: str, metadata: Mapping[str, Any]) -> int:
 def rollout(act: Act, environment: str, first_seed: int, rows: int = ROWS) -> list[Episode]:
     """`rows` whole episodes, seeded by `first_seed` and the numbers that follow."""
     simulator = SIMULATORS[environment]
-    with SimulatorPool(simulator.make, rows, workers=0) as pool:
+    with Lockstep(simulator.make, rows, simulator.rules, simulator.horizon, simulator.clone) as pool:
         obs, active = pool.reset(first_seed + np.arange(rows)), np.ones(rows, bool)
         trails: list[Any] = [([obs[row]], [], [], []) for row in range(rows)]
         while active.any():

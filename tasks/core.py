@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
@@ -14,6 +14,9 @@ from methods.core import BadInput, TaskSpec
 
 if TYPE_CHECKING:
     import gymnasium
+
+    from tasks.lockstep import MakeRules
+    from tasks.simulators import Clone
 
 __all__ = ["BadInput", "Dataset", "Provenance", "RewardTransform", "Task", "TaskSpec", "Whereabouts",
            "check_transitions"]  # fmt: skip
@@ -96,8 +99,13 @@ class Task(Protocol):
         """Whether simulators are so light that worker processes would cost more than they save."""
 
     @property
-    def clone(self) -> Callable[[gymnasium.Env], gymnasium.Env] | None:
+    def clone(self) -> Clone | None:
         """Copies a simulator where that is cheaper than `make_env`; None where it is not."""
+
+    @property
+    def rules(self) -> MakeRules | None:
+        """What MuJoCo's work in a step comes to, for many simulators at once, which is quicker than one by one; given
+        a built simulator. None where only a simulator's own `step` knows."""
 
     def load(self, data: str) -> Dataset:
         """The training transitions. `data`: "auto", "download", "generate", or a file's path.

@@ -12,7 +12,7 @@ by 1000 / (largest - smallest return of the data's episodes), AntMaze's are r - 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,8 +27,10 @@ from tasks.collect_d4rl import DATASETS as COLLECTED
 from tasks.collect_d4rl import dataset_id
 from tasks.core import Dataset, Whereabouts
 from tasks.d4rl_files import cut_episodes, read_hdf5
-from tasks.d4rl_simulators import SIMULATORS, clone_locomotion
+from tasks.d4rl_simulators import SIMULATORS
+from tasks.lockstep import MakeRules
 from tasks.minari_tasks import MinariTask
+from tasks.simulators import Clone
 
 HOST = "http://rail.eecs.berkeley.edu/datasets/offline_rl"
 _MAZE = "ant_maze_v2/Ant_maze_{}_noisy_multistart_{}_multigoal_{}_sparse_fixed.hdf5"
@@ -118,9 +120,14 @@ class D4RLTask:
         return self.make_env()
 
     @property
-    def clone(self) -> Callable[[gymnasium.Env[Any, Any]], gymnasium.Env[Any, Any]] | None:
-        """Copies a simulator, for `SimulatorPool`; None for AntMaze."""
-        return None if self.maze else clone_locomotion
+    def clone(self) -> Clone | None:
+        """See `tasks.core.Task`."""
+        return SIMULATORS[self.environment].clone
+
+    @property
+    def rules(self) -> MakeRules:
+        """See `tasks.core.Task`."""
+        return SIMULATORS[self.environment].rules
 
     @property
     def reference(self) -> scores.Reference:

@@ -17,7 +17,7 @@ import copy
 import importlib.util
 import io
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,9 @@ from typing import Any
 import gymnasium
 import mujoco
 import numpy as np
+
+from tasks.lockstep import MakeRules, Moved, Outcome, Rules
+from tasks.simulators import Clone, MakeEnv
 
 CELL = 4.0  # metres, of a maze
 REACHED = 0.5  # metres from the goal
@@ -71,7 +74,9 @@ class Simulator:
     obs_dim: int
     action_dim: int
     horizon: int  # steps to the time limit
-    make: Callable[[], gymnasium.Env[Any, Any]]
+    make: MakeEnv
+    clone: Clone | None  # copies one where that is cheaper than `make`
+    rules: MakeRules
     env_id: str  # gymnasium's
 
 
@@ -95,6 +100,37 @@ def clone_locomotion(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
     base.data = mujoco.MjData(base.model)
     base.mujoco_renderer.model, base.mujoco_renderer.data = base.model, base.data
     return copied
+
+
+class WalkerRules(Rules):
+    """Hopper, Walker2d and HalfCheetah: the reward is the speed forward, less the actions' cost, and 1 for being alive
+    where one can fall, which ends the episode. Success is not spoken of."""
+
+    advance = staticmethod(mujoco.mj_step)
+
+    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
+        base: Any = env.unwrapped
+        self.dt, self.speed, self.cost = base.dt, base._forward_reward_weight, base._ctrl_cost_weight
+        self.falls = hasattr(base, "_healthy_z_range")
+        if self.falls:
+            self.alive, self.height, self.pitch = base._healthy_reward, base._healthy_z_range, base._healthy_angle_range
+            self.state = getattr(base, "_healthy_state_range", None)
+
+    def outcome(self, moved: Moved) -> Outcome:
+        forward = self.speed * ((moved.qpos[:, 0] - moved.before[:, 0]) / self.dt)
+        cost = self.cost * np.square(moved.actions).sum(axis=1)
+        nobody = np.zeros(len(forward), bool)
+        if not self.falls:
+            return Outcome(np.concatenate([moved.qpos[:, 1:], moved.qvel], axis=1), forward - cost, nobody, nobody)
+        healthy = _within(moved.qpos[:, 1], self.height) & _within(moved.qpos[:, 2], self.pitch)
+        if self.state:
+            healthy &= _within(np.concatenate([moved.qpos[:, 2:], moved.qvel], axis=1), self.state).all(axis=1)
+        obs = np.concatenate([moved.qpos[:, 1:], moved.qvel.clip(-10, 10)], axis=1)
+        return Outcome(obs, forward + self.alive - cost, ~healthy, nobody)
+
+
+def _within(values: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
+    return (limits[0] < values) & (values < limits[1])
 
 
 @contextlib.contextmanager
@@ -146,6 +182,29 @@ class AntMaze(gymnasium.Wrapper[Any, Any, Any, Any]):
         return np.concatenate([obs["achieved_goal"] - self._start, obs["observation"]])
 
 
+class AntMazeRules(Rules):
+    """`AntMaze.step`, for many at once."""
+
+    advance = staticmethod(mujoco.mj_step)
+
+    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
+        assert isinstance(env, AntMaze)
+        self.start = env._start
+
+    def body(self, env: gymnasium.Env[Any, Any]) -> Any:
+        base: Any = env.unwrapped
+        return base.ant_env
+
+    def goal(self, env: gymnasium.Env[Any, Any]) -> np.ndarray:
+        base: Any = env.unwrapped
+        return base.goal
+
+    def outcome(self, moved: Moved) -> Outcome:
+        reached = np.linalg.norm(moved.qpos[:, :2] - moved.goals, axis=1) <= REACHED
+        obs = np.concatenate([moved.qpos[:, :2] - self.start, moved.qpos[:, 2:], moved.qvel], axis=1)
+        return Outcome(obs, reached.astype(float), reached, reached)
+
+
 def _cell(rows: list[list[Any]], kind: str) -> np.ndarray:
     return np.array(next((i, row.index(kind)) for i, row in enumerate(rows) if kind in row))
 
@@ -168,10 +227,16 @@ def register_robotics() -> None:
         gymnasium.register_envs(gymnasium_robotics)
 
 
+def _walker(obs_dim: int, action_dim: int, env_id: str) -> Simulator:
+    return Simulator(obs_dim, action_dim, 1000, partial(make_locomotion, env_id), clone_locomotion, WalkerRules, env_id)
+
+
+def _maze(maze: str) -> Simulator:
+    horizon = 700 if maze == "umaze" else 1000
+    return Simulator(29, 8, horizon, partial(AntMaze, maze), None, AntMazeRules, "AntMaze_UMaze-v5")
+
+
 SIMULATORS: dict[str, Simulator] = {
-    "halfcheetah": Simulator(17, 6, 1000, partial(make_locomotion, "HalfCheetah-v4"), "HalfCheetah-v4"),
-    "hopper": Simulator(11, 3, 1000, partial(make_locomotion, "Hopper-v4"), "Hopper-v4"),
-    "walker2d": Simulator(17, 6, 1000, partial(make_locomotion, "Walker2d-v4"), "Walker2d-v4"),
-    **{f"antmaze-{maze}": Simulator(29, 8, 700 if maze == "umaze" else 1000, partial(AntMaze, maze), "AntMaze_UMaze-v5")
-       for maze in MAZES},
+    "halfcheetah": _walker(17, 6, "HalfCheetah-v4"), "hopper": _walker(11, 3, "Hopper-v4"),
+    "walker2d": _walker(17, 6, "Walker2d-v4"), **{f"antmaze-{maze}": _maze(maze) for maze in MAZES},
 }  # fmt: skip

@@ -33,6 +33,7 @@ class MinariTask:
     choices: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     cheap: ClassVar[bool] = False
     clone: ClassVar[None] = None
+    rules: ClassVar[None] = None
 
     @property
     def dataset_id(self) -> str:

@@ -16,7 +16,7 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -31,7 +31,9 @@ from methods.core import BadInput, TaskSpec
 from tasks import collect, fetch
 from tasks.core import LARGEST_ACTION, Dataset, Provenance, Whereabouts, check_transitions
 from tasks.fetch import console
+from tasks.lockstep import MakeRules
 from tasks.ogbench_simulators import SharedModel, clone, is_manipulation, widths
+from tasks.simulators import Clone
 
 HOSTS = (
     ogbench.utils.DATASET_URL,
@@ -130,9 +132,18 @@ class OGBenchTask:
         return SharedModel(env) if is_manipulation(self.env_id) else env
 
     @property
-    def clone(self) -> Callable[[gymnasium.Env[Any, Any]], gymnasium.Env[Any, Any]] | None:
-        """Copies a simulator where that is cheaper than `make_env`, for `SimulatorPool`; None in the mazes."""
+    def clone(self) -> Clone | None:
+        """See `tasks.core.Task`; None in the mazes."""
         return clone if is_manipulation(self.env_id) else None
+
+    @property
+    def rules(self) -> MakeRules | None:
+        """See `tasks.core.Task`; None for arms, points, and where a teleport's other end is drawn at random."""
+        if "teleport" in self.env_id or not self.env_id.startswith(("ant", "humanoid")):
+            return None
+        from tasks import ogbench_mazes  # late: it loads MuJoCo
+
+        return ogbench_mazes.rules
 
     def score(self, episode_return: np.ndarray, success: np.ndarray) -> np.ndarray:
         """100 for an episode that succeeded at any step."""

@@ -13,7 +13,7 @@ import traceback
 import types
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 
@@ -86,11 +86,21 @@ def die_with_parent() -> None:
     threading.Thread(target=watch, args=(mp.parent_process(),), daemon=True).start()
 
 
-class _Simulators:
-    """The simulators of one process. A row depends on its own seed and actions alone."""
+class Simulators:
+    """`n` simulators in this process, stepped one after another: for cheap ones, and in each worker of a pool.
 
-    def __init__(self, make_env: MakeEnv, n: int, clone: Clone | None, alone: bool = False) -> None:
-        """`alone` in their process: nobody else draws from its global generator, so it need not be put back."""
+    An episode is a function of its seed and actions, down to the last bit: which rows run beside it and what a
+    simulator did before make no difference.
+
+    Args:
+      make_env: builds a simulator.
+      n: simulators.
+      clone: makes an independent simulator from a built one where that is cheaper than `make_env`.
+      alone: nobody else in this process draws from NumPy's global generator, so it need not be put back.
+    """
+
+    def __init__(self, make_env: MakeEnv, n: int, clone: Clone | None = None, alone: bool = False) -> None:
+        self.n = n
         self.generator = contextlib.nullcontext if alone else _global_generator
         first = make_env()
         self.envs = [first, *(clone(first) if clone else make_env() for _ in range(n - 1))]
@@ -98,19 +108,21 @@ class _Simulators:
         self.steps = np.zeros(n, np.int64)
         self.obs = np.empty((n, 0), np.float32)
 
-    def reset(self, seeds: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray]:
+    def reset(self, seeds: np.ndarray, chosen: np.ndarray | None = None) -> np.ndarray:
+        """Starts an episode in every simulator, or where `chosen` (bool `[n]`; after a first time in all of them), with
+        `seeds` (int `[n]`, each in [0, 2^32)). Observations `[n, o]`: those of the others as they were."""
+        chosen = np.ones(self.n, bool) if chosen is None else chosen
         self.seeds[chosen], self.steps[chosen] = seeds[chosen], 0
         rows = list(self.obs) if self.obs.size else [np.empty(0, np.float32)] * len(self.envs)
         with self.generator():
             for row in np.flatnonzero(chosen).tolist():
                 rows[row] = self._reset(row)
         self.obs = np.stack(rows).astype(np.float32)  # anew: what was handed out earlier stays as it was
-        return (self.obs,)
+        return self.obs
 
     def step(self, actions: np.ndarray, active: np.ndarray) -> Steps:
-        n = len(self.envs)
-        self.obs = self.obs.copy()  # what was handed out earlier stays as it was
-        out = Steps(self.obs, np.zeros(n), *(np.zeros(n, bool) for _ in range(3)))
+        """Steps the simulators where `active` (bool `[n]`) with `actions` (float32 `[n, a]`)."""
+        out = self._unmoved()
         with self.generator():
             for row in np.flatnonzero(active).tolist():
                 self.steps[row] += 1
@@ -124,6 +136,17 @@ class _Simulators:
     def close(self) -> None:
         for env in self.envs:
             env.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _unmoved(self) -> Steps:
+        """Of a step in which nothing was stepped yet."""
+        self.obs = self.obs.copy()  # what was handed out earlier stays as it was
+        return Steps(self.obs, np.zeros(self.n), *(np.zeros(self.n, bool) for _ in range(3)))
 
     def _reset(self, row: int) -> np.ndarray:
         env, seed = self.envs[row], int(self.seeds[row])
@@ -166,7 +189,7 @@ def _work(pipe: Connection, make_env: MakeEnv, n: int, clone: Clone | None, core
         if core is not None:
             with contextlib.suppress(OSError):  # forbidden here: a worker then goes where it is put
                 os.sched_setaffinity(0, {core})
-        simulators = _Simulators(make_env, n, clone, alone=True)
+        simulators = Simulators(make_env, n, clone, alone=True)
         pipe.send((True, None))
         while request := pipe.recv():
             method, arguments = request
@@ -180,10 +203,7 @@ def _work(pipe: Connection, make_env: MakeEnv, n: int, clone: Clone | None, core
 
 
 class SimulatorPool:
-    """`n` simulators in `workers` processes (default: one a core; 0: in this process, for cheap tasks).
-
-    An episode is a function of its seed and actions: how many workers there are, which rows run beside it and
-    what a simulator did before make no difference, down to the last bit.
+    """`n` simulators in `workers` processes (default: one a core), with `Simulators`' methods; its episodes, too.
 
     Args:
       make_env: builds a simulator; pickled to the workers, so a module's function or an object's method.
@@ -199,7 +219,6 @@ class SimulatorPool:
         self.n = n
         workers = min(n, cores() if workers is None else workers)
         self._rows = [np.arange(worker, n, workers) for worker in range(workers)]
-        self._local = None if workers else _Simulators(make_env, n, clone)
         self._pipes: list[Connection] = []
         self._processes: list[Any] = []
         context = mp.get_context("spawn")
@@ -220,24 +239,17 @@ class SimulatorPool:
             raise
 
     def reset(self, seeds: np.ndarray, chosen: np.ndarray | None = None) -> np.ndarray:
-        """Starts an episode in every simulator, or where `chosen` (bool `[n]`; after a first time in all of them), with
-        `seeds` (int `[n]`, each in [0, 2^32)). Observations `[n, o]`: those of the others as they were."""
+        """See `Simulators.reset`."""
         chosen = np.ones(self.n, bool) if chosen is None else chosen
-        if self._local:
-            return self._local.reset(seeds, chosen)[0]
-        return self._merge(tuple, self._ask("reset", [(seeds[rows], chosen[rows]) for rows in self._rows]))[0]
+        answers = self._ask("reset", [(seeds[rows], chosen[rows]) for rows in self._rows])
+        return self._merge(tuple, [(obs,) for obs in answers])[0]
 
     def step(self, actions: np.ndarray, active: np.ndarray) -> Steps:
-        """Steps the simulators where `active` (bool `[n]`) with `actions` (float32 `[n, a]`)."""
-        if self._local:
-            return self._local.step(actions, active)
+        """See `Simulators.step`."""
         return self._merge(Steps._make, self._ask("step", [(actions[rows], active[rows]) for rows in self._rows]))
 
     def close(self) -> None:
         """Ends the workers; safe to call twice and after a failure."""
-        if self._local:
-            self._local.close()
-            self._local = None
         for pipe in self._pipes:
             with contextlib.suppress(OSError):
                 pipe.send(None)
@@ -250,13 +262,13 @@ class SimulatorPool:
                 process.join()
         self._pipes, self._processes = [], []
 
-    def __enter__(self) -> SimulatorPool:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _ask(self, method: str, arguments: list[tuple]) -> list[tuple]:
+    def _ask(self, method: str, arguments: list[tuple]) -> list[Any]:
         if not self._pipes:
             raise RuntimeError("the simulators are closed")
         for worker, pipe in enumerate(self._pipes):

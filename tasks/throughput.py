@@ -30,7 +30,8 @@ from rich.table import Table
 import tasks
 from methods.core import BadInput
 from tasks.fetch import atomic_write
-from tasks.simulators import SimulatorPool, cores, lean_children
+from tasks.lockstep import simulators
+from tasks.simulators import Simulators, cores, lean_children
 
 FAMILIES = (  # one task of each
     "cube-single-play-singletask-v0", "scene-play-singletask-v0", "puzzle-3x3-play-singletask-v0",
@@ -73,7 +74,7 @@ def measure(task: Any, rows: int, steps: int, turns: int) -> Measurement:
     actions = rng.uniform(-1.0, 1.0, (rows, width)).astype(np.float32)
     env, everyone = task.make_env(), np.ones(rows, bool)
     loop = pooled = 0.0  # seconds
-    with SimulatorPool(task.make_env, rows, clone=task.clone) as pool:
+    with simulators(task, rows) as pool:
         for turn in range(turns):
             for row in range(turn, rows, turns):
                 env.reset(seed=row)
@@ -105,7 +106,7 @@ def memory(task: Any, rows: int) -> Memory:
 
 def _memory(task: Any, rows: int) -> float:
     before = _resident_mb()
-    with SimulatorPool(task.make_env, rows, workers=0, clone=task.clone) as pool:
+    with Simulators(task.make_env, rows, task.clone) as pool:
         pool.reset(np.arange(rows))
         return _resident_mb() - before
 

@@ -75,6 +75,7 @@ class ToyTask:
     choices: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     cheap: ClassVar[bool] = True
     clone: ClassVar[None] = None
+    rules: ClassVar[None] = None
 
     def sized(self, episodes: int) -> ToyTask:
         del episodes  # the data are always the same

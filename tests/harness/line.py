@@ -45,6 +45,7 @@ class LineTask:
 
     cheap: bool = True
     clone: None = None
+    rules: None = None
     suite: str = "test"
     name: str = "line"
     spec: TaskSpec = TaskSpec(2, 1, HORIZON)  # noqa: RUF009 (frozen)

@@ -15,7 +15,8 @@ import psutil
 import pytest
 
 from tasks import d4rl, ogbench
-from tasks.simulators import SimulatorPool, cores
+from tasks.lockstep import simulators
+from tasks.simulators import SimulatorPool, Simulators, cores
 
 # One of each family; success depends on none of them here.
 FAMILIES = ("cube-double-play", "scene-play", "puzzle-3x3-play", "antmaze-teleport-navigate",
@@ -47,13 +48,18 @@ class Probe(gymnasium.Env[Any, Any]):
         return self._obs(), value, value > 1, self.t == 3, {"success": float(value > 0)}
 
 
+def probes(n: int, workers: int) -> Simulators | SimulatorPool:
+    """In so many processes, or in this one."""
+    return SimulatorPool(Probe, n, workers) if workers else Simulators(Probe, n)
+
+
 def broken() -> Probe:
     raise ArithmeticError("cannot be built")
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_rows_keep_their_order_and_inactive_ones_rest(workers):
-    with SimulatorPool(Probe, 5, workers) as pool:
+    with probes(5, workers) as pool:
         first = pool.reset(np.arange(5))
         assert first.shape == (5, 4) and first.dtype == np.float32
         actions = np.array([[-1], [0.5], [2], [0], [3]], np.float32)
@@ -74,7 +80,7 @@ def test_rows_keep_their_order_and_inactive_ones_rest(workers):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_episodes_that_are_over_give_way_and_the_others_go_on(workers):
     """A chosen row starts as it would with all of them; what was handed out before stays as it was."""
-    with SimulatorPool(Probe, 3, workers) as pool:
+    with probes(3, workers) as pool:
         pool.reset(np.arange(3))
         before = pool.step(np.zeros((3, 1), np.float32), np.ones(3, bool)).obs
         obs = pool.reset(np.array([0, 7, 0]), np.array([False, True, False]))
@@ -102,7 +108,7 @@ def test_workers_keep_a_core_each_where_there_is_one_for_each():
 
 
 def test_global_generator_is_each_rows_own():
-    with SimulatorPool(Probe, 3, 0) as pool:
+    with Simulators(Probe, 3) as pool:
         state = np.random.get_state()[1].copy()
         together = [pool.reset(np.array([5, 6, 5])), pool.step(np.zeros((3, 1)), np.ones(3, bool)).obs]
         np.testing.assert_array_equal(state, np.random.get_state()[1])
@@ -162,7 +168,7 @@ def test_real_episodes_depend_on_nothing_but_seed_and_actions(dataset):
     active = np.ones((12, 3), bool)
     active[6:, 1] = False
 
-    def episode(pool: SimulatorPool, rows: np.ndarray) -> np.ndarray:
+    def episode(pool: Simulators | SimulatorPool, rows: np.ndarray) -> np.ndarray:
         obs = [pool.reset(seeds[rows])]
         for step in range(12):
             obs.append(pool.step(actions[step, rows], active[step, rows]).obs)
@@ -175,7 +181,7 @@ def test_real_episodes_depend_on_nothing_but_seed_and_actions(dataset):
     assert np.abs(np.diff(wanted[:, 0], axis=0)).max() > 0.01
     assert not np.array_equal(wanted[0, 0], wanted[0, 1])
     np.testing.assert_array_equal(wanted[7:, 1], np.broadcast_to(wanted[6, 1], (6, task.spec.obs_dim)))
-    with SimulatorPool(task.make_env, 3, 0, task.clone) as pool:
+    with Simulators(task.make_env, 3, task.clone) as pool:
         np.testing.assert_array_equal(episode(pool, rows), wanted)
         order = rows[::-1]
         np.testing.assert_array_equal(episode(pool, order), wanted[:, order])
@@ -186,7 +192,7 @@ def test_real_episodes_depend_on_nothing_but_seed_and_actions(dataset):
 def test_scenes_and_puzzles_step_and_score(dataset):
     """What takes longer, their independence of company, is tried above where time is no matter."""
     task = ogbench.get(f"{dataset}-singletask-v0")
-    with SimulatorPool(task.make_env, 1, workers=0) as pool:
+    with Simulators(task.make_env, 1) as pool:
         assert fifty_steps_and_a_score(pool, task) == 0
 
 
@@ -197,11 +203,11 @@ def test_scenes_and_puzzles_step_and_score(dataset):
 )  # fmt: skip
 def test_d4rl_s_simulators_step_and_score(name, low, high):
     task = d4rl.get(name)
-    with SimulatorPool(task.make_env, 2, workers=0, clone=task.clone) as pool:
+    with simulators(task, 2) as pool:
         assert low <= fifty_steps_and_a_score(pool, task) <= high
 
 
-def fifty_steps_and_a_score(pool: SimulatorPool, task: Any) -> float:
+def fifty_steps_and_a_score(pool: Simulators | SimulatorPool, task: Any) -> float:
     """Of the pool's first simulator, at random, as an evaluation does it."""
     rng, success, returns = np.random.default_rng(0), np.zeros(pool.n, bool), np.zeros(pool.n)
     active, obs = np.arange(pool.n) == 0, [pool.reset(np.full(pool.n, 5))[0]]

@@ -34,7 +34,7 @@ def test_a_measurement_is_of_steps_and_of_memory(monkeypatch):
     begun: list[int] = []
     env = SimpleNamespace(reset=lambda seed: begun.append(seed), step=lambda action: step("env"), close=lambda: None)
     pool = SimpleNamespace(reset=lambda seeds: None, step=lambda actions, active: step("pool"))
-    monkeypatch.setattr(throughput, "SimulatorPool", lambda make_env, n, clone: contextlib.nullcontext(pool))
+    monkeypatch.setattr(throughput, "simulators", lambda task, n: contextlib.nullcontext(pool))
     task = SimpleNamespace(name="made", spec=TaskSpec(2, 1, 6), make_env=lambda: env, clone=None)
     found = throughput.measure(task, rows=8, steps=20, turns=2)
     # a second for 20 steps of each of 8 episodes in the loop, and one, twice, for 20 of the pool's 8 rows

@@ -1,0 +1,150 @@
+"""MuJoCo's simulators in step: the physics of all of them in threads, and the rest of a step for all of them at once.
+
+A walker's own `step` spends half its time in Python, on a few numbers. Here that half is a few array operations for
+all rows together. MuJoCo runs without Python's lock, so threads of one process are enough to use every core, and none
+waits for another but at the end of the step: each takes the next row that is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from tasks.simulators import Clone, MakeEnv, SimulatorPool, Simulators, Steps, cores
+
+if TYPE_CHECKING:
+    import gymnasium
+
+    from tasks.core import Task
+
+
+class Moved(NamedTuple):
+    """What `n` simulators did in a step. Positions and velocities are MuJoCo's generalised ones."""
+
+    before: np.ndarray  # float64 [n, q], positions before it
+    qpos: np.ndarray  # float64 [n, q]
+    qvel: np.ndarray  # float64 [n, v]
+    actions: np.ndarray  # float32 [n, a]
+    goals: np.ndarray  # float64 [n, g], what `Rules.goal` said when the episode began
+    seen: tuple[np.ndarray, ...]  # float64 [n, ...] each, the arrays that `Rules.sees` names
+
+
+class Outcome(NamedTuple):
+    """What the simulators say of it."""
+
+    obs: np.ndarray  # [n, o]
+    reward: np.ndarray  # float64 [n]
+    terminated: np.ndarray  # bool [n]
+    success: np.ndarray  # bool [n]
+
+
+class Rules:
+    """What a kind of simulator's own `step` does, for many at once and with the very same results.
+
+    They draw no random numbers, and depend on nothing but what `Moved` holds.
+    """
+
+    sees: tuple[str, ...] = ()  # arrays of `mujoco.MjData`, besides positions and velocities
+    advance: Callable[[Any, Any, int], None]  # of (model, data, number of MuJoCo's steps), run in threads: `mj_step`
+
+    def body(self, env: gymnasium.Env[Any, Any]) -> Any:
+        """gymnasium's `MujocoEnv` in `env`, with `model`, `data` and `frame_skip`."""
+        return env.unwrapped
+
+    def goal(self, env: gymnasium.Env[Any, Any]) -> np.ndarray:
+        """What of the episode that just began `outcome` needs, `[g]`."""
+        del env
+        return np.empty(0)
+
+    def outcome(self, moved: Moved) -> Outcome:
+        raise NotImplementedError
+
+
+MakeRules = Callable[["gymnasium.Env[Any, Any]"], Rules]
+
+
+class Lockstep(Simulators):
+    """`Simulators` whose physics run in `threads` (default: one a core).
+
+    Args:
+      rules: the rules of a simulator that `make_env` built.
+      horizon: steps to the time limit.
+      make_env, n, clone: as for `Simulators`.
+    """
+
+    def __init__(
+        self, make_env: MakeEnv, n: int, rules: MakeRules, horizon: int, clone: Clone | None = None,
+        threads: int | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(make_env, n, clone)
+        self.rules, self.horizon = rules(self.envs[0]), horizon
+        self.threads = min(n, cores() if threads is None else threads)
+        self.executor = ThreadPoolExecutor(max(1, self.threads - 1))  # this thread works, too
+        bodies = [self.rules.body(env) for env in self.envs]
+        self.frames = bodies[0].frame_skip
+        self.models, self.data = [body.model for body in bodies], [body.data for body in bodies]
+        # Views of MuJoCo's own memory, which stays where it is as long as `data` does.
+        self.views = {name: [getattr(data, name) for data in self.data]
+                      for name in ("qpos", "qvel", "ctrl", *self.rules.sees)}  # fmt: skip
+        self.goals: list[np.ndarray] = [np.empty(0)] * n
+
+    def reset(self, seeds: np.ndarray, chosen: np.ndarray | None = None) -> np.ndarray:
+        """See `Simulators.reset`."""
+        obs = super().reset(seeds, chosen)
+        for row in range(self.n) if chosen is None else np.flatnonzero(chosen).tolist():
+            self.goals[row] = self.rules.goal(self.envs[row])
+        return obs
+
+    def step(self, actions: np.ndarray, active: np.ndarray) -> Steps:
+        """See `Simulators.step`."""
+        out, rows = self._unmoved(), np.flatnonzero(active)
+        if not rows.size:
+            return out
+        chosen = rows.tolist()
+        before = self._gather("qpos", chosen)
+        for row in chosen:
+            self.views["ctrl"][row][:] = actions[row]
+        self._advance(chosen)
+        moved = Moved(before, self._gather("qpos", chosen), self._gather("qvel", chosen), actions[rows],
+                      np.stack([self.goals[row] for row in chosen]),
+                      tuple(self._gather(name, chosen) for name in self.rules.sees))  # fmt: skip
+        out.obs[rows], out.reward[rows], out.terminated[rows], out.success[rows] = self.rules.outcome(moved)
+        self.steps[rows] += 1
+        out.truncated[rows] = self.steps[rows] >= self.horizon
+        return out
+
+    def close(self) -> None:
+        """See `Simulators.close`."""
+        self.executor.shutdown()
+        super().close()
+
+    def _gather(self, name: str, rows: list[int]) -> np.ndarray:
+        views = self.views[name]
+        return np.stack([views[row] for row in rows])
+
+    def _advance(self, rows: list[int]) -> None:
+        left = iter(rows)  # shared: a list's iterator gives each row to one thread
+
+        def work(rows: Iterable[int]) -> None:
+            advance, models, data, frames = self.rules.advance, self.models, self.data, self.frames
+            for row in rows:
+                advance(models[row], data[row], frames)
+
+        others = [self.executor.submit(work, left) for _ in range(min(self.threads, len(rows)) - 1)]
+        work(left)
+        for other in others:
+            other.result()
+
+
+def simulators(task: Task, n: int, online: bool = False) -> Simulators | SimulatorPool:
+    """`n` of the task's simulators, for evaluation or to learn from `online`, stepped in the quickest way they allow:
+    in lockstep; if cheap, one after another; else in worker processes."""
+    make_env = task.make_online_env if online else task.make_env
+    if task.rules:
+        return Lockstep(make_env, n, task.rules, task.spec.horizon, task.clone)
+    if task.cheap:
+        return Simulators(make_env, n, task.clone)
+    return SimulatorPool(make_env, n, clone=task.clone)
