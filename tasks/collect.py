@@ -27,10 +27,10 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from methods.core import BadInput
 from tasks.fetch import atomic_write, console, locked
+from tasks.progress import bar
 from tasks.simulators import cores, die_with_parent, lean_children
 
 SHARD = 5  # episodes a shard: the unit of work, and what a kill can cost each worker
@@ -207,19 +207,16 @@ def _make_missing(recipe: Recipe, parts: Path, workers: int, progress: bool) -> 
     total, todo = (sum(map(len, some.values())) for some in (shards, missing))
     if not missing:
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("episodes"),
-               TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn())  # fmt: skip
     others = set(mp.active_children())
     executor = concurrent.futures.ProcessPoolExecutor(
         min(workers, len(missing)), mp.get_context("spawn"), initializer=die_with_parent
     )
     try:
-        with Progress(*columns, console=console, disable=not progress, speed_estimate_period=300) as bar:
-            task = bar.add_task(recipe.dataset, total=total, completed=total - todo)
+        with bar(recipe.dataset, total, total - todo, "episodes", progress) as advance:
             with lean_children():
                 futures = [executor.submit(_make_shard, recipe, *shard) for shard in missing.items()]
             for future in concurrent.futures.as_completed(futures):
-                bar.advance(task, future.result())
+                advance(future.result())
         executor.shutdown()
     except BaseException as error:
         executor.shutdown(wait=False, cancel_futures=True)

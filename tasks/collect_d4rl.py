@@ -23,11 +23,12 @@ import numpy as np
 from methods import nearest
 from methods.core import BadInput
 from tasks import minari_data
-from tasks.d4rl_agent import SNAPSHOT_EVERY, Act, Agent, Recipe, bar
+from tasks.d4rl_agent import SNAPSHOT_EVERY, Act, Agent, Recipe
 from tasks.d4rl_simulators import SIMULATORS
 from tasks.fetch import atomic_write, locked
 from tasks.lockstep import Lockstep
 from tasks.minari_data import Episode
+from tasks.progress import bar
 
 ENVIRONMENTS = ("halfcheetah", "hopper", "walker2d")
 KINDS = ("medium", "medium-replay", "medium-expert")

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from methods.core import BadInput
 from tasks.d4rl_simulators import SIMULATORS
-from tasks.fetch import atomic_write, console
+from tasks.fetch import atomic_write
 from tasks.minari_data import Episode
+from tasks.progress import bar
 
 SNAPSHOT_EVERY = 10_000  # steps
 RANDOM_STEPS = 5_000  # before SAC learns
@@ -172,20 +172,3 @@ class Agent:
 
 
 _BUFFER = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
-
-
-class bar:
-    """A progress bar with an estimate of the time left, as a way to advance it."""
-
-    def __init__(self, label: str, total: int, done: int, unit: str, shown: bool) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit),
-                   TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn())  # fmt: skip
-        self.progress = Progress(*columns, console=console, disable=not shown, speed_estimate_period=120)
-        self.task = self.progress.add_task(label, total=total, completed=done)
-
-    def __enter__(self) -> Callable[[int], None]:
-        self.progress.start()
-        return lambda count: self.progress.advance(self.task, count)
-
-    def __exit__(self, *exception: object) -> None:
-        self.progress.stop()

@@ -2,8 +2,8 @@
 
     python -m tasks.throughput --tasks cube-single-play-singletask-v0,hopper-medium-v2
 
-Each task is stepped with random actions, past any end, in the pool that evaluations use (`tasks.simulators`; a worker
-a core) and in a plain loop over one simulator. The two take turns, and over all turns the loop plays each of the pool's
+Each task is stepped with random actions, past any end, in the pool that evaluations use (`tasks.lockstep.simulators`)
+and in a plain loop over one simulator. The two take turns, and over all turns the loop plays each of the pool's
 episodes once: what a step costs depends on where the simulator is.
 """
 
@@ -16,6 +16,7 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -31,6 +32,7 @@ import tasks
 from methods.core import BadInput
 from tasks.fetch import atomic_write
 from tasks.lockstep import simulators
+from tasks.progress import bar
 from tasks.simulators import Simulators, cores, lean_children
 
 FAMILIES = (  # one task of each
@@ -49,9 +51,6 @@ class Memory:
     further: float  # of each beside it
 
 
-UNKNOWN = Memory(float("nan"), float("nan"))
-
-
 @dataclass(frozen=True)
 class Measurement:
     """One task's simulators."""
@@ -67,9 +66,11 @@ class Measurement:
         return self.pool / self.loop
 
 
-def measure(task: Any, rows: int, steps: int, turns: int) -> Measurement:
+def measure(
+    task: Any, rows: int, steps: int, turns: int, advance: Callable[[int], None] = lambda turns: None
+) -> Measurement:
     """Of one task: the first `steps` steps of `rows` episodes, each `turns` times in the pool, and once, one episode
-    after another, in the loop."""
+    after another, in the loop. `advance` is told of each turn."""
     rng, width = np.random.default_rng(0), task.spec.action_dim
     actions = rng.uniform(-1.0, 1.0, (rows, width)).astype(np.float32)
     env, everyone = task.make_env(), np.ones(rows, bool)
@@ -87,14 +88,9 @@ def measure(task: Any, rows: int, steps: int, turns: int) -> Measurement:
             for step in range(steps):
                 pool.step(np.roll(actions, step, axis=0), everyone)
             pooled += time.perf_counter() - started
+            advance(1)
     env.close()
     return Measurement(task.name, rows, steps * rows / loop, steps * rows * turns / pooled, memory(task, min(rows, 20)))
-
-
-def together(found: list[Measurement]) -> Measurement:
-    """As many steps of each of the tasks."""
-    loop, pool = (len(found) / sum(1 / getattr(m, kind) for m in found) for kind in ("loop", "pool"))
-    return Measurement("all, as many steps of each", found[0].rows, loop, pool, UNKNOWN)
 
 
 def memory(task: Any, rows: int) -> Memory:
@@ -164,11 +160,12 @@ def main(
         raise typer.Exit(2) from None
     table = Table("task", "rows", "steps/s, one in a loop", "steps/s, pool", "ratio", "MB, first", "MB, further")
     found: list[Measurement] = []
-    for task in chosen:
-        found.append(measure(task, rows, steps, turns))
-        if out:  # after each, as a later one may be stopped
-            _write(out, found)
-    for m in [*found, *([together(found)] if len(found) > 1 else [])]:
+    with bar("simulators", len(chosen) * turns, 0, "turns") as advance:
+        for task in chosen:
+            found.append(measure(task, rows, steps, turns, advance))
+            if out:  # after each, as a later one may be stopped
+                _write(out, found)
+    for m in found:
         sizes = (f"{mb:.1f}" if mb == mb else "" for mb in (m.memory.first, m.memory.further))
         table.add_row(m.task, str(m.rows), f"{m.loop:.0f}", f"{m.pool:.0f}", f"{m.ratio:.2f}", *sizes)
     console = Console()

@@ -42,12 +42,6 @@ def test_a_measurement_is_of_steps_and_of_memory(monkeypatch):
     assert (found.loop, found.pool, found.ratio, found.memory) == (20.0, 160.0, 8.0, MEMORY)
 
 
-def test_of_all_tasks_as_many_steps_count():
-    a, b = (throughput.Measurement(*numbers, MEMORY) for numbers in (("a", 4, 100.0, 200.0), ("b", 4, 300.0, 300.0)))
-    found = throughput.together([a, b])  # 1/100 + 1/300 s for a step of each in the loop, 1/200 + 1/300 in the pool
-    assert (found.loop, found.pool) == pytest.approx((150.0, 240.0)) and found.ratio == pytest.approx(1.6)
-
-
 class Weight(gymnasium.Env[Any, Any]):
     action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,))
 
