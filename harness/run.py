@@ -37,7 +37,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 def run(
     what: Annotated[list[str] | None, typer.Argument(metavar="[METHOD [TASK]]", help="with --show-config")] = None,
     names: Annotated[str, typer.Option("--methods", help="comma-separated; default: every method")] = "",
-    suite: Annotated[str | None, typer.Option(help="|".join(tasks.SUITES) + "; default: toy")] = None,
+    suite: Annotated[str | None, typer.Option(help="|".join(tasks.SUITES) + "; default: the tasks', or toy")] = None,
     patterns: Annotated[str, typer.Option("--tasks", help="globs, comma-separated; default: the paper's tasks")] = "",
     seeds: Annotated[int | None, typer.Option(help="seeds 0..N-1")] = None,
     steps: Annotated[int | None, typer.Option(help="gradient steps of each method's own stage")] = None,
@@ -68,7 +68,9 @@ def run(
         if listing:
             show.listing(suite)
             return
-        code = _main(names, suite or "toy", patterns, preset, data, results, sets or [], adopt or [], resume, dry_run,
+        globs = [pattern.strip() for pattern in patterns.split(",") if pattern.strip()]
+        suite = suite or (tasks.home(globs) if globs else "toy")
+        code = _main(names, suite, globs, preset, data, results, sets or [], adopt or [], resume, dry_run,
                      show_config, {"seeds": seeds, "episodes": episodes, "evaluate_every": evaluate_every,
                                    "data_episodes": data_episodes, "online_steps": online_steps,
                                    "online_warmup": online_warmup, "updates_per_step": updates_per_step,
@@ -108,11 +110,11 @@ def _shown(
 
 
 def _main(
-    names: str, suite: str, patterns: str, preset: str | None, data: str, results: Path, sets: list[str],
+    names: str, suite: str, globs: list[str], preset: str | None, data: str, results: Path, sets: list[str],
     adopt: list[Path], resume: bool, dry_run: bool, show_config: bool, sizes: dict[str, int | None], steps: int | None,
     console: Console,
 ) -> int:  # fmt: skip
-    chosen_tasks = tasks.select(suite, [pattern.strip() for pattern in patterns.split(",") if pattern.strip()])
+    chosen_tasks = tasks.select(suite, globs)
     named = list(dict.fromkeys(filter(None, map(str.strip, names.split(",")))))
     family = tasks.family(suite)
     chosen = named or list(methods.registry(family))

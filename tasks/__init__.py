@@ -46,6 +46,28 @@ def suite(name: str) -> Any:
     return getattr(found, attribute) if attribute else found
 
 
+def home(patterns: Iterable[str]) -> str:
+    """The suite with tasks for all of the patterns (globs).
+
+    Raises:
+      BadInput: none has, or several.
+    """
+    patterns, found, known = tuple(patterns), list[str](), list[str]()
+    for name in SUITES:
+        known += suite(name).names()
+        with contextlib.suppress(BadInput):
+            select(name, patterns)
+            found.append(name)
+    wanted = ",".join(patterns)
+    if not found:
+        hint = nearest(wanted, known) if len(patterns) == 1 else ""
+        hint = hint if hint.startswith("did you mean") else "python -m harness.run --list prints all tasks"
+        raise BadInput(f"no suite has tasks that match {wanted!r}; {hint}")
+    if len(found) > 1:
+        raise BadInput(f"{' and '.join(found)} have tasks that match {wanted!r}; choose by --suite")
+    return found[0]
+
+
 def listed(name: str) -> tuple[tuple[str, ...], str]:
     """The suite's tasks that are worth listing, and a line about the others; all and "" where it does not choose."""
     module = suite(name)

@@ -185,6 +185,7 @@ class AntMaze(gymnasium.Wrapper[Any, Any, Any, Any]):
 class AntMazeRules(Rules):
     """`AntMaze.step`, for many at once."""
 
+    goal_dim = 2
     advance = staticmethod(mujoco.mj_step)
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:

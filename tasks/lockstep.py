@@ -28,7 +28,7 @@ class Moved(NamedTuple):
     qpos: np.ndarray  # float64 [n, q]
     qvel: np.ndarray  # float64 [n, v]
     actions: np.ndarray  # float32 [n, a]
-    goals: np.ndarray  # float64 [n, g], what `Rules.goal` said when the episode began
+    goals: np.ndarray  # float64 [n, goal_dim], what `Rules.goal` said when the episode began
     seen: tuple[np.ndarray, ...]  # float64 [n, ...] each, the arrays that `Rules.sees` names
 
 
@@ -48,6 +48,7 @@ class Rules:
     """
 
     sees: tuple[str, ...] = ()  # arrays of `mujoco.MjData`, besides positions and velocities
+    goal_dim: int = 0  # numbers in `goal`
     advance: Callable[[Any, Any, int], None]  # of (model, data, number of MuJoCo's steps), run in threads: `mj_step`
 
     def body(self, env: gymnasium.Env[Any, Any]) -> Any:
@@ -55,7 +56,7 @@ class Rules:
         return env.unwrapped
 
     def goal(self, env: gymnasium.Env[Any, Any]) -> np.ndarray:
-        """What of the episode that just began `outcome` needs, `[g]`."""
+        """What of the episode that just began `outcome` needs, `[goal_dim]`."""
         del env
         return np.empty(0)
 
@@ -89,7 +90,7 @@ class Lockstep(Simulators):
         # Views of MuJoCo's own memory, which stays where it is as long as `data` does.
         self.views = {name: [getattr(data, name) for data in self.data]
                       for name in ("qpos", "qvel", "ctrl", *self.rules.sees)}  # fmt: skip
-        self.goals: list[np.ndarray] = [np.empty(0)] * n
+        self.goals = np.zeros((n, self.rules.goal_dim))
 
     def reset(self, seeds: np.ndarray, chosen: np.ndarray | None = None) -> np.ndarray:
         """See `Simulators.reset`."""
@@ -109,8 +110,7 @@ class Lockstep(Simulators):
             self.views["ctrl"][row][:] = actions[row]
         self._advance(chosen)
         moved = Moved(before, self._gather("qpos", chosen), self._gather("qvel", chosen), actions[rows],
-                      np.stack([self.goals[row] for row in chosen]),
-                      tuple(self._gather(name, chosen) for name in self.rules.sees))  # fmt: skip
+                      self.goals[rows], tuple(self._gather(name, chosen) for name in self.rules.sees))  # fmt: skip
         out.obs[rows], out.reward[rows], out.terminated[rows], out.success[rows] = self.rules.outcome(moved)
         self.steps[rows] += 1
         out.truncated[rows] = self.steps[rows] >= self.horizon

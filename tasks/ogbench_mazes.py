@@ -21,6 +21,7 @@ class Ant(Rules):
     the episode; the reward is -1 without it, 0 with it. A simulator's `success_timing` says by which state it is
     judged, the one acted in ("pre") or the one reached ("post")."""
 
+    goal_dim = 2
     advance = staticmethod(mujoco.mj_step)
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:

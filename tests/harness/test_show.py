@@ -86,6 +86,7 @@ def test_settings_of_a_method_on_a_task_of_any_suite() -> None:
     assert ["step_size", "0.7", "--set"] in table("vgf", CUBE, "--set", "step_size=0.7")
     assert ["alpha", "0.1", "paper, Figure 2"] in table("vgf", "toy") and ["vgf on toy"] in table("vgf")
     assert ["fql on cube-double-play-singletask-v0"] in table("fql", "cube-double-play-singletask-v?")
+    assert [f"bc on {CUBE}"] in table("--methods", "bc", "--tasks", CUBE)
 
 
 @pytest.mark.parametrize(
