@@ -192,11 +192,17 @@ class OGBenchTask:
             return Whereabouts(f"generated: {generated}", True)
         if data == "generate":
             self._check_can_generate()
-            return Whereabouts(f"to generate: {self.episodes} episodes", False)
+            return Whereabouts(f"to generate: {self.episodes} episodes{self._others()}", False)
         if data in ("auto", "download"):
-            return Whereabouts(f"to download from {HOSTS[0]}", False)
+            return Whereabouts(f"to download from {HOSTS[0]}{self._others()}", False)
         self._given(data)
         return Whereabouts(f"given: {data}", True)
+
+    def _others(self) -> str:
+        """A word on generated files of other sizes, where there are any."""
+        folder, sizes = self._kept[1].parent, re.compile(rf"{re.escape(self.dataset)}-(\d+)-episodes\.npz")
+        found = sorted(int(match[1]) for path in folder.glob("*.npz") if (match := sizes.fullmatch(path.name)))
+        return f" (generated earlier: {', '.join(map(str, found))} episodes)" if found else ""
 
     def ready(self, data: str = "auto") -> Path:
         """Downloads or generates the file that `load(data)` reads; see `tasks.core.Task`. One that is there already is

@@ -115,6 +115,17 @@ def test_check_tells_absent_present_and_damaged_apart():
     assert command(check.main, "tyo").exit_code == 2
 
 
+def test_generated_sets_of_other_sizes_are_spoken_of(tmp_path, monkeypatch):
+    monkeypatch.setenv("OGBENCH_DATA_DIR", str(tmp_path))
+    (tmp_path / "generated").mkdir()
+    for name in ("cube-single-play-v0-160", "cube-single-play-v0-20", "cube-double-play-v0-7", "cube-single-play-v0-x"):
+        (tmp_path / "generated" / f"{name}-episodes.npz").touch()
+    said = command(check.main, "ogbench", "--tasks", "cube-single-play-singletask-v0,scene-play-singletask-v0").stdout
+    with_size, without = (line for line in said.splitlines() if line.startswith("absent"))
+    assert with_size.endswith("(generated earlier: 20, 160 episodes): cube-single-play-singletask-v0")
+    assert without.endswith("ogbench: scene-play-singletask-v0") and "generated" not in without
+
+
 def test_an_ant_s_episodes_go_on_past_their_goal():
     reached = np.isin(np.arange(10), [2, 3, 4])  # rewarded and terminal; the episode ends with its time, in row 7
     path = kept("antmaze-umaze-v2")
