@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from methods.language.training import NotFiniteLoss, Training
-from tests.harness.test_language import given, go
+from tests.harness.test_language import go
+from tests.harness.test_language_given import given
 
 __all__ = ["given"]  # the fixture
 
