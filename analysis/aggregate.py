@@ -28,7 +28,7 @@ from analysis.statistics import (
     resample,
     stratified_coverage,
 )
-from analysis.style import BLUE, RED, finish, looks, unit
+from analysis.style import BLUE, RED, at_least_a_point, finish, looks, unit
 
 THRESHOLDS = 101
 DIVERGING = LinearSegmentedColormap.from_list("beats", [RED, "#f7f7f7", BLUE])
@@ -146,6 +146,7 @@ def draw_aggregates(shown: pd.DataFrame, tasks: int, note: str) -> Figure:
         axes.set_title(f"{name}{' (less is better)' if 'gap' in name else ''}", fontsize=9, loc="left")
         axes.use_sticky_edges = False  # of the bars: markers at the ends would be cut
         axes.margins(x=0.08)
+        at_least_a_point(axes, "x")
         axes.grid(axis="y", visible=False)
     figure.supxlabel(unit(suite), fontsize=9)
     figure.suptitle(f"{suite}: aggregates over {_count(tasks)}\n{note}", x=0.01, ha="left", fontsize=10)

@@ -14,7 +14,7 @@ from analysis.load import Records
 from analysis.runs import Run
 from analysis.select import FIXED, HELD_OUT, Rule, choose
 from analysis.statistics import generator
-from analysis.style import finish, looks, unit
+from analysis.style import at_least_a_point, finish, looks, unit
 
 
 def clock(records: Records) -> tuple[pd.DataFrame, list[str]]:
@@ -79,6 +79,7 @@ def draw_clock(points: pd.DataFrame) -> Figure:
         xlabel=f"training, all seeds in one program, compilation included [s on {devices[0]}]",
         ylabel=unit(str(points["suite"].iloc[0])),
     )  # fmt: skip
+    at_least_a_point(axes)
     return finish(figure, f"{task_name(points)}: score over wall-clock", handles, names)
 
 
@@ -153,6 +154,7 @@ def draw_gradients(points: pd.DataFrame) -> Figure:
         xlabel="value-gradient evaluations per action at test time [-]; at 0: side by side",
         ylabel=unit(str(points["suite"].iloc[0])),
     )
+    at_least_a_point(axes)
     return finish(figure, f"{task_name(points)}: score over gradient evaluations", handles, names)
 
 

@@ -17,7 +17,7 @@ from analysis.load import Records
 from analysis.output import short
 from analysis.select import FIXED, HELD_OUT, settings
 from analysis.statistics import generator, summarise
-from analysis.style import Look, finish, looks, shade, unit
+from analysis.style import Look, at_least_a_point, finish, looks, shade, unit
 
 SIZE = (5.4, 3.8)  # without the legend
 SETTINGS = 5  # of a method, in a learning curve
@@ -87,6 +87,7 @@ def draw_learning(points: pd.DataFrame, online_from: int | None = None) -> Figur
             axes.tick_params(labelsize=6.5)
         for axes in grid.flat[len(runs) :]:
             axes.set_axis_off()
+        at_least_a_point(grid[0, 0])
         figure.supxlabel(xlabel, fontsize=9)
         figure.supylabel(unit(str(points["suite"].iloc[0])), fontsize=9)
         figure.suptitle(title, x=0.01, ha="left", fontsize=10)
@@ -97,6 +98,7 @@ def draw_learning(points: pd.DataFrame, online_from: int | None = None) -> Figur
         handles |= _learning_panel(axes, run, styles[str(label)], None)
     _offline_on_grey(axes, online_from)
     axes.set(xlabel=xlabel, ylabel=unit(str(points["suite"].iloc[0])))
+    at_least_a_point(axes)
     return finish(figure, title, list(handles.values()), list(handles))
 
 
@@ -153,6 +155,7 @@ def draw_knob_curve(points: pd.DataFrame, knob: str) -> Figure:
     figure, axes = plt.subplots(figsize=SIZE, layout="constrained")
     lines = _knob_panel(axes, points, knob, looks(dict(zip(points["label"], points["method"], strict=True))))
     axes.set(xlabel=knob_name(knob), ylabel=unit(str(points["suite"].iloc[0])))
+    at_least_a_point(axes)
     return finish(figure, f"{task_name(points)}: score over {knob}", list(lines.values()), list(lines))
 
 
@@ -172,6 +175,7 @@ def draw_knob_sheet(points: pd.DataFrame, knob: str) -> Figure:
         axes.tick_params(labelsize=6.5)
     for axes in grid.flat[len(tasks) :]:
         axes.set_axis_off()
+    at_least_a_point(grid[0, 0])
     figure.supxlabel(knob_name(knob), fontsize=9)
     figure.supylabel(unit(str(points["suite"].iloc[0])), fontsize=9)
     return finish(

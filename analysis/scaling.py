@@ -16,7 +16,7 @@ from analysis.load import Records
 from analysis.runs import RecordError, Run
 from analysis.select import FIXED, HELD_OUT, arms, average, headline, offline, settings
 from analysis.statistics import LEVEL, RESAMPLES, generator, mean_of, resample, summarise
-from analysis.style import finish, looks, shade, unit
+from analysis.style import at_least_a_point, finish, looks, shade, unit
 from methods.particles import Flow, mmd2, transport_bound
 
 TRAIN, TEST = "train_flow_steps", "L_test"
@@ -72,6 +72,7 @@ def draw_trained(points: pd.DataFrame) -> Figure:
             names.append(name)
     scale(axes, np.sort(points["L_train"].unique()))
     axes.set(xlabel="L_train [flow steps that TD targets see]", ylabel=unit(str(points["suite"].iloc[0])))
+    at_least_a_point(axes)
     return finish(figure, f"{task_name(points)}: L_train ablation", handles, names)
 
 

@@ -14,6 +14,7 @@ matplotlib.use("Agg")  # before pyplot: figures are files, also where there is n
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 
@@ -90,6 +91,13 @@ def looks(methods: Mapping[str, str]) -> dict[str, Look]:
 def unit(suite: str) -> str:
     """What a suite's score is, on an axis: "success [%]"."""
     return UNITS.get(suite, "score [points]")
+
+
+def at_least_a_point(axes: Axes, which: str = "y") -> None:
+    """Widens an axis of scores that are all (nearly) equal, which would otherwise show hundredths of a point."""
+    low, high = getattr(axes, f"get_{which}lim")()
+    if high - low < 1.0:
+        getattr(axes, f"set_{which}lim")((low + high) / 2 - 1.0, (low + high) / 2 + 1.0)
 
 
 def shade(color: Color, index: int, count: int) -> Color:

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from analysis import aggregate, costs, plots, scaling
+from analysis import aggregate, costs, plots, scaling, style
 from analysis.load import load
 from analysis.select import scores
 from methods.particles import Flow, mmd2, transport_bound
@@ -50,6 +50,26 @@ def test_over_tasks_by_hand(tmp_path: Path) -> None:
     both = pairs["probability"] + pairs["probability"].swaplevel().reindex(pairs.index)
     np.testing.assert_allclose(both, 1)
     assert "of 4 seeds they cover 91%" in aggregate.covers(every, tasks)
+
+
+@pytest.mark.parametrize(("shown", "limits"), [((0, 0), (-1, 1)), ((50, 50.5), (49.25, 51.25)), ((3, 9), (3, 9))])
+def test_an_axis_of_scores_shows_a_point_at_least(shown: tuple[float, ...], limits: tuple[float, ...]) -> None:
+    axes = plt.figure().add_subplot()
+    axes.margins(0)
+    axes.plot([0, 1], shown)
+    style.at_least_a_point(axes)
+    assert axes.get_ylim() == pytest.approx(limits)
+    plt.close("all")
+
+
+def test_aggregates_of_runs_that_never_succeed(tmp_path: Path) -> None:
+    for method in ("fql", "iql"):
+        values(tmp_path, method, "one", 0, 0, 0)
+    every, tasks, _ = aggregate.complete(aggregate.spoken(load(tmp_path))[0]["s"], "s")
+    figure = aggregate.draw_aggregates(aggregate.aggregates(every, tasks, "s"), 1, "")
+    spans = [np.ptp(axes.get_xlim()) for axes in figure.axes]
+    assert len(spans) == 4 and min(spans) >= 1
+    plt.close("all")
 
 
 def test_l_train_groups_what_differs_in_it_alone(tmp_path: Path) -> None:
