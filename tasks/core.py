@@ -104,8 +104,8 @@ class Task(Protocol):
 
     @property
     def rules(self) -> MakeRules | None:
-        """What MuJoCo's work in a step comes to, for many simulators at once, which is quicker than one by one; given
-        a built simulator. None where only a simulator's own `step` knows."""
+        """Makes `tasks.lockstep.Rules` from a built simulator: what a step comes to, for many simulators at once, which
+        is quicker than one by one. None where only a simulator's own `step` knows."""
 
     def load(self, data: str) -> Dataset:
         """The training transitions. `data`: "auto", "download", "generate", or a file's path.
@@ -129,7 +129,7 @@ class Task(Protocol):
         """
 
     def make_env(self) -> gymnasium.Env:
-        """A fresh simulator with actions in [-1, 1], for evaluation. Called in worker processes."""
+        """A fresh simulator with actions in [-1, 1], for evaluation. Called in worker processes, too."""
 
     def make_online_env(self) -> gymnasium.Env:
         """As `make_env`, for learning from: rewards and ends come with the timing that `load`'s have. Rewards are the

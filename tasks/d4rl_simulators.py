@@ -16,6 +16,7 @@ import contextlib
 import copy
 import importlib.util
 import io
+import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -65,6 +66,7 @@ MAZES: dict[str, list[list[Any]]] = {  # D4RL's U_MAZE_TEST, BIG_MAZE_TEST and H
         [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1],
     ],
 }
+HORIZONS = {"umaze": 700, "medium": 1000, "large": 1000}
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,7 @@ def make_locomotion(env_id: str) -> gymnasium.Env[Any, Any]:
 def clone_locomotion(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
     """A simulator independent of `env` and equal to it but for its state: until it is reset, that of a new one.
 
-    The two share the compiled model, which no episode changes, and so take less memory. Use clones in one process and
-    one thread only.
+    The two share the compiled model, which no episode changes, and so take less memory.
     """
     with _without_advice():
         copied = copy.deepcopy(env)  # wrappers are copied; the environment itself is built anew
@@ -133,16 +134,19 @@ def _within(values: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
     return (limits[0] < values) & (values < limits[1])
 
 
+_ADVICE = threading.Lock()  # where it goes is the whole process's affair
+
+
 @contextlib.contextmanager
 def _without_advice() -> Iterator[None]:
-    before = mujoco.get_mju_user_warning()
-    mujoco.set_mju_user_warning(lambda message: None)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+    with _ADVICE, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        before = mujoco.get_mju_user_warning()
+        mujoco.set_mju_user_warning(lambda message: None)
+        try:
             yield
-    finally:
-        mujoco.set_mju_user_warning(before)
+        finally:
+            mujoco.set_mju_user_warning(before)
 
 
 class AntMaze(gymnasium.Wrapper[Any, Any, Any, Any]):
@@ -152,7 +156,7 @@ class AntMaze(gymnasium.Wrapper[Any, Any, Any, Any]):
     def __init__(self, maze: str) -> None:
         rows = MAZES[maze]
         # x = column, y = -row there: a maze upside down is D4RL's but for where its origin lies.
-        env = _ant_maze(rows[::-1], horizon=700 if maze == "umaze" else 1000)
+        env = _ant_maze(rows[::-1], HORIZONS[maze])
         super().__init__(env)
         base: Any = env.unwrapped
         Path(base.tmp_xml_file_path).unlink()  # it is compiled; one would stay behind for each simulator
@@ -221,7 +225,7 @@ def _ant_maze(rows: list[list[Any]], horizon: int) -> gymnasium.Env[Any, Any]:
 
 def register_robotics() -> None:
     """Makes gymnasium-robotics' environments known, without its news about others of them."""
-    with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+    with _ADVICE, contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import gymnasium_robotics
 
@@ -233,8 +237,7 @@ def _walker(obs_dim: int, action_dim: int, env_id: str) -> Simulator:
 
 
 def _maze(maze: str) -> Simulator:
-    horizon = 700 if maze == "umaze" else 1000
-    return Simulator(29, 8, horizon, partial(AntMaze, maze), None, AntMazeRules, "AntMaze_UMaze-v5")
+    return Simulator(29, 8, HORIZONS[maze], partial(AntMaze, maze), None, AntMazeRules, "AntMaze_UMaze-v5")
 
 
 SIMULATORS: dict[str, Simulator] = {

@@ -60,7 +60,9 @@ class Humanoid(Ant):
 
     def obs(self, moved: Moved) -> np.ndarray:
         places, frames, sensors = moved.seen
-        limbs = (places[:, LIMBS] - places[:, [TORSO]]) @ frames[:, TORSO].reshape(-1, 3, 3)
+        limbs = places[:, LIMBS] - places[:, [TORSO]]
+        # A product for each limb, as the simulator's: one for all four rounds differently.
+        limbs = limbs[:, :, None] @ frames[:, None, TORSO].reshape(-1, 1, 3, 3)
         return np.concatenate([moved.qpos[:, :2], moved.qpos[:, 7:], places[:, [HEAD], 2], limbs.reshape(-1, 12),
                                frames[:, TORSO, 6:9], sensors[:, :3], moved.qvel], axis=1)  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Many simulators, stepped together in a few worker processes."""
+"""Many simulators, stepped together: one after another in this process, or in a few worker processes."""
 
 from __future__ import annotations
 
@@ -87,7 +87,8 @@ def die_with_parent() -> None:
 
 
 class Simulators:
-    """`n` simulators in this process, stepped one after another: for cheap ones, and in each worker of a pool.
+    """`n` simulators in this process, stepped one after another: cheap ones, those of a worker, and what
+    `tasks.lockstep` starts from.
 
     An episode is a function of its seed and actions, down to the last bit: which rows run beside it and what a
     simulator did before make no difference.
@@ -114,8 +115,8 @@ class Simulators:
         chosen = np.ones(self.n, bool) if chosen is None else chosen
         self.seeds[chosen], self.steps[chosen] = seeds[chosen], 0
         rows = list(self.obs) if self.obs.size else [np.empty(0, np.float32)] * len(self.envs)
-        with self.generator():
-            for row in np.flatnonzero(chosen).tolist():
+        for row in np.flatnonzero(chosen).tolist():
+            with self.generator():  # a row at a time: others may wait for it
                 rows[row] = self._reset(row)
         self.obs = np.stack(rows).astype(np.float32)  # anew: what was handed out earlier stays as it was
         return self.obs
@@ -171,14 +172,18 @@ def _homes(workers: int) -> list[int | None]:
     return [*sorted(os.sched_getaffinity(0))]
 
 
+_DRAWING = threading.Lock()
+
+
 @contextlib.contextmanager
 def _global_generator() -> Iterator[None]:
-    """Lends out NumPy's global generator and puts it back as it was."""
-    state = np.random.get_state()
-    try:
-        yield
-    finally:
-        np.random.set_state(state)
+    """Lends out NumPy's global generator, to one thread at a time, and puts it back as it was."""
+    with _DRAWING:
+        state = np.random.get_state()
+        try:
+            yield
+        finally:
+            np.random.set_state(state)
 
 
 def _work(pipe: Connection, make_env: MakeEnv, n: int, clone: Clone | None, core: int | None) -> None:
@@ -208,7 +213,8 @@ class SimulatorPool:
     Args:
       make_env: builds a simulator; pickled to the workers, so a module's function or an object's method.
       n: simulators.
-      workers: processes. Rows are dealt out in turn, so that neighbours, which tend to end together, are spread.
+      workers: processes, at least one. Rows are dealt out in turn, so that neighbours, which tend to end together, are
+        spread.
       clone: makes an independent simulator from a built one where that is cheaper than `make_env`.
 
     Raises:
@@ -218,6 +224,8 @@ class SimulatorPool:
     def __init__(self, make_env: MakeEnv, n: int, workers: int | None = None, clone: Clone | None = None) -> None:
         self.n = n
         workers = min(n, cores() if workers is None else workers)
+        if workers < 1:
+            raise ValueError(f"{n} simulators in {workers} processes")
         self._rows = [np.arange(worker, n, workers) for worker in range(workers)]
         self._pipes: list[Connection] = []
         self._processes: list[Any] = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import gymnasium
@@ -11,7 +13,7 @@ import pytest
 
 from methods.core import TaskSpec
 from tasks import d4rl
-from tasks.d4rl_simulators import MAZES, SIMULATORS, AntMaze
+from tasks.d4rl_simulators import MAZES, SIMULATORS, AntMaze, make_locomotion
 
 LOCOMOTION = ("halfcheetah", "hopper", "walker2d")
 
@@ -48,6 +50,13 @@ def test_interleaved_clones_equal_fresh_simulators(name):
     np.testing.assert_array_equal(
         play([original, *clones], [(step, row) for step in range(30) for row in range(3)]), wanted
     )
+
+
+def test_threads_that_build_leave_warnings_as_they_were():
+    before, filters = mujoco.get_mju_user_warning(), list(warnings.filters)
+    with ThreadPoolExecutor(4) as executor:
+        made = list(executor.map(lambda _: make_locomotion("Hopper-v4"), range(24)))
+    assert len(made) == 24 and mujoco.get_mju_user_warning() is before and warnings.filters == filters
 
 
 @pytest.mark.parametrize("task", [d4rl.get(name) for name in d4rl.PAPER_TASKS if "replay" not in name], ids=str)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 
 from tasks import d4rl, ogbench, toy
 from tasks.lockstep import Lockstep, simulators
-from tasks.simulators import SimulatorPool, Simulators
+from tasks.simulators import SimulatorError, SimulatorPool, Simulators
 
 MAZES = ("antmaze-medium-navigate", "humanoidmaze-medium-navigate", "antsoccer-arena-navigate")
 TASKS = [*(d4rl.get(f"{name}-v2") for name in ("hopper-medium", "halfcheetah-medium", "walker2d-medium",
@@ -23,7 +25,7 @@ def lockstep(task: Any, n: int, threads: int | None = None) -> Lockstep:
 
 
 def play(pool: Simulators, task: Any, steps: int) -> list[tuple[np.ndarray, ...]]:
-    """Steps at random, wilder as time goes on; a row rests now and then, and one begins anew halfway."""
+    """Steps at random; a row rests now and then, and one begins anew halfway."""
     rng, n = np.random.default_rng(0), pool.n
     seen: list[tuple[np.ndarray, ...]] = [(pool.reset(np.arange(n) + 5),)]
     for step in range(steps):
@@ -45,6 +47,33 @@ def test_every_step_is_the_simulators_own(task):
             np.testing.assert_array_equal(column, values)
     fallen = np.array([step[2] for step in found if len(step) > 1])
     assert fallen.any() == task.name.startswith(("hopper", "walker2d")) and not fallen.all()
+
+
+def test_a_humanoid_s_rules_see_what_it_sees():
+    """In double precision, where the order of a sum shows."""
+    task = ogbench.get("humanoidmaze-medium-navigate-singletask-v0")
+    seen: list[np.ndarray] = []
+    with Simulators(task.make_env, 3) as alone, lockstep(task, 3) as together:
+        outcome = together.rules.outcome
+        together.rules.outcome = lambda moved: (seen.append(found := outcome(moved)), found)[1]
+        rng = np.random.default_rng(0)
+        for pool in (alone, together):
+            pool.reset(np.arange(3))
+        for _ in range(20):
+            actions = rng.uniform(-1, 1, (3, 21)).astype(np.float32)
+            together.step(actions, np.ones(3, bool))
+            for env, action, obs in zip(alone.envs, actions, seen.pop().obs, strict=True):
+                np.testing.assert_array_equal(obs, env.step(action)[0])
+
+
+def test_a_hopper_too_fast_to_be_healthy_ends_its_episode():
+    task, steps = TASKS[0], []
+    with Simulators(task.make_env, 2, task.clone) as alone, lockstep(task, 2) as together:
+        for pool in (alone, together):
+            pool.reset(np.arange(2))
+            pool.envs[1].unwrapped.data.qvel[-1] = 1e3  # the foot's; its height and pitch stay as they were
+            steps.append(pool.step(np.zeros((2, 3), np.float32), np.ones(2, bool)))
+    assert steps[1].terminated.tolist() == steps[0].terminated.tolist() == [False, True]
 
 
 def place(simulator: Any, task: Any, metres: float) -> None:
@@ -77,6 +106,17 @@ def test_goals_are_reached_where_the_simulator_says_so(task):
     assert first.success[0] and first.terminated[0] and not first.success[-1] and not first.terminated[-1]
 
 
+def test_a_row_that_begins_anew_has_its_new_goal():
+    """D4RL draws one for each episode."""
+    task = d4rl.get("antmaze-umaze-v2")
+    with lockstep(task, 2) as pool:
+        pool.reset(np.arange(2))
+        pool.reset(np.array([7, 8]), np.array([False, True]))
+        place(pool.envs[1], task, 0.0)
+        step = pool.step(np.zeros((2, 8), np.float32), np.ones(2, bool))
+    assert step.success.tolist() == [False, True]
+
+
 def test_time_limits_count_a_row_s_own_steps():
     task = TASKS[1]  # nobody falls
     with Lockstep(task.make_env, 3, task.rules, 4, task.clone) as pool:
@@ -92,9 +132,11 @@ def test_a_step_draws_nothing_from_numpy_s_global_generator():
     for task in TASKS:
         with lockstep(task, 2) as pool:
             pool.reset(np.arange(2))
-            before = np.random.get_state()[1].copy()
+            np.random.seed(3)
             pool.step(np.zeros((2, task.spec.action_dim), np.float32), np.ones(2, bool))
-            np.testing.assert_array_equal(before, np.random.get_state()[1])
+            drawn = np.random.uniform()
+            np.random.seed(3)
+            assert drawn == np.random.uniform()
 
 
 def test_nobody_active_and_no_goal_known():
@@ -106,17 +148,45 @@ def test_nobody_active_and_no_goal_known():
     assert not np.concatenate([step.reward, step.terminated, step.truncated, step.success]).any()
 
 
-def test_an_error_in_a_thread_comes_out():
-    task = TASKS[0]
-    with lockstep(task, 3, threads=3) as pool:
-        pool.reset(np.arange(3))
+@pytest.mark.parametrize("mine", [True, False], ids=["the calling thread", "another"])
+def test_a_simulator_that_fails_is_reported_and_nobody_moves_on(mine):
+    """By the thread that takes its row; the others end with the row that they are at."""
+    task, met, moved = TASKS[0], threading.Barrier(2, timeout=30), []
+    with lockstep(task, 60, threads=2) as pool:
+        pool.reset(np.arange(60))
 
-        def fail(model: Any, data: Any, frames: int) -> None:
-            raise ArithmeticError("this simulator exploded")
+        def advance(model: Any, data: Any, frames: int) -> None:
+            if len(moved) < 2:
+                moved.append(data)
+                met.wait()  # each thread has one
+                if (threading.current_thread() is threading.main_thread()) == mine:
+                    raise ArithmeticError("this simulator exploded")
+            time.sleep(0.002)
+            moved.append(data)
 
-        pool.rules.advance = fail
-        with pytest.raises(ArithmeticError, match="exploded"):
-            pool.step(np.zeros((3, 3), np.float32), np.ones(3, bool))
+        pool.rules.advance = advance
+        with pytest.raises(SimulatorError, match="a simulator failed: ArithmeticError: this simulator exploded"):
+            pool.step(np.zeros((60, 3), np.float32), np.ones(60, bool))
+        before = len(moved)
+        assert before < 30 or not mine
+        time.sleep(0.1)
+        for use in (lambda: pool.reset(np.arange(60)), lambda: pool.step(np.zeros((60, 3)), np.ones(60, bool))):
+            with pytest.raises(RuntimeError, match="the simulators are closed"):
+                use()
+        assert len(moved) == before
+    with pytest.raises(SimulatorError, match="a simulator failed: ValueError: cannot be built"):
+        Lockstep(broken, 2, task.rules, 5)
+
+
+def broken() -> Any:
+    raise ValueError("cannot be built")
+
+
+def test_actions_of_another_width_are_refused():
+    with lockstep(TASKS[0], 2) as pool:
+        pool.reset(np.arange(2))
+        with pytest.raises(ValueError, match=r"actions have shape \(2, 1\), expected \(2, 3\)"):
+            pool.step(np.zeros((2, 1), np.float32), np.ones(2, bool))
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import gymnasium
@@ -109,12 +111,36 @@ def test_workers_keep_a_core_each_where_there_is_one_for_each():
 
 def test_global_generator_is_each_rows_own():
     with Simulators(Probe, 3) as pool:
-        state = np.random.get_state()[1].copy()
+        np.random.seed(3)
         together = [pool.reset(np.array([5, 6, 5])), pool.step(np.zeros((3, 1)), np.ones(3, bool)).obs]
-        np.testing.assert_array_equal(state, np.random.get_state()[1])
+        drawn = np.random.uniform()
+        np.random.seed(3)
+        assert drawn == np.random.uniform(), "lent out, and put back"
     for obs in together:
         assert obs[0, 3] == obs[2, 3] != obs[1, 3]
     assert together[0][0, 3] != together[1][0, 3]
+
+
+def test_jobs_do_not_draw_from_each_other_s_generator():
+    """Runs may be carried out in threads: what a reset draws depends on its row alone."""
+
+    class Draws(Probe):
+        def _obs(self) -> np.ndarray:
+            first = np.random.uniform()
+            time.sleep(1e-4)  # here another thread would draw
+            return np.array([first, np.random.uniform()])
+
+    def starts(_: int) -> list[np.ndarray]:
+        return [pool.reset(np.arange(6)) for pool in [Simulators(Draws, 6)] for _ in range(20)]
+
+    with ThreadPoolExecutor(2) as executor:
+        one, other = executor.map(starts, range(2))
+    np.testing.assert_array_equal(np.array([one, other]), np.broadcast_to(one[0], (2, 20, 6, 2)))
+
+
+def test_a_pool_has_a_worker():
+    with pytest.raises(ValueError, match="2 simulators in 0 processes"):
+        SimulatorPool(Probe, 2, 0)
 
 
 @pytest.mark.parametrize(("action", "line"), [(9, "this simulator exploded"), (-9, "worker 1 died with exit code 3")])
