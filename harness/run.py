@@ -6,7 +6,6 @@ python -m harness.run --methods vgf,fql --suite ogbench
 from __future__ import annotations
 
 import errno
-import fnmatch
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
 _FULL = {errno.ENOSPC: "is full", errno.EDQUOT: "is over quota", errno.EROFS: "is read-only",
          errno.EACCES: "is not writable", errno.EPERM: "is not writable",
          errno.ENOTDIR: "is not a folder", errno.EEXIST: "is not a folder"}  # fmt: skip
-
-_LONG = 100  # characters of a hint
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -64,11 +61,13 @@ def run(
     console = Console(stderr=True)
     try:
         if what:
-            names, suite, patterns = _shown(what, show_config, names, suite, patterns)
+            names, patterns = _shown(what, show_config, names, patterns)
         if listing:
             show.listing(suite)
             return
         globs = [pattern.strip() for pattern in patterns.split(",") if pattern.strip()]
+        if patterns and not globs:
+            raise BadInput(f"--tasks {patterns!r} names no task")
         suite = suite or (tasks.home(globs) if globs else "toy")
         code = _main(names, suite, globs, preset, data, results, sets or [], adopt or [], resume, dry_run,
                      show_config, {"seeds": seeds, "episodes": episodes, "evaluate_every": evaluate_every,
@@ -88,25 +87,13 @@ def run(
     raise typer.Exit(code)
 
 
-def _shown(
-    what: list[str], show_config: bool, names: str, suite: str | None, patterns: str
-) -> tuple[str, str | None, str]:
-    """Methods, suite and tasks of `--show-config METHOD TASK`; the suite is the one that has the task."""
+def _shown(what: list[str], show_config: bool, names: str, patterns: str) -> tuple[str, str]:
+    """Methods and tasks of `--show-config METHOD TASK`."""
     if not show_config or names or (patterns and len(what) == 2):
         raise BadInput(f"unexpected argument {what[0]!r}; methods are named by --methods, tasks by --tasks")
     if len(what) > 2:
         raise BadInput(f"unexpected argument {what[2]!r}; expected --show-config METHOD TASK")
-    if len(what) == 1:
-        return what[0], suite, patterns
-    known: list[str] = []
-    for name in [suite] if suite else tasks.SUITES:
-        of_suite = tasks.suite(name).names()
-        if fnmatch.filter(of_suite, what[1]):
-            return what[0], name, what[1]
-        known += of_suite
-    close = methods.nearest(what[1], known)
-    hint = close if len(close) < _LONG else "--list prints them all"
-    raise BadInput(f"no {suite + ' ' if suite else ''}task is called {what[1]!r}; {hint}")
+    return what[0], what[1] if len(what) == 2 else patterns
 
 
 def _main(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import fnmatch
 import importlib
 from collections.abc import Iterable
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from methods import nearest
-from methods.core import BadInput
+from methods.core import Absent, BadInput
 
 SUITES: dict[str, str] = {
     "toy": "tasks.toy", "ogbench": "tasks.ogbench", "d4rl": "tasks.d4rl",
@@ -52,13 +51,19 @@ def home(patterns: Iterable[str]) -> str:
     Raises:
       BadInput: none has, or several.
     """
-    patterns, found, known = tuple(patterns), list[str](), list[str]()
+    patterns, found, known, absent = tuple(patterns), list[str](), list[str](), list[Absent]()
     for name in SUITES:
         known += suite(name).names()
-        with contextlib.suppress(BadInput):
+        try:
             select(name, patterns)
             found.append(name)
+        except Absent as error:
+            absent.append(error)
+        except BadInput:
+            pass
     wanted = ",".join(patterns)
+    if absent and not found:
+        raise absent[0]
     if not found:
         hint = nearest(wanted, known) if len(patterns) == 1 else ""
         hint = hint if hint.startswith("did you mean") else "python -m harness.run --list prints all tasks"
@@ -93,8 +98,12 @@ def select(name: str, patterns: Iterable[str]) -> tuple[Any, ...]:
         else:
             found = fnmatch.filter(names, pattern)
         if not found:  # known, perhaps, though its data are not there yet
-            with contextlib.suppress(BadInput):
+            try:
                 found = [module.get(pattern).name]
+            except Absent:
+                raise
+            except BadInput:
+                pass
         if not found:
             raise BadInput(f"no {name} task matches {pattern!r}; {nearest(pattern, list(names)[:2000])}")
         chosen += [task for task in found if task not in chosen]

@@ -62,7 +62,7 @@ def get(name: str) -> D4RLTask | MinariTask:
     """The task called `name`: one of D4RL's, a local one (also where its data are yet to be made), or a Minari id.
 
     Raises:
-      BadInput: there is none of that name.
+      BadInput: there is none of that name; `Absent` where it would be one of Minari's.
     """
     if name in FILES or name in LOCAL_TASKS:
         return D4RLTask(name)
@@ -70,7 +70,7 @@ def get(name: str) -> D4RLTask | MinariTask:
         return MinariTask(name.replace("/", "--"))
     if "/" in name or "--" in name:
         wanted = name.replace("--", "/")
-        raise BadInput(f"no Minari dataset {wanted} in {minari_data.root()}; minari download {wanted}")
+        raise Absent(f"no Minari dataset {wanted} in {minari_data.root()}; minari download {wanted}")
     raise BadInput(f"unknown D4RL task {name!r}; {nearest(name, [*names(), *LOCAL_TASKS])}")
 
 
