@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import jax
@@ -23,6 +24,7 @@ from harness.plan import plan_run
 from harness.throughput import measure
 from harness.train import initial_state
 from methods.core import Method
+from tasks import ogbench
 from tasks.toy import ToyTask
 from tests.harness.line import HORIZON, LineTask
 
@@ -224,3 +226,24 @@ def test_an_estimate_covers_every_stage() -> None:
     runs = [plan_run(ToyTask(), "?", name, sizes, settings) for name in ("bc", "best_of_n")]
     found = estimate.seconds_per_stage(runs, Console(quiet=True))
     assert set(found) == {node.fingerprint for run in runs for node in run.nodes} and min(found.values()) > 0
+
+
+def test_stages_of_a_kind_are_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an update weighs does not change how long it takes; how wide its networks are does."""
+    measured: list[str] = []
+
+    def once(method: Any, stage: Any, seeds: Any, **how: Any) -> Any:
+        measured.append(stage.name)
+        return SimpleNamespace(ms_scan=float(len(measured)))
+
+    monkeypatch.setattr(estimate, "measure", once)
+    settings = RunSettings(seeds=(0, 1), episodes=1, evaluate_every=10, log_every=5)
+    names = ("cube-single-play", "humanoidmaze-medium-navigate")
+    cube, maze = (ogbench.get(f"{name}-singletask-v0") for name in names)
+    runs = [plan_run(task, "?", "fql", parse_set([f"hidden_dims={width}", "steps=10"]), settings)
+            for task, width in ((cube, 8), (maze, 8), (cube, 16))]  # fmt: skip
+    assert runs[0].resolved.config.alpha != runs[1].resolved.config.alpha
+    found = estimate.seconds_per_stage(runs, Console(quiet=True))
+    assert measured == ["joint", "joint"]
+    first, second, third = (found[run.nodes[-1].fingerprint] for run in runs)
+    assert first == second != third
