@@ -183,7 +183,8 @@ def _paths(run: Run, arrays: Arrays, grid: list[dict[str, float]], last: int) ->
 def _draw_method(axes: Axes, part: pd.DataFrame, color: tuple[float, float, float]) -> None:
     actions = part[part["kind"] == "action"]
     axes.scatter(actions["x"], actions["y"], s=14, color=color, edgecolors="white", lw=0.4, alpha=0.85, zorder=6)
-    for _, trace in part[part["kind"] == "path"].groupby("trace"):
+    paths = part[part["kind"] == "path"]
+    for _, trace in paths.groupby("trace") if len(paths) else ():  # without any there is no such column
         axes.plot(trace["x"], trace["y"], ".-", ms=1.8, mew=0, color=INK, lw=0.6, zorder=4)
         axes.plot(trace["x"].iloc[0], trace["y"].iloc[0], "o", ms=3, mfc="white", mec=INK, mew=0.6, zorder=5)
         axes.plot(trace["x"].iloc[-1], trace["y"].iloc[-1], "o", ms=2.6, color=INK, mew=0, zorder=5)

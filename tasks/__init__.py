@@ -51,26 +51,36 @@ def home(patterns: Iterable[str]) -> str:
     Raises:
       BadInput: none has, or several.
     """
-    patterns, found, known, absent = tuple(patterns), list[str](), list[str](), list[Absent]()
+    homes = {pattern: _homes(pattern) for pattern in patterns}
+    common = [name for name in SUITES if all(name in found for found in homes.values())]
+    if not common:
+        raise BadInput(", ".join(f"{pattern!r} is of {found[0]}" for pattern, found in homes.items())
+                       + ": a command takes tasks of one suite")  # fmt: skip
+    if len(common) > 1:
+        wanted = ",".join(homes)
+        raise BadInput(f"{' and '.join(common)} have tasks that match {wanted!r}; choose by --suite")
+    return common[0]
+
+
+def _homes(pattern: str) -> list[str]:
+    """The suites with tasks that match."""
+    found, known, absent = list[str](), list[str](), list[Absent]()
     for name in SUITES:
         known += suite(name).names()
         try:
-            select(name, patterns)
+            select(name, [pattern])
             found.append(name)
         except Absent as error:
             absent.append(error)
         except BadInput:
             pass
-    wanted = ",".join(patterns)
     if absent and not found:
         raise absent[0]
     if not found:
-        hint = nearest(wanted, known) if len(patterns) == 1 else ""
+        hint = nearest(pattern, known)
         hint = hint if hint.startswith("did you mean") else "python -m harness.run --list prints all tasks"
-        raise BadInput(f"no suite has tasks that match {wanted!r}; {hint}")
-    if len(found) > 1:
-        raise BadInput(f"{' and '.join(found)} have tasks that match {wanted!r}; choose by --suite")
-    return found[0]
+        raise BadInput(f"no suite has a task that matches {pattern!r}; {hint}")
+    return found
 
 
 def listed(name: str) -> tuple[tuple[str, ...], str]:

@@ -101,6 +101,8 @@ class Simulators:
     """
 
     def __init__(self, make_env: MakeEnv, n: int, clone: Clone | None = None, alone: bool = False) -> None:
+        if n < 1:
+            raise ValueError(f"{n} simulators")
         self.n = n
         self.generator = contextlib.nullcontext if alone else _global_generator
         first = make_env()

@@ -169,6 +169,17 @@ def test_landscape_shows_paths_and_the_largest_setting(tmp_path: Path) -> None:
     plt.close(figure)
 
 
+def test_a_landscape_of_methods_without_particles(tmp_path: Path) -> None:
+    write_landscape(tmp_path)
+    write_candidates(write_run(tmp_path, "fql", evaluations=1), {}, pull=0.5)
+    records = load(tmp_path)
+    points, notes = landscape.shown(records, "toy", "toy", scores(records)[0]) or (None, None)
+    assert notes == [] and set(points["kind"]) == {"true_reward", "data", "mode", "action"}
+    figure = landscape.draw(points, "toy", "toy")
+    assert [axes.get_title().partition("\n")[0] for axes in figure.axes[:2]] == ["data", "fql"]
+    plt.close(figure)
+
+
 def test_bad_landscape_and_candidates_are_notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("analysis.style.FORMATS", ("png",))  # saving is what takes time
     write_landscape(tmp_path)

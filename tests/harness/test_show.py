@@ -99,9 +99,9 @@ def test_settings_of_a_method_on_a_task_of_any_suite() -> None:
         ("--show-config vgf toy bc", "unexpected argument 'bc'; expected --show-config METHOD TASK"),
         ("--show-config vgff", "unknown method 'vgff'; did you mean 'vgf'?"),
         (f"--show-config vgff {CUBE}", "unknown method 'vgff'; did you mean 'vgf'?"),
-        ("--show-config vgf cube-sngle-play-singletask-v0", "no suite has tasks that match "
+        ("--show-config vgf cube-sngle-play-singletask-v0", "no suite has a task that matches "
          f"'cube-sngle-play-singletask-v0'; did you mean '{CUBE}'?"),
-        ("--show-config vgf q", "no suite has tasks that match 'q'; python -m harness.run --list prints all tasks"),
+        ("--show-config vgf q", "no suite has a task that matches 'q'; python -m harness.run --list prints all tasks"),
         (f"--show-config vgf {CUBE} --suite toy", f"no toy task matches '{CUBE}'; valid: toy"),
         (f"--show-config bc {CUBE} --set step_size=1", "--set step_size: no such setting in any of bc"),
     ],
