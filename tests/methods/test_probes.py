@@ -107,7 +107,7 @@ def walks() -> dict[str, np.ndarray]:
         ("vgf", {"train_flow_steps": 3, "step_size": EPS, "alpha": 1e-3}, GAMMA * 3 * EPS),
         pytest.param("avgf", {"train_flow_steps": 3, "step_size": EPS}, GAMMA * 3 * EPS, marks=pytest.mark.slow),
         # alpha mean_d (mu - flow)^2 - mu_0 over two dimensions is least at flow_0 + 1 / alpha
-        ("fql", {"alpha": 1 / 0.3}, GAMMA * 0.3),
+        pytest.param("fql", {"alpha": 1 / 0.3}, GAMMA * 0.3, marks=pytest.mark.slow),
         # the largest of 5 uniforms
         pytest.param("best_of_n", {"target_select": "max"}, GAMMA * (5 / 6 - 0.5), marks=pytest.mark.slow),
     ],

@@ -223,7 +223,10 @@ LOSSES: dict[str, tuple[dict[str, Any], str, Callable[..., Any]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", LOSSES)
+SLOW = {"diffusion_ql"}  # to compile
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in LOSSES])
 def test_gradients_are_slopes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Central differences along a random direction, step 1e-5 in float64: 1e-10 of truncation, 1e-11 of rounding. What
     a loss holds constant by `stop_gradient` is held at its value in the middle."""

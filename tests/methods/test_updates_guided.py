@@ -156,7 +156,7 @@ def guided(behavior: Any, value: Any, obs: Any, action: Any, weight: Any, how: s
     return jnp.clip(action, -1, 1)
 
 
-@pytest.mark.parametrize("how", ["denoised", "jacobian", "noisy", "full"])
+@pytest.mark.parametrize("how", ["denoised", "jacobian", "noisy", pytest.param("full", marks=pytest.mark.slow)])
 def test_qgf_guidance(how: str, deeper: None) -> None:
     """Every weight a row of its own, 0 among them; the target critics guide, not the online ones."""
     method = make("qgf", gradient=how, flow_steps=STEPS, **DEEPER)
