@@ -1,7 +1,7 @@
 """MuJoCo's simulators in step: the physics of all of them in threads, and the rest of a step for all of them at once.
 
-A walker's own `step` spends 40 to 50% of its time in Python, on a few numbers. Here that is a few array operations for
-all rows together. MuJoCo runs without Python's lock, so threads of one process are enough to use a few cores, and none
+A walker's own `step` spends much of its time in Python, on a few numbers. Here that is a few array operations for all
+rows together. MuJoCo runs without Python's lock, so threads of one process are enough to use a few cores, and none
 waits for another but at the end of the step: each takes the next row that is left. Resets are the simulators' own, one
 after another.
 """

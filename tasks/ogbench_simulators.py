@@ -83,7 +83,7 @@ def clone(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
 @functools.cache
 def _looks_once(kind: Any) -> Any:
     """`kind` of a manipulation environment, but what it finds out about a state it finds out once: its own `step` asks
-    three times (for the state acted in, the observation, the info), a tenth of its time."""
+    three times: for the state acted in, the observation, the info."""
     if hasattr(kind, "_seen"):
         return kind
 
