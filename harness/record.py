@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
+from core.files import write_atomically, write_json, write_lines
 from methods.core import BadInput
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "gymnasium", "ogbench", "mujoco",
@@ -37,26 +38,6 @@ class Busy(RuntimeError):
 def now() -> str:
     """UTC, ISO 8601."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-def write_atomically(path: Path, write: Any) -> None:
-    """Has `write(binary file)` fill a temporary file beside `path`, then puts it in place: whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Atomically, with a line a key."""
-    write_atomically(path, lambda file: file.write((json.dumps(value, indent=1) + "\n").encode()))
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -239,8 +220,3 @@ def _read_json(path: Path) -> dict[str, Any]:
 def status_of(folder: Path) -> str | None:
     """The status of a run's folder, or None where there is no readable record."""
     return read_run(folder).get("status")
-
-
-def write_lines(path: Path, lines: Iterable[str]) -> None:
-    """Atomically, one a line."""
-    write_atomically(path, lambda file: file.write("".join(f"{line}\n" for line in lines).encode()))

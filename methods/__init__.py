@@ -5,11 +5,13 @@ Names are known without importing JAX or torch; a method's file is loaded when i
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from typing import Any
 
-from methods.core import BadInput
+from core.errors import BadInput
+from core.text import nearest
+
+__all__ = ["LANGUAGE", "REGISTRY", "get", "nearest", "registry"]
 
 REGISTRY: dict[str, str] = {
     "vgf": "methods.vgf:VGF",
@@ -40,19 +42,9 @@ LANGUAGE: dict[str, str] = {
 }
 
 
-MANY = 30  # names in an error line
-
-
 def registry(family: str) -> dict[str, str]:
     """The methods of a family, name -> place."""
     return LANGUAGE if family == "language" else REGISTRY
-
-
-def nearest(name: str, valid: list[str]) -> str:
-    """A hint for an error line: the closest valid name, or when none is close all of them, as far as a line goes."""
-    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
-    shown = valid if len(valid) <= MANY else [*valid[:MANY], f"and {len(valid) - MANY} more (--list)"]
-    return f"did you mean {close[0]!r}?" if close else "valid: " + ", ".join(shown)
 
 
 def get(name: str, family: str = "control") -> Any:

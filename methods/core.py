@@ -1,7 +1,7 @@
 """The contract every method fulfils: stages that train named parts of a state, and a way to act.
 
-This file imports nothing but the standard library, so that tasks and simulator processes can name a
-`TaskSpec` without loading JAX.
+This file imports nothing but the standard library and the ground floor, so that tasks and simulator processes can
+name a `TaskSpec` without loading JAX.
 
 Reading order for newcomers: this file, `learner.py`, `vgf.py`.
 """
@@ -12,12 +12,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, Self
 
+from core.errors import Absent, BadInput
+
 if TYPE_CHECKING:
     import jax
 
     Array = jax.Array
 else:
     Array = Any
+
+__all__ = ["Absent", "Array", "BadInput", "Batch", "Columns", "Count", "Fraction", "Key", "Knobs", "Method",
+           "MethodConfig", "Metrics", "PositiveFloat", "PositiveInt", "Stage", "State", "TaskSpec", "Weight",
+           "act_keys"]  # fmt: skip
 
 Key = Array
 """A typed JAX PRNG key (`jax.random.key`)."""
@@ -45,14 +51,6 @@ PositiveFloat = Annotated[float, "positive"]
 Count = Annotated[int, "not negative"]
 Weight = Annotated[float, "not negative"]
 Fraction = Annotated[float, "within [0, 1]"]
-
-
-class BadInput(ValueError):
-    """The user asked for something that cannot be done. Its message is one line that names what is wrong."""
-
-
-class Absent(BadInput):
-    """What is asked for is fine, but not there yet; the line says how to have it."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,22 @@
+"""What a user can be told in one line."""
+
+from __future__ import annotations
+
+
+class BadInput(ValueError):
+    """The user asked for something that cannot be done. Its message is one line that names what is wrong."""
+
+
+class Absent(BadInput):
+    """What is asked for is fine, but not there yet; the line says how to have it."""
+
+
+def reason(error: BaseException) -> str:
+    """One line that says what an error is about; its kind where it has no words of its own."""
+    if isinstance(error, OSError) and error.strerror:
+        named = f": {error.filename}" if error.filename is not None else ""
+        return f"{error.strerror}{named}"
+    words = " ".join(str(error).split())
+    if isinstance(error, KeyError):  # its text is the bare key
+        return f"no {words}"
+    return words or type(error).__name__

@@ -1,0 +1,164 @@
+"""The shapes of the records (`results/README.md`), and the one door through which they are read.
+
+A file that is not of its shape becomes one line, whoever reads it: harness, analysis or judge. Keys that stand here are
+checked wherever they are; further keys pass. Names that may become part of a path are checked for it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, NotRequired, TypeVar
+
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict  # pydantic needs its form of it below Python 3.12
+
+from core import strict_json
+from core.errors import BadInput
+
+SCHEMA = 1
+LONGEST_NAME = 200  # characters: file systems take 255 bytes
+T = TypeVar("T")
+
+
+def file_name(name: str) -> str:
+    """The name, if it can be one piece of a path.
+
+    Raises:
+      ValueError: it is empty, too long, "." or "..", or holds a slash or a character that does not print.
+    """
+    if not 0 < len(name) <= LONGEST_NAME or name in (".", "..") or "/" in name or "\\" in name:
+        raise ValueError("cannot be part of a file's name")
+    if not name.isprintable():
+        raise ValueError("holds characters that do not print")
+    return name
+
+
+Name = Annotated[str, AfterValidator(file_name)]
+Number = Annotated[int, Field(ge=0, lt=2**63)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+_STRICT = ConfigDict(strict=True, extra="allow")
+
+
+@with_config(_STRICT)
+class OnlineRecord(TypedDict):
+    """Of a run that goes on online."""
+
+    continues: str
+    from_step: Number
+    steps: Number
+
+
+@with_config(_STRICT)
+class DatasetRecord(TypedDict):
+    """Which data a run used."""
+
+    name: NotRequired[str]
+    sha256: NotRequired[str]
+    origin: NotRequired[str]
+    path: NotRequired[str]
+    transitions: NotRequired[Number]
+    details: NotRequired[dict[str, Any]]
+
+
+@with_config(_STRICT)
+class StageReference(TypedDict):
+    """A stage that a run is made of."""
+
+    name: str
+    fingerprint: Name
+    steps: Number
+    origin: NotRequired[str]
+    seconds: NotRequired[Seconds | None]
+    git: NotRequired[dict[str, Any] | None]
+    versions: NotRequired[dict[str, str] | None]
+
+
+@with_config(_STRICT)
+class RunRecord(TypedDict):
+    """run.json."""
+
+    schema: Literal[1]
+    suite: Name
+    task: Name
+    method: Name
+    fingerprint: Name
+    status: Literal["running", "finished", "interrupted", "failed"]
+    error: NotRequired[str | None]
+    config: dict[str, Any]
+    seeds: list[Seed]
+    knobs: list[Name]
+    episodes: Number
+    evaluation_steps: NotRequired[list[Number]]
+    dataset: NotRequired[DatasetRecord]
+    stages: NotRequired[list[StageReference]]
+    wall_clock_s: NotRequired[dict[str, Seconds]]
+    versions: NotRequired[dict[str, str]]
+    git: NotRequired[dict[str, Any]]
+    device: NotRequired[dict[str, Any]]
+    task_options: NotRequired[dict[str, str]]
+    online: NotRequired[OnlineRecord | None]
+    created: NotRequired[str]
+    updated: NotRequired[str]
+
+
+@with_config(_STRICT)
+class StageRecord(TypedDict):
+    """stage.json of an artefact."""
+
+    finished: bool
+    step: Number
+    identity: dict[str, Any]
+    seconds: NotRequired[Seconds]
+    maker: NotRequired[str]
+    git: NotRequired[dict[str, Any] | None]
+    versions: NotRequired[dict[str, str] | None]
+    adopted_from: NotRequired[str]
+    files: NotRequired[dict[str, str]]  # SHA-256 of every file of the state, by its path there
+
+
+@with_config(_STRICT)
+class VerdictsRecord(TypedDict):
+    """verdicts-<judge>.json."""
+
+    rows: Number
+    responses: str  # SHA-256 of the texts that were judged
+    episodes: NotRequired[Number]
+
+
+def check(value: Any, shape: type[T], where: str) -> T:
+    """The value, if it is of that shape (nothing is converted).
+
+    Raises:
+      BadInput: it is not; says what is wrong where, beginning with `where`.
+    """
+    try:
+        return _adapter(shape).validate_python(value, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        shown = repr(first["input"])
+        shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
+        found = "" if first["type"] == "missing" else f" (it is {shown})"
+        what = f"{place}: " if place else ""
+        raise BadInput(f"{where}: {what}{first['msg'].removeprefix('Value error, ')}{found}") from None
+
+
+def read(path: Path, shape: type[T]) -> T:
+    """The record in a file, checked.
+
+    Raises:
+      BadInput: it is no JSON, or of another shape; one line that names the file and the key.
+      OSError: it cannot be read; FileNotFoundError where there is none.
+    """
+    return check(strict_json.read(path), shape, str(path))
+
+
+_ADAPTERS: dict[Any, TypeAdapter[Any]] = {}
+
+
+def _adapter(shape: type[T]) -> TypeAdapter[T]:
+    if shape not in _ADAPTERS:
+        _ADAPTERS[shape] = TypeAdapter(shape)
+    return _ADAPTERS[shape]
