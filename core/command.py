@@ -17,27 +17,39 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from core import account, shadows, streams
 from core.errors import BadInput, reason
-from core.text import PLAIN, printable
+from core.streams import NOBODY_READS, use_any_encoding
+from core.text import printable
+
+__all__ = ["INTERRUPTED", "NOBODY_READS", "STOPS", "complain", "guarded", "leave", "main", "use_any_encoding"]
 
 INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
-NOBODY_READS = 141  # of a closed pipe, likewise
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
+"""What asks a command to stop: Ctrl-C, an administrator, a terminal that closes, and the warnings of batch systems
+before they kill (SLURM and SGE: SIGUSR1; LSF: SIGUSR2; limits on processor time: SIGXCPU)."""
 
 
 def main(place: str) -> NoReturn:
     """Runs the typer application at "module:attribute" and exits with its code: 2 for what the user can mend."""
-    signal.signal(signal.SIGINT, _leave)  # until the imports are done: an import that is broken off has no use
-    use_any_encoding()
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, _leave)  # until the imports are done: an import that is broken off has no use
+    streams.make_steady()
+    account.settle()
+    leave(guarded(lambda: _run(place)))
+
+
+def _run(place: str) -> Any:
+    module, _, attribute = place.partition(":")
     try:
-        module, _, attribute = place.partition(":")
         app = getattr(importlib.import_module(module), attribute)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        code = guarded(lambda: app(standalone_mode=False))
-    except BaseException as error:
-        if not isinstance(error, BadInput):
-            raise
-        code = complain(error)
-    leave(code)
+    except Exception as error:
+        if line := shadows.culprit():
+            raise BadInput(line) from error
+        raise
+    if signal.getsignal(signal.SIGINT) is _leave:
+        signal.signal(signal.SIGINT, _interrupt)
+    return app(standalone_mode=False)
 
 
 def guarded(call: Callable[[], Any]) -> int:
@@ -49,20 +61,29 @@ def guarded(call: Callable[[], Any]) -> int:
         return complain(error)
     except BrokenPipeError:
         return NOBODY_READS
+    except ImportError as error:
+        if line := shadows.culprit():
+            return complain(BadInput(line))
+        if not isinstance(error, ModuleNotFoundError):
+            raise
+        return complain(absent(error))
     except OSError as error:
         return complain(error)
     except MemoryError as error:
         return complain(BadInput(f"out of memory ({reason(error)})"))
     except KeyboardInterrupt:
-        _say("stopped")
-        return INTERRUPTED
+        return _stopped()
     except Exception as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):  # typer's way to pass one on
+            return _stopped()
         code = getattr(error, "exit_code", None)  # of typer: a wrong option, or an exit that was asked for
-        if not isinstance(code, int):
-            raise
-        if describe := getattr(error, "format_message", None):
-            _say(f"error: {describe()}")
-        return code
+        if isinstance(code, int):
+            if describe := getattr(error, "format_message", None):
+                _say(f"error: {describe()}")
+            return code
+        if isinstance(error, AttributeError) and (line := shadows.culprit()):
+            return complain(BadInput(line))
+        raise
 
 
 def complain(error: BaseException) -> int:
@@ -78,32 +99,39 @@ def leave(code: int) -> NoReturn:
             stream.flush()
         except (OSError, ValueError):
             code = code or NOBODY_READS
-            _discard(stream)
+            streams.discard(stream)
     sys.exit(code)
 
 
-def use_any_encoding() -> None:
-    """Makes both streams print every text: signs that the terminal's encoding lacks are spelled out."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors=PLAIN)
+_EXTRAS = {"torch": "rlhf", "transformers": "rlhf", "tokenizers": "rlhf", "safetensors": "rlhf", "peft": "rlhf",
+           "accelerate": "rlhf", "datasets": "rlhf", "stable_baselines3": "collect", "ray": "ray"}  # fmt: skip
+
+
+def absent(error: ModuleNotFoundError) -> BadInput:
+    """What to install for a module that is not there."""
+    package = (error.name or "").partition(".")[0]
+    extra = _EXTRAS.get(package)
+    how = f"pip install '.[{extra}]'" if extra else "install the project again"
+    return BadInput(f"{package or reason(error)} is not installed: {how}")
 
 
 def _say(line: str) -> None:
     try:
         print(printable(" ".join(line.split())), file=sys.stderr, flush=True)
     except (OSError, ValueError):
-        _discard(sys.stderr)
+        streams.discard(sys.stderr)
 
 
-def _discard(stream: Any) -> None:
-    """What is still to be flushed at exit goes nowhere, instead of raising there."""
-    try:
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, stream.fileno())
-        os.close(null)
-    except (OSError, ValueError):
-        pass
+def _stopped() -> int:
+    _say("stopped")
+    return INTERRUPTED
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    """The first Ctrl-C tidies up; a second one, meanwhile, kills."""
+    del frame
+    signal.signal(number, signal.SIG_DFL)
+    raise KeyboardInterrupt
 
 
 def _leave(number: int, frame: object) -> None:

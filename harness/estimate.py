@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from rich.console import Console
 from rich.progress import track
 
+from harness.measure import measure
 from harness.plan import RunNode, StageNode
-from harness.throughput import measure
 
 _STEPS = 4  # a multiple of the period of delayed updates
 

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import fnmatch
 import importlib
+import runpy
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+if sys.argv[:1] == ["-m"]:  # a command is starting: before anything of ours is looked for in the working folder
+    _shadows = runpy.run_path(str(Path(__file__).parents[1] / "core" / "shadows.py"))
+    _shadows["refuse_strangers"]("core", "methods")
 
 from methods import nearest
 from methods.core import Absent, BadInput

@@ -7,11 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-
-def pytest_configure() -> None:
-    """XLA without most of its optimisations, here, in worker processes and in the commands that tests start: programs
-    that run a few times compile more than twice as fast."""
-    os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+# XLA without most of its optimisations, here, in worker processes and in the commands that tests start: programs that
+# run a few times compile more than twice as fast. JAX reads it once, so it stands before all that may import JAX.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from typer.testing import CliRunner
 
 from analysis.load import load
 from analysis.select import FIXED, scores
-from harness.run import app
+from harness.run_command import app
 from tasks import toy
 
 SEEDS = 10

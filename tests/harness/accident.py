@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from harness.run import app
+from harness.run_command import app
 
 
 def strike(what: str) -> None:

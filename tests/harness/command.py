@@ -12,7 +12,7 @@ from typing import Any
 
 from typer.testing import CliRunner
 
-from harness.run import app
+from harness.run_command import app
 
 ROOT = Path(__file__).parents[2]
 TINY = ("--preset", "smoke", "--seeds", "2", "--steps", "40", "--evaluate-every", "10", "--episodes", "3",

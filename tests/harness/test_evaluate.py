@@ -17,11 +17,11 @@ import pytest
 from rich.console import Console
 
 import methods
-from harness import estimate, throughput
+from harness import estimate, throughput_command
 from harness.config import RunSettings, parse_set
 from harness.evaluate import PROBES, Evaluator, Interrupted
+from harness.measure import measure
 from harness.plan import plan_run
-from harness.throughput import measure
 from harness.train import initial_state
 from methods.core import Method
 from tasks import ogbench
@@ -212,7 +212,7 @@ def test_measurements_are_finite_and_positive(tmp_path: Path) -> None:
     for value in (found.ms_scan, found.ms_loop, found.compile_s, found.ratio):
         assert math.isfinite(value) and value > 0
     assert found.ratio == found.ms_scan / found.ms_loop
-    throughput._write(tmp_path / "t.csv", [found, found])
+    throughput_command._write(tmp_path / "t.csv", [found, found])
     with (tmp_path / "t.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 2 and float(rows[0]["ratio"]) == pytest.approx(found.ratio, rel=1e-3)  # four digits

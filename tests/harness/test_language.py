@@ -243,7 +243,7 @@ def test_the_control_half_never_imports_torch(tmp_path: Path) -> None:
     code = (
         "import sys\n"
         "from typer.testing import CliRunner\n"
-        "from harness.run import app\n"
+        "from harness.run_command import app\n"
         "done = CliRunner().invoke(app, sys.argv[1:], catch_exceptions=False)\n"
         "assert done.exit_code == 0, done.stderr\n"
         "found = {'torch', 'transformers', 'tokenizers', 'datasets', 'peft'} & set(sys.modules)\n"

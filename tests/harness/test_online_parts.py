@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from harness.measure import random_transitions
 from harness.online import OnlineTrainer, Rollout
 from harness.plan import OnlineSettings, StageNode
-from harness.throughput import random_transitions
 from harness.train import NotFinite, initial_state, take
 from methods.core import Method, MethodConfig, Stage, State, TaskSpec
 from tasks.core import RewardTransform

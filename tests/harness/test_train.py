@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import harness.train
 import methods
-from harness import throughput
+from harness import measure
 from harness.train import NotFinite, Trainer, initial_state, prepare, seed_keys, spans, take
 from methods.core import Stage
 from methods.learner import part_key
@@ -232,7 +232,7 @@ def test_resuming_within_a_period_makes_no_difference() -> None:
 def test_the_plain_loop_does_the_same_steps() -> None:
     stage = delayed()
     state = initial_state(walk_init, (3, 4))
-    advance = throughput._one_dispatch(stage, Trainer(stage, (3, 4), ROWS, state))
+    advance = measure._one_dispatch(stage, Trainer(stage, (3, 4), ROWS, state))
     for number in range(1, 8):
         state = advance(state, number)
     assert_equal(walked(stage, [(0, 7)])[0], state)

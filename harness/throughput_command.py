@@ -1,0 +1,83 @@
+"""Updates a second, compile time and memory of every method; needs no simulator and no data (`harness/measure.py`).
+
+Each method trains on random transitions of cube-single's size (or --obs-dim, --action-dim).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import typer
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+import methods
+from core.files import write_text
+from harness.measure import Measurement, distinct_stages, measure
+from harness.train import device_summary
+from methods.core import BadInput, TaskSpec
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+def _write(path: Path, found: Sequence[Measurement]) -> None:
+    """A CSV with the command and device in every row."""
+    device, command = device_summary(), "python -m harness.throughput " + " ".join(sys.argv[1:])
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["method", "stage", "seeds", "ms_per_update_and_seed", "ms_one_dispatch_a_step", "ratio",
+                     "compile_s", "peak_memory_mb", "device", "jax", "date", "command"])  # fmt: skip
+    for m in found:
+        numbers = [f"{value:.4g}" for value in (m.ms_scan, m.ms_loop, m.ratio, m.compile_s, m.memory_mb)]
+        writer.writerow([m.method, m.stage, m.seeds, *numbers, device["kind"], jax.__version__,
+                         time.strftime("%Y-%m-%d", time.gmtime()), command])  # fmt: skip
+    write_text(path, text.getvalue())
+
+
+@app.command()
+def throughput(
+    names: Annotated[str, typer.Option("--methods", help="comma-separated; default: all")] = "",
+    seeds: Annotated[str, typer.Option(help="numbers of seeds, comma-separated")] = "1,8",
+    sets: Annotated[list[str] | None, typer.Option("--set", help="[METHOD.]KEY=VALUE; may be repeated")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="updates in one timed span")] = 20,
+    repeats: Annotated[int, typer.Option(min=1, help="timed spans of each kind; the shortest counts")] = 5,
+    obs_dim: Annotated[int, typer.Option(min=1)] = 28,
+    action_dim: Annotated[int, typer.Option(min=1)] = 5,
+    out: Annotated[Path | None, typer.Option(help="also write the table to this CSV file")] = None,
+) -> None:
+    """Time per update and seed of each stage of the methods, and the ratio to one dispatch a step."""
+    console = Console()
+    console.width = max(console.width, 100)  # as wide as the table, where the output is no terminal
+    try:
+        chosen = [name.strip() for name in names.split(",") if name.strip()] or list(methods.REGISTRY)
+        if not all(count.strip().isdecimal() and int(count) for count in seeds.split(",")):
+            raise BadInput(f"--seeds {seeds}: expected positive whole numbers, comma-separated")
+        counts = [int(count) for count in seeds.split(",")]
+        if out and not out.parent.is_dir():
+            raise BadInput(f"--out {out}: no folder {out.parent}")
+        stages = distinct_stages(chosen, sets or [], TaskSpec(obs_dim, action_dim, 1), steps)
+    except BadInput as error:
+        Console(stderr=True).print(f"error: {error}", markup=False, soft_wrap=True)
+        raise typer.Exit(2) from None
+    found: list[Measurement] = []
+    todo = list(product(stages, counts))
+    for (users, method, stage), count in track(todo, "measuring", console=Console(stderr=True)):
+        found.append(replace(measure(method, stage, range(count), steps=steps, repeats=repeats), method=users))
+        if out:
+            _write(out, found)  # after each: all methods take long on a CPU
+    table = Table("method", "stage", "seeds", "ms/update/seed", "one dispatch a step", "ratio", "compile s", "peak MB")
+    for m in found:
+        table.add_row(m.method, m.stage, str(m.seeds), f"{m.ms_scan:.3g}", f"{m.ms_loop:.3g}", f"{m.ratio:.2f}",
+                      f"{m.compile_s:.1f}", f"{m.memory_mb:.0f}")  # fmt: skip
+    console.print(table)
+    console.print(f"device: {device_summary()['kind']}, jax {jax.__version__}", highlight=False)
