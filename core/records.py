@@ -72,6 +72,7 @@ class StageReference(TypedDict):
     origin: NotRequired[str]
     seconds: NotRequired[Seconds | None]
     git: NotRequired[dict[str, Any] | None]
+    code: NotRequired[dict[str, str] | None]  # digest of every source file behind it
     versions: NotRequired[dict[str, str] | None]
 
 
@@ -96,6 +97,7 @@ class RunRecord(TypedDict):
     wall_clock_s: NotRequired[dict[str, Seconds]]
     versions: NotRequired[dict[str, str]]
     git: NotRequired[dict[str, Any]]
+    code: NotRequired[dict[str, str]]
     device: NotRequired[dict[str, Any]]
     task_options: NotRequired[dict[str, str]]
     online: NotRequired[OnlineRecord | None]
@@ -113,6 +115,7 @@ class StageRecord(TypedDict):
     seconds: NotRequired[Seconds]
     maker: NotRequired[str]
     git: NotRequired[dict[str, Any] | None]
+    code: NotRequired[dict[str, str] | None]
     versions: NotRequired[dict[str, str] | None]
     adopted_from: NotRequired[str]
     files: NotRequired[dict[str, str]]  # SHA-256 of every file of the state, by its path there

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import BadInput
+from core.files import read_plain
 
 
 def parse(text: str | bytes, where: str) -> Any:
@@ -32,6 +33,6 @@ def read(path: Path) -> Any:
 
     Raises:
       BadInput: see `parse`; begins with the path.
-      OSError: the file cannot be read; FileNotFoundError where there is none.
+      OSError: it is no plain file, or cannot be read; FileNotFoundError where there is none.
     """
-    return parse(path.read_bytes(), str(path))
+    return parse(read_plain(path), str(path))
