@@ -28,7 +28,7 @@ def test_a_file_of_d4rl_s_becomes_normalised_scores(tmp_path: Path, monkeypatch:
     assert records[True][1]["status"] == "finished" and "online" in (records[True][0] / "episodes.csv").read_text()
     folder, record = records[False]
     assert record["dataset"]["origin"] == "given" and record["dataset"]["transitions"] == 7
-    assert record["dataset"]["details"]["reward"] == {"scale": 31.25, "shift": 0.0}
+    assert record["dataset"]["details"]["reward"] == {"scale": 50.0, "shift": 0.0}
     assert record["task_options"] == {} and record["status"] == "finished"
     with (folder / "episodes.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
