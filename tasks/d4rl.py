@@ -6,8 +6,8 @@
 
 All are read from Minari datasets (`tasks.minari_data`); an original file is imported into one when it is first used.
 Learners see transformed rewards, and `Dataset.reward` is the task's own transform, offline and online: locomotion's are
-scaled by 1000 / (largest - smallest return) as in VGF's code (`minari_data.span_returns`), AntMaze's are r - 1 (IQL's code
-and VGF's). A method's settings may ask for another (`methods.core.Rewards`).
+scaled by 1000 / (largest - smallest return) as in VGF's code (`minari_data.span_returns`), AntMaze's are r - 1 (as in
+IQL's code and VGF's). A method's settings may ask for another (`methods.core.Rewards`).
 """
 
 from __future__ import annotations
