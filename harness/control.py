@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +14,19 @@ from harness.online import OnlineWork
 from harness.plan import RunNode, StageNode
 from harness.stagework import StageWork
 from harness.train import device_summary, initial_state, take
-from methods.core import State
+from methods.core import Method, State
+from tasks.core import RewardTransform
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from harness.execute import Member
+
+
+def learned(method: Method, own: RewardTransform) -> RewardTransform:
+    """What a method learns from of a simulator's reward; `own`: the task's own transform."""
+    rewards = method.rewards
+    return (RewardTransform() if rewards.base == "raw" else own).followed_by(rewards.scale, rewards.shift)
 
 
 class ControlEngine:
@@ -32,7 +40,9 @@ class ControlEngine:
 
     def begin(self, member: Member) -> State:
         run = member.run
-        member.columns = member.executor.columns(member.dataset, run.method.fields, take)
+        member.reward = learned(run.method, member.dataset.reward)
+        member.record.save(reward=asdict(member.reward))
+        member.columns = member.executor.columns(member.dataset, run.method.fields, take, member.reward)
         return initial_state(run.method.init, run.settings.seeds)
 
     def store(self, folder: Path, node: StageNode, maker: str) -> StageStore:

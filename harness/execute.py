@@ -23,7 +23,7 @@ from harness.engine import engine_of
 from harness.plan import Groups, RunNode, StageNode, describe
 from harness.progress import Progress
 from methods.core import BadInput, State
-from tasks.core import Dataset
+from tasks.core import Dataset, RewardTransform
 from tasks.simulators import SimulatorError
 
 
@@ -62,7 +62,7 @@ class Executor:
     stop: Stop = field(default_factory=Stop)
     forgotten: set[Path] = field(default_factory=set)  # so that --fresh makes shared work anew once, not for each run
     room: Semaphore = field(init=False)  # of `jobs`, for engines that do more than one thing at a time for a group
-    _columns: dict[str, Any] = field(default_factory=dict)  # of `_dataset`, on the device
+    _columns: dict[Any, Any] = field(default_factory=dict)  # of `_dataset`, on the device; rewards by transform, too
     _dataset: Dataset | None = None
     _loading: Lock = field(default_factory=Lock)
     shared: dict[Any, Any] = field(default_factory=dict)  # what engines keep for all runs
@@ -132,14 +132,23 @@ class Executor:
             statuses |= {member.run.fingerprint: member.status for member in members}
         return [statuses[run.fingerprint] for run in runs]
 
-    def columns(self, dataset: Dataset, fields: frozenset[str], to_device: Callable[..., Any]) -> dict[str, Any]:
-        """The dataset's columns on the device, where all runs use the same copy."""
+    def columns(
+        self, dataset: Dataset, fields: frozenset[str], to_device: Callable[..., Any], reward: RewardTransform
+    ) -> dict[str, Any]:
+        """The dataset's columns on the device, where all runs use the same copy; of rewards there is one for every
+        transform that is asked for."""
         with self._loading:
             if dataset is not self._dataset:
                 self._dataset, self._columns = dataset, {}
             missing = fields - self._columns.keys()
             self._columns |= to_device(dataset.columns(fields), missing)
-            return {name: column for name, column in self._columns.items() if name in fields}
+            found = {name: self._columns[name] for name in fields}
+            if "rewards" in fields and reward != dataset.reward:
+                if reward not in self._columns:
+                    made = to_device({"rewards": dataset.rewards(reward)}, fields)
+                    self._columns[reward] = made["rewards"]
+                found["rewards"] = self._columns[reward]
+            return found
 
     def artifact(self, node: StageNode) -> Path:
         return self.results / "artifacts" / node.fingerprint
@@ -228,6 +237,7 @@ class Member:
         self.evaluator = self.engine.evaluator(run)
         self.state: State = {}
         self.columns: dict[str, Any] = {}  # of the dataset, on the device; filled by the engine that has use for them
+        self.reward = RewardTransform()  # what is learned from of a simulator's reward; likewise
         self.texts: Any = None  # likewise a corpus in tokens
         self.stages: list[dict[str, Any]] = []
 

@@ -152,7 +152,7 @@ class Rollout:
         self, task: Task, seeds: Sequence[int], episode: np.ndarray, reward: RewardTransform, seconds: dict[str, float]
     ) -> None:
         """`episode`: `[s]`, which episode each seed begins with; its number and the seed decide how it starts.
-        `reward`: what the dataset's rewards went through. `seconds`: takes the simulators' time, as "simulate"."""
+        `reward`: what is learned from of the simulator's. `seconds`: takes the simulators' time, as "simulate"."""
         self.seeds, self.episode, self.horizon = tuple(seeds), np.array(episode), task.spec.horizon
         n = len(self.seeds)
         self.pool = simulators(task, n, online=True)
@@ -240,7 +240,7 @@ class OnlineWork(StageWork):
         self._evaluate_or_save(trainer.state, trainer.seconds)
         if self.step < self.stage.steps:
             episode = np.asarray(besides["episode"]) + 1 if besides else np.zeros(len(self.settings.seeds), np.int32)
-            reward = self.owner.dataset.reward
+            reward = self.owner.reward
             with Rollout(self.owner.run.task, self.settings.seeds, episode, reward, trainer.seconds) as rollout:
                 if besides:
                     rollout.ended[:] = besides["ended"]

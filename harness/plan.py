@@ -20,7 +20,7 @@ import methods
 import tasks
 from harness.config import Override, Resolved, RunSettings, resolve
 from harness.files import contents
-from methods.core import BadInput, Method, Stage
+from methods.core import REWARD_SETTINGS, BadInput, Method, Rewards, Stage
 from tasks.core import Task, options
 
 FORMAT = 1  # raise when the meaning of stored parts or records changes
@@ -101,7 +101,7 @@ class RunNode:
 
 
 def plan_run(task: Task, data_id: str, name: str, overrides: Sequence[Override], settings: RunSettings) -> RunNode:
-    """The node of one run; `data_id` identifies the task's transitions (their file's SHA-256)."""
+    """The node of one run; `data_id` identifies the task's transitions (`tasks.core.Dataset.identity`)."""
     resolved = resolve(name, task.suite, task.name, overrides, online=settings.online_steps > 0)
     method: Method = methods.get(name, tasks.family(task.suite))(resolved.config, task.spec)
     nodes: list[StageNode] = []
@@ -110,16 +110,17 @@ def plan_run(task: Task, data_id: str, name: str, overrides: Sequence[Override],
         identity = {
             "format": FORMAT, "data": data_id, "task": f"{task.suite}/{task.name}", "spec": asdict(task.spec),
             "seeds": list(settings.seeds), "stage": stage.name, "trains": sorted(stage.trains), "steps": stage.steps,
-            "rule": stage.rule, "config": {key: _plain(value) for key, value in stage.config.items()},
+            "rule": stage.rule, "config": _config(stage, method),
             "reads": {part: made_by[part] for part in sorted(stage.reads)},
         } | ({"files": [contents(path) for path in stage.files]} if stage.files else {})  # fmt: skip
         before = sum(node.stage.steps for node in nodes) if stage.steps == 0 else 0
         node = StageNode(stage, identity, fingerprint(identity), before)
         made_by |= dict.fromkeys(stage.trains, node.fingerprint)
         nodes.append(node)
+    hidden = method.exploring | (REWARD_SETTINGS if method.rewards == Rewards() else frozenset())
     identity = {
         "format": FORMAT, "method": name, "stages": [node.fingerprint for node in nodes],
-        "config": {key: _plain(value) for key, value in asdict(resolved.config).items() if key not in method.exploring},
+        "config": {key: _plain(value) for key, value in asdict(resolved.config).items() if key not in hidden},
         "episodes": settings.episodes, "evaluate_every": settings.evaluate_every, "task": options(task),
     }  # fmt: skip
     return RunNode(task, method, resolved, settings, tuple(nodes), fingerprint(identity))
@@ -143,7 +144,7 @@ def plan_online(run: RunNode) -> RunNode:
     identity = {
         **{key: end.identity[key] for key in ("format", "data", "task", "spec", "seeds")},
         "stage": stage.name, "trains": sorted(stage.trains), "steps": stage.steps, "rule": stage.rule,
-        "config": {key: _plain(value) for key, value in {**stage.config, "online": asdict(online)}.items()},
+        "config": {**_config(stage, run.method), "online": asdict(online)},
         "reads": {part: made_by[part] for part in sorted(made_by)},
     }  # fmt: skip
     node = StageNode(stage, identity, fingerprint(identity), end.first + end.stage.steps, online)
@@ -165,6 +166,13 @@ def plan_all(
     runs = [plan_run(task, data_id, name, overrides, settings) for name in names]
     going_on = [run for run in runs if settings.online_steps and (chosen or run.method.online())]
     return runs + [plan_online(run) for run in going_on]
+
+
+def _config(stage: Stage, method: Method) -> dict[str, Any]:
+    """A stage's settings; those of rewards only where they change the task's own and the stage learns from rewards."""
+    rewarded = method.rewards != Rewards() and stage.rewarded
+    rewards = {key: getattr(method.config, key) for key in sorted(REWARD_SETTINGS)} if rewarded else {}
+    return {key: _plain(value) for key, value in {**stage.config, **rewards}.items()}
 
 
 def _plain(value: Any) -> Any:

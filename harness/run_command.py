@@ -192,7 +192,7 @@ def _carry_out(
             except KeyboardInterrupt:
                 progress.say(f"stopped while getting data for {task.name}; {resuming}")
                 return 130
-            nodes = planned(task, dataset.provenance.sha256)
+            nodes = planned(task, dataset.identity)
             matching = [(offer, node) for offer in offered if (node := offer.check(nodes))]  # all, before any is taken
             for offer, node in matching:
                 executor.forgotten.add(offer.take(executor.artifact(node), anew=not resume))

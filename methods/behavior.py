@@ -14,9 +14,9 @@ from methods.core import (
     BadInput,
     Batch,
     Columns,
+    ControlConfig,
     Count,
     Key,
-    MethodConfig,
     Metrics,
     PositiveInt,
     Stage,
@@ -29,7 +29,7 @@ from methods.samplers import DiffusionSampler, FlowSampler, GaussianSampler, Sam
 
 
 @dataclass(frozen=True)
-class BehaviorConfig(MethodConfig):
+class BehaviorConfig(ControlConfig):
     """Settings of methods that lean on a behaviour sampler."""
 
     sampler: Literal["flow", "gaussian", "diffusion"] = "flow"
@@ -112,6 +112,7 @@ class BehaviorMethod(PartsMethod):
             rule=f"{type(self.sampler).__name__} imitation, gradient clip {self.behavior_clip_norm}",
             config={**self.sampler.settings, "learning_rate": rate, "batch_size": batch},
             batch_size=batch,
+            rewarded=False,
         )
 
     def own_stages(self) -> tuple[Stage, ...]:

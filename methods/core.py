@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 from core.errors import Absent, BadInput
 
@@ -74,6 +74,27 @@ class MethodConfig:
     hidden_dims: tuple[PositiveInt, ...] = (512, 512, 512, 512)  # every network
 
 
+@dataclass(frozen=True)
+class ControlConfig(MethodConfig):
+    """Settings that every method which acts in an environment shares: it learns from reward_scale r + reward_shift."""
+
+    rewards: Literal["task", "raw"] = "task"  # r: after the task's own transform, or the environment's own
+    reward_scale: PositiveFloat = 1.0
+    reward_shift: float = 0.0
+
+
+REWARD_SETTINGS = frozenset({"rewards", "reward_scale", "reward_shift"})
+
+
+class Rewards(NamedTuple):
+    """What a method learns from, offline and online alike: scale r + shift. Scores are always of the environment's own
+    rewards."""
+
+    base: str = "task"  # r: after the task's own transform ("task"), or the environment's own ("raw")
+    scale: float = 1.0
+    shift: float = 0.0
+
+
 class Stage(NamedTuple):
     """A span of gradient steps that trains some parts while reading others.
 
@@ -109,6 +130,8 @@ class Stage(NamedTuple):
     """A step of the same kind that reports some of the same metrics."""
     files: tuple[str, ...] = ()
     """Folders that it starts from, whose contents are part of its identity."""
+    rewarded: bool = True
+    """Whether it learns from rewards, so that `Method.rewards` is part of its identity (imitation does not)."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +153,14 @@ class Method:
     def knobs(self) -> tuple[Mapping[str, float], ...]:
         """Test-time settings to evaluate, e.g. `({"L_test": 0}, {"L_test": 1})`; `({},)` when there are none."""
         return ({},)
+
+    @property
+    def rewards(self) -> Rewards:
+        """What it learns from. The harness makes the batches' rewards so, and puts it into the stages' identity."""
+        c = self.config
+        if not isinstance(c, ControlConfig):
+            return Rewards()
+        return Rewards(c.rewards, c.reward_scale, c.reward_shift)
 
     def init(self, key: Key) -> State:
         """Fresh parts, each a function of `key` and its own name alone, so that a part trained by another

@@ -12,7 +12,19 @@ from typing import ClassVar, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from methods.core import Array, Batch, Key, Knobs, MethodConfig, Metrics, PositiveFloat, PositiveInt, State, Weight
+from methods.core import (
+    Array,
+    Batch,
+    ControlConfig,
+    Key,
+    Knobs,
+    MethodConfig,
+    Metrics,
+    PositiveFloat,
+    PositiveInt,
+    State,
+    Weight,
+)
 from methods.learner import Learner, Params, create, descend, optimizer
 from methods.networks import per_action
 from methods.parts import PartsMethod
@@ -22,7 +34,7 @@ from methods.select import select
 
 
 @dataclass(frozen=True)
-class DiffusionQLConfig(MethodConfig):
+class DiffusionQLConfig(ControlConfig):
     """Settings of its code; `eta`, `clip_norm` and `max_q_backup` per task stand in the task tables."""
 
     hidden_dims: tuple[PositiveInt, ...] = (256, 256, 256)

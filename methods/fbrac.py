@@ -12,7 +12,7 @@ from typing import ClassVar, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from methods.core import Array, Batch, Key, Knobs, MethodConfig, Metrics, PositiveInt, State, Weight
+from methods.core import Array, Batch, ControlConfig, Key, Knobs, MethodConfig, Metrics, PositiveInt, State, Weight
 from methods.learner import Learner, Params, create, descend, optimizer
 from methods.parts import PartsMethod
 from methods.policy_critic import PolicyCritic
@@ -20,7 +20,7 @@ from methods.samplers import FlowDraws, FlowSampler
 
 
 @dataclass(frozen=True)
-class FBRACConfig(MethodConfig):
+class FBRACConfig(ControlConfig):
     """FBRAC's settings. `alpha` was tuned per environment in print and never published: ours is a start."""
 
     activation: Literal["relu", "gelu"] = "gelu"  # of critic and flow

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 import jax
 import jax.numpy as jnp
 
-from methods.core import Array, Batch, Fraction, Key, Knobs, MethodConfig, Metrics, Stage, State, Weight
+from methods.core import Array, Batch, ControlConfig, Fraction, Key, Knobs, MethodConfig, Metrics, Stage, State, Weight
 from methods.insample import InSampleCritic
 from methods.learner import Learner, Params, create, descend, optimizer
 from methods.networks import GaussianHead, PolicyHead, forward
@@ -23,7 +23,7 @@ LARGEST_WEIGHT = 100.0  # of a transition in the regression
 
 
 @dataclass(frozen=True)
-class IQLConfig(MethodConfig):
+class IQLConfig(ControlConfig):
     """IQL's settings; `alpha` and `expectile` per task stand in the task tables."""
 
     activation: Literal["relu", "gelu"] = "gelu"

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 
 import jax.numpy as jnp
 
-from methods.core import Array, Batch, Fraction, MethodConfig, PositiveFloat, PositiveInt, State, Weight
+from methods.core import Array, Batch, ControlConfig, Fraction, MethodConfig, PositiveFloat, PositiveInt, State, Weight
 from methods.insample import InSampleCritic
 from methods.iql import IQL, LARGEST_WEIGHT
 from methods.learner import Params
@@ -20,7 +20,7 @@ from methods.networks import GaussianHead, forward
 
 
 @dataclass(frozen=True)
-class IVRConfig(MethodConfig):
+class IVRConfig(ControlConfig):
     """IVR's settings; alphas per task stand in the task tables."""
 
     hidden_dims: tuple[PositiveInt, ...] = (256, 256)  # its code

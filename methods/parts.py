@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from methods.core import Batch, Key, Method, MethodConfig, Metrics, Stage, State
+from methods.core import REWARD_SETTINGS, Batch, Key, Method, MethodConfig, Metrics, Stage, State
 from methods.learner import part_key
 
 
@@ -65,7 +65,7 @@ class PartsMethod(Method):
 
     def settings(self, skip: frozenset[str] = frozenset()) -> Mapping[str, Any]:
         """The settings that training depends on."""
-        skip = skip | self.test_time | self.exploring | {"steps"}
+        skip = skip | self.test_time | self.exploring | {"steps"} | REWARD_SETTINGS
         return {name: value for name, value in asdict(self.config).items() if name not in skip}
 
     def online(self) -> Stage | None:
@@ -75,7 +75,8 @@ class PartsMethod(Method):
         """The own stage gone on with: what a stage fits in closed form stays as the dataset had it. In `config` the
         grids of knobs give way to the setting that explores."""
         values = asdict(self.config)
-        config = {name: values[name] for name in values if name != "steps" and not _is_grid(name, values[name])}
+        skip = {"steps"} | REWARD_SETTINGS
+        config = {name: values[name] for name in values if name not in skip and not _is_grid(name, values[name])}
         config["explores_by"] = dict(self.explorer.knobs[0])
         return self.own_stage("online", **{"config": config, **changes})
 

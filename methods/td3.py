@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 import jax
 import jax.numpy as jnp
 
-from methods.core import Array, Batch, Key, Knobs, MethodConfig, Metrics, PositiveInt, Stage, State, Weight
+from methods.core import Array, Batch, ControlConfig, Key, Knobs, Metrics, PositiveInt, Stage, State, Weight
 from methods.learner import Learner, Params, create, descend, optimizer
 from methods.networks import PolicyHead, forward
 from methods.parts import PartsMethod
@@ -19,7 +19,7 @@ from methods.policy_critic import PolicyCritic
 
 
 @dataclass(frozen=True)
-class TD3Config(MethodConfig):
+class TD3Config(ControlConfig):
     """Settings of TD3."""
 
     activation: Literal["relu", "gelu"] = "gelu"  # of critic and actor

@@ -50,7 +50,7 @@ def contents(dataset: Dataset) -> Contents:
     loader knows of the file's episodes stands (an AntMaze's go on past their goal, where values end)."""
     columns, told = dataset.transitions, dataset.provenance.details
     last = columns["terminals"] > 0.5
-    rewards = (columns["rewards"].astype(np.float64) - dataset.reward.shift) / dataset.reward.scale
+    rewards = dataset.reward.undone(columns["rewards"])
     episode = np.concatenate([[0], np.cumsum(last)[:-1]])
     returns = np.bincount(episode, weights=rewards)
     count = told.get("episodes", len(returns))

@@ -45,7 +45,7 @@ class Whereabouts(NamedTuple):
 
 @dataclass(frozen=True)
 class RewardTransform:
-    """What learners see of a reward r: scale r + shift, offline and online alike. Scores are of r itself."""
+    """What learners see of an environment's reward r: scale r + shift, offline and online. Scores are of r itself."""
 
     scale: float = 1.0
     shift: float = 0.0
@@ -53,6 +53,14 @@ class RewardTransform:
     def __call__(self, rewards: np.ndarray) -> np.ndarray:
         """Of the simulator's rewards `[...]`, those to learn from, float32."""
         return (self.scale * np.asarray(rewards, np.float64) + self.shift).astype(np.float32)
+
+    def undone(self, rewards: np.ndarray) -> np.ndarray:
+        """Of transformed rewards `[...]` the simulator's own, float64."""
+        return (np.asarray(rewards, np.float64) - self.shift) / self.scale
+
+    def followed_by(self, scale: float, shift: float) -> RewardTransform:
+        """This transform and then another: scale (self(r)) + shift."""
+        return RewardTransform(scale * self.scale, scale * self.shift + shift)
 
 
 @dataclass(frozen=True)
@@ -62,10 +70,21 @@ class Dataset:
 
     transitions: Transitions
     provenance: Provenance
-    reward: RewardTransform = RewardTransform()  # that `rewards` went through, and the simulator's are yet to
+    reward: RewardTransform = RewardTransform()  # the task's own, which `rewards` went through
 
     def __len__(self) -> int:
         return len(self.transitions["rewards"])
+
+    @property
+    def identity(self) -> str:
+        """What fingerprints know the data by: their digest, and the scale of rewards where the data say it, as the rule
+        by which they do may change."""
+        scale = self.reward.scale
+        return self.provenance.sha256 + (f", rewards x {scale:.9g}" if scale != 1.0 else "")
+
+    def rewards(self, reward: RewardTransform) -> np.ndarray:
+        """The simulator's rewards `[t]` under another transform than the task's own, float32."""
+        return reward(self.reward.undone(self.transitions["rewards"]))
 
     def columns(self, names: Collection[str]) -> Transitions:
         """The transitions, with `next_actions` if asked for: `[t, a]`, the action that follows in the same episode; 0
@@ -133,7 +152,7 @@ class Task(Protocol):
 
     def make_online_env(self) -> gymnasium.Env:
         """As `make_env`, for learning from: rewards and ends come with the timing that `load`'s have. Rewards are the
-        simulator's own, yet to go through `Dataset.reward`. `clone` copies it, too."""
+        simulator's own, not transformed. `clone` copies it, too."""
 
     def score(self, episode_return: np.ndarray, success: np.ndarray) -> np.ndarray:
         """The headline number of each episode from its return and success (0 or 1)."""

@@ -5,8 +5,9 @@
   mujoco--hopper--medium-v0   Minari's mujoco/hopper/medium-v0, as `minari download` left it; other data than D4RL's
 
 All are read from Minari datasets (`tasks.minari_data`); an original file is imported into one when it is first used.
-Learners see transformed rewards, and `Dataset.reward` is the transform, for the online phase: locomotion's are scaled
-by 1000 / (largest - smallest return of the data's episodes), AntMaze's are r - 1 (both as in IQL's code and VGF's).
+Learners see transformed rewards, and `Dataset.reward` is the task's own transform, offline and online: locomotion's are
+scaled by 1000 / (largest - smallest return) as in VGF's code (`minari_data.span_returns`), AntMaze's are r - 1 (as in
+IQL's code and VGF's). A method's settings may ask for another (`methods.core.Rewards`).
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ class D4RLTask:
         return SIMULATORS[self.environment].make()
 
     def make_online_env(self) -> gymnasium.Env[Any, Any]:
-        """As `make_env`: what the data's rewards went through is `Dataset.reward`, for the caller to apply."""
+        """As `make_env`: what a reward goes through before it is learned from is for the caller to apply."""
         return self.make_env()
 
     @property
@@ -232,7 +233,10 @@ class D4RLTask:
             if not episodes:
                 raise BadInput(f"{path}: no transitions")
             if not self.maze:
-                minari_data.return_scale(np.array([episode.rewards.sum() for episode in episodes]), str(path))
+                rewards = np.concatenate([episode.rewards for episode in episodes])
+                ended = np.concatenate([episode.terminations for episode in episodes])
+                returns = np.array([episode.rewards.sum() for episode in episodes])
+                minari_data.return_scale(rewards, ended, returns, str(path))
             kept = sum(len(episode.rewards) for episode in episodes)
             fetch.console.print(f"{self.name}: importing {path} as {identity}, once", markup=False)
             source = {"file": path.name, "sha256": fetch.sha256(path), "origin": origin, "url": fetch.had_from(path)}

@@ -62,6 +62,11 @@ class Corpus:
         """Raises `BadInput` where there is no such split."""
         return _split(self.of_preferences, split, self.provenance.name, "preferences")
 
+    @property
+    def identity(self) -> str:
+        """What fingerprints know the texts by."""
+        return self.provenance.sha256
+
     def __len__(self) -> int:
         """Texts to train on: examples and preferences."""
         return len(self.of_examples.get("train", ())) + len(self.of_preferences.get("train", ()))

@@ -17,6 +17,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -205,7 +206,10 @@ def as_dataset(
     """
     columns, returns = dict(loaded.columns), loaded.returns
     check_transitions(columns, spec, str(loaded.file))
-    reward = RewardTransform(shift=-1.0) if goal else RewardTransform(scale=return_scale(returns, str(loaded.file)))
+    reward = RewardTransform(shift=-1.0)
+    if not goal:
+        scale = return_scale(columns["rewards"], columns["masks"] == 0.0, returns, str(loaded.file))
+        reward = RewardTransform(scale=scale)
     columns["rewards"] = reward(columns["rewards"])
     columns["actions"] = columns["actions"].clip(-LARGEST_ACTION, LARGEST_ACTION)
     digest = fetch.sha256(loaded.file)  # last: it pins the file, and only a sound one should be
@@ -221,16 +225,44 @@ def as_dataset(
     return Dataset(columns, Provenance(name, digest, origin, str(loaded.file), details), reward)
 
 
-def return_scale(returns: np.ndarray, name: str) -> float:
-    """1000 / (largest - smallest return).
+def return_scale(rewards: np.ndarray, ended: np.ndarray, episodes: np.ndarray, name: str) -> float:
+    """1000 / (largest - smallest return), the returns those of `span_returns`; where all of these are equal (a set too
+    short for two of them) those of the episodes.
+
+    Args:
+      rewards, ended: as `span_returns` takes them; episodes: `[e]`, the episodes' returns.
 
     Raises:
       BadInput: all returns are equal.
     """
-    span = float(returns.max() - returns.min())
-    if span <= 0.0:
-        raise BadInput(f"{name}: all episodes have the same return, so rewards cannot be scaled by their span")
-    return 1000.0 / span
+    for returns in (span_returns(rewards, ended), episodes):
+        if len(returns) and (width := float(returns.max() - returns.min())) > 0.0:
+            return 1000.0 / width
+    raise BadInput(f"{name}: all episodes have the same return, so rewards cannot be scaled by their span")
+
+
+SPAN = 1000  # rows; D4RL's time limit, of whose steps its data have one less
+
+
+def span_returns(rewards: np.ndarray, ended: np.ndarray) -> np.ndarray:
+    """Returns, float64 `[n]`, of spans that end with a terminal or after 1000 rows, which may be those of two episodes:
+
+      rows      ... a timed-out episode's 999 | the next episode's first, second ...
+      spans     ... the 999 and that first            | from the second on ...
+
+    What is left at the end is none. So VGF's public code measures (`return_range` in its envs/d4rl_utils.py; CORL's IQL
+    likewise), where IQL's own takes the episodes.
+
+    Args:
+      rewards: `[t]`, the simulator's own; ended: bool `[t]`, whether nothing was to come.
+    """
+    edges = [0, *(np.flatnonzero(ended) + 1).tolist(), len(rewards)]
+    stops = [stop for start, end in pairwise(edges) for stop in (*range(start + SPAN, end, SPAN), end) if end > start]
+    starts = [0, *stops[:-1]]
+    if not (ended[-1] or stops[-1] - starts[-1] == SPAN):
+        del starts[-1], stops[-1]
+    sums = np.concatenate([[0.0], np.cumsum(rewards, dtype=np.float64)])
+    return sums[stops] - sums[starts]
 
 
 def reference_of(dataset_id: str) -> scores.Reference:

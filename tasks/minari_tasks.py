@@ -49,7 +49,7 @@ class MinariTask:
         return _Flat(_recovered(self.dataset_id))
 
     def make_online_env(self) -> gymnasium.Env[Any, Any]:
-        """As `make_env`: what the data's rewards went through is `Dataset.reward`, for the caller to apply."""
+        """As `make_env`: what a reward goes through before it is learned from is for the caller to apply."""
         return self.make_env()
 
     def score(self, episode_return: np.ndarray, success: np.ndarray) -> np.ndarray:

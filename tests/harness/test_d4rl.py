@@ -5,17 +5,41 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from harness.online import Rollout
+from harness.train import Trainer
 from tasks.scores import D4RL
 from tests.harness.command import invoke
 from tests.tasks.d4rl_file import d4rl_file
 
 
+def rewards_seen(monkeypatch: pytest.MonkeyPatch) -> tuple[list[np.ndarray], list[float]]:
+    """Fills with the rewards that stages are trained on offline, and with those gathered online, as they are."""
+    offline: list[np.ndarray] = []
+    online: list[float] = []
+    make, step = Trainer.__init__, Rollout.step
+
+    def made(self: Trainer, stage: Any, seeds: Any, columns: Any, state: Any) -> None:
+        offline.append(np.asarray(columns["rewards"]))
+        make(self, stage, seeds, columns, state)
+
+    def stepped(self: Rollout, actions: np.ndarray) -> Any:
+        row, starts = step(self, actions)
+        online.extend(row["rewards"].tolist())
+        return row, starts
+
+    monkeypatch.setattr(Trainer, "__init__", made)
+    monkeypatch.setattr(Rollout, "step", stepped)
+    return offline, online
+
+
 def test_a_file_of_d4rl_s_becomes_normalised_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    offline, online = rewards_seen(monkeypatch)
     path = d4rl_file(tmp_path / "mine.hdf5")
     done = invoke("--suite", "d4rl", "--tasks", "hopper-medium-v2", "--data", str(path), "--methods", "td3bc",
                   "--preset", "smoke", "--seeds", "1", "--steps", "10", "--evaluate-every", "10",
@@ -28,7 +52,12 @@ def test_a_file_of_d4rl_s_becomes_normalised_scores(tmp_path: Path, monkeypatch:
     assert records[True][1]["status"] == "finished" and "online" in (records[True][0] / "episodes.csv").read_text()
     folder, record = records[False]
     assert record["dataset"]["origin"] == "given" and record["dataset"]["transitions"] == 7
-    assert record["dataset"]["details"]["reward"] == {"scale": 31.25, "shift": 0.0}
+    assert record["dataset"]["details"]["reward"] == {"scale": 50.0, "shift": 0.0}
+    # TD3+BC learns from the simulator's own rewards in both phases
+    assert record["reward"] == records[True][1]["reward"] == {"scale": 1.0, "shift": 0.0}
+    np.testing.assert_allclose(offline, [np.arange(10, 17)], rtol=1e-6)
+    assert len(online) == 12 and all(0 < reward < 5 for reward in online)  # 50 times as much by the task's transform
+    assert record["config"]["rewards"] == {"value": "raw", "origin": "TD3+BC code: as the data have them"}
     assert record["task_options"] == {} and record["status"] == "finished"
     with (folder / "episodes.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))

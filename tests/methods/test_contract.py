@@ -144,6 +144,14 @@ def test_updates_need_only_their_own_parts_and_columns(case: Case) -> None:
         assert new.keys() == state.keys()
 
 
+def test_stages_that_are_not_rewarded_read_no_rewards(case: Case) -> None:
+    """So that what is made of rewards need not be part of their identity."""
+    for stage in case.stages:
+        batch = {name: column for name, column in case.batch().items() if stage.rewarded or name != "rewards"}
+        jax.eval_shape(stage.update, case.state, batch, jax.random.key(1))
+        assert stage.rewarded == (stage.trains != {"behavior"})
+
+
 def test_steps_between_are_of_the_same_kind(case: Case) -> None:
     """They keep shapes, train some of the same parts and report some of the same metrics."""
     for stage, update in zip(case.stages, case.updates, strict=True):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from tasks.core import Dataset, Provenance, RewardTransform
@@ -36,3 +38,12 @@ def test_rewards_are_transformed_as_declared() -> None:
     np.testing.assert_array_equal(twice, np.array([-1.0, 0.0, 2e9 - 1], np.float32))
     assert twice.dtype == np.float32
     np.testing.assert_array_equal(dataset().reward(np.array([0.25])), [0.25])  # as it is, unless a task says otherwise
+
+
+def test_transforms_are_undone_and_follow_each_other() -> None:
+    own, rewards = RewardTransform(scale=0.5, shift=-1.0), np.array([0.0, 1.0, -3.0])
+    np.testing.assert_array_equal(own.undone(own(rewards)), rewards)
+    assert own.followed_by(4.0, 1.0) == RewardTransform(scale=2.0, shift=-3.0)  # 4 (r / 2 - 1) + 1
+    made = replace(dataset(), reward=own, transitions={"rewards": own(rewards)})
+    np.testing.assert_array_equal(made.rewards(RewardTransform(4.0, -2.0)), 4.0 * rewards - 2.0)
+    assert made.rewards(RewardTransform()).dtype == np.float32

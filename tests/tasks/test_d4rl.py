@@ -129,12 +129,12 @@ def test_returns_to_go_stay_within_an_episode():
 def test_locomotion_rewards_are_scaled_by_the_span_of_returns():
     d4rl_file(kept(HOPPER))
     data = HOPPER.load()
-    # returns 10 + 11 + 12 = 33, 13, and 14 + 15 + 16 = 45 without the step that timed out
-    assert data.reward == RewardTransform(scale=1000 / (45 - 13))
-    np.testing.assert_allclose(data.transitions["rewards"], np.arange(10, 17) * 31.25, rtol=1e-6)
-    np.testing.assert_allclose(data.reward(np.array([2.0])), [62.5])  # what the online phase makes of a reward
+    # returns 10 + 11 + 12 = 33 and 13; 14 + 15 + 16 = 45, broken off before 1000 rows, is none to VGF's code
+    assert data.reward == RewardTransform(scale=1000 / (33 - 13))
+    np.testing.assert_allclose(data.transitions["rewards"], np.arange(10, 17) * 50.0, rtol=1e-6)
+    np.testing.assert_allclose(data.reward(np.array([2.0])), [100.0])  # what the online phase makes of a reward
     details = data.provenance.details
-    assert details["reward"] == {"scale": 31.25, "shift": 0.0}
+    assert details["reward"] == {"scale": 50.0, "shift": 0.0}
     assert (details["episodes"], details["return_max"]) == (3, 45.0)
     assert details["score_mean"] == pytest.approx(100 * ((33 + 13 + 45) / 3 + 20.272305) / (3234.3 + 20.272305))
 
@@ -204,7 +204,7 @@ def refused(line: str, path: Path) -> None:
 
 def test_scalars_kept_as_columns_are_read():
     d4rl_file(kept(HOPPER), rewards=10 + np.arange(10.0)[:, None], timeouts=np.isin(np.arange(10), [7, 8])[:, None])
-    assert HOPPER.load().reward.scale == 31.25
+    assert HOPPER.load().reward.scale == 50.0
 
 
 # ---- where data come from ----

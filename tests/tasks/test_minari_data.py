@@ -134,6 +134,39 @@ def test_bad_numbers_are_named_and_the_file_is_not_pinned(bad, line):
     assert not list(minari_data.folder("local/x-v0").glob("data/*.sha256"))
 
 
+def as_hopper(loaded: minari_data.Loaded) -> Any:
+    return minari_data.as_dataset("x", TaskSpec(11, 3, 9), loaded, "generated", False, scores.Reference(0, 1, ""))
+
+
+def test_returns_are_measured_over_1000_rows_as_vgf_s_code_does():
+    """An episode that timed out, of 999 rows of 1, then one of 10 + 10 + 10 that terminates: 999 and 30 by episodes,
+    999 + 10 and 20 by VGF's count."""
+    timed_out = episode(*np.ones(1000))
+    own("local/x-v0", timed_out, episode(10, 10, 10, 0, terminated=True))
+    data = as_hopper(read("local/x-v0"))
+    assert data.reward.scale == 1000 / (1009 - 20) and data.provenance.details["return_max"] == 999
+    assert data.transitions["rewards"][0] == np.float32(1000 / 989)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "ends", "returns"),
+    [([1, 2, 4, 8], [1], [3]), ([1, 2, 4, 8], [1, 3], [3, 12]), ([1, 2, 4, 8], [], []), ([5], [0], [5]),
+     ([1] * 999, [], []), ([1] * 1000, [], [1000]), ([1] * 1000, [999], [1000]), ([1] * 2001, [500], [501, 1000]),
+     ([1] * 2001, [2000], [1000, 1000, 1])],
+)  # fmt: skip
+def test_spans_end_with_a_terminal_or_after_1000_rows(rewards, ends, returns):
+    found = minari_data.span_returns(np.array(rewards, np.float32), np.isin(np.arange(len(rewards)), ends))
+    assert found.tolist() == returns and found.dtype == np.float64
+
+
+def test_a_short_set_is_scaled_by_its_episodes():
+    """VGF's code has no returns at all of it, or only one."""
+    own("local/x-v0", episode(1, 2, 3), episode(7, 7))
+    assert as_hopper(read("local/x-v0")).reward.scale == 1000 / (7 - 3)
+    own("local/y-v0", episode(1, 2, 3), episode(7, 7, terminated=True))
+    assert as_hopper(read("local/y-v0")).reward.scale == 1000 / (7 - 3)
+
+
 def test_actions_are_clipped_to_what_squashed_policies_can_express():
     own("local/x-v0", episode(10, 20), episode(-10, 5))
     loaded = read("local/x-v0")
