@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 if TYPE_CHECKING:
     import jax
@@ -45,6 +45,8 @@ PositiveFloat = Annotated[float, "positive"]
 Count = Annotated[int, "not negative"]
 Weight = Annotated[float, "not negative"]
 Fraction = Annotated[float, "within [0, 1]"]
+Order = Literal["simultaneous", "sequential"]
+"""Of the parts of an update: each learns from the others as they were, or from what has been updated before it."""
 
 
 class BadInput(ValueError):
