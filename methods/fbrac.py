@@ -21,11 +21,12 @@ from methods.samplers import FlowDraws, FlowSampler
 
 @dataclass(frozen=True)
 class FBRACConfig(ControlConfig):
-    """FBRAC's settings. `alpha` was tuned per environment in print and never published: ours is a start."""
+    """FBRAC's settings. `alpha` was tuned per environment in print; published values are of other protocols
+    (docs/methods.md), so ours is a start."""
 
     activation: Literal["relu", "gelu"] = "gelu"  # of critic and flow
     flow_steps: PositiveInt = 10  # Euler steps
-    alpha: Weight = 10.0  # weight of flow matching: the regulariser (ours; no published value)
+    alpha: Weight = 10.0  # weight of flow matching: the regulariser (ours: a start)
     q_aggregation: Literal["mean", "min"] = "mean"  # of the critics in the TD target
 
 
