@@ -9,6 +9,7 @@ from typing import TextIO
 
 from core.text import PLAIN
 
+STANDARD_OUTPUT = "standard output"  # the file that an error names where a command cannot print
 NOBODY_READS = 141  # exit code of what writes into a closed pipe, as shells have it
 
 
@@ -23,7 +24,7 @@ def make_steady() -> None:
     """For a command's beginning: both streams print every text, and go on, into nothing, when they can no longer be
     written. What is said on stderr is worth no failure; a stdout that breaks ends the command (`_Steady`)."""
     _open_what_is_closed()
-    sys.stdout, sys.stderr = _Steady(sys.stdout, "standard output"), _Steady(sys.stderr, None)
+    sys.stdout, sys.stderr = _Steady(sys.stdout, STANDARD_OUTPUT), _Steady(sys.stderr, None)
 
 
 def discard(stream: TextIO) -> None:

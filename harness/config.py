@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import math
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from functools import cache
@@ -21,6 +21,7 @@ from methods import nearest
 from methods.core import BadInput, MethodConfig
 
 _HERE = Path(__file__).parent
+LARGEST = 2**31 - 1  # what programs count and measure arrays with
 TASK = "task"  # stands where a method's name does: "task.success_timing"
 
 
@@ -28,7 +29,7 @@ TASK = "task"  # stands where a method's name does: "task.success_timing"
 class RunSettings:
     """The sizes of a run that are not a method's own."""
 
-    seeds: tuple[int, ...]
+    seeds: Sequence[int]
     episodes: int  # per seed, knob setting and evaluation
     evaluate_every: int  # gradient steps between evaluations
     log_every: int  # gradient steps in one dispatched program; metrics are averaged over it
@@ -61,7 +62,7 @@ class Resolved:
 
 def presets(suite: str) -> dict[str, Any]:
     """The presets of a suite, by name; the first is its default."""
-    return tomllib.loads((_HERE / "presets.toml").read_text()).get(suite, {})
+    return tomllib.loads((_HERE / "presets.toml").read_text(encoding="utf-8")).get(suite, {})
 
 
 def preset(suite: str, name: str | None) -> tuple[dict[str, Any], tuple[Override, ...]]:
@@ -109,7 +110,7 @@ def _table(name: str) -> tuple[tuple[str, Override], ...]:
     path = _HERE / "tables" / f"{name}.csv"
     if not path.exists():
         return ()
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         return tuple(
             (row["tasks"], Override(row["method"].replace("*", "") or None, row["key"], row["value"], row["source"]))
             for row in csv.DictReader(file)
@@ -187,10 +188,12 @@ def _coerce(override: Override, hint: Any) -> Any:
             return switch[text.lower()]
         try:
             number = base(text)
-        except ValueError:
+        except ValueError:  # more digits than Python reads, too
             raise refuse("a whole number" if base is int else "a number") from None
         if not -math.inf < number < math.inf:
             raise refuse("finite")
+        if base is int and abs(number) > LARGEST:
+            raise refuse(f"at most {LARGEST}")
         fits = {"positive": number > 0, "not negative": number >= 0, "within [0, 1]": 0 <= number <= 1}
         if limits and not fits[limits[0]]:
             raise refuse(limits[0])

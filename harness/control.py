@@ -13,7 +13,7 @@ from harness.evaluate import Evaluator
 from harness.online import OnlineWork
 from harness.plan import RunNode, StageNode
 from harness.stagework import StageWork
-from harness.train import device_summary, initial_state, take
+from harness.train import device_memory, device_summary, initial_state, least_bytes, take
 from methods.core import Method, State
 from tasks.core import RewardTransform
 
@@ -34,6 +34,12 @@ class ControlEngine:
 
     def device(self) -> Mapping[str, Any]:
         return device_summary()
+
+    def memory(self) -> float | None:
+        return device_memory()
+
+    def least_memory(self, run: RunNode, seeds: int) -> float:
+        return least_bytes(run.method, seeds)
 
     def evaluator(self, run: RunNode) -> Evaluator:
         return Evaluator(run.method, run.task, run.settings.seeds, run.settings.episodes)

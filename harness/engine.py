@@ -46,7 +46,13 @@ class Engine(Protocol):
     """How runs of one kind are carried out."""
 
     def device(self) -> Mapping[str, Any]:
-        """Which device computes, for the record."""
+        """Which device computes, for the record. Raises: BadInput where the one that is asked for is not there."""
+
+    def memory(self) -> float | None:
+        """Bytes on the device that computes, where it has its own."""
+
+    def least_memory(self, run: RunNode, seeds: int) -> float:
+        """Bytes that the parts of so many seeds take at least."""
 
     def evaluator(self, run: RunNode) -> Evaluator: ...
 

@@ -36,6 +36,7 @@ class Evaluator:
         self.keys = seed_keys(seeds)
         self._act = jax.jit(self._act_all)
         self._pool: Simulators | SimulatorPool | None = None
+        self._stop: Callable[[], bool] = lambda: False
 
     def __enter__(self) -> Evaluator:
         return self
@@ -64,15 +65,15 @@ class Evaluator:
           Interrupted: `stop()` became true; no rows are returned.
         """
         n, width = len(self.seeds) * self.rows, self.task.spec.action_dim
+        self._stop = stop
         if self._pool is None:
-            self._pool = simulators(self.task, n)
+            self._pool = simulators(self.task, n, wait=self._heed)
         keys = jax.vmap(lambda key: jax.random.fold_in(part_key(key, "evaluate"), step))(self.keys)
         obs = self._pool.reset(self.episode_seeds)
         active, success = np.ones(n, bool), np.zeros(n, bool)
         returns, lengths = np.zeros(n), np.zeros(n, int)
         for number in range(self.task.spec.horizon):
-            if stop():
-                raise Interrupted
+            self._heed()
             batch = jnp.asarray(obs).reshape(len(self.seeds), self.rows, -1)
             actions = np.asarray(self._act(state, batch, keys, number), np.float32).reshape(n, width)
             result = self._pool.step(actions, active)
@@ -86,6 +87,10 @@ class Evaluator:
                 break
         scores = self.task.score(returns, success)
         return self._rows(step, returns, lengths, success, scores)
+
+    def _heed(self) -> None:
+        if self._stop():
+            raise Interrupted
 
     def _rows(self, step: int, *columns: np.ndarray) -> list[dict[str, Any]]:
         names = ("return", "length", "success", "score")

@@ -8,47 +8,24 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import signal
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock, Semaphore
-from types import FrameType
 from typing import Any
 
+from core.files import write_text
 from harness import record
-from harness.ending import Interrupted, NotFinite
-from harness.engine import engine_of
+from harness.ending import Interrupted, Stop, is_expected, is_of_one_run, summary
+from harness.engine import Engine, Evaluator, engine_of
 from harness.plan import Groups, RunNode, StageNode, describe
 from harness.progress import Progress
-from methods.core import BadInput, State
+from methods.core import State
 from tasks.core import Dataset, RewardTransform
-from tasks.simulators import SimulatorError
 
-
-class Stop:
-    """Turns the first Ctrl-C or SIGTERM into a wish to stop after the current span; a second one kills."""
-
-    def __init__(self) -> None:
-        self.wished = False
-
-    def __call__(self) -> bool:
-        return self.wished
-
-    @contextlib.contextmanager
-    def listening(self) -> Iterator[Stop]:
-        def on_signal(number: int, frame: FrameType | None) -> None:
-            del frame
-            self.wished = True
-            signal.signal(number, signal.SIG_DFL)
-
-        before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield self
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+TRACEBACK = "traceback.txt"  # in a run's folder, of a failure that nobody foresaw
 
 
 @dataclass
@@ -96,7 +73,7 @@ class Executor:
                         sorter.done(running.pop(future))
                         statuses += future.result()
             except BaseException:  # the groups beside it end at their next checkpoint
-                self.stop.wished = True
+                self.stop.wish()
                 raise
         return statuses
 
@@ -108,29 +85,38 @@ class Executor:
         with contextlib.ExitStack() as locks:
             members = []
             for run in runs:
-                folder = run.folder(self.results)
-                if record.status_of(folder) == "finished":
-                    self.progress.say(f"{run.label}: finished before ({run.fingerprint})")
-                    statuses[run.fingerprint] = "finished"
-                    continue
-                if run.continues and record.status_of(run.continues.folder(self.results)) != "finished":
-                    self.progress.say(f"{run.label}: passed over: the offline run it goes on from is unfinished")
-                    statuses[run.fingerprint] = "waiting"
-                    continue
-                try:
-                    locks.enter_context(record.locked(folder))
-                except record.Busy as busy:
-                    self.progress.say(f"{run.label}: skipped: {busy}")
-                    statuses[run.fingerprint] = "busy"
-                    continue
-                if record.status_of(folder) == "finished":  # by another process, a moment ago
-                    statuses[run.fingerprint] = "finished"
+                member = self._take_up(run, dataset, locks)
+                if isinstance(member, Member):
+                    members.append(member)
                 else:
-                    members.append(Member(self, run, dataset, folder))
+                    statuses[run.fingerprint] = member
             if members:
                 _carry_out(members)
             statuses |= {member.run.fingerprint: member.status for member in members}
         return [statuses[run.fingerprint] for run in runs]
+
+    def _take_up(self, run: RunNode, dataset: Dataset, locks: contextlib.ExitStack) -> Member | str:
+        """The run, its folder locked, or the status that it is left with."""
+        folder = run.folder(self.results)
+        if record.status_of(folder) == "finished":
+            self.progress.say(f"{run.label}: finished before ({run.fingerprint})")
+            return "finished"
+        if run.continues and record.status_of(run.continues.folder(self.results)) != "finished":
+            self.progress.say(f"{run.label}: passed over: the offline run it goes on from is unfinished")
+            return "waiting"
+        try:
+            locks.enter_context(record.locked(folder))
+            if record.status_of(folder) == "finished":  # by another process, a moment ago
+                return "finished"
+            return Member(self, run, dataset, folder)
+        except record.Busy as busy:
+            self.progress.say(f"{run.label}: skipped: {busy}")
+            return "busy"
+        except Exception as error:
+            if not is_of_one_run(error):
+                raise
+            self.progress.say(f"{run.label}: failed: {summary(error)}")
+            return "failed"
 
     def columns(
         self, dataset: Dataset, fields: frozenset[str], to_device: Callable[..., Any], reward: RewardTransform
@@ -206,19 +192,21 @@ def _recorded(members: Sequence[Member]) -> Iterator[None]:
         for member in members:
             member.leave("interrupted")
         raise
-    except Exception as error:  # ours to mend: it keeps its traceback
+    except Exception as error:
         with contextlib.suppress(OSError):
             for member in members:
-                member.leave("failed", f"{type(error).__name__}: {error}")
+                member.leave("failed", summary(error))
         raise
 
 
 @contextlib.contextmanager
 def _failing(members: Sequence[Member]) -> Iterator[None]:
-    """What a run can fail of ends it with a line, and lets the others go on."""
+    """Whatever a run fails of ends it with a line, and lets the others go on."""
     try:
         yield
-    except (NotFinite, SimulatorError, BadInput) as error:
+    except Exception as error:
+        if not is_of_one_run(error):
+            raise
         for member in members:
             member.fail(error)
 
@@ -232,9 +220,10 @@ class Member:
         provenance = dataset.provenance
         data = {"name": provenance.name, "sha256": provenance.sha256, "origin": provenance.origin,
                 "path": provenance.path, "transitions": len(dataset), "details": dict(provenance.details)}  # fmt: skip
-        self.engine = engine_of(run)
-        self.record = record.RunRecord(folder, {**describe(run), "dataset": data, "device": self.engine.device()})
-        self.evaluator = self.engine.evaluator(run)
+        (folder / TRACEBACK).unlink(missing_ok=True)
+        self.record = record.RunRecord(folder, {**describe(run), "dataset": data})
+        self.engine: Engine
+        self.evaluator: Evaluator
         self.state: State = {}
         self.columns: dict[str, Any] = {}  # of the dataset, on the device; filled by the engine that has use for them
         self.reward = RewardTransform()  # what is learned from of a simulator's reward; likewise
@@ -251,12 +240,23 @@ class Member:
             self.record.save(status=status, error=error, stages=self.stages)
 
     def fail(self, error: Exception) -> None:
-        """Ends the run with a line that says why."""
-        self.leave("failed", str(error))
-        self.say(f"failed: {str(error).strip().splitlines()[-1]}")
+        """Ends the run with a line that says why, and where more is said of what was not foreseen."""
+        if self.status != "running":
+            return
+        line, more = summary(error), ""
+        with contextlib.suppress(OSError):  # the run fails all the same where its folder was removed meanwhile
+            if not is_expected(error) and self.folder.is_dir():
+                write_text(self.folder / TRACEBACK, "".join(traceback.format_exception(error)))
+                more = f"; see {self.folder / TRACEBACK}"
+            self.leave("failed", str(error) if is_expected(error) else line)
+        self.status = "failed"
+        self.say(f"failed: {line}{more}")
 
     def begin(self) -> None:
         """All stages but the last."""
+        self.engine = engine_of(self.run)
+        self.evaluator = self.engine.evaluator(self.run)
+        self.record.save(device=self.engine.device())
         record.write_lines(self.folder / "stages", [node.fingerprint for node in self.run.nodes])
         self.state = self.engine.begin(self)
         for node in self.run.nodes[:-1]:

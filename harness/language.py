@@ -47,6 +47,14 @@ class LanguageEngine:
         return {"platform": "gpu" if torch.cuda.is_available() else "cpu", "kind": kind,
                 "count": max(1, torch.cuda.device_count())}  # fmt: skip
 
+    def memory(self) -> float | None:
+        return float(torch.cuda.mem_get_info()[1]) if torch.cuda.is_available() else None
+
+    def least_memory(self, run: RunNode, seeds: int) -> float:
+        """Of a tiny model's blocks: twelve square matrices each; of others the checkpoint tells, once it is there."""
+        config = run.method.config
+        return 4.0 * 12 * seeds * config.layers * config.width**2 if config.model == TINY else 0.0
+
     def evaluator(self, run: RunNode) -> LanguageEvaluator:
         return LanguageEvaluator(run)
 

@@ -8,7 +8,7 @@ from the gradient steps of the offline end.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -149,13 +149,15 @@ class Rollout:
     """The simulators' side: a simulator for every seed, episode after episode."""
 
     def __init__(
-        self, task: Task, seeds: Sequence[int], episode: np.ndarray, reward: RewardTransform, seconds: dict[str, float]
-    ) -> None:
+        self, task: Task, seeds: Sequence[int], episode: np.ndarray, reward: RewardTransform, seconds: dict[str, float],
+        wait: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
         """`episode`: `[s]`, which episode each seed begins with; its number and the seed decide how it starts.
-        `reward`: what is learned from of the simulator's. `seconds`: takes the simulators' time, as "simulate"."""
+        `reward`: what is learned from of the simulator's. `seconds`: takes the simulators' time, as "simulate".
+        `wait`: called while they take long; may raise to give up."""
         self.seeds, self.episode, self.horizon = tuple(seeds), np.array(episode), task.spec.horizon
         n = len(self.seeds)
-        self.pool = simulators(task, n, online=True)
+        self.pool = simulators(task, n, online=True, wait=wait)
         self.length, self.returns, self.success = np.zeros(n, int), np.zeros(n), np.zeros(n, bool)
         self.ended = np.zeros((3, n), np.float32)  # since the last report: episodes, their returns, their successes
         self.reward, self.seconds = reward, seconds
@@ -240,8 +242,8 @@ class OnlineWork(StageWork):
         self._evaluate_or_save(trainer.state, trainer.seconds)
         if self.step < self.stage.steps:
             episode = np.asarray(besides["episode"]) + 1 if besides else np.zeros(len(self.settings.seeds), np.int32)
-            reward = self.owner.reward
-            with Rollout(self.owner.run.task, self.settings.seeds, episode, reward, trainer.seconds) as rollout:
+            with Rollout(self.owner.run.task, self.settings.seeds, episode, self.owner.reward, trainer.seconds,
+                         self.owner.executor.stop.heed) as rollout:  # fmt: skip
                 if besides:
                     rollout.ended[:] = besides["ended"]
                 self._go_on(trainer, rollout)
@@ -255,7 +257,11 @@ class OnlineWork(StageWork):
         actions = trainer.act(rollout.obs, self.step + 1)
         with executor.progress.stage(f"{self.owner.run.label}: steps", self.stage.steps, self.step) as bar:
             while edges:
-                row, starts = rollout.step(actions)
+                try:
+                    row, starts = rollout.step(actions)
+                except Interrupted:  # a simulator never came back from this step
+                    self._keep(trainer, rollout)
+                    raise
                 self.step += 1
                 actions = trainer.step(row, starts, rollout.obs, self.step)
                 bar.advance(1)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import csv
 import datetime
+import errno
 import importlib.metadata
 import json
 import math
 import os
+import platform
 import subprocess
 import sys
 from collections import Counter
@@ -59,11 +61,11 @@ def locked(folder: Path, *, wait: Callable[[Busy], None] | None = None) -> Itera
     owner, lock = folder / "owner", FileLock(folder / "lock")
     while True:
         try:
-            lock.acquire(timeout=0 if wait is None else 0.2)
+            lock.acquire(timeout=0.2)  # analysis may be looking whether somebody holds it
             break
         except Timeout:
             try:
-                number = owner.read_text().strip()
+                number = owner.read_text().partition(" ")[0].strip()
             except OSError:
                 number = ""
             by = f"process {number}" if number else "another process"
@@ -72,7 +74,7 @@ def locked(folder: Path, *, wait: Callable[[Busy], None] | None = None) -> Itera
                 raise busy from None
             wait(busy)
     try:
-        owner.write_text(f"{os.getpid()}\n")
+        owner.write_text(f"{os.getpid()} {platform.node()}\n")
         yield
     finally:
         owner.unlink(missing_ok=True)
@@ -122,6 +124,8 @@ class Table:
             raise BadInput(f"{self.path}: columns {header} do not match {self._header}; use --fresh")
         lines = [] if self._header else [",".join(header)]
         lines += [",".join(_cell(value) for value in row.values()) for row in rows]
+        if self._header and not self.path.exists():  # what would be begun here has lost its beginning
+            raise FileNotFoundError(errno.ENOENT, "removed while the run wrote in it", str(self.path))
         with self.path.open("a") as file:
             file.write("\n".join(lines) + "\n")
             file.flush()
@@ -189,7 +193,9 @@ class RunRecord:
         self.save()
 
     def save(self, **changes: Any) -> None:
-        """Applies changes and writes."""
+        """Applies changes and writes. Raises: FileNotFoundError where the run's folder was removed meanwhile."""
+        if not self.folder.is_dir():
+            raise FileNotFoundError(errno.ENOENT, "removed while the run wrote in it", str(self.folder))
         self.content.update(changes, updated=now())
         write_json(self.folder / "run.json", self.content)
 

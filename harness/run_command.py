@@ -5,8 +5,8 @@ python -m harness.run --methods vgf,fql --suite ogbench
 
 from __future__ import annotations
 
-import errno
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +15,10 @@ from rich.console import Console
 
 import methods
 import tasks
-from harness import show
+from core.command import guarded
+from core.streams import STANDARD_OUTPUT
+from harness import options, show
+from harness.ending import STORAGE, Interrupted
 from methods.core import BadInput
 
 if TYPE_CHECKING:
@@ -23,15 +26,14 @@ if TYPE_CHECKING:
     from harness.config import Override, RunSettings
     from harness.plan import RunNode
 
-_FULL = {errno.ENOSPC: "is full", errno.EDQUOT: "is over quota", errno.EROFS: "is read-only",
-         errno.EACCES: "is not writable", errno.EPERM: "is not writable",
-         errno.ENOTDIR: "is not a folder", errno.EEXIST: "is not a folder"}  # fmt: skip
+_MANY = 1000  # seeds: more are not planned before it is seen that they fit
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 @app.command()
 def run(
+    context: typer.Context,
     what: Annotated[list[str] | None, typer.Argument(metavar="[METHOD [TASK]]", help="with --show-config")] = None,
     names: Annotated[str, typer.Option("--methods", help="comma-separated; default: every method")] = "",
     suite: Annotated[str | None, typer.Option(help="|".join(tasks.SUITES) + "; default: the tasks', or toy")] = None,
@@ -40,7 +42,7 @@ def run(
     steps: Annotated[int | None, typer.Option(help="gradient steps of each method's own stage")] = None,
     preset: Annotated[str | None, typer.Option(help="paper|cpu|demo|smoke; default: paper, for toy: cpu")] = None,
     data: Annotated[str, typer.Option(help="auto|download|generate|PATH")] = "auto",
-    results: Annotated[Path, typer.Option(help="where records go")] = Path("results"),
+    results: Annotated[str, typer.Option(help="where records go")] = "results",
     sets: Annotated[list[str] | None, typer.Option("--set", help="[METHOD.|task.]KEY=VALUE; may be repeated")] = None,
     episodes: Annotated[int | None, typer.Option(help="evaluation episodes per seed and test-time setting")] = None,
     evaluate_every: Annotated[int | None, typer.Option(help="gradient steps between evaluations")] = None,
@@ -52,76 +54,89 @@ def run(
     replay_capacity: Annotated[int | None, typer.Option(help="transitions, the dataset's too; default: all")] = None,
     jobs: Annotated[int | None, typer.Option(help="runs (language: seeds, too) at a time on this machine")] = None,
     resume: Annotated[bool, typer.Option("--resume/--fresh", help="continue and skip, or delete and redo")] = True,
-    adopt: Annotated[list[Path] | None, typer.Option(help="an artefact's folder to use; may be repeated")] = None,
+    adopt: Annotated[list[str] | None, typer.Option(help="an artefact's folder to use; may be repeated")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and an estimate; run nothing")] = False,
     listing: Annotated[bool, typer.Option("--list", help="print methods, suites and tasks")] = False,
     show_config: Annotated[bool, typer.Option("--show-config", help="print every setting with its origin")] = False,
 ) -> None:
     """Trains and evaluates methods on tasks; records go to RESULTS. The same command continues what was stopped."""
     console = Console(stderr=True)
-    try:
-        if what:
-            names, patterns = _shown(what, show_config, names, patterns)
+    sizes = {"seeds": seeds, "episodes": episodes, "evaluate_every": evaluate_every, "data_episodes": data_episodes,
+             "online_steps": online_steps, "online_warmup": online_warmup, "updates_per_step": updates_per_step,
+             "online_evaluate_every": online_evaluate_every, "replay_capacity": replay_capacity,
+             "jobs": jobs}  # fmt: skip
+    given = {name: context.params[name] for name in options.on_command_line(context, context.params)}
+
+    def go() -> int:
+        options.check(given)
         if listing:
             show.listing(suite)
-            return
-        globs = [pattern.strip() for pattern in patterns.split(",") if pattern.strip()]
-        if patterns and not globs:
-            raise BadInput(f"--tasks {patterns!r} names no task")
-        suite = suite or (tasks.home(globs) if globs else "toy")
-        code = _main(names, suite, globs, preset, data, results, sets or [], adopt or [], resume, dry_run,
-                     show_config, {"seeds": seeds, "episodes": episodes, "evaluate_every": evaluate_every,
-                                   "data_episodes": data_episodes, "online_steps": online_steps,
-                                   "online_warmup": online_warmup, "updates_per_step": updates_per_step,
-                                   "online_evaluate_every": online_evaluate_every,
-                                   "replay_capacity": replay_capacity, "jobs": jobs}, steps, console)  # fmt: skip
-    except BadInput as error:
-        console.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
-        code = 2
+            return 0
+        chosen, globs = _shown(what or [], show_config, names, patterns)
+        home = suite or (tasks.home(globs) if globs else "toy")
+        return _main(chosen, home, globs, preset, data, Path(results), sets or [], list(map(Path, adopt or [])), resume,
+                     dry_run, show_config, sizes, steps, console)  # fmt: skip
+
+    raise typer.Exit(guarded(lambda: _written(go, Path(results))))
+
+
+def _written(call: Callable[[], int], results: Path) -> int:
+    """`call()`, with a line that names the folder of results where that cannot be written."""
+    try:
+        return call()
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno not in STORAGE or error.filename == STANDARD_OUTPUT:
             raise
         where = f" ({error.filename})" if error.filename else ""
-        console.print(f"error: {results} {_FULL[error.errno]}{where}", markup=False, highlight=False, soft_wrap=True)
-        code = 2
-    raise typer.Exit(code)
+        raise BadInput(f"{results} {STORAGE[error.errno]}{where}") from error
 
 
-def _shown(what: list[str], show_config: bool, names: str, patterns: str) -> tuple[str, str]:
-    """Methods and tasks of `--show-config METHOD TASK`."""
+def _shown(what: list[str], show_config: bool, names: str, patterns: str) -> tuple[list[str], list[str]]:
+    """Methods and tasks that are named, by options or by `--show-config METHOD TASK`."""
+    if not what:
+        return options.parts("names", names, "method"), options.parts("patterns", patterns, "task")
     if not show_config or names or (patterns and len(what) == 2):
         raise BadInput(f"unexpected argument {what[0]!r}; methods are named by --methods, tasks by --tasks")
     if len(what) > 2:
         raise BadInput(f"unexpected argument {what[2]!r}; expected --show-config METHOD TASK")
-    return what[0], what[1] if len(what) == 2 else patterns
+    named = what[1] if len(what) == 2 else patterns
+    return options.parts("what", what[0], "method"), options.parts("patterns", named, "task")
 
 
 def _main(
-    names: str, suite: str, globs: list[str], preset: str | None, data: str, results: Path, sets: list[str],
+    named: list[str], suite: str, globs: list[str], preset: str | None, data: str, results: Path, sets: list[str],
     adopt: list[Path], resume: bool, dry_run: bool, show_config: bool, sizes: dict[str, int | None], steps: int | None,
     console: Console,
 ) -> int:  # fmt: skip
     chosen_tasks = tasks.select(suite, globs)
-    named = list(dict.fromkeys(filter(None, map(str.strip, names.split(",")))))
     family = tasks.family(suite)
     chosen = named or list(methods.registry(family))
     for name in chosen:
         methods.get(name, family)
     settings, overrides = _settings(suite, preset, sizes, steps, sets, chosen)
 
+    from harness import budget
     from harness.adopt import Offer
     from harness.config import task_options
+    from harness.engine import engine_of
     from harness.plan import plan_all
     from tasks.core import choose
 
-    def planned(task: Any, data_id: str) -> list[RunNode]:
+    def planned(task: Any, data_id: str, settings: RunSettings = settings) -> list[RunNode]:
         return plan_all(task, data_id, chosen, overrides, settings, chosen=bool(named))
 
+    if sizes["data_episodes"] is not None:
+        _check_data_episodes(chosen_tasks, settings.data_episodes, data)
     made = task_options(overrides)
     chosen_tasks = tuple(choose(task.sized(settings.data_episodes), made) for task in chosen_tasks)
     # looks at everything before anything is fetched or written, so that a bad value costs nothing
     whereabouts = {task.name: task.whereabouts(data).text for task in chosen_tasks}
+    few = replace(settings, seeds=settings.seeds[:1])  # enough to see what each takes
+    engine_of(planned(chosen_tasks[0], "?", few)[0]).device()
+    if len(settings.seeds) > _MANY:
+        budget.check([run for task in chosen_tasks for run in planned(task, "?", few)], len(settings.seeds), results)
     drafts = [run for task in chosen_tasks for run in planned(task, "?")]
+    budget.check(drafts, len(settings.seeds), results)
     offered = [Offer(path) for path in adopt]
     for offer in offered:
         offer.check(drafts, data_known=False)
@@ -135,6 +150,18 @@ def _main(
     return _carry_out(chosen_tasks, planned, per_task, settings.jobs, data, results, resume, offered, console)
 
 
+def _check_data_episodes(chosen_tasks: Sequence[Any], episodes: int, data: str) -> None:
+    """Refuses a size for data that are not generated, or that no memory holds. Raises: BadInput."""
+    from harness import budget
+
+    generated = data in ("auto", "generate") and any(task.sized(1) != task.sized(2) for task in chosen_tasks)
+    if not generated:
+        where = f"--data {data}" if data not in ("auto", "generate") else f"suite {chosen_tasks[0].suite}"
+        raise BadInput(f"--data-episodes has no meaning for {where}: nothing is generated in that size")
+    for task in chosen_tasks:
+        budget.check_dataset(task, episodes)
+
+
 def _settings(
     suite: str, preset: str | None, sizes: dict[str, int | None], steps: int | None, sets: list[str], chosen: list[str]
 ) -> tuple[RunSettings, tuple[Override, ...]]:
@@ -143,16 +170,9 @@ def _settings(
     from harness.config import preset as load_preset
 
     values, overrides = load_preset(suite, preset)
-    for name, value in sizes.items():
-        least = 0 if name in ("online_steps", "online_warmup") else 1
-        if value is not None and value < least:
-            raise BadInput(f"--{name.replace('_', '-')} {value}: expected at least {least}")
-        values |= {} if value is None else {name: value}
-    if not values.get("online_steps"):
-        for name in ("online_warmup", "updates_per_step", "online_evaluate_every", "replay_capacity"):
-            if sizes.get(name) is not None:
-                raise BadInput(f"--{name.replace('_', '-')} has no meaning without --online-steps")
-    values["seeds"] = tuple(range(values["seeds"]))
+    values |= {name: value for name, value in sizes.items() if value is not None}
+    options.check_sizes(sizes, values.get("online_steps", 0))
+    values["seeds"] = range(values["seeds"])
     family = tasks.family(suite)
     given = parse_set(sets, family)
     check_keys(chosen, given, family)
@@ -170,7 +190,6 @@ def _carry_out(
     A task whose data cannot be had is passed over with a line, unless none can. `planned`: a task's runs, `per_task` of
     them, with these data.
     """
-    from harness.ending import Interrupted
     from harness.execute import Executor
     from harness.plan import together
     from harness.progress import Progress

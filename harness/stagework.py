@@ -10,12 +10,11 @@ import numpy as np
 
 from harness import record
 from harness.checkpoint import StageStore
-from harness.ending import Interrupted
+from harness.ending import Interrupted, is_of_one_run
 from harness.plan import StageNode
 from harness.train import Trainer, spans
 from harness.watch import Watcher
 from methods.core import State
-from tasks.simulators import SimulatorError
 
 if TYPE_CHECKING:
     from harness.execute import Member
@@ -96,7 +95,9 @@ class StageWork:
                 continue
             try:
                 watcher.evaluate_if_due(self.node.first + self.step, self._trained(state))
-            except SimulatorError as error:  # the others go on
+            except Exception as error:  # the others go on
+                if not is_of_one_run(error):
+                    raise
                 watcher.member.fail(error)
 
     def _evaluate_or_save(self, state: State, seconds: dict[str, float]) -> None:

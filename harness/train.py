@@ -6,6 +6,8 @@ Imports with jax, flax and optax alone, so that training can be measured where n
 from __future__ import annotations
 
 import itertools
+import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -16,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from harness.ending import NotFinite
-from methods.core import Array, Columns, Key, Stage, State
+from harness.memory import amount, host_memory
+from methods.core import Array, BadInput, Columns, Key, Method, Stage, State
 from methods.learner import part_key
 
 PREPARE_ROWS = 2048  # transitions a chunk of `Stage.prepare`
@@ -184,12 +187,15 @@ class Trainer:
 
         Raises:
           NotFinite: a metric was NaN or infinite; names step and seed.
+          BadInput: the program needs more memory than there is.
         """
         trained = {name: part for name, part in state.items() if name in self.stage.trains}
         arguments = (trained, self._frozen(state), self.columns, self.prepared, self.keys, jnp.asarray(first))
         if count not in self._compiled:
             started = time.perf_counter()
-            self._compiled[count] = jax.jit(span(self.stage, count), donate_argnums=0).lower(*arguments).compile()
+            program = jax.jit(span(self.stage, count), donate_argnums=0).lower(*arguments).compile()
+            _check_fits(program, self.stage.name)
+            self._compiled[count] = program
             self.seconds["compile"] += time.perf_counter() - started
         started = time.perf_counter()
         trained, result = self._compiled[count](*arguments)
@@ -221,6 +227,48 @@ def spans(start: int, stop: int, length: int) -> list[tuple[int, int]]:
 
 
 def device_summary() -> Mapping[str, Any]:
-    """Which device trains, for the record."""
-    device = jax.devices()[0]
+    """Which device trains, for the record.
+
+    Raises:
+      BadInput: JAX finds none of the kind that is asked for.
+    """
+    device = _device()
     return {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()}
+
+
+def _check_fits(program: Any, stage: str) -> None:
+    """Before a program runs: a system that lends more memory than it has kills who uses it, without a word."""
+    needs = program.memory_analysis()
+    there = device_memory() or host_memory()
+    if needs and (least := float(needs.temp_size_in_bytes + needs.argument_size_in_bytes)) > there:
+        raise BadInput(f"stage {stage}: out of memory: its program takes {amount(least)}, and there is {amount(there)}")
+
+
+def device_memory() -> float | None:
+    """Bytes on the device that trains, where it has its own and says how many."""
+    return (_device().memory_stats() or {}).get("bytes_limit")
+
+
+def _device() -> jax.Device:
+    try:
+        return jax.devices()[0]
+    except (AssertionError, RuntimeError) as error:
+        why = " ".join(str(error).split()) or "there is no such device here, or JAX was installed without it"
+        raise BadInput(f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: {why}") from None
+
+
+def least_bytes(method: Method, seeds: int) -> float:
+    """Bytes that the parts of so many seeds take at least. They are counted, which takes a while, only where they might
+    be too many; else one network stands for all."""
+    widths = [value for value in vars(method.config).values() if isinstance(value, tuple)]
+    whole = [[one for one in value if isinstance(one, int)] for value in widths]
+    network = 4.0 * max(
+        (sum(one * other for one, other in itertools.pairwise([1, *value])) for value in whole), default=1
+    )
+    if seeds * network * _COPIES < (device_memory() or host_memory()):
+        return seeds * network
+    parts = jax.eval_shape(method.init, jax.eval_shape(lambda: jax.random.key(0)))
+    return float(seeds * sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(parts)))
+
+
+_COPIES = 100  # more than any method has of a network: ensembles, targets, Adam's averages

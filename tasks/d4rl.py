@@ -23,7 +23,7 @@ import numpy as np
 
 from methods import nearest
 from methods.core import Absent, BadInput, TaskSpec
-from tasks import fetch, minari_data, minari_tasks, scores
+from tasks import fetch, minari_data, minari_tasks, physics, scores
 from tasks.collect_d4rl import DATASETS as COLLECTED
 from tasks.collect_d4rl import dataset_id
 from tasks.core import Dataset, Whereabouts
@@ -113,7 +113,7 @@ class D4RLTask:
 
     def make_env(self) -> gymnasium.Env[Any, Any]:
         """A simulator; AntMaze reports `info["success"]` in the step that reaches the goal."""
-        os.environ.setdefault("MUJOCO_GL", "disable")  # nothing is rendered
+        physics.load()
         return SIMULATORS[self.environment].make()
 
     def make_online_env(self) -> gymnasium.Env[Any, Any]:

@@ -25,11 +25,13 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
-import mujoco
 import numpy as np
 
+from tasks import physics
 from tasks.lockstep import MakeRules, Moved, Outcome, Rules
 from tasks.simulators import Clone, MakeEnv
+
+mujoco = physics.load()
 
 CELL = 4.0  # metres, of a maze
 REACHED = 0.5  # metres from the goal

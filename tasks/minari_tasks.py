@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -13,7 +12,7 @@ import gymnasium
 import numpy as np
 
 from methods.core import BadInput, TaskSpec
-from tasks import minari_data
+from tasks import minari_data, physics
 from tasks.core import Dataset, Whereabouts
 from tasks.d4rl_simulators import register_robotics
 
@@ -45,7 +44,7 @@ class MinariTask:
         return _spec(self.dataset_id)
 
     def make_env(self) -> gymnasium.Env[Any, Any]:
-        os.environ.setdefault("MUJOCO_GL", "disable")  # nothing is rendered
+        physics.load()
         return _Flat(_recovered(self.dataset_id))
 
     def make_online_env(self) -> gymnasium.Env[Any, Any]:

@@ -28,7 +28,7 @@ from ogbench.relabel_utils import relabel_dataset
 
 from methods import nearest
 from methods.core import BadInput, TaskSpec
-from tasks import collect, fetch
+from tasks import collect, fetch, physics
 from tasks.core import LARGEST_ACTION, Dataset, Provenance, Whereabouts, check_transitions
 from tasks.fetch import console
 from tasks.lockstep import MakeRules
@@ -127,7 +127,7 @@ class OGBenchTask:
         return self._env("pre")
 
     def _env(self, success_timing: str) -> gymnasium.Env[Any, Any]:
-        os.environ.setdefault("MUJOCO_GL", "disable")  # nothing is rendered; spares a warning where there is no display
+        physics.load()
         env = gymnasium.make(self.env_id, success_timing=success_timing, disable_env_checker=True)
         return SharedModel(env) if is_manipulation(self.env_id) else env
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import mujoco
 import numpy as np
 
+from tasks import physics
 from tasks.lockstep import Moved, Outcome, Rules
 
 if TYPE_CHECKING:
     import gymnasium
 
+mujoco = physics.load()
 HEAD, TORSO = 2, 1  # bodies of the humanoid
 LIMBS = [16, 10, 13, 7]  # left hand, left foot, right hand, right foot
 

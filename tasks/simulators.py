@@ -12,10 +12,14 @@ import time
 import traceback
 import types
 from collections.abc import Callable, Iterator
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 import numpy as np
+
+from core.command import STOPS
+from tasks.physics import NOTHING
 
 if TYPE_CHECKING:
     import gymnasium
@@ -52,19 +56,21 @@ _SPAWNING = threading.Lock()  # what a child inherits is changed for the whole p
 @contextlib.contextmanager
 def lean_children() -> Iterator[None]:
     """Processes spawned inside start fast and behave: they don't import the parent's main module (it may pull
-    in JAX), use one math thread each, leave Ctrl-C and SIGTERM to the parent (so only SIGKILL, or what they are told,
-    ends them: no `multiprocessing.Pool`, which relies on SIGTERM) and render nothing unless told to. One thread at a
-    time may be inside."""
+    in JAX), use one math thread each, leave what asks to stop (`STOPS`) to the parent (so only SIGKILL, or what they
+    are told, ends them: no `multiprocessing.Pool`, which relies on SIGTERM) and render nothing. One thread at a time
+    may be inside."""
     with _SPAWNING:
         yield from _lean_children()
 
 
 def _lean_children() -> Iterator[None]:
-    environment = ONE_THREAD | {"MUJOCO_GL": os.environ.get("MUJOCO_GL", "disable")}
+    environment = ONE_THREAD | NOTHING
     before = {name: os.environ.get(name) for name in environment}
     main = sys.modules["__main__"]
     # A blocked signal stays blocked in a spawned child, from its very first instruction on.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    resource_tracker.ensure_running()  # which a first child would start, and which ends with some of them unblocked
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
     try:
         os.environ.update(environment)
         sys.modules["__main__"] = types.ModuleType("__main__")
@@ -209,6 +215,9 @@ def _work(pipe: Connection, make_env: MakeEnv, n: int, clone: Clone | None, core
             pipe.send((False, traceback.format_exc()))
 
 
+_GLANCE_S = 0.2  # between looks at whether somebody still waits for a worker
+
+
 class SimulatorPool:
     """`n` simulators in `workers` processes (default: one a core), with `Simulators`' methods; its episodes, too.
 
@@ -218,13 +227,17 @@ class SimulatorPool:
       workers: processes, at least one. Rows are dealt out in turn, so that neighbours, which tend to end together, are
         spread.
       clone: makes an independent simulator from a built one where that is cheaper than `make_env`.
+      wait: called a few times a second while a worker is not done; may raise to give up, which ends the workers.
 
     Raises:
       SimulatorError: (every method) a worker raised, with its traceback, or died.
     """
 
-    def __init__(self, make_env: MakeEnv, n: int, workers: int | None = None, clone: Clone | None = None) -> None:
-        self.n = n
+    def __init__(
+        self, make_env: MakeEnv, n: int, workers: int | None = None, clone: Clone | None = None,
+        wait: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
+        self.n, self._wait = n, wait
         workers = min(n, cores() if workers is None else workers)
         if workers < 1:
             raise ValueError(f"{n} simulators in {workers} processes")
@@ -290,6 +303,8 @@ class SimulatorPool:
 
     def _receive(self, worker: int) -> Any:
         try:
+            while not self._pipes[worker].poll(_GLANCE_S):
+                self._heed()
             fine, answer = self._pipes[worker].recv()
         except (EOFError, OSError):
             process = self._processes[worker]
@@ -300,6 +315,13 @@ class SimulatorPool:
             self.close()
             raise SimulatorError(f"simulator worker {worker} failed:\n{answer}")
         return answer
+
+    def _heed(self) -> None:
+        try:
+            self._wait()
+        except BaseException:
+            self.close()
+            raise
 
     def _merge(self, build: Callable[[Any], T], parts: list[tuple]) -> T:
         merged = []

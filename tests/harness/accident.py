@@ -17,14 +17,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-from harness.run_command import app
+from core.command import main
 
 
 def strike(what: str) -> None:
     """The accident. A signal has been seen when it returns: the work may go on in another thread than the handler."""
     if not what.startswith("full:"):
-        os.kill(os.getpid(), signal.Signals[what])
-        while signal.getsignal(signal.Signals[what]) is not signal.SIG_DFL:
+        number = signal.Signals[what]
+        handler = signal.getsignal(number)
+        os.kill(os.getpid(), number)
+        while signal.getsignal(number) == handler:
             time.sleep(0.01)
         return
     with (Path(what.removeprefix("full:")) / "filler").open("wb", buffering=0) as file:
@@ -59,4 +61,4 @@ def arm(accident: str) -> None:
 
 if __name__ == "__main__":
     arm(sys.argv.pop(1))
-    app()
+    main("harness.run_command:app")

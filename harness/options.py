@@ -1,0 +1,72 @@
+"""What the command line may say: nothing is passed over in silence."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from harness.config import LARGEST
+from methods.core import BadInput
+
+MOST_JOBS = 1000
+_LISTING = {"listing", "suite", "results"}
+_FLAGS = {"names": "--methods", "patterns": "--tasks", "sets": "--set", "listing": "--list", "what": "METHOD",
+          "resume": "--resume/--fresh"}  # fmt: skip
+_OFFLINE = ("online_warmup", "updates_per_step", "online_evaluate_every", "replay_capacity")
+
+
+def flag(name: str) -> str:
+    """How a parameter is spelled on the command line."""
+    return _FLAGS.get(name, f"--{name.replace('_', '-')}")
+
+
+def check(given: Mapping[str, Any]) -> None:
+    """Refuses what was given empty or twice, or has no meaning beside the rest. `given`: parameters that stand on the
+    command line, and their values.
+
+    Raises:
+      BadInput: names the option.
+    """
+    for name, value in given.items():
+        texts = [value] if isinstance(value, str) else value if isinstance(value, list) else []
+        if not all(text.strip() for text in texts):
+            raise BadInput(f"{flag(name)}: is empty")
+    one = next((name for name in ("listing", "show_config", "dry_run") if name in given), None)
+    for name in given:
+        useless = (one == "listing" and name not in _LISTING) or (one == "show_config" and name == "dry_run")
+        if one and useless:
+            raise BadInput(f"{flag(name)} has no meaning with {flag(one)}")
+
+
+def check_sizes(sizes: Mapping[str, int | None], online_steps: int) -> None:
+    """Refuses numbers that cannot be, and those of an online phase where there is none (`online_steps` is 0).
+
+    Raises:
+      BadInput: names the option.
+    """
+    for name, value in sizes.items():
+        least = 0 if name in ("online_steps", "online_warmup") else 1
+        most = MOST_JOBS if name == "jobs" else LARGEST
+        if value is not None and value < least:
+            raise BadInput(f"{flag(name)} {value}: expected at least {least}")
+        if value is not None and value > most:
+            raise BadInput(f"{flag(name)} {value}: expected at most {most}")
+        if value is not None and name in _OFFLINE and not online_steps:
+            raise BadInput(f"{flag(name)} has no meaning without --online-steps")
+
+
+def parts(name: str, text: str, of: str) -> list[str]:
+    """The different pieces of a comma-separated list.
+
+    Raises:
+      BadInput: there are none.
+    """
+    found = list(dict.fromkeys(filter(None, map(str.strip, text.split(",")))))
+    if text and not found:
+        raise BadInput(f"{flag(name)} {text!r} names no {of}")
+    return found
+
+
+def on_command_line(context: Any, parameters: Collection[str]) -> set[str]:
+    """Those parameters that the user gave."""
+    return {name for name in parameters if context.get_parameter_source(name).name == "COMMANDLINE"}
