@@ -17,11 +17,13 @@ from threading import Lock, Semaphore
 from types import FrameType
 from typing import Any
 
-from harness import record
+from harness import provenance, record
+from harness.artifact import Author
 from harness.ending import Interrupted, NotFinite
 from harness.engine import engine_of
 from harness.plan import Groups, RunNode, StageNode, describe
 from harness.progress import Progress
+from harness.table import read_rows
 from methods.core import BadInput, State
 from tasks.core import Dataset
 from tasks.simulators import SimulatorError
@@ -111,6 +113,7 @@ class Executor:
                 folder = run.folder(self.results)
                 if record.status_of(folder) == "finished":
                     self.progress.say(f"{run.label}: finished before ({run.fingerprint})")
+                    self._compare_code(run, folder)
                     statuses[run.fingerprint] = "finished"
                     continue
                 if run.continues and record.status_of(run.continues.folder(self.results)) != "finished":
@@ -131,6 +134,11 @@ class Executor:
                 _carry_out(members)
             statuses |= {member.run.fingerprint: member.status for member in members}
         return [statuses[run.fingerprint] for run in runs]
+
+    def _compare_code(self, run: RunNode, folder: Path) -> None:
+        """Says if a finished run was made by other code than this."""
+        if difference := provenance.difference(record.read_run(folder) or {}):
+            self.progress.say(f"{run.label}: {difference}; --fresh redoes it")
 
     def columns(self, dataset: Dataset, fields: frozenset[str], to_device: Callable[..., Any]) -> dict[str, Any]:
         """The dataset's columns on the device, where all runs use the same copy."""
@@ -161,7 +169,11 @@ class Executor:
         """Records, and the artefacts of their last stage, that went on online from a run's."""
         found = []
         for folder in run.folder(self.results).parent.glob("*"):
-            if (record.read_run(folder).get("online") or {}).get("continues") == run.fingerprint:
+            try:
+                found = record.read_run(folder)
+            except BadInput:  # whose it was, nobody can tell
+                continue
+            if (online := found and found.get("online")) and online["continues"] == run.fingerprint:
                 stages = folder / "stages"
                 last = stages.read_text().split()[-1:] if stages.exists() else []
                 found += [folder, *(self.results / "artifacts" / fingerprint for fingerprint in last)]
@@ -220,16 +232,19 @@ class Member:
     def __init__(self, executor: Executor, run: RunNode, dataset: Dataset, folder: Path) -> None:
         self.executor, self.run, self.dataset, self.folder = executor, run, dataset, folder
         self.status = "running"
-        provenance = dataset.provenance
-        data = {"name": provenance.name, "sha256": provenance.sha256, "origin": provenance.origin,
-                "path": provenance.path, "transitions": len(dataset), "details": dict(provenance.details)}  # fmt: skip
+        source = dataset.provenance
+        data = {"name": source.name, "sha256": source.sha256, "origin": source.origin,
+                "path": source.path, "transitions": len(dataset), "details": dict(source.details)}  # fmt: skip
         self.engine = engine_of(run)
-        self.record = record.RunRecord(folder, {**describe(run), "dataset": data, "device": self.engine.device()})
+        self.code = provenance.code_of(type(run.method))
+        self.record = record.RunRecord(folder, {**describe(run), "dataset": data, "device": self.engine.device(),
+                                                "code": self.code})  # fmt: skip
         self.evaluator = self.engine.evaluator(run)
         self.state: State = {}
         self.columns: dict[str, Any] = {}  # of the dataset, on the device; filled by the engine that has use for them
         self.texts: Any = None  # likewise a corpus in tokens
-        self.stages: list[dict[str, Any]] = []
+        # by fingerprint; those of earlier sessions until this one has them, too
+        self.stages = {stage["fingerprint"]: stage for stage in self.record.content.get("stages", ())}
 
     def say(self, text: str) -> None:
         self.executor.progress.say(f"{self.run.label}: {text}")
@@ -238,7 +253,7 @@ class Member:
         """Ends the run short of its end, unless it has ended."""
         if self.status == "running":
             self.status = status
-            self.record.save(status=status, error=error, stages=self.stages)
+            self.record.save(status=status, error=error)
 
     def fail(self, error: Exception) -> None:
         """Ends the run with a line that says why."""
@@ -247,6 +262,10 @@ class Member:
 
     def begin(self) -> None:
         """All stages but the last."""
+        if self.record.damage:
+            self.say(self.record.damage)
+        for name in ("episodes.csv", "train.csv"):
+            read_rows(self.folder / name)  # a damaged table ends this run, and none beside it
         record.write_lines(self.folder / "stages", [node.fingerprint for node in self.run.nodes])
         self.state = self.engine.begin(self)
         for node in self.run.nodes[:-1]:
@@ -256,7 +275,7 @@ class Member:
         """What is recorded of the finished policy."""
         self.engine.end(self)
         self.status = "finished"
-        self.record.save(status="finished", stages=self.stages)
+        self.record.save(status="finished")
 
     def have(self, node: StageNode, watching: Sequence[Member]) -> None:
         """Trains a stage's parts, or adopts them where they exist. As the last stage it is `watching`'s, who are
@@ -264,19 +283,28 @@ class Member:
         folder = self.executor.artifact(node)
         with (
             record.locked(folder, wait=self._wait(node)),
-            self.engine.store(folder, node, f"{self.run.label} ({self.run.fingerprint})") as store,
+            self.engine.store(folder, node, Author(self._signature, self.code)) as store,
         ):
+            if store.unverified:
+                self.say(f"{node.stage.name}: was stored without digests: whether it is whole cannot be verified")
             self.engine.work(self, node, store, watching).finish()
             if not store.finished:  # everyone who watched has failed
                 return
             about = {"name": node.stage.name, "fingerprint": node.fingerprint, "steps": node.stage.steps}
             for member in watching or [self]:
-                maker = f"{member.run.label} ({member.run.fingerprint})"
-                member.stages.append(about | store.provenance(maker))
-                made_by = member.stages[-1]["git"]
-                if made_by != record.git_state():
-                    member.say(f"{node.stage.name}: made by other code ({made_by}); --fresh redoes it")
-                member.record.save(stages=member.stages)
+                member._have_had(about | store.provenance(member._signature))
+
+    @property
+    def _signature(self) -> str:
+        return f"{self.run.label} ({self.run.fingerprint})"
+
+    def _have_had(self, stage: dict[str, Any]) -> None:
+        """Puts on record how a stage came to be."""
+        if difference := provenance.difference(stage):
+            self.say(f"{stage['name']}: {difference}; --fresh redoes it")
+        self.stages[stage["fingerprint"]] = stage
+        order = [node.fingerprint for node in self.run.nodes]
+        self.record.save(stages=[self.stages[one] for one in order if one in self.stages])
 
     def _wait(self, node: StageNode) -> Callable[[record.Busy], None]:
         """What to do while another process makes the stage: say so once, and heed a wish to stop."""

@@ -28,6 +28,7 @@ from rich.table import Table
 
 import methods
 from harness.config import check_keys, parse_set, resolve
+from harness.numerics import pin
 from harness.record import write_atomically
 from harness.train import Trainer, Update, device_summary, initial_state, seed_step, take
 from methods.core import BadInput, Method, Stage, State, TaskSpec
@@ -162,6 +163,8 @@ def main(
     out: Annotated[Path | None, typer.Option(help="also write the table to this CSV file")] = None,
 ) -> None:
     """Time per update and seed of each stage of the methods, and the ratio to one dispatch a step."""
+    for line in pin():
+        Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
     console = Console()
     console.width = max(console.width, 100)  # as wide as the table, where the output is no terminal
     try:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from harness.ending import NotFinite
+from harness.numerics import flags
 from methods.core import Array, Columns, Key, Stage, State
 from methods.learner import part_key
 
@@ -223,4 +224,4 @@ def spans(start: int, stop: int, length: int) -> list[tuple[int, int]]:
 def device_summary() -> Mapping[str, Any]:
     """Which device trains, for the record."""
     device = jax.devices()[0]
-    return {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()}
+    return {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count(), **flags()}
