@@ -16,7 +16,7 @@ from core import strict_json
 from core.errors import BadInput
 
 SCHEMA = 1
-LONGEST_NAME = 200  # characters: file systems take 255 bytes
+LONGEST_NAME = 200  # bytes: file systems take 255
 T = TypeVar("T")
 
 
@@ -26,7 +26,12 @@ def file_name(name: str) -> str:
     Raises:
       ValueError: it is empty, too long, "." or "..", or holds a slash or a character that does not print.
     """
-    if not 0 < len(name) <= LONGEST_NAME or name in (".", "..") or "/" in name or "\\" in name:
+    if (
+        not 0 < len(name.encode("utf-8", "surrogatepass")) <= LONGEST_NAME
+        or name in (".", "..")
+        or "/" in name
+        or "\\" in name
+    ):
         raise ValueError("cannot be part of a file's name")
     if not name.isprintable():
         raise ValueError("holds characters that do not print")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import record
+from harness.artifact import Author
 from harness.checkpoint import StageStore
 from harness.evaluate import Evaluator
 from harness.online import OnlineWork
@@ -51,8 +52,8 @@ class ControlEngine:
         member.columns = member.executor.columns(member.dataset, run.method.fields, take, member.reward)
         return initial_state(run.method.init, run.settings.seeds)
 
-    def store(self, folder: Path, node: StageNode, maker: str) -> StageStore:
-        return StageStore(folder, node.identity, maker)
+    def store(self, folder: Path, node: StageNode, author: Author) -> StageStore:
+        return StageStore(folder, node.identity, author)
 
     def work(self, member: Member, node: StageNode, store: StageStore, watching: Sequence[Member]) -> StageWork:
         return (OnlineWork if node.online else StageWork)(member, node, store, watching)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import tasks
+from harness.artifact import Author
 from harness.plan import RunNode, StageNode
 from harness.watch import Store
 from methods.core import State
@@ -59,7 +60,7 @@ class Engine(Protocol):
     def begin(self, member: Member) -> State:
         """The state before the first stage."""
 
-    def store(self, folder: Path, node: StageNode, maker: str) -> AbstractContextManager[Store]: ...
+    def store(self, folder: Path, node: StageNode, author: Author) -> AbstractContextManager[Store]: ...
 
     def work(self, member: Member, node: StageNode, store: Any, watching: Sequence[Member]) -> Work: ...
 

@@ -17,12 +17,14 @@ from threading import Lock, Semaphore
 from typing import Any
 
 from core.files import write_text
-from harness import record
+from harness import provenance, record
+from harness.artifact import Author
 from harness.ending import Interrupted, Stop, is_expected, is_of_one_run, summary
 from harness.engine import Engine, Evaluator, engine_of
 from harness.plan import Groups, RunNode, StageNode, describe
 from harness.progress import Progress
-from methods.core import State
+from harness.table import read_rows
+from methods.core import BadInput, State
 from tasks.core import Dataset, RewardTransform
 
 TRACEBACK = "traceback.txt"  # in a run's folder, of a failure that nobody foresaw
@@ -100,6 +102,7 @@ class Executor:
         folder = run.folder(self.results)
         if record.status_of(folder) == "finished":
             self.progress.say(f"{run.label}: finished before ({run.fingerprint})")
+            self._compare_code(run, folder)
             return "finished"
         if run.continues and record.status_of(run.continues.folder(self.results)) != "finished":
             self.progress.say(f"{run.label}: passed over: the offline run it goes on from is unfinished")
@@ -117,6 +120,11 @@ class Executor:
                 raise
             self.progress.say(f"{run.label}: failed: {summary(error)}")
             return "failed"
+
+    def _compare_code(self, run: RunNode, folder: Path) -> None:
+        """Says if a finished run was made by other code than this."""
+        if difference := provenance.difference(record.read_run(folder) or {}):
+            self.progress.say(f"{run.label}: {difference}; --fresh redoes it")
 
     def columns(
         self, dataset: Dataset, fields: frozenset[str], to_device: Callable[..., Any], reward: RewardTransform
@@ -156,7 +164,11 @@ class Executor:
         """Records, and the artefacts of their last stage, that went on online from a run's."""
         found = []
         for folder in run.folder(self.results).parent.glob("*"):
-            if (record.read_run(folder).get("online") or {}).get("continues") == run.fingerprint:
+            try:
+                found = record.read_run(folder)
+            except BadInput:  # whose it was, nobody can tell
+                continue
+            if (online := found and found.get("online")) and online["continues"] == run.fingerprint:
                 stages = folder / "stages"
                 last = stages.read_text().split()[-1:] if stages.exists() else []
                 found += [folder, *(self.results / "artifacts" / fingerprint for fingerprint in last)]
@@ -217,18 +229,20 @@ class Member:
     def __init__(self, executor: Executor, run: RunNode, dataset: Dataset, folder: Path) -> None:
         self.executor, self.run, self.dataset, self.folder = executor, run, dataset, folder
         self.status = "running"
-        provenance = dataset.provenance
-        data = {"name": provenance.name, "sha256": provenance.sha256, "origin": provenance.origin,
-                "path": provenance.path, "transitions": len(dataset), "details": dict(provenance.details)}  # fmt: skip
+        source = dataset.provenance
+        data = {"name": source.name, "sha256": source.sha256, "origin": source.origin,
+                "path": source.path, "transitions": len(dataset), "details": dict(source.details)}  # fmt: skip
         (folder / TRACEBACK).unlink(missing_ok=True)
-        self.record = record.RunRecord(folder, {**describe(run), "dataset": data})
+        self.code = provenance.code_of(type(run.method))
+        self.record = record.RunRecord(folder, {**describe(run), "dataset": data, "code": self.code})
         self.engine: Engine
         self.evaluator: Evaluator
         self.state: State = {}
         self.columns: dict[str, Any] = {}  # of the dataset, on the device; filled by the engine that has use for them
         self.reward = RewardTransform()  # what is learned from of a simulator's reward; likewise
         self.texts: Any = None  # likewise a corpus in tokens
-        self.stages: list[dict[str, Any]] = []
+        # by fingerprint; those of earlier sessions until this one has them, too
+        self.stages = {stage["fingerprint"]: stage for stage in self.record.content.get("stages", ())}
 
     def say(self, text: str) -> None:
         self.executor.progress.say(f"{self.run.label}: {text}")
@@ -237,7 +251,7 @@ class Member:
         """Ends the run short of its end, unless it has ended."""
         if self.status == "running":
             self.status = status
-            self.record.save(status=status, error=error, stages=self.stages)
+            self.record.save(status=status, error=error)
 
     def fail(self, error: Exception) -> None:
         """Ends the run with a line that says why, and where more is said of what was not foreseen."""
@@ -254,6 +268,10 @@ class Member:
 
     def begin(self) -> None:
         """All stages but the last."""
+        if self.record.damage:
+            self.say(self.record.damage)
+        for name in ("episodes.csv", "train.csv"):
+            read_rows(self.folder / name)  # a damaged table ends this run, and none beside it
         self.engine = engine_of(self.run)
         self.evaluator = self.engine.evaluator(self.run)
         self.record.save(device=self.engine.device())
@@ -266,7 +284,7 @@ class Member:
         """What is recorded of the finished policy."""
         self.engine.end(self)
         self.status = "finished"
-        self.record.save(status="finished", stages=self.stages)
+        self.record.save(status="finished")
 
     def have(self, node: StageNode, watching: Sequence[Member]) -> None:
         """Trains a stage's parts, or adopts them where they exist. As the last stage it is `watching`'s, who are
@@ -274,19 +292,28 @@ class Member:
         folder = self.executor.artifact(node)
         with (
             record.locked(folder, wait=self._wait(node)),
-            self.engine.store(folder, node, f"{self.run.label} ({self.run.fingerprint})") as store,
+            self.engine.store(folder, node, Author(self._signature, self.code)) as store,
         ):
+            if store.unverified:
+                self.say(f"{node.stage.name}: was stored without digests: whether it is whole cannot be verified")
             self.engine.work(self, node, store, watching).finish()
             if not store.finished:  # everyone who watched has failed
                 return
             about = {"name": node.stage.name, "fingerprint": node.fingerprint, "steps": node.stage.steps}
             for member in watching or [self]:
-                maker = f"{member.run.label} ({member.run.fingerprint})"
-                member.stages.append(about | store.provenance(maker))
-                made_by = member.stages[-1]["git"]
-                if made_by != record.git_state():
-                    member.say(f"{node.stage.name}: made by other code ({made_by}); --fresh redoes it")
-                member.record.save(stages=member.stages)
+                member._have_had(about | store.provenance(member._signature))
+
+    @property
+    def _signature(self) -> str:
+        return f"{self.run.label} ({self.run.fingerprint})"
+
+    def _have_had(self, stage: dict[str, Any]) -> None:
+        """Puts on record how a stage came to be."""
+        if difference := provenance.difference(stage):
+            self.say(f"{stage['name']}: {difference}; --fresh redoes it")
+        self.stages[stage["fingerprint"]] = stage
+        order = [node.fingerprint for node in self.run.nodes]
+        self.record.save(stages=[self.stages[one] for one in order if one in self.stages])
 
     def _wait(self, node: StageNode) -> Callable[[record.Busy], None]:
         """What to do while another process makes the stage: say so once, and heed a wish to stop."""

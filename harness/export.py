@@ -8,7 +8,8 @@ classifier with one label), and checkpoint.json: which stage made it, from what,
 
 from __future__ import annotations
 
-import tempfile
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +17,7 @@ import typer
 from rich.console import Console
 
 import tasks
+from core.files import draft_folder, sweep, write_json
 from methods.core import BadInput
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -42,37 +44,41 @@ def export(
 
 
 def _export(artifact: Path, seed: int, out: Path) -> None:
-    from harness.record import read_stage, write_json
+    from harness.artifact import Artifact
 
-    note = read_stage(artifact)
-    identity = note.get("identity", {})
-    part = _PARTS.get(identity.get("stage", ""))
-    if part is None or not note.get("finished"):
+    store = Artifact(artifact, {})
+    note = store.note
+    identity: Mapping[str, Any] = note["identity"] if note else {}
+    part = _PARTS.get(str(identity.get("stage")))
+    if part is None or not (note and note["finished"]):
         raise BadInput(f"{artifact}: no finished stage with weights to export ({', '.join(_PARTS)})")
-    if seed not in identity["seeds"]:
-        raise BadInput(f"--seed {seed}: the stage has seeds {', '.join(map(str, identity['seeds']))}")
-    if out.exists():
+    seeds, config = identity.get("seeds"), identity.get("config")
+    if not (isinstance(seeds, list) and isinstance(config, dict)):
+        raise BadInput(f"{artifact / 'stage.json'}: identity: no seeds and settings of a stage")
+    if seed not in seeds:
+        raise BadInput(f"--seed {seed}: the stage has seeds {', '.join(map(str, seeds))}")
+    if os.path.lexists(out):
         raise BadInput(f"--out {out}: exists already")
-    if identity["config"].get("model") != "tiny":
+    if config.get("model") != "tiny":
         raise BadInput(f"{artifact}: only tiny models need exporting; others load from {artifact}/state as they are")
 
     from harness.files import NOTE, contents
     from harness.parts import read_part
 
-    found = read_part(artifact / "state" / str(note["step"]) / f"{part}-{seed}.safetensors")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as scratch:
-        folder = Path(scratch) / out.name
+    name = f"{note['step']}/{part}-{seed}.safetensors"
+    store.verify([name])
+    found = read_part(store.state / name)
+    with draft_folder(out) as folder:
+        sweep(out.parent)  # of exports that were killed
         _write(folder, identity, found)
         about = {key: value for key, value in found.about.items() if key != "weights"}
         write_json(folder / NOTE, {
             "command": f"python -m harness.export results/artifacts/{artifact.resolve().name} --seed {seed} --out PATH",
             "stage": identity["stage"], "fingerprint": artifact.resolve().name, "seed": seed, "measured": about,
-            "sha256": contents(str(folder)), "git": note["git"], "identity": identity})  # fmt: skip
-        folder.rename(out)
+            "sha256": contents(str(folder)), "git": note.get("git"), "identity": identity})  # fmt: skip
 
 
-def _write(folder: Path, identity: dict[str, Any], part: Any) -> None:
+def _write(folder: Path, identity: Mapping[str, Any], part: Any) -> None:
     from harness.backbones import Backbones, save_checkpoint, tokenizer_for
     from methods.language.core import LanguageConfig
     from methods.language.models import load_into, reward_from

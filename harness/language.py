@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from harness import record
+from harness.artifact import Author
 from harness.backbones import GLOBAL, TINY, Backbones, tokenizer_for
 from harness.ending import Interrupted, NotFinite
+from harness.numerics import pin_torch
 from harness.parts import PartStore
 from harness.plan import RunNode, StageNode
 from harness.watch import Watcher
@@ -41,6 +43,9 @@ EXTRA = ("gold", *MEASURES)  # columns of episodes.csv after those that every su
 
 class LanguageEngine:
     """See `harness.engine.Engine`."""
+
+    def __init__(self) -> None:
+        pin_torch()
 
     def device(self) -> Mapping[str, Any]:
         kind = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
@@ -63,8 +68,8 @@ class LanguageEngine:
         member.texts = _texts(member)
         return {}
 
-    def store(self, folder: Path, node: StageNode, maker: str) -> PartStore:
-        return PartStore(folder, node, maker)
+    def store(self, folder: Path, node: StageNode, author: Author) -> PartStore:
+        return PartStore(folder, node, author)
 
     def work(self, member: Member, node: StageNode, store: PartStore, watching: Sequence[Member]) -> LanguageWork:
         return LanguageWork(member, node, store, watching)

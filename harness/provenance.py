@@ -7,18 +7,23 @@ import contextlib
 import hashlib
 import importlib.metadata
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from core.files import read_plain
+
 ROOT = Path(__file__).resolve().parents[1]
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "gymnasium", "ogbench", "mujoco",
              "torch", "transformers", "tokenizers", "safetensors", "peft", "trl")  # fmt: skip
-_LOOPS = ("harness/train.py", "harness/online.py", "harness/replay.py", "harness/language.py", "harness/backbones.py")
-"""What draws batches and keys for every method."""
+_LOOPS = {"control": ("harness/train.py", "harness/online.py", "harness/replay.py"),
+          "language": ("harness/language.py", "harness/backbones.py")}  # fmt: skip
+"""What draws keys and batches for every method of a family."""
+_OURS = re.compile(r"(methods|harness)(/\w+)+\.py")  # a record does not choose what is read
 
 
 @cache
@@ -74,56 +79,64 @@ def code_of(method: type) -> dict[str, str]:
         if file not in reached:
             reached[file] = _digest(file)
             todo += _imports(file)
-    reached |= {file: _digest(file) for file in _LOOPS}
+    family = "language" if any(file.startswith("methods/language/") for file in reached) else "control"
+    reached |= {file: _digest(file) for file in _LOOPS[family]}
     return dict(sorted(reached.items()))
 
 
 def changed(code: Mapping[str, str]) -> list[str]:
-    """The files whose code is no longer as it was then."""
-    return [file for file, digest in code.items() if _digest(file) != digest]
+    """The files whose code is no longer as it was then; `code` as `code_of` gave it."""
+    return [file for file, digest in code.items() if not _OURS.fullmatch(file) or _digest(file) != digest]
+
+
+def difference(made: Mapping[str, Any]) -> str | None:
+    """Says in which code a record's maker differs from this code, if it does; records without digests know of the
+    commit alone."""
+    if code := made.get("code"):
+        files = changed(code)
+        more = f" and {len(files) - 5} more" if len(files) > 5 else ""
+        return f"made by other code ({', '.join(files[:5])}{more} changed since)" if files else None
+    git = made.get("git")
+    return None if git == git_state() else f"made by other code ({git})"
 
 
 @cache
 def _digest(file: str) -> str:
     """Sixteen hexadecimal digits of a file's syntax, without comments and docstrings; "" where it is gone."""
-    tree = _tree(file)
-    return hashlib.sha256(repr(_spelled(tree)).encode("utf-8", "replace")).hexdigest()[:16] if tree else ""
-
-
-@cache
-def _tree(file: str) -> ast.Module | None:
     try:
-        return ast.parse((ROOT / file).read_bytes())
+        tree = ast.parse(read_plain(ROOT / file))
     except (OSError, SyntaxError, ValueError):
-        return None
+        return ""
+    return hashlib.sha256(repr(_spelled(tree)).encode("utf-8", "replace")).hexdigest()[:16]
 
 
 def _spelled(node: Any) -> Any:
-    """The tree as plain values, alike in every version of Python: what is empty is left out."""
-    if isinstance(node, list):
-        return [_spelled(one) for one in node]
+    """The tree as plain values, alike in every version of Python: what is empty is left out, as are texts that nobody
+    reads, and `ctx`, which follows from the rest."""
+    if type(node) is list:
+        return [_spelled(one) for one in node if not _bare_text(one)]
     if not isinstance(node, ast.AST):
         return node
-    fields = {name: value for name, value in ast.iter_fields(node) if value is not None and value != []}
-    if (
-        isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
-        and ast.get_docstring(node, clean=False) is not None
-    ):
-        fields["body"] = node.body[1:]
-    return type(node).__name__, [(name, _spelled(value)) for name, value in fields.items()]
+    values = ((name, getattr(node, name, None)) for name in node._fields if name != "ctx")
+    return [type(node).__name__, *((name, _spelled(value)) for name, value in values if value not in (None, []))]
+
+
+def _bare_text(node: Any) -> bool:
+    """Whether it is a docstring, or a string that stands as a statement elsewhere."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+_IMPORT = re.compile(
+    r"""^[ \t]* (?: from [ \t]+ (methods[.\w]*) [ \t]+ import [ \t]+ ( \( [^)]* \) | [^\n#]* )
+              | import [ \t]+ ([^\n#]*) )""", re.M | re.X)  # fmt: skip
 
 
 def _imports(file: str) -> Iterator[str]:
     """Files of `methods` that a file imports, wherever in it."""
-    tree = _tree(file)
-    for node in ast.walk(tree) if tree else ():
-        if isinstance(node, ast.Import):
-            names: Iterable[str] = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        else:
-            continue
-        yield from filter(None, map(_file, names))
+    for package, names, modules in _IMPORT.findall((ROOT / file).read_text("utf-8", "replace")):
+        words = re.findall(r"[.\w]+", names or modules)
+        found = [package, *(f"{package}.{word}" for word in words)] if package else words
+        yield from filter(None, map(_file, found))
 
 
 @cache

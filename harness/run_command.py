@@ -108,8 +108,12 @@ def _main(
     adopt: list[Path], resume: bool, dry_run: bool, show_config: bool, sizes: dict[str, int | None], steps: int | None,
     console: Console,
 ) -> int:  # fmt: skip
+    from harness.numerics import pin
+
     chosen_tasks = tasks.select(suite, globs)
     family = tasks.family(suite)
+    for line in pin(family):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     chosen = named or list(methods.registry(family))
     for name in chosen:
         methods.get(name, family)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness import record
 from harness.checkpoint import StageStore
 from harness.ending import Interrupted, is_of_one_run
 from harness.plan import StageNode
+from harness.table import Table
 from harness.train import Trainer, spans
 from harness.watch import Watcher
 from methods.core import State
@@ -31,8 +31,7 @@ class StageWork:
         self.owner, self.node, self.store = owner, node, store
         self.stage, self.settings, self.step = node.stage, owner.run.settings, store.step
         self.watchers = [Watcher(member, store, len(watching) > 1, self.columns) for member in watching]
-        own = record.Table(store.folder / "train.csv", store.step)
-        self.tables = [watcher.train for watcher in self.watchers] or [own]
+        self.tables = [watcher.train for watcher in self.watchers] or [Table(store.folder / "train.csv", store.step)]
 
     def finish(self) -> None:
         """Trains and evaluates to the stage's end, saving on the way. The owner's state, and the watchers', are as the

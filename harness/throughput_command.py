@@ -24,6 +24,7 @@ from rich.table import Table
 import methods
 from core.files import write_text
 from harness.measure import Measurement, distinct_stages, measure
+from harness.numerics import pin
 from harness.train import device_summary
 from methods.core import BadInput, TaskSpec
 
@@ -56,6 +57,8 @@ def throughput(
     out: Annotated[Path | None, typer.Option(help="also write the table to this CSV file")] = None,
 ) -> None:
     """Time per update and seed of each stage of the methods, and the ratio to one dispatch a step."""
+    for line in pin():
+        Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
     console = Console()
     console.width = max(console.width, 100)  # as wide as the table, where the output is no terminal
     try:

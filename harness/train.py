@@ -19,6 +19,7 @@ import numpy as np
 
 from harness.ending import NotFinite
 from harness.memory import amount, host_memory
+from harness.numerics import flags
 from methods.core import Array, BadInput, Columns, Key, Method, Stage, State
 from methods.learner import part_key
 
@@ -233,7 +234,7 @@ def device_summary() -> Mapping[str, Any]:
       BadInput: JAX finds none of the kind that is asked for.
     """
     device = _device()
-    return {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()}
+    return {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count(), **flags()}
 
 
 def _check_fits(program: Any, stage: str) -> None:

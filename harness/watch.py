@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from harness import record
+from harness.table import Table, take_on
 from methods.core import State
 
 if TYPE_CHECKING:
@@ -21,6 +21,10 @@ class Store(Protocol):
     @property
     def adopted(self) -> bool:
         """Whether the parts were taken from a folder that the user named."""
+
+    @property
+    def unverified(self) -> bool:
+        """Whether the parts were stored without digests, so that nobody can tell if they are whole."""
 
     @property
     def finished(self) -> bool: ...
@@ -42,13 +46,27 @@ class Watcher:
         if store.adopted:  # in the place of an attempt of our own, whose rows speak of other parts
             for name in ("episodes.csv", "train.csv"):
                 (member.folder / name).unlink(missing_ok=True)
+            member.record.content["evaluation_steps"] = []
         if before := member.run.continues:
             folder = before.folder(member.executor.results)
-            record.take_on(folder / "episodes.csv", member.folder / "episodes.csv")
-            record.take_on(folder / "train.csv", member.folder / "train.csv", columns)
+            take_on(folder / "episodes.csv", member.folder / "episodes.csv")
+            take_on(folder / "train.csv", member.folder / "train.csv", columns)
         step = member.run.nodes[-1].first + store.step
-        self.episodes = record.Table(member.folder / "episodes.csv", step, rows_per_step=rows)
-        self.train = record.Table(member.folder / "train.csv", step)
+        self.episodes = Table(member.folder / "episodes.csv", step, rows_per_step=rows)
+        self.train = Table(member.folder / "train.csv", step)
+        self._compare(step)
+
+    def _compare(self, step: int) -> None:
+        """Says which evaluations were on record, and are no longer whole in the table nor can be done again, as the
+        state has gone on to `step`. The record claims no more than the table holds."""
+        known = {*self.member.record.content["evaluation_steps"], *self.episodes.dropped}
+        done_again = {step} & set(self.steps)
+        if lost := sorted(one for one in known - self.episodes.steps - done_again if one <= step):
+            kept = f" (the table as it was: {self.episodes.kept.name})" if self.episodes.kept else ""
+            steps = ", ".join(map(str, lost))
+            self.member.say(f"episodes.csv lacks rows of the evaluation at step {steps}: left out{kept}, as the state "
+                            f"is at step {step}; --fresh redoes the run")  # fmt: skip
+        self.member.record.save(evaluation_steps=sorted(self.episodes.steps))
 
     def evaluate_if_due(self, step: int, trained: State) -> None:
         """Evaluates the run's policy with the stage's parts, if this is a step for it and it was not done before."""

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from harness.artifact import Author
 from harness.language import EXTRA
 from harness.parts import PartStore, read_part, write_part
 from harness.record import read_run
@@ -108,12 +109,35 @@ def test_what_a_finished_seed_went_on_from_is_cleared_up(tmp_path: Path) -> None
 
     stage = SimpleNamespace(steps=4, trains=frozenset({"sft"}))
     node: Any = SimpleNamespace(stage=stage, identity={"seeds": [0, 1]})
-    store, part = PartStore(tmp_path, node, "x"), Part({"a": torch.ones(1)}, {})
+    store, part = PartStore(tmp_path, node, Author("x")), Part({"a": torch.ones(1)}, {})
     for seed in (0, 1):
         store.pause(seed, 2, part, 1.0)
-    write_part(store.path("sft", 0), part)  # and killed before the rest of `keep`
+    left = store.state / "unfinished-0-2.safetensors"
+    kept = left.read_bytes()
+    store.keep(0, {"sft": part}, 1.0)
+    assert not left.exists()
+    left.write_bytes(kept)  # as if killed before that
     with store:
-        assert store.paused(0) is None and store.paused(1) is not None
+        assert not left.exists() and store.has(0) and store.paused(0) is None
+        assert not store.has(1) and store.paused(1) is not None
+
+
+def test_a_part_that_is_not_noted_yet_does_not_count(tmp_path: Path) -> None:
+    """A seed that was killed while its parts were written goes on from what was noted before."""
+    from types import SimpleNamespace
+
+    stage = SimpleNamespace(steps=4, trains=frozenset({"sft"}))
+    node: Any = SimpleNamespace(stage=stage, identity={"seeds": [0]})
+    store, part = PartStore(tmp_path, node, Author("x")), Part({"a": torch.ones(1)}, {})
+    store.pause(0, 2, part, 1.0)
+    write_part(store.path("sft", 0), part)  # the rest of `keep` did not come about
+    write_part(store.state / "unfinished-0-3.safetensors", part)  # nor that of `pause`
+    with store:
+        assert not store.has(0)
+        found = store.paused(0)
+    assert (
+        found and found[0] == 2 and [path.name for path in store.state.glob("unf*")] == ["unfinished-0-2.safetensors"]
+    )
 
 
 def test_no_verdict_is_no_failure() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from harness import record
 from harness.record import Busy, RunRecord, Table, locked, write_arrays, write_atomically, write_json
+from harness.table import take_on
 from methods.core import BadInput
 from tests.harness.command import held
 
@@ -88,6 +90,47 @@ def test_a_crash_at_any_byte_loses_incomplete_rows_alone(
     assert len(steps_in(path)) == kept + PER_STEP
 
 
+DAMAGED = {
+    b"seed,phase,step,return\n0,offline,10,\xff\n": ":2: is not UTF-8",
+    b"seed,phase,return\n0,offline,1\n": ":1: no column 'step'",
+    b"step,step\n1,1\n": ":1: two columns of one name",
+    b"seed,phase,step,return\n0,offline,10.0,1\n": ":2: step '10.0' is no whole number",
+    b"seed,phase,step,return\n0,offline,10,1\n0,offline,,1\n": ":3: step '' is no whole number",
+    b"seed,phase,step,return\n0,offline," + b"1" * 10**6 + b",1\n": f":2: step '{'1' * 40}' is no whole number",
+    b"seed,phase,step,return\n0,offline\n0,offline,10,1\n": ":2: 2 fields where the first line names 4 columns",
+}
+
+
+@pytest.mark.parametrize("data", DAMAGED)
+def test_a_damaged_table_is_one_line_and_stays_as_it_is(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes(data)
+    for use in (lambda: Table(path, 10), lambda: take_on(path, tmp_path / "other.csv")):
+        with pytest.raises(BadInput) as caught:
+            use()
+        assert str(caught.value) == f"{path}{DAMAGED[data]}"
+    assert path.read_bytes() == data and os.listdir(tmp_path) == ["t.csv"]
+
+
+def test_a_table_that_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "t.csv")
+    with pytest.raises(OSError, match="is not a plain file"):
+        Table(tmp_path / "t.csv", 10)
+
+
+def test_rows_missing_below_the_resumed_step_are_told_and_the_file_kept(tmp_path: Path) -> None:
+    """At the step itself they are a crash's, and the evaluation is done again."""
+    path = filled(tmp_path / "t.csv")
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:2] + lines[3:-1]))
+    before = path.read_bytes()
+    table = Table(path, 30, rows_per_step=PER_STEP)
+    assert table.steps == {20} and table.dropped == {10} and table.kept == tmp_path / "t.csv.kept"
+    assert table.kept.read_bytes() == before and steps_in(path) == [20] * 3
+    again = Table(path, 30, rows_per_step=PER_STEP)
+    assert not again.dropped and again.kept is None
+
+
 def test_other_columns_are_refused(tmp_path: Path) -> None:
     path = filled(tmp_path / "t.csv")
     before = path.read_bytes()
@@ -125,25 +168,49 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytes
     assert json.loads(path.read_text()) == {"a": 1} and os.listdir(path.parent) == ["f.json"]
 
 
+KNOWN = {"suite": "toy", "task": "toy", "method": "bc", "fingerprint": "f", "config": {}, "seeds": [0], "knobs": [],
+         "episodes": 3, "evaluation_steps": []}  # fmt: skip
+
+
 def test_a_run_record_outlives_its_sessions(tmp_path: Path) -> None:
-    first = RunRecord(tmp_path, {"suite": "toy"})
+    """Its time, evaluations and stages: what a later session has not come to yet is not taken back."""
+    first = RunRecord(tmp_path, KNOWN)
     first.content["created"] = "long ago"
     first.add_seconds({"train": 1.5})
-    first.save(status="failed", error="why")
+    stage = {"name": "behavior", "fingerprint": "s", "steps": 20}
+    first.save(status="failed", error="why", evaluation_steps=[10, 20], stages=[stage])
     assert record.status_of(tmp_path) == "failed"
-    second = RunRecord(tmp_path, {"suite": "toy"})
+    second = RunRecord(tmp_path, KNOWN)
     second.add_seconds({"train": 2.0, "compile": 1.0})
     second.save()
     content = json.loads((tmp_path / "run.json").read_text())
     assert (content["status"], content["error"], content["created"]) == ("running", None, "long ago")
     assert content["wall_clock_s"] == {"train": 3.5, "compile": 1.0} and content["schema"] == 1
+    assert content["evaluation_steps"] == [10, 20] and content["stages"] == [stage]
 
 
-def test_an_unreadable_run_record_is_made_anew(tmp_path: Path) -> None:
-    (tmp_path / "run.json").write_text('{"status": "fini')
+@pytest.mark.parametrize(
+    "text", ['{"status": "fini', "[]", "null", "3", '{"status": "finished"}', "[" * 10**5, '{"schema": ' + "9" * 5000,
+             "\udcff"], ids=range(8),
+)  # fmt: skip
+def test_a_damaged_run_record_is_said_and_kept_and_made_anew(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "run.json"
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
     assert record.status_of(tmp_path) is None and record.status_of(tmp_path / "none") is None
-    RunRecord(tmp_path, {})
-    assert record.status_of(tmp_path) == "running"
+    with pytest.raises(BadInput, match=re.escape(str(path))):
+        record.read_run(tmp_path)
+    for name in ("run.json.kept", "run.json.kept-2"):
+        damage = RunRecord(tmp_path, KNOWN).damage
+        assert damage and damage.startswith(str(path)) and damage.endswith(f"is kept as {name}") and "\n" not in damage
+        assert (tmp_path / name).read_bytes() == path.with_name("run.json.kept").read_bytes()
+        assert record.status_of(tmp_path) == "running" and RunRecord(tmp_path, KNOWN).damage is None
+        path.write_bytes((tmp_path / name).read_bytes())
+
+
+def test_a_run_record_that_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "run.json")
+    with pytest.raises(OSError, match="is not a plain file"):
+        record.status_of(tmp_path)
 
 
 # ---- locks ----
@@ -173,6 +240,16 @@ def test_a_second_process_is_told_who_is_at_it_until_that_one_dies(tmp_path: Pat
         with locked(tmp_path):
             assert (tmp_path / "owner").read_text() == f"{os.getpid()}\n"
     assert not (tmp_path / "owner").exists()
+
+
+def test_the_owners_name_follows_no_planted_link(tmp_path: Path) -> None:
+    victim, folder = tmp_path / "victim", tmp_path / "run"
+    victim.write_text("precious")
+    folder.mkdir()
+    (folder / "owner").symlink_to(victim)
+    with locked(folder):
+        assert (folder / "owner").read_text() == f"{os.getpid()}\n" and not (folder / "owner").is_symlink()
+    assert victim.read_text() == "precious"
 
 
 def test_waiting_ends_with_the_lock(tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def test_stopped_by_signals_and_continued(
 
 EARLY = (
     "harness.train:Trainer.run 2 after SIGKILL",  # nothing of the behaviour is saved
-    "harness.checkpoint:write_json 1 before SIGKILL",  # its parts are saved, but not that it is finished
+    "harness.artifact:write_json 1 before SIGKILL",  # its parts are saved, but not noted
 )
 LATE = (
     "harness.record:Table.append 4 after SIGKILL",  # step 20 is evaluated, the state on disk that of step 10
