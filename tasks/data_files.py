@@ -99,6 +99,18 @@ def exists(path: Path) -> bool:
         raise BadInput(f"cannot read {path}: {error.strerror}") from None
 
 
+def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """(folder, names of folders in it, of files) of `root` and all below, links to folders followed, but for those that
+    lead back. Names that are taken out of the first list are passed over, as with `os.walk`."""
+    for place, folders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(place)
+        if any(real == os.path.realpath(parent) for parent in Path(place).parents):
+            folders.clear()
+            continue
+        folders.sort()
+        yield Path(place), folders, sorted(names)
+
+
 def check_file(path: Path) -> None:
     """Refuses what is no readable file with something in it.
 

@@ -84,16 +84,11 @@ def is_old(data: Path) -> bool:
 
 def datasets(root: Path) -> list[str]:
     """The datasets below a folder, as paths in it. Links to folders are followed, but for those that lead back."""
-    found, seen = list[str](), set[str]()
-    for place, below, _ in os.walk(root, followlinks=True):
+    found = list[str]()
+    for place, below, _ in data_files.walk(root):
         below[:] = [name for name in below if not name.startswith(".")]
-        real = os.path.realpath(place)
-        if real in seen and any(real == os.path.realpath(parent) for parent in Path(place).parents):
-            below.clear()
-            continue
-        seen.add(real)
-        if "data" in below and os.path.exists(os.path.join(place, "data", METADATA)):
-            found.append(Path(place).relative_to(root).as_posix())
+        if "data" in below and (place / "data" / METADATA).exists():
+            found.append(place.relative_to(root).as_posix())
             below.clear()  # of some formats a folder for each episode
     return sorted(found)
 
