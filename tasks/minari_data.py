@@ -99,13 +99,16 @@ def refuse_old(name: str) -> None:
     Raises:
       Absent: it is one.
     """
+    old: Path | None = None
     if ".." in name.split("/") or name.startswith("/"):
         return
-    with contextlib.suppress(BadInput):
-        if not minari_files.is_old(data := folder(name) / "data"):
-            return
+    with contextlib.suppress(BadInput, OSError, ValueError):  # a name that can be no folder's, or a damaged file
+        data = folder(name) / "data"
+        if minari_files.is_old(data):
+            old = data
+    if old:
         raise Absent(
-            f"{data} is a dataset of Minari before 0.5, with its metadata in {FILE}, which Minari no longer reads "
+            f"{old} is a dataset of Minari before 0.5, with its metadata in {FILE}, which Minari no longer reads "
             "either; minari list remote shows what it is called today, minari download fetches it"
         )
 

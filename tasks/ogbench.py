@@ -135,6 +135,8 @@ class OGBenchTask:
         try:
             env = self.make_env()
             env.reset(seed=0)
+        except MemoryError:
+            raise
         except Exception as error:  # of any kind: packages that do not fit each other
             raise BadInput(f"{self.name}: its simulator cannot be made: {type(error).__name__}: "
                            f"{reason(error)[:300]}") from error  # fmt: skip
