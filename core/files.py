@@ -90,6 +90,33 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
         file.flush()
 
 
+@contextlib.contextmanager
+def draft_folder(path: Path) -> Iterator[Path]:
+    """A new, empty folder beside `path`, which is not there yet or empty. It takes the place of `path` at the end, with
+    all that is in it on disk, and is gone after an error.
+
+    Raises:
+      OSError: as `draft`; something else is at `path`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name[:150]}.{secrets.token_hex(8)}.tmp")
+    temporary.mkdir()
+    handle = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield temporary
+        for below in (*temporary.rglob("*"), temporary):
+            _to_disk(below)
+        os.replace(temporary, path)
+        _to_disk(path.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    finally:
+        os.close(handle)
+
+
 def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     """Has `write(binary file)` fill a new file, then puts it in the place of `path`: whole or not at all."""
     with atomic_file(path) as file:
@@ -112,8 +139,8 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
 
 
 def sweep(folder: Path, *, alone: bool = False) -> None:
-    """Removes the drafts directly in `folder` whose writer is gone; with `alone` also the youngest, where the caller
-    knows (by a lock of the folder) that nobody else is about to write there."""
+    """Removes the drafts, files and folders, directly in `folder` whose writer is gone; with `alone` also the youngest,
+    where the caller knows (by a lock of the folder) that nobody else is about to write there."""
     with contextlib.suppress(OSError):
         for path in folder.iterdir():
             if _DRAFT.fullmatch(path.name):
@@ -130,7 +157,10 @@ def _remove_if_abandoned(path: Path, age: float) -> None:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # its writer holds it as long as it lives
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
         finally:
             os.close(handle)
 

@@ -10,9 +10,16 @@ made here must hold the episodes or transitions that were asked for. Of texts, e
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports below, which take a while
+    import os
+
+    from core.command import main as run
+
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before its client is loaded: texts are read from its cache alone
+    run("tasks.check:app")
+
 import csv
 import fnmatch
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +28,16 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 
 import tasks
+from core.errors import reason
+from core.text import printable
 from methods.core import Absent, BadInput
 from tasks.collect_d4rl import fewest
 from tasks.core import Dataset
+from tasks.data_files import exists, expanded
 from tasks.language import Corpus
 
 TOLERANCE = 0.01  # of transitions: time-outs are dropped; the published counts are of steps
@@ -101,6 +112,10 @@ def verdict(name: str, origin: str, found: Contents, details: Mapping[str, Any])
     return True, "as expected"
 
 
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
 def main(
     suites: Annotated[list[str] | None, typer.Argument(help=f"of {', '.join(tasks.SUITES)}; default: all")] = None,
     patterns: Annotated[str, typer.Option("--tasks", help="comma-separated names or globs")] = "",
@@ -109,22 +124,21 @@ def main(
     ] = "auto",
     episodes: Annotated[int, typer.Option(min=1, help="of a dataset that was generated")] = 1000,
 ) -> None:
-    """Says for each task what is there, from where, how much, and whether it is as expected."""
+    """Says for each task what is there, from where, how much, and whether it is as expected.
+
+    A task that fails, in whatever way, fails alone.
+    """
     out, wrong, there, absent = Console(), 0, 0, dict[str, list[str]]()
     out.width = max(out.width, 140)  # as wide as the table, where the output is no terminal
     columns = ("transitions", "episodes", "return: mean (least, most)", "terminal %", "verdict", "from")
     table = Table(Column("task", no_wrap=True), *columns[:-1], Column(columns[-1], overflow="fold"))
     globs = [pattern.strip() for pattern in patterns.split(",") if pattern.strip()]
-    try:
-        if data not in ("auto", "download", "generate") and not Path(data).expanduser().exists():
-            raise BadInput(f"no such file: {data} (--data takes auto, download, generate or a path)")
-        alone = len(suites or []) == 1
-        chosen = [task for suite in suites or list(tasks.SUITES) for task in _tasks(suite, globs, alone)]
-        if not chosen:
-            raise BadInput(f"no task matches --tasks {patterns}")
-    except BadInput as error:
-        Console(stderr=True).print(f"error: {error}", markup=False, soft_wrap=True, highlight=False)
-        raise typer.Exit(2) from None
+    if data not in ("auto", "download", "generate") and not exists(expanded(data)):
+        raise BadInput(f"no such file: {data} (--data takes auto, download, generate or a path)")
+    alone = len(suites or []) == 1
+    chosen = [task for suite in suites or list(tasks.SUITES) for task in _tasks(suite, globs, alone)]
+    if not chosen:
+        raise BadInput(f"no task matches --tasks {patterns}")
     for task in chosen:
         choice = "generate" if task.suite == "toy" else data
         try:
@@ -136,9 +150,9 @@ def main(
         except Absent as error:
             absent.setdefault(str(error), []).append(task.name)
             continue
-        except BadInput as error:
+        except Exception as error:
             wrong += 1
-            table.add_row(task.name, *[""] * 4, f"REFUSED: {error}", "")
+            table.add_row(task.name, *[""] * 4, escape(f"REFUSED: {told(error)}"), "")
             continue
         if isinstance(dataset, Corpus):
             there += 1
@@ -159,6 +173,13 @@ def main(
     raise typer.Exit(1 if wrong else 0)
 
 
+def told(error: Exception) -> str:
+    """What a task failed of, in one line; its kind, where it is none that was thought of."""
+    if isinstance(error, MemoryError):
+        return "out of memory loading it"
+    return printable(reason(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {reason(error)}")
+
+
 def _tasks(suite: str, globs: list[str], alone: bool) -> tuple[Any, ...]:
     """The suite's tasks that match; those that `--list` shows if there is no glob. Where it is not the only suite that
     is looked at, none need match."""
@@ -170,8 +191,3 @@ def _tasks(suite: str, globs: list[str], alone: bool) -> tuple[Any, ...]:
         if alone:
             raise
         return ()
-
-
-if __name__ == "__main__":
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before its client is loaded: texts are read from its cache alone
-    typer.run(main)

@@ -10,6 +10,11 @@ whenever it is done. Bits differ from the published files, whose random draws ar
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports below, which take a while
+    from core.command import main as run
+
+    run("tasks.collect:app")
+
 import concurrent.futures
 import functools
 import json
@@ -17,7 +22,6 @@ import multiprocessing as mp
 import os
 import shutil
 import threading
-import zipfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -27,8 +31,13 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from pydantic import ConfigDict, with_config
+from typing_extensions import TypedDict
 
+from core import files, strict_json
+from core.records import Number, check
 from methods.core import BadInput
+from tasks import data_files
 from tasks.fetch import atomic_write, console, locked
 from tasks.progress import bar
 from tasks.simulators import cores, die_with_parent, lean_children
@@ -61,6 +70,15 @@ class Recipe:
         for split, episodes in (("train", self.episodes), ("val", max(1, self.episodes // 10))):
             for first in range(0, episodes, SHARD):
                 yield f"{split}-{first:06d}.npz", range(first, min(first + SHARD, episodes))
+
+
+@with_config(ConfigDict(strict=True, extra="allow"))
+class RecipeRecord(TypedDict):
+    """A recipe in a file."""
+
+    dataset: str
+    episodes: Number
+    seed: Number
 
 
 class _Collector:
@@ -178,10 +196,11 @@ def collect(
             if recipe_of(out) != asdict(recipe):
                 raise BadInput(f"{out} exists and was made otherwise; delete it or choose another --out")
             return out
-        _begin(parts, recipe)
+        begin(parts, asdict(recipe), "holds an unfinished collection with",
+              "finish that one, delete it or choose another --out")  # fmt: skip
         _make_missing(recipe, parts, workers or cores(), progress)
         for split, path in (("val", val), ("train", out)):  # `out` last: where it is, all is
-            shards = [_read(parts / name) for name, _ in recipe.shards() if name.startswith(split)]
+            shards = [data_files.npz(parts / name) for name, _ in recipe.shards() if name.startswith(split)]
             columns = {column: np.concatenate([shard[column] for shard in shards]) for column in shards[0]}
             Path(f"{path}.sha256").unlink(missing_ok=True)
             save(path, {**columns, "recipe": np.array(json.dumps(asdict(recipe)))})
@@ -189,16 +208,27 @@ def collect(
     return out
 
 
-def _begin(parts: Path, recipe: Recipe) -> None:
-    settings = parts / "recipe.json"
-    if not settings.exists():
+def begin(place: Path, recipe: Mapping[str, Any], holds: str, advice: str) -> None:
+    """Notes in the folder `place`, from which work goes on, what is made there; drafts of a killed process go.
+
+    Args:
+      holds, advice: words for the line that says that it "holds ... KEY VALUE, not VALUE; ...".
+
+    Raises:
+      BadInput: something else is being made there, or what is noted cannot be read.
+    """
+    settings = place / "recipe.json"
+    files.sweep(place)
+    if not data_files.exists(settings):
         with atomic_write(settings) as file:
-            file.write(json.dumps(asdict(recipe)).encode())
-    found = json.loads(settings.read_text())
-    for key, value in asdict(recipe).items():
+            file.write(json.dumps(recipe).encode())
+    try:
+        found = check(strict_json.read(settings), dict[str, Any], str(settings))
+    except OSError as error:
+        raise BadInput(f"cannot read {settings}: {error.strerror or error}") from error
+    for key, value in recipe.items():
         if found.get(key) != value:
-            raise BadInput(f"{parts} holds an unfinished collection with {key} {found.get(key)}, not {value}; "
-                           "finish that one, delete it or choose another --out")  # fmt: skip
+            raise BadInput(f"{place} {holds} {key} {found.get(key)}, not {value}; {advice}")
 
 
 def _make_missing(recipe: Recipe, parts: Path, workers: int, progress: bool) -> None:
@@ -227,13 +257,16 @@ def _make_missing(recipe: Recipe, parts: Path, workers: int, progress: bool) -> 
         raise
 
 
-def recipe_of(path: Path) -> dict[str, Any]:
-    """How a file was made, if `collect` made it, else nothing."""
-    try:
-        with np.load(path) as file:
-            return json.loads(str(file["recipe"])) if "recipe" in file else {}
-    except (zipfile.BadZipFile, ValueError, EOFError):
+def recipe_of(path: Path) -> Mapping[str, Any]:
+    """How a file was made, if `collect` made it, else nothing.
+
+    Raises:
+      BadInput: the file cannot be read, or what it says of itself is no recipe.
+    """
+    recipe = data_files.npz(path, ["recipe"]).get("recipe")
+    if recipe is None:
         return {}
+    return check(strict_json.parse(str(recipe), f"{path}: recipe"), RecipeRecord, f"{path}: recipe")
 
 
 def save(path: Path, columns: Mapping[str, np.ndarray]) -> None:
@@ -242,11 +275,10 @@ def save(path: Path, columns: Mapping[str, np.ndarray]) -> None:
         np.savez(file, **dict(columns))  # type: ignore[arg-type]
 
 
-def _read(path: Path) -> Episode:
-    with np.load(path) as file:
-        return dict(file)
+app = typer.Typer(add_completion=False)
 
 
+@app.command()
 def main(
     dataset: Annotated[str, typer.Argument(help="For example cube-single-play-v0 or d4rl/hopper-medium.")],
     out: Annotated[
@@ -273,12 +305,12 @@ def main(
                 raise BadInput(f"--{name} has no meaning for {dataset}")
         console.print(f"made {_learned(dataset, seed, learned) if of_d4rl else _scripted(dataset, seed, **scripted)}",
                       markup=False)  # fmt: skip
-    except BadInput as error:
-        console.print(f"error: {error}", markup=False)
-        raise typer.Exit(2) from None
     except KeyboardInterrupt:
         where = "the agent's last snapshot" if of_d4rl else f"what is in {out}.parts"
         console.print(f"stopped; the same command continues from {where}", markup=False)
+        # Python 3.11 may wait for ever for a pool whose worker was killed: not more than 5 s
+        (watchdog := threading.Timer(5.0, os._exit, (130,))).daemon = True
+        watchdog.start()
         raise typer.Exit(130) from None
 
 
@@ -306,15 +338,3 @@ def _learned(dataset: str, seed: int, given: Mapping[str, int | None]) -> Path:
     sizes |= {name: value for name, value in given.items() if value is not None}
     name = dataset.removeprefix("d4rl/")
     return collect_d4rl.collect(name, sizes["training-steps"], sizes["transitions"], seed)
-
-
-if __name__ == "__main__":
-    from tasks.collect import main as command  # under the name that the workers can import
-
-    try:
-        typer.run(command)
-    except SystemExit as ended:
-        if ended.code == 130:  # Python 3.11 may wait for ever for a pool whose worker was killed: not more than 5 s
-            (watchdog := threading.Timer(5.0, os._exit, (130,))).daemon = True
-            watchdog.start()
-        raise

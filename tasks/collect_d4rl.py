@@ -20,9 +20,10 @@ from typing import Any
 
 import numpy as np
 
+from core.errors import reason
 from methods import nearest
 from methods.core import BadInput
-from tasks import minari_data
+from tasks import data_files, minari_data
 from tasks.d4rl_agent import SNAPSHOT_EVERY, Act, Agent, Recipe
 from tasks.d4rl_simulators import SIMULATORS
 from tasks.fetch import atomic_write, locked
@@ -176,10 +177,7 @@ class Chosen:
           BadInput: the agent did not learn enough for three levels to be told apart.
         """
         environment, table = agent.recipe.environment, agent.place / "returns.csv"
-        measured: dict[int, float] = {}
-        if table.exists():
-            with table.open(newline="") as rows:
-                measured = {int(row["step"]): float(row["return"]) for row in csv.DictReader(rows)}
+        measured = _returns(table)
         steps = agent.snapshots()
         for step in steps:
             if step not in measured:
@@ -197,3 +195,14 @@ class Chosen:
             raise BadInput(f"{environment}: the agent learned too little in {agent.steps} steps (return "
                            f"{high:.0f}, random {low:.0f}); use more --training-steps")  # fmt: skip
         return Chosen(reached[0], expert, low, high)
+
+
+def _returns(table: Path) -> dict[int, float]:
+    """Returns by step, as far as they were measured. Raises `BadInput` where the table cannot be read."""
+    if not data_files.exists(table):
+        return {}
+    try:
+        with table.open(newline="") as rows:
+            return {int(row["step"]): float(row["return"]) for row in csv.DictReader(rows)}
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise BadInput(f"{table} cannot be read ({reason(error)}); delete it to measure anew") from error

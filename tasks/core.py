@@ -188,8 +188,8 @@ def check_transitions(transitions: Transitions, spec: TaskSpec, name: str) -> No
     """Refuses columns that a learner would choke on, in one line that says which and where.
 
     Raises:
-      BadInput: a missing column, a wrong shape, no transitions, a non-finite value, or an action outside
-        [-1, 1].
+      BadInput: a missing column, a wrong shape, no transitions, or a non-finite value. Actions outside [-1, 1] are
+        the business of `tasks.actions`.
     """
     widths = {"observations": (spec.obs_dim,), "actions": (spec.action_dim,), "rewards": (), "masks": (),
               "next_observations": (spec.obs_dim,), "terminals": ()}  # fmt: skip
@@ -207,7 +207,3 @@ def check_transitions(transitions: Transitions, spec: TaskSpec, name: str) -> No
         if not finite.all():
             where = int(np.argwhere(~finite)[0][0])
             raise BadInput(f"{name}: {column} holds a non-finite value at transition {where}")
-    outside = np.abs(transitions["actions"]).max(axis=-1) > 1.0
-    if outside.any():
-        where = int(np.argmax(outside))
-        raise BadInput(f"{name}: action outside [-1, 1] at transition {where}")

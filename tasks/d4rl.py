@@ -12,7 +12,6 @@ IQL's code and VGF's). A method's settings may ask for another (`methods.core.Re
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +22,15 @@ import numpy as np
 
 from methods import nearest
 from methods.core import Absent, BadInput, TaskSpec
-from tasks import fetch, minari_data, minari_tasks, physics, scores
+from tasks import data_files, fetch, minari_data, minari_tasks, physics, scores
+from tasks.actions import check_scale
 from tasks.collect_d4rl import DATASETS as COLLECTED
 from tasks.collect_d4rl import dataset_id
 from tasks.core import Dataset, Whereabouts
 from tasks.d4rl_files import cut_episodes, read_hdf5
 from tasks.d4rl_simulators import SIMULATORS
 from tasks.lockstep import MakeRules
+from tasks.minari_data import Episode
 from tasks.minari_tasks import MinariTask
 from tasks.simulators import Clone
 
@@ -50,7 +51,7 @@ LOCAL_TASKS = tuple(f"{dataset}-local" for dataset in COLLECTED)
 
 def names() -> tuple[str, ...]:
     """D4RL's tasks, then those whose data are in Minari's folder."""
-    local = (task for task in LOCAL_TASKS if minari_data.metadata_of(D4RLTask(task).dataset_id))
+    local = (task for task in LOCAL_TASKS if minari_data.there(D4RLTask(task).dataset_id))
     return (*PAPER_TASKS, *local, *minari_tasks.names())
 
 
@@ -69,8 +70,9 @@ def get(name: str) -> D4RLTask | MinariTask:
         return D4RLTask(name)
     if name.replace("/", "--") in minari_tasks.names():
         return MinariTask(name.replace("/", "--"))
-    if "/" in name or "--" in name:
-        wanted = name.replace("--", "/")
+    wanted = name.replace("--", "/")
+    minari_data.refuse_old(wanted)
+    if "/" in wanted:
         raise Absent(f"no Minari dataset {wanted} in {minari_data.root()}; minari download {wanted}")
     raise BadInput(f"unknown D4RL task {name!r}; {nearest(name, [*names(), *LOCAL_TASKS])}")
 
@@ -162,7 +164,7 @@ class D4RLTask:
         if minari_data.metadata_of(self.dataset_id):
             return Whereabouts(f"imported: {minari_data.folder(self.dataset_id)}", True)
         kept = data_folder() / Path(FILES[self.name]).name
-        todo = f"to import from {kept}" if kept.exists() else f"to download from {HOST}/{FILES[self.name]}"
+        todo = f"to import from {kept}" if data_files.exists(kept) else f"to download from {HOST}/{FILES[self.name]}"
         return Whereabouts(todo, False)
 
     def load(self, data: str = "auto") -> Dataset:
@@ -188,6 +190,7 @@ class D4RLTask:
         self.whereabouts(data)
         if data not in ("auto", "download", "generate"):
             path = self._given(data)
+            data_files.check_file(path)
             identity = f"given/{self.name.removesuffix('-v2')}-{fetch.digest(path)[:12]}-v0"
             self._import(path, identity, "given")
             fetch.sha256(path)  # refuses a file that was another when it was first used
@@ -202,16 +205,14 @@ class D4RLTask:
         return f"python -m tasks.collect d4rl/{made} makes {made}-local" if made in COLLECTED else "use --data PATH"
 
     def _given(self, data: str) -> Path:
-        path = Path(data).expanduser()
-        if not path.is_file():
-            raise BadInput(f"no such file: {data} (--data takes auto, download or an HDF5 file)")
+        path = data_files.given(data, "auto, download or an HDF5 file")
         if self.local:
             raise BadInput(f"{self.name} is made here and takes no file; {self.name.removesuffix('-local')}-v2 does")
         return path
 
     def _fetched(self) -> Path:
         path = data_folder() / Path(FILES[self.name]).name
-        if not path.exists():
+        if not data_files.exists(path):
             try:
                 fetch.fetch([f"{HOST}/{FILES[self.name]}"], path, check=self._check)
             except fetch.MissingDownload as error:
@@ -219,36 +220,46 @@ class D4RLTask:
         return path
 
     def _check(self, path: Path) -> None:
-        read_hdf5(path, self.spec)
+        self._episodes(path)
+
+    def _episodes(self, path: Path) -> tuple[list[Episode], int]:
+        """An original file's episodes and its rows; raises `BadInput` for all that `load` would refuse."""
+        file = read_hdf5(path, self.spec)
+        # An AntMaze episode goes on after it was at the goal, until its time is up.
+        last = file["timeouts"] if self.maze else file["timeouts"] | file["terminals"]
+        episodes = list(cut_episodes(file, last))
+        if not episodes:
+            raise BadInput(f"{path}: no transitions")
+        check_scale(np.concatenate([episode.actions for episode in episodes]), str(path))
+        if not self.maze:
+            rewards = np.concatenate([episode.rewards for episode in episodes])
+            ended = np.concatenate([episode.terminations for episode in episodes])
+            returns = np.array([episode.rewards.sum(dtype=np.float64) for episode in episodes])
+            minari_data.return_scale(rewards, ended, returns, str(path))
+        return episodes, len(last)
 
     def _import(self, path: Path, identity: str, origin: str) -> None:
         """Writes the Minari dataset of an original file, unless it is there."""
         with fetch.locked(minari_data.folder(identity), "importing"):
             if minari_data.metadata_of(identity):
                 return
-            file = read_hdf5(path, self.spec)
-            # An AntMaze episode goes on after it was at the goal, until its time is up.
-            last = file["timeouts"] if self.maze else file["timeouts"] | file["terminals"]
-            episodes = list(cut_episodes(file, last))
-            if not episodes:
-                raise BadInput(f"{path}: no transitions")
-            if not self.maze:
-                rewards = np.concatenate([episode.rewards for episode in episodes])
-                ended = np.concatenate([episode.terminations for episode in episodes])
-                returns = np.array([episode.rewards.sum() for episode in episodes])
-                minari_data.return_scale(rewards, ended, returns, str(path))
+            try:
+                episodes, rows = self._episodes(path)
+            except MemoryError as error:
+                raise data_files.too_large(path) from error
             kept = sum(len(episode.rewards) for episode in episodes)
             fetch.console.print(f"{self.name}: importing {path} as {identity}, once", markup=False)
-            source = {"file": path.name, "sha256": fetch.sha256(path), "origin": origin, "url": fetch.had_from(path)}
+            source = {"file": path.name, "sha256": fetch.digest(path), "origin": origin, "url": fetch.had_from(path)}
             minari_data.write(
                 identity, episodes, None,
-                {"source": {**source, "rows": len(last), "dropped": len(last) - kept},
+                {"source": {**source, "rows": rows, "dropped": rows - kept},
                  "ref_min_score": self.reference.low, "ref_max_score": self.reference.high,
                  "reference": self.reference.source,
                  "description": f"Imported from {path.name}; timed-out steps are dropped, terminals kept."},
             )  # fmt: skip
+            fetch.sha256(path)  # last: it pins the file, and only one that was imported should be
 
 
 def data_folder() -> Path:
     """Where D4RL's own package keeps the original files, and so do we: `D4RL_DATASET_DIR`, or `~/.d4rl/datasets`."""
-    return Path(os.environ.get("D4RL_DATASET_DIR") or "~/.d4rl/datasets").expanduser()
+    return data_files.folder("D4RL_DATASET_DIR")

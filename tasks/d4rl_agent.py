@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+import contextlib
+import pickle
+import zipfile
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -11,7 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from core.errors import reason
 from methods.core import BadInput
+from tasks import data_files
+from tasks.collect import begin, save
 from tasks.d4rl_simulators import SIMULATORS
 from tasks.fetch import atomic_write
 from tasks.minari_data import Episode
@@ -68,17 +73,11 @@ class Agent:
         self.recipe, self.place, self.steps = recipe, place, steps
         self.step = 0
         self._resumed: list[int] = []  # steps at which a new session began an episode
-        settings = place / "recipe.json"
-        if not settings.exists():
-            with atomic_write(settings) as file:
-                file.write(json.dumps(asdict(recipe)).encode())
-        if (found := json.loads(settings.read_text())) != asdict(recipe):
-            key = next(key for key, value in asdict(recipe).items() if found.get(key) != value)
-            raise BadInput(f"{place} holds an agent trained with {key} {found.get(key)}, not {getattr(recipe, key)}; "
-                           "delete it or use another --seed")  # fmt: skip
-        if (place / "agent.pt").exists():
-            stored = torch.load(place / "agent.pt", weights_only=True)
-            self.step = int(stored["step"])
+        begin(place, asdict(recipe), "holds an agent trained with", "delete it or use another --seed")
+        if data_files.exists(place / "agent.pt"):
+            with self._reading("agent.pt"):
+                stored = torch.load(place / "agent.pt", weights_only=True)
+                self.step = int(stored["step"])
         every = recipe.snapshot_every
         simulators: list[Any] = [SIMULATORS[recipe.environment].make] * recipe.abreast
         self.sac: Any = stable_baselines3.SAC(
@@ -89,7 +88,18 @@ class Agent:
             seed=int(np.random.SeedSequence((recipe.seed, self.step)).generate_state(1)[0] // 2),
         )  # fmt: skip
         if self.step:
-            self._restore(stored)
+            with self._reading("agent.pt or buffer.npz"):
+                self._restore(stored)
+
+    @contextlib.contextmanager
+    def _reading(self, name: str) -> Iterator[None]:
+        """Whatever cannot be read of what was stored becomes one line."""
+        try:
+            yield
+        except (OSError, EOFError, KeyError, ValueError, RuntimeError, AttributeError, pickle.UnpicklingError,
+                zipfile.BadZipFile) as error:  # fmt: skip
+            raise BadInput(f"{self.place}: {name} cannot be read ({reason(error)[:160]}); delete the folder to train "
+                           "anew") from error  # fmt: skip
 
     def train(self, progress: bool) -> None:
         """To its end, snapshot by snapshot."""
@@ -113,8 +123,7 @@ class Agent:
         """The stochastic policy of a snapshot: observations `[b, o]` to actions `[b, a]`, as D4RL sampled it."""
         import torch
 
-        with np.load(self.place / f"{step:08d}.npz") as file:
-            weights = {name: torch.as_tensor(file[name]) for name in file.files}
+        weights = {name: torch.as_tensor(one) for name, one in data_files.npz(self.place / f"{step:08d}.npz").items()}
         self.sac.actor.load_state_dict(weights)
         torch.manual_seed(self.recipe.seed + step)
         return lambda obs: self.sac.predict(obs, deterministic=False)[0]
@@ -146,8 +155,6 @@ class Agent:
     def _save(self) -> None:
         """Snapshot, then buffer, then agent: each can be ahead of the next after a kill, none behind."""
         import torch
-
-        from tasks.collect import save
 
         weights = {name: value.numpy() for name, value in self.sac.actor.state_dict().items()}
         save(self.place / f"{self.step:08d}.npz", weights)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from methods.core import BadInput, TaskSpec
+from tasks import data_files
 from tasks.minari_data import Episode
 
 
@@ -16,43 +18,39 @@ def read_hdf5(path: Path, spec: TaskSpec) -> dict[str, np.ndarray]:
 
     Raises:
       BadInput: not such a file, a truncated or empty one, a missing column or one of a wrong shape, a value that is
-        not finite, an action outside [-1, 1].
+        not finite as float32.
     """
-    import h5py
-
-    if path.stat().st_size == 0:
-        raise BadInput(f"{path} is empty")
     widths: dict[str, tuple[int, ...]] = {
         "observations": (spec.obs_dim,), "actions": (spec.action_dim,), "rewards": (), "terminals": (), "timeouts": (),
     }  # fmt: skip
-    try:
-        with h5py.File(path, "r") as file:
-            if "next_observations" in file:
-                widths["next_observations"] = (spec.obs_dim,)
-            if missing := [name for name in widths if name not in file]:
-                raise BadInput(f"{path}: column {missing[0]!r} is missing")
-            columns = {name: np.asarray(file[name][()]) for name in widths}
-    except (OSError, RuntimeError, KeyError, TypeError, AttributeError) as error:
-        raise BadInput(f"{path} is not an HDF5 file of numbers, or it is truncated or damaged") from error
-    rows = len(columns["observations"]) if columns["observations"].ndim else 0
-    if not rows:
-        raise BadInput(f"{path}: no transitions")
+    with data_files.hdf5(path) as file:
+        if "next_observations" in file:
+            widths["next_observations"] = (spec.obs_dim,)
+        if missing := [name for name in widths if name not in file]:
+            raise BadInput(f"{path}: column {missing[0]!r} is missing")
+        rows = _check_shapes(file, widths, path)
+        data_files.check_memory(path, sum(file[name].dtype.itemsize * file[name].size for name in widths))
+        columns = {name: np.asarray(file[name][()]) for name in widths}
     for name, width in widths.items():
-        values = columns[name]
-        if not width and values.shape == (rows, 1):  # some files keep scalars so
-            values = values[:, 0]
-        if values.shape != (rows, *width):
-            raise BadInput(f"{path}: {name} has shape {values.shape}, expected {(rows, *width)}")
-        if values.dtype.kind not in "biuf":
-            raise BadInput(f"{path}: {name} holds no numbers")
-        if not np.isfinite(values).all():
-            where = int(np.argwhere(~np.isfinite(values))[0][0])
-            raise BadInput(f"{path}: {name} holds a non-finite value in row {where}")
-        columns[name] = values > 0.5 if name in ("terminals", "timeouts") else values.astype(np.float32)
-    outside = np.abs(columns["actions"]).max(axis=-1) > 1.0
-    if outside.any():
-        raise BadInput(f"{path}: action outside [-1, 1] in row {int(np.argmax(outside))}")
+        values = data_files.float32(columns[name].reshape(rows, *width), f"{path}: {name}")
+        columns[name] = values > 0.5 if name in ("terminals", "timeouts") else values
     return columns
+
+
+def _check_shapes(file: Any, widths: Mapping[str, tuple[int, ...]], path: Path) -> int:
+    """Rows of a file whose columns fit; raises `BadInput` where they do not."""
+    for name in widths:
+        if not hasattr(file[name], "shape") or file[name].dtype.kind not in "biuf":
+            raise BadInput(f"{path}: {name} holds no numbers")
+    shape = file["observations"].shape
+    if not shape or not shape[0]:
+        raise BadInput(f"{path}: no transitions")
+    rows = int(shape[0])
+    for name, width in widths.items():
+        shape = file[name].shape
+        if shape != (rows, *width) and not (not width and shape == (rows, 1)):  # some files keep scalars so
+            raise BadInput(f"{path}: {name} has shape {shape}, expected {(rows, *width)}")
+    return rows
 
 
 def cut_episodes(file: Mapping[str, np.ndarray], last: np.ndarray) -> Iterator[Episode]:

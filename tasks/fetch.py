@@ -5,10 +5,15 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports below, which take a while
+    from core.command import main
+
+    main("tasks.ready:app")
+
 import contextlib
+import functools
 import hashlib
 import os
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +26,12 @@ import tenacity
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from core import files
+from core.errors import reason
+from core.files import digest as digest
+from core.text import printable
 from methods.core import BadInput
+from tasks import data_files, network
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 TIMEOUT = httpx.Timeout(60.0, connect=10.0)  # seconds
@@ -48,32 +58,32 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     Raises:
       BadInput: the folder is read-only, the disk full, ...
     """
-    temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = file.name
+        with files.atomic_file(path) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # temporary files are private
-        os.replace(temporary, path)
-    except BaseException as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise unwritable(path, error) from error
-        raise
+    except OSError as error:
+        raise unwritable(path, error) from error
 
 
 def unwritable(path: Path, error: OSError) -> BadInput:
     """The one line for a full disk, a read-only folder, ..."""
-    return BadInput(f"cannot write {path}: {error.strerror or error}")
+    return BadInput(f"cannot write {path}: {error.strerror or error}{data_files.elsewhere(path)}")
+
+
+@functools.cache
+def say_once(line: str) -> None:
+    """Prints a line on stderr, the first time that it is said in this process."""
+    console.print(printable(line), markup=False)
 
 
 @contextlib.contextmanager
 def locked(path: Path, what: str) -> Iterator[None]:
-    """Holds a lock file beside `path`; says so when another process has it and this one waits."""
+    """Holds a lock file beside `path`; says so when another process has it and this one waits. Drafts that a killed
+    process left there are removed.
+
+    Raises:
+      BadInput: the folder cannot be written.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(path.with_name(f".{path.name}.lock"))
@@ -85,31 +95,39 @@ def locked(path: Path, what: str) -> Iterator[None]:
     except OSError as error:
         raise unwritable(path, error) from error
     try:
+        files.sweep(path.parent)
         yield
     finally:
         lock.release()
 
 
-def digest(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file. That of its first use is kept in `<path>.sha256`, where one can write.
+    """Hexadecimal SHA-256 of a file, or of the files in a folder. That of its first use is kept in `<path>.sha256`,
+    where one can write.
 
     Raises:
-      BadInput: the file is no longer the one first used.
+      BadInput: the file is no longer the one first used, or cannot be read.
     """
-    found, pin = digest(path), Path(f"{path}.sha256")
-    if not pin.exists():
+    pin = Path(f"{path}.sha256")
+    try:
+        found = _folder_digest(path) if path.is_dir() else digest(path)
+        noted = pin.read_text(errors="replace").split()[:1] if data_files.exists(pin) else None
+    except OSError as error:
+        raise BadInput(f"cannot read {error.filename or path}: {error.strerror or error}") from error
+    if noted is None:
         with contextlib.suppress(BadInput), atomic_write(pin) as file:
             file.write(f"{found}  {path.name}\n".encode())
-    elif pin.read_text().split()[:1] != [found]:
+    elif noted != [found]:
         raise BadInput(f"{path} changed since its first use (its SHA-256 is not the one in {pin.name}); "
                        f"restore it, or delete {pin.name} to accept it")  # fmt: skip
     return found
+
+
+def _folder_digest(folder: Path) -> str:
+    """Of the numbers of a dataset in many files: what describes them, as `metadata.json`, may be added to."""
+    numbers = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix in (".arrow", ".parquet"))
+    lines = "".join(f"{digest(path)}  {path.relative_to(folder).as_posix()}\n" for path in numbers)
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def check_npz(path: Path) -> None:
@@ -118,13 +136,12 @@ def check_npz(path: Path) -> None:
     Raises:
       BadInput: it is empty, truncated, something else, or damaged.
     """
-    if path.stat().st_size == 0:
-        raise BadInput(f"{path} is empty")
+    data_files.check_file(path)
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise BadInput(f"{path} is not an NPZ file, or a truncated one") from error
+        raise BadInput(f"{path} {data_files.why_not_npz(path)}") from error
     if damaged:
         raise BadInput(f"{path} is damaged: {damaged} fails its checksum")
 
@@ -142,11 +159,12 @@ def fetch(
 
     Raises:
       MissingDownload: no host delivered it; the line names the file, the hosts and what each answered.
-      BadInput: it cannot be written.
+      BadInput: it cannot be written, or a variable that says how to reach the network is wrong.
     """
     part, source = Path(f"{path}.part"), Path(f"{path}.part.url")
     failures = []
-    with locked(path, "downloading"), client or httpx.Client(timeout=TIMEOUT, follow_redirects=True) as session:
+    session = client or network.client(timeout=TIMEOUT, follow_redirects=True)
+    with locked(path, "downloading"), session:
         if path.exists():  # another process was faster
             return had_from(path)
         retrying = tenacity.Retrying(
@@ -154,7 +172,7 @@ def fetch(
             retry=tenacity.retry_if_exception_type(_TryAgain), reraise=True,
         )  # fmt: skip
         # The host that delivered the beginning comes first: its rest fits.
-        begun = source.read_text().partition("\n")[0] if source.exists() else ""
+        begun = _noted(source)[0]
         for url in sorted(urls, key=lambda url: url != begun):
             try:
                 retrying(_download, session, url, part, source)
@@ -163,7 +181,7 @@ def fetch(
                 os.replace(part, path)
                 return url
             except (_TryAgain, _NotHere) as error:
-                failures.append(f"{httpx.URL(url).host}: {error}")
+                failures.append(f"{httpx.URL(url).host}: {error}{network.through(url)}")
             except BadInput as error:  # complete, and wrong
                 for leftover in (part, source):
                     leftover.unlink(missing_ok=True)
@@ -175,19 +193,27 @@ def fetch(
 
 def had_from(path: Path) -> str:
     """The address a file was downloaded from; empty if unknown."""
-    note = Path(f"{path}.url")
-    return note.read_text().partition("\n")[0] if note.exists() else ""
+    return _noted(Path(f"{path}.url"))[0]
+
+
+def _noted(source: Path) -> tuple[str, str]:
+    """(address, version) that a note states; empty where it does not."""
+    try:
+        url, _, etag = source.read_text(errors="replace").partition("\n")
+    except OSError:
+        return "", ""
+    return url, etag.strip()
 
 
 def _download(session: httpx.Client, url: str, part: Path, source: Path) -> None:
     """One attempt at all of `url`, from where `part` ends if it began there. `source` notes address and version."""
-    noted = source.read_text().split("\n") if source.exists() else []
-    have = part.stat().st_size if part.exists() and noted[:1] == [url] else 0
+    begun, version = _noted(source)
+    have = part.stat().st_size if part.exists() and begun == url else 0
     headers = {"Accept-Encoding": "identity"}  # sizes and ranges of the file itself
     if have:
         headers["Range"] = f"bytes={have}-"
-        if noted[1]:
-            headers["If-Range"] = noted[1]  # all of it, should it have changed
+        if version:
+            headers["If-Range"] = version  # all of it, should it have changed
     try:
         with session.stream("GET", url, headers=headers) as response:
             if response.status_code == 416:  # our part is longer than the file
@@ -201,12 +227,13 @@ def _download(session: httpx.Client, url: str, part: Path, source: Path) -> None
                 have = 0
             total = have + int(response.headers["Content-Length"]) if "Content-Length" in response.headers else None
             etag = response.headers.get("ETag", "")
-            source.write_text(f"{url}\n{'' if etag.startswith('W/') else etag}")
+            files.write_text(source, f"{url}\n{'' if etag.startswith('W/') else etag}")
             _receive(response, part, have, total)
-    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol) as error:
-        raise _NotHere(_reason(error)) from error
+    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol, httpx.InvalidURL,
+            OverflowError, UnicodeError) as error:  # the last two of a port or a host that cannot be  # fmt: skip
+        raise _NotHere(reason(error)) from error
     except httpx.HTTPError as error:
-        raise _TryAgain(_reason(error)) from error
+        raise _TryAgain(reason(error)) from error
     if total is not None and part.stat().st_size != total:
         raise _TryAgain(f"{part.stat().st_size} of {total} bytes arrived")
 
@@ -214,22 +241,12 @@ def _download(session: httpx.Client, url: str, part: Path, source: Path) -> None
 def _receive(response: httpx.Response, part: Path, have: int, total: int | None) -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
                TimeRemainingColumn())  # fmt: skip
-    with part.open("ab" if have else "wb") as file, Progress(*columns, console=console) as progress:
+    begin = os.O_APPEND if have else os.O_TRUNC  # the name is always the same: a link that lies there is not followed
+    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | begin, 0o666)
+    with open(handle, "wb") as file, Progress(*columns, console=console) as progress:
         bar = progress.add_task(part.stem, total=total, completed=have)
         for chunk in response.iter_raw():  # as it arrives: a gathered chunk would be lost with the connection
             file.write(chunk)
             progress.advance(bar, len(chunk))
         file.flush()
         os.fsync(file.fileno())
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0] or type(error).__name__
-
-
-if __name__ == "__main__":
-    import typer
-
-    from tasks.ready import main
-
-    typer.run(main)

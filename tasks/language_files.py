@@ -9,10 +9,13 @@ from __future__ import annotations
 import gzip
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from core.files import digest
 from methods.core import BadInput
+from tasks.data_files import exists, walk
 
 SUFFIXES = ("parquet", "jsonl", "jsonl.gz", "json.gz")
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})")
@@ -50,9 +53,11 @@ def files(folder: Path, split: str) -> list[Path]:
     """The files of a split, wherever they lie below the folder: "train.jsonl.gz", "data/train-00000-of-00002.parquet".
 
     Raises: BadInput where there is none, naming the splits there are, a shard is missing, or the split is there twice:
-    in two formats, whole and in shards, or in shards of two totals.
+    in two formats, whole and in shards, in shards of two totals, in a folder and in one below it, or with a file that
+    is the copy of another.
     """
-    every = {path: _split_of(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+    below = sorted(place / name for place, _, names in walk(folder) for name in names)
+    every = {path: _split_of(path) for path in below if exists(path)}
     found = [path for path, name in every.items() if name == split]
     if not found:
         there = ", ".join(sorted({name for name in every.values() if name})) or "no file of any"
@@ -70,7 +75,23 @@ def files(folder: Path, split: str) -> list[Path]:
             raise BadInput(f"{folder} has split {split!r} more than once: {shown}")
         if len(numbers) < int(total or 0):
             raise BadInput(f"{parent} has {len(numbers)} of the {int(total)} files of split {split!r}")
+    if copies := _copies(found):
+        shown = " and ".join(path.relative_to(folder).as_posix() for path in copies)
+        raise BadInput(f"{folder} has split {split!r} more than once: {shown}")
     return found
+
+
+def _copies(paths: Sequence[Path]) -> tuple[Path, Path] | None:
+    """Two of the files that would be read twice: one below the other's folder, or with the other's contents; else None.
+    A split may well be spread over several folders, as that of Anthropic/hh-rlhf is."""
+    seen: dict[tuple[int, str], Path] = {}
+    sizes = Counter(path.stat().st_size for path in paths)
+    for path in paths:
+        if above := next((other for other in paths if other.parent in path.parent.parents), None):
+            return above, path
+        if sizes[size := path.stat().st_size] > 1 and (twin := seen.setdefault((size, digest(path)), path)) != path:
+            return twin, path
+    return None
 
 
 def rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:

@@ -11,10 +11,8 @@ Everything that is not OGBench's is kept as a Minari dataset in Minari's own fol
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import tempfile
+import contextlib
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -23,12 +21,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from methods.core import BadInput, TaskSpec
-from tasks import fetch, scores
-from tasks.core import LARGEST_ACTION, Dataset, Provenance, RewardTransform, check_transitions
+from core import files
+from methods.core import Absent, BadInput, TaskSpec
+from tasks import actions, data_files, fetch, minari_files, scores
+from tasks.actions import Bounds
+from tasks.core import Dataset, Provenance, RewardTransform, check_transitions
+from tasks.minari_files import FILE as FILE
 
 OURS = ("d4rl_v2", "given", "local")  # namespaces; all others are Minari's
-FILE = "main_data.hdf5"  # Minari's name for the numbers
 BATCH = 500  # episodes written at once: each call opens the file and rewrites its metadata
 
 
@@ -53,8 +53,12 @@ class Loaded:
 
 
 def root() -> Path:
-    """Minari's folder of datasets; it is not created."""
-    return Path(os.environ.get("MINARI_DATASETS_PATH") or "~/.minari/datasets").expanduser()
+    """Minari's folder of datasets; it is not created.
+
+    Raises:
+      BadInput: it is in a home, and this user has none.
+    """
+    return data_files.folder("MINARI_DATASETS_PATH")
 
 
 def folder(dataset_id: str) -> Path:
@@ -63,23 +67,51 @@ def folder(dataset_id: str) -> Path:
 
 
 def file(dataset_id: str) -> Path:
-    """Where the numbers of the dataset of that id lie, or would."""
-    return folder(dataset_id) / "data" / FILE
+    """Where the numbers of the dataset of that id lie, or would: a folder, where each episode has files of its own."""
+    return minari_files.numbers(folder(dataset_id) / "data", metadata_of(dataset_id) or {})
 
 
-def metadata_of(dataset_id: str) -> dict[str, Any] | None:
-    """Its metadata, or None where there is no such dataset (a folder that a crash left behind is none)."""
-    try:
-        found = json.loads((folder(dataset_id) / "data" / "metadata.json").read_text())
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
+def metadata_of(dataset_id: str) -> Mapping[str, Any] | None:
+    """Its metadata, or None where there is no such dataset (a folder that a crash left behind is none).
+
+    Raises:
+      BadInput: they are there and cannot be read.
+    """
+    return minari_files.metadata(folder(dataset_id) / "data")
+
+
+def there(dataset_id: str) -> bool:
+    """Whether there is such a dataset, sound or not."""
+    with contextlib.suppress(BadInput):
+        return (folder(dataset_id) / "data" / minari_files.METADATA).exists()
+    return False
 
 
 def ids() -> list[str]:
-    """Every dataset in Minari's folder."""
-    found = (path.parent.parent.relative_to(root()).as_posix() for path in root().glob("**/data/metadata.json"))
-    return sorted(found for found in found if not any(part.startswith(".") for part in found.split("/")))
+    """Every dataset in Minari's folder, also through links; none where there is no such folder."""
+    with contextlib.suppress(BadInput):
+        return minari_files.datasets(root())
+    return []
+
+
+def refuse_old(name: str) -> None:
+    """Says of a dataset that is kept as Minari kept them before 0.5 what it is.
+
+    Raises:
+      Absent: it is one.
+    """
+    old: Path | None = None
+    if ".." in name.split("/") or name.startswith("/"):
+        return
+    with contextlib.suppress(BadInput, OSError, ValueError):  # a name that can be no folder's, or a damaged file
+        data = folder(name) / "data"
+        if minari_files.is_old(data):
+            old = data
+    if old:
+        raise Absent(
+            f"{old} is a dataset of Minari before 0.5, with its metadata in {FILE}, which Minari no longer reads "
+            "either; minari list remote shows what it is called today, minari download fetches it"
+        )
 
 
 def write(dataset_id: str, episodes: Iterable[Episode], env_id: str | None, metadata: Mapping[str, Any]) -> Path:
@@ -90,48 +122,44 @@ def write(dataset_id: str, episodes: Iterable[Episode], env_id: str | None, meta
       metadata: kept with it, besides what Minari needs.
 
     Raises:
-      BadInput: it cannot be written.
+      BadInput: it cannot be written, or an episode holds a number that is not finite.
     """
     import gymnasium
     import minari
-    from minari.data_collector import EpisodeBuffer
     from minari.dataset.minari_storage import MinariStorage
 
     place = folder(dataset_id)
-    if place.is_dir() and any(place.iterdir()):
-        raise BadInput(f"{place} holds something else, or a damaged dataset; delete it first")
-    stream, temporary = iter(episodes), None
+    stream = iter(episodes)
     first = next(stream)
     spaces = {
         "observation_space": gymnasium.spaces.Box(-np.inf, np.inf, first.observations.shape[1:], np.float32),
         "action_space": gymnasium.spaces.Box(-1.0, 1.0, first.actions.shape[1:], np.float32),
     }
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}."))
-        spec = gymnasium.spec(env_id) if env_id else None
-        storage = MinariStorage.new(temporary / "data", env_spec=spec, data_format="hdf5", **spaces)
-        storage.update_metadata(
-            {"dataset_id": dataset_id, "minari_version": minari.__version__, "author": {"vgf-bench"},
-             "author_email": set(), "code_permalink": "", **metadata}
-        )  # fmt: skip
-        for batch in _batches(first, stream):
-            storage.update_episodes(
-                EpisodeBuffer(
-                    observations=episode.observations.astype(np.float32), actions=episode.actions.astype(np.float32),
-                    rewards=episode.rewards.astype(np.float32), terminations=episode.terminations,
-                    truncations=np.arange(len(episode.rewards)) + 1 == len(episode.rewards) * episode.truncated,
-                )
-                for episode in batch
+        if place.is_dir() and any(place.iterdir()):
+            raise BadInput(f"{place} holds something else, or a damaged dataset; delete it first")
+        with files.draft_folder(place) as temporary:
+            spec = gymnasium.spec(env_id) if env_id else None
+            storage = MinariStorage.new(temporary / "data", env_spec=spec, data_format="hdf5", **spaces)
+            storage.update_metadata(
+                {"dataset_id": dataset_id, "minari_version": minari.__version__, "author": {"vgf-bench"},
+                 "author_email": set(), "code_permalink": "", **metadata}
             )  # fmt: skip
-        os.chmod(temporary, 0o755)  # temporary folders are private
-        os.replace(temporary, place)
+            for batch in _batches(first, stream):
+                storage.update_episodes(_buffer(episode, dataset_id) for episode in batch)
     except OSError as error:
         raise fetch.unwritable(place, error) from error
-    finally:
-        if temporary:
-            shutil.rmtree(temporary, ignore_errors=True)
     return place
+
+
+def _buffer(episode: Episode, dataset_id: str) -> Any:
+    """The episode as Minari takes it."""
+    from minari.data_collector import EpisodeBuffer
+
+    steps, ended = len(episode.rewards), episode.terminations
+    numbers = {name: data_files.float32(getattr(episode, name), f"{dataset_id}: {name}")
+               for name in ("observations", "actions", "rewards")}  # fmt: skip
+    return EpisodeBuffer(**numbers, terminations=ended, truncations=np.arange(steps) + 1 == steps * episode.truncated)
 
 
 def _batches(first: Episode, rest: Iterator[Episode]) -> Iterator[list[Episode]]:
@@ -151,55 +179,59 @@ def read(dataset_id: str) -> Loaded:
     `masks` are 0 where a step terminated; `terminals` are 1 there and at each stored episode's last step.
 
     Raises:
-      BadInput: there is none of that id, or it is truncated, damaged or without episodes.
+      BadInput: there is none of that id, or it cannot be read; says why.
     """
-    from minari import MinariDataset
-
-    metadata, path = metadata_of(dataset_id), file(dataset_id)
-    if metadata is None:
+    told, data = metadata_of(dataset_id), folder(dataset_id) / "data"
+    if told is None:
         raise BadInput(f"no Minari dataset {dataset_id} in {root()}")
+    path = minari_files.numbers(data, told)
     parts: dict[str, list[np.ndarray]] = {name: [] for name in _COLUMNS}
-    returns = []
+    returns, where = [], str(path)
     try:
-        if path.stat().st_size == 0:
-            raise BadInput(f"{path} is empty")
-        for episode in MinariDataset(folder(dataset_id) / "data"):
-            obs, rewards = _flat(episode.observations), np.asarray(episode.rewards, np.float32)
+        for number, episode in enumerate(minari_files.episodes(data, told)):
+            where = f"{path}: episode {number}"
+            obs, rewards = episode.observations, episode.rewards
             if not len(rewards) or len(obs) != len(rewards) + 1:
-                raise BadInput(f"{path}: episode {episode.id} has {len(obs)} observations and {len(rewards)} rewards")
+                raise BadInput(f"{where} has {len(obs)} observations and {len(rewards)} rewards")
             ended = np.asarray(episode.terminations, bool)
             last = np.arange(len(ended)) == len(ended) - 1
             values = (obs[:-1], episode.actions, rewards, ~ended, obs[1:], ended | last)
-            for name, column in zip(_COLUMNS, values, strict=True):
-                parts[name].append(np.asarray(column, np.float32))
-            returns.append(float(rewards.sum(dtype=np.float64)))
+            with np.errstate(over="raise"):
+                for name, column in zip(_COLUMNS, values, strict=True):
+                    parts[name].append(np.asarray(column, np.float32))
+            returns.append(float(parts["rewards"][-1].sum(dtype=np.float64)))
         if not returns:
             raise BadInput(f"{path}: no episodes")
         columns = {name: np.concatenate(spans) for name, spans in parts.items()}
-    except (OSError, KeyError, ValueError, AssertionError) as error:
+    except FloatingPointError as error:
+        raise BadInput(f"{where} holds a number too large for float32") from error
+    except MemoryError as error:
+        raise data_files.too_large(path) from error
+    except ValueError as error:
         if isinstance(error, BadInput):
             raise
-        raise BadInput(f"{path} is no Minari dataset of numbers, or it is truncated or damaged") from error
-    return Loaded(columns, np.array(returns), metadata, path)
+        raise BadInput(f"{path}: its episodes are of different widths, or hold something else than numbers") from error
+    steps = len(columns["rewards"])
+    if path.is_dir() and (len(returns), steps) != (told["total_episodes"], told["total_steps"]):
+        raise BadInput(f"{path} holds {len(returns)} episodes with {steps:,} steps; its metadata say "
+                       f"{told['total_episodes']} with {told['total_steps']:,}")  # fmt: skip
+    return Loaded(columns, np.array(returns), told, path)
 
 
 _RECORDED = ("source", "recipe", "medium_step", "expert_step")  # of a dataset's metadata, with every run
 _COLUMNS = ("observations", "actions", "rewards", "masks", "next_observations", "terminals")
 
 
-def _flat(observations: Any) -> np.ndarray:
-    if isinstance(observations, dict):
-        return np.concatenate([observations["achieved_goal"], observations["observation"]], axis=-1)
-    return np.asarray(observations)
-
-
 def as_dataset(
-    name: str, spec: TaskSpec, loaded: Loaded, origin: str, goal: bool, reference: scores.Reference
-) -> Dataset:
-    """The dataset that learners see: actions clipped to what a squashed policy can express, rewards transformed.
+    name: str, spec: TaskSpec, loaded: Loaded, origin: str, goal: bool, reference: scores.Reference,
+    bounds: Bounds | None = None,
+) -> Dataset:  # fmt: skip
+    """The dataset that learners see: actions in [-1, 1] and clipped to what a squashed policy can express, rewards
+    transformed.
 
     Args:
       goal: whether rewards are 1 at a goal, else 0.
+      bounds: of the data's actions; [-1, 1] if left out.
 
     Raises:
       BadInput: columns that a learner would choke on; a file that changed since its first use.
@@ -211,7 +243,9 @@ def as_dataset(
         scale = return_scale(columns["rewards"], columns["masks"] == 0.0, returns, str(loaded.file))
         reward = RewardTransform(scale=scale)
     columns["rewards"] = reward(columns["rewards"])
-    columns["actions"] = columns["actions"].clip(-LARGEST_ACTION, LARGEST_ACTION)
+    if bounds and not bounds.unit:
+        columns["actions"] = bounds.to_unit(columns["actions"])
+    columns["actions"], outside = actions.clipped(columns["actions"], str(loaded.file))
     digest = fetch.sha256(loaded.file)  # last: it pins the file, and only a sound one should be
     known = {key: value for key, value in loaded.metadata.items() if key in _RECORDED}
     details = {
@@ -222,6 +256,12 @@ def as_dataset(
     }  # fmt: skip
     # of an imported set its original's, which is the same wherever it was imported
     digest = loaded.metadata.get("source", {}).get("sha256", digest)
+    if bounds and not bounds.unit:  # other numbers than the file's
+        details["action_space"] = asdict(bounds)
+        digest = hashlib.sha256(f"{digest}, actions of {bounds.low} to {bounds.high}".encode()).hexdigest()
+    if outside:
+        details["actions_outside"] = outside._asdict()
+        fetch.say_once(actions.told(outside, str(loaded.file)))
     return Dataset(columns, Provenance(name, digest, origin, str(loaded.file), details), reward)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -11,8 +12,10 @@ from typing import Any, ClassVar
 import gymnasium
 import numpy as np
 
+from core.errors import reason
 from methods.core import BadInput, TaskSpec
-from tasks import minari_data, physics
+from tasks import minari_data, minari_files, physics
+from tasks.actions import Bounds
 from tasks.core import Dataset, Whereabouts
 from tasks.d4rl_simulators import register_robotics
 
@@ -41,11 +44,12 @@ class MinariTask:
 
     @property
     def spec(self) -> TaskSpec:
-        return _spec(self.dataset_id)
+        return _spec(self.dataset_id, minari_data.folder(self.dataset_id))
 
     def make_env(self) -> gymnasium.Env[Any, Any]:
+        """The simulator that the data name, with actions in [-1, 1] for those of the data's action space."""
         physics.load()
-        return _Flat(_recovered(self.dataset_id))
+        return _bounds(minari_data.folder(self.dataset_id)).scaled(_Flat(_recovered(self.dataset_id)))
 
     def make_online_env(self) -> gymnasium.Env[Any, Any]:
         """As `make_env`: what a reward goes through before it is learned from is for the caller to apply."""
@@ -78,43 +82,85 @@ class MinariTask:
         """Its transitions; rewards of a goal's environment less 1, of others scaled, as for D4RL's own."""
         self.whereabouts(data)
         goal = isinstance(_recovered(self.dataset_id).observation_space, gymnasium.spaces.Dict)
+        spec, bounds = self.spec, _bounds(minari_data.folder(self.dataset_id))  # refuses before anything is read
         loaded, reference = minari_data.read(self.dataset_id), minari_data.reference_of(self.dataset_id)
-        return minari_data.as_dataset(self.dataset_id, self.spec, loaded, "downloaded", goal, reference)
+        return minari_data.as_dataset(self.dataset_id, spec, loaded, "downloaded", goal, reference, bounds)
 
 
 @cache
-def _spec(dataset_id: str) -> TaskSpec:
-    env = _Flat(_recovered(dataset_id))
-    if not (env.spec and env.spec.max_episode_steps and env.observation_space.shape and env.action_space.shape):
-        raise BadInput(f"{dataset_id}: its simulator has no time limit, or observes or acts in more than numbers")
-    return TaskSpec(env.observation_space.shape[0], env.action_space.shape[0], env.spec.max_episode_steps)
+def _spec(dataset_id: str, folder: Path) -> TaskSpec:
+    """Of the dataset in a folder. Raises `BadInput` where data or simulator are of a kind that is not learned from."""
+    bounds, env = _bounds(folder), _Flat(_recovered(dataset_id))
+    acting = Bounds.of(env.action_space, f"{dataset_id}: its simulator")
+    if not acting.like(bounds):
+        raise BadInput(f"{dataset_id}: the data's actions live in {bounds}, its simulator's in {acting}")
+    if not isinstance(env.observation_space, gymnasium.spaces.Box) or len(env.observation_space.shape) != 1:
+        raise BadInput(f"{dataset_id}: its simulator observes {env.observation_space}; only vectors are learned from")
+    if not (env.spec and env.spec.max_episode_steps):
+        raise BadInput(f"{dataset_id}: its simulator has no time limit")
+    return TaskSpec(env.observation_space.shape[0], len(bounds.low), env.spec.max_episode_steps)
+
+
+@cache
+def _bounds(folder: Path) -> Bounds:
+    """Of the actions of the dataset in a folder. Raises `BadInput` where they cannot be mapped onto [-1, 1]."""
+    return Bounds.of(_dataset(folder).action_space, f"{folder}")
+
+
+def _dataset(folder: Path) -> Any:
+    """Minari's view of a dataset.
+
+    Raises:
+      BadInput: it cannot be had; says why.
+    """
+    from minari import MinariDataset
+
+    if minari_files.metadata(folder / "data") is None:
+        raise BadInput(f"{folder} holds no Minari dataset")
+    try:
+        return MinariDataset(folder / "data")
+    except Exception as error:  # what metadata say is taken apart by several libraries
+        raise BadInput(f"{folder}: it cannot be used: {_said(error)}") from error
 
 
 def _recovered(dataset_id: str) -> gymnasium.Env[Any, Any]:
     """The simulator that a Minari dataset names for evaluation.
 
     Raises:
-      BadInput: it names none, or one that is not installed.
+      BadInput: it names none, or one that cannot be built here.
     """
-    from minari import MinariDataset
-
+    dataset = _dataset(minari_data.folder(dataset_id))
     register_robotics()
     try:
-        dataset = MinariDataset(minari_data.folder(dataset_id) / "data")
-        return dataset.recover_environment(eval_env=True, disable_env_checker=True)
-    except (gymnasium.error.Error, ValueError, OSError, KeyError, ImportError) as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise BadInput(f"{dataset_id}: its simulator cannot be made: {reason}") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # advice on versions
+            return dataset.recover_environment(eval_env=True, disable_env_checker=True)
+    except Exception as error:  # of any simulator there is
+        raise BadInput(f"{dataset_id}: its simulator cannot be made: {_said(error)}") from error
+
+
+def _said(error: Exception) -> str:
+    """What an error says, with its kind where gymnasium and Python would leave it at that."""
+    kind = "" if isinstance(error, gymnasium.error.Error | OSError) else f"{type(error).__name__}: "
+    return f"{kind}{reason(error)}".removesuffix(f": {type(error).__name__}")[:300]
 
 
 class _Flat(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """A goal's environment observed as D4RL has it: the position reached, then the rest; others as they are."""
+    """A goal's environment observed as D4RL has it: the position reached, then the rest; others as they are.
+
+    Raises:
+      BadInput: what is observed is no vector.
+    """
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
         super().__init__(env)
         space: Any = env.observation_space
         if isinstance(space, gymnasium.spaces.Dict):
-            parts: Any = (space["achieved_goal"], space["observation"])
+            parts: Any = [space.spaces.get(name) for name in ("achieved_goal", "observation")]
+            if not all(isinstance(part, gymnasium.spaces.Box) and len(part.shape) == 1 for part in parts):
+                named = ", ".join(space.spaces)
+                raise BadInput(f"its simulator observes {named}; only vectors are learned from, or achieved_goal and "
+                               "observation that are")  # fmt: skip
             width = sum(part.shape[0] for part in parts)
             self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (width,), np.float64)
 

@@ -12,10 +12,7 @@ run records which. What is learned from must agree with the data, so `make_onlin
 from __future__ import annotations
 
 import functools
-import os
 import re
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,10 +23,11 @@ import numpy as np
 import ogbench  # registers the environments
 from ogbench.relabel_utils import relabel_dataset
 
+from core.errors import reason
 from methods import nearest
 from methods.core import BadInput, TaskSpec
-from tasks import collect, fetch, physics
-from tasks.core import LARGEST_ACTION, Dataset, Provenance, Whereabouts, check_transitions
+from tasks import actions, collect, data_files, fetch, physics
+from tasks.core import Dataset, Provenance, Whereabouts, check_transitions
 from tasks.fetch import console
 from tasks.lockstep import MakeRules
 from tasks.ogbench_simulators import SharedModel, clone, is_manipulation, widths
@@ -131,6 +129,18 @@ class OGBenchTask:
         env = gymnasium.make(self.env_id, success_timing=success_timing, disable_env_checker=True)
         return SharedModel(env) if is_manipulation(self.env_id) else env
 
+    def _ready_env(self) -> gymnasium.Env[Any, Any]:
+        """A simulator after a reset. Raises `BadInput` where this machine cannot build it."""
+        try:
+            env = self.make_env()
+            env.reset(seed=0)
+        except MemoryError:
+            raise
+        except Exception as error:  # of any kind: packages that do not fit each other
+            raise BadInput(f"{self.name}: its simulator cannot be made: {type(error).__name__}: "
+                           f"{reason(error)[:300]}") from error  # fmt: skip
+        return env
+
     @property
     def clone(self) -> Clone | None:
         """See `tasks.core.Task`; None in the mazes."""
@@ -163,10 +173,17 @@ class OGBenchTask:
           BadInput: one line that names what is missing or wrong, and what to do.
         """
         path, origin, details = self._file(data)
-        transitions = self._transitions(path)
+        try:
+            transitions = self._transitions(path)
+        except MemoryError as error:
+            raise data_files.too_large(path) from error
         check_transitions(transitions, self.spec, str(path))
+        transitions["actions"], outside = actions.clipped(transitions["actions"], str(path))
         digest = fetch.sha256(path)  # last: it pins the file, and only a sound one should be
         details = {"success_timing": self.success_timing, "rewards": "judge the state acted in", **details}
+        if outside:
+            details["actions_outside"] = outside._asdict()
+            fetch.say_once(actions.told(outside, str(path)))
         if recipe := collect.recipe_of(path):
             details["recipe"] = recipe
             if origin == "downloaded":  # lies where a download would, and says itself that it is none
@@ -186,9 +203,9 @@ class OGBenchTask:
     def whereabouts(self, data: str = "auto") -> Whereabouts:
         """What `load(data)` would read, fetch or make; see `tasks.core.Task`."""
         downloaded, generated = self._kept
-        if data in ("auto", "download") and downloaded.exists():
+        if data in ("auto", "download") and data_files.exists(downloaded):
             return Whereabouts(f"downloaded: {downloaded}", True)
-        if data in ("auto", "generate") and generated.exists():
+        if data in ("auto", "generate") and data_files.exists(generated):
             return Whereabouts(f"generated: {generated}", True)
         if data == "generate":
             self._check_can_generate()
@@ -219,10 +236,7 @@ class OGBenchTask:
 
     @staticmethod
     def _given(data: str) -> Path:
-        path = Path(data).expanduser()
-        if not path.is_file():
-            raise BadInput(f"no such file: {data} (--data takes auto, download, generate or an NPZ file)")
-        return path
+        return data_files.given(data, "auto, download, generate or an NPZ file")
 
     def _file(self, data: str) -> tuple[Path, str, dict[str, Any]]:
         """Path, origin and further details of the file that `data` asks for, once it is there."""
@@ -231,14 +245,14 @@ class OGBenchTask:
         choice = data
         if data == "auto":
             choice, why = "download", "neither downloaded nor generated yet: trying to download it"
-            if downloaded.exists():
+            if data_files.exists(downloaded):
                 why = f"downloaded earlier: using {downloaded}"
-            elif generated.exists():
+            elif data_files.exists(generated):
                 choice, why = "generate", f"not downloaded, but generated earlier: using {generated}"
             console.print(f"{self.dataset}: {why}", markup=False)
         if choice == "download":
             try:
-                if not downloaded.exists():
+                if not data_files.exists(downloaded):
                     fetch.fetch([f"{host}/{downloaded.name}" for host in HOSTS], downloaded)
                 return downloaded, "downloaded", {"url": fetch.had_from(downloaded)}
             except fetch.MissingDownload as error:
@@ -261,8 +275,7 @@ class OGBenchTask:
                  terminals      0  0  1 |  0  1 ...
         here     (s0 a0 s1) (s1 a1 s2 terminal) | (s0 a0 s1 terminal) ...
         """
-        env = self.make_env()
-        env.reset(seed=0)
+        env = self._ready_env()
         file = _read(path, _expected(env, self.spec))
         last = file["terminals"] > 0.5
         if not last[-1:].all():
@@ -273,7 +286,7 @@ class OGBenchTask:
         env.close()
         return {
             "observations": columns["observations"],
-            "actions": columns["actions"].clip(-LARGEST_ACTION, LARGEST_ACTION),
+            "actions": columns["actions"],
             "rewards": columns["rewards"],
             "masks": columns["masks"],
             "next_observations": file["observations"][start + 1],
@@ -283,7 +296,7 @@ class OGBenchTask:
 
 def data_folder() -> Path:
     """Where datasets are kept: OGBench's own folder, or what `OGBENCH_DATA_DIR` says."""
-    return Path(os.environ.get("OGBENCH_DATA_DIR") or ogbench.utils.DEFAULT_DATASET_DIR).expanduser()
+    return data_files.folder("OGBENCH_DATA_DIR")
 
 
 def _expected(env: gymnasium.Env[Any, Any], spec: TaskSpec) -> dict[str, tuple[int, ...]]:
@@ -298,23 +311,9 @@ def _expected(env: gymnasium.Env[Any, Any], spec: TaskSpec) -> dict[str, tuple[i
 
 def _read(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
     """The columns of an NPZ file, float32 but for the button states, of the shapes `[t, *expected]`."""
-    if not path.is_file():
-        raise BadInput(f"{path} is no file")
-    if path.stat().st_size == 0:
-        raise BadInput(f"{path} is empty")
-    columns = {}
-    try:
-        with zipfile.ZipFile(path):  # np.load takes other kinds of files for other kinds of data
-            pass
-        with np.load(path, allow_pickle=False) as file:
-            for column in expected:
-                if column not in file:
-                    raise BadInput(f"{path}: column {column!r} is missing")
-                columns[column] = file[column]
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
-        if isinstance(error, BadInput):
-            raise
-        raise BadInput(f"{path} is not an NPZ file of numbers, or it is truncated or damaged") from error
+    columns = data_files.npz(path, expected)
+    if missing := [column for column in expected if column not in columns]:
+        raise BadInput(f"{path}: column {missing[0]!r} is missing")
     rows = len(columns["observations"]) if columns["observations"].ndim else 0
     for column, width in expected.items():
         values = columns[column]
@@ -322,12 +321,7 @@ def _read(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, np.n
             raise BadInput(f"{path}: {column} holds no numbers")
         if values.shape != (rows, *width):
             raise BadInput(f"{path}: {column} has shape {values.shape}, expected {(rows, *width)}")
-        if column != "button_states":
-            columns[column] = values = values.astype(np.float32, copy=False)
-        if not np.isfinite(values).all():
-            where = int(np.argwhere(~np.isfinite(values))[0][0])
-            raise BadInput(f"{path}: {column} holds a non-finite value in row {where}")
-    outside = np.abs(columns["actions"]).max(axis=-1, initial=0.0) > 1.0
-    if outside.any():
-        raise BadInput(f"{path}: action outside [-1, 1] in row {int(np.argmax(outside))}")
+        narrow = data_files.float32(values, f"{path}: {column}")
+        columns[column] = values if column == "button_states" else narrow
+    actions.check_scale(columns["actions"], str(path))
     return columns

@@ -13,9 +13,13 @@ from rich.table import Column, Table
 
 import tasks
 from methods.core import BadInput
+from tasks.check import told
 from tasks.fetch import console
 
+app = typer.Typer(add_completion=False)
 
+
+@app.command()
 def main(
     suite: Annotated[str, typer.Argument(help=f"one of {', '.join(tasks.SUITES)}")],
     patterns: Annotated[str, typer.Option("--tasks", help="comma-separated names or globs; default: the paper's")] = "",
@@ -25,19 +29,15 @@ def main(
     """Readies the data of a suite's tasks; prints where each file lies, its size and the time it took."""
     table = Table(Column("file", overflow="fold"), "MB", "seconds", Column("where", overflow="fold"))
     out, failed, seen, started = Console(), 0, set(), time.monotonic()
-    try:
-        if data not in ("auto", "download", "generate"):
-            raise BadInput(f"--data {data}: expected auto, download or generate")
-        chosen = tasks.select(suite, [pattern.strip() for pattern in patterns.split(",") if pattern.strip()])
-    except BadInput as error:
-        _say(f"error: {error}")
-        raise typer.Exit(2) from None
+    if data not in ("auto", "download", "generate"):
+        raise BadInput(f"--data {data}: expected auto, download or generate")
+    chosen = tasks.select(suite, [pattern.strip() for pattern in patterns.split(",") if pattern.strip()])
     for number, task in enumerate(chosen, start=1):
         begun = time.monotonic()
         try:
             path = task.sized(episodes).ready(data)
-        except BadInput as error:
-            _say(f"error: {task.name}: {error}")
+        except Exception as error:  # of any kind: it concerns this task
+            _say(f"error: {task.name}: {told(error)}")
             failed += 1
             continue
         except KeyboardInterrupt:

@@ -9,6 +9,11 @@ episodes once: what a step costs depends on where the simulator is.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports below, which take a while
+    from core.command import main as run
+
+    run("tasks.throughput:app")
+
 import csv
 import io
 import multiprocessing as mp
@@ -30,7 +35,9 @@ from rich.table import Table
 
 import tasks
 from methods.core import BadInput
+from tasks.check import told
 from tasks.fetch import atomic_write
+from tasks.fetch import console as errors
 from tasks.lockstep import simulators
 from tasks.progress import bar
 from tasks.simulators import Simulators, cores, lean_children
@@ -141,6 +148,10 @@ def _write(path: Path, found: list[Measurement]) -> None:
         file.write(text.getvalue().encode())
 
 
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
 def main(
     names: Annotated[str, typer.Option("--tasks", help="comma-separated; default: one of each family")] = "",
     rows: Annotated[
@@ -150,19 +161,20 @@ def main(
     turns: Annotated[int, typer.Option(min=1, help="of pool and loop")] = 4,
     out: Annotated[Path | None, typer.Option(help="also write the table to this CSV file")] = None,
 ) -> None:
-    """Environment steps a second in evaluation's pool and in a plain loop, and memory a simulator."""
-    try:
-        chosen = [find(name.strip()) for name in names.split(",") if name.strip()] or [find(name) for name in FAMILIES]
-        if out and (out.is_dir() or not out.parent.is_dir()):
-            raise BadInput(f"--out {out}: " + ("is a folder" if out.is_dir() else f"no folder {out.parent}"))
-    except BadInput as error:
-        Console(stderr=True).print(f"error: {error}", markup=False, soft_wrap=True)
-        raise typer.Exit(2) from None
+    """Environment steps a second in evaluation's pool and in a plain loop, and memory a simulator. A task whose
+    simulators fail, fails alone."""
+    chosen = [find(name.strip()) for name in names.split(",") if name.strip()] or [find(name) for name in FAMILIES]
+    if out and (out.is_dir() or not out.parent.is_dir()):
+        raise BadInput(f"--out {out}: " + ("is a folder" if out.is_dir() else f"no folder {out.parent}"))
     table = Table("task", "rows", "steps/s, one in a loop", "steps/s, pool", "ratio", "MB, first", "MB, further")
     found: list[Measurement] = []
     with bar("simulators", len(chosen) * turns, 0, "turns") as advance:
         for task in chosen:
-            found.append(measure(task, rows, steps, turns, advance))
+            try:
+                found.append(measure(task, rows, steps, turns, advance))
+            except Exception as error:  # of any kind: it concerns this task's simulators
+                errors.print(f"error: {task.name}: {told(error)}", markup=False)
+                continue
             if out:  # after each, as a later one may be stopped
                 _write(out, found)
     for m in found:
@@ -172,9 +184,4 @@ def main(
     console.width = max(console.width, 100)  # as wide as the table, where the output is no terminal
     console.print(table)
     console.print(f"{cores()} cores, mujoco {version('mujoco')}", highlight=False)
-
-
-if __name__ == "__main__":
-    from tasks.throughput import main as command  # under the name that other processes can import
-
-    typer.run(command)
+    raise typer.Exit(2 if len(found) < len(chosen) else 0)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 
+from core.command import guarded
 from tasks.collect import collect
 
 CUBE = {"dataset": "cube-single-play-v0", "episodes": 12, "seed": 3, "steps": 61}
@@ -32,3 +38,32 @@ def nan_at(row: int, *shape: int) -> np.ndarray:
     values = np.zeros(shape, np.float32)
     values[row] = np.nan
     return values
+
+
+class Said(NamedTuple):
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
+def command(app: Any, *arguments: str) -> Said:
+    """What a command does of its own, from its arguments to its exit code, in this process."""
+    out, error = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
+        code = guarded(lambda: app(list(arguments), standalone_mode=False))
+    return Said(code, out.getvalue(), error.getvalue())
+
+
+@contextlib.contextmanager
+def of_another_user(path: Path) -> Iterator[None]:
+    """`path` cannot be read meanwhile, by root neither."""
+    before, root = path.stat().st_mode, os.geteuid() == 0
+    path.chmod(0)
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+        path.chmod(before)

@@ -6,22 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import typer
-from typer.testing import CliRunner
 
 import tasks
 from methods.core import BadInput
 from tasks import check, d4rl, ready
 from tasks.core import Dataset, Provenance, RewardTransform
+from tests.tasks.conftest import command
 from tests.tasks.d4rl_file import d4rl_file
 
 pytestmark = pytest.mark.usefixtures("d4rl_folders")
-
-
-def command(main, *arguments):
-    app = typer.Typer()
-    app.command()(main)
-    return CliRunner().invoke(app, arguments, catch_exceptions=False)
 
 
 def kept(name: str) -> Path:
@@ -66,9 +59,9 @@ def test_a_given_set_is_compared_with_the_published_but_need_not_be_it():
 
 
 def test_a_glob_must_match_in_one_of_several_suites():
-    said = command(check.main, "ogbench", "d4rl", "--tasks", "hopper-medium-v*")
+    said = command(check.app, "ogbench", "d4rl", "--tasks", "hopper-medium-v*")
     assert said.exit_code == 0 and "1 tasks: 0 there and sound, 1 absent" in said.stdout
-    assert command(check.main, "ogbench", "--tasks", "hopper-medium-v*").exit_code == 2
+    assert command(check.app, "ogbench", "--tasks", "hopper-medium-v*").exit_code == 2
 
 
 @pytest.mark.parametrize(
@@ -104,15 +97,15 @@ def test_every_published_dataset_has_an_expectation():
 def test_check_tells_absent_present_and_damaged_apart():
     d4rl_file(kept("hopper-medium-v2"))
     d4rl.get("hopper-medium-v2").load()
-    said = command(check.main, "d4rl", "--tasks", "hopper-medium-v2,walker2d-medium-v2")
+    said = command(check.app, "d4rl", "--tasks", "hopper-medium-v2,walker2d-medium-v2")
     assert said.exit_code == 1 and "absent, to download from http" in said.stdout, said.stdout
     assert "DIFFERS" in said.stdout and "2 tasks: 0 there and sound, 1 absent, 1 wrong" in said.stdout
     file = d4rl.minari_data.file("d4rl_v2/hopper-medium-v2")
     file.write_bytes(file.read_bytes()[:2000])
-    said = command(check.main, "d4rl", "--tasks", "hopper-medium-v2")
+    said = command(check.app, "d4rl", "--tasks", "hopper-medium-v2")
     assert said.exit_code == 1 and "REFUSED" in said.stdout
-    assert command(check.main, "toy").stdout.endswith("1 tasks: 1 there and sound, 0 absent, 0 wrong\n")
-    assert command(check.main, "tyo").exit_code == 2
+    assert command(check.app, "toy").stdout.endswith("1 tasks: 1 there and sound, 0 absent, 0 wrong\n")
+    assert command(check.app, "tyo").exit_code == 2
 
 
 def test_generated_sets_of_other_sizes_are_spoken_of(tmp_path, monkeypatch):
@@ -120,7 +113,7 @@ def test_generated_sets_of_other_sizes_are_spoken_of(tmp_path, monkeypatch):
     (tmp_path / "generated").mkdir()
     for name in ("cube-single-play-v0-160", "cube-single-play-v0-20", "cube-double-play-v0-7", "cube-single-play-v0-x"):
         (tmp_path / "generated" / f"{name}-episodes.npz").touch()
-    said = command(check.main, "ogbench", "--tasks", "cube-single-play-singletask-v0,scene-play-singletask-v0").stdout
+    said = command(check.app, "ogbench", "--tasks", "cube-single-play-singletask-v0,scene-play-singletask-v0").stdout
     with_size, without = (line for line in said.splitlines() if line.startswith("absent"))
     assert with_size.endswith("(generated earlier: 20, 160 episodes): cube-single-play-singletask-v0")
     assert without.endswith("ogbench: scene-play-singletask-v0") and "generated" not in without
@@ -135,10 +128,10 @@ def test_an_ant_s_episodes_go_on_past_their_goal():
 
 
 def test_what_was_not_made_yet_is_absent_and_no_file_is_refused():
-    said = command(check.main, "d4rl", "--tasks", "hopper-medium-local")
+    said = command(check.app, "d4rl", "--tasks", "hopper-medium-local")
     assert said.exit_code == 0 and "python -m tasks.collect d4rl/hopper-medium" in said.stdout
     assert "0 there and sound, 1 absent, 0 wrong" in said.stdout
-    said = command(check.main, "d4rl", "--data", "nonsense")
+    said = command(check.app, "d4rl", "--data", "nonsense")
     assert said.exit_code == 2 and said.stderr.count("\n") == 1 and "no such file: nonsense" in said.stderr
 
 
@@ -149,11 +142,11 @@ def test_fetch_readies_what_it_can_and_names_the_rest(monkeypatch):
         raise d4rl.fetch.MissingDownload(f"missing download: {path.name}")
 
     monkeypatch.setattr(d4rl.fetch, "fetch", unreachable)
-    said = command(ready.main, "d4rl", "--tasks", "hopper-medium-v2,walker2d-medium-v2")
+    said = command(ready.app, "d4rl", "--tasks", "hopper-medium-v2,walker2d-medium-v2")
     assert said.exit_code == 2 and "1 files" in said.stdout and "1 of 2 tasks without data" in said.stdout
     assert d4rl.get("hopper-medium-v2").whereabouts().there
     assert not d4rl.get("walker2d-medium-v2").whereabouts().there
-    assert command(ready.main, "d4rl", "--data", "somewhere").exit_code == 2
-    assert command(ready.main, "toy", "--data", "generate").exit_code == 0
+    assert command(ready.app, "d4rl", "--data", "somewhere").exit_code == 2
+    assert command(ready.app, "toy", "--data", "generate").exit_code == 0
     with pytest.raises(BadInput, match="has no meaning"):
         tasks.suite("toy").get("toy").ready("download")

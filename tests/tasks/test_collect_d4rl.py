@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from methods.core import BadInput
 from tasks import collect_d4rl, d4rl, d4rl_agent, minari_data
-from tasks.collect import main
+from tasks.collect import app
 from tasks.collect_d4rl import Chosen, collect, rollout, uniform
 from tasks.d4rl_agent import Agent, Recipe
 from tasks.d4rl_simulators import SIMULATORS
+from tests.tasks.conftest import command
 
 pytestmark = pytest.mark.usefixtures("d4rl_folders")
 EVERY = 40  # steps between snapshots
@@ -188,11 +188,7 @@ def test_an_agent_goes_on_where_it_was_stopped(small, monkeypatch):
     ],
 )
 def test_bad_arguments(arguments, line):
-    import typer
-
-    app = typer.Typer()
-    app.command()(main)
-    done = CliRunner().invoke(app, arguments.split())
+    done = command(app, *arguments.split())
     assert done.exit_code == 2 and done.stderr.startswith(f"error: {line}") and done.stderr.count("\n") == 1
     assert not minari_data.root().exists()
 

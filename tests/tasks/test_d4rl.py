@@ -163,7 +163,10 @@ def test_scores_are_d4rl_s(name, low, high):
         ({"observations": nan_at(4, 10, 11)}, "observations holds a non-finite value in row 4"),
         ({"next_observations": nan_at(9, 10, 11)}, "next_observations holds a non-finite value in row 9"),
         ({"rewards": nan_at(0, 10)}, "rewards holds a non-finite value in row 0"),
-        ({"actions": np.full((10, 3), 1.01)}, r"action outside \[-1, 1\] in row 0"),
+        ({"actions": np.full((10, 3), 1.01)}, r"100% of the action numbers lie outside \[-1, 1\] \(up to 1.01; first "
+         r"in row 0\): they are of another scale"),
+        ({"rewards": np.full(10, 1e300)}, r"rewards holds 1e\+300, too large for float32, in row 0"),
+        ({"observations": np.full((10, 11), -1e39)}, r"observations holds -1e\+39, too large for float32, in row 0"),
         ({"actions": np.full((10, 3), b"x")}, "actions holds no numbers"),
         ({"timeouts": np.ones(10), "terminals": np.zeros(10)}, "no transitions"),
         ({"rewards": np.zeros(10)}, "all episodes have the same return"),

@@ -23,6 +23,7 @@ from tasks import check, language_data, ready
 from tasks.core import choose
 from tasks.language import Example, Preference, corpus_hash
 from tasks.language_data import HH, TLDR, TLDR_SUITE, held_out
+from tasks.language_files import files
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -101,8 +102,8 @@ def test_hh_as_the_paper_counts_it(tmp_path: Path) -> None:
 
 
 def test_hh_as_anthropic_has_it(tmp_path: Path) -> None:
-    rows = [{"chosen": f"{dialogue(i)} Yes {i}.", "rejected": f"{dialogue(i)} No."} for i in range(40)]
-    for kind in ("helpful-base", "harmless-base"):
+    for kind, no in (("helpful-base", "Never."), ("harmless-base", "No.")):
+        rows = [{"chosen": f"{dialogue(i)} Yes {i}.", "rejected": f"{dialogue(i)} {no}"} for i in range(40)]
         for split, some in (("train", rows), ("test", rows[:3])):
             json_lines(tmp_path / "hh-rlhf" / kind / f"{split}.jsonl.gz", some)
     json_lines(tmp_path / "hh-rlhf" / "red-team-attempts" / "red_team_attempts.jsonl.gz", [{"task": "none of ours"}])
@@ -115,6 +116,39 @@ def test_hh_as_anthropic_has_it(tmp_path: Path) -> None:
     assert corpus.provenance.sha256 == task.load(str(tmp_path)).provenance.sha256
     with pytest.raises(BadInput, match=r"task\.source=tldr: expected one of full-hh-rlhf, hh-rlhf"):
         choose(HH(), {"source": "tldr"})
+
+
+@pytest.mark.parametrize(
+    ("copied", "twins"),
+    [("old", r"data/train-00000-of-00002\.parquet and old/train-00000-of-00002\.parquet"),
+     ("data/old", r"data/train-00000-of-00002\.parquet and data/old/train-00000-of-00002\.parquet")],
+)  # fmt: skip
+@pytest.mark.parametrize("link", [False, True])
+def test_a_split_whose_files_lie_there_twice_is_refused(tmp_path: Path, copied: str, twins: str, link: bool) -> None:
+    """One beside the other or below it, through links, too."""
+    folder = tmp_path / "set"
+    rows = [{"prompt": post(i), "completion": f"Cat {i}."} for i in range(4)]
+    for number in range(2):
+        parquet(folder / "data" / f"train-0000{number}-of-00002.parquet", rows[2 * number : 2 * number + 2])
+    assert len(files(folder, "train")) == 2
+    place = tmp_path / "disk" if link else folder / copied
+    shutil.copytree(folder / "data", place)
+    if link:
+        (folder / copied).symlink_to(place)
+    with pytest.raises(BadInput, match=f"has split 'train' more than once: {twins}|data/old/.* and data/train"):
+        files(folder, "train")
+
+
+def test_a_split_s_folder_may_be_a_link(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    parquet(tmp_path / "disk" / "train-00000-of-00001.parquet", [{"prompt": post(0), "completion": "Cat."}])
+    folder.mkdir()
+    (folder / "data").symlink_to(tmp_path / "disk")
+    (folder / "again").symlink_to(folder)
+    assert [path.name for path in files(folder, "train")] == ["train-00000-of-00001.parquet"]
+    (folder / "test.jsonl").symlink_to("gone")
+    with pytest.raises(BadInput, match=r"test\.jsonl is a broken link \(to gone\)"):
+        files(folder, "test")
 
 
 def test_tldr_s_empty_and_twin_responses_are_left_out(tmp_path: Path) -> None:

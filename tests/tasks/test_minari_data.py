@@ -70,8 +70,8 @@ def test_a_full_disk_leaves_nothing(monkeypatch):
 
 @pytest.mark.parametrize(
     ("how", "line"),
-    [(lambda content: b"", "is empty"), (lambda content: content[: len(content) // 2], "truncated or damaged"),
-     (lambda content: b"nonsense", "truncated or damaged")],
+    [(lambda content: b"", "is empty"), (lambda content: content[: len(content) // 2], "is truncated: it has"),
+     (lambda content: b"nonsense", "is not an HDF5 file of numbers$")],
 )  # fmt: skip
 def test_damaged_files_are_named(how, line):
     damage(own(), how)
@@ -89,7 +89,11 @@ def test_missing_columns_and_misfitting_ones_are_named():
         read("local/x-v0")
     with h5py.File(path, "a") as file:
         del file["episode_0/actions"]
-    with pytest.raises(BadInput, match="truncated or damaged"):
+    with pytest.raises(BadInput, match="episode_0 has no actions"):
+        read("local/x-v0")
+    with h5py.File(path, "a") as file:
+        del file["episode_0"]
+    with pytest.raises(BadInput, match="episode_0 is missing; 2 episodes should be there"):
         read("local/x-v0")
     with pytest.raises(BadInput, match="no Minari dataset local/y-v0 in"):
         read("local/y-v0")
@@ -97,41 +101,68 @@ def test_missing_columns_and_misfitting_ones_are_named():
 
 def test_episodes_of_other_widths_are_told():
     own("local/x-v0")
-    path = minari_data.folder("local/x-v0") / "data" / minari_data.FILE
-    with h5py.File(path, "a") as file:
-        del file["episode_1/actions"]
-        file["episode_1/actions"] = np.zeros((1, 4), np.float32)
-    with pytest.raises(BadInput, match="truncated or damaged"):
+    spoil("local/x-v0", "episode_1/actions", np.zeros((1, 4), np.float32))
+    with pytest.raises(BadInput, match="its episodes are of different widths"):
         read("local/x-v0")
 
 
-@pytest.mark.parametrize("text", ["[1, 2]", "{", ""])
-def test_damaged_metadata_are_told_and_nothing_is_written_over(text):
+def spoil(identity: str, name: str, values: np.ndarray) -> None:
+    """Puts other values in the place of a column of an episode."""
+    with h5py.File(minari_data.file(identity), "a") as file:
+        del file[name]
+        file[name] = values
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [("[1, 2]", "should be a valid dictionary"), ("{", "Expecting property name"), ("", "Expecting value"),
+     ("[" * 100_000, "nested too deeply"), ('{"dataset_id": 3}', "dataset_id: Input should be a valid string"),
+     ('{"dataset_id": "local/x-v0"}', "total_episodes: Field required"),
+     ('{"dataset_id": "x", "total_episodes": 1, "total_steps": 1, "source": []}', "source: Input should be a valid"),
+     ('{"dataset_id": "x", "total_episodes": 1, "total_steps": 1, "ref_min_score": "1"}', "ref_min_score: Input"),
+     ("9" * 5000, "too many digits")],
+)  # fmt: skip
+def test_damaged_metadata_are_told_and_nothing_is_written_over(text, line):
     own()
     path = minari_data.folder("local/x-v0") / "data" / "metadata.json"
     path.write_text(text)
-    assert metadata_of("local/x-v0") is None
+    for ask in (metadata_of, read, minari_data.reference_of):
+        with pytest.raises(BadInput, match=line) as caught:
+            ask("local/x-v0")
+        assert str(path) in str(caught.value) and "\n" not in str(caught.value)
     with pytest.raises(BadInput, match=r"local/x-v0 holds something else, or a damaged dataset; delete it first"):
         own()
     assert path.read_text() == text
 
 
 @pytest.mark.parametrize(
-    ("bad", "line"),
+    ("column", "values", "line"),
     [
-        ({"observations": np.full((3, 11), np.inf)}, "observations holds a non-finite value at transition 2"),
-        ({"actions": np.full((2, 3), 1.5)}, r"action outside \[-1, 1\] at transition 2"),
-        ({"rewards": np.array([0.0, np.nan])}, "rewards holds a non-finite value at transition 3"),
+        ("observations", np.full((3, 11), np.inf), "observations holds a non-finite value at transition 2"),
+        ("actions", np.full((2, 3), 1.5), r"50% of the action numbers lie outside \[-1, 1\] \(up to 1.5; first in"),
+        ("rewards", np.array([0.0, np.nan]), "rewards holds a non-finite value at transition 3"),
+        ("rewards", np.array([0.0, 1e300]), "episode 1 holds a number too large for float32"),
+        ("observations", np.full((3, 11), b"x"), "observations holds no numbers"),
+        ("observations", np.full((3, 11), -1e39), "episode 1 holds a number too large for float32"),
     ],
-)
-def test_bad_numbers_are_named_and_the_file_is_not_pinned(bad, line):
-    own("local/x-v0", episode(1, 2, 3), episode(4, 5, 6)._replace(**bad))
+)  # fmt: skip
+def test_bad_numbers_are_named_and_the_file_is_not_pinned(column, values, line):
+    own("local/x-v0", episode(1, 2, 3), episode(4, 5, 6))
+    spoil("local/x-v0", f"episode_1/{column}", values)
     reference = scores.Reference(0.0, 1.0, "made up")
     with pytest.raises(BadInput, match=line):
         minari_data.as_dataset("x", TaskSpec(11, 3, 1000), read("local/x-v0"), "generated", False, reference)
-    with pytest.raises(BadInput, match=r"observations has shape \(4, 11\), expected \(4, 17\)"):
-        minari_data.as_dataset("x", TaskSpec(17, 3, 1000), read("local/x-v0"), "generated", False, reference)
-    assert not list(minari_data.folder("local/x-v0").glob("data/*.sha256"))
+    own("local/y-v0", episode(1, 2, 3))
+    with pytest.raises(BadInput, match=r"observations has shape \(2, 11\), expected \(2, 17\)"):
+        minari_data.as_dataset("x", TaskSpec(17, 3, 1000), read("local/y-v0"), "generated", False, reference)
+    assert not list(minari_data.root().glob("**/*.sha256"))
+
+
+def test_numbers_that_are_not_finite_are_not_written():
+    bad = episode(4, 5, 6)._replace(rewards=np.array([0.0, np.nan]))
+    with pytest.raises(BadInput, match="local/x-v0: rewards holds a non-finite value in row 1"):
+        own("local/x-v0", episode(1, 2, 3), bad)
+    assert not list(minari_data.root().glob("local/*"))
 
 
 def as_hopper(loaded: minari_data.Loaded) -> Any:

@@ -11,15 +11,12 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
-import typer
-from typer.testing import CliRunner
 
 from methods.core import TaskSpec
 from tasks import throughput
+from tests.tasks.conftest import command
 
 MEMORY = throughput.Memory(9.0, 1.5)
-APP = typer.Typer()
-APP.command()(throughput.main)
 
 
 def test_a_measurement_is_of_steps_and_of_memory(monkeypatch):
@@ -69,7 +66,7 @@ def test_the_table_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(throughput, "memory", lambda task, rows: MEMORY)
     out = tmp_path / "speed.csv"
     arguments = ["--tasks", "hopper-medium-v2", "--rows", "2", "--steps", "4", "--turns", "1", "--out", str(out)]
-    done = CliRunner().invoke(APP, arguments)
+    done = command(throughput.app, *arguments)
     assert done.exit_code == 0, done.stderr
     with out.open(newline="") as file:
         (row,) = csv.DictReader(file)
@@ -86,5 +83,5 @@ def test_the_table_is_written(tmp_path, monkeypatch):
      (["--tasks", "toy", "--out", "tests"], "error: --out tests: is a folder")],
 )  # fmt: skip
 def test_bad_arguments(arguments, line):
-    done = CliRunner().invoke(APP, arguments)
+    done = command(throughput.app, *arguments)
     assert done.exit_code == 2 and done.stderr.startswith(line)
