@@ -14,9 +14,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from methods.core import BadInput
+from tasks.language import half_character
 
 SUFFIXES = ("parquet", "jsonl", "jsonl.gz", "json.gz")
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})")
 
 
@@ -89,9 +89,8 @@ def rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
         for name in columns:
             if not isinstance(row[name], str):
                 raise BadInput(f"{path}{place}: {name} of row {number} is no text but {type(row[name]).__name__}")
-            if half := _SURROGATE.search(row[name]):
-                raise BadInput(f"{path}{place}: {name} of row {number} is no text: it holds half a character, "
-                               f"\\u{ord(half[0]):04x}")  # fmt: skip
+            if half := half_character(row[name]):
+                raise BadInput(f"{path}{place}: {name} of row {number} is no text: it holds half a character, {half}")
         yield row
     if not number:
         raise BadInput(f"{path} has no rows")
