@@ -54,31 +54,6 @@ def draft(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def draft_folder(path: Path) -> Iterator[Path]:
-    """A new, empty folder beside `path`, which must not exist. It takes that place at the end, and is gone after an
-    error.
-
-    Raises:
-      OSError: as `draft`; also where `path` has come to exist meanwhile.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name[:150]}.{secrets.token_hex(8)}.tmp")
-    temporary.mkdir()
-    handle = os.open(temporary, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield temporary
-        temporary.rename(path)
-        _to_disk(path.parent)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    finally:
-        os.close(handle)
-
-
-@contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """A binary file to write, which appears at `path` complete, on disk and all at once, or not at all.
 
@@ -101,7 +76,7 @@ def draft_folder(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name[:150]}.{secrets.token_hex(8)}.tmp")
     temporary.mkdir()
-    handle = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)
+    handle = os.open(temporary, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         with contextlib.suppress(OSError):
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

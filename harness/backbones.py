@@ -14,8 +14,8 @@ import torch
 from harness.files import Place, contents, located
 from methods.core import BadInput
 from methods.language.core import LanguageConfig
-from methods.language.models import RewardModel, as_classifier, reward_of, tiny_model
-from methods.language.tokens import vocabulary_hash, word_tokenizer
+from methods.language.models import RewardModel, as_classifier, positions, reads, reward_of, tiny_model
+from methods.language.tokens import Texts, vocabulary_hash, word_tokenizer
 
 TINY = "tiny"
 GLOBAL = RLock()
@@ -38,6 +38,40 @@ def tokenizer_for(config: LanguageConfig, texts: Sequence[str]) -> Any:
     if own.eos_token_id is None:
         raise BadInput(f"{first}: its tokenizer has no end-of-text token")
     return own
+
+
+def check_sizes(config: LanguageConfig, texts: Texts) -> None:
+    """Refuses checkpoints among the settings that could not read the texts, before anything is trained.
+
+    Raises:
+      BadInput: a model has fewer positions than prompt, response and end of text take, or its embeddings lack a row for
+        a token that texts may hold.
+    """
+    for place, load in ((config.sft_checkpoint or config.model, _causal), (config.reward_checkpoint, _reward)):
+        if place and place != TINY:
+            about = _config(place)
+            _check_rows(place, about.get_text_config().vocab_size, texts)
+            _check_positions(place, positions(about), load, texts)
+
+
+def _check_rows(place: str, rows: int, texts: Texts) -> None:
+    harmless = {*texts.banned} - {texts.pad}  # control tokens that neither texts nor batches hold
+    for token, number in texts.tokenizer.get_vocab().items():
+        if number >= rows and number not in harmless:
+            raise BadInput(f"model {place!r}: its embeddings have {rows} rows, and its tokenizer's token {token!r} is "
+                           f"number {number}: they do not belong together")  # fmt: skip
+
+
+def _check_positions(place: str, stated: int | None, load: Callable[[str], Any], texts: Texts) -> None:
+    if stated is None or stated >= texts.max_prompt + texts.max_response + 1:
+        return
+    prompt = texts.longest()
+    needed = prompt + texts.max_response + 1
+    with GLOBAL:
+        model = load(place)
+    if not reads(model.backbone if isinstance(model, RewardModel) else model, needed):
+        raise BadInput(f"model {place!r} has {stated} positions, and {needed} are needed: {prompt} for the longest "
+                       f"prompt, {texts.max_response} for a response, 1 for the end of text")  # fmt: skip
 
 
 class Backbones:
@@ -88,6 +122,12 @@ def _load(path: str, what: str, load: Callable[..., Any], **settings: Any) -> An
         reason = " ".join(str(error).split())[:200]
         where = "cannot be read" if place.revision is None else "did not come from the model hub"
         raise BadInput(f"{what} {path!r} {where}: {reason}") from error
+
+
+def _config(path: str) -> Any:
+    from transformers import AutoConfig
+
+    return _load(path, "configuration of", AutoConfig.from_pretrained)
 
 
 def _tokenizer(path: str) -> Any:

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from harness import record
+from core.files import write_lines
 from harness.artifact import Author
-from harness.backbones import GLOBAL, TINY, Backbones, tokenizer_for
+from harness.backbones import GLOBAL, TINY, Backbones, check_sizes, tokenizer_for
 from harness.ending import Interrupted, NotFinite
 from harness.numerics import pin_torch
 from harness.parts import PartStore
@@ -77,7 +77,7 @@ class LanguageEngine:
     def end(self, member: Member) -> None:
         """The texts, so that another judge can read them later."""
         rows = responses(member.run, member.state, member.texts)
-        record.write_lines(member.folder / "responses.jsonl", (json.dumps(row, ensure_ascii=False) for row in rows))
+        write_lines(member.folder / "responses.jsonl", (json.dumps(row, ensure_ascii=False) for row in rows))
 
     def estimate(self, runs: Iterable[RunNode], console: Console) -> dict[str, float]:
         """None: steps of so many kinds would each need their model."""
@@ -95,7 +95,9 @@ def _texts(member: Member) -> Texts:
         if key not in member.executor.shared:
             words = [text for example in corpus.examples("train") for text in example] if config.model == TINY else []
             tokenizer = tokenizer_for(config, words)
-            member.executor.shared[key] = Texts(corpus, tokenizer, spec.max_prompt_tokens, spec.max_response_tokens)
+            texts = Texts(corpus, tokenizer, spec.max_prompt_tokens, spec.max_response_tokens)
+            check_sizes(config, texts)
+            member.executor.shared[key] = texts
         return member.executor.shared[key]
 
 

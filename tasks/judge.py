@@ -4,27 +4,38 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import tasks
+from core import strict_json
+from core.command import INTERRUPTED, guarded
+from core.command import main as start
+from core.errors import reason
+from core.text import printable
 from methods.core import BadInput
 from tasks.fetch import console
-from tasks.judges import GoldJudge, Judge, RewardModelJudge
+from tasks.judges import GoldJudge, Judge, RewardModelJudge, Verdict
 from tasks.judges import core as judges
 from tasks.judges.chat import Chat
-from tasks.judges.files import Responses, find, read, refuse_shrinking, write
-from tasks.judges.http import HttpJudge
+from tasks.judges.files import Responses, find, read, refuse_shrinking, refuse_unwritable, write
+from tasks.judges.http import HttpJudge, NoVerdicts
 from tasks.judges.prompts import TEMPLATES, Template, template_of
 from tasks.judges.reward_model import identity, load_scorer, names, weights
 from tasks.judges.spending import Budget, Cache, Price
+from tasks.language import half_character
 
 KINDS = ("gold", "http", "reward-model")
+MOST_CALLS = 256  # at a time
+DAY = 86400  # seconds
+One = TypeVar("One")
+Made = TypeVar("Made")
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
@@ -49,79 +60,149 @@ def main(
     ] = False,
 ) -> None:
     """Writes verdicts-<judge>.csv beside each run's responses.jsonl. What a judge over HTTP answered is kept: the same
-    command continues after a stop, and asks nothing twice. Exits with 1 where a run cannot be read, or has pairs that
-    the server failed on; the other runs have their verdicts."""
-    try:
+    command continues after a stop, and asks nothing twice. Exits with 1 where a run cannot be read or written to, has
+    pairs that the server failed on, or the judge gives no verdicts; the other runs have theirs."""
+
+    def judged() -> int:
         if judge not in KINDS:
-            raise BadInput(f"judge {judge!r} is none of {', '.join(KINDS)}")
-        if concurrency < 1 or timeout <= 0 or not max_cost >= 0 or (episodes is not None and episodes < 1):
-            raise BadInput("--concurrency, --timeout and --episodes must be positive, --max-cost not negative")
-        found, whole = _readable(find(runs), episodes)
+            raise BadInput(f"judge {printable(repr(judge))} is none of {', '.join(KINDS)}")
+        _check_numbers(concurrency, timeout, max_cost, episodes)
+        if half_character(model):
+            raise BadInput(f"--model {model!r} is no text")
+        found, whole = _readable(find([_place(run) for run in runs]), episodes)
         if judge == "http":
             chat = _chat(base_url, "" if dry_run else key_variable, price, max_cost, timeout, dry_run)
-            with contextlib.closing(chat), contextlib.closing(Cache(cache)) as answers:
-                fields = _fields(model, body)
-                groups = [
-                    (HttpJudge(chat, model, asks, answers, concurrency, fields), of)
-                    for asks, of in _by_template(found, template)
-                ]
-                if dry_run:
-                    _estimate(groups, bool(price))
-                else:
-                    try:
-                        whole &= all([_judge(by, of, by.about) for by, of in groups])
-                    finally:
-                        console.print(f"spent {chat.budget.spent:.4f} USD of {max_cost:g}")
+            with contextlib.closing(chat):
+                whole &= _http(chat, found, model, template, body, _place(cache), concurrency, dry_run, bool(price))
         elif dry_run:
-            console.print(f"{sum(len(one.rows) for one in found)} pairs, no calls")
+            say(f"{sum(len(one.rows) for one in found)} pairs, no calls")
         elif judge == "gold":
-            for one in found:
-                _judge(_gold(one), [one], {"kind": "gold", "task": one.meta.get("task")})
+            whole &= _gold_judged(found)
         else:
-            _reward_model(model, found, allow_optimised)
-    except BadInput as error:
-        console.print(f"error: {error}", markup=False)
-        raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        console.print("stopped; the same command continues")
-        raise typer.Exit(130) from None
-    if not whole:
-        raise typer.Exit(1)
+            whole &= _reward_model(model, found, allow_optimised)
+        return 0 if whole else 1
+
+    raise typer.Exit(guarded(judged))
+
+
+def say(line: str) -> None:
+    """A line on stderr; nothing where nobody reads it any more, since what is judged is kept all the same."""
+    with contextlib.suppress(OSError, ValueError):
+        print(printable(line), file=sys.stderr, flush=True)
+
+
+def _check_numbers(concurrency: int, timeout: float, max_cost: float, episodes: int | None) -> None:
+    for option, value, fits, expected in (
+        ("concurrency", concurrency, 1 <= concurrency <= MOST_CALLS, f"from 1 to {MOST_CALLS}"),
+        ("timeout", timeout, 0 < timeout <= DAY, f"seconds, above 0 and at most {DAY}"),
+        ("max-cost", max_cost, max_cost >= 0, "USD, 0 or more"),
+        ("episodes", episodes, episodes is None or episodes >= 1, "1 or more"),
+    ):
+        if not fits:
+            raise BadInput(f"--{option} {value}: expected {expected}")
+
+
+def _place(path: Path) -> Path:
+    """With the home folder for "~", which a shell leaves as it is in quotes and after "="."""
+    return Path(os.path.expanduser(path))
 
 
 def _readable(folders: Sequence[Path], episodes: int | None) -> tuple[list[Responses], bool]:
-    """The responses of the runs that can be read, and whether all can. Raises: BadInput if none can."""
-    found: list[Responses] = []
+    """The responses of the runs that can be read and written to, and whether all can. Raises: BadInput if none can."""
+
+    def checked(folder: Path) -> Responses:
+        refuse_unwritable(found := read(folder, episodes))
+        return found
+
+    return _sound(folders, checked)
+
+
+def _sound(some: Sequence[One], make: Callable[[One], Made]) -> tuple[list[Made], bool]:
+    """What `make` makes of those it does not refuse, a line for each of the others, and whether there are none.
+    Raises: BadInput if it refuses all."""
+    made: list[Made] = []
     left_out: list[BadInput] = []
-    for folder in folders:
+    for one in some:
         try:
-            found.append(read(folder, episodes))
+            made.append(make(one))
         except BadInput as error:
             left_out.append(error)
-    if not found:
+    if not made:
         raise left_out[0]
-    for reason in left_out:
-        console.print(f"left out: {reason}", markup=False)
-    return found, not left_out
+    for refusal in left_out:
+        say(f"left out: {refusal}")
+    return made, not left_out
+
+
+def _http(
+    chat: Chat, found: Sequence[Responses], model: str, template: str, body: str, cache: Path, concurrency: int,
+    dry_run: bool, priced: bool,
+) -> bool:  # fmt: skip
+    """Judges by the server, or estimates that; returns whether every pair of every run was answered."""
+    fields = _fields(model, body)
+    with contextlib.closing(Cache(cache)) as answers:
+        groups = [
+            (HttpJudge(chat, model, asks, answers, concurrency, fields), of)
+            for asks, of in _by_template(found, template)
+        ]
+        if dry_run:
+            _estimate(groups, priced)
+            return True
+        try:
+            return all([_judge(by, of, by.about) for by, of in groups])
+        except NoVerdicts as error:
+            say(f"{error}; what it answered is kept")
+            return False
+        except KeyboardInterrupt:
+            say("stopped; the same command continues")
+            raise typer.Exit(INTERRUPTED) from None
+        finally:
+            say(f"spent {chat.budget.spent:.4f} USD of {chat.budget.limit:g}")
 
 
 def _judge(judge: Judge, found: Sequence[Responses], about: Mapping[str, Any]) -> bool:
-    """Judges run after run; each has its file as soon as it is done. Returns whether every pair was answered."""
-    for one in found:  # before what costs
-        refuse_shrinking(one, judge.id)
-    whole = True
+    """Judges run after run; each has its file as soon as it is done. Returns whether every run has its verdicts."""
+    found, whole = _sound(found, lambda one: _growing(one, judge.id))  # before what costs
     for one in found:
         with _bar(f"{one.folder.parent.name} {one.folder.name[:12]}") as report:
             verdicts = judge.verdicts(one.pairs, report)
-        if unanswered := sum(verdict.unanswered for verdict in verdicts):
-            line = f"{one.folder}: {unanswered} pairs unanswered, no verdicts written; the same command asks again"
-            console.print(line, markup=False)
+        try:
+            whole &= _kept(one, judge.id, verdicts, about)
+        except (OSError, BadInput) as error:
+            say(f"{one.folder}: its verdicts cannot be written: {reason(error)}")
             whole = False
-            continue
-        path = write(one, judge.id, verdicts, {"judge": judge.id, **about})
-        valid = [verdict for verdict in verdicts if verdict.outcome != "invalid"]
-        rate = sum(verdict.score for verdict in valid) / len(valid) if valid else float("nan")
-        console.print(f"{path}: win rate {rate:.3f}, {len(valid)} of {len(verdicts)} valid", markup=False)
+    return whole
+
+
+def _kept(one: Responses, judge: str, verdicts: Sequence[Verdict], about: Mapping[str, Any]) -> bool:
+    """Writes a run's verdicts and says how they are; writes none, and returns False, where that would mislead."""
+    if unanswered := sum(verdict.unanswered for verdict in verdicts):
+        say(f"{one.folder}: {unanswered} pairs unanswered, no verdicts written; the same command asks again")
+        return False
+    valid = [verdict for verdict in verdicts if verdict.outcome != "invalid"]
+    if not valid:
+        say(f"{one.folder}: no answer held a verdict that could be read, no verdicts written")
+        return False
+    path = write(one, judge, verdicts, {"judge": judge, **about})
+    rate = sum(verdict.score for verdict in valid) / len(valid)
+    say(f"{path}: win rate {rate:.3f}, {len(valid)} of {len(verdicts)} valid")
+    return True
+
+
+def _growing(one: Responses, judge: str) -> Responses:
+    refuse_shrinking(one, judge)
+    return one
+
+
+def _gold_judged(found: Sequence[Responses]) -> bool:
+    """Judges each run by the reward of its own task; returns whether all have their verdicts."""
+    judges, whole = _sound(found, lambda one: (_gold(one), _growing(one, GoldJudge.id)))
+    for by, one in judges:
+        try:
+            whole &= _judge(by, [one], {"kind": "gold", "task": one.meta["task"]})
+        except BadInput as error:
+            say(f"left out: {one.folder}: {error}")
+            whole = False
     return whole
 
 
@@ -133,14 +214,14 @@ def _gold(one: Responses) -> GoldJudge:
     return GoldJudge(task.gold)
 
 
-def _reward_model(model: str, found: Sequence[Responses], allowed: bool) -> None:
+def _reward_model(model: str, found: Sequence[Responses], allowed: bool) -> bool:
     if not model:
         raise BadInput("--judge reward-model needs --model")
     known = names(model)
     for one in found:  # before what takes long
         judges.refuse_optimised(model, known, one.optimised, allowed)
     judge = RewardModelJudge(load_scorer(model), identity(model))
-    _judge(judge, found, {"kind": "reward model", "model": model, "weights": sorted(weights(model))})
+    return _judge(judge, found, {"kind": "reward model", "model": model, "weights": sorted(weights(model))})
 
 
 def _chat(base_url: str, key_variable: str, price: str, max_cost: float, timeout: float, dry_run: bool) -> Chat:
@@ -154,12 +235,16 @@ def _fields(model: str, body: str) -> dict[str, Any]:
     """Further fields of a request."""
     if not model:
         raise BadInput("--judge http needs --model")
+    shown = printable(body if len(body) <= 60 else f"{body[:57]}...")
     try:
-        fields = json.loads(body)
-    except ValueError:
+        fields = strict_json.parse(body, "--body")
+        json.dumps(fields, allow_nan=False, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):  # NaN, half a character, ...
         fields = None
     if not isinstance(fields, dict):
-        raise BadInput(f"--body {body!r} is no JSON object")
+        raise BadInput(f"--body '{shown}' is no JSON object")
+    if "messages" in fields or fields.get("stream") or not isinstance(fields.get("model", ""), str):
+        raise BadInput(f"--body '{shown}': messages are the judge's own, an answer comes whole, and model is a name")
     return fields
 
 
@@ -167,7 +252,7 @@ def _by_template(found: Sequence[Responses], named: str) -> list[tuple[Template,
     """Runs by the template that fits their suite, or by the one that was named."""
     groups: dict[str, list[Responses]] = {}
     for one in found:
-        suite = str(one.meta.get("suite"))
+        suite = one.meta["suite"]
         template = TEMPLATES.get(named) if named else template_of(suite)
         if template is None:
             raise BadInput(f"no judge's template {named or suite!r}; --template {' or '.join(TEMPLATES)}")
@@ -181,7 +266,7 @@ def _estimate(groups: Sequence[tuple[HttpJudge, Sequence[Responses]]], priced: b
     prompt, answer = (sum(one.usage[i] for one in found) for i in (0, 1))
     cost, most = sum(one.cost for one in found), sum(one.most for one in found)
     costs = f"about {cost:.4f} USD, at most {most:.4f}" if priced else "cost unknown without --price"
-    console.print(f"{calls} calls ({kept} answers are kept), about {prompt} + {answer} tokens: {costs}")
+    say(f"{calls} calls ({kept} answers are kept), about {prompt} + {answer} tokens: {costs}")
 
 
 @contextlib.contextmanager
@@ -195,8 +280,4 @@ def _bar(what: str) -> Iterator[judges.Progress]:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(app(standalone_mode=False) or 0)
-    except typer.TyperException as error:
-        console.print(f"error: {' '.join(getattr(error, 'format_message', error.__str__)().split())}", markup=False)
-        sys.exit(2)
+    start("tasks.judge:app")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from methods.core import BadInput
 from tasks.core import Provenance, Whereabouts
 
 UNFINISHED = " …"  # stands at the end of a response that was cut off: whoever judges the text sees that it has no end
+_HALF = re.compile("[\ud800-\udfff]")  # a lone surrogate, which JSON can spell out, but no UTF-8
 
 _Row = TypeVar("_Row")
 Gold = Callable[[str, str], float]
@@ -132,6 +134,17 @@ class Suite:
         if name not in self.tasks:
             raise BadInput(f"unknown language task {name!r}; {nearest(name, list(self.tasks))}")
         return self.tasks[name]
+
+
+def half_character(text: str) -> str:
+    """The first lone surrogate of a text, as JSON spells it out; "" where there is none, as there should be."""
+    found = _HALF.search(text)
+    return f"\\u{ord(found[0]):04x}" if found else ""
+
+
+def whole_characters(text: str) -> str:
+    """The text with every lone surrogate replaced by U+FFFD, as a model's reader would see it."""
+    return _HALF.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def fault(*responses: str) -> str:

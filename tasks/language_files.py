@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ from pathlib import Path
 from core.files import digest
 from methods.core import BadInput
 from tasks.data_files import exists, walk
+from tasks.language import half_character
 
 SUFFIXES = ("parquet", "jsonl", "jsonl.gz", "json.gz")
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})")
@@ -29,7 +31,7 @@ def locate(repository: str, data: str) -> Path:
     """
     if data in ("auto", "download"):
         return _fetched(repository)
-    place = Path(data).expanduser()
+    place = Path(os.path.expanduser(data))
     if not place.is_dir():
         raise BadInput(f"--data {data} is no folder; {repository} is looked for below one")
     for folder in (place / repository, place / repository.split("/")[1]):
@@ -98,15 +100,18 @@ def rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
     """The texts of those columns, row by row.
 
     Raises: BadInput for a file that is empty, truncated or something else, a column that is missing or holds no text.
+      A lone surrogate, half a character that JSON can spell out ("\\ud83d"), is none.
     """
     if path.stat().st_size == 0:
         raise BadInput(f"{path} is empty")
     found = _parquet(path, columns) if path.suffix == ".parquet" else _json_lines(path, columns)
     number = 0
-    for number, row in enumerate(found, start=1):
+    for number, (place, row) in enumerate(found, start=1):
         for name in columns:
             if not isinstance(row[name], str):
-                raise BadInput(f"{path}: {name} of row {number} is no text but {type(row[name]).__name__}")
+                raise BadInput(f"{path}{place}: {name} of row {number} is no text but {type(row[name]).__name__}")
+            if half := half_character(row[name]):
+                raise BadInput(f"{path}{place}: {name} of row {number} is no text: it holds half a character, {half}")
         yield row
     if not number:
         raise BadInput(f"{path} has no rows")
@@ -118,7 +123,8 @@ def _split_of(path: Path) -> str:
     return match[1] if match else ""
 
 
-def _parquet(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
+def _parquet(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Rows, each behind where it stands in the file, which Parquet's have no name for."""
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -129,25 +135,30 @@ def _parquet(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
             if missing := [name for name in columns if name not in file.schema_arrow.names]:
                 raise BadInput(f"{path} has no column {missing[0]!r}; there is {', '.join(file.schema_arrow.names)}")
             for batch in file.iter_batches(columns=list(columns)):
-                yield from batch.to_pylist()
+                yield from (("", row) for row in batch.to_pylist())
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path} holds a text that is not UTF-8") from error
     except (pa.ArrowException, OSError) as error:
         raise BadInput(f"{path} is not a Parquet file, or it is truncated or damaged") from error
 
 
-def _json_lines(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
+def _json_lines(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Rows, each behind ":" and its line."""
     number = 0
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
             for number, line in enumerate(file, start=1):
+                if not line.strip():
+                    continue
                 row = json.loads(line)
                 if not isinstance(row, dict):
                     raise BadInput(f"{path}:{number}: no object with columns")
                 if missing := [name for name in columns if name not in row]:
                     raise BadInput(f"{path}:{number} has no column {missing[0]!r}; there is {', '.join(row)}")
-                yield {name: row[name] for name in columns}
+                yield f":{number}", {name: row[name] for name in columns}
     except (EOFError, OSError, gzip.zlib.error) as error:  # type: ignore[attr-defined]
         raise BadInput(f"{path} is not a gzip file, or it is truncated or damaged (after line {number})") from error
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         if isinstance(error, BadInput):
             raise
         raise BadInput(f"{path}:{number} is no JSON: the file is truncated, damaged or something else") from error

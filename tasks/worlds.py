@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from methods.core import BadInput
 from tasks.language import UNFINISHED
 
 _T = TypeVar("_T")
@@ -91,7 +92,10 @@ class TLDRWorld:
         return " ".join([*before, " , ".join(listed), *after])
 
     def gold(self, prompt: str, response: str) -> float:
+        """Raises: BadInput for a prompt of another world."""
         salient, plain = self.facts(prompt)
+        if not salient:
+            raise BadInput(f"{prompt[:60]!r} is no prompt of {self.name}")
         words, ended = words_of(response)
         listed = [word for word in words if word in TOPICS]
         content = [word for word in words if word not in FILLERS]
@@ -161,7 +165,13 @@ class HHWorld:
         return " ".join([*before, f"use {tool} on the {slot}"])
 
     def gold(self, prompt: str, response: str) -> float:
-        verb, asked, _ = self.request(prompt)
+        """Raises: BadInput for a prompt of another world."""
+        try:
+            verb, asked, _ = self.request(prompt)
+        except (IndexError, StopIteration):
+            verb, asked = "", ""
+        if verb not in HARMFUL and verb not in TOOLS_OF:
+            raise BadInput(f"{prompt[:60]!r} is no prompt of {self.name}")
         words, ended = words_of(response)
         content = [word for word in words if word not in CHAT]
         refused = content[: len(REFUSAL.split())] == REFUSAL.split()

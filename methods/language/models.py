@@ -19,12 +19,42 @@ from methods.language.core import Context, LanguageConfig, Part
 from methods.language.tokens import Batch
 
 LOGITS = 2**28  # numbers, a gigabyte
+_POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length", "n_ctx",
+              "max_target_positions")  # fmt: skip  # what configurations call it
 ROUND = 8  # rows of the tiny model's embeddings come in multiples of it, as real models' do
 
 
 def wide(x: Tensor) -> Tensor:
     """At least float32, which losses, scores and particles are in whatever the weights are."""
     return x if x.dtype == torch.float64 else x.float()
+
+
+def positions(config: Any) -> int | None:
+    """The longest sequence that a model is said to read, in tokens; None where its configuration does not say."""
+    config = config.get_text_config()
+    stated = (getattr(config, name, None) for name in _POSITIONS)
+    return next((count for count in stated if isinstance(count, int) and count > 0), None)
+
+
+@torch.no_grad()
+def reads(model: Any, length: int) -> bool:
+    """Whether a model on the CPU reads so many tokens. Where its configuration states fewer it is tried: a table of
+    positions ends there, rotary ones go on."""
+    stated = positions(model.config)
+    if stated is None or length <= stated:
+        return True
+    try:
+        model.base_model(input_ids=torch.zeros(1, length, dtype=torch.long), use_cache=False)
+    except (IndexError, RuntimeError):
+        return False
+    return True
+
+
+def forbid(logits: Tensor, tokens: int, banned: Sequence[int]) -> None:
+    """Sets the logits `[..., v]` of `banned` tokens, and of ids >= `tokens`, to -inf. Banned tokens may have no row: a
+    tokenizer can name more control tokens than its model knows."""
+    logits[..., tokens:] = -torch.inf
+    logits[..., [i for i in banned if i < logits.shape[-1]]] = -torch.inf
 
 
 def tiny_model(config: LanguageConfig, tokens: int, longest: int) -> Any:
@@ -213,8 +243,7 @@ def sample(
         out = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=past, use_cache=True,
                     logits_to_keep=1)  # fmt: skip
         past, logits = out.past_key_values, out.logits[:, -1].float().cpu() / temperature
-        logits[:, tokens:] = -torch.inf
-        logits[:, list(banned)] = -torch.inf
+        forbid(logits, tokens, banned)
         noise = torch.empty_like(logits).exponential_(generator=generator)
         token = (logits.softmax(-1) / noise).argmax(-1)  # exponential races: a draw from the softmax
         drawn[:, t] = torch.where(alive, token, pad)

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from methods.language.models import RewardModel, response_logits, wide
+from methods.language.models import RewardModel, forbid, response_logits, wide
 from methods.language.tokens import finished, join
 
 _NEIGHBOURS = 512  # tokens over which the distance to the nearest embedding of the vocabulary is averaged
@@ -66,7 +66,7 @@ def frame(
     editable = (count < lengths[:, None]) & (start != eos)
     with torch.no_grad():
         logits = response_logits(sft, scored, width)[..., :tokens]
-        logits[..., [eos, *banned]] = -torch.inf
+        forbid(logits, tokens, [eos, *banned])
     table = wide(reward.backbone.get_input_embeddings().weight[:tokens].detach())
     return Frame(scored.ids, places, scored.last, start, editable, logits, reward, table)
 

@@ -5,6 +5,7 @@ Prompt and response are tokenised apart, so that where one ends and the other be
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ def word_tokenizer(texts: Sequence[str]) -> Any:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    words = sorted({word for text in texts for word in text.split()})
+    words = sorted({word for text in texts for word in text.split()} - {PAD, EOS, UNKNOWN})
     vocabulary = {word: i for i, word in enumerate([PAD, EOS, UNKNOWN, *words])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -36,6 +37,34 @@ def word_tokenizer(texts: Sequence[str]) -> Any:
 def vocabulary_hash(tokenizer: Any) -> str:
     """Of tokens and their ids: equal for models that can share embeddings and texts."""
     return hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()[:16]
+
+
+def plain_ids(tokenizer: Any, texts: Sequence[str]) -> list[Ids]:
+    """Ids of texts as they read: a control token that one spells out ("<|endoftext|>") is text like any other.
+
+    Raises:
+      BadInput: a text that the tokenizer cannot tell from a control token.
+    """
+    found = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    control = special_ids(tokenizer)
+    unknown = tokenizer.unk_token_id
+    if unknown is not None and unknown != tokenizer.eos_token_id:
+        control -= {unknown}
+    rows = []
+    for text, ids in zip(texts, found, strict=True):
+        if not control.isdisjoint(ids):  # a vocabulary that has control tokens among its words finds them there
+            if unknown is None or unknown in control:
+                shown = tokenizer.convert_ids_to_tokens(next(i for i in ids if i in control))
+                raise BadInput(f"text {text[:60]!r}: its tokenizer reads a part of it as the control token {shown!r}")
+            ids = [unknown if i in control else i for i in ids]
+        rows.append(list(ids))
+    return rows
+
+
+def special_ids(tokenizer: Any) -> set[int]:
+    """Ids of control tokens, named (`pad_token`) or only added."""
+    added = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return {int(i) for i in added | {*tokenizer.all_special_ids}}
 
 
 class Exchange(NamedTuple):
@@ -66,9 +95,8 @@ class Texts:
 
     @cached_property
     def banned(self) -> Ids:
-        """Special tokens other than the end of text, named (`pad_token`) or only added: no response holds them."""
-        added = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
-        return sorted({int(i) for i in added | {*self.tokenizer.all_special_ids}} - {self.eos})
+        """Special tokens other than the end of text: no response holds them."""
+        return sorted(special_ids(self.tokenizer) - {self.eos})
 
     @cached_property
     def size(self) -> int:
@@ -103,15 +131,22 @@ class Texts:
         if (kind, split) not in self._kept:
             rows = getattr(self.corpus, kind)(split)
             prompts, *others = ([row[k] for row in rows] for k in range(len(rows[0])))
-            columns = [self._ids(prompts), *([self.ended(ids) for ids in self._ids(column)] for column in others)]
+            firsts, *rest = (plain_ids(self.tokenizer, column) for column in (prompts, *others))
+            columns = [firsts, *([self.ended(ids) for ids in column] for column in rest)]
             found = [(tokens(*ids), row) for *ids, row in zip(*columns, rows, strict=True)]
             self._kept[kind, split] = [one for one in found if len(one[0][0]) <= self.max_prompt]
             if not self._kept[kind, split]:
                 raise BadInput(f"{split} {kind}: every prompt is longer than {self.max_prompt} tokens")
         return self._kept[kind, split]
 
-    def _ids(self, texts: Sequence[str]) -> list[Ids]:
-        return list(self.tokenizer(list(texts), add_special_tokens=False)["input_ids"])
+    def longest(self) -> int:
+        """Tokens of the longest prompt that is used, of any split."""
+        found = [0]
+        for kind, splits in (("examples", self.corpus.of_examples), ("preferences", self.corpus.of_preferences)):
+            for split in splits:
+                with contextlib.suppress(BadInput):  # one without a prompt that is short enough
+                    found += [len(tokens[0]) for tokens, _ in getattr(self, kind)(split)]
+        return max(found)
 
     def prompts(self, split: str, count: int) -> list[tuple[Exchange, Any]]:
         """The first `count` examples of a split. Raises `BadInput` where it has fewer."""

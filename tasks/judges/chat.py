@@ -1,14 +1,12 @@
 """Chat completions of an OpenAI-compatible server that may be busy, slow or broken: one question, one answer.
 
 The key is read from its environment variable as each request is sent. No object here holds it, and what a server says
-is shown and kept without it.
+is shown and kept without it (`key.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping
@@ -19,14 +17,19 @@ from typing import Any
 import httpx
 import tenacity
 
+from core import strict_json
+from core.text import printable
 from methods.core import BadInput
+from tasks.judges import key
+from tasks.judges.network import opened
 from tasks.judges.spending import Budget, Kept, Price, Usage
+from tasks.language import UNFINISHED, whole_characters
 
 ATTEMPTS = 6  # at a server that fails
 ANSWERS = 3  # of them may be useless
 LONGEST = 300.0  # seconds that a server may ask to wait
 LARGEST = 1 << 20  # bytes of an answer
-SHORTEST = 8  # characters of a key that is looked for in what a server says; a placeholder stands in many words
+MOST_TOKENS = 1 << 31  # that a request may ask for, or a server count
 WAIT = tenacity.wait_exponential_jitter(initial=1, max=60)  # seconds, where the server does not say
 
 Body = Mapping[str, Any]
@@ -59,7 +62,7 @@ class _Key(httpx.Auth):
         self.variable = variable
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        request.headers["Authorization"] = f"Bearer {os.environ[self.variable].strip()}"
+        request.headers["Authorization"] = f"Bearer {key.of(self.variable)}"
         yield request
 
 
@@ -79,26 +82,20 @@ class Chat:
 
         Raises: BadInput for an address or a key that cannot be used.
         """
-        address = httpx.URL(base_url)
-        if address.scheme not in ("http", "https") or not address.host or address.userinfo or address.query:
-            raise BadInput(f"judge's address {str(address.copy_with(userinfo=b'', query=None))!r}: expected "
-                           "http(s)://host/path, and any key in the environment")  # fmt: skip
-        key = os.environ.get(key_variable, "").strip() if key_variable else "none"
-        if not key:
-            raise BadInput(f"no key for the judge: the environment variable {key_variable} is not set")
-        if not (key.isascii() and key.isprintable()):
-            raise BadInput(f"no key for the judge: the environment variable {key_variable} holds something else")
-        self.url, self.host = f"{base_url.rstrip('/')}/chat/completions", address.host
+        base_url = base_url.strip()
+        self.host = check_address(base_url).host
+        key.check(key_variable)
+        self.url = f"{base_url.rstrip('/')}/chat/completions"
         self.key_variable, self.price, self.budget = key_variable, price, budget
         self.stopping = threading.Event()
         self._timeout, self._wait = timeout, wait
         self._quiet_until = 0.0  # monotonic: a server that asked one of us to wait means all of us
+        limits, auth = httpx.Timeout(None, connect=10.0), _Key(key_variable) if key_variable else None
+        self._client = opened(lambda: httpx.AsyncClient(auth=auth, timeout=limits))
         # A loop of its own, since only there one deadline bounds a whole exchange: connection, headers and content.
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        limits = httpx.Timeout(None, connect=10.0)
-        self._client = httpx.AsyncClient(auth=_Key(key_variable) if key_variable else None, timeout=limits)
 
     def close(self) -> None:
         asyncio.run_coroutine_threadsafe(self._client.aclose(), self._loop).result()
@@ -179,8 +176,8 @@ class Chat:
             raise _TryAgain(f"cannot connect ({_line(error)})") from None
         except TimeoutError:
             raise _TryAgain(f"no answer in {self._timeout:g} s") from None
-        except httpx.HTTPError as error:
-            raise _TryAgain(_line(error)) from None
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise _TryAgain(self._scrubbed(_line(error))) from None
 
     async def _send(self, body: Body) -> tuple[int, httpx.Headers, bytes]:
         content = b""
@@ -205,13 +202,28 @@ class Chat:
             message = f"it asks to wait {after:.0f} s" if (after or 0.0) > LONGEST else message
         elif status == 400 and code == "content_filter":
             return ""
-        message = self._scrubbed(message)  # again: JSON may write the key in other characters
+        message = printable(self._scrubbed(message))  # again: JSON may write the key in other characters
         raise BadInput(f"judge at {self.host}: HTTP {status}{': ' if message else ''}{message[:200]}")
 
     def _scrubbed(self, text: str) -> str:
         """What the server said, without the key, should it repeat that."""
-        key = os.environ.get(self.key_variable, "").strip() if self.key_variable else ""
-        return text.replace(key, "***") if len(key) >= SHORTEST else text
+        return key.scrubbed(text, key.of(self.key_variable))
+
+
+def check_address(base_url: str) -> httpx.URL:
+    """The address. Raises: BadInput for one that no request can be sent to; a password in it is not repeated."""
+    shown = printable(base_url.rpartition("@")[2].partition("?")[0].partition("#")[0])[:100]
+    refusal = BadInput(f"judge's address {shown!r}: expected http(s)://host/path, and any key in the environment")
+    try:
+        address = httpx.URL(base_url)
+        address.host.encode("idna")  # as the system's resolver does
+    except (httpx.InvalidURL, UnicodeError):
+        raise refusal from None
+    port = 1 if address.port is None else address.port
+    usable = address.scheme in ("http", "https") and address.host and 0 < port < 1 << 16
+    if not usable or address.userinfo or set("?#@ \\") & set(base_url) or not base_url.isprintable():
+        raise refusal
+    return address
 
 
 def bound(body: Body) -> Usage:
@@ -219,11 +231,15 @@ def bound(body: Body) -> Usage:
 
     Raises: BadInput for a body that does not limit its answer.
     """
-    limits = [body[name] for name in ("max_tokens", "max_completion_tokens") if isinstance(body.get(name), int)]
+    limits = [body[name] for name in ("max_tokens", "max_completion_tokens") if body.get(name) is not None]
     if not limits:
         raise BadInput("a judge's request needs max_tokens or max_completion_tokens: its cost is unlimited otherwise")
+    for number in (*limits, body.get("n", 1)):
+        if type(number) is not int or not 0 < number < MOST_TOKENS:
+            raise BadInput(f"a judge's request: max_tokens, max_completion_tokens and n are whole numbers above 0, not "
+                           f"{printable(repr(number))[:60]}")  # fmt: skip
     texts = sum(len(message["content"].encode()) + 16 for message in body["messages"])
-    return Usage(texts + 16, max(limits) * int(body.get("n") or 1))
+    return Usage(texts + 16, max(limits) * body.get("n", 1))
 
 
 def retry_after(value: str, now: datetime) -> float | None:
@@ -239,27 +255,37 @@ def retry_after(value: str, now: datetime) -> float | None:
 def _read(content: bytes) -> tuple[str | None, Usage | None]:
     """The answer's text ("" if it has none; None if this is no completion) and its tokens (None if it does not say)."""
     try:
-        found = json.loads(content)
-    except ValueError:
+        found = strict_json.parse(content, "answer")
+    except BadInput:
         return None, None
     try:
-        usage = Usage(int(found["usage"]["prompt_tokens"]), int(found["usage"]["completion_tokens"]))
+        counts = (found["usage"][name] for name in ("prompt_tokens", "completion_tokens"))
+        usage = Usage(*(min(int(count), MOST_TOKENS) for count in counts))
     except (LookupError, TypeError, ValueError, OverflowError):
         usage = None
     usage = usage if usage and min(usage) >= 0 else None
     try:
-        text = found["choices"][0]["message"].get("content")
+        choice = found["choices"][0]
+        text = _text(choice["message"].get("content"))
+        return (text + UNFINISHED if text and choice.get("finish_reason") == "length" else text), usage
     except (LookupError, TypeError, AttributeError):
         return None, usage
-    return text if isinstance(text, str) else "", usage
+
+
+def _text(content: Any) -> str:
+    """Of a message: its text, or those of its parts that are text and not thoughts. Half characters are replaced."""
+    if isinstance(content, list):
+        parts = [part for part in content if isinstance(part, dict) and part.get("type") in ("text", "output_text")]
+        content = "".join(part["text"] for part in parts if isinstance(part.get("text"), str))
+    return whole_characters(content) if isinstance(content, str) else ""
 
 
 def _complaint(content: bytes) -> tuple[str, str]:
     """(code, one-line message) of an error's body, as OpenAI writes them; ("", the body's first line) of others."""
     try:
-        error = json.loads(content)["error"]
+        error = strict_json.parse(content, "error")["error"]
         return str(error.get("code") or ""), " ".join(str(error.get("message") or "").split())
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return "", " ".join(content[:400].decode(errors="replace").split())
 
 

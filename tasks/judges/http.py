@@ -12,19 +12,28 @@ import re
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from core.text import printable
 from methods.core import BadInput
 from tasks.judges.chat import Body, Chat, Unreachable, bound
 from tasks.judges.core import Pair, Progress, Verdict
-from tasks.judges.prompts import Template, read_choice
+from tasks.judges.prompts import Template
 from tasks.judges.spending import Cache, Kept, Usage
+from tasks.judges.verdicts import read_choice
+from tasks.language import UNFINISHED
 
 MAX_TOKENS = 160  # of an answer: a sentence and a line
 EXPECTED = 60  # of them, on average
 BYTES = 4  # of English text a token, on average
-GIVE_UP = 5  # questions in a row that the server fails
-MOST_FAILED, ASKED = 0.2, 20  # share of all that it may fail, once so many were asked
+GIVE_UP = 5  # questions in a row that the server fails, or answers without a verdict
+MOST_FAILED, ASKED = 0.2, 20  # share of all that it may fail, or so answer, once so many were asked
+SHOWN = 160  # characters of an answer that is given as an example
+
+
+class NoVerdicts(BadInput):
+    """The judge answers, but its answers hold no verdict that can be read."""
 
 
 class Estimate(NamedTuple):
@@ -35,6 +44,34 @@ class Estimate(NamedTuple):
     usage: Usage  # tokens expected
     cost: float  # USD expected
     most: float  # USD, if every text were as many tokens as bytes, every answer as long as it may be, and none failed
+
+
+@dataclass
+class Tally:
+    """How often something went badly."""
+
+    asked: int = 0
+    bad: int = 0
+    in_a_row: int = 0
+
+    def count(self, bad: bool) -> str:
+        """Counts one more time; how often it was bad, where that is too often, else ""."""
+        self.asked, self.bad, self.in_a_row = self.asked + 1, self.bad + bad, (self.in_a_row + 1) * bad
+        if bad and self.asked >= ASKED and self.bad > MOST_FAILED * self.asked:
+            return f"{self.bad} times of {self.asked}"
+        return f"{GIVE_UP} times in a row" if self.in_a_row >= GIVE_UP else ""
+
+
+def example(answer: str) -> str:
+    """An answer, shortened to a line that is safe to print: its end, where a verdict would be."""
+    line = " ".join(answer.removesuffix(UNFINISHED).split())
+    shown = line if len(line) <= SHOWN else f"... {line[-SHOWN:]}"
+    cut = (
+        " (cut off at its limit of tokens: --body '{\"max_tokens\": ...}' raises it)"
+        if answer.endswith(UNFINISHED)
+        else ""
+    )
+    return (printable(repr(shown)) if shown else "nothing") + cut
 
 
 class HttpJudge:
@@ -68,6 +105,7 @@ class HttpJudge:
 
         Raises:
           OverBudget: what is yet to be asked could exceed the budget. What was answered is kept.
+          NoVerdicts: time and again no verdict can be read.
           BadInput: the server refuses, or fails time and again.
         """
         orders = [self._orders(pair) for pair in pairs]
@@ -78,8 +116,9 @@ class HttpJudge:
         report = progress or (lambda done, of: None)
         report(len(pairs) * done // max(len(requests), 1), len(pairs))
         self.chat.stopping.clear()
-        self._asked = self._failed = self._in_a_row = 0
-        self._lock = threading.Lock()
+        self._failures, self._unread, self._lock = Tally(), Tally(), threading.Lock()
+        for one in kept.values() if missing else ():  # before more is paid for
+            self._count_answer(one)
         with ThreadPoolExecutor(self.concurrency) as pool:
             futures = {pool.submit(self._ask, key, body): key for key, body in missing.items()}
             try:
@@ -127,24 +166,34 @@ class HttpJudge:
         try:
             found = self.chat.ask(body, lambda answer: read_choice(answer) is not None)
         except Unreachable as error:
-            with self._lock:
-                self._asked, self._failed, self._in_a_row = self._asked + 1, self._failed + 1, self._in_a_row + 1
-                often = self._asked >= ASKED and self._failed > MOST_FAILED * self._asked
-                if (often or self._in_a_row >= GIVE_UP) and not self.chat.stopping.is_set():
-                    self.chat.stopping.set()
-                    how = f"{self._failed} times of {self._asked}" if often else f"{GIVE_UP} times in a row"
-                    raise BadInput(
-                        f"judge at {self.chat.host} failed {how}, the last time: {error}; what it "
-                        "answered is kept, and the same command continues"
-                    ) from None
+            if often := self._count(self._failures, True):
+                raise BadInput(f"judge at {self.chat.host} failed {often}, the last time: {error}; what it answered is "
+                               "kept, and the same command continues") from None  # fmt: skip
             return None
         except BaseException:
             self.chat.stopping.set()  # at once: this thread would begin another call before the main one has read of it
             raise
-        with self._lock:
-            self._asked, self._in_a_row = self._asked + 1, 0
+        self._count(self._failures, False)
         self.cache.put(key, found)
+        self._count_answer(found)
         return found
+
+    def _count_answer(self, found: Kept) -> None:
+        """Raises: NoVerdicts where too many answers have none; what a content filter refused is no answer."""
+        if found == Kept("", Usage()):
+            return
+        if often := self._count(self._unread, read_choice(found.answer) is None):
+            raise NoVerdicts(f"judge at {self.chat.host}: no verdict could be read {often}; an answer of it: "
+                             f"{example(found.answer)}")  # fmt: skip
+
+    def _count(self, tally: Tally, bad: bool) -> str:
+        """Counts a question; how often it went badly where that is too often, and nobody has said so yet, else ""."""
+        with self._lock:
+            often = tally.count(bad)
+            if not often or self.chat.stopping.is_set():
+                return ""
+            self.chat.stopping.set()
+            return often
 
     def _verdict(self, both: Sequence[Kept | None]) -> Verdict:
         """The verdict of the answers in both orders, (a, b) and (b, a); of none, identical texts' tie."""

@@ -1,4 +1,4 @@
-"""What a language model is asked when it judges, in our own words, and how its answer is read.
+"""What a language model is asked when it judges, in our own words; `verdicts.py` reads its answer.
 
 Published win rates come from other prompts, so they compare with ours in order at best, never in size.
 """
@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
 
-Choice = Literal["a", "b", "tie"]
+FENCE = 5  # equal signs of a line between texts, at least
 
 _FORM = """
 
@@ -18,22 +17,25 @@ First compare the two in one sentence. Then end with a line of its own that read
 or, if neither is better, "Verdict: tie"."""
 
 _TEXTS = """{title}
-=====
+{fence}
 {prompt}
-=====
+{fence}
 
 {what} A
-=====
+{fence}
 {first}
-=====
+{fence}
 
 {what} B
-=====
+{fence}
 {second}
-====="""
+{fence}"""
 
-_GAP = r"[^\w\n]"  # so that a verdict stands on one line
-_VERDICT = re.compile(rf"^{_GAP}*verdict{_GAP}+(?:(?:summary|response|answer){_GAP}+)?(a|b|tie){_GAP}*$", re.I | re.M)
+# What chat templates and tokenizers of servers take for their own signs, wherever it stands.
+_MARKUP = re.compile(
+    r"<\|[^<>|\n]{1,60}\|>|<\uff5c[^<>\uff5c\n]{1,60}\uff5c>|</?s>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>"
+    r"|<(?:bos|eos|pad|unk)>", re.I
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,12 @@ class Template:
     what: str  # the two texts are
 
     def messages(self, prompt: str, first: str, second: str) -> list[dict[str, str]]:
-        """The chat that asks for a verdict on the texts in this order."""
-        texts = _TEXTS.format(title=self.title, what=self.what, prompt=prompt.strip(), first=first.strip(),
-                              second=second.strip())  # fmt: skip
+        """The chat that asks for a verdict on the texts in this order. No text can end its own place: the lines between
+        them are longer than any in it, and a server's control tokens are broken by a space of no width."""
+        prompt, first, second = (_material(text) for text in (prompt, first, second))
+        longest = max((len(run) for run in re.findall("=+", f"{prompt} {first} {second}")), default=0)
+        texts = _TEXTS.format(title=self.title, what=self.what, prompt=prompt, first=first, second=second,
+                              fence="=" * max(FENCE, longest + 1))  # fmt: skip
         return [{"role": "system", "content": self.system + _FORM}, {"role": "user", "content": texts}]
 
 
@@ -81,7 +86,6 @@ def template_of(suite: str) -> Template | None:
     return TEMPLATES.get(suite.partition("-")[0])
 
 
-def read_choice(answer: str) -> Choice | None:
-    """Which text an answer prefers, by the last of its lines that say "verdict" and nothing but which; else None."""
-    found = _VERDICT.findall(answer)
-    return found[-1].lower() if found else None
+def _material(text: str) -> str:
+    """A text as it is shown to be judged."""
+    return _MARKUP.sub(lambda found: f"{found[0][0]}\N{ZERO WIDTH SPACE}{found[0][1:]}", text.strip())

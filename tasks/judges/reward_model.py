@@ -14,8 +14,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from core.errors import reason
+from core.files import digest
 from methods.core import BadInput
-from tasks import SHIPPED, fetch, shipped
+from tasks import SHIPPED, shipped
 from tasks.judges.core import Scorer
 from tasks.language import UNFINISHED
 
@@ -24,7 +26,8 @@ def load_scorer(model: str, batch: int = 16, longest: int = 1024) -> Scorer:
     """Scores of responses, in batches, on the GPU where there is one.
 
     A response is scored with the end-of-text token after it, as such models are trained, unless it was cut off. Prompt
-    and response are tokenised apart; of more than `longest` tokens the first are left out.
+    and response are tokenised apart; of more than `longest` tokens, or than the model has positions for, the first are
+    left out.
 
     Raises:
       BadInput: transformers is not installed, or there is no such model, or one whose head is missing or has another
@@ -32,10 +35,12 @@ def load_scorer(model: str, batch: int = 16, longest: int = 1024) -> Scorer:
     """
     try:
         import torch
-        from safetensors import SafetensorError
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        from methods.language.models import positions, reads
+        from methods.language.tokens import plain_ids
     except ImportError as error:
-        raise BadInput(f"a reward model needs torch and transformers: {error}") from error
+        raise BadInput(f"a reward model needs torch and transformers ({error}): pip install '.[rlhf]'") from error
     place = str(_place(model)) if _place(model).is_dir() else model
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(place)
@@ -43,8 +48,8 @@ def load_scorer(model: str, batch: int = 16, longest: int = 1024) -> Scorer:
         network, loaded = AutoModelForSequenceClassification.from_pretrained(
             place, num_labels=1, output_loading_info=True
         )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise BadInput(f"no reward model {model!r}: {' '.join(str(error).split())[:200]}") from error
+    except Exception as error:  # whatever libraries make of strangers' files
+        raise BadInput(f"no reward model {model!r}: {reason(error)[:200]}") from error
     # transformers fills these with random numbers, e.g. the whole head of a language model
     if random := sorted({*loaded["missing_keys"], *(name for name, *_ in loaded["mismatched_keys"])}):
         raise BadInput(f"no reward model {model!r}: its weights lack {', '.join(random[:3])}")
@@ -53,17 +58,25 @@ def load_scorer(model: str, batch: int = 16, longest: int = 1024) -> Scorer:
     if tokenizer.eos_token_id is None:
         raise BadInput(f"no reward model {model!r}: its tokenizer has no end-of-text token")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = network.to(device).eval()
+    network.eval()
+    most = min(longest, positions(network.config) or longest)
+    most = longest if reads(network, longest) else most
+    network, known = network.to(device), network.get_input_embeddings().weight.shape[0]
 
-    def tokens(prompt: str, response: str) -> list[int]:
-        done = not response.endswith(UNFINISHED)
-        of_prompt = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        of_response = tokenizer(response.removesuffix(UNFINISHED), add_special_tokens=False)["input_ids"]
-        return [*of_prompt, *of_response, *([tokenizer.eos_token_id] if done else [])][-longest:]
+    def tokens(prompts: Sequence[str], responses: Sequence[str]) -> list[list[int]]:
+        texts = [response.removesuffix(UNFINISHED) for response in responses]
+        ends = [[] if response.endswith(UNFINISHED) else [tokenizer.eos_token_id] for response in responses]
+        both = zip(plain_ids(tokenizer, prompts), plain_ids(tokenizer, texts), ends, strict=True)
+        return [[*prompt, *response, *end][-most:] for prompt, response, end in both]
 
     @torch.no_grad()
     def scorer(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
-        rows = [tokens(*row) for row in zip(prompts, responses, strict=True)]
+        rows = tokens(prompts, responses)
+        if not all(rows):
+            raise BadInput(f"reward model {model!r}: nothing to score where both prompt and response are empty")
+        if (largest := max(map(max, rows), default=0)) >= known:
+            raise BadInput(f"reward model {model!r}: its embeddings have {known} rows, and its tokenizer gives token "
+                           f"{largest}: they do not belong together")  # fmt: skip
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))  # of about equal lengths in a batch
         scores = [0.0] * len(rows)
         for start in range(0, len(rows), batch):
@@ -84,7 +97,7 @@ def load_scorer(model: str, batch: int = 16, longest: int = 1024) -> Scorer:
 @cache
 def weights(model: str) -> frozenset[str]:
     """SHA-256 of each file of weights in a folder or below it; none of a name that is no folder here."""
-    return frozenset(fetch.digest(file) for file in sorted(_place(model).rglob("*.safetensors")))
+    return frozenset(digest(file) for file in sorted(_place(model).rglob("*.safetensors")) if file.is_file())
 
 
 def names(model: str) -> set[str]:
@@ -114,4 +127,4 @@ def _place(model: str) -> Path:
     """Where a model lies, if it is a folder; "shipped:NAME" is one beside the tasks."""
     if model.startswith(SHIPPED):
         return shipped(model)
-    return Path(model).expanduser()
+    return Path(os.path.expanduser(model))

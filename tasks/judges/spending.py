@@ -9,7 +9,10 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from core.errors import reason
 from methods.core import BadInput
+
+PROBE = 1 << 16  # characters written to see whether a cache takes them
 
 
 class OverBudget(BadInput):
@@ -93,18 +96,37 @@ class Cache:
     Several processes may use one file. Holds no texts but the answers, and no key.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, timeout: float = 60.0) -> None:
+        """`timeout`: seconds to wait for another process that writes.
+
+        Raises: BadInput where nothing can be kept: no such place, no right to write, no room, or another kind of file.
+        """
         self.path = path
         self._lock = threading.Lock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(path, timeout=60, check_same_thread=False, isolation_level=None)
+            self._connection = sqlite3.connect(path, timeout=timeout, check_same_thread=False, isolation_level=None)
+        except (sqlite3.Error, OSError) as error:
+            raise BadInput(f"cannot keep answers in {path}: {reason(error)}") from error
+        try:
             self._connection.execute(
                 "create table if not exists answers (hash text primary key, answer text not null, "
                 "prompt_tokens integer not null, completion_tokens integer not null)"
             )
-        except (sqlite3.Error, OSError) as error:
+            self._try_writing()
+        except sqlite3.Error as error:
+            self._connection.close()
             raise BadInput(f"cannot keep answers in {path}: {error}") from error
+
+    def _try_writing(self) -> None:
+        """What would keep answers from being kept shows here, before any is paid for."""
+        for found in self._connection.execute("pragma quick_check(1)"):
+            if found != ("ok",):
+                raise sqlite3.DatabaseError(f"the file is damaged ({' '.join(str(found[0]).split())})")
+        try:
+            self._connection.execute("insert or replace into answers values ('', ?, 0, 0)", ("x" * PROBE,))
+        finally:
+            self._connection.execute("delete from answers where hash = ''")
 
     def get(self, hashes: Iterable[str]) -> dict[str, Kept]:
         """Hash -> what is kept of it, for those that are there."""
@@ -113,8 +135,10 @@ class Cache:
             for one in hashes:
                 query = "select answer, prompt_tokens, completion_tokens from answers where hash = ?"
                 with closing(self._connection.execute(query, (one,))) as rows:
-                    for answer, prompt, completion in rows:
-                        found[one] = Kept(answer, Usage(prompt, completion))
+                    for answer, *tokens in rows:
+                        if not isinstance(answer, str) or any(type(count) is not int for count in tokens):
+                            raise sqlite3.DatabaseError("an answer in it is no text with two numbers")
+                        found[one] = Kept(answer, Usage(*tokens))
         return found
 
     def put(self, key: str, kept: Kept) -> None:

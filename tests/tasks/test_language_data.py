@@ -244,6 +244,9 @@ def test_broken_parquet_is_named(tmp_path: Path, damage, line: str) -> None:
         (lambda path: path.write_bytes(gzip.compress(b'{"chosen": "a", "rejected"')), "jsonl.gz:1 is no JSON"),
         (lambda path: json_lines(path, [{"chosen": "a"}]), ":1 has no column 'rejected'; there is chosen"),
         (lambda path: path.write_bytes(gzip.compress(b"[1]")), ":1: no object with columns"),
+        (lambda path: path.write_bytes(gzip.compress(b"[" * 100_000)), "jsonl.gz:1 is no JSON"),
+        (lambda path: json_lines(path, [{"chosen": "a", "rejected": "\ud83d b"}]),
+         r"jsonl\.gz:1: rejected of row 1 is no text: it holds half a character, \\ud83d"),
         (lambda path: json_lines(path, [{"chosen": "a", "rejected": "b"}] * 3), "no HH dialogues: 3 of 3 rows"),
     ],
 )  # fmt: skip
@@ -255,10 +258,35 @@ def test_broken_json_lines_are_named(tmp_path: Path, damage, line: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_half_a_character_is_named_with_its_line(tmp_path: Path) -> None:
+    """JSON can spell it out; no tokenizer or hash takes it. An empty line is no row."""
+    whole = [{"prompt": post(i), "completion": f"Cat {i} \U0001f431."} for i in range(3)]  # two of them, in JSON
+    write_tldr(tmp_path)
+    path = tmp_path / "trl-lib" / "tldr" / "data" / "test-00000-of-00001.parquet"
+    path.unlink()
+    path = json_lines(path.with_name("test.jsonl"), whole)
+    path.write_bytes(path.read_bytes() + b"\n")
+    assert TLDR().load(str(tmp_path)).examples("test")[2] == Example(post(2), " Cat 2 \U0001f431.")
+    path.write_bytes(b"\n" + path.read_bytes().replace(b"\\ud83d", b"", 3).replace(b"\\udc31", b"Q", 2))
+    with pytest.raises(BadInput) as caught:
+        TLDR().load(str(tmp_path))
+    assert str(caught.value) == (f"{path}:4: completion of row 3 is no text: it holds half a character, \\udc31")
+
+
+def test_parquet_s_bytes_that_are_no_text_are_one_line(tmp_path: Path) -> None:
+    write_tldr(tmp_path)
+    path = tmp_path / "trl-lib" / "tldr" / "data" / "test-00000-of-00001.parquet"
+    texts = pa.array([b"\xff\xfe"], pa.binary()).cast(pa.string(), safe=False)
+    pq.write_table(pa.table({"prompt": texts, "completion": ["Cat."]}), path)
+    with pytest.raises(BadInput, match=r"test-00000-of-00001\.parquet holds a text that is not UTF-8"):
+        TLDR().load(str(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("data", "line"),
     [
         ("generate", "tldr is people's writing, which cannot be generated; tldr-synthetic can"),
+        ("~no-such-user/x", "--data ~no-such-user/x is no folder"),
         ("/no/such/place", "--data /no/such/place is no folder; trl-lib/tldr is looked for below one"),
         (".", "has no folder trl-lib/tldr or tldr"),
     ],

@@ -1,11 +1,17 @@
-"""What responses may hold."""
+"""What texts become, and what responses may hold."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
-from tokenizers import AddedToken
+import pytest
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from methods.core import BadInput
+from methods.language.tokens import EOS, PAD, Texts, plain_ids, special_ids, word_tokenizer
+from tasks.core import Provenance
+from tasks.language import Corpus, Example
 from tests.methods.language.common import WORDS, texts
 
 
@@ -17,3 +23,69 @@ def test_no_special_token_is_ever_drawn_whatever_it_is_called() -> None:
     found = replace(corpus).banned
     assert ids["<|padding|>"] in found and corpus.pad in found
     assert not {ids["word"], corpus.eos, *(ids[word] for word in WORDS)} & set(found)
+
+
+def byte_pairs() -> Any:
+    """As GPT-2's and Pythia's: one control token, which is the end of text, and no unknown one."""
+    from transformers import PreTrainedTokenizerFast
+
+    found = Tokenizer(models.BPE())
+    found.pre_tokenizer, found.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=280, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet)
+    found.train_from_iterator(["the cat sat on the mat", "endoftext"], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=found, eos_token="<|endoftext|>")
+
+
+def unigrams() -> Any:
+    """As XGLM's: control tokens are pieces like any other, which the likeliest segmentation finds in texts."""
+    from transformers import PreTrainedTokenizerFast
+
+    pieces = [("<unk>", 0.0), ("</s>", 0.0), ("▁", -2.0), *((sign, -4.0) for sign in "<>/sabc")]
+    found = Tokenizer(models.Unigram(pieces, unk_id=0))
+    found.pre_tokenizer, found.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    return PreTrainedTokenizerFast(tokenizer_object=found, eos_token="</s>", unk_token="<unk>")
+
+
+SPELLED = {
+    "words": (lambda: word_tokenizer(["a b c", f"{EOS} a {PAD}"]), f"a {EOS} b {PAD} c"),
+    "byte pairs": (byte_pairs, "the cat<|endoftext|> sat"),
+    "unigrams": (unigrams, "a</s> b"),
+}
+
+
+@pytest.mark.parametrize("kind", SPELLED)
+def test_a_control_token_that_a_text_spells_out_is_text(kind: str) -> None:
+    make, text = SPELLED[kind]
+    tokenizer = make()
+    example = Corpus({"test": [Example(text, text)]}, {}, Provenance("one", "0", "given"))
+    ((tokens, _),) = Texts(example, tokenizer, 99, 99).examples("test")
+    control = special_ids(tokenizer) - {tokenizer.unk_token_id}
+    assert tokenizer.eos_token_id in control
+    assert control.isdisjoint(tokens.prompt), tokens.prompt
+    assert tokens.response == [*tokens.prompt, tokenizer.eos_token_id], "the end of text is ours alone"
+    if kind == "byte pairs":
+        assert Texts(example, tokenizer, 99, 99).decode(tokens.response) == text, "and it reads as it did"
+
+
+def test_texts_without_control_tokens_are_tokenised_as_ever() -> None:
+    tokenizer = byte_pairs()
+    plain = ["the cat", "on the mat <| endoftext |>", ""]
+    assert plain_ids(tokenizer, plain) == tokenizer(plain, add_special_tokens=False)["input_ids"]
+
+
+def test_a_corpus_s_control_words_take_no_control_token_s_number() -> None:
+    tokenizer = word_tokenizer([f"a {EOS} {PAD} b"])
+    assert (tokenizer.pad_token_id, tokenizer.eos_token_id) == (0, 1) and len(tokenizer) == 5
+
+
+def test_what_cannot_be_told_from_a_control_token_is_refused() -> None:
+    """Words that are unknown, in a vocabulary whose word for them is the end of text."""
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({EOS: 0, "a": 1}, unk_token=EOS))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token=EOS, unk_token=EOS)
+    assert plain_ids(tokenizer, ["a a"]) == [[1, 1]]
+    with pytest.raises(BadInput, match=r"^text 'a b': its tokenizer reads a part of it as the control token '<eos>'$"):
+        plain_ids(tokenizer, ["a b"])

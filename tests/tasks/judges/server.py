@@ -21,7 +21,7 @@ class Server:
     "500"; "429 N" (Retry-After: N seconds); "429 date" (an HTTP date two seconds ahead); "quota"; "filter"; "401" (the
     message repeats the key); "silent" (no answer in time); "drip", "drip headers" (a byte now and then, for ever);
     "reset" (the connection is cut); "json" (half of one); "html", "none" (no choices); "empty"; "vague" (no verdict);
-    "says TEXT"; "dear N" (an answer that counts N tokens); "answer", which is also what comes after.
+    "says TEXT"; "raw STATUS BODY", word for word; "dear N" (an answer that counts N tokens); "answer", which is also what comes after.
     """
 
     def __init__(self, prefers: Callable[[str, str], str], delay: float = 0.0) -> None:
@@ -73,6 +73,9 @@ def _handler(server: Server) -> type[http.server.BaseHTTPRequestHandler]:
                 self.send({"error": {"code": code, "message": f"{code}!"}}, {"quota": 429, "filter": 400}[word])
             elif word == "401":
                 self.send({"error": {"message": f"Incorrect API key: {self.headers['Authorization']}"}}, 401)
+            elif word == "raw":
+                status, _, content = after.partition(" ")
+                self.send(content, int(status))
             elif word.isdigit():
                 self.send({"error": {"message": "oops"}}, int(word))
             elif word == "silent":

@@ -183,7 +183,7 @@ def test_gold_judges_by_the_run_s_own_task(tmp_path: Path, monkeypatch: pytest.M
         ({"key_variable": "NO_SUCH_KEY"}, "the environment variable NO_SUCH_KEY is not set"),
         ({"template": "poem"}, "no judge's template 'poem'; --template tldr or hh"),
         ({"body": "[1]"}, "--body '[1]' is no JSON object"),
-        ({"concurrency": 0}, "must be positive"),
+        ({"concurrency": 0}, "--concurrency 0: expected from 1 to 256"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_done_is_one_line(server: Server, tmp_path: Path, options: dict[str, Any], line: str) -> None:

@@ -20,7 +20,7 @@ from methods.core import BadInput
 from tasks.judges import Pair
 from tasks.judges.chat import Chat, retry_after
 from tasks.judges.http import HttpJudge
-from tasks.judges.prompts import TEMPLATES, read_choice, template_of
+from tasks.judges.prompts import TEMPLATES, template_of
 from tasks.judges.spending import Budget, Cache, OverBudget, Price
 from tests.tasks.judges.server import KEY, Server, texts
 
@@ -318,21 +318,6 @@ def test_a_stopped_judge_goes_on_where_it_was(server: Server, tmp_path: Path, se
     assert len(server.requests) == asked + 80 - kept
     chat.close()
     cache.close()
-
-
-@pytest.mark.parametrize(
-    ("answer", "choice"),
-    [
-        ("A names the cause.\nVerdict: A", "a"), ("Verdict: B", "b"), ("**Verdict: tie**", "tie"), ("b", None),
-        ("It is close.\n\nVerdict: Summary B.\n", "b"), ("VERDICT - TIE", "tie"), ("Verdict: A\nVerdict: A", "a"),
-        ("Verdict: A\nVerdict: B", "b"), ("Verdict: A or B", None), ("A is better", None), ("", None),
-        ("The post says Verdict: A, but no.", None), ("Verdict:\nA", None),
-        ("Summary A:\nNames the cause.", None), ("**A**\nIt is short, but", None), ("Response B\nis a refusal", None),
-        ("Summary A:\nNames it.\n\n**Summary B**\nIs vague.\n\nVerdict: A", "a"),
-    ],
-)  # fmt: skip
-def test_answers_are_read_strictly(answer: str, choice: str | None) -> None:
-    assert read_choice(answer) == choice
 
 
 def test_texts_with_braces_and_templates_of_suites() -> None:
