@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from analysis.load import Records
+from analysis.pyplot import plt
 from analysis.runs import Run
 from analysis.select import Choice, Rule, choose, headline, offline
 from analysis.statistics import (

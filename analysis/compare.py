@@ -19,8 +19,8 @@ import pandas as pd
 
 from analysis.load import Records
 from analysis.published import METHODS, canonical, tasks_of
-from analysis.runs import Run
-from analysis.select import HELD_OUT, PICKS, Choice, Endpoint, Rule, choose, offline
+from analysis.runs import RecordError, Run, shown
+from analysis.select import HELD_OUT, PAPER_KNOB, PICKS, Choice, Endpoint, Rule, choose, offline
 from analysis.significance import (
     ALPHA,
     CORRECTIONS,
@@ -32,6 +32,7 @@ from analysis.significance import (
     sample,
     welch,
 )
+from core.text import nearest
 
 REPRODUCED, DIFFERS, OPEN = "reproduced", "differs", "not enough data"
 MARGIN = 5.0  # points
@@ -107,7 +108,16 @@ def measured(records: Records, terms: Terms) -> dict[Key, Cell]:
     """What the records hold of each method on each task, default tasks under their number.
 
     Several runs of one method on one task are never pooled: the cell says so, unless `terms.runs` names one.
+
+    Raises: RecordError: `terms` name a run or a knob that is nowhere.
     """
+    for one in terms.runs:
+        if not one.strip() or not any(_named(run, [one]) for run in records.runs):
+            raise RecordError(f"--run {shown(one)}: no run has such a fingerprint or setting")
+    knobs = (PAPER_KNOB, *records.knobs)  # what the paper fixes may be asked for before it was run
+    if unknown := [knob for knob in terms.rule.at if knob not in knobs]:
+        raise RecordError(f"--select {shown(str(terms.rule))}: no run has a knob {shown(unknown[0])}; "
+                          f"{nearest(unknown[0], sorted(set(knobs)))}")  # fmt: skip
     found: dict[Key, list[tuple[Run, pd.DataFrame]]] = defaultdict(list)
     for run, rows in records.each():
         found[run.suite, canonical(run.task), run.method].append((run, rows))
@@ -130,7 +140,7 @@ def _cell(several: Sequence[tuple[Run, pd.DataFrame]], terms: Terms) -> Cell:
         return Cell(run, None, missing or "no offline evaluation")
     step = int(rows["step"].max())
     if not trained and not terms.endpoint.steps:
-        missing = missing or f"the run is {'still running' if run.status == 'running' else run.status}, at step {step}"
+        missing = missing or f"the run {run.ending}, at step {step}"
     choice = choose(run, rows, terms.rule)
     if isinstance(choice, str):
         return Cell(run, None, choice, step=step)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
 from analysis.curves import SIZE, task_name
 from analysis.load import Records
-from analysis.runs import Run
+from analysis.pyplot import plt
+from analysis.runs import MOST, Run
 from analysis.select import FIXED, HELD_OUT, Rule, choose
 from analysis.statistics import generator
 from analysis.style import at_least_a_point, finish, looks, unit
@@ -92,7 +92,7 @@ def gradients(settings: Mapping[str, object], setting: Mapping[str, float]) -> f
 
     def of(*names: str) -> float:
         found = (settings.get(name) for name in names)
-        return next((float(value) for value in found if isinstance(value, int | float) and value), 1.0)
+        return next((float(value) for value in found if isinstance(value, int | float) and 0 < value < MOST), 1.0)
 
     total = setting.get("L_test", 0.0) * of("test_particles", "n_particles")
     return total + (of("flow_steps") * setting.get("N", 1.0) if setting.get("w", 0.0) else 0.0)

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -15,6 +14,7 @@ from matplotlib.ticker import EngFormatter, NullLocator
 
 from analysis.load import Records
 from analysis.output import short
+from analysis.pyplot import plt
 from analysis.select import FIXED, HELD_OUT, settings
 from analysis.statistics import generator, summarise
 from analysis.style import Look, at_least_a_point, finish, looks, shade, unit

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import codecs
+import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.runs import RecordError, Run
+from analysis.runs import FRAME, RecordError, Run, content, shown
 
 PHASES = ("offline", "online", "final")
 BEFORE = ("seed", "phase", "step")
@@ -23,6 +26,9 @@ INTEGERS = {"seed": "int32", "step": "int64", "episode": "int32"}
 SHARES = frozenset({"tldr", "hh", "tldr-synthetic", "hh-synthetic"})
 """Suites whose recorded score is a share of a win (win 1, tie 0.5, loss 0). It is read in percent, as all others."""
 MEASURED = dict.fromkeys(("return", "length", "success", "score"), "float32")  # `%.7g` is what the records hold
+LARGEST = float(np.finfo("float32").max)
+MOST = {"seed": 2**31 - 1, "step": 2**60, "episode": 2**31 - 1}
+SETTINGS = 2**15 - 1  # of knobs, that a run can have
 
 
 @dataclass
@@ -44,22 +50,20 @@ class Rows:
 def read_episodes(run: Run) -> tuple[Rows, list[str]]:
     """The run's episodes.csv, and notes on what was left out of it.
 
-    Raises: RecordError if its header does not begin as the schema's, or names a column twice.
+    Raises: RecordError if it cannot be read, or its header is not the schema's.
     """
     path = run.folder / "episodes.csv"
     columns = [*BEFORE, *run.knobs, *AFTER]
-    content = path.read_bytes() if path.exists() else b""
-    whole = content[: content.rfind(b"\n") + 1]  # a line without its newline is still being written
-    notes = [f"{path}: the last line is half-written, left out"] if len(whole) < len(content) else []
+    text = (content(path) or b"").removeprefix(codecs.BOM_UTF8)
+    whole = text[: text.rfind(b"\n") + 1]  # a line without its newline is still being written
+    notes = [f"{path}: the last line is half-written, left out"] if len(whole) < len(text) else []
     if not whole.strip():
         return _rows(pd.DataFrame(columns=columns), run), [*notes, f"{run.name} has no evaluation yet"]
-    header = whole[: whole.index(b"\n")].decode(errors="replace").strip().split(",")
-    if header[: len(columns)] != columns or len(set(header)) < len(header):
-        raise RecordError(f"{path}:1: the header is {','.join(header)}, expected {','.join(columns)}")
+    header = _header(whole, columns, path)
     optional = OPTIONAL.union(header[len(columns) :], UNJUDGED if run.suite in SHARES else ())
     table, bad = parse(whole, header, optional)
-    shown = [f"{path}:{line}: {reason}, left out" for line, reason in bad]
-    notes += shown if len(shown) <= 5 else [*shown[:4], f"{path}: {len(shown) - 4} more corrupt rows, left out"]
+    said = [f"{path}:{line}: {reason}, left out" for line, reason in bad]
+    notes += said if len(said) <= 5 else [*said[:4], f"{path}: {len(said) - 4} more corrupt rows, left out"]
     rows = _rows(table, run)
     if unjudged := int(np.isnan(rows.columns["score"]).sum()):
         notes.append(f"{run.name}: {unjudged} of {len(rows)} episodes have no valid verdict, so no score")
@@ -70,6 +74,21 @@ def read_episodes(run: Run) -> tuple[Rows, list[str]]:
         rows.columns = {name: values[~again] for name, values in rows.columns.items()}
         rows.extras = {name: values[~again] for name, values in rows.extras.items()}
     return rows, notes + _completeness(rows, run)
+
+
+def _header(text: bytes, columns: Sequence[str], path: Path) -> list[str]:
+    """The names in the first line. Raises: RecordError: they do not begin with `columns`, or one cannot be a column."""
+    header = text[: text.index(b"\n")].decode(errors="replace").strip().split(",")
+    if header[: len(columns)] != columns or len(set(header)) < len(header):
+        raise RecordError(f"{path}:1: the header is {_listed(header)}, expected {_listed(columns)}")
+    for name in header[len(columns) :]:
+        if not name.strip() or not name.isprintable() or name in FRAME:
+            raise RecordError(f"{path}:1: no column after those can be called {shown(name)}")
+    return header
+
+
+def _listed(names: Sequence[str]) -> str:
+    return shown(",".join(names), quote=False, longest=200)
 
 
 def parse(
@@ -90,21 +109,26 @@ def setting_name(values: Mapping[str, float]) -> str:
 
 def _fast(content: bytes, columns: Sequence[str], optional: frozenset[str]) -> pd.DataFrame | None:
     """The whole table by pandas' C parser, or None if any row needs a closer look."""
-    if content.count(b",") != content.count(b"\n") * (len(columns) - 1):
+    if content.count(b",") != content.count(b"\n") * (len(columns) - 1) or b"\0" in content:
         return None
     words = {"phase", *OPTIONAL}  # success may be a word
     numbers = [name for name in columns if name not in (*INTEGERS, *words)]
     types: dict[str, Any] = INTEGERS | dict.fromkeys(numbers, "float64") | {"phase": pd.CategoricalDtype(PHASES)}
     try:
-        rows = pd.read_csv(io.BytesIO(content), dtype=types, engine="c")  # it lets other threads run
+        rows = pd.read_csv(io.BytesIO(content), dtype=types, quoting=csv.QUOTE_NONE, engine="c")  # other threads run on
     except (ValueError, OverflowError):  # of a dtype, a parser, an encoding
         return None
     if any(not pd.api.types.is_numeric_dtype(rows[name]) for name in OPTIONAL):  # bool counts as numeric
         return None
+    if rows.empty:
+        return rows
     sound = rows["phase"].notna().all()
-    for name in numbers:
+    for name, most in MOST.items():
         values = rows[name].to_numpy()
-        sound = sound and not np.isinf(values).any() if name in optional else sound and np.isfinite(values).all()
+        sound = sound and values.min() >= 0 and values.max() <= most
+    for name in numbers:
+        values = np.abs(rows[name].to_numpy())
+        sound = sound and (not (values > LARGEST).any() if name in optional else (values <= LARGEST).all())
     return rows if sound else None
 
 
@@ -123,7 +147,7 @@ def _carefully(
         values = [_value(column, entry.strip(), column in optional) for column, entry in pairs]
         if None in values:
             at = values.index(None)
-            bad.append((line, f"{columns[at]} is {fields[at].strip()!r}"))
+            bad.append((line, f"{columns[at]} is {shown(fields[at].strip())}"))
         else:
             good.append(values)
     return pd.DataFrame(good, columns=list(columns)), bad
@@ -139,11 +163,11 @@ def _value(column: str, entry: str, optional: bool) -> float | int | str | None:
         number = float({"True": "1", "False": "0"}.get(entry, entry))
     except ValueError:
         return None
-    if not math.isfinite(number):
+    if not abs(number) <= LARGEST:
         return None
     if column not in INTEGERS:
         return number
-    return int(number) if number == int(number) and abs(number) <= np.iinfo(INTEGERS[column]).max else None
+    return int(number) if number == int(number) and 0 <= number <= MOST[column] else None
 
 
 def _rows(table: pd.DataFrame, run: Run) -> Rows:
@@ -155,6 +179,8 @@ def _rows(table: pd.DataFrame, run: Run) -> Rows:
         columns["score"] *= np.float32(100)
     key = codes(*(columns[name] for name in run.knobs)) if run.knobs else np.zeros(len(table), int)
     setting, present = pd.factorize(key)
+    if len(present) > SETTINGS:
+        raise RecordError(f"{run.folder / 'episodes.csv'}: {len(present)} knob settings, more than {SETTINGS}")
     firsts = [int(np.argmax(setting == i)) for i in range(len(present))]
     names = [setting_name({knob: columns[knob][first] for knob in run.knobs}) for first in firsts]
     columns |= {"phase": phase, "setting": setting.astype("int16"), "complete": np.ones(len(table), bool)}

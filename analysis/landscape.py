@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -19,9 +18,11 @@ from matplotlib.ticker import MaxNLocator
 from analysis.episodes import setting_name
 from analysis.load import Records
 from analysis.output import short
+from analysis.pyplot import plt
 from analysis.runs import RecordError, Run
 from analysis.select import FIXED, HELD_OUT, PICKS
 from analysis.style import TERRAIN, looks
+from core.errors import BadInput
 
 PATH_KNOB = "L_test"
 POINTS = 400  # data points drawn
@@ -48,6 +49,10 @@ def shown(records: Records, suite: str, task: str, cells: pd.DataFrame) -> tuple
     for name, ndim in SHAPES.items():
         if name not in land or land[name].ndim != ndim:
             raise RecordError(f"{path}: {name} is missing or has not {ndim} dimensions")
+    if min(land["true_reward"].shape) < 2 or not all(np.isfinite(land[name]).all() for name in SHAPES):
+        raise RecordError(f"{path}: no grid of finite numbers")
+    if land["data_reward"].shape != land["data_actions"].shape[:1] or land["modes"].shape[1] != 2:
+        raise RecordError(f"{path}: not one reward an action, or not one place a mode")
     if land["data_actions"].shape[1] != 2 or land["true_reward"].shape != (len(land["grid_y"]), len(land["grid_x"])):
         raise RecordError(f"{path}: not a landscape of 2-D actions")
     frames, notes = [_data_panel(land)], []
@@ -56,7 +61,7 @@ def shown(records: Records, suite: str, task: str, cells: pd.DataFrame) -> tuple
             continue
         try:
             panel = _method_panel(run, cells)
-        except RecordError as error:
+        except BadInput as error:
             notes.append(f"left out of the picture: {error}")
             continue
         if panel is None:
@@ -137,6 +142,10 @@ def _method_panel(run: Run, cells: pd.DataFrame) -> pd.DataFrame | None:
     actions, candidates = arrays["actions"], arrays["candidates"]
     if actions.shape[3:] != (2,) or candidates.shape != (*arrays["valid"].shape, 2):
         raise RecordError(f"{path}: no 2-D candidates and actions, but {candidates.shape} and {actions.shape}")
+    if not np.isfinite(actions).all() or not np.isfinite(candidates[arrays["valid"].astype(bool)]).all():
+        raise RecordError(f"{path}: actions that are not finite")
+    if candidates.shape[:3] != actions.shape[:3]:
+        raise RecordError(f"{path}: candidates {candidates.shape} do not fit actions {actions.shape}")
     if not actions.size or any(arrays[knob].shape != actions.shape[1:2] for knob in run.knobs):
         raise RecordError(f"{path}: no knob settings, or not one value each")
     grid = [{knob: float(arrays[knob][k]) for knob in run.knobs} for k in range(actions.shape[1])]

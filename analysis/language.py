@@ -6,7 +6,6 @@ gains over L_test=0, which are paired text by text, over prompts.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,9 +18,11 @@ from matplotlib.figure import Figure
 from analysis import language_plots as plots
 from analysis.language_plots import PANELS, STEP, TEST, N, lines, named
 from analysis.load import Records
-from analysis.runs import Run
+from analysis.runs import RecordError, Run
 from analysis.select import headline, settings
 from analysis.statistics import bootstrap, generator, summarise
+from core import strict_json
+from core.errors import BadInput, reason
 
 MEASURES = (
     "gold", "proxy", "nll", "edit_fraction", "eos", "length", "gradients", "samples", "compute", "transport", "kl",
@@ -44,6 +45,8 @@ def points(records: Records) -> tuple[pd.DataFrame, list[str]]:
     for run, episodes in records.each(scored=False):
         if not {"gold", "proxy"} & set(records.extras.get(run.folder, ())):
             continue
+        known, remarks = accuracy(run)
+        notes += remarks
         last = headline(records.measured(run).loc[episodes.index])
         for setting in settings(last, run.knobs):
             mine = last[last["setting"] == setting]
@@ -56,7 +59,7 @@ def points(records: Records) -> tuple[pd.DataFrame, list[str]]:
             if TEST in run.knobs:
                 at_zero = [last[knob] == (0 if knob == TEST else values[knob]) for knob in run.knobs]
                 paired = _gains(mine, last[np.all(at_zero, axis=0)], run)
-            rows.append(row | {"accuracy": accuracy(run)} | _means(mine, run) | paired)
+            rows.append(row | {"accuracy": known} | _means(mine, run) | paired)
         if last["gold"].isna().all() if "gold" in last else True:
             notes.append(f"{run.name}: no gold reward, so not in the figures of it")
     frame = pd.DataFrame(rows)
@@ -66,29 +69,37 @@ def points(records: Records) -> tuple[pd.DataFrame, list[str]]:
     return frame, notes
 
 
-def accuracy(run: Run) -> float:
-    """Of the run's reward models on validation pairs, mean over seeds: against gold where that was measured, else
-    against labels. It stands in the headers of the models' files; NaN where there are none.
+def accuracy(run: Run) -> tuple[float, list[str]]:
+    """(of the run's reward models on validation pairs, mean over seeds: against gold where that was measured, else
+    against labels; notes on files that do not say). It stands in the headers of the models' files; NaN without any.
     """
-    found = []
+    found: list[float] = []
+    notes = []
     results = run.folder.parents[4]
     for stage in run.meta.get("stages") or []:
-        if stage.get("name") == "reward_model":
-            paths = (results / "artifacts" / str(stage.get("fingerprint"))).glob("state/*/reward-*.safetensors")
-            of_seeds = [about.get("gold_accuracy", about.get("label_accuracy")) for about in map(_about, sorted(paths))]
-            found += [one for one in of_seeds if isinstance(one, int | float)]
-    return float(np.mean(found)) if found else math.nan
+        if stage["name"] == "reward_model":
+            for path in sorted((results / "artifacts" / stage["fingerprint"]).glob("state/*/reward-*.safetensors")):
+                try:
+                    found += _accuracy(path)
+                except BadInput as error:
+                    notes.append(f"{run.name}: {error}, so the reward model's accuracy is without it")
+    return (float(np.mean(found)) if found else math.nan), notes
 
 
-def _about(path: Path) -> dict[str, Any]:
-    """What a file of safetensors says of itself in its header; {} if it cannot be read."""
+def _accuracy(path: Path) -> list[float]:
+    """The accuracy in a header of safetensors, if it has one. Raises: BadInput: it cannot be read."""
     try:
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(min(size, LARGEST_HEADER)))
-        return json.loads(header["__metadata__"]["about"])
-    except (OSError, ValueError, LookupError, TypeError):
-        return {}
+            text = file.read(size) if size <= LARGEST_HEADER else b""
+        about = strict_json.parse(text, str(path))["__metadata__"]["about"]
+        values = strict_json.parse(about, str(path))
+        one = values.get("gold_accuracy", values.get("label_accuracy"))
+    except OSError as error:
+        raise RecordError(reason(error)) from error
+    except (LookupError, TypeError, AttributeError):
+        raise RecordError(f"{path}: its header does not say what it is") from None
+    return [float(one)] if isinstance(one, int | float) and 0 <= one <= 1 else []
 
 
 def best_of_n_kl(n: float) -> float:

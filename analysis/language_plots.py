@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -14,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from analysis.curves import SETTINGS, knob_name, scale, task_name
+from analysis.pyplot import plt
 from analysis.style import Look, finish, looks, shade
 
 TEST, STEP, N = "L_test", "eps", "N"

@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.episodes import AFTER, BEFORE, PHASES, Rows, read_episodes
-from analysis.runs import RecordError, Run, read_npz, read_run
+from analysis.runs import KILLED, RecordError, Run, last_written, read_npz, read_run
+from core.errors import BadInput, reason
 
 NAMES = ("suite", "task", "method", "label", "fingerprint", "status")
 """Columns that are one value a run, in front of its rows' own."""
@@ -72,10 +73,11 @@ def load(results: Path, empty: bool = False) -> Records:
     """
     if not results.is_dir():
         raise RecordError(f"no folder {results}")
-    folders = sorted(path for path in (results / "runs").glob("*/*/*/*") if path.is_dir())
-    notes = [] if folders else [f"no runs under {results / 'runs'}"]
-    if notes and not empty:
-        raise RecordError(notes[0])
+    folders, notes = _folders(results / "runs")
+    if not folders:
+        notes = [f"no runs under {results / 'runs'}", *notes]
+        if not empty:
+            raise RecordError("; ".join(notes[:3]))
     found: list[tuple[Run, Rows]] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for run, rows, remarks in pool.map(_read, folders):
@@ -94,23 +96,37 @@ def load(results: Path, empty: bool = False) -> Records:
     return Records(results, episodes, tuple(runs), knobs, notes + remarks, extras)
 
 
+def _folders(runs: Path) -> tuple[list[Path], list[str]]:
+    """(every <suite>/<task>/<method>/<fingerprint>/ in order, notes on folders that cannot be listed)."""
+    found, notes = [runs] if runs.is_dir() else [], []
+    for _ in range(4):
+        level, found = found, []
+        for folder in level:
+            try:
+                found += sorted(path for path in folder.iterdir() if path.is_dir())
+            except OSError as error:
+                notes.append(f"left out: {reason(error)}")
+    return found, notes
+
+
 def _read(folder: Path) -> tuple[Run | None, Rows | None, list[str]]:
     """(run, its rows, notes); None for both where the run cannot be read."""
     try:
         run = read_run(folder)
         rows, notes = read_episodes(run)
-    except (RecordError, OSError) as error:
-        return None, None, [f"left out: {error}"]
+    except (BadInput, OSError) as error:
+        return None, None, [f"left out: {reason(error)}"]
     return run, rows, notes + ([_status_note(run, rows)] if run.status != "finished" else [])
 
 
 def _status_note(run: Run, rows: Rows) -> str:
     """One line on an unfinished run: what happened, and how far its rows reach."""
-    reason = str(run.meta.get("error") or "").strip().splitlines()
-    what = {"running": "is still running", "failed": "failed"}.get(run.status, "was interrupted")
-    shown = rows.columns["step"][rows.columns["complete"]]
-    reach = f"shown as of step {shown.max()}" if len(shown) else "nothing to show"
-    return f"{run.name} {what}{': ' + reason[-1] if reason else ''}; {reach}"
+    why = str(run.meta.get("error") or "").strip().splitlines()
+    what = run.ending + (f": {why[-1]}" if why else "")
+    if run.status in ("running", KILLED):
+        what += f", last written {last_written(run.folder)}"
+    steps = rows.columns["step"][rows.columns["complete"]]
+    return f"{run.name} {what}; {f'shown as of step {steps.max()}' if len(steps) else 'nothing to show'}"
 
 
 def _labels(runs: Sequence[Run]) -> tuple[dict[Path, str], list[str]]:

@@ -1,41 +1,90 @@
-"""How the commands of this folder speak and write: one-line errors, exit code 2, files that are whole or absent."""
+"""What the commands of this folder share: folders that are named, what they print, files that are whole or absent."""
 
 from __future__ import annotations
 
 import os
 import re
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import typer
+from rich.console import Console
 
 from analysis.runs import RecordError
+from core.files import sweep, write_text
+from core.records import file_name
+from core.text import printable
+
+_FORMULA = re.compile(r"\s*[=+\-@]")
+"""How text begins that a spreadsheet would carry out."""
 
 
-@contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, with its suffix; moved onto `path` at the end, removed on an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        yield draft
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+def folder(name: str | Path) -> Path:
+    """The folder that an option names. Raises: typer.BadParameter: it is empty, which would mean the current one."""
+    if not str(name).strip():
+        raise typer.BadParameter("is empty; the current folder is '.'")
+    return Path(name)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes the file whole or not at all."""
-    with atomic(path) as draft:
-        draft.write_text(text, encoding="utf-8")
+def prepare(out: Path) -> Path:
+    """`out`, where files can be written; nothing is made yet. Drafts that a killed command left there are removed.
+
+    Raises: RecordError: it is no folder or lies in none, or may not be written.
+    """
+    there = out
+    while not os.path.lexists(there) and there != there.parent:
+        there = there.parent
+    if not there.is_dir():
+        raise RecordError(f"--out {out}: {there} is not a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise RecordError(f"--out {out}: {there} cannot be written")
+    sweep(out)
+    return out
+
+
+def below(place: Path, *names: str) -> Path:
+    """The path of those names under a folder. Raises: RecordError: a name would lead elsewhere."""
+    for name in names:
+        try:
+            file_name(name)
+        except ValueError as error:
+            raise RecordError(f"{name!r} {error}") from None
+    return place.joinpath(*names)
 
 
 def write_csv(path: Path, frame: pd.DataFrame) -> None:
-    """Writes the frame without its index, whole or not at all; `%.7g` holds a float32."""
-    write_text(path, frame.to_csv(index=False, float_format="%.7g", lineterminator="\n"))
+    """Writes `csv_text` whole or not at all."""
+    write_text(path, csv_text(frame))
+
+
+def csv_text(frame: pd.DataFrame) -> str:
+    """The frame without its index; `%.7g` holds a float32. Text that a spreadsheet would take for a formula begins with
+    an apostrophe."""
+    words = frame.select_dtypes(exclude=["number", "bool"]).columns
+    safe = frame.assign(**{name: [_inert(value) for value in frame[name]] for name in words})
+    return safe.to_csv(index=False, float_format="%.7g", lineterminator="\n")
+
+
+def _inert(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    value = printable(value)
+    return f"'{value}" if _FORMULA.match(value) and not _number(value) else value
+
+
+def _number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def markdown(text: str) -> str:
+    """Text as one line of Markdown that shows it as it is."""
+    return re.sub(r"([\\`*<>|\[\]])", r"\\\1", printable(text))
 
 
 def short(task: str) -> str:
@@ -48,29 +97,21 @@ def environment(task: str) -> str:
     return re.sub(r"(-singletask)?(-task\d+)?(-v\d+)?$", "", task)
 
 
+def screen(width: int, fixed: bool = False) -> Console:
+    """A console of at most that width, or of just that, which prints every text as it is."""
+    plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
+    if not fixed and (console := Console(**plain)).is_terminal:
+        width = min(width, console.width)
+    return Console(width=width, **plain)
+
+
+def say(*lines: object) -> None:
+    """Prints lines; what they name cannot steer the terminal."""
+    for line in lines:
+        print(printable(str(line)), flush=True)
+
+
 def print_notes(notes: Sequence[str]) -> None:
     """What was left out or needs care, one line each, last on the screen."""
-    print(f"\n{len(notes)} notes:" if len(notes) > 1 else "\n1 note:" if notes else "\nNothing was left out.")
-    for note in notes:
-        print(f"- {note}")
-
-
-@contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Turns a record or file that is wrong into one line on stderr and exit code 2."""
-    try:
-        yield
-    except (RecordError, OSError) as error:
-        reason = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else error
-        print(f"error: {reason}", file=sys.stderr)
-        raise typer.Exit(2) from None
-
-
-def run(app: typer.Typer) -> None:
-    """Runs a command line; a wrong option is one line on stderr and exit code 2, as every other error."""
-    try:
-        sys.exit(app(standalone_mode=False) or 0)
-    except typer.TyperException as error:
-        describe = getattr(error, "format_message", error.__str__)
-        print(f"error: {' '.join(describe().split())}", file=sys.stderr)
-        sys.exit(2)
+    say("", f"{len(notes)} notes:" if len(notes) > 1 else "1 note:" if notes else "Nothing was left out.")
+    say(*(f"- {note}" for note in notes))

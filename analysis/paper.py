@@ -13,26 +13,34 @@ from rich.table import Table
 
 from analysis.compare import DIFFERS, OPEN, REPRODUCED, Terms, counts, overall
 from analysis.design import design, sentences
-from analysis.output import short, write_csv, write_text
+from analysis.output import below, short, write_csv
+from analysis.output import markdown as plain
 from analysis.published import METHODS, TITLES
 from analysis.select import ORACLE
+from core.files import write_text
+from core.text import printable
 
 Row = Mapping[str, Any]
 """Of the frame of `compare`."""
 
 MISSING = "\N{EM DASH}"
 MARKS = {REPRODUCED: "=", DIFFERS: "\N{NOT EQUAL TO}", OPEN: "?"}
+LATEX = str.maketrans({
+    **{sign: rf"\{sign}" for sign in "&%#_${}"}, "\\": r"\textbackslash{}", "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}", "\N{PLUS-MINUS SIGN}": r"$\pm$", MISSING: "---",
+})  # fmt: skip
+"""Signs that LaTeX would act on, or lacks."""
 LATEX_MARKS = {REPRODUCED: "^{=}", DIFFERS: r"^{\neq}", OPEN: "^{?}"}
 
 
 def write(compared: pd.DataFrame, terms: Terms, folder: Path, notes: list[str]) -> Iterator[Path]:
     """Writes folder/<table>.{md,csv,tex} for each table in `compared`, and yields their paths."""
     for table, rows in compared.groupby("table", sort=False):
-        stem = folder / str(table)
-        write_text(stem.with_suffix(".md"), markdown(rows, terms, notes))
-        write_csv(stem.with_suffix(".csv"), rows.assign(endpoint=str(terms.endpoint), select=str(terms.rule)))
-        write_text(stem.with_suffix(".tex"), latex(rows, terms))
-        yield from (stem.with_suffix(suffix) for suffix in (".md", ".csv", ".tex"))
+        page, numbers, source = (below(folder, f"{table}.{kind}") for kind in ("md", "csv", "tex"))
+        write_text(page, markdown(rows, terms, notes))
+        write_csv(numbers, rows.assign(endpoint=str(terms.endpoint), select=str(terms.rule)))
+        write_text(source, latex(rows, terms))
+        yield from (page, numbers, source)
 
 
 def screen(rows: pd.DataFrame) -> Table:
@@ -52,23 +60,24 @@ def screen(rows: pd.DataFrame) -> Table:
 def markdown(rows: pd.DataFrame, terms: Terms, notes: list[str]) -> str:
     """Verdicts counted; the table side by side; every comparison; what the design can show; notes."""
     columns, grid = _grid(rows)
-    lines = [f"# {title(rows)}", "", *(f"{line}  " for line in legend(rows, terms)), "", summary(rows), ""]
-    lines += ["| | " + " | ".join(columns) + " |", "|:--|" + "--:|" * len(columns)]
+    lines = [f"# {plain(title(rows))}", "", *(f"{line}  " for line in legend(rows, terms)), "", summary(rows), ""]
+    lines += ["| | " + " | ".join(map(plain, columns)) + " |", "|:--|" + "--:|" * len(columns)]
     for place, cells in grid:
         texts = [f"{own(row)} {_mark(row)} ({printed(row)})" if row is not None else "" for row in cells]
-        lines.append(f"| {place} | " + " | ".join(texts) + " |")
+        lines.append(f"| {plain(place)} | " + " | ".join(texts) + " |")
     found = rows[rows["runs"] > 0]
     if len(found):
         lines += ["", "## Differences", "", "| | method | measured | published | difference [95%] | p | verdict |"]
         lines += ["|:--|:--|--:|--:|--:|--:|:--|"]
         for row in _rows(found):
             p = MISSING if math.isnan(row["p_corrected"]) else f"{row['p_corrected']:.2g}"
-            texts = [_place(row), _method(row), own(row), printed(row), difference(row), p, verdict(row)]
+            texts = [plain(_place(row)), plain(_method(row)), own(row), printed(row), difference(row), p]
+            texts.append(plain(verdict(row)))
             lines.append("| " + " | ".join(texts) + " |")
         lines += _over_all(rows)
         lines += ["", "## What these seeds can show", "", *(f"{line}  " for line in power(rows, terms))]
     if notes:
-        lines += ["", "## Notes", "", *(f"- {note}" for note in notes)]
+        lines += ["", "## Notes", "", *(f"- {plain(note)}" for note in notes)]
     return "\n".join(lines) + "\n"
 
 
@@ -77,7 +86,7 @@ def latex(rows: pd.DataFrame, terms: Terms) -> str:
     columns, grid = _grid(rows)
     lines = [r"% needs \usepackage{booktabs}", r"\begin{table}", r"\centering", r"\small"]
     caption = " ".join([f"{title(rows)}.", *legend(rows, terms, latex_marks=True)])
-    lines += [rf"\caption{{{_escape(caption)}}}", r"\begin{tabular}{ll" + "r" * len(columns) + "}", r"\toprule"]
+    lines += [rf"\caption{{{_caption(caption)}}}", r"\begin{tabular}{ll" + "r" * len(columns) + "}", r"\toprule"]
     lines += [" & ".join(["", "", *map(_escape, columns)]) + r" \\"]
     for place, cells in grid:
         measured = [_math(own(row), LATEX_MARKS[row["verdict"]]) if row is not None else "" for row in cells]
@@ -173,7 +182,7 @@ def _over_all(rows: pd.DataFrame) -> list[str]:
     lines = ["", "## Over all rows", "", said, "", f"| {' | '.join(head)} |"]
     lines.append("|:--|--:|--:|--:|--:|--:|")
     for row in _rows(found):
-        texts = [_method(row), f"{row['rows']} in {row['environments']}", f"{row['difference']:+.1f}"]
+        texts = [plain(_method(row)), f"{row['rows']} in {row['environments']}", f"{row['difference']:+.1f}"]
         for name in ("environments", "rows"):
             interval = f"[{row[f'low_{name}']:.1f}, {row[f'high_{name}']:.1f}]"
             known = not math.isnan(row[f"low_{name}"])
@@ -224,6 +233,12 @@ def _math(text: str, mark: str = "") -> str:
     return f"${value}{mark}$" + (f" ({_escape(note)}" if note else "")
 
 
+def _caption(text: str) -> str:
+    """Escaped, but for the marks that `legend` explains."""
+    marks = [f"${mark}$" for mark in LATEX_MARKS.values()]
+    parts = re.split(f"({'|'.join(map(re.escape, marks))})", text)
+    return "".join(part if part in marks else _escape(part) for part in parts)
+
+
 def _escape(text: str) -> str:
-    text = text.replace("\N{PLUS-MINUS SIGN}", r"$\pm$").replace(MISSING, "---")
-    return re.sub(r"([&%#_])", r"\\\1", text)
+    return printable(text).translate(LATEX)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # what follows is imported, which takes seconds, by `main`
+    from analysis import command
+
+    command.main("analysis.plots:app")
+
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,10 +19,11 @@ from matplotlib.figure import Figure
 
 from analysis import aggregate, costs, curves, landscape, language, scaling
 from analysis.load import Records, load
-from analysis.output import one_line_errors, print_notes, run
+from analysis.output import below, folder, prepare, print_notes, say
 from analysis.runs import RecordError
 from analysis.select import scores
 from analysis.style import save, theme
+from core.errors import BadInput
 
 Save = Callable[[Figure, pd.DataFrame, Path], list[Path]]
 """(figure, the numbers it shows, path without suffix) -> what was written; closes the figure."""
@@ -27,42 +33,42 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 @app.command()
 def main(
-    results: Annotated[Path, typer.Argument(help="The folder that holds runs/.")] = Path("results"),
-    out: Annotated[Path | None, typer.Option(help="Where the figures go; RESULTS/figures if unset.")] = None,
+    results: Annotated[Path, typer.Argument(parser=folder, help="The folder that holds runs/.")] = Path("results"),
+    out: Annotated[Path | None, typer.Option(parser=folder, help="A folder; RESULTS/figures if unset.")] = None,
 ) -> None:
     """Curves over training, knobs, wall-clock and gradients, transport, the landscape of 2-D bandits: a folder a task;
     profiles, aggregates, who beats whom and L_test scaling: a folder a suite."""
-    with one_line_errors():
-        records = load(results)
-        notes = list(records.notes)
-        if not records.episodes["complete"].any():
-            raise RecordError(f"no episodes to show under {results / 'runs'}: {'; '.join(notes)}")
-        theme()
-        for paths in figures(records, out or results / "figures", notes):
-            print(f"{paths[0]} (+ {', '.join(path.suffix[1:] for path in paths[1:])})", flush=True)
-        print_notes(notes)
+    place = prepare(out or results / "figures")
+    records = load(results)
+    notes = list(records.notes)
+    if not records.episodes["complete"].any():
+        raise RecordError(f"no episodes to show under {results / 'runs'}: {'; '.join(notes)}")
+    theme()
+    for paths in figures(records, place, notes):
+        say(f"{paths[0]} (+ {', '.join(path.suffix[1:] for path in paths[1:])})")
+    print_notes(notes)
 
 
-def figures(records: Records, folder: Path, notes: list[str], save: Save = save) -> Iterator[list[Path]]:
-    """Writes folder/<suite>/<task>/<figure>.{png,svg,pdf,csv} and yields the paths of each figure.
+def figures(records: Records, out: Path, notes: list[str], save: Save = save) -> Iterator[list[Path]]:
+    """Writes out/<suite>/<task>/<figure>.{png,svg,pdf,csv} and yields the paths of each figure.
 
     Figures: learning (of offline runs), online (of those that go on online, from their offline start), knob-<name> for
     every knob with two values or more, l-train, wall-clock, gradients, transport, landscape; of language also
     reward-L_test, over-optimisation, gold-distance, gold-compute, gold-eps-L_test, length-eos; of a suite, in
-    folder/<suite>: profiles, aggregates, improvement, scaling-L_test and, a panel for each of its tasks, knob-<name>.
+    out/<suite>: profiles, aggregates, improvement, scaling-L_test and, a panel for each of its tasks, knob-<name>.
     Adds to `notes` what is not drawn. `save` may be another way to keep a figure.
     """
     texts, remarks = language.points(records)
     notes += remarks
     for (suite, task), rows in texts.groupby(["suite", "task"], observed=True, sort=True) if len(texts) else ():
         for stem, shown, picture in language.figures(rows, notes):
-            yield save(picture(shown), shown, folder / str(suite) / str(task) / stem)
+            yield save(picture(shown), shown, below(out, str(suite), str(task), stem))
     cells, remarks = scores(records)
     notes += remarks
     if cells.empty:
         notes.append("no scores, so no figures of them")
         return
-    yield from _suites(records, folder, notes, save)
+    yield from _suites(records, out, notes, save)
     points = curves.learning(records)
     costly, remarks = costs.clock(records)
     notes += remarks
@@ -78,7 +84,7 @@ def figures(records: Records, folder: Path, notes: list[str], save: Save = save)
     going_on = np.array([key in online for key in keys], bool)
     sheets: dict[tuple[str, str], list[pd.DataFrame]] = defaultdict(list)
     for (suite, task), rows in cells.groupby(["suite", "task"], observed=True, sort=True):
-        place = folder / str(suite) / str(task)
+        place = below(out, str(suite), str(task))
         here = (points["suite"] == suite) & (points["task"] == task)
         yield from _online(points[here & going_on], place, notes, save)
         path = points[here & ~going_on]
@@ -91,7 +97,7 @@ def figures(records: Records, folder: Path, notes: list[str], save: Save = save)
         for knob in records.knobs:
             curve = curves.knob_curve(rows, knob, records.knobs)
             if len(curve):
-                yield save(curves.draw_knob_curve(curve, knob), curve, place / f"knob-{knob}")
+                yield save(curves.draw_knob_curve(curve, knob), curve, below(place, f"knob-{knob}"))
                 sheets[str(suite), knob].append(curve)
             elif rows[knob].notna().any():
                 notes.append(f"{suite}/{task}: one value of {knob} only, so no curve over it")
@@ -103,10 +109,10 @@ def figures(records: Records, folder: Path, notes: list[str], save: Save = save)
     for (suite, knob), of_tasks in sheets.items():
         if len(of_tasks) > 1:
             sheet = pd.concat(of_tasks, ignore_index=True)
-            yield save(curves.draw_knob_sheet(sheet, knob), sheet, folder / suite / f"knob-{knob}")
+            yield save(curves.draw_knob_sheet(sheet, knob), sheet, below(out, suite, f"knob-{knob}"))
 
 
-def _suites(records: Records, folder: Path, notes: list[str], save: Save) -> Iterator[list[Path]]:
+def _suites(records: Records, out: Path, notes: list[str], save: Save) -> Iterator[list[Path]]:
     """The figures over the tasks of each suite."""
     found, remarks = aggregate.spoken(records)
     notes += remarks
@@ -115,7 +121,7 @@ def _suites(records: Records, folder: Path, notes: list[str], save: Save) -> Ite
     for suite, of in sorted(found.items()):
         every, tasks, remarks = aggregate.complete(of, suite)
         notes += remarks
-        place, note = folder / suite, aggregate.covers(every, tasks)
+        place, note = below(out, suite), aggregate.covers(every, tasks)
         profile = aggregate.profiles(every, tasks, suite)
         yield save(aggregate.draw_profiles(profile, len(tasks), note), profile, place / "profiles")
         table = aggregate.aggregates(every, tasks, suite)
@@ -145,14 +151,10 @@ def _landscape(
 ) -> Iterator[list[Path]]:
     try:
         picture = landscape.shown(records, suite, task, cells)
-    except RecordError as error:
+    except BadInput as error:
         notes.append(f"no landscape: {error}")
         return
     if picture is not None:
         points, remarks = picture
         notes += remarks
         yield save(landscape.draw(points, suite, task), points, place / "landscape")
-
-
-if __name__ == "__main__":
-    run(app)

@@ -1,19 +1,24 @@
-"""The numbers that papers report (`results/published/*.csv`), and what their names are here."""
+"""The numbers that papers report (`analysis/publications/*.csv`), and what their names are here."""
 
 from __future__ import annotations
 
 import csv
+import io
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from analysis.runs import RecordError
+from analysis.runs import RecordError, content, shown
+from core.errors import BadInput
+from core.records import file_name
+from core.text import printable
 
-FOLDER = Path(__file__).resolve().parents[1] / "results" / "published"
+FOLDER = Path(str(files("analysis") / "publications"))
 COLUMNS = ("table", "suite", "environment", "task", "method", "mean", "std", "seeds", "steps", "protocol", "source")
 TITLES = {
     "table1": "D4RL, normalised score", "table2": "OGBench by environment, success in percent (mean of five tasks)",
@@ -64,35 +69,53 @@ def read(folder: Path = FOLDER) -> tuple[pd.DataFrame, list[str]]:
 
     `mean`, `std`, `seeds` and `steps` are floats, NaN where print has none.
 
-    Raises: RecordError if there is no CSV file.
+    Raises: RecordError if there is no such row.
     """
-    paths = sorted(folder.glob("*.csv"))
-    if not paths:
-        raise RecordError(f"no published numbers under {folder}")
     rows: list[dict[str, object]] = []
     notes: list[str] = []
-    for path in paths:
-        with path.open(newline="", encoding="utf-8", errors="replace") as file:
-            reader = csv.DictReader(file)
-            if tuple(reader.fieldnames or ()) != COLUMNS:
-                found = ",".join(reader.fieldnames or ())
-                notes.append(f"left out: {path}:1: the header is {found}, expected {','.join(COLUMNS)}")
-                continue
-            for fields in reader:
+    for path in sorted(folder.glob("*.csv")):
+        try:
+            for line, fields in _table(path):
                 try:
                     rows.append(_row(fields))
-                except (RecordError, TypeError) as error:
-                    notes.append(f"{path}:{reader.line_num}: {error}, left out")
+                except BadInput as error:
+                    notes.append(f"{path}:{line}: {error}, left out")
+        except BadInput as error:
+            notes.append(f"left out: {error}")
+    if not rows:
+        raise RecordError("; ".join([f"no published numbers under {folder}", *notes[:3]]))
     return pd.DataFrame(rows, columns=[*COLUMNS, "unit"]), notes
 
 
-def _row(fields: dict[str, str]) -> dict[str, object]:
-    if None in fields or None in fields.values():
-        raise RecordError(f"not {len(COLUMNS)} fields")
+def _table(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """(line, fields) of every row of a file. Raises: RecordError: it is no table of these."""
+    reader = csv.reader(io.StringIO((content(path) or b"").decode("utf-8-sig", errors="replace"), newline=""))
+    try:
+        header = next(reader, [])
+        if tuple(header) != COLUMNS:
+            found = shown(",".join(header), quote=False, longest=200)
+            raise RecordError(f"{path}:1: the header is {found}, expected {','.join(COLUMNS)}")
+        for fields in reader:
+            if fields:
+                yield reader.line_num, fields
+    except csv.Error as error:  # a field of more than 128 KiB
+        raise RecordError(f"{path}:{reader.line_num}: {error}") from None
+
+
+def _row(fields: list[str]) -> dict[str, object]:
+    if len(fields) != len(COLUMNS):
+        raise RecordError(f"{len(fields)} fields instead of {len(COLUMNS)}")
+    row = dict(zip(COLUMNS, map(printable, fields), strict=True))
     numbers: dict[str, float] = {}
-    for name in ("mean", "std", "seeds", "steps"):
+    for name, least in (("mean", -math.inf), ("std", 0), ("seeds", 1), ("steps", 1)):
         try:
-            numbers[name] = float(fields[name]) if fields[name] or name == "mean" else math.nan
+            numbers[name] = float(row[name]) if row[name] or name == "mean" else math.nan
         except ValueError:
-            raise RecordError(f"{name} is {fields[name]!r}") from None
-    return {**fields, **numbers, "unit": 10.0 ** -len(fields["mean"].partition(".")[2])}
+            raise RecordError(f"{name} is {shown(row[name])}") from None
+        if row[name] and not least <= numbers[name] < math.inf:
+            raise RecordError(f"{name} is {shown(row[name])}")
+    try:
+        file_name(row["table"])  # it will be one
+    except ValueError as error:
+        raise RecordError(f"table {shown(row['table'])} {error}") from None
+    return {**row, **numbers, "unit": 10.0 ** -len(row["mean"].partition(".")[2])}

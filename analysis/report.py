@@ -6,6 +6,11 @@ the rest.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # what follows is imported, which takes seconds, by `main`
+    from analysis import command
+
+    command.main("analysis.report:app")
+
 import base64
 import io
 import math
@@ -14,10 +19,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-import matplotlib.pyplot as plt
 import pandas as pd
 import typer
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from analysis import paper
@@ -25,14 +29,15 @@ from analysis.compare import Terms, compare
 from analysis.costs import device
 from analysis.load import Records, load
 from analysis.missing import again, gaps
-from analysis.output import one_line_errors, print_notes, short, write_text
-from analysis.output import run as start
+from analysis.output import csv_text, folder, prepare, print_notes, say, short
 from analysis.plots import figures
 from analysis.published import FOLDER, read
+from analysis.pyplot import plt
 from analysis.runs import Run
 from analysis.select import scores
 from analysis.style import theme
 from analysis.tables import legend
+from core.files import write_text
 
 DPI = 110
 DASH = "\N{EM DASH}"
@@ -42,17 +47,18 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 @app.command()
 def main(
-    results: Annotated[Path, typer.Argument(help="The folder that holds runs/.")] = Path("results"),
-    out: Annotated[Path, typer.Option(help="The folder of index.html.")] = Path("report"),
-    published: Annotated[Path, typer.Option(help="The folder of published numbers.")] = FOLDER,
+    results: Annotated[Path, typer.Argument(parser=folder, help="The folder that holds runs/.")] = Path("results"),
+    out: Annotated[Path, typer.Option(parser=folder, help="The folder of index.html.")] = Path("report"),
+    published: Annotated[
+        Path | None, typer.Option(parser=folder, help="A folder of published numbers; ours if unset.")
+    ] = None,
 ) -> None:
     """Provenance, verdicts, tables, figures, runs with their configurations, and what is missing: OUT/index.html."""
-    with one_line_errors():
-        records = load(results, empty=True)
-        page, notes = build(records, published)
-        write_text(out / "index.html", page)
-        print(f"{out / 'index.html'} ({len(page) / 1e6:.1f} MB)")
-        print_notes(notes)
+    path = prepare(out) / "index.html"
+    page, notes = build(load(results, empty=True), published or FOLDER)
+    write_text(path, page)
+    say(f"{path} ({len(page) / 1e6:.1f} MB)")
+    print_notes(notes)
 
 
 class Cell(NamedTuple):
@@ -105,7 +111,7 @@ def build(records: Records, published: Path) -> tuple[str, list[str]]:
         "scores": scored(cells), "legend": legend(cells) if len(cells) else [], "suites": suites(records, pictures),
         "provenance": provenance(records), "missing": lacking, "notes": list(dict.fromkeys(notes)),
     }  # fmt: skip
-    loader = FileSystemLoader(Path(__file__).parent)
+    loader = PackageLoader("analysis", "")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     return environment.get_template("report.html.j2").render(values), notes
 
@@ -116,8 +122,8 @@ def picture(figure: Figure, frame: pd.DataFrame, name: str) -> Picture:
     figure.savefig(buffer, format="png", dpi=DPI)
     width, height = figure.canvas.get_width_height()
     plt.close(figure)
-    numbers = frame.to_csv(index=False, float_format="%.7g", lineterminator="\n")
-    return Picture(name, _uri("image/png", buffer.getvalue()), _uri("text/csv", numbers.encode()), width, height)
+    numbers = csv_text(frame).encode("utf-8", "backslashreplace")
+    return Picture(name, _uri("image/png", buffer.getvalue()), _uri("text/csv", numbers), width, height)
 
 
 def verdicts(rows: pd.DataFrame) -> dict[str, Any]:
@@ -249,7 +255,3 @@ def _plain(value: Any) -> str:
     if isinstance(value, float):
         return DASH if math.isnan(value) else f"{value:g}"
     return str(value)
-
-
-if __name__ == "__main__":
-    start(app)

@@ -2,26 +2,45 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
-import json
-import zipfile
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-SCHEMA = 1
-STATUSES = ("finished", "running", "interrupted", "failed")
-KEYS: dict[str, type | tuple[type, ...]] = {
-    "suite": str, "task": str, "method": str, "fingerprint": str, "status": str,
-    "seeds": list, "knobs": list, "episodes": int, "config": dict,
+from core import records, strict_json
+from core.errors import BadInput, reason
+from core.text import printable
+
+KILLED = "killed"
+"""Status of a run whose record says that it runs, while no process holds its lock."""
+ENDINGS = {
+    "finished": "is finished", "interrupted": "was interrupted", "failed": "failed", "running": "is still running",
+    KILLED: "was killed (or stopped) before its end",
 }  # fmt: skip
+DEEPEST = 32  # levels of lists and mappings in a record
+LONGEST = 60  # characters of something wrong that a line repeats
+LONGEST_KNOB = 50
+MOST = 1e15  # of a setting that a figure counts with
+
+FRAME = ("suite", "task", "method", "label", "fingerprint", "status", "seed", "phase", "step", "setting", "episode",
+         "return", "length", "success", "score", "complete")  # fmt: skip
+"""Columns of `Records.episodes` beside the knobs'."""
+TAKEN = frozenset(FRAME) | {
+    "row", "rule", "picks", "mean", "std", "low", "high", "over", "seeds", "episodes", "bias", "line", "gradients",
+    "L_train", "accuracy", "verdict", "swap_consistent", "consistent", "cost", "longer", "prompt", "response",
+    "reference", "observations", "candidates", "valid", "actions",
+}  # fmt: skip
+"""What else stands in a table or file that has a column a knob."""
 
 
-class RecordError(ValueError):
+class RecordError(BadInput):
     """A record cannot be read; the message is one line that names the file and, where there is one, the line."""
 
 
@@ -36,11 +55,14 @@ class Run:
     fingerprint: str
     label: str
     status: str
+    """That of run.json, or KILLED."""
     seeds: tuple[int, ...]
     knobs: tuple[str, ...]
     config: Mapping[str, Any]
     meta: Mapping[str, Any]
-    """The whole run.json."""
+    """The whole run.json, without control characters."""
+    ending: str = ENDINGS["finished"]
+    """What became of it, as the rest of a sentence."""
     rows: slice = field(default_factory=lambda: slice(0, 0))
     """Where its episodes stand in `Records.episodes`."""
 
@@ -59,19 +81,22 @@ class Run:
         config = {k: v["value"] if isinstance(v, dict) and "value" in v else v for k, v in self.config.items()}
         return config | {f"online.{key}": value for key, value in (self.meta.get("online") or {}).items()}
 
+    def number(self, setting: str) -> float | None:
+        """A setting's value, if that is a finite number."""
+        value = self.settings.get(setting)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < MOST:
+            return None
+        return float(value)
+
     def train(self) -> pd.DataFrame:
         """`seed, step, <part>/<quantity>...` of train.csv, read when asked for; empty if there is none.
 
         Raises: RecordError if the file is no table. A half-written last line is left out.
         """
         path = self.folder / "train.csv"
-        if not path.exists():
-            return pd.DataFrame(columns=["seed", "step"])
-        text = path.read_text(encoding="utf-8", errors="replace")
-        try:
-            return pd.read_csv(io.StringIO(text[: text.rfind("\n") + 1]))
-        except ValueError as error:
-            raise RecordError(f"{path}: {str(error).strip()}") from error
+        text = (content(path) or b"").decode("utf-8-sig", errors="replace")
+        whole = text[: text.rfind("\n") + 1]
+        return table(path, whole.encode()) if whole.strip() else pd.DataFrame(columns=["seed", "step"])
 
     def candidates(self) -> dict[str, np.ndarray] | None:
         """The arrays of candidates.npz, None if there is none. Raises: RecordError if it cannot be read."""
@@ -79,38 +104,114 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """run.json of a folder, checked. Raises: RecordError naming the file and what is wrong with it."""
-    path = folder / "run.json"
-    try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RecordError(f"{folder} has no run.json") from None
-    except json.JSONDecodeError as error:
-        raise RecordError(f"{path}:{error.lineno}: {error.msg}") from None
-    except UnicodeDecodeError as error:
-        raise RecordError(f"{path}: {error.reason} at byte {error.start}") from None
-    if not isinstance(meta, dict) or meta.get("schema") != SCHEMA:
-        found = meta.get("schema") if isinstance(meta, dict) else None
-        raise RecordError(f"{path}: schema {found!r}, this reads schema {SCHEMA}")
-    for key, kind in KEYS.items():
-        if not isinstance(meta.get(key), kind):
-            raise RecordError(f"{path}: {key} is {meta.get(key)!r}")
-    if meta["status"] not in STATUSES:
-        raise RecordError(f"{path}: status {meta['status']!r} is none of {', '.join(STATUSES)}")
+    """run.json of a folder, checked. Raises: BadInput naming the file and what is wrong with it."""
+    meta = _meta(folder)
+    alive = held(folder / "lock") if meta["status"] == "running" else None
+    if alive is False:
+        meta = _meta(folder)  # it may have ended between the two looks
+    status = KILLED if alive is False and meta["status"] == "running" else meta["status"]
+    ending = "was running when it last wrote" if status == "running" and alive is None else ENDINGS[status]
     identity = ("suite", "task", "method", "fingerprint")
     if tuple(meta[key] for key in identity) != folder.parts[-4:]:  # a copied folder would count its seeds twice
-        raise RecordError(f"{path} says it is {'/'.join(meta[key] for key in identity)}, its folder says otherwise")
-    values = {key: meta[key] for key in (*identity, "status", "config")}
+        said = "/".join(meta[key] for key in identity)
+        raise RecordError(f"{folder / 'run.json'} says it is {said}, its folder says otherwise")
+    values = {key: meta[key] for key in (*identity, "config")}
     label = f"{meta['method']} online" if meta.get("online") else meta["method"]
-    return Run(folder=folder, label=label, seeds=tuple(meta["seeds"]), knobs=tuple(meta["knobs"]), meta=meta, **values)
+    return Run(folder=folder, label=label, seeds=tuple(meta["seeds"]), knobs=tuple(meta["knobs"]), meta=meta,
+               status=status, ending=ending, **values)  # fmt: skip
+
+
+def _meta(folder: Path) -> Mapping[str, Any]:
+    path = folder / "run.json"
+    if (found := content(path)) is None:
+        raise RecordError(f"{folder} has no run.json")
+    record = records.check(strict_json.parse(found, str(path)), records.RunRecord, str(path))
+    for knob in record["knobs"]:
+        if not (knob.isascii() and knob.isidentifier() and len(knob) <= LONGEST_KNOB) or knob in TAKEN:
+            raise RecordError(f"{path}: knobs: no knob can be called {shown(knob)}")
+    return _clean(record, str(path))
+
+
+def held(lock: Path) -> bool | None:
+    """Whether a process holds a run's lock, None where that cannot be found out. The system drops it with its owner."""
+    try:
+        handle = os.open(lock, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared, so that two who look do not see each other
+        return False
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without locks
+        return None
+    finally:
+        os.close(handle)
+
+
+def last_written(folder: Path) -> str:
+    """When a run's files were last written, "2026-01-31 12:00 UTC"."""
+    times = [
+        path.stat().st_mtime for name in ("run.json", "episodes.csv", "train.csv") if (path := folder / name).exists()
+    ]
+    return f"{datetime.fromtimestamp(max(times, default=0.0), UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def content(path: Path) -> bytes | None:
+    """A file's bytes, None if there is no file. Raises: RecordError: it cannot be read, or is no plain file."""
+    try:
+        return path.read_bytes() if _there(path) else None
+    except OSError as error:
+        raise RecordError(reason(error)) from error
+
+
+def _there(path: Path) -> bool:
+    if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+        raise RecordError(f"{path} is no file")
+    return path.exists()
+
+
+def table(path: Path, text: bytes, **options: Any) -> pd.DataFrame:
+    """The CSV that `text`, a file's content, spells out. Raises: RecordError if it is none."""
+    try:
+        return pd.read_csv(io.BytesIO(text), **options)
+    except Exception as error:  # what pandas raises depends on the bytes
+        raise RecordError(f"{path}: {shown(reason(error), quote=False)}") from error
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray] | None:
-    """Arrays of a file by name, None if there is no file. Raises: RecordError if it is no npz of plain arrays."""
-    if not path.exists():
-        return None
+    """Arrays of numbers by name, None if there is no file. Raises: RecordError if it is no npz of plain arrays."""
     try:
+        if not _there(path):
+            return None
         with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise RecordError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
+            found = {name: arrays[name] for name in arrays.files}
+    except RecordError:
+        raise
+    except Exception as error:  # what NumPy raises depends on the bytes: of a header that lies, MemoryError
+        raise RecordError(f"{path}: cannot be read ({shown(reason(error), quote=False)})") from error
+    for name, values in found.items():
+        if values.dtype.kind not in "biuf":
+            raise RecordError(f"{path}: {shown(name)} holds no numbers")
+    return found
+
+
+def shown(text: str, quote: bool = True, longest: int = LONGEST) -> str:
+    """The beginning of something that a line repeats."""
+    text = text if len(text) <= longest else f"{text[: longest - 3]}..."
+    return repr(text) if quote else printable(text)
+
+
+def _clean(value: Any, where: str, left: int = DEEPEST) -> Any:
+    """The same without control characters but line ends. Raises: RecordError if it is nested too deeply."""
+    if isinstance(value, str):
+        return value if value.isprintable() else "\n".join(map(printable, value.split("\n")))
+    if not isinstance(value, dict | list):
+        return value
+    if not left:
+        raise RecordError(f"{where}: nested too deeply")
+    if isinstance(value, list):
+        return [_clean(one, where, left - 1) for one in value]
+    return {_clean(key, where): _clean(one, where, left - 1) for key, one in value.items()}

@@ -4,19 +4,21 @@ so many steps carry the particles, against the certified bound."""
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.curves import SETTINGS, SIZE, knob_name, scale, task_name
 from analysis.load import Records
+from analysis.pyplot import plt
 from analysis.runs import RecordError, Run
 from analysis.select import FIXED, HELD_OUT, arms, average, headline, offline, settings
 from analysis.statistics import LEVEL, RESAMPLES, generator, mean_of, resample, summarise
 from analysis.style import at_least_a_point, finish, looks, shade, unit
+from core.errors import BadInput, reason
 from methods.particles import Flow, mmd2, transport_bound
 
 TRAIN, TEST = "train_flow_steps", "L_test"
@@ -30,13 +32,13 @@ def trained(records: Records, cells: pd.DataFrame) -> pd.DataFrame:
     """
     groups: dict[tuple[str, ...], list[Run]] = defaultdict(list)
     for run in records.runs:
-        if isinstance(run.settings.get(TRAIN), int | float):
+        if run.number(TRAIN) is not None:
             rest = json.dumps({k: v for k, v in run.settings.items() if k != TRAIN}, sort_keys=True, default=str)
             data = json.dumps([run.meta.get("dataset"), run.seeds, run.online], sort_keys=True, default=str)
             groups[run.suite, run.task, run.method, rest, data].append(run)
     found = []
     for runs in groups.values():
-        levels = {run.fingerprint: float(run.settings[TRAIN]) for run in runs}
+        levels = {run.fingerprint: run.number(TRAIN) or 0.0 for run in runs}
         rows = cells[cells["fingerprint"].isin(levels) & (cells["suite"] == runs[0].suite)]
         rows = rows[(rows["task"] == runs[0].task) & rows["rule"].isin([FIXED, HELD_OUT])]
         rows = rows.assign(L_train=rows["fingerprint"].map(levels))
@@ -159,10 +161,11 @@ def carried(records: Records) -> tuple[pd.DataFrame, list[str]]:
             if arrays is None:
                 continue
             levels, particles = arrays[TEST], arrays["candidates"]
-            if particles.ndim != 5 or particles.shape[1] != len(levels) or not arrays["valid"].all():
+            whole = levels.ndim == 1 and particles.ndim == 5 and particles.shape[1] == len(levels) and particles.size
+            if not whole or not arrays["valid"].all() or not np.isfinite(particles).all():
                 raise RecordError(f"{run.folder / 'candidates.npz'}: not the particles of {len(levels)} settings")
-        except (RecordError, KeyError) as error:
-            notes.append(f"no MMD of {run.name}: {error}")
+        except (BadInput, KeyError) as error:
+            notes.append(f"no MMD of {run.name}: {reason(error)}")
             continue
         if 0 not in levels or len(levels) < 2:
             notes.append(f"no MMD of {run.name}: it was not evaluated at L_test=0, where particles start")
@@ -197,9 +200,20 @@ def flow_of(run: Run) -> tuple[Flow, str]:
         "step_size": "step_size", "optimizer": "particle_optimizer", "maxent": "maxent", "alpha": "alpha",
         "kernel": "kernel", "bandwidth": "bandwidth", "sigma": "sigma", "bandwidth_gradient": "bandwidth_gradient",
     }  # fmt: skip
-    absent = [ours for ours in names.values() if ours not in run.settings]
-    values = {field: run.settings[ours] for field, ours in names.items() if ours in run.settings}
-    return Flow(**values), f"run.json has no {', '.join(absent)}" if absent else ""
+    kinds = {ours: type(getattr(Flow(), field)) for field, ours in names.items()}
+    absent = [ours for ours, kind in kinds.items() if not _is(run.settings.get(ours), kind)]
+    values = {field: run.settings[ours] for field, ours in names.items() if ours not in absent}
+    if values.get("sigma", 1.0) <= 0:
+        absent.append("sigma")
+        values.pop("sigma")
+    return Flow(**values), f"run.json has no fitting {', '.join(absent)}" if absent else ""
+
+
+def _is(value: object, kind: type) -> bool:
+    """Whether a setting is of that kind: a float may be a whole number, and is finite."""
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, kind)
 
 
 def draw_carried(points: pd.DataFrame) -> Figure:

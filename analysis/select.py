@@ -20,7 +20,7 @@ import pandas as pd
 
 from analysis.episodes import PHASES, setting_name
 from analysis.load import Records
-from analysis.runs import RecordError, Run
+from analysis.runs import RecordError, Run, shown
 from analysis.statistics import Summary, generator, summarise
 
 FIXED, HELD_OUT, ORACLE = "fixed", "held-out", "oracle"
@@ -39,14 +39,15 @@ class Endpoint:
     @classmethod
     def parse(cls, text: str) -> Endpoint:
         """`last`, `last-10` or `steps=800k,900k,1m`. Raises: RecordError naming anything else."""
-        if match := re.fullmatch(r"last(?:-(\d+))?", text):
+        number = r"\d{1,18}(?:\.\d{1,18})?[km]?"
+        if match := re.fullmatch(r"last(?:-(\d{1,18}))?", text, re.ASCII):
             if int(match[1] or 1) > 0:
                 return cls(last=int(match[1] or 1))
-        elif match := re.fullmatch(r"steps=(\d+(?:\.\d+)?[km]?(?:,\d+(?:\.\d+)?[km]?)*)", text.lower()):
+        elif match := re.fullmatch(rf"steps=({number}(?:,{number})*)", text.lower(), re.ASCII):
             units = {"k": 1e3, "m": 1e6}
             steps = [float(one.rstrip("km")) * units.get(one[-1], 1) for one in match[1].split(",")]
             return cls(steps=tuple(sorted({round(step) for step in steps})))
-        raise RecordError(f"endpoint {text!r} is none of: last, last-10, steps=800k,900k,1m")
+        raise RecordError(f"--endpoint {shown(text)} is none of: last, last-10, steps=800k,900k,1m")
 
     def __str__(self) -> str:
         return (
@@ -88,10 +89,12 @@ class Rule:
         if text.startswith(f"{FIXED}:"):
             pairs = [one.rpartition("=") for one in text.removeprefix(f"{FIXED}:").split(",")]
             try:
-                return cls(FIXED, {name.strip() or PAPER_KNOB: float(value) for name, _, value in pairs})
+                at = {name.strip() or PAPER_KNOB: float(value) for name, _, value in pairs}
             except ValueError:
-                pass
-        raise RecordError(f"rule {text!r} is none of: fixed:1, fixed:w=0.02,N=4, held-out, oracle")
+                at = {}
+            if len(at) == len(pairs) and all(map(math.isfinite, at.values())):
+                return cls(FIXED, at)
+        raise RecordError(f"--select {shown(text)} is none of: fixed:1, fixed:w=0.02,N=4, held-out, oracle")
 
     def __str__(self) -> str:
         return f"{self.name}:{setting_name(self.at).replace(' ', ',')}" if self.at else self.name

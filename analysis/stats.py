@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # what follows is imported, which takes seconds, by `main`
+    from analysis import command
+
+    command.main("analysis.stats:app")
+
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +23,7 @@ from rich.text import Text
 from analysis.compare import Terms, measured
 from analysis.design import design, sentences, signed_rank_p
 from analysis.load import load
-from analysis.output import one_line_errors, print_notes, run, short, write_csv
+from analysis.output import below, folder, prepare, print_notes, say, screen, short, write_csv
 from analysis.pairs import Duel, Over, duels, missing, over_tasks, tests
 from analysis.runs import RecordError
 from analysis.select import ORACLE, Endpoint, Rule
@@ -34,46 +39,46 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 @app.command()
 def main(
-    results: Annotated[Path, typer.Argument(help="The folder that holds runs/.")] = Path("results"),
+    results: Annotated[Path, typer.Argument(parser=folder, help="The folder that holds runs/.")] = Path("results"),
     compare: Annotated[str, typer.Option(help="Methods, e.g. vgf,fql: the first against each of the others.")] = "",
-    out: Annotated[Path | None, typer.Option(help="Where the CSV goes; RESULTS/tables if unset.")] = None,
+    out: Annotated[Path | None, typer.Option(parser=folder, help="A folder; RESULTS/tables if unset.")] = None,
     endpoint: Annotated[str, typer.Option(help="last, last-10 or steps=800k,900k,1m.")] = "last",
     select: Annotated[str, typer.Option(help="fixed:1, fixed:w=0.02,N=4, held-out or oracle.")] = "held-out",
     which: Annotated[list[str] | None, typer.Option("--run", help="Of several: fingerprint or K=V.")] = None,
 ) -> None:
     """Welch, Mann-Whitney, tests paired over start states, signed ranks over tasks; Holm and Benjamini-Hochberg."""
-    with one_line_errors():
-        console = Console(width=min(WIDTH, Console().width) if Console().is_terminal else WIDTH, highlight=False)
-        records = load(results)
-        terms = Terms(Endpoint.parse(endpoint), Rule.parse(select), runs=tuple(which or ()))
-        cells = measured(records, terms)
-        names = _methods(compare, sorted({key[2] for key in cells}))
-        absent = [name for name in names if missing(cells, name)]
-        if absent:
-            there = ", ".join(sorted({key[2] for key in cells})) or "none with an evaluation"
-            why = [note for note in records.notes if any(f"/{name}/" in note for name in absent)]
-            line = f"no run of {', '.join(absent)} under {results / 'runs'}; there is {there}"
-            raise RecordError("; ".join([line, *why[:3]]))
-        notes = records.notes + [f"{'/'.join(key)}: {cell.remark}" for key, cell in cells.items() if cell.remark]
-        pairs = {other: duels(cells, names[0], other) for other in names[1:]}
-        notes += [note for _, remarks in pairs.values() for note in remarks]
-        rows = tests([duel for found, _ in pairs.values() for duel in found])
-        if rows.empty:
-            raise RecordError(f"{compare}: no task has two of them with an evaluation; {'; '.join(notes)}")
-        path = (out or results / "tables") / f"compare-{'-'.join(names)}.csv"
-        write_csv(path, rows)
-        for other, (found, _) in pairs.items():
-            if found:
-                show(console, names[0], other, rows[rows["second"] == other], found, len(rows), terms)
-        print(f"\n{path}")
-        print_notes(notes)
+    console = screen(WIDTH)
+    place = prepare(out or results / "tables")
+    terms = Terms(Endpoint.parse(endpoint), Rule.parse(select), runs=tuple(which or ()))
+    records = load(results)
+    cells = measured(records, terms)
+    names = _methods(compare, sorted({key[2] for key in cells}))
+    absent = [name for name in names if missing(cells, name)]
+    if absent:
+        there = ", ".join(sorted({key[2] for key in cells})) or "none with an evaluation"
+        why = [note for note in records.notes if any(f"/{name}/" in note for name in absent)]
+        line = f"no run of {', '.join(absent)} under {results / 'runs'}; there is {there}"
+        raise RecordError("; ".join([line, *why[:3]]))
+    notes = records.notes + [f"{'/'.join(key)}: {cell.remark}" for key, cell in cells.items() if cell.remark]
+    pairs = {other: duels(cells, names[0], other) for other in names[1:]}
+    notes += [note for _, remarks in pairs.values() for note in remarks]
+    rows = tests([duel for found, _ in pairs.values() for duel in found])
+    if rows.empty:
+        raise RecordError(f"{compare}: no task has two of them with an evaluation; {'; '.join(notes)}")
+    path = below(place, f"compare-{'-'.join(names)}.csv")
+    write_csv(path, rows)
+    for other, (found, _) in pairs.items():
+        if found:
+            show(console, names[0], other, rows[rows["second"] == other], found, len(rows), terms)
+    say("", path)
+    print_notes(notes)
 
 
 def show(
     console: Console, first: str, second: str, rows: pd.DataFrame, of: Sequence[Duel], family: int, terms: Terms
 ) -> None:
     """Prints one pair: the tests of each task, those over tasks, and what follows."""
-    console.print(screen(rows, first, second))
+    console.print(screen_of(rows, first, second))
     console.print("\n".join(legend(rows, family, terms)), "", style="dim", soft_wrap=True)
     summaries = list(over_tasks(of))
     for suite, over in summaries:
@@ -82,7 +87,7 @@ def show(
         console.print(line)
 
 
-def screen(rows: pd.DataFrame, first: str, second: str) -> Table:
+def screen_of(rows: pd.DataFrame, first: str, second: str) -> Table:
     """The tests of one pair of methods, a task a row."""
     table = Table(title=f"{first} against {second}", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("task", min_width=20, overflow="fold")
@@ -223,13 +228,9 @@ def p_of(p: float) -> str:
 
 
 def _methods(text: str, present: Sequence[str]) -> list[str]:
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if len(names) < 2 or len(set(names)) < len(names):
+    names = [name.strip() for name in text.split(",")]
+    if len(names) < 2 or "" in names or len(set(names)) < len(names):
         raise RecordError(
             f"--compare {text or 'is missing'}: name two methods or more, of {', '.join(present) or 'none'}"
         )
     return names
-
-
-if __name__ == "__main__":
-    run(app)

@@ -7,18 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib
-
-matplotlib.use("Agg")  # before pyplot: figures are files, also where there is no display
-
-import matplotlib.pyplot as plt
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 
-from analysis.output import atomic, write_csv
+from analysis.output import write_csv
+from analysis.pyplot import plt, reset
+from core.files import draft, sweep
 
 Color = tuple[float, float, float]
 
@@ -59,6 +55,9 @@ class Look(NamedTuple):
 
 def theme() -> None:
     """Sets the theme of all figures."""
+    import seaborn as sns  # imports pyplot
+
+    reset()
     sns.set_theme(context="paper", style="ticks")
     plt.rcParams.update(
         {
@@ -115,12 +114,13 @@ def save(figure: Figure, frame: pd.DataFrame, stem: Path) -> list[Path]:
 
     No dates inside, so equal records give equal files.
     """
+    sweep(stem.parent)
     paths = []
     for kind in FORMATS:
         metadata: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
         paths.append(stem.with_name(f"{stem.name}.{kind}"))
-        with atomic(paths[-1]) as draft:
-            figure.savefig(draft, dpi=DPI, metadata=metadata)
+        with draft(paths[-1]) as file:
+            figure.savefig(file, dpi=DPI, metadata=metadata)
     plt.close(figure)
     paths.append(stem.with_name(f"{stem.name}.csv"))
     write_csv(paths[-1], frame)

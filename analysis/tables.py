@@ -5,6 +5,11 @@ With `--paper table2` (or table1, table3, table7, all) the published table with 
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # what follows is imported, which takes seconds, by `main`
+    from analysis import command
+
+    command.main("analysis.tables:app")
+
 import math
 from collections.abc import Iterator
 from itertools import groupby
@@ -20,7 +25,17 @@ from rich.text import Text
 from analysis.budget import curves
 from analysis.compare import MARGIN, OTHER, Terms, compare
 from analysis.load import Records, load
-from analysis.output import environment, one_line_errors, print_notes, run, short, write_csv, write_text
+from analysis.output import (
+    environment,
+    folder,
+    markdown,
+    prepare,
+    print_notes,
+    say,
+    screen,
+    short,
+    write_csv,
+)
 from analysis.paper import legend as terms_of
 from analysis.paper import power, summary, title, write
 from analysis.paper import screen as print_of
@@ -29,6 +44,7 @@ from analysis.runs import RecordError
 from analysis.select import FIXED, HELD_OUT, ORACLE, Endpoint, Rule, scores
 from analysis.significance import CORRECTIONS
 from analysis.statistics import coverage
+from core.files import write_text
 
 WIDTH = 100
 TASKS_ABREAST = 3
@@ -45,8 +61,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 @app.command()
 def main(
-    results: Annotated[Path, typer.Argument(help="The folder that holds runs/.")] = Path("results"),
-    out: Annotated[Path | None, typer.Option(help="Where the files go; RESULTS/tables if unset.")] = None,
+    context: typer.Context,
+    results: Annotated[Path, typer.Argument(parser=folder, help="The folder that holds runs/.")] = Path("results"),
+    out: Annotated[Path | None, typer.Option(parser=folder, help="A folder; RESULTS/tables if unset.")] = None,
     oracle: Annotated[bool, typer.Option("--oracle", help="Add the best setting in hindsight (biased).")] = False,
     budget: Annotated[bool, typer.Option("--budget", help="Add what choosing a knob costs: OUT/budget.csv.")] = False,
     endpoint: Annotated[str, typer.Option(help="last, last-10 or steps=800k,900k,1m.")] = "last",
@@ -55,36 +72,50 @@ def main(
     margin: Annotated[float, typer.Option(help="--paper: points within which a difference is none.")] = MARGIN,
     correct: Annotated[str, typer.Option(help="--paper: holm, bh or none.")] = "holm",
     which: Annotated[list[str] | None, typer.Option("--run", help="--paper: of several: fingerprint or K=V.")] = None,
-    published: Annotated[Path, typer.Option(help="--paper: the folder of published numbers.")] = FOLDER,
+    published: Annotated[
+        Path | None, typer.Option(parser=folder, help="--paper: a folder of published numbers; ours if unset.")
+    ] = None,
 ) -> None:
     """Scores of the final evaluation: mean +- std over seeds and a 95% bootstrap interval."""
-    with one_line_errors():
-        console = Console(width=min(WIDTH, Console().width) if Console().is_terminal else WIDTH, highlight=False)
-        if paper is None:
-            scored(results, out or results / "tables", Endpoint.parse(endpoint), oracle, budget, console)
-        else:
-            if correct not in CORRECTIONS or not margin > 0:
-                raise RecordError(f"--correct {correct} --margin {margin:g}: one of {', '.join(CORRECTIONS)}, above 0")
-            terms = Terms(Endpoint.parse(endpoint), Rule.parse(select), margin, correct, tuple(which or ()))
-            beside(results, out or results / "tables" / "paper", published, paper, terms, console)
+    _belong(context, paper is not None)
+    console = screen(WIDTH)
+    if paper is None:
+        place = prepare(out or results / "tables")
+        scored(results, place, Endpoint.parse(endpoint), oracle, budget, console)
+        return
+    if correct not in CORRECTIONS:
+        raise RecordError(f"--correct {correct} is none of {', '.join(CORRECTIONS)}")
+    if not 0 < margin < math.inf:
+        raise RecordError(f"--margin {margin:g}: a number of points above 0")
+    terms = Terms(Endpoint.parse(endpoint), Rule.parse(select), margin, correct, tuple(which or ()))
+    beside(results, prepare(out or results / "tables" / "paper"), published or FOLDER, paper, terms, console)
 
 
-def scored(results: Path, folder: Path, endpoint: Endpoint, oracle: bool, budget: bool, console: Console) -> None:
-    """Prints and writes folder/scores.{md,csv}, and folder/budget.csv if asked for."""
+def _belong(context: typer.Context, paper: bool) -> None:
+    """Raises: RecordError: an option was given that only the other kind of table has."""
+    for name in ("oracle", "budget") if paper else ("select", "margin", "correct", "which", "published"):
+        if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE":
+            option = next(one.opts[0] for one in context.command.params if one.name == name)
+            raise RecordError(f"{option} does not go with --paper" if paper else f"{option} goes with --paper only")
+
+
+def scored(results: Path, place: Path, endpoint: Endpoint, oracle: bool, budget: bool, console: Console) -> None:
+    """Prints and writes place/scores.{md,csv}, and place/budget.csv if asked for."""
     records = load(results)
     cells, remarks = scores(records, oracle, endpoint)
     notes = [*records.notes, *remarks, *_data(records)]
     if cells.empty:
         raise RecordError(f"no episodes to show under {results / 'runs'}: {'; '.join(notes)}")
-    write_text(folder / "scores.md", markdown(cells, notes))
-    write_csv(folder / "scores.csv", cells)
-    for suite, tasks in blocks(cells):
-        console.print(screen(cells, suite, tasks, console.width), "")
-    console.print("\n".join(legend(cells)), style="dim", soft_wrap=True)
-    print(f"\n{folder / 'scores.md'}\n{folder / 'scores.csv'}")
+    write_text(place / "scores.md", page(cells, notes))
+    write_csv(place / "scores.csv", cells)
+    paths = [place / "scores.md", place / "scores.csv"]
     if budget:
-        write_csv(folder / "budget.csv", curves(records, endpoint))
-        print(folder / "budget.csv")
+        paths.append(place / "budget.csv")
+        write_csv(paths[-1], curves(records, endpoint))
+    for suite, tasks in blocks(cells):
+        console.print(screen_of(cells, suite, tasks, console.width), "")
+    console.print("\n".join(legend(cells)), style="dim", soft_wrap=True)
+    say("", *paths)
     print_notes(notes)
 
 
@@ -98,8 +129,8 @@ def _data(records: Records) -> list[str]:
     return [f"{', '.join(sorted(names))}: {text}" for text, names in sorted(tasks.items())]
 
 
-def beside(results: Path, folder: Path, published: Path, which: str, terms: Terms, console: Console) -> None:
-    """Prints and writes folder/<table>.{md,csv,tex} of the published tables asked for."""
+def beside(results: Path, place: Path, published: Path, which: str, terms: Terms, console: Console) -> None:
+    """Prints and writes place/<table>.{md,csv,tex} of the published tables asked for."""
     rows, notes = read(published)
     if which != "all":
         if which not in set(rows["table"]):
@@ -108,7 +139,7 @@ def beside(results: Path, folder: Path, published: Path, which: str, terms: Term
     records = load(results, empty=True)
     compared, remarks = compare(records, rows, terms)
     notes += records.notes + remarks
-    paths = list(write(compared, terms, folder, notes))
+    paths = list(write(compared, terms, place, notes))
     for _, table in compared.groupby("table", sort=False):
         if (table["runs"] > 0).any():
             console.print(print_of(table), "")
@@ -116,8 +147,7 @@ def beside(results: Path, folder: Path, published: Path, which: str, terms: Term
             console.print(f"{title(table)}: {summary(table)}", soft_wrap=True)
     if (compared["runs"] > 0).any():
         console.print("\n".join([*terms_of(compared, terms), *power(compared, terms)]), style="dim", soft_wrap=True)
-    print()
-    print(*paths, sep="\n")
+    say("", *paths)
     print_notes(notes)
 
 
@@ -153,7 +183,7 @@ def grid(cells: pd.DataFrame, suite: str, tasks: list[str]) -> Iterator[tuple[st
         yield name, [at.get((name, task), (MISSING, "")) for task in tasks]
 
 
-def screen(cells: pd.DataFrame, suite: str, tasks: list[str], width: int = WIDTH) -> Table:
+def screen_of(cells: pd.DataFrame, suite: str, tasks: list[str], width: int = WIDTH) -> Table:
     """One block for the terminal; the interval goes below the mean where both do not fit beside each other."""
     rows = list(grid(cells, suite, tasks))
     widths = [max(len(name) for name, _ in rows)]
@@ -169,16 +199,17 @@ def screen(cells: pd.DataFrame, suite: str, tasks: list[str], width: int = WIDTH
     return table
 
 
-def markdown(cells: pd.DataFrame, notes: list[str]) -> str:
+def page(cells: pd.DataFrame, notes: list[str]) -> str:
     """All blocks, what they mean, and the notes, as one Markdown page."""
     lines = ["# Scores", "", *(f"{line}  " for line in legend(cells))]
     for suite, tasks in blocks(cells):
-        lines += ["", f"## {suite}: {', '.join(map(short, tasks))}", "", amount(cells, suite, tasks), ""]
-        lines += ["| method | " + " | ".join(map(short, tasks)) + " |", "|:--|" + "--:|" * len(tasks)]
+        names = [markdown(short(task)) for task in tasks]
+        lines += ["", f"## {markdown(suite)}: {', '.join(names)}", "", amount(cells, suite, tasks), ""]
+        lines += ["| method | " + " | ".join(names) + " |", "|:--|" + "--:|" * len(tasks)]
         for name, row in grid(cells, suite, tasks):
-            lines.append(f"| {name} | " + " | ".join(" ".join(texts).strip() for texts in row) + " |")
+            lines.append(f"| {markdown(name)} | " + " | ".join(" ".join(texts).strip() for texts in row) + " |")
     if notes:
-        lines += ["", "## Notes", "", *(f"- {note}" for note in notes)]
+        lines += ["", "## Notes", "", *(f"- {markdown(note)}" for note in notes)]
     return "\n".join(lines) + "\n"
 
 
@@ -213,7 +244,3 @@ def _position(part: pd.DataFrame, name: str) -> tuple[str, int, tuple[float, ...
     knobs = part.columns[part.columns.get_loc("picks") + 1 : part.columns.get_loc("status")]
     values = tuple(-math.inf if pd.isna(row[knob]) else float(row[knob]) for knob in knobs)
     return str(row["label"]), [FIXED, HELD_OUT, ORACLE].index(row["rule"]), values
-
-
-if __name__ == "__main__":
-    run(app)

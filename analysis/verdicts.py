@@ -6,8 +6,11 @@ Judges: `recorded:<task.judge>`, who gave the scores of episodes.csv, and each `
 
 from __future__ import annotations
 
-import hashlib
-import json
+if __name__ == "__main__":  # what follows is imported, which takes seconds, by `main`
+    from analysis import command
+
+    command.main("analysis.verdicts:app")
+
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,19 +20,18 @@ import numpy as np
 import pandas as pd
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
-from analysis.episodes import setting_name
 from analysis.load import Records, load
-from analysis.output import one_line_errors, print_notes, run, write_csv
+from analysis.output import folder, prepare, print_notes, say, screen, write_csv
 from analysis.runs import RecordError, Run
 from analysis.select import FIXED, HELD_OUT, Arms, headline, held_out, settings
 from analysis.statistics import generator
+from analysis.verdict_files import judged, texts, verdict_files
 from analysis.winrate import length_controlled, paired, rates, wilson, win_rate
+from core.errors import BadInput
 
 RECORDED = "recorded"
-SCORES = {"win": 1.0, "tie": 0.5, "loss": 0.0, "invalid": math.nan}
 VALUES = ("score", "consistent", "longer", "cost")
 """Of a verdict; `longer`: characters that the response has more than the reference. NaN where not known."""
 DASH = "\N{EM DASH}"
@@ -45,38 +47,53 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 @app.command()
 def main(
-    results: Annotated[Path, typer.Argument(help="The folder that holds runs/.")] = Path("results"),
-    out: Annotated[Path | None, typer.Option(help="Where the CSVs go; RESULTS/tables if unset.")] = None,
-    judge: Annotated[str, typer.Option(help="A judge's id or its beginning, recorded among them; all if unset.")] = "",
-    compare: Annotated[str, typer.Option(help="Methods or rows, e.g. 'vgf,best_of_n N=5': one against others.")] = "",
+    results: Annotated[Path, typer.Argument(parser=folder, help="The folder that holds runs/.")] = Path("results"),
+    out: Annotated[Path | None, typer.Option(parser=folder, help="A folder; RESULTS/tables if unset.")] = None,
+    judge: Annotated[
+        str | None, typer.Option(help="A judge's id or its beginning, recorded among them; all if unset.")
+    ] = None,
+    compare: Annotated[
+        str | None, typer.Option(help="Methods or rows, e.g. 'vgf,best_of_n N=5': one against others.")
+    ] = None,
 ) -> None:
     """(win + tie / 2) / valid with 95% intervals over prompts; ties, invalid answers, agreement of the two orders; the
     win rate at equal lengths; differences between methods over the same prompts."""
-    with one_line_errors():
-        records = load(results)
-        table, differences, notes = tabulate(records, judge, tuple(filter(None, map(str.strip, compare.split(",")))))
-        if table.empty:
-            raise RecordError(f"no verdicts{f' of {judge}' if judge else ''} under {results / 'runs'}")
-        folder = out or results / "tables"
-        console = Console(width=120, highlight=False)
-        write_csv(folder / "winrates.csv", table)
-        for key, rows in table.groupby(["suite", "task", "judge"], sort=False):
-            console.print(_screen(" / ".join(dict.fromkeys(key)), rows), "")
-        paths = [folder / "winrates.csv"]
-        if compare:
-            paths.append(folder / "winrate-differences.csv")
-            write_csv(paths[-1], differences)
-        for row in differences.to_dict("records"):
-            value, low, high = (100 * row[name] for name in ("value", "low", "high"))
-            console.print(f"{row['task']}, {row['judge']}: {row['first']} - {row['second']} = {value:+.1f} points "
-                          f"[{low:+.1f}, {high:+.1f}] over {row['prompts']} prompts")  # fmt: skip
-        if len(differences):
-            fewest = int(table["seeds"].min())
-            policies = f"these policies ({fewest} seed{'s' * (fewest > 1)})"
-            console.print(f"Each interval has its own 5%, and is for new prompts to {policies}, not for new trainings.",
-                          style="dim")  # fmt: skip
-        print("", *paths, sep="\n")
-        print_notes([*records.notes, *notes])
+    names = () if compare is None else _names(compare)
+    if judge is not None and not judge.strip():
+        raise RecordError("--judge is empty")
+    place = prepare(out or results / "tables")
+    records = load(results)
+    table, differences, notes = tabulate(records, judge or "", names)
+    if table.empty:
+        why = "; ".join(map(str, notes[:3]))
+        of = f" of {judge}" if judge else ""
+        raise RecordError(f"no verdicts{of} under {results / 'runs'}" + (f"; {why}" if why else ""))
+    paths = [place / "winrates.csv"]
+    write_csv(paths[0], table)
+    if names:
+        paths.append(place / "winrate-differences.csv")
+        write_csv(paths[-1], differences)
+    console = screen(120, fixed=True)
+    for key, rows in table.groupby(["suite", "task", "judge"], sort=False):
+        console.print(_screen(" / ".join(dict.fromkeys(key)), rows), "")
+    for row in differences.to_dict("records"):
+        value, low, high = (100 * row[name] for name in ("value", "low", "high"))
+        console.print(f"{row['task']}, {row['judge']}: {row['first']} - {row['second']} = {value:+.1f} points "
+                      f"[{low:+.1f}, {high:+.1f}] over {row['prompts']} prompts")  # fmt: skip
+    if len(differences):
+        fewest = int(table["seeds"].min())
+        policies = f"these policies ({fewest} seed{'s' * (fewest > 1)})"
+        console.print(f"Each interval has its own 5%, and is for new prompts to {policies}, not for new trainings.",
+                      style="dim")  # fmt: skip
+    say("", *paths)
+    print_notes([*records.notes, *notes])
+
+
+def _names(compare: str) -> tuple[str, ...]:
+    names = tuple(map(str.strip, compare.split(",")))
+    if len(names) < 2 or "" in names or len(set(names)) < len(names):
+        raise RecordError(f"--compare {compare!r}: name two methods or rows, or more")
+    return names
 
 
 def tabulate(
@@ -140,23 +157,23 @@ def _found(
 ) -> Iterator[tuple[Run, str, list[str], np.ndarray, np.ndarray, list[str], Verdicts]]:
     """(run, judge, settings, seeds, prompts, their names, verdicts) of every run that was judged."""
     for run_, rows in records.each(scored=False):
-        texts = run_.folder / "responses.jsonl"
-        if not texts.exists():
+        path = run_.folder / "responses.jsonl"
+        if not path.exists():
             continue
         try:
-            about, names, sha256 = _texts(texts, run_.knobs)
-        except RecordError as error:
+            about, names, sha256 = texts(path, run_.knobs)
+            files = verdict_files(run_.folder, notes)
+        except BadInput as error:
             notes.append(f"{run_.name}: {error}, left out")
             continue
         order = settings(headline(rows), run_.knobs)
-        files = {path.stem.removeprefix("verdicts-"): path for path in sorted(run_.folder.glob("verdicts-*.csv"))}
         itself = ":".join(filter(None, (RECORDED, (run_.meta.get("task_options") or {}).get("judge"))))
         for by in [*([itself] if rows["score"].notna().any() else []), *files]:
             if judge and not by.startswith(judge):
                 continue
             try:
-                table = _judged(files[by], run_.knobs, sha256) if by in files else _recorded(rows, run_)
-            except RecordError as error:
+                table = judged(files[by], run_.knobs, sha256) if by in files else _recorded(rows, run_)
+            except BadInput as error:
                 notes.append(f"{run_.name}: {error}, left out")
                 continue
             known = table["setting"].isin(order)
@@ -190,67 +207,6 @@ def _recorded(rows: pd.DataFrame, run_: Run) -> pd.DataFrame:
         raise RecordError(f"a score of {scores[odd][0]:g} is no verdict")
     table = last[["seed", "episode"]].assign(setting=last["setting"].astype(str), score=scores, cost=0.0)
     return table.assign(consistent=np.nan)
-
-
-def _judged(path: Path, knobs: Sequence[str], sha256: str) -> pd.DataFrame:
-    """The rows of a verdicts file about the texts with that hash. Raises: RecordError if it is none."""
-    numbers = ["seed", *knobs, "episode", "swap_consistent", "cost"]
-    expected = [*numbers[:-2], "verdict", *numbers[-2:]]
-    try:
-        table = pd.read_csv(path)
-        if list(table) != expected:
-            raise RecordError(f"{path}:1: the header is {','.join(map(str, table))}, expected {','.join(expected)}")
-        table[numbers] = table[numbers].astype(float)
-    except RecordError:
-        raise
-    except (ValueError, OSError) as error:
-        raise RecordError(f"{path}: {' '.join(str(error).split())}") from error
-    if unknown := sorted(set(table["verdict"].astype(str)) - set(SCORES)):
-        raise RecordError(f"{path}: {unknown[0]!r} is no verdict")
-    if not np.isfinite(table[numbers]).all(axis=None) or not table["swap_consistent"].isin((0, 1)).all():
-        raise RecordError(f"{path}: a number is missing, or a swap_consistent is neither 0 nor 1")
-    if table.duplicated(["seed", *knobs, "episode"]).any():
-        raise RecordError(f"{path} has two verdicts on one response")
-    seal = path.with_suffix(".json")
-    try:
-        about = json.loads(seal.read_text(encoding="utf-8"))
-        judged, rows = about["responses"], about["rows"]
-    except (OSError, ValueError, LookupError, TypeError):
-        raise RecordError(f"{path}: no {seal.name} says which texts it judged; judge again") from None
-    if (judged, rows) != (sha256, len(table)):
-        what = f"{len(table)} verdicts, of {rows}" if judged == sha256 else "verdicts on other texts than are there now"
-        raise RecordError(f"{path} has {what}; judge again")
-    score = table["verdict"].map(SCORES)
-    consistent = table["swap_consistent"].where(score.notna())
-    return table.assign(score=score, consistent=consistent, setting=_settings(table, knobs))
-
-
-def _texts(path: Path, knobs: Sequence[str]) -> tuple[pd.DataFrame, dict[int, str], str]:
-    """(seed, setting, episode, longer; episode -> a name of its prompt, another one for another text; the file's
-    SHA-256). Raises: RecordError naming a line that is no row, or responses that stand twice."""
-    rows, names = [], dict[int, str]()
-    content = path.read_bytes()
-    for number, line in enumerate(content.decode(errors="replace").split("\n"), start=1):
-        if line:
-            try:
-                row = json.loads(line)
-                keys = {name: row[name] for name in ("seed", *knobs, "episode")}
-                rows.append(keys | {"longer": len(row["response"]) - len(row["reference"])})
-                name = f"{row['episode']} {hashlib.sha256(row['prompt'].encode()).hexdigest()[:16]}"
-            except (ValueError, LookupError, TypeError, AttributeError) as error:
-                raise RecordError(f"{path}:{number}: {error!r}") from error
-            if names.setdefault(row["episode"], name) != name:
-                raise RecordError(f"{path}:{number}: episode {row['episode']} has another prompt than before")
-    table = pd.DataFrame(rows, columns=["seed", *knobs, "episode", "longer"])
-    if table.duplicated(["seed", *knobs, "episode"]).any():
-        raise RecordError(f"{path} has a response twice")
-    about = table.assign(setting=_settings(table, knobs))[["seed", "setting", "episode", "longer"]]
-    return about, names, hashlib.sha256(content).hexdigest()
-
-
-def _settings(table: pd.DataFrame, knobs: Sequence[str]) -> list[str]:
-    grid = table[list(knobs)].astype(float).to_numpy()
-    return [setting_name(dict(zip(knobs, row, strict=True))) for row in grid]
 
 
 def _differences(spoken: Spoken, compare: Sequence[str], notes: list[str]) -> Iterator[dict[str, Any]]:
@@ -295,7 +251,3 @@ def _interval(row: dict[str, Any], value: str, low: str, high: str) -> str:
 
 def _percent(share: float) -> str:
     return DASH if math.isnan(share) else f"{100 * share:.1f}"
-
-
-if __name__ == "__main__":
-    run(app)

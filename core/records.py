@@ -17,24 +17,27 @@ from core.errors import BadInput
 
 SCHEMA = 1
 LONGEST_NAME = 200  # bytes: file systems take 255
+FOREIGN = frozenset('<>"|?*$`')
+"""Characters that shells, other file systems, HTML, Markdown or TeX take for their own."""
 T = TypeVar("T")
 
 
 def file_name(name: str) -> str:
-    """The name, if it can be one piece of a path.
+    """The name, if it can be one piece of a path, a cell of a table and a label of a figure.
 
     Raises:
-      ValueError: it is empty, too long, "." or "..", or holds a slash or a character that does not print.
+      ValueError: it is empty, too long, "." or "..", holds a slash, a character that does not print or one of FOREIGN,
+        or begins as an option or as what a spreadsheet takes for a formula.
     """
-    if (
-        not 0 < len(name.encode("utf-8", "surrogatepass")) <= LONGEST_NAME
-        or name in (".", "..")
-        or "/" in name
-        or "\\" in name
-    ):
+    size = len(name.encode("utf-8", "surrogatepass"))
+    if not 0 < size <= LONGEST_NAME or name in (".", "..") or "/" in name or "\\" in name:
         raise ValueError("cannot be part of a file's name")
     if not name.isprintable():
         raise ValueError("holds characters that do not print")
+    if found := FOREIGN.intersection(name):
+        raise ValueError(f"holds {min(found)}")
+    if name[0] in "=+-@":
+        raise ValueError(f"begins with {name[0]}")
     return name
 
 

@@ -13,13 +13,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from typer.testing import CliRunner
 
 from analysis import curves, landscape, plots, tables
 from analysis.load import load
 from analysis.output import short
 from analysis.select import scores
 from analysis.style import KNOWN, looks, shade
+from tests.analysis.command import invoke
 from tests.analysis.synthetic import MODES, write_candidates, write_landscape, write_run, write_suite
 
 
@@ -31,7 +31,7 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_tables(suite: Path, tmp_path: Path) -> None:
-    result = CliRunner().invoke(tables.app, [str(suite), "--out", str(tmp_path)])
+    result = invoke(tables.app, str(suite), "--out", str(tmp_path))
     assert result.exit_code == 0, result.output
     assert "Nothing was left out." in result.stdout and "(oracle)" not in result.stdout
     assert max(map(len, result.stdout.splitlines()[:-6])) <= 100
@@ -54,13 +54,13 @@ def test_data_that_are_not_the_published_are_told(suite: Path, tmp_path: Path) -
             "transitions": 1234 + number // 9,
         }
         path.write_text(json.dumps(record))
-    result = CliRunner().invoke(tables.app, [str(results), "--out", str(tmp_path / "out")])
+    result = invoke(tables.app, str(results), "--out", str(tmp_path / "out"))
     assert result.exit_code == 0 and ": given data, 1,234 transitions" in result.stdout, result.output
     assert "given data" in (tmp_path / "out" / "scores.md").read_text() and "downloaded data" not in result.stdout
 
 
 def test_oracle_is_labelled(suite: Path, tmp_path: Path) -> None:
-    result = CliRunner().invoke(tables.app, [str(suite), "--out", str(tmp_path), "--oracle", "--budget"])
+    result = invoke(tables.app, str(suite), "--out", str(tmp_path), "--oracle", "--budget")
     assert "vgf (oracle)" in result.stdout and "biased upward" in result.stdout
     csv = pd.read_csv(tmp_path / "scores.csv").set_index("row")
     assert csv.loc["vgf (oracle)", "bias"].notna().all() and (csv.loc["fql", "bias"] == 0).all()
@@ -70,7 +70,7 @@ def test_oracle_is_labelled(suite: Path, tmp_path: Path) -> None:
 
 def test_unfinished_run_is_marked_and_named(tmp_path: Path) -> None:
     write_run(tmp_path, "fql", status="failed", error="nan loss", evaluations=2)
-    result = CliRunner().invoke(tables.app, [str(tmp_path)])
+    result = invoke(tables.app, str(tmp_path))
     assert result.exit_code == 0 and "failed: nan loss" in result.stdout and "\N{DAGGER}" in result.stdout
     assert "failed: nan loss" in (tmp_path / "tables" / "scores.md").read_text()
 
@@ -81,7 +81,7 @@ def test_bad_input_is_one_line_and_exit_2(module: str, tmp_path: Path) -> None:
     empty.mkdir()
     app = {"tables": tables.app, "plots": plots.app}[module]
     for folder, named in ((empty, "no runs under"), (absent, f"no folder {absent}")):
-        result = CliRunner().invoke(app, [str(folder)])
+        result = invoke(app, str(folder))
         assert result.exit_code == 2 and result.stdout == ""
         assert result.stderr.count("\n") == 1 and named in result.stderr
     done = subprocess.run([sys.executable, "-m", f"analysis.{module}", "--nonsense"], capture_output=True, text=True)
@@ -93,8 +93,8 @@ def test_bad_input_is_one_line_and_exit_2(module: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("app", [tables.app, plots.app])
 def test_runs_without_rows_write_nothing(app: object, tmp_path: Path) -> None:
     (write_run(tmp_path, status="running") / "episodes.csv").write_text("")
-    result = CliRunner().invoke(app, [str(tmp_path)])  # type: ignore[arg-type]
-    assert result.exit_code == 2 and "still running" in result.stderr and result.stderr.count("\n") == 1
+    result = invoke(app, str(tmp_path))  # type: ignore[arg-type]
+    assert result.exit_code == 2 and "was killed" in result.stderr and result.stderr.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
 
 
@@ -110,7 +110,7 @@ def test_many_tasks_are_wrapped_by_environment() -> None:
 def test_figures_exist_and_say_where(suite: Path, tmp_path: Path) -> None:
     for part in ("runs", "tasks"):  # the toy alone: a figure takes half a second
         shutil.copytree(suite / part / "toy", tmp_path / "results" / part / "toy")
-    result = CliRunner().invoke(plots.app, [str(tmp_path / "results"), "--out", str(tmp_path)])
+    result = invoke(plots.app, str(tmp_path / "results"), "--out", str(tmp_path))
     assert result.exit_code == 0, result.output
     toy = tmp_path / "toy" / "toy"
     drawn = ("learning", "knob-L_test", "knob-N", "landscape", "wall-clock", "gradients", "transport")
@@ -185,11 +185,11 @@ def test_bad_landscape_and_candidates_are_notes(tmp_path: Path, monkeypatch: pyt
     write_landscape(tmp_path)
     folder = write_run(tmp_path, "fql", evaluations=1)
     (folder / "candidates.npz").write_bytes(b"PK\x03\x04 cut short")
-    result = CliRunner().invoke(plots.app, [str(tmp_path)])
+    result = invoke(plots.app, str(tmp_path))
     assert result.exit_code == 0 and f"{folder / 'candidates.npz'}: cannot be read" in result.stdout
     assert "no run has two evaluations, so no learning curve" in result.stdout
     np.savez(tmp_path / "tasks" / "toy" / "toy.npz", grid_x=np.zeros(3))
-    result = CliRunner().invoke(plots.app, [str(tmp_path)])
+    result = invoke(plots.app, str(tmp_path))
     assert result.exit_code == 0 and "no landscape" in result.stdout and "grid_y is missing" in result.stdout
 
 
@@ -222,7 +222,7 @@ def test_offline_to_online(tmp_path: Path) -> None:
         write_run(tmp_path, method, fingerprint="0a1b2c3d4e5f", knobs=names, evaluations=9, offline=4)
     records = load(tmp_path)
     assert records.notes == [] and {run.label for run in records.runs} == {"fql", "fql online", "vgf", "vgf online"}
-    result = CliRunner().invoke(plots.app, [str(tmp_path), "--out", str(tmp_path / "figures")])
+    result = invoke(plots.app, str(tmp_path), "--out", str(tmp_path / "figures"))
     assert result.exit_code == 0, result.output
     toy = tmp_path / "figures" / "toy" / "toy"
     assert all((toy / f"online.{kind}").stat().st_size > 900 for kind in ("png", "svg", "pdf", "csv"))
@@ -243,13 +243,14 @@ def test_offline_to_online(tmp_path: Path) -> None:
 
 def test_an_online_phase_without_an_evaluation_is_a_note(tmp_path: Path) -> None:
     write_run(tmp_path, "fql", evaluations=3, offline=3, status="running")
-    result = CliRunner().invoke(plots.app, [str(tmp_path)])
+    result = invoke(plots.app, str(tmp_path))
     assert result.exit_code == 0 and "toy/toy: no evaluation in the online phase yet" in result.stdout
 
 
 def test_online_runs_with_other_settings_are_told_apart(tmp_path: Path) -> None:
     for fingerprint, warmup in (("aaaaaaaaaaaa", 10), ("bbbbbbbbbbbb", 20)):
-        write_run(tmp_path, "fql", fingerprint=fingerprint, offline=3, online={"from_step": 3000, "warmup": warmup})
+        went_on = {"continues": "0" * 12, "from_step": 3000, "steps": 7000}
+        write_run(tmp_path, "fql", fingerprint=fingerprint, offline=3, online=went_on | {"warmup": warmup})
     records = load(tmp_path)
     assert [run.label for run in records.runs] == ["fql online (aaaaaa)", "fql online (bbbbbb)"]
     assert records.notes == ["toy/toy has 2 runs of fql online, shown apart: online.warmup 10 / 20"]

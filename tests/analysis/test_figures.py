@@ -126,7 +126,8 @@ def test_gradients_are_counted() -> None:
 
 
 def test_wall_clock_counts_all_stages(tmp_path: Path) -> None:
-    stages = [{"name": "behavior", "steps": 10, "seconds": 30.0}, {"name": "critic", "steps": 4000, "seconds": 80.0}]
+    stages = [{"name": "behavior", "fingerprint": "0a" * 6, "steps": 10, "seconds": 30.0},
+              {"name": "critic", "fingerprint": "0b" * 6, "steps": 4000, "seconds": 80.0}]  # fmt: skip
     write_run(tmp_path, "vgf", knobs=L_TEST, evaluations=4, stages=stages, device={"platform": "gpu", "kind": "H200"})
     write_run(tmp_path, "fql", stages=[])
     records = load(tmp_path)
@@ -161,4 +162,4 @@ def test_records_that_are_not_whole(case: str, tmp_path: Path) -> None:
     drawn = {path[0].name for path in plots.figures(records, tmp_path / "f", notes, keep)}
     assert {"profiles", "aggregates", "scaling-L_test", "learning", "knob-L_test", "transport"} <= drawn
     if case in ("running", "corrupt"):
-        assert any({"running": "is still running", "corrupt": "episodes.csv:110: 5 fields"}[case] in n for n in notes)
+        assert any({"running": "was killed", "corrupt": "episodes.csv:110: 5 fields"}[case] in n for n in notes)

@@ -75,7 +75,7 @@ def test_half_written_last_line(tmp_path: Path) -> None:
     records = load(tmp_path)
     note(records.notes, str(path), "half-written")
     note(records.notes, "toy/toy/fql", "step 2000 has 9 of 10", "left out")
-    note(records.notes, "still running", "shown as of step 1000")
+    note(records.notes, "was killed (or stopped) before its end, last written 20", "UTC; shown as of step 1000")
     assert len(records.episodes) == 19
     assert records.episodes.loc[records.episodes["complete"], "step"].unique().tolist() == [1000]
 
@@ -132,7 +132,7 @@ def test_unfinished_runs_are_named(tmp_path: Path) -> None:
     note(records.notes, "toy/toy/fql", "failed: ValueError: nan loss", "as of step 2000")
     note(records.notes, "toy/toy/bc", "was interrupted")
     note(records.notes, "toy/toy/vgf", "no evaluation yet")
-    note(records.notes, "toy/toy/vgf", "still running; nothing to show")
+    note(records.notes, "toy/toy/vgf", "was killed", "; nothing to show")
     assert set(records.episodes["method"]) == {"fql", "bc"} and len(records.runs) == 3
 
 
@@ -149,9 +149,9 @@ def test_bad_run_json_is_named_and_left_out(tmp_path: Path) -> None:
     header.write_text("seed,score\n0,1\n")
     records = load(tmp_path)
     note(records.notes, f"left out: {broken}:2:")
-    note(records.notes, "schema 2")
-    note(records.notes, "status 'done'")
-    note(records.notes, "seeds is None")
+    note(records.notes, "schema: Input should be 1 (it is 2)")
+    note(records.notes, "status: Input should be", "(it is 'done')")
+    note(records.notes, "seeds: ", "(it is None)")
     note(records.notes, "its folder says otherwise")
     note(records.notes, "has no run.json")
     note(records.notes, f"{header}:1: the header is seed,score")

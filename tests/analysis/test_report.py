@@ -11,12 +11,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from analysis import report
 from analysis.load import load
 from analysis.missing import gaps
 from analysis.published import read
+from tests.analysis.command import invoke
 from tests.analysis.synthetic import write_candidates, write_run
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -28,7 +28,7 @@ EVIL = "<script>document.title='owned'</script>"
 
 def command(root: Path, out: Path) -> tuple[str, str]:
     """(the page, what the command printed)."""
-    result = CliRunner().invoke(report.app, [str(root), "--out", str(out)])
+    result = invoke(report.app, str(root), "--out", str(out))
     assert result.exit_code == 0, result.output
     assert [path.name for path in out.iterdir()] == ["index.html"]
     return (out / "index.html").read_text(), result.stdout
@@ -77,7 +77,7 @@ def test_what_is_missing_and_its_command(tmp_path: Path) -> None:
     where = ["--results", str(tmp_path)]
     running = found[f"ogbench/{SCENE}/vgf/3f9a12c0ffee"]
     start = ["python", "-m", "harness.run"]
-    assert running.why == "running" and shlex.split(running.command) == [
+    assert running.why == "killed" and shlex.split(running.command) == [
         *start, "--suite", "ogbench", "--tasks", SCENE, "--methods", "vgf", "--seeds", "2", *where]  # fmt: skip
     few = found["toy/toy fql"]
     assert few.why == "1 seed; the paper has 5" and shlex.split(few.command)[9:] == [
@@ -115,7 +115,7 @@ def test_records_that_are_not_whole(case: str, tmp_path: Path, monkeypatch: pyte
 
 
 def test_no_folder_is_one_line(tmp_path: Path) -> None:
-    result = CliRunner().invoke(report.app, [str(tmp_path / "none"), "--out", str(tmp_path / "report")])
+    result = invoke(report.app, str(tmp_path / "none"), "--out", str(tmp_path / "report"))
     assert result.exit_code == 2 and result.stderr.count("\n") == 1 and not (tmp_path / "report").exists()
 
 

@@ -8,20 +8,19 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats as reference
-from typer.testing import CliRunner
 
 from analysis import stats
 from analysis.compare import Terms, measured
 from analysis.load import load
 from analysis.pairs import duels, over_tasks
+from tests.analysis.command import invoke
 from tests.analysis.synthetic import write_run
 
 TASKS = [f"{name}-play-singletask-task{i}-v0" for name in ("cube-single", "scene") for i in (1, 2)]
 
 
 def command(root: Path, methods: str = "vgf,fql", *more: str) -> tuple[int, str, str]:
-    result = CliRunner().invoke(stats.app, [str(root), "--compare", methods, *more])
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    result = invoke(stats.app, str(root), "--compare", methods, *more)
     return result.exit_code, " ".join(result.stdout.split()), result.stderr
 
 
@@ -111,7 +110,11 @@ def test_unfinished_corrupt_and_absent_are_named(tmp_path: Path) -> None:
     assert code == 2 and "no run of fql" in error and "has no evaluation yet" in error and error.count("\n") == 1
     bad.write_text("\n".join([*lines[:6], "0,final,what", *lines[7:]]) + "\n")
     code, said, _ = command(tmp_path)
-    assert code == 0 and f"{bad}:7: 3 fields" in said and "toy/toy: the run is still running, at step 3000" in said
+    assert (
+        code == 0
+        and f"{bad}:7: 3 fields" in said
+        and "toy/toy: the run was killed (or stopped) before its end, at step 3000" in said
+    )
     for wrong in ("vgf", "", "vgf,vgf"):
         code, _, error = command(tmp_path, wrong)
         assert code == 2 and "name two methods or more" in error

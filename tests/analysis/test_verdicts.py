@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from typer.testing import CliRunner
 
 from analysis.load import load
 from analysis.runs import RecordError
 from analysis.verdicts import app, tabulate
+from tests.analysis.command import invoke
 from tests.analysis.synthetic_language import best_of_n, plain, vgf, write_language
 
 LEVELS = {"L_test": [0, 1, 16]}
@@ -137,12 +137,12 @@ def test_verdicts_on_other_texts_do_not_count(tmp_path: Path) -> None:
 def test_the_command_and_its_files(tmp_path: Path) -> None:
     write_language(tmp_path, "vgf", vgf(0.7, 0.5), LEVELS)
     write_language(tmp_path, "sft", lambda _: plain(0.2))
-    result = CliRunner().invoke(app, [str(tmp_path), "--compare", "vgf,sft"])
+    result = invoke(app, str(tmp_path), "--compare", "vgf,sft")
     assert result.exit_code == 0 and "tldr-synthetic / recorded" in result.output
     assert "vgf (held-out) - sft = +" in result.output and "over 40 prompts" in result.output
     assert len(pd.read_csv(tmp_path / "tables" / "winrates.csv")) == 5
     assert pd.read_csv(tmp_path / "tables" / "winrate-differences.csv")["low"].iloc[0] > 0
-    nobody = CliRunner().invoke(app, [str(tmp_path), "--judge", "nobody"])
+    nobody = invoke(app, str(tmp_path), "--judge", "nobody")
     assert nobody.exit_code == 2 and "no verdicts of nobody" in nobody.stderr
 
 
@@ -163,8 +163,8 @@ def test_the_command_and_its_files(tmp_path: Path) -> None:
             "two verdicts on one response",
         ),
         ("verdicts-j.csv", "seed,episode,verdict,swap_consistent,cost\n0,0,win,1,0\n", "no verdicts-j.json says which"),
-        ("responses.jsonl", '{"seed": 0\n', "responses.jsonl:1: "),
-        ("responses.jsonl", '{"seed": 0, "episode": 1}\n', "KeyError('response')"),
+        ("responses.jsonl", '{"seed": 0\n', "responses.jsonl:1:1: Expecting"),
+        ("responses.jsonl", '{"seed": 0, "episode": 1}\n', "responses.jsonl:1: prompt: Field required"),
     ],
 )  # fmt: skip
 def test_what_is_broken_is_named_and_left_out(tmp_path: Path, name: str, content: str, note: str) -> None:

@@ -1,0 +1,32 @@
+"""How the commands of this folder start: as `core.command` has it, with Matplotlib told what it needs to know.
+
+It reads MPLBACKEND, which in a notebook's terminal names what need not exist here, and the folder of a user's settings,
+for which there must be a home directory, while it is imported: so this comes first.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import NoReturn
+
+from core import command
+
+
+def main(place: str) -> NoReturn:
+    """Runs the typer application at "module:attribute"; see `core.command.main`."""
+    os.environ["MPLBACKEND"] = "agg"
+    if _homeless() and not os.environ.get("MPLCONFIGDIR"):
+        with tempfile.TemporaryDirectory(prefix="matplotlib-") as folder:
+            os.environ["MPLCONFIGDIR"] = folder
+            command.main(place)
+    command.main(place)
+
+
+def _homeless() -> bool:
+    try:
+        Path.home()
+    except RuntimeError:  # no HOME, and a user whom the system does not know
+        return True
+    return False

@@ -1,0 +1,116 @@
+"""The texts of a language run and the verdicts on them, read and checked (`results/README.md`)."""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pydantic import ConfigDict, with_config
+from typing_extensions import TypedDict  # pydantic needs its form of it below Python 3.12
+
+from analysis.episodes import LARGEST, setting_name
+from analysis.runs import RecordError, content, shown
+from analysis.runs import table as read_csv
+from core import strict_json
+from core.errors import reason
+from core.records import Number, Seed, VerdictsRecord, check, file_name
+
+SCORES = {"win": 1.0, "tie": 0.5, "loss": 0.0, "invalid": math.nan}
+
+
+@with_config(ConfigDict(strict=True, extra="allow"))
+class Response(TypedDict):
+    """A line of responses.jsonl, beside the knobs."""
+
+    seed: Seed
+    episode: Number
+    prompt: str
+    response: str
+    reference: str
+
+
+def verdict_files(run_folder: Path, notes: list[str]) -> dict[str, Path]:
+    """Judge -> its file. Raises: RecordError: the folder cannot be listed."""
+    found: dict[str, Path] = {}
+    try:
+        paths = sorted(run_folder.glob("verdicts-*.csv"))
+    except OSError as error:
+        raise RecordError(reason(error)) from error
+    for path in paths:
+        judge = path.stem.removeprefix("verdicts-")
+        try:
+            found[file_name(judge)] = path
+        except ValueError as error:
+            notes.append(f"{path}: the judge's name {error}, left out")
+    return found
+
+
+def judged(path: Path, knobs: Sequence[str], sha256: str) -> pd.DataFrame:
+    """The rows of a verdicts file about the texts with that hash. Raises: RecordError if it is none."""
+    numbers = ["seed", *knobs, "episode", "swap_consistent", "cost"]
+    expected = [*numbers[:-2], "verdict", *numbers[-2:]]
+    table = read_csv(path, content(path) or b"")
+    if list(table) != expected:
+        found = shown(",".join(map(str, table)), quote=False, longest=200)
+        raise RecordError(f"{path}:1: the header is {found}, expected {','.join(expected)}")
+    try:
+        table[numbers] = table[numbers].astype(float)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise RecordError(f"{path}: {shown(reason(error), quote=False, longest=200)}") from error
+    if unknown := sorted(set(table["verdict"].astype(str)) - set(SCORES)):
+        raise RecordError(f"{path}: {shown(unknown[0])} is no verdict")
+    if not np.isfinite(table[numbers]).all(axis=None) or not table["swap_consistent"].isin((0, 1)).all():
+        raise RecordError(f"{path}: a number is missing, or a swap_consistent is neither 0 nor 1")
+    if table.duplicated(["seed", *knobs, "episode"]).any():
+        raise RecordError(f"{path} has two verdicts on one response")
+    seal = path.with_name(f"{path.stem}.json")
+    if (text := content(seal)) is None:
+        raise RecordError(f"{path}: no {seal.name} says which texts it judged; judge again")
+    about = check(strict_json.parse(text, str(seal)), VerdictsRecord, str(seal))
+    of, rows = about["responses"], about["rows"]
+    if (of, rows) != (sha256, len(table)):
+        what = f"{len(table)} verdicts, of {rows}" if of == sha256 else "verdicts on other texts than are there now"
+        raise RecordError(f"{path} has {what}; judge again")
+    score = table["verdict"].map(SCORES)
+    consistent = table["swap_consistent"].where(score.notna())
+    return table.assign(score=score, consistent=consistent, setting=_settings(table, knobs))
+
+
+def texts(path: Path, knobs: Sequence[str]) -> tuple[pd.DataFrame, dict[int, str], str]:
+    """(seed, setting, episode, longer; episode -> a name of its prompt, another one for another text; the file's
+    SHA-256). Raises: RecordError naming a line that is no row, or responses that stand twice."""
+    rows, names = [], dict[int, str]()
+    text = content(path) or b""
+    for number, line in enumerate(text.removeprefix(codecs.BOM_UTF8).decode(errors="replace").split("\n"), start=1):
+        if line.strip():
+            where = f"{path}:{number}"
+            row: Any = check(strict_json.parse(line, where), Response, where)
+            keys = {name: _finite(row, name, where) for name in ("seed", *knobs, "episode")}
+            rows.append(keys | {"longer": len(row["response"]) - len(row["reference"])})
+            sha256 = hashlib.sha256(row["prompt"].encode("utf-8", "surrogatepass"))
+            name = f"{row['episode']} {sha256.hexdigest()[:16]}"
+            if names.setdefault(row["episode"], name) != name:
+                raise RecordError(f"{where}: episode {row['episode']} has another prompt than before")
+    table = pd.DataFrame(rows, columns=["seed", *knobs, "episode", "longer"])
+    if table.duplicated(["seed", *knobs, "episode"]).any():
+        raise RecordError(f"{path} has a response twice")
+    about = table.assign(setting=_settings(table, knobs))[["seed", "setting", "episode", "longer"]]
+    return about, names, hashlib.sha256(text).hexdigest()
+
+
+def _finite(row: Any, name: str, where: str) -> float:
+    value = row.get(name)
+    if not isinstance(value, int | float) or not abs(value) < LARGEST:
+        raise RecordError(f"{where}: {name} is {shown(repr(value), quote=False)}")
+    return value
+
+
+def _settings(table: pd.DataFrame, knobs: Sequence[str]) -> list[str]:
+    grid = table[list(knobs)].astype(float).to_numpy()
+    return [setting_name(dict(zip(knobs, row, strict=True))) for row in grid]
