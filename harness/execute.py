@@ -162,13 +162,14 @@ class Executor:
 
     def _continuations(self, run: RunNode) -> list[Path]:
         """Records, and the artefacts of their last stage, that went on online from a run's."""
-        found = []
+        found = list[Path]()
         for folder in run.folder(self.results).parent.glob("*"):
             try:
-                found = record.read_run(folder)
+                before = record.read_run(folder)
             except BadInput:  # whose it was, nobody can tell
                 continue
-            if (online := found and found.get("online")) and online["continues"] == run.fingerprint:
+            online = before.get("online") if before else None
+            if online and online["continues"] == run.fingerprint:
                 stages = folder / "stages"
                 last = stages.read_text().split()[-1:] if stages.exists() else []
                 found += [folder, *(self.results / "artifacts" / fingerprint for fingerprint in last)]
