@@ -14,7 +14,6 @@ from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from methods.behavior import BehaviorConfig, BehaviorMethod
 from methods.core import (
@@ -98,13 +97,13 @@ class SfBC(BehaviorMethod):
         return Critic(self.config.hidden_dims, self.config.activation, norm="none", members=1)
 
     @property
-    def critic_optimizer(self) -> optax.GradientTransformation:
-        return optimizer(self.config.critic_learning_rate or self.config.learning_rate)
+    def critic_rate(self) -> float:
+        return self.config.critic_learning_rate or self.config.learning_rate
 
     def init_part(self, name: str, key: Key) -> Any:
         """A critic of normalised returns, with their mean and deviation."""
         params = self.critic.init(key, jnp.zeros((1, self.spec.obs_dim)), jnp.zeros((1, self.spec.action_dim)))
-        learner = create(params, self.critic_optimizer)
+        learner = create(params, optimizer(self.critic_rate))
         return {"learner": learner, "mean": jnp.zeros(()), "std": jnp.ones(())}
 
     @property
@@ -173,7 +172,7 @@ class SfBC(BehaviorMethod):
             return jnp.mean((values[0] - batch["returns"]) ** 2)
 
         loss, grads = jax.value_and_grad(loss_fn)(learner.params)
-        learner = descend(learner, grads, self.critic_optimizer)
+        learner = descend(learner, grads, optimizer(self.critic_rate))
         return {**state, name: {**state[name], "learner": learner}}, {f"{name}/loss": loss}
 
     # acting
