@@ -26,12 +26,8 @@ def file_name(name: str) -> str:
     Raises:
       ValueError: it is empty, too long, "." or "..", or holds a slash or a character that does not print.
     """
-    if (
-        not 0 < len(name.encode("utf-8", "surrogatepass")) <= LONGEST_NAME
-        or name in (".", "..")
-        or "/" in name
-        or "\\" in name
-    ):
+    size = len(name.encode("utf-8", "surrogatepass"))
+    if not 0 < size <= LONGEST_NAME or name in (".", "..") or "/" in name or "\\" in name:
         raise ValueError("cannot be part of a file's name")
     if not name.isprintable():
         raise ValueError("holds characters that do not print")

@@ -170,10 +170,10 @@ class Executor:
         found = []
         for folder in run.folder(self.results).parent.glob("*"):
             try:
-                found = record.read_run(folder)
+                content = record.read_run(folder)
             except BadInput:  # whose it was, nobody can tell
                 continue
-            if (online := found and found.get("online")) and online["continues"] == run.fingerprint:
+            if (online := content and content.get("online")) and online["continues"] == run.fingerprint:
                 stages = folder / "stages"
                 last = stages.read_text().split()[-1:] if stages.exists() else []
                 found += [folder, *(self.results / "artifacts" / fingerprint for fingerprint in last)]
