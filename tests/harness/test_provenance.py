@@ -133,8 +133,8 @@ def test_words_about_code_change_nothing_and_code_does(root: Path) -> None:
     assert provenance.changed(code) == ["methods/behavior.py"]
 
 
-SPELLINGS = ("x = 1", "x = -1", "x = '1'", "x = 1.0", "x = 1j", "x: int = 1", "def f(x=1): pass", "x = None", "x = [[]]",
-             "x = []", "x = y.z", "x = y[z]", "del x", "w = 1", "")  # fmt: skip
+SPELLINGS = ("x = 1", "x = -1", "x = '1'", "x = 1.0", "x = 1j", "x: int = 1", "def f(x=1): pass", "x = None",
+             "x = [[]]", "x = []", "x = y.z", "x = y[z]", "del x", "w = 1", "")  # fmt: skip
 
 
 def test_different_code_has_different_digests(root: Path) -> None:
