@@ -18,7 +18,8 @@ from tests.core.test_strict_json import VALUES
 RUN: dict[str, Any] = {
     "schema": 1, "suite": "toy", "task": "toy", "method": "bc", "fingerprint": "0123456789ab", "status": "finished",
     "error": None, "config": {"steps": {"value": 3, "origin": "default"}}, "seeds": [0, 1], "knobs": ["N"],
-    "episodes": 3, "evaluation_steps": [10, 20], "stages": [{"name": "behavior", "fingerprint": "ab", "steps": 20, "seconds": 1.5}],
+    "episodes": 3, "evaluation_steps": [10, 20],
+    "stages": [{"name": "behavior", "fingerprint": "ab", "steps": 20, "seconds": 1.5}],
     "wall_clock_s": {"train": 1.5},
 }  # fmt: skip
 STAGE: dict[str, Any] = {"finished": True, "step": 3, "identity": {}, "files": {"3/a": "00"}}
