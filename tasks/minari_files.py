@@ -17,6 +17,7 @@ from tasks import data_files
 FILE = "main_data.hdf5"  # Minari's name for the numbers
 METADATA = "metadata.json"
 FORMATS = ("hdf5", "arrow", "parquet")
+OURS = ("d4rl_v2", "given", "local")  # namespaces; all others are Minari's
 
 
 class Steps(NamedTuple):
@@ -28,6 +29,11 @@ class Steps(NamedTuple):
     terminations: np.ndarray  # [t]
 
 
+def is_ours(dataset_id: str) -> bool:
+    """Whether a dataset was imported or made by us."""
+    return dataset_id.partition("/")[0] in OURS
+
+
 def metadata(data: Path) -> Mapping[str, Any] | None:
     """The metadata of the dataset in a folder `data`; None where there are none, as in what a crash left behind.
 
@@ -37,10 +43,11 @@ def metadata(data: Path) -> Mapping[str, Any] | None:
     path = data / METADATA
     if not data_files.exists(path):
         return None
-    from tasks.shapes import Metadata, check  # late: processes that only simulate need no pydantic
+    from tasks.shapes import Metadata, OwnMetadata, check  # late: processes that only simulate need no pydantic
 
     try:
-        return check(strict_json.read(path), Metadata, str(path))
+        found = check(strict_json.read(path), Metadata, str(path))
+        return check(found, OwnMetadata, str(path)) if is_ours(found["dataset_id"]) else found
     except OSError as error:
         raise BadInput(f"cannot read {path}: {error.strerror or error}") from error
 

@@ -20,7 +20,7 @@ class Source(TypedDict):
 
 @with_config(ConfigDict(strict=True, extra="allow"))
 class Metadata(TypedDict):
-    """What of a dataset's metadata is used."""
+    """What of a Minari dataset's metadata is used."""
 
     dataset_id: str
     total_episodes: Number
@@ -32,6 +32,12 @@ class Metadata(TypedDict):
     eval_env_spec: NotRequired[str | None]
     ref_min_score: NotRequired[float | None]
     ref_max_score: NotRequired[float | None]
+
+
+@with_config(ConfigDict(strict=True, extra="allow"))
+class OwnMetadata(Metadata):
+    """What those of our own sets say besides; others may mean something else by the same words."""
+
     reference: NotRequired[str]
     source: NotRequired[Source]
     recipe: NotRequired[dict[str, Any]]
