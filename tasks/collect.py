@@ -31,11 +31,8 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from pydantic import ConfigDict, with_config
-from typing_extensions import TypedDict
 
 from core import files, strict_json
-from core.records import Number, check
 from methods.core import BadInput
 from tasks import data_files
 from tasks.fetch import atomic_write, console, locked
@@ -70,15 +67,6 @@ class Recipe:
         for split, episodes in (("train", self.episodes), ("val", max(1, self.episodes // 10))):
             for first in range(0, episodes, SHARD):
                 yield f"{split}-{first:06d}.npz", range(first, min(first + SHARD, episodes))
-
-
-@with_config(ConfigDict(strict=True, extra="allow"))
-class RecipeRecord(TypedDict):
-    """A recipe in a file."""
-
-    dataset: str
-    episodes: Number
-    seed: Number
 
 
 class _Collector:
@@ -217,6 +205,8 @@ def begin(place: Path, recipe: Mapping[str, Any], holds: str, advice: str) -> No
     Raises:
       BadInput: something else is being made there, or what is noted cannot be read.
     """
+    from tasks.shapes import check  # late: processes that only simulate need no pydantic
+
     settings = place / "recipe.json"
     files.sweep(place)
     if not data_files.exists(settings):
@@ -266,6 +256,8 @@ def recipe_of(path: Path) -> Mapping[str, Any]:
     recipe = data_files.npz(path, ["recipe"]).get("recipe")
     if recipe is None:
         return {}
+    from tasks.shapes import RecipeRecord, check
+
     return check(strict_json.parse(str(recipe), f"{path}: recipe"), RecipeRecord, f"{path}: recipe")
 
 

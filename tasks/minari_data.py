@@ -27,8 +27,8 @@ from tasks import actions, data_files, fetch, minari_files, scores
 from tasks.actions import Bounds
 from tasks.core import Dataset, Provenance, RewardTransform, check_transitions
 from tasks.minari_files import FILE as FILE
+from tasks.minari_files import is_ours
 
-OURS = ("d4rl_v2", "given", "local")  # namespaces; all others are Minari's
 BATCH = 500  # episodes written at once: each call opens the file and rewrites its metadata
 
 
@@ -247,7 +247,8 @@ def as_dataset(
         columns["actions"] = bounds.to_unit(columns["actions"])
     columns["actions"], outside = actions.clipped(columns["actions"], str(loaded.file))
     digest = fetch.sha256(loaded.file)  # last: it pins the file, and only a sound one should be
-    known = {key: value for key, value in loaded.metadata.items() if key in _RECORDED}
+    own = loaded.metadata if is_ours(loaded.metadata["dataset_id"]) else {}
+    known = {key: value for key, value in own.items() if key in _RECORDED}
     details = {
         "minari": loaded.metadata["dataset_id"], **known, "reward": asdict(reward), "reference": asdict(reference),
         "episodes": len(returns), "return_mean": float(returns.mean()), "return_max": float(returns.max()),
@@ -255,7 +256,7 @@ def as_dataset(
         "score_mean": float(reference.score(returns.clip(max=1.0) if goal else returns).mean()),
     }  # fmt: skip
     # of an imported set its original's, which is the same wherever it was imported
-    digest = loaded.metadata.get("source", {}).get("sha256", digest)
+    digest = own.get("source", {}).get("sha256", digest)
     if bounds and not bounds.unit:  # other numbers than the file's
         details["action_space"] = asdict(bounds)
         digest = hashlib.sha256(f"{digest}, actions of {bounds.low} to {bounds.high}".encode()).hexdigest()

@@ -5,49 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, NotRequired
+from typing import Any, NamedTuple
 
 import numpy as np
-from pydantic import ConfigDict, with_config
-from typing_extensions import TypedDict
 
 from core import strict_json
 from core.errors import reason
-from core.records import Number, check
 from methods.core import BadInput
 from tasks import data_files
 
 FILE = "main_data.hdf5"  # Minari's name for the numbers
 METADATA = "metadata.json"
 FORMATS = ("hdf5", "arrow", "parquet")
-
-
-@with_config(ConfigDict(strict=True, extra="allow"))
-class Source(TypedDict):
-    """Of an imported set its original."""
-
-    sha256: NotRequired[str]
-
-
-@with_config(ConfigDict(strict=True, extra="allow"))
-class Metadata(TypedDict):
-    """What of a dataset's metadata is used."""
-
-    dataset_id: str
-    total_episodes: Number
-    total_steps: Number
-    data_format: NotRequired[str]
-    observation_space: NotRequired[str]
-    action_space: NotRequired[str]
-    env_spec: NotRequired[str | None]
-    eval_env_spec: NotRequired[str | None]
-    ref_min_score: NotRequired[float | None]
-    ref_max_score: NotRequired[float | None]
-    reference: NotRequired[str]
-    source: NotRequired[Source]
-    recipe: NotRequired[dict[str, Any]]
-    medium_step: NotRequired[Number]
-    expert_step: NotRequired[Number]
+OURS = ("d4rl_v2", "given", "local")  # namespaces; all others are Minari's
 
 
 class Steps(NamedTuple):
@@ -59,6 +29,11 @@ class Steps(NamedTuple):
     terminations: np.ndarray  # [t]
 
 
+def is_ours(dataset_id: str) -> bool:
+    """Whether a dataset was imported or made by us."""
+    return dataset_id.partition("/")[0] in OURS
+
+
 def metadata(data: Path) -> Mapping[str, Any] | None:
     """The metadata of the dataset in a folder `data`; None where there are none, as in what a crash left behind.
 
@@ -68,8 +43,11 @@ def metadata(data: Path) -> Mapping[str, Any] | None:
     path = data / METADATA
     if not data_files.exists(path):
         return None
+    from tasks.shapes import Metadata, OwnMetadata, check  # late: processes that only simulate need no pydantic
+
     try:
-        return check(strict_json.read(path), Metadata, str(path))
+        found = check(strict_json.read(path), Metadata, str(path))
+        return check(found, OwnMetadata, str(path)) if is_ours(found["dataset_id"]) else found
     except OSError as error:
         raise BadInput(f"cannot read {path}: {error.strerror or error}") from error
 

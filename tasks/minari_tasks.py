@@ -22,7 +22,7 @@ from tasks.d4rl_simulators import register_robotics
 
 def names() -> list[str]:
     """The tasks of the datasets in Minari's folder that are neither ours nor D4RL's: their ids, "/" written "--"."""
-    return [name.replace("/", "--") for name in minari_data.ids() if name.partition("/")[0] not in minari_data.OURS]
+    return [name.replace("/", "--") for name in minari_data.ids() if not minari_files.is_ours(name)]
 
 
 @dataclass(frozen=True)

@@ -133,6 +133,37 @@ def test_a_complete_file_is_kept_and_another_recipe_refused(cube_file):
         collect.collect(**{**CUBE, "episodes": 13}, workers=1, out=cube_file, progress=False)
 
 
+@pytest.mark.parametrize("text", ["[]", "null", "3", "[" * 100_000, "9" * 5000, "{", '{"dataset": 3}'])
+def test_an_unreadable_recipe_of_an_unfinished_collection_is_named(tmp_path, text):
+    settings = tmp_path / "a.npz.parts" / "recipe.json"
+    settings.parent.mkdir()
+    settings.write_text(text)
+    with pytest.raises(BadInput, match=r"a\.npz\.parts(/recipe\.json| holds .* dataset 3, not cube)") as caught:
+        collect.collect(**CUBE, workers=1, out=tmp_path / "a.npz", progress=False)
+    assert "\n" not in str(caught.value) and settings.read_text() == text
+
+
+@pytest.mark.parametrize(
+    "recipe", ["[]", "3", "{", "{}", '{"dataset": "a", "episodes": "2", "seed": 0}', "[" * 100_000]
+)
+def test_a_file_whose_recipe_is_none_is_named(tmp_path, recipe):
+    collect.save(tmp_path / "a.npz", {"recipe": np.array(recipe)})
+    with pytest.raises(BadInput, match=r"a\.npz: recipe") as caught:
+        collect.recipe_of(tmp_path / "a.npz")
+    assert "\n" not in str(caught.value)
+    collect.save(tmp_path / "b.npz", {"observations": np.zeros(3)})
+    assert collect.recipe_of(tmp_path / "b.npz") == {}
+
+
+def test_a_damaged_shard_is_named(tmp_path):
+    parts = tmp_path / "a.npz.parts"
+    parts.mkdir()
+    for name, _ in collect.Recipe(**CUBE).shards():
+        (parts / name).write_bytes(b"PK\x03\x04 and no more")
+    with pytest.raises(BadInput, match=r"val-000000\.npz is not an NPZ file of numbers, or it is truncated or damaged"):
+        collect.collect(**CUBE, workers=1, out=tmp_path / "a.npz", progress=False)
+
+
 @pytest.mark.parametrize(
     ("change", "line"),
     [

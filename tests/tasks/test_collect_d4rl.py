@@ -83,6 +83,14 @@ def test_an_agent_that_learned_too_little(monkeypatch, tmp_path, returns):
         chosen(monkeypatch, tmp_path, returns)
 
 
+@pytest.mark.parametrize("text", ["step,return\n1\n", "a,b\n1,2\n", "step,return\nx,2\n", "\xff\xfe"])
+def test_a_damaged_table_of_returns_is_named(monkeypatch, tmp_path, text):
+    (tmp_path / "returns.csv").write_text(text, encoding="latin-1")
+    with pytest.raises(BadInput, match=r"returns\.csv cannot be read .*delete it to measure anew") as caught:
+        chosen(monkeypatch, tmp_path, {100: 12.0, 200: 300.0})
+    assert "\n" not in str(caught.value)
+
+
 # ---- what the agent had seen ----
 
 
@@ -163,6 +171,15 @@ def test_an_agent_goes_on_where_it_was_stopped(small, monkeypatch):
                                             "transitions": 30}  # fmt: skip
     assert provenance.details["reference"]["high"] == 115.0
     assert "v2" not in json.dumps(minari_data.metadata_of(task.dataset_id)).replace("not D4RL v2", "")
+
+    state = (place / "agent.pt").read_bytes()
+    for damaged in (b"", b"nonsense", state[: len(state) // 2]):
+        (place / "agent.pt").write_bytes(damaged)
+        with pytest.raises(
+            BadInput, match=r"hopper-seed0: agent\.pt cannot be read .*; delete the folder to train anew"
+        ):
+            Agent(Recipe.of("hopper", 0, EVERY), place, 2 * EVERY)
+    (place / "agent.pt").write_bytes(state)
 
     written = (folder / "data" / minari_data.FILE).stat().st_mtime_ns
     assert collect("hopper-medium", 2 * EVERY, 30, 0, progress=False, snapshot_every=EVERY) == folder

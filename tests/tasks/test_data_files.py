@@ -99,6 +99,11 @@ def test_a_folder_that_cannot_be_written_is_named_with_what_moves_it(tmp_path, m
     monkeypatch.setenv("OGBENCH_DATA_DIR", str(tmp_path / "file" / "data"))
     place = f"{tmp_path}/file/data/antmaze-medium-navigate-v0.npz"
     refused(lambda: ANT.load("download"), f"cannot write {place}: Not a directory; OGBENCH_DATA_DIR names another")
+    path = d4rl_file(tmp_path / "mine.hdf5")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "file"))
+    refused(lambda: HOPPER.load(str(path)), "cannot write .*/file/given/hopper-medium-.*; MINARI_DATASETS_PATH names")
+    monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path / "file"))
+    refused(lambda: HOPPER.load("download"), r"cannot write .*/file/hopper_medium-v2\.hdf5: .*; D4RL_DATASET_DIR names")
 
 
 # ---- formats ----

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -153,4 +154,55 @@ def test_a_changed_file_is_refused_and_named(tmp_path):
     assert fetch.sha256(path) == first == "a7937b64b8caa58f03721bb6bacf5c78cb235febe0e70b1b84cd99541461a08e"
     path.write_bytes(b"second")
     with pytest.raises(BadInput, match=r"a\.npz changed since its first use"):
+        fetch.sha256(path)
+
+
+# ---- what lies where a download goes ----
+
+
+def test_links_that_lie_in_a_download_s_way_are_not_followed(host, tmp_path):
+    """Names of parts are always the same, so that a download goes on: anyone may have been there before."""
+    victim, path = tmp_path / "victim", tmp_path / "data.npz"
+    victim.write_text("mine")
+    for name in ("data.npz.part.url", "data.npz.sha256"):
+        (tmp_path / name).symlink_to(victim)
+    (tmp_path / "data.npz.part").symlink_to(victim)
+    with pytest.raises(BadInput, match=r"cannot write .*data\.npz: Too many levels of symbolic links"):
+        get(host.url, path=path)
+    (tmp_path / "data.npz.part").unlink()
+    get(host.url, path=path)
+    assert victim.read_text() == "mine" and path.read_bytes() == host.content
+
+
+def test_drafts_of_killed_processes_are_swept_and_others_left(host, tmp_path):
+    old, young = (tmp_path / f".data.npz.{number:016x}.tmp.npz" for number in (1, 2))
+    for path in (old, young):
+        path.touch()
+    os.utime(old, (0, 0))
+    get(host.url, path=tmp_path / "data.npz")
+    assert not old.exists() and young.exists()
+
+
+def test_files_have_the_permissions_that_the_user_asks_for(host, tmp_path):
+    before = os.umask(0o077)
+    try:
+        get(host.url, path=tmp_path / "data.npz")
+        fetch.sha256(tmp_path / "data.npz")
+        with fetch.atomic_write(tmp_path / "b") as file:
+            file.write(b"b")
+    finally:
+        os.umask(before)
+    for name in ("data.npz", "data.npz.url", "data.npz.sha256", "b"):
+        assert (tmp_path / name).stat().st_mode & 0o777 == 0o600, name
+
+
+def test_notes_that_are_no_text_are_read_past(host, tmp_path):
+    path = tmp_path / "data.npz"
+    (tmp_path / "data.npz.part").write_bytes(b"some")
+    (tmp_path / "data.npz.part.url").write_bytes(b"\xff\xfe\x00")
+    get(host.url, path=path)
+    (tmp_path / "data.npz.url").write_bytes(b"\xff\n")
+    assert fetch.had_from(path) == "\ufffd"
+    (tmp_path / "data.npz.sha256").write_bytes(b"\xff")
+    with pytest.raises(BadInput, match="changed since its first use"):
         fetch.sha256(path)

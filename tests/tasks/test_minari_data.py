@@ -16,6 +16,7 @@ import tasks
 from methods.core import BadInput, TaskSpec
 from tasks import d4rl, minari_data, scores
 from tasks.minari_data import Episode, metadata_of, read, write
+from tests.tasks.minari_sets import amended
 
 pytestmark = pytest.mark.usefixtures("d4rl_folders")
 
@@ -118,7 +119,7 @@ def spoil(identity: str, name: str, values: np.ndarray) -> None:
     [("[1, 2]", "should be a valid dictionary"), ("{", "Expecting property name"), ("", "Expecting value"),
      ("[" * 100_000, "nested too deeply"), ('{"dataset_id": 3}', "dataset_id: Input should be a valid string"),
      ('{"dataset_id": "local/x-v0"}', "total_episodes: Field required"),
-     ('{"dataset_id": "x", "total_episodes": 1, "total_steps": 1, "source": []}', "source: Input should be a valid"),
+     ('{"dataset_id": "given/x", "total_episodes": 1, "total_steps": 1, "source": []}', "source: Input should be"),
      ('{"dataset_id": "x", "total_episodes": 1, "total_steps": 1, "ref_min_score": "1"}', "ref_min_score: Input"),
      ("9" * 5000, "too many digits")],
 )  # fmt: skip
@@ -220,6 +221,7 @@ def test_minari_s_own_datasets_are_tasks_under_their_ids():
     """On the simulator that they name, v5, not D4RL's; scored by what their metadata say."""
     own("mujoco/hopper/medium-v0", ref_min_score=10.0, ref_max_score=20.0)
     own("given/hopper-medium-0123-v0")  # ours
+    amended("mujoco/hopper/medium-v0", source="a robot", recipe=3)  # words that mean something to us, not to Minari
     assert d4rl.names()[len(d4rl.PAPER_TASKS) :] == ("mujoco--hopper--medium-v0",)
     (task,), (same,) = tasks.select("d4rl", ["mujoco/hopper/medium-v0"]), tasks.select("d4rl", ["mujoco--*"])
     assert task == same and task.name == "mujoco--hopper--medium-v0" and task.spec == TaskSpec(11, 3, 1000)

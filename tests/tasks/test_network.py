@@ -1,0 +1,83 @@
+"""Variables about proxies and certificates that are wrong: named in one line, without what stands in them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import tenacity
+
+from methods.core import BadInput
+from tasks import fetch, network
+
+VARIABLES = [name for one in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "ssl_cert_file", "ssl_cert_dir")
+             for name in (one, one.upper())]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
+def download(url: str, place: Path) -> str:
+    """The line that says why nothing came; nothing is left behind but a lock."""
+    with pytest.raises(BadInput) as caught:
+        fetch.fetch([url], place / "a.npz", wait=tenacity.wait_none())
+    assert {path.suffix for path in place.iterdir()} <= {".lock", ".pem"}
+    assert "\n" not in str(caught.value) and "secret" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "line"),
+    [
+        ("ALL_PROXY", "socks5://user:secret@host:1", "ALL_PROXY: a SOCKS proxy needs the package socksio"),
+        ("https_proxy", "socks4a://host:1", "https_proxy: "),
+        ("HTTPS_PROXY", "http://user:secret@[::1", "HTTPS_PROXY: not a proxy's address"),
+        ("HTTP_PROXY", "http://user:secret@host:port", "HTTP_PROXY: not a proxy's address"),
+        ("HTTPS_PROXY", "ftp://secret", "HTTPS_PROXY: not a proxy's address"),
+        ("NO_PROXY", "[::1", "NO_PROXY: not a list of hosts"),
+        (
+            "SSL_CERT_FILE",
+            "/gone/ca.pem",
+            r"SSL_CERT_FILE: no certificates can be read from /gone/ca.pem (No such file",
+        ),
+    ],
+)
+def test_what_no_client_can_be_made_with_is_named(monkeypatch, tmp_path, name, value, line):
+    if "socks" in value:
+        monkeypatch.setitem(__import__("sys").modules, "socksio", None)
+    monkeypatch.setenv(name, value)
+    assert download("https://host.invalid/a.npz", tmp_path).startswith(line)
+
+
+def test_a_certificate_file_that_is_none_is_named(monkeypatch, tmp_path):
+    (tmp_path / "ca.pem").write_text("nonsense")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    assert download("https://host.invalid/a.npz", tmp_path).startswith("SSL_CERT_FILE: no certificates can be read")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "scheme"),
+    [("HTTPS_PROXY", "nonsense.invalid", "https"), ("http_proxy", "http://user:secret@127.0.0.1:9", "http"),
+     ("ALL_PROXY", "http://127.0.0.1:9", "https"), ("HTTP_PROXY", "http://127.0.0.1:99999", "http"),
+     ("HTTPS_PROXY", "http://" + "x" * 300, "https")],
+)  # fmt: skip
+def test_what_cannot_be_reached_through_a_proxy_names_it(monkeypatch, tmp_path, name, value, scheme):
+    monkeypatch.setenv(name, value)
+    line = download(f"{scheme}://host.invalid/a.npz", tmp_path)
+    assert line.startswith("missing download: a.npz (host.invalid: ") and line.endswith(f" through {name})")
+
+
+def test_hosts_that_need_no_proxy_are_not_said_to_use_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    line = download("http://127.0.0.1:9/a.npz", tmp_path)
+    assert "through" not in line and not os.environ.get("HTTPS_PROXY")
+
+
+def test_a_client_is_a_client():
+    with network.client(timeout=3.0) as session:
+        assert session.timeout.read == 3.0
