@@ -21,7 +21,8 @@ class Server:
     "500"; "429 N" (Retry-After: N seconds); "429 date" (an HTTP date two seconds ahead); "quota"; "filter"; "401" (the
     message repeats the key); "silent" (no answer in time); "drip", "drip headers" (a byte now and then, for ever);
     "reset" (the connection is cut); "json" (half of one); "html", "none" (no choices); "empty"; "vague" (no verdict);
-    "says TEXT"; "raw STATUS BODY", word for word; "dear N" (an answer that counts N tokens); "answer", which is also what comes after.
+    "says TEXT"; "raw STATUS BODY", word for word; "dear N" (an answer that counts N tokens); "answer", which is also
+    what comes after.
     """
 
     def __init__(self, prefers: Callable[[str, str], str], delay: float = 0.0) -> None:

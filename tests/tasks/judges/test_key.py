@@ -63,8 +63,8 @@ def test_what_is_not_the_key_stays() -> None:
 
 
 @pytest.mark.parametrize(
-    "given", [KEY, "0123456789abcdef", "AKIAIOSFODNN7EXAMPLE", "ABCDEFGHIJKLMNOPQRST", "abcdefghijklmnop", "hf_abcdefgh",
-              "a\0b"]
+    "given",
+    [KEY, "0123456789abcdef", "AKIAIOSFODNN7EXAMPLE", "ABCDEFGHIJKLMNOPQRST", "abcdefghijklmnop", "hf_abcdefg", "a\0b"],
 )  # fmt: skip
 def test_a_key_given_instead_of_a_variable_s_name_is_never_repeated(given: str) -> None:
     with pytest.raises(BadInput, match=r"variable that --key-variable names is not set \(it takes the name") as caught:
@@ -73,7 +73,7 @@ def test_a_key_given_instead_of_a_variable_s_name_is_never_repeated(given: str) 
 
 
 def test_a_variable_s_name_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(BadInput, match="the environment variable NO_SUCH_KEY is not set$"):
+    with pytest.raises(BadInput, match=r"the environment variable NO_SUCH_KEY is not set$"):
         check("NO_SUCH_KEY")
     monkeypatch.setenv("my_key2", "x y\n")
     check("my_key2")

@@ -37,8 +37,8 @@ def test_answers_are_read_strictly(answer: str, choice: str | None) -> None:
     assert read_choice(answer) == choice
 
 
-FORMS = ("Verdict: {}", "Final verdict: {}", "**Verdict**: **{}**", "[[{}]]", r"\boxed{{{}}}", r"$\boxed{{\text{{{}}}}}$",
-         "Answer: {}", "The winner is {}", "<verdict>{}</verdict>", "**{}**")  # fmt: skip
+FORMS = ("Verdict: {}", "Final verdict: {}", "**Verdict**: **{}**", "[[{}]]", "Answer: {}", "The winner is {}",
+         r"\boxed{{{}}}", r"$\boxed{{\text{{{}}}}}$", "<verdict>{}</verdict>", "**{}**")  # fmt: skip
 CHOICES = st.sampled_from(["A", "B", "tie"])
 TALK = st.lists(
     st.sampled_from(["A names it.", "Summary B is vague", "**A**: short", "It is a tie, nearly.", "1. Response A", ""])
