@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from methods.core import (
     Array,
@@ -72,6 +73,20 @@ class BehaviorMethod(PartsMethod):
         return self.config.batch_size
 
     @property
+    def behavior_optimizer(self) -> optax.GradientTransformation:
+        return optimizer(self.config.learning_rate, self.behavior_clip_norm)
+
+    @property
+    def behavior_average(self) -> float:
+        """Rate at which an average of the sampler's parameters follows them; 0: there is none."""
+        return 0.0
+
+    @property
+    def behavior_settings(self) -> Mapping[str, Any]:
+        """What its fit depends on beside the sampler, the learning rate and the batch."""
+        return {}
+
+    @property
     def sampler(self) -> Sampler:
         config, shape = self.config, (self.spec.action_dim, self.config.hidden_dims, self.config.sampler_activation)
         if config.sampler == "flow":
@@ -82,7 +97,7 @@ class BehaviorMethod(PartsMethod):
 
     def init(self, key: Key) -> State:
         params = self.sampler.init(part_key(key, "behavior"), self.spec.obs_dim)
-        behavior = create(params, optimizer(self.config.learning_rate, self.behavior_clip_norm))
+        behavior = create(params, self.behavior_optimizer, target=self.behavior_average > 0.0)
         return {"behavior": behavior, **super().init(key)}
 
     def stages(self) -> tuple[Stage, ...]:
@@ -110,7 +125,7 @@ class BehaviorMethod(PartsMethod):
             steps=steps,
             update=self._behavior_stage_update,
             rule=f"{type(self.sampler).__name__} imitation, gradient clip {self.behavior_clip_norm}",
-            config={**self.sampler.settings, "learning_rate": rate, "batch_size": batch},
+            config={**self.sampler.settings, "learning_rate": rate, "batch_size": batch, **self.behavior_settings},
             batch_size=batch,
             rewarded=False,
         )
@@ -129,8 +144,8 @@ class BehaviorMethod(PartsMethod):
         loss, grads = jax.value_and_grad(self.sampler.loss)(
             learner.params, batch["observations"], batch["actions"], draws
         )
-        tx = optimizer(self.config.learning_rate, self.behavior_clip_norm)
-        return descend(learner, grads, tx), {"behavior/loss": loss}
+        new = descend(learner, grads, self.behavior_optimizer, tau=self.behavior_average, after=True)
+        return new, {"behavior/loss": loss}
 
     def _behavior_stage_update(self, state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
         draws = self.sampler.draw(key, batch["actions"].shape[0])
@@ -140,9 +155,10 @@ class BehaviorMethod(PartsMethod):
     # samples of the behaviour policy
 
     def propose(self, state: State, obs: Array, noise: Array) -> Array:
-        """Behaviour actions `[b, n, a]` at observations `[b, o]` from noise `[b, n, a]`."""
-        wide = per_action(obs, noise)
-        return self.sampler.sample(state["behavior"].params, wide, noise)
+        """Behaviour actions `[b, n, a]` at observations `[b, o]` from noise `[b, n, a]`; by the average of the
+        sampler's parameters where one is kept."""
+        wide, learner = per_action(obs, noise), state["behavior"]
+        return self.sampler.sample(learner.params if learner.target is None else learner.target, wide, noise)
 
     def draw_proposals(self, key: Key, batch: Batch, n: int) -> Array:
         """What `next_proposals` needs: noise `[b, n, a]`, or `n` places `[b, n]` in the bank."""

@@ -45,6 +45,8 @@ PositiveFloat = Annotated[float, "positive"]
 Count = Annotated[int, "not negative"]
 Weight = Annotated[float, "not negative"]
 Fraction = Annotated[float, "within [0, 1]"]
+Order = Literal["simultaneous", "sequential"]
+"""Of the parts of an update: each learns from the others as they were, or from what has been updated before it."""
 
 
 class BadInput(ValueError):

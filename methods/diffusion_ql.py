@@ -12,31 +12,32 @@ from typing import ClassVar, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from methods.actor_critic import ActorCritic, ActorCriticConfig
 from methods.core import (
     Array,
     Batch,
-    ControlConfig,
     Key,
     Knobs,
     MethodConfig,
     Metrics,
+    Order,
     PositiveFloat,
     PositiveInt,
     State,
     Weight,
 )
-from methods.learner import Learner, Params, create, descend, optimizer
+from methods.learner import Learner, Params, create
 from methods.networks import per_action
-from methods.parts import PartsMethod
 from methods.policy_critic import PolicyCritic
 from methods.samplers import DiffusionDraws, DiffusionSampler
 from methods.select import select
 
 
 @dataclass(frozen=True)
-class DiffusionQLConfig(ControlConfig):
+class DiffusionQLConfig(ActorCriticConfig):
     """Settings of its code; `eta`, `clip_norm` and `max_q_backup` per task stand in the task tables."""
 
+    order: Order = "sequential"
     hidden_dims: tuple[PositiveInt, ...] = (256, 256, 256)
     activation: Literal["relu", "gelu", "mish"] = "mish"
     diffusion_steps: PositiveInt = 5  # T
@@ -59,30 +60,42 @@ class DiffusionQLDraws(NamedTuple):
 
 
 @dataclass(frozen=True)
-class DiffusionQL(PartsMethod):
+class DiffusionQL(ActorCritic):
     """Diffusion Q-learning."""
 
     config: DiffusionQLConfig
     Config: ClassVar[type[MethodConfig]] = DiffusionQLConfig
     name: ClassVar[str] = "diffusion_ql"
-    parts: ClassVar[tuple[str, ...]] = ("critic", "actor")
-    rule: ClassVar[str] = "TD on the averaged diffusion policy; denoising and Q ascent through the chain"
+    rule: ClassVar[str] = "TD on the averaged diffusion policy; denoising by numbered steps, Q ascent through the chain"
 
     @property
     def critic(self) -> PolicyCritic:
         c = self.config
-        return PolicyCritic.of(self.spec, c, activation=c.activation, norm="none", clip_norm=c.clip_norm, summed=True)
+        return PolicyCritic.of(
+            self.spec, c, learning_rate=c.critic_rate, activation=c.activation, norm="none", clip_norm=c.clip_norm,
+            summed=True,
+        )  # fmt: skip
 
     @property
     def actor(self) -> DiffusionSampler:
         c = self.config
-        return DiffusionSampler(self.spec.action_dim, c.hidden_dims, c.activation, steps=c.diffusion_steps)
+        return DiffusionSampler(
+            self.spec.action_dim, c.hidden_dims, c.activation, steps=c.diffusion_steps, numbered=True
+        )
+
+    @property
+    def actor_clip_norm(self) -> float:
+        return self.config.clip_norm
+
+    @property
+    def actor_tau(self) -> float:
+        """Its code averages by 0.005 every 5 steps, from step 1000 on; here by a fifth of that at every step."""
+        return self.config.tau / 5.0
 
     def init_part(self, name: str, key: Key) -> Learner:
         if name == "critic":
             return self.critic.init(key)
-        tx = optimizer(self.config.learning_rate, self.config.clip_norm)
-        return create(self.actor.init(key, self.spec.obs_dim), tx, target=True)
+        return create(self.actor.init(key, self.spec.obs_dim), self.actor_optimizer, target=True)
 
     @property
     def test_time(self) -> frozenset[str]:
@@ -101,9 +114,9 @@ class DiffusionQL(PartsMethod):
             self.actor.draw(denoising_key, rows), jax.random.randint(which_key, (), 0, 2),
         )  # fmt: skip
 
-    def next_value(self, state: State, batch: Batch, noise: Array) -> Array:
+    def next_value(self, state: State, batch: Batch, draws: DiffusionQLDraws) -> Array:
         """V(s') `[b]`: the smaller target critic at the averaged policy's action, or at each critic's best of n."""
-        obs = batch["next_observations"]
+        obs, noise = batch["next_observations"], draws.next_noise
         wide = per_action(obs, noise) if noise.ndim == 3 else obs
         return self.critic.next_value(state["critic"], batch, self.actor.sample(state["actor"].target, wide, noise))
 
@@ -116,16 +129,6 @@ class DiffusionQL(PartsMethod):
         scale = jax.lax.stop_gradient(jnp.mean(jnp.abs(values[1 - draws.which])))
         q_loss = -jnp.mean(values[draws.which]) / scale
         return imitation + self.config.eta * q_loss, {"actor/imitation": imitation, "actor/q_loss": q_loss}
-
-    def update_parts(self, state: State, batch: Batch, draws: DiffusionQLDraws) -> tuple[State, Metrics]:
-        critic, metrics = self.critic.update(state["critic"], batch, self.next_value(state, batch, draws.next_noise))
-        (loss, actor_metrics), grads = jax.value_and_grad(self.actor_loss, has_aux=True)(
-            state["actor"].params, state, batch, draws
-        )
-        tx = optimizer(self.config.learning_rate, self.config.clip_norm)
-        # its code averages by 0.005 every 5 steps, from step 1000 on; here by a fifth of that at every step
-        actor = descend(state["actor"], grads, tx, tau=self.config.tau / 5.0)
-        return {**state, "critic": critic, "actor": actor}, {**metrics, "actor/loss": loss, **actor_metrics}
 
     def candidates(self, state: State, obs: Array, key: Key, knobs: Knobs) -> tuple[Array, Array]:
         most = max(self.config.test_n)

@@ -5,11 +5,15 @@ Source: Implicit Diffusion Q-learning, arXiv 2304.10573, Algorithms 1 and 2; set
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
+
+import optax
 
 from methods.best_of_n import BestOfN, BestOfNConfig
-from methods.core import Fraction, MethodConfig, PositiveInt
+from methods.core import Count, Fraction, MethodConfig, PositiveInt, Weight
+from methods.learner import Learner, Params, optimizer
 from methods.samplers import DiffusionSampler, Sampler
 
 
@@ -25,6 +29,10 @@ class IDQLConfig(BestOfNConfig):
     blocks: PositiveInt = 3  # residual LayerNorm blocks
     dropout: Fraction = 0.1
     sampler_batch_size: PositiveInt = 512
+    weight_decay: Weight = 1e-4  # of the sampler's AdamW; 0: Adam
+    decay_steps: Count = 3_000_000  # steps in which the sampler's rate falls to 0, along a cosine; 0: it stays
+    average_rate: Fraction = 0.001  # of the average of the sampler's parameters that proposes; 0: they do themselves
+    select_critic: Literal["target", "online"] = "target"  # which chooses among the samples
     test_n: tuple[PositiveInt, ...] = (16, 64, 256)  # N: each is evaluated, as the paper tunes it per domain
 
 
@@ -47,3 +55,24 @@ class IDQL(BestOfN):
     @property
     def behavior_batch(self) -> int:
         return self.config.sampler_batch_size
+
+    @property
+    def behavior_optimizer(self) -> optax.GradientTransformation:
+        c = self.config
+        return optimizer(c.learning_rate, weight_decay=c.weight_decay, decay_steps=c.decay_steps)
+
+    @property
+    def behavior_average(self) -> float:
+        return self.config.average_rate
+
+    @property
+    def behavior_settings(self) -> Mapping[str, Any]:
+        c = self.config
+        return {"weight_decay": c.weight_decay, "decay_steps": c.decay_steps, "average_rate": c.average_rate}
+
+    @property
+    def test_time(self) -> frozenset[str]:
+        return super().test_time | {"select_critic"}
+
+    def judge(self, critic: Learner) -> Params:
+        return critic.target if self.config.select_critic == "target" else critic.params

@@ -7,7 +7,7 @@ a say, so the critic is a stage of its own that every method with the same setti
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -36,11 +36,21 @@ class InSampleCritic:
     parts: ClassVar[tuple[str, ...]] = ("critic", "value")
 
     @classmethod
-    def of(cls, spec: TaskSpec, config: MethodConfig, **rest: Any) -> InSampleCritic:
+    def of(cls, spec: TaskSpec, config: MethodConfig, **rest: Any) -> Self:
         """With the settings that every method has, and `rest`."""
         return cls(
             spec.obs_dim, spec.action_dim, config.hidden_dims, config.discount, config.learning_rate, config.tau, **rest
         )
+
+    @property
+    def sequential(self) -> bool:
+        """Whether V steps first, Q learns from the new V, and Q's target follows the new Q."""
+        return False
+
+    @property
+    def rule(self) -> str:
+        """What its stage computes."""
+        return f"in-sample TD, {self.loss} value"
 
     @property
     def critic(self) -> Critic:
@@ -78,16 +88,16 @@ class InSampleCritic:
         return td_loss(values, jax.lax.stop_gradient(target)), jnp.mean(values)
 
     def update(self, state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
-        """One gradient step of both, each from the other as it was."""
+        """One gradient step of both, each from the other as it was unless `sequential`."""
         tx = optimizer(self.learning_rate)
         value_loss, value_grads = jax.value_and_grad(self.value_loss)(state["value"].params, state, batch, key)
+        value = descend(state["value"], value_grads, tx)
+        seen = {**state, "value": value} if self.sequential else state
         (critic_loss, mean), critic_grads = jax.value_and_grad(self.critic_loss, has_aux=True)(
-            state["critic"].params, state, batch
+            state["critic"].params, seen, batch
         )
-        new = {
-            "critic": descend(state["critic"], critic_grads, tx, tau=self.tau),
-            "value": descend(state["value"], value_grads, tx),
-        }
+        critic = descend(state["critic"], critic_grads, tx, tau=self.tau, after=self.sequential)
+        new = {"critic": critic, "value": value}
         metrics = {"value/loss": value_loss, "critic/loss": critic_loss, "critic/value": mean,
                    "critic/grad_norm": global_norm(critic_grads)}  # fmt: skip
         return {**state, **new}, metrics
@@ -99,7 +109,7 @@ class InSampleCritic:
             trains=frozenset(self.parts),
             steps=steps,
             update=self.update,
-            rule=f"in-sample TD, {self.loss} value",
+            rule=self.rule,
             config={**asdict(self), "batch_size": batch_size},
             batch_size=batch_size,
         )

@@ -68,14 +68,16 @@ class IQL(PartsMethod):
         return critic, actor
 
     def online(self) -> Stage | None:
-        """Critic and policy on the same batches, each from the other as it was."""
+        """Critic and policy on the same batches; the policy sees both critics as they were, or the new V where V steps
+        first."""
         critic = self.in_sample.stage(self.config.steps, self.config.batch_size)
         return self.online_stage(update=self.update_all, rule=f"{critic.rule}; {self.rule}")
 
     def update_all(self, state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
         """One gradient step of everything."""
         new, metrics = self.in_sample.update(state, batch, key)
-        extracted, actor_metrics = self.update_own(state, batch, key)  # which draws nothing
+        seen = {**state, "value": new["value"]} if self.in_sample.sequential else state
+        extracted, actor_metrics = self.update_own(seen, batch, key)  # which draws nothing
         return {**new, "actor": extracted["actor"]}, {**metrics, **actor_metrics}
 
     def explore(self, state: State, obs: Array, key: Key) -> Array:

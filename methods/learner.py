@@ -26,9 +26,13 @@ def part_key(key: Key, name: str) -> Key:
     return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
-def optimizer(learning_rate: float, clip_norm: float | None = None) -> optax.GradientTransformation:
-    """Adam, after a clip of the global gradient norm where one is asked for."""
-    adam = optax.adam(learning_rate)
+def optimizer(
+    learning_rate: float, clip_norm: float | None = None, *, weight_decay: float = 0.0, decay_steps: int = 0
+) -> optax.GradientTransformation:
+    """Adam, after a clip of the global gradient norm where one is asked for. With `weight_decay` it is AdamW, of every
+    parameter; with `decay_steps` the rate falls to 0 along half a cosine over so many steps, and stays there."""
+    rate = optax.cosine_decay_schedule(learning_rate, decay_steps) if decay_steps else learning_rate
+    adam = optax.adamw(rate, weight_decay=weight_decay) if weight_decay else optax.adam(rate)
     return adam if clip_norm is None else optax.chain(optax.clip_by_global_norm(clip_norm), adam)
 
 
@@ -37,14 +41,17 @@ def create(params: Params, tx: optax.GradientTransformation, *, target: bool = F
     return Learner(params, tx.init(params), jax.tree.map(lambda leaf: leaf.copy(), params) if target else None)
 
 
-def descend(learner: Learner, grads: Params, tx: optax.GradientTransformation, *, tau: float = 0.0) -> Learner:
-    """One optimiser step; the target follows the parameters *before* it at rate tau, as in the code of FQL,
-    VGF and QGF (IVR, TD3+BC and Diffusion-QL take those after it)."""
+def descend(
+    learner: Learner, grads: Params, tx: optax.GradientTransformation, *, tau: float = 0.0, after: bool = False
+) -> Learner:
+    """One optimiser step; the target follows at rate tau the parameters before it, as in the code of FQL, VGF and QGF,
+    or those `after` it, as in that of IVR, TD3+BC, Diffusion-QL and IDQL."""
     updates, opt_state = tx.update(grads, learner.opt_state, learner.params)
-    target = learner.target
+    params, target = optax.apply_updates(learner.params, updates), learner.target
     if target is not None:
-        target = jax.tree.map(lambda online, slow: tau * online + (1.0 - tau) * slow, learner.params, target)
-    return Learner(optax.apply_updates(learner.params, updates), opt_state, target)
+        followed = params if after else learner.params
+        target = jax.tree.map(lambda online, slow: tau * online + (1.0 - tau) * slow, followed, target)
+    return Learner(params, opt_state, target)
 
 
 def global_norm(tree: Any) -> Array:

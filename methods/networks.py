@@ -1,7 +1,8 @@
 """Networks, all of them MLPs: critic ensemble, value, velocity field, policy heads, denoiser.
 
-Kernels start from variance_scaling(1, fan_avg, uniform) unless said otherwise, biases from 0. `norm` places a
-LayerNorm before (VGF) or after (FQL) each hidden activation, or before each but the last ("inner", QGF's policy).
+Kernels start from variance_scaling(1, fan_avg, uniform) unless said otherwise (`start`: "orthogonal", of gain sqrt 2,
+as in the code of IVR), biases from 0. `norm` places a LayerNorm before (VGF) or after (FQL) each hidden activation, or
+before each but the last ("inner", QGF's policy).
 """
 
 from __future__ import annotations
@@ -23,6 +24,12 @@ def mish(x: Array) -> Array:
 
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"relu": nn.relu, "gelu": nn.gelu, "mish": mish}
+
+
+STARTS: dict[str, Callable[..., Array]] = {
+    "uniform": nn.initializers.variance_scaling(1.0, "fan_avg", "uniform"),
+    "orthogonal": nn.initializers.orthogonal(math.sqrt(2.0)),
+}
 
 
 _NORM_EPSILON = 1e-6  # of the variance, as flax's LayerNorm
@@ -86,10 +93,11 @@ class MLP(nn.Module):
     activation: str = "relu"
     norm: str = "none"  # "none" | "before" | "after" | "inner"
     dropout: float = 0.0  # after each hidden layer, while training
+    start: str = "uniform"
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
-        init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
+        init = STARTS[self.start]
         activate = ACTIVATIONS[self.activation]
         for number, width in enumerate(self.hidden_dims, start=1):
             x = nn.Dense(width, kernel_init=init)(x)
@@ -110,6 +118,7 @@ class Critic(nn.Module):
     activation: str = "relu"
     norm: str = "before"
     members: int = 2
+    start: str = "uniform"
 
     @nn.compact
     def __call__(self, obs: Array, actions: Array) -> Array:
@@ -121,7 +130,7 @@ class Critic(nn.Module):
             out_axes=0,
             axis_size=self.members,
         )
-        net = ensemble(self.hidden_dims, 1, self.activation, self.norm)
+        net = ensemble(self.hidden_dims, 1, self.activation, self.norm, start=self.start)
         return net(jnp.concatenate([obs, actions], axis=-1)).squeeze(-1)
 
 
@@ -147,24 +156,28 @@ class Value(nn.Module):
     activation: str = "relu"
     norm: str = "none"
     dropout: float = 0.0
+    start: str = "uniform"
 
     @nn.compact
     def __call__(self, obs: Array, train: bool = False) -> Array:
-        net = MLP(self.hidden_dims, 1, self.activation, self.norm, self.dropout)
+        net = MLP(self.hidden_dims, 1, self.activation, self.norm, self.dropout, self.start)
         return net(obs, train=train).squeeze(-1)
 
 
 class PolicyHead(nn.Module):
-    """A policy that starts near 0: observations `[..., o]` -> `[..., a]`, not yet squashed."""
+    """A policy that starts near 0, if not "orthogonal": observations `[..., o]` -> `[..., a]`, not yet squashed."""
 
     hidden_dims: tuple[int, ...]
     action_dim: int
     activation: str = "relu"
+    start: str = "uniform"
 
     @nn.compact
     def __call__(self, obs: Array) -> Array:
-        init = nn.initializers.variance_scaling(1e-2, "fan_avg", "uniform")
-        features = ACTIVATIONS[self.activation](MLP(self.hidden_dims[:-1], self.hidden_dims[-1], self.activation)(obs))
+        near_0 = nn.initializers.variance_scaling(1e-2, "fan_avg", "uniform")
+        init = near_0 if self.start == "uniform" else STARTS[self.start]
+        trunk = MLP(self.hidden_dims[:-1], self.hidden_dims[-1], self.activation, start=self.start)
+        features = ACTIVATIONS[self.activation](trunk(obs))
         return nn.Dense(self.action_dim, kernel_init=init)(features)
 
 
@@ -177,10 +190,11 @@ class GaussianHead(nn.Module):
     hidden_dims: tuple[int, ...]
     action_dim: int
     activation: str = "relu"
+    start: str = "uniform"
 
     @nn.compact
     def __call__(self, obs: Array) -> tuple[Array, Array]:
-        mean = PolicyHead(self.hidden_dims, self.action_dim, self.activation)(obs)
+        mean = PolicyHead(self.hidden_dims, self.action_dim, self.activation, self.start)(obs)
         log_std = self.param("log_std", nn.initializers.zeros, (self.action_dim,))
         return mean, jnp.broadcast_to(jnp.clip(log_std, -5.0, 2.0), mean.shape)
 
@@ -188,8 +202,10 @@ class GaussianHead(nn.Module):
 class DenoisingNetwork(nn.Module):
     """eps(s, x_t, t): observations `[..., o]`, noisy actions `[..., a]` and times `[..., 1]` in [0, 1] -> `[..., a]`.
 
-    The time passes through sinusoids and a small MLP (Diffusion-QL). With `blocks` the trunk is residual, of width
-    `hidden_dims[-1]`: x + W2 act(W1 norm(dropout(x))), W1 four times as wide (IDQL, arXiv 2304.10573, Appendix).
+    The time passes through sinusoids and a small MLP. With `numbered` steps it is the step's number that does,
+    0, ..., numbered - 1 at the times 1 / numbered, ..., 1 (the code of Diffusion-QL). With `blocks` the trunk is
+    residual, of width `hidden_dims[-1]`: x + W2 act(W1 norm(dropout(x))), W1 four times as wide (IDQL, arXiv
+    2304.10573, Appendix).
     """
 
     hidden_dims: tuple[int, ...]
@@ -197,11 +213,12 @@ class DenoisingNetwork(nn.Module):
     activation: str = "mish"
     blocks: int = 0
     dropout: float = 0.0
+    numbered: int = 0
 
     @nn.compact
     def __call__(self, obs: Array, noisy: Array, time: Array, train: bool = False) -> Array:
         activate = ACTIVATIONS[self.activation]
-        encoded = MLP((32,), 16, self.activation)(sinusoids(1e3 * time, 16))
+        encoded = MLP((32,), 16, self.activation)(self._features(time))
         x = jnp.concatenate([obs, noisy, encoded], axis=-1)
         if not self.blocks:
             return MLP(self.hidden_dims, self.action_dim, self.activation)(x)
@@ -212,9 +229,15 @@ class DenoisingNetwork(nn.Module):
             x = x + nn.Dense(width)(activate(nn.Dense(4 * width)(LayerNorm()(inner))))
         return nn.Dense(self.action_dim)(activate(x))
 
+    def _features(self, time: Array) -> Array:
+        if not self.numbered:
+            return sinusoids(1e3 * time, 16)
+        return sinusoids(jnp.round(self.numbered * time) - 1.0, 16, closed=True)
 
-def sinusoids(x: Array, size: int, longest: float = 1e4) -> Array:
-    """cos and sin of x `[..., 1]` at size / 2 frequencies from 1 down to almost 1 / longest, `[..., size]`."""
+
+def sinusoids(x: Array, size: int, longest: float = 1e4, *, closed: bool = False) -> Array:
+    """cos and sin of x `[..., 1]` at size / 2 frequencies from 1 down to almost 1 / longest, or with `closed` down to
+    that itself, `[..., size]`."""
     half = size // 2
-    frequencies = jnp.exp(-math.log(longest) * jnp.arange(half, dtype=x.dtype) / half)
+    frequencies = jnp.exp(-math.log(longest) * jnp.arange(half, dtype=x.dtype) / (half - closed))
     return jnp.concatenate([jnp.cos(x * frequencies), jnp.sin(x * frequencies)], axis=-1)

@@ -32,10 +32,10 @@ class PolicyCritic:
 
     @classmethod
     def of(cls, spec: TaskSpec, config: MethodConfig, **rest: Any) -> PolicyCritic:
-        """With the settings that every method has, and `rest`."""
-        return cls(
-            spec.obs_dim, spec.action_dim, config.hidden_dims, config.discount, config.learning_rate, config.tau, **rest
-        )
+        """With the settings that every method has, and `rest`, which wins."""
+        shared = {"hidden_dims": config.hidden_dims, "discount": config.discount,
+                  "learning_rate": config.learning_rate, "tau": config.tau}  # fmt: skip
+        return cls(spec.obs_dim, spec.action_dim, **{**shared, **rest})
 
     @property
     def network(self) -> Critic:
@@ -69,10 +69,11 @@ class PolicyCritic:
         return jnp.mean((values - target) ** 2), jnp.mean(values)
 
     def update(
-        self, learner: Learner, batch: Batch, next_value: Array, *, follow: bool = True
+        self, learner: Learner, batch: Batch, next_value: Array, *, follow: bool = True, after: bool = False
     ) -> tuple[Learner, Metrics]:
-        """One gradient step towards V(s') `[b]`; the target follows if asked."""
+        """One gradient step towards V(s') `[b]`; the target follows if asked, the parameters before the step or those
+        `after` it."""
         (loss, value), grads = jax.value_and_grad(self.loss, has_aux=True)(learner.params, batch, next_value)
         tx = optimizer(self.learning_rate, self.clip_norm)
         metrics = {"critic/loss": loss, "critic/value": value, "critic/grad_norm": global_norm(grads)}
-        return descend(learner, grads, tx, tau=self.tau if follow else 0.0), metrics
+        return descend(learner, grads, tx, tau=self.tau if follow else 0.0, after=after), metrics

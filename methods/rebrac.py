@@ -1,12 +1,13 @@
 """ReBRAC: TD3 whose actor and critic both stay near the data.
 
-Source: Revisiting the Minimalist Approach, arXiv 2305.09836; settings of FQL's suite (arXiv 2502.02538).
+Source: Revisiting the Minimalist Approach, arXiv 2305.09836; settings of FQL's suite (arXiv 2502.02538). Its own code
+and CORL's go by `order=sequential`, which the table of D4RL sets.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +33,7 @@ class ReBRAC(TD3):
     Config: ClassVar[type[MethodConfig]] = ReBRACConfig
     name: ClassVar[str] = "rebrac"
     rule: ClassVar[str] = "TD3, squared distances to the data in actor and critic"
+    lagging: ClassVar[bool] = True  # as in its own code, where the critic's target does not
 
     @property
     def fields(self) -> frozenset[str]:
@@ -43,8 +45,9 @@ class ReBRAC(TD3):
         distance = jnp.sum((next_actions - batch["next_actions"]) ** 2, axis=-1)
         return self.config.alpha_critic * jnp.where(batch["terminals"] > 0.0, 0.0, distance)
 
-    def actor_loss(self, params: Params, state: State, batch: Batch) -> tuple[Array, Metrics]:
-        """-min Q / mean |min Q| + a1 |pi(s) - a|^2, summed over dimensions, mean over rows."""
+    def actor_loss(self, params: Params, state: State, batch: Batch, draws: Any = None) -> tuple[Array, Metrics]:
+        """-min Q / mean |min Q| + a1 |pi(s) - a|^2, summed over dimensions, mean over rows; draws nothing."""
+        del draws
         actions = self.policy(params, batch["observations"])
         q = jnp.min(self.critic.values(state["critic"].params, batch["observations"], actions), axis=0)
         scale = jax.lax.stop_gradient(1.0 / jnp.mean(jnp.abs(q)))

@@ -190,19 +190,24 @@ class DiffusionSampler:
     dropout: float = 0.0
     solver: str = "ancestral"  # "ancestral" | "langevin" | "ode"
     beta: tuple[float, float] = (0.1, 10.0)
-    shortest: ClassVar[float] = 1e-3  # the time at which "ode" ends
+    numbered: bool = False  # whether the network sees the number of a step on the grid instead of its time
+    shortest: ClassVar[float] = 1e-5  # the least time that "ode" trains on
+    last: ClassVar[float] = 1e-3  # the time at which it ends sampling
 
     @property
     def settings(self) -> dict[str, Any]:
         kept = asdict(self)
-        kept["solver"] = "continuous times" if self.solver == "ode" else "grid"
+        kept["solver"] = f"continuous times from {self.shortest}" if self.solver == "ode" else "grid"
         if self.solver == "ode":
             del kept["steps"]
+        if not self.numbered:
+            del kept["numbered"]  # so that what was trained before there was a choice is still the same work
         return kept
 
     @property
     def network(self) -> DenoisingNetwork:
-        return DenoisingNetwork(self.hidden_dims, self.action_dim, self.activation, self.blocks, self.dropout)
+        numbered = self.steps if self.numbered else 0
+        return DenoisingNetwork(self.hidden_dims, self.action_dim, self.activation, self.blocks, self.dropout, numbered)
 
     def init(self, key: Key, obs_dim: int) -> Params:
         action = jnp.zeros((1, self.action_dim))
@@ -239,10 +244,10 @@ class DiffusionSampler:
         return jnp.clip(solve(params, obs, noise), -1.0, 1.0)
 
     def denoise(self, params: Params, obs: Array, noisy: Array, time: Array) -> tuple[Array, Array]:
-        """eps and the clean action it implies, held in the box, `[..., a]` each, at a scalar time."""
+        """eps and the clean action it implies, `[..., a]` each, at a scalar time."""
         eps = forward(self.network, params, obs, noisy, jnp.broadcast_to(time, (*noisy.shape[:-1], 1)))
         signal = self.signal(time)
-        return eps, jnp.clip((noisy - jnp.sqrt(1.0 - signal) * eps) / jnp.sqrt(signal), -1.0, 1.0)
+        return eps, (noisy - jnp.sqrt(1.0 - signal) * eps) / jnp.sqrt(signal)
 
     def _sample_chain(self, params: Params, obs: Array, noise: Array) -> Array:
         parts = jnp.moveaxis(noise.reshape(*noise.shape[:-1], self.steps, self.action_dim), -2, 0)
@@ -257,7 +262,8 @@ class DiffusionSampler:
             if self.solver == "langevin":  # mean from eps, variance beta, kept in the box (IDQL's code)
                 mean = (noisy - (1.0 - alpha) / jnp.sqrt(1.0 - after) * eps) / jnp.sqrt(alpha)
                 return jnp.clip(mean + jnp.sqrt(1.0 - alpha) * z, -1.0, 1.0), None
-            # q(x_{t-1} | x_t, a): DDPM, arXiv 2006.11239, Eq. 7
+            # q(x_{t-1} | x_t, a): DDPM, arXiv 2006.11239, Eq. 7, with a clipped to the box (Diffusion-QL's code)
+            clean = jnp.clip(clean, -1.0, 1.0)
             mean = jnp.sqrt(before) * (1.0 - alpha) * clean + jnp.sqrt(alpha) * (1.0 - before) * noisy
             variance = (1.0 - before) / (1.0 - after) * (1.0 - alpha)
             return mean / (1.0 - after) + jnp.sqrt(jnp.maximum(variance, 0.0)) * z, None
@@ -268,7 +274,7 @@ class DiffusionSampler:
     def _sample_ode(self, params: Params, obs: Array, noise: Array) -> Array:
         # uniform in log SNR: uniform in time would leave the last, first-order steps so long that modes come out narrow
         low, high = self.beta
-        ends = np.array([1.0, self.shortest])
+        ends = np.array([1.0, self.last])
         signal = np.exp(-low * ends - 0.5 * (high - low) * ends**2)
         first, last = 0.5 * np.log(signal / (1.0 - signal))
         spent = np.logaddexp(0.0, -2.0 * np.linspace(first, last, self.steps + 1))  # -log abar

@@ -29,6 +29,7 @@ from methods.core import (
     PositiveInt,
     Stage,
     State,
+    Weight,
 )
 from methods.critics import planned_returns, softmax_value
 from methods.learner import Params, create, descend, optimizer
@@ -40,8 +41,11 @@ _NARROWEST = 0.1  # least deviation that returns are divided by
 
 @dataclass(frozen=True)
 class SfBCConfig(BehaviorConfig):
-    """Settings of its code, as our notes have them; networks are ours."""
+    """Settings of its code; networks are ours."""
 
+    batch_size: PositiveInt = 4096
+    learning_rate: PositiveFloat = 1e-4  # of the sampler
+    critic_learning_rate: Weight = 1e-3  # 0: as learning_rate
     sampler: Literal["diffusion"] = "diffusion"
     sampler_activation: Literal["relu", "gelu", "mish"] = "mish"
     solver_steps: PositiveInt = 15  # of the diffusion's ODE
@@ -65,7 +69,7 @@ class SfBC(BehaviorMethod):
     config: SfBCConfig
     Config: ClassVar[type[MethodConfig]] = SfBCConfig
     name: ClassVar[str] = "sfbc"
-    rule: ClassVar[str] = "regression on planned returns, normalised"
+    rule: ClassVar[str] = "regression on planned returns, normalised, at a rate of its own"
 
     @property
     def parts(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -92,10 +96,14 @@ class SfBC(BehaviorMethod):
     def critic(self) -> Critic:
         return Critic(self.config.hidden_dims, self.config.activation, norm="none", members=1)
 
+    @property
+    def critic_rate(self) -> float:
+        return self.config.critic_learning_rate or self.config.learning_rate
+
     def init_part(self, name: str, key: Key) -> Any:
         """A critic of normalised returns, with their mean and deviation."""
         params = self.critic.init(key, jnp.zeros((1, self.spec.obs_dim)), jnp.zeros((1, self.spec.action_dim)))
-        learner = create(params, optimizer(self.config.learning_rate))
+        learner = create(params, optimizer(self.critic_rate))
         return {"learner": learner, "mean": jnp.zeros(()), "std": jnp.ones(())}
 
     @property
@@ -164,7 +172,7 @@ class SfBC(BehaviorMethod):
             return jnp.mean((values[0] - batch["returns"]) ** 2)
 
         loss, grads = jax.value_and_grad(loss_fn)(learner.params)
-        learner = descend(learner, grads, optimizer(self.config.learning_rate))
+        learner = descend(learner, grads, optimizer(self.critic_rate))
         return {**state, name: {**state[name], "learner": learner}}, {f"{name}/loss": loss}
 
     # acting

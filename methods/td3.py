@@ -11,15 +11,15 @@ from typing import ClassVar, Literal
 import jax
 import jax.numpy as jnp
 
-from methods.core import Array, Batch, ControlConfig, Key, Knobs, Metrics, PositiveInt, Stage, State, Weight
-from methods.learner import Learner, Params, create, descend, optimizer
+from methods.actor_critic import ActorCritic, ActorCriticConfig
+from methods.core import Array, Batch, Key, Knobs, Metrics, PositiveInt, Stage, State, Weight
+from methods.learner import Learner, Params, create
 from methods.networks import PolicyHead, forward
-from methods.parts import PartsMethod
 from methods.policy_critic import PolicyCritic
 
 
 @dataclass(frozen=True)
-class TD3Config(ControlConfig):
+class TD3Config(ActorCriticConfig):
     """Settings of TD3."""
 
     activation: Literal["relu", "gelu"] = "gelu"  # of critic and actor
@@ -31,17 +31,16 @@ class TD3Config(ControlConfig):
 
 
 @dataclass(frozen=True)
-class TD3(PartsMethod):
+class TD3(ActorCritic):
     """A tanh policy, its target, and twin critics. A subclass brings the actor's loss, and a penalty in the target."""
 
     config: TD3Config
-    parts: ClassVar[tuple[str, ...]] = ("critic", "actor")
     greedy: ClassVar[bool] = True
 
     @property
     def critic(self) -> PolicyCritic:
         c = self.config
-        return PolicyCritic.of(self.spec, c, activation=c.activation, norm=c.critic_norm)
+        return PolicyCritic.of(self.spec, c, learning_rate=c.critic_rate, activation=c.activation, norm=c.critic_norm)
 
     @property
     def actor(self) -> PolicyHead:
@@ -51,7 +50,7 @@ class TD3(PartsMethod):
         if name == "critic":
             return self.critic.init(key)
         params = self.actor.init(key, jnp.zeros((1, self.spec.obs_dim)))
-        return create(params, optimizer(self.config.learning_rate), target=True)
+        return create(params, self.actor_optimizer, target=True)
 
     def stages(self) -> tuple[Stage, ...]:
         return (self.own_stage("joint", period=self.config.actor_period, between=self.update_critic_alone),)
@@ -65,9 +64,6 @@ class TD3(PartsMethod):
         """What is taken off V(s'), `[b]`; nothing here."""
         del batch, next_actions
         return 0.0
-
-    def actor_loss(self, params: Params, state: State, batch: Batch) -> tuple[Array, Metrics]:
-        raise NotImplementedError
 
     # training
 
@@ -89,20 +85,12 @@ class TD3(PartsMethod):
     def draw(self, key: Key, batch: Batch) -> Array:
         return jax.random.normal(key, batch["actions"].shape)
 
-    def next_value(self, state: State, batch: Batch, noise: Array) -> Array:
-        """V(s') `[b]`: the smaller target critic at the target policy's action with clipped noise `[b, a]`, less the
-        penalty."""
+    def next_value(self, state: State, batch: Batch, draws: Array) -> Array:
+        """V(s') `[b]`: the smaller target critic at the target policy's action with clipped noise, less the penalty;
+        `draws` is standard normal, `[b, a]`."""
         next_actions = self.policy(state["actor"].target, batch["next_observations"])
-        next_actions = self.noisy(next_actions, self.config.actor_noise * noise)
+        next_actions = self.noisy(next_actions, self.config.actor_noise * draws)
         return self.critic.next_value(state["critic"], batch, next_actions) - self.penalty(batch, next_actions)
-
-    def update_parts(self, state: State, batch: Batch, draws: Array) -> tuple[State, Metrics]:
-        critic, metrics = self.critic.update(state["critic"], batch, self.next_value(state, batch, draws))
-        (loss, actor_metrics), grads = jax.value_and_grad(self.actor_loss, has_aux=True)(
-            state["actor"].params, state, batch
-        )
-        actor = descend(state["actor"], grads, optimizer(self.config.learning_rate), tau=self.config.tau)
-        return {**state, "critic": critic, "actor": actor}, {**metrics, "actor/loss": loss, **actor_metrics}
 
     def update_critic_alone(self, state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
         """A step between the actor's: the critic learns, targets stay."""

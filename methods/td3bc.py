@@ -11,7 +11,20 @@ from typing import Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 
-from methods.core import Array, Batch, Columns, Key, Knobs, MethodConfig, Metrics, PositiveInt, Stage, State, Weight
+from methods.core import (
+    Array,
+    Batch,
+    Columns,
+    Key,
+    Knobs,
+    MethodConfig,
+    Metrics,
+    Order,
+    PositiveInt,
+    Stage,
+    State,
+    Weight,
+)
 from methods.learner import Params
 from methods.td3 import TD3, TD3Config
 
@@ -20,8 +33,9 @@ _FLOOR = 1e-3  # added to the deviations of observations, as its code does
 
 @dataclass(frozen=True)
 class TD3BCConfig(TD3Config):
-    """The paper's settings (Table 3 there)."""
+    """The paper's settings (Table 3 there), in the order of its code."""
 
+    order: Order = "sequential"
     hidden_dims: tuple[PositiveInt, ...] = (256, 256)
     activation: Literal["relu", "gelu"] = "relu"
     critic_norm: Literal["none", "before", "after"] = "none"
@@ -38,7 +52,7 @@ class TD3BC(TD3):
     Config: ClassVar[type[MethodConfig]] = TD3BCConfig
     name: ClassVar[str] = "td3bc"
     parts: ClassVar[tuple[str, ...]] = ("critic", "actor", "normalizer")
-    rule: ClassVar[str] = "TD3 on normalised observations, squared distance to the data in the actor"
+    rule: ClassVar[str] = "TD3 on normalised observations, squared distance to the data in the actor, declared order"
 
     def init_part(self, name: str, key: Key) -> Any:
         if name == "normalizer":  # of observations: the dataset's mean and deviation, `[o]` each
@@ -67,8 +81,9 @@ class TD3BC(TD3):
     def update_critic_alone(self, state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
         return super().update_critic_alone(state, self._normalized(state, batch), key)
 
-    def actor_loss(self, params: Params, state: State, batch: Batch) -> tuple[Array, Metrics]:
-        """-alpha Q_1 / mean |Q_1| + |pi(s) - a|^2, means over rows and dimensions."""
+    def actor_loss(self, params: Params, state: State, batch: Batch, draws: Any = None) -> tuple[Array, Metrics]:
+        """-alpha Q_1 / mean |Q_1| + |pi(s) - a|^2, means over rows and dimensions; draws nothing."""
+        del draws
         actions = self.policy(params, batch["observations"])
         q = self.critic.values(state["critic"].params, batch["observations"], actions)[0]
         scale = jax.lax.stop_gradient(self.config.alpha / jnp.mean(jnp.abs(q)))

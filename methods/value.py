@@ -144,9 +144,13 @@ class ValueMethod(BehaviorMethod):
 
     # acting
 
+    def judge(self, critic: Learner) -> Params:
+        """The critic that chooses among candidates: the online one."""
+        return critic.params
+
     def choose(self, state: State, obs: Array, candidates: Array, valid: Array, key: Key) -> Array:
-        """The best candidate by the *online* critic; the ensemble as in the TD target, the smaller for IQL's."""
+        """The best candidate by `judge`; the ensemble as in the TD target, the smaller for IQL's."""
         how = "min" if self.config.critic == "iql" else self.config.q_aggregation
-        values = aggregate(self.values(state["critic"].params, obs, candidates), how)
+        values = aggregate(self.values(self.judge(state["critic"]), obs, candidates), how)
         rule, temperature = self.config.particle_select, self.config.temperature
         return select(candidates, values, valid, key, rule=rule, temperature=temperature)

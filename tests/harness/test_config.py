@@ -203,6 +203,9 @@ def test_what_is_made_here_has_the_settings_of_what_it_imitates() -> None:
     medium, replay = (resolve("rebrac", "d4rl", f"hopper-{kind}-v2", ()).config for kind in ("medium", "medium-replay"))
     assert (medium.alpha_actor, medium.alpha_critic, medium.learning_rate) == (0.01, 0.01, 0.001)
     assert (replay.alpha_actor, replay.alpha_critic, replay.batch_size) == (0.05, 0.5, 1024)
+    assert medium.order == "sequential"  # its own code's; FQL's suite has the other on OGBench
+    assert resolve("rebrac", "ogbench", "cube-single-play-singletask-v0", ()).config.order == "simultaneous"
+    assert resolve("ivr", "d4rl", "antmaze-umaze-v2", ()).config.value_dropout == 0.0  # inert in its code
     vgf = resolve("vgf", "d4rl", "antmaze-medium-diverse-v2", ())
     assert (vgf.config.train_flow_steps, vgf.config.step_size, vgf.config.q_aggregation) == (5, 0.1, "min")
     assert vgf.origins["step_size"] == "VGF paper, Table 5"

@@ -81,7 +81,8 @@ def test_settings_of_a_method_on_a_task_of_any_suite() -> None:
     assert [f"vgf on {CUBE}"] in cells and sum(" on " in cell for row in cells for cell in row) == 1
     for row in (["train_flow_steps", "1", "VGF paper, Table 6; a_vgf script"],
                 ["discount", "0.99", "VGF paper, Table 4; a_vgf script"],
-                ["q_aggregation", "mean", "VGF paper, Table 4; a_vgf script"], ["batch_size", "256", "default"]):  # fmt: skip
+                ["q_aggregation", "mean", "VGF paper, Table 4; a_vgf script"],
+                ["batch_size", "256", "default"]):  # fmt: skip
         assert row in cells
     large = table("iql", "humanoidmaze-large-navigate-singletask-v0")
     assert ["alpha", "10.0", "FQL paper, appendix (unverified: recalled)"] in large

@@ -194,8 +194,7 @@ def imitation(m: Any, p: Any, s: Any, b: Any, key: Any) -> Any:
 
 
 def regression(m: Any, p: Any, s: Any, b: Any, key: Any) -> Any:
-    loss = m.actor_loss(p, s, b)
-    return loss[0] if isinstance(loss, tuple) else loss
+    return m.actor_loss(p, s, b)
 
 
 def generative(m: Any, p: Any, s: Any, b: Any, key: Any) -> Any:
@@ -214,8 +213,8 @@ LOSSES: dict[str, tuple[dict[str, Any], str, Callable[..., Any]]] = {
     "rebrac critic": ({}, "critic", lambda m, p, s, b, key: m.critic.loss(p, b, jnp.ones(8))[0]),
     "iql": ({}, "actor", regression),
     "ivr": ({}, "actor", regression),
-    "rebrac": ({}, "actor", regression),
-    "td3bc": ({}, "actor", regression),
+    "rebrac": ({}, "actor", generative),
+    "td3bc": ({}, "actor", generative),
     "fql": ({"normalize_q": True, "flow_steps": 2}, "actor", lambda m, p, s, b, key: m.actor_loss(
         p, s, b, m.draw(key, b).noise)[0]),
     "fbrac": ({"flow_steps": 3}, "actor", generative),

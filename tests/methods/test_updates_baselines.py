@@ -50,11 +50,12 @@ def head(p: Any, obs: Any, act: Any) -> Any:
     return dense(p["Dense_0"], act(dense(p["MLP_0"]["Dense_0"], obs)))
 
 
-def learn(learner: Any, loss: Any, tx: Any = ADAM, tau: float = TAU) -> tuple[Any, Any]:
-    """A gradient step and the loss before it."""
+def learn(learner: Any, loss: Any, tx: Any = ADAM, tau: float = TAU, after: bool = False) -> tuple[Any, Any]:
+    """A gradient step and the loss before it; the target follows the parameters before or after it."""
     value, grads = jax.value_and_grad(loss)(learner.params)
     params, opt_state, _ = stepped(learner, grads, tx)
-    target = learner.target and jax.tree.map(lambda p, slow: tau * p + (1 - tau) * slow, learner.params, learner.target)
+    followed = params if after else learner.params
+    target = learner.target and jax.tree.map(lambda p, slow: tau * p + (1 - tau) * slow, followed, learner.target)
     return (params, opt_state, target), value
 
 
@@ -94,16 +95,17 @@ def spread(x: Any) -> bool:
 # in-sample critics and regression
 
 
-def in_sample_step(state: Any, batch: Any, draws: Any, *, rule: Any, q: Any, v: Any) -> Any:
+def in_sample_step(state: Any, batch: Any, draws: Any, *, rule: Any, q: Any, v: Any, first: bool) -> Any:
+    """V from the old target, then Q from V as it was, or from the new one if it is `first`."""
     obs, critic, value = batch["observations"], state["critic"], state["value"]
 
     def value_loss(params: Any) -> Any:
         now = v(params, obs)
         return rule(jnp.minimum(*q(critic.target, obs, batch["actions"])) - now, now)
 
-    next_value = v(value.params, batch["next_observations"])
-    new_critic, critic_loss = learn_q(critic, batch, q, next_value, share=1.0)
     new_value, loss = learn(value, value_loss)
+    next_value = v(new_value[0] if first else value.params, batch["next_observations"])
+    new_critic, critic_loss = learn_q(critic, batch, q, next_value, share=1.0, after=first)
     return {"critic": new_critic, "value": new_value}, {"critic": critic_loss, "value": loss}
 
 
@@ -125,21 +127,22 @@ IN_SAMPLE = {
     "expectile": (make("ifql", expectile=0.7, **COMMON), expectile),
     "sql": (make("ivr", regularizer="sql", sql_alpha=0.3, **COMMON), sql),
     "eql": (make("ivr", regularizer="eql", eql_alpha=0.1, **COMMON), eql),
+    "sql at once": (make("ivr", regularizer="sql", sql_alpha=0.3, order="simultaneous", **COMMON), sql),
 }
-IVR_NETS = {"q": plain_q, "v": partial(state_value, act=relu, norm="none")}
+IVR_NETS = {"q": plain_q, "v": partial(state_value, act=relu, norm="before")}  # its code's
 IQL_NETS = {"q": suite_q, "v": partial(state_value, act=gelu, norm="after")}
 
 
-@pytest.mark.parametrize("form", IN_SAMPLE)
+@pytest.mark.parametrize("form", [pytest.param(f, marks=[pytest.mark.slow] * (f == "sql at once")) for f in IN_SAMPLE])
 def test_in_sample_critic(form: str) -> None:
     method, rule = IN_SAMPLE[form]
     stage = next(stage for stage in method.stages() if "value" in stage.trains)
     nets = IQL_NETS if form == "expectile" else IVR_NETS
-    agree(method, stage, partial(in_sample_step, rule=rule, **nets), **SPREAD)
+    agree(method, stage, partial(in_sample_step, rule=rule, first=form in ("sql", "eql"), **nets), **SPREAD)
     state, batch = double(random_state(method, **SPREAD)), double(make_batch(B))
     u = np.asarray(method.in_sample.advantage(state, batch["observations"], batch["actions"], target=True))
     # rows on both sides of: a positive advantage, a positive weight, the limit of the exponent
-    assert spread({"expectile": u > 0, "sql": 1 + u / 0.6 > 0, "eql": u / 0.1 > 5}[form])
+    assert spread({"expectile": u > 0, "sql": 1 + u / 0.6 > 0, "eql": u / 0.1 > 5}[form.split()[0]])
 
 
 def actor_step(state: Any, batch: Any, draws: Any, *, weigh: Any, policy: Any, q: Any, v: Any, target: bool) -> Any:
@@ -184,24 +187,28 @@ def test_advantage_weighted_actor(form: str) -> None:
 
 
 def td3_step(
-    state: Any, batch: Any, noise: Any, *, q: Any, act: Any, penalty: Any, actor_loss: Any, full: bool = True
-) -> Any:
-    critic, actor = state["critic"], state["actor"]
+    state: Any, batch: Any, noise: Any, *, q: Any, act: Any, penalty: Any, actor_loss: Any, full: bool = True,
+    order: str = "simultaneous", lagging: bool = False,
+) -> Any:  # fmt: skip
+    """With `lagging` the actor's target follows the actor before its step in either order (ReBRAC's own code)."""
+    critic, actor, sequential = state["critic"], state["actor"], order == "sequential"
 
     def pi(params: Any, obs: Any) -> Any:
         return jnp.tanh(head(params["params"], obs, act))
 
-    def loss(params: Any) -> Any:
-        taken = pi(params, batch["observations"])
-        return actor_loss(q(critic.params, batch["observations"], taken), taken - batch["actions"])
-
     noisy = pi(actor.target, batch["next_observations"]) + jnp.clip(0.2 * noise, -0.1, 0.1)
     taken = jnp.clip(noisy, -1, 1)
     next_q = jnp.minimum(*q(critic.target, batch["next_observations"], taken)) - penalty(batch, taken)
-    new, critic_loss = learn_q(critic, batch, q, next_q, share=0.5, tau=TAU if full else 0.0)
+    new, critic_loss = learn_q(critic, batch, q, next_q, share=0.5, tau=TAU if full else 0.0, after=sequential)
     if not full:
         return {"critic": new}, {"critic": critic_loss}
-    new_actor, value = learn(actor, loss)
+
+    def loss(params: Any) -> Any:
+        taken = pi(params, batch["observations"])
+        judge = new[0] if sequential else critic.params
+        return actor_loss(q(judge, batch["observations"], taken), taken - batch["actions"])
+
+    new_actor, value = learn(actor, loss, after=sequential and not lagging)
     return {"critic": new, "actor": new_actor}, {"critic": critic_loss, "actor": value}
 
 
@@ -218,27 +225,31 @@ def td3bc_actor(q: Any, away: Any) -> Any:
     return -2.5 / jax.lax.stop_gradient(jnp.abs(q[0]).mean()) * q[0].mean() + jnp.sum(away**2) / (B * A)
 
 
-@pytest.mark.parametrize("full", [True, False])
-def test_rebrac(full: bool) -> None:
-    """Its update, and the step between two of the actor's, which leaves the actor and every target alone."""
-    method = make("rebrac", alpha_actor=0.7, alpha_critic=0.4, actor_noise_clip=0.1, **COMMON)
+@pytest.mark.parametrize(("order", "full"), [("simultaneous", True), ("sequential", True), ("simultaneous", False)])
+def test_rebrac(order: str, full: bool) -> None:
+    """Its update, and the step between two of the actor's, which leaves the actor and every target alone; as in FQL's
+    suite ("simultaneous") and as in its own code."""
+    method = make("rebrac", alpha_actor=0.7, alpha_critic=0.4, actor_noise_clip=0.1, order=order, **COMMON)
     (stage,) = method.stages()
     assert stage.period == 2
     rules = {"penalty": rebrac_penalty, "actor_loss": rebrac_actor}
-    oracle = partial(td3_step, q=suite_q, act=gelu, full=full, **rules)
+    oracle = partial(td3_step, q=suite_q, act=gelu, full=full, order=order, lagging=True, **rules)
     agree(method, stage, oracle, stage.update if full else stage.between)
 
 
-@pytest.mark.parametrize("full", [True, False])
-def test_td3bc(full: bool) -> None:
-    method = make("td3bc", actor_noise_clip=0.1, **COMMON)
+@pytest.mark.parametrize(
+    ("order", "full"),
+    [("sequential", True), ("sequential", False), pytest.param("simultaneous", True, marks=pytest.mark.slow)],
+)
+def test_td3bc(order: str, full: bool) -> None:
+    method = make("td3bc", actor_noise_clip=0.1, **COMMON, **({} if order == "sequential" else {"order": order}))
     (stage,) = method.stages()
 
     def oracle(state: Any, batch: Any, noise: Any) -> Any:
         scaled = {name: (batch[name] - state["normalizer"]["mean"]) / state["normalizer"]["std"]
                   for name in ("observations", "next_observations")}  # fmt: skip
         rules = {"penalty": lambda batch, taken: 0.0, "actor_loss": td3bc_actor}
-        return td3_step(state, {**batch, **scaled}, noise, q=plain_q, act=relu, full=full, **rules)
+        return td3_step(state, {**batch, **scaled}, noise, q=plain_q, act=relu, full=full, order=order, **rules)
 
     agree(method, stage, oracle, stage.update if full else stage.between)
 

@@ -50,10 +50,17 @@ def sinusoids(x: Any) -> Any:
     return jnp.concatenate([jnp.cos(x * frequencies), jnp.sin(x * frequencies)], axis=-1)
 
 
-def denoise(params: Any, obs: Any, noisy: Any, time: Any) -> Any:
+def denoise(params: Any, obs: Any, noisy: Any, features: Any) -> Any:
     """eps of Diffusion-QL's network."""
-    encoded = mlp(params["params"]["MLP_0"], sinusoids(1000 * time), act=mish)
+    encoded = mlp(params["params"]["MLP_0"], features, act=mish)
     return mlp(params["params"]["MLP_1"], obs, noisy, encoded, act=mish)
+
+
+def of_number(number: Any) -> Any:
+    """Its features of the step's number 0, 1, ... [..., 1]: frequencies from 1 to 1e-4, both ends included. Its code
+    has the sines first, which is a permutation of the first layer's weights."""
+    frequencies = 1e4 ** (-np.arange(8) / 7)
+    return jnp.concatenate([jnp.cos(number * frequencies), jnp.sin(number * frequencies)], axis=-1)
 
 
 def vp_schedule(steps: int) -> tuple[np.ndarray, np.ndarray]:
@@ -70,7 +77,7 @@ def ddpm_chain(params: Any, obs: Any, noise: Any, steps: int) -> Any:
     x = pieces[0]
     for i in range(steps - 1, -1, -1):
         before = bars[i - 1] if i else 1.0
-        eps = denoise(params, obs, x, jnp.full((*x.shape[:-1], 1), (i + 1) / steps))
+        eps = denoise(params, obs, x, of_number(jnp.full((*x.shape[:-1], 1), i)))
         clean = jnp.clip(x / np.sqrt(bars[i]) - np.sqrt(1 / bars[i] - 1) * eps, -1, 1)
         x = (np.sqrt(before) * betas[i] * clean + np.sqrt(1 - betas[i]) * (1 - before) * x) / (1 - bars[i])
         if i:
@@ -78,12 +85,18 @@ def ddpm_chain(params: Any, obs: Any, noise: Any, steps: int) -> Any:
     return jnp.clip(x, -1, 1)
 
 
-@pytest.mark.parametrize("backup", [pytest.param(False, marks=pytest.mark.slow), True])
-def test_diffusion_ql(backup: bool) -> None:
-    """Gradients clipped to a norm that binds; each critic's own best of three actions in the backup."""
+@pytest.mark.parametrize(
+    ("backup", "order"),
+    [pytest.param(False, "sequential", marks=pytest.mark.slow), (True, "sequential"),
+     pytest.param(True, "simultaneous", marks=pytest.mark.slow)],
+)  # fmt: skip
+def test_diffusion_ql(backup: bool, order: str) -> None:
+    """Gradients clipped to a norm that binds; each critic's own best of three actions in the backup; in the order of
+    its code, which is the default, or at once."""
     steps, tx = 2, optax.chain(optax.clip_by_global_norm(0.5), optax.adam(LEARNING_RATE))
     settings = {"max_q_backup": backup, "backup_n": 3, "eta": 1.5, "clip_norm": 0.5, "diffusion_steps": steps}
-    method = make("diffusion_ql", **settings, **COMMON)
+    sequential = order == "sequential"
+    method = make("diffusion_ql", **settings, **COMMON, **({} if sequential else {"order": order}))
     q = partial(twin_q, act=mish, norm="none")
 
     def oracle(state: Any, batch: Any, draws: Any) -> Any:
@@ -96,18 +109,20 @@ def test_diffusion_ql(backup: bool) -> None:
         next_obs = repeat(next_obs, 3) if backup else next_obs
         both = q(critic.target, next_obs, ddpm_chain(actor.target, next_obs, draws.next_noise, steps))
         next_q = jnp.minimum(both[0].max(axis=1), both[1].max(axis=1)) if backup else jnp.minimum(*both)
-        new, critic_loss = learn_q(critic, batch, q, next_q, share=1.0, tx=tx)
+        new, critic_loss = learn_q(critic, batch, q, next_q, share=1.0, tx=tx, after=sequential)
         eps, time, _ = draws.denoising
-        bar = jnp.asarray(vp_schedule(steps)[1])[jnp.round(steps * time).astype(int) - 1]
+        number = jnp.round(steps * time).astype(int) - 1
+        bar = jnp.asarray(vp_schedule(steps)[1])[number]
+        judge = new[0] if sequential else critic.params
 
         def loss(params: Any) -> Any:
             noisy = jnp.sqrt(bar) * batch["actions"] + jnp.sqrt(1 - bar) * eps
-            imitation = jnp.mean((denoise(params, obs, noisy, time) - eps) ** 2)
-            values = q(critic.params, obs, ddpm_chain(params, obs, draws.noise, steps))
+            imitation = jnp.mean((denoise(params, obs, noisy, of_number(number)) - eps) ** 2)
+            values = q(judge, obs, ddpm_chain(params, obs, draws.noise, steps))
             climb, scale = jnp.where(draws.which == 0, values, values[::-1])
             return imitation - 1.5 * climb.mean() / jax.lax.stop_gradient(jnp.abs(scale).mean())
 
-        new_actor, value = learn(actor, loss, tx, TAU / 5)
+        new_actor, value = learn(actor, loss, tx, TAU / 5, sequential)
         return {"critic": new, "actor": new_actor}, {"critic": critic_loss, "actor": value}
 
     agree(method, method.stages()[0], oracle)
@@ -188,7 +203,8 @@ def test_vgf_qgf_update(deeper: None) -> None:
 
 
 def test_sfbc_solver() -> None:
-    """DPM-Solver++(2M) in its own variables: half log signal-to-noise, equal steps h; order one at both ends."""
+    """DPM-Solver++(2M) in its own variables: half log signal-to-noise, equal steps h; order one at both ends. The clean
+    actions leave the box on the way and are not clipped."""
     steps = 5
     sampler = make("sfbc", solver_steps=steps, **COMMON).sampler
     params = double(random_state(make("sfbc", **COMMON))["behavior"].params)
@@ -202,11 +218,12 @@ def test_sfbc_solver() -> None:
     sigma = np.sqrt(1 - alpha**2)
     ours, cleans = jax.jit(sampler.sample)(params, obs, x), []
     for i in range(steps):
-        eps = denoise(params, obs, x, jnp.full((B, 1), times[i]))
-        cleans.append(jnp.clip((x - sigma[i] * eps) / alpha[i], -1, 1))
+        eps = denoise(params, obs, x, sinusoids(jnp.full((B, 1), 1000 * times[i])))
+        cleans.append((x - sigma[i] * eps) / alpha[i])
         h, guess = snr[i + 1] - snr[i], cleans[-1]
         if 0 < i < steps - 1:
             ratio = (snr[i] - snr[i - 1]) / h
             guess = (1 + 1 / (2 * ratio)) * cleans[-1] - cleans[-2] / (2 * ratio)
         x = sigma[i + 1] / sigma[i] * x - alpha[i + 1] * (np.exp(-h) - 1) * guess
+    assert np.abs(cleans[0]).max() > 1
     np.testing.assert_allclose(ours, jnp.clip(x, -1, 1), **TOLERANCE)
