@@ -79,10 +79,13 @@ def test_settings_of_several_runs() -> None:
 def test_settings_of_a_method_on_a_task_of_any_suite() -> None:
     cells = table("vgf", CUBE)
     assert [f"vgf on {CUBE}"] in cells and sum(" on " in cell for row in cells for cell in row) == 1
-    for row in (["train_flow_steps", "1", "VGF paper, Table 6"], ["discount", "0.99", "VGF paper, Table 4"],
-                ["q_aggregation", "mean", "VGF paper, Table 4"], ["batch_size", "256", "default"]):  # fmt: skip
+    for row in (["train_flow_steps", "1", "VGF paper, Table 6; a_vgf script"],
+                ["discount", "0.99", "VGF paper, Table 4; a_vgf script"],
+                ["q_aggregation", "mean", "VGF paper, Table 4; a_vgf script"],
+                ["batch_size", "256", "default"]):  # fmt: skip
         assert row in cells
-    assert ["alpha", "1.0", "FQL paper, appendix (unverified: recalled)"] in table("iql", CUBE)
+    large = table("iql", "humanoidmaze-large-navigate-singletask-v0")
+    assert ["alpha", "10.0", "FQL paper, appendix (unverified: recalled)"] in large
     assert ["step_size", "0.7", "--set"] in table("vgf", CUBE, "--set", "step_size=0.7")
     assert ["alpha", "0.1", "paper, Figure 2"] in table("vgf", "toy") and ["vgf on toy"] in table("vgf")
     assert ["fql on cube-double-play-singletask-v0"] in table("fql", "cube-double-play-singletask-v?")

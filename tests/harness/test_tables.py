@@ -58,6 +58,16 @@ def test_fql_and_rebrac_on_d4rl(task: str) -> None:
         "activation": ("relu", "ReBRAC code"), "hidden_dims": ((256, 256, 256), "ReBRAC code")}  # fmt: skip
 
 
+@pytest.mark.parametrize("task", ANTMAZE)
+def test_whose_learning_rate_it_is(task: str) -> None:
+    """ReBRAC's critic is the slower one; Diffusion-QL's 1e-3 on medium-play is its actor's alone."""
+    rebrac = resolve("rebrac", "d4rl", task, ()).config
+    assert (rebrac.actor_rate, rebrac.critic_rate) == (3e-4, 5e-5)  # type: ignore[attr-defined]
+    found = resolve("diffusion_ql", "d4rl", task, ()).config
+    expected = (1e-3 if task == "antmaze-medium-play-v2" else 3e-4, 3e-4)
+    assert (found.actor_rate, found.critic_rate) == expected  # type: ignore[attr-defined]
+
+
 def test_verified_values_are_called_so() -> None:
     """FQL's README has its alphas for offline to online; nothing of VGF's or FQL's own is from memory."""
     for task, alpha in (("humanoidmaze-medium", 100), ("antsoccer-arena", 30)):

@@ -50,13 +50,8 @@ def planned(command: str, monkeypatch: pytest.MonkeyPatch) -> list[RunNode]:
 
 def settings(run: RunNode) -> tuple[Any, ...]:
     c: Any = run.resolved.config
-    assert (c.flow_steps, c.batch_size, c.learning_rate, c.hidden_dims, c.behavior) == (
-        10,
-        256,
-        3e-4,
-        (512,) * 4,
-        "joint",
-    )
+    assert (c.flow_steps, c.behavior, c.batch_size, c.learning_rate) == (10, "joint", 256, 3e-4)
+    assert c.hidden_dims == (512, 512, 512, 512)
     assert (c.test_flow_steps, run.settings.episodes, c.rewards) == ((0, 1, 2, 3), 50, "task")
     assert run.settings.evaluate_every == {"ogbench": 100_000, "d4rl": 50_000}[run.task.suite]
     return (run.method.name, run.task.name, c.n_particles, c.train_flow_steps, c.step_size, c.alpha, c.discount,
@@ -79,7 +74,7 @@ def test_the_paper_s_settings_differ_from_the_amortised_script_s_in_one_discount
         name = run.task.name.partition("-singletask")[0]
         discount, how, steps, eps = AMORTISED[name]
         assert settings(run)[2:] == (5, steps, eps, 1.0, discount, how, MILLION, 0)
-        assert run.resolved.origins["step_size"] == "VGF paper, Table 6, and its amortised script"
+        assert run.resolved.origins["step_size"] == "VGF paper, Table 6; a_vgf script"
     (large,) = planned("python -m harness.run --methods vgf --tasks antmaze-large-navigate-singletask-v0", monkeypatch)
     assert large.resolved.config.discount == 0.99  # type: ignore[attr-defined]
     assert large.resolved.origins["discount"] == "VGF paper, Table 4; its code's scripts have 0.995"
