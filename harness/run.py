@@ -15,6 +15,7 @@ from rich.console import Console
 
 import methods
 import tasks
+from core.files import expanded
 from harness import show
 from methods.core import BadInput
 
@@ -103,6 +104,7 @@ def _main(
 ) -> int:  # fmt: skip
     from harness.numerics import pin
 
+    results, adopt = expanded(results), [expanded(path) for path in adopt]
     chosen_tasks = tasks.select(suite, globs)
     named = list(dict.fromkeys(filter(None, map(str.strip, names.split(",")))))
     family = tasks.family(suite)
