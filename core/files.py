@@ -24,6 +24,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from core.errors import BadInput
+
 _DRAFT = re.compile(r"\..+\.[0-9a-f]{16}\.tmp(\.[^.]+)?")
 _YOUNG_S = 60.0  # a draft of that age may be between its creation and its lock
 
@@ -148,6 +150,18 @@ def _to_disk(path: Path) -> None:
             os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def expanded(path: Path) -> Path:
+    """The path with "~" and "~user" spelled out.
+
+    Raises:
+      BadInput: nobody knows that home.
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise BadInput(f"{path}: no home directory is known for that") from None
 
 
 def open_plain(path: Path) -> io.BufferedReader:

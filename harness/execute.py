@@ -297,6 +297,8 @@ class Member:
         ):
             if store.unverified:
                 self.say(f"{node.stage.name}: was stored without digests: whether it is whole cannot be verified")
+            if (note := store.note) and not note["finished"] and (difference := provenance.difference(note)):
+                self.say(f"{node.stage.name}: its first steps were {difference}; --fresh redoes it")
             self.engine.work(self, node, store, watching).finish()
             if not store.finished:  # everyone who watched has failed
                 return

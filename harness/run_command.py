@@ -16,6 +16,7 @@ from rich.console import Console
 import methods
 import tasks
 from core.command import guarded
+from core.files import expanded
 from core.streams import STANDARD_OUTPUT
 from harness import options, show
 from harness.ending import STORAGE, Interrupted
@@ -112,6 +113,7 @@ def _main(
 
     chosen_tasks = tasks.select(suite, globs)
     family = tasks.family(suite)
+    results, adopt = expanded(results), [expanded(path) for path in adopt]
     for line in pin(family):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     chosen = named or list(methods.registry(family))

@@ -31,7 +31,8 @@ class StageWork:
         self.owner, self.node, self.store = owner, node, store
         self.stage, self.settings, self.step = node.stage, owner.run.settings, store.step
         self.watchers = [Watcher(member, store, len(watching) > 1, self.columns) for member in watching]
-        self.tables = [watcher.train for watcher in self.watchers] or [Table(store.folder / "train.csv", store.step)]
+        own = Table(store.folder / "train.csv", store.step)
+        self.tables = [watcher.train for watcher in self.watchers] or [own]
 
     def finish(self) -> None:
         """Trains and evaluates to the stage's end, saving on the way. The owner's state, and the watchers', are as the

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from core.records import StageRecord
 from harness.table import Table, take_on
 from methods.core import State
 
@@ -21,6 +22,10 @@ class Store(Protocol):
     @property
     def adopted(self) -> bool:
         """Whether the parts were taken from a folder that the user named."""
+
+    @property
+    def note(self) -> StageRecord | None:
+        """`stage.json`, if there is one."""
 
     @property
     def unverified(self) -> bool:

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core import files
+from core.errors import BadInput
 
 ROOT = Path(__file__).parents[2]
 _KILLED = """
@@ -180,6 +181,14 @@ def test_only_plain_files_are_read_and_links_to_them(tmp_path: Path) -> None:
     for path, kind in ((tmp_path, IsADirectoryError), (tmp_path / "none", FileNotFoundError)):
         with pytest.raises(kind):
             files.digest(path)
+
+
+def test_home_is_spelled_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/some/home")
+    assert files.expanded(Path("~/results")) == Path("/some/home/results")
+    assert files.expanded(Path("a/~")) == Path("a/~")
+    with pytest.raises(BadInput, match="~nobody-here/x: no home directory"):
+        files.expanded(Path("~nobody-here/x"))
 
 
 def test_copies_never_replace_each_other(tmp_path: Path) -> None:

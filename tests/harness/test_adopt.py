@@ -162,10 +162,13 @@ def test_what_is_no_finished_artefact(reference: Path, tmp_path: Path) -> None:
         folder.mkdir()
         (folder / "stage.json").write_text(text)
     file.touch()
-    nothing = "holds no artefact (no readable stage.json)"
+    nothing, run = "holds no artefact ({})", run_folder(reference, "vgf")
     for path, complaint in (
         (unfinished, "its stage is unfinished (step 10)"), (bare, "its parts are missing (no state/20)"),
-        *((path, nothing) for path in (garbled, other, file, tmp_path, tmp_path / "no", run_folder(reference, "vgf"))),
+        (garbled, nothing.format(f"{garbled}/stage.json:1: Expecting property name enclosed in double quotes")),
+        (other, nothing.format(f"{other}/stage.json: Input should be a valid dictionary (it is [1])")),
+        (file, nothing.format(f"Not a directory: {file}/stage.json")),
+        *((path, nothing.format("no stage.json")) for path in (tmp_path, tmp_path / "no", run)),
     ):  # fmt: skip
         assert refused(*BC, "--results", str(results), *offers(path)) == f"--adopt {path}: {complaint}"
     assert not results.exists()

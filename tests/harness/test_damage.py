@@ -164,6 +164,15 @@ def test_parts_of_other_code_are_used_with_a_line(results: Path) -> None:
     assert stage["git"] == {"sha": "x", "dirty": False} and stage["code"] is None
 
 
+def test_what_other_code_began_is_gone_on_with_and_said(results: Path) -> None:
+    folder = unshared(results)
+    code = json.loads((folder / "stage.json").read_text())["code"]
+    change(folder / "stage.json", finished=False, code=code | {"harness/train.py": "0" * 16})
+    said = "its first steps were made by other code (harness/train.py changed since); --fresh redoes it"
+    assert again(results) == (0, [f"bc on toy: behavior: {said}"])
+    assert json.loads((folder / "stage.json").read_text())["code"] == code
+
+
 # ---- adopted ----
 
 
