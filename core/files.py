@@ -36,8 +36,10 @@ def draft(path: Path) -> Iterator[Path]:
     at the end, and is gone after an error.
 
     Raises:
-      OSError: the folder cannot be written, the disk is full, ...
+      OSError: the folder cannot be written, the disk is full, a device or a folder lies there, ...
     """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EISDIR if path.is_dir() else errno.EINVAL, "is not a plain file", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem[:150]}.{secrets.token_hex(8)}.tmp{path.suffix}")
     handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)

@@ -34,7 +34,7 @@ def check(runs: Sequence[RunNode], seeds: int, results: Path) -> None:
     for run in runs:
         _check_steps(run)
         _check(run, f"the parts of {seeds} seeds", engine_of(run).least_memory(run, seeds), device, "memory")
-        _check(run, f"a batch for each of {seeds} seeds", seeds * _batch(run), device, "memory")
+        _check(run, f"batches for each of {seeds} seeds", seeds * _batch(run), device, "memory")
         _check(run, f"the replay buffers of {seeds} seeds", seeds * _buffer(run), device, "memory")
         rows = seeds * len(run.method.knobs) * run.settings.episodes
         about = f"{rows} episodes side by side ({seeds} seeds x {len(run.method.knobs)} settings x --episodes "
@@ -42,7 +42,7 @@ def check(runs: Sequence[RunNode], seeds: int, results: Path) -> None:
         each = CHEAP_SIMULATOR if getattr(run.task, "cheap", True) else SIMULATOR
         _check(run, about, rows * each, host, "memory")
         times = _evaluations(run)
-        _check(run, f"episodes.csv of {times} evaluations of {rows} episodes", times * rows * ROW, disk, "disk space")
+        _check(run, f"the rows of {times} evaluations of {rows} episodes", times * rows * ROW, disk, "disk space")
 
 
 def check_dataset(task: object, episodes: int) -> None:
@@ -57,7 +57,7 @@ def check_dataset(task: object, episodes: int) -> None:
 
 def _check(run: RunNode, what: str, least: float, there: float, kind: str) -> None:
     if least > there:
-        raise BadInput(f"{run.label}: {what} takes at least {amount(least)} of {kind}, and there is {amount(there)}")
+        raise BadInput(f"{run.label}: {what} need at least {amount(least)} of {kind}, and there is {amount(there)}")
 
 
 def _check_steps(run: RunNode) -> None:

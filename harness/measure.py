@@ -20,6 +20,8 @@ from harness.config import check_keys, parse_set, resolve
 from harness.train import Trainer, Update, initial_state, seed_step, take
 from methods.core import Method, Stage, State, TaskSpec
 
+ROWS = 4096  # transitions
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -38,7 +40,7 @@ class Measurement:
         return self.ms_scan / self.ms_loop
 
 
-def random_transitions(spec: TaskSpec, rows: int = 4096) -> dict[str, np.ndarray]:
+def random_transitions(spec: TaskSpec, rows: int = ROWS) -> dict[str, np.ndarray]:
     """Columns of the right shapes."""
     rng = np.random.default_rng(0)
     return {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 from harness.config import LARGEST
@@ -65,6 +67,16 @@ def parts(name: str, text: str, of: str) -> list[str]:
     if text and not found:
         raise BadInput(f"{flag(name)} {text!r} names no {of}")
     return found
+
+
+def check_out(path: Path) -> None:
+    """Refuses a file that could not be written after all the work. Raises: BadInput."""
+    if not path.parent.is_dir():
+        raise BadInput(f"--out {path}: no folder {path.parent}")
+    if path.exists() and not path.is_file():
+        raise BadInput(f"--out {path}: is not a plain file")
+    if not os.access(path.parent, os.W_OK):
+        raise BadInput(f"--out {path}: {path.parent} is not writable")
 
 
 def on_command_line(context: Any, parameters: Collection[str]) -> set[str]:

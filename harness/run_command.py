@@ -18,7 +18,7 @@ import tasks
 from core.command import guarded
 from core.files import expanded
 from core.streams import STANDARD_OUTPUT
-from harness import options, show
+from harness import options, quiet, show
 from harness.ending import STORAGE, Interrupted
 from methods.core import BadInput
 
@@ -224,7 +224,7 @@ def _carry_out(
             if landscape := task.landscape():
                 write_arrays(results / "tasks" / task.suite / f"{task.name}.npz", landscape)
             try:
-                with executor.stop.listening():
+                with executor.stop.listening(), quiet.about_failed_saves():
                     statuses += executor.run(together(nodes), dataset, fresh=not resume)
             except Interrupted:
                 progress.say(f"stopped; {resuming}")

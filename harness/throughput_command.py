@@ -22,11 +22,15 @@ from rich.progress import track
 from rich.table import Table
 
 import methods
+from core.command import guarded
 from core.files import write_text
-from harness.measure import Measurement, distinct_stages, measure
+from harness import options
+from harness.config import LARGEST
+from harness.measure import ROWS, Measurement, distinct_stages, measure
+from harness.memory import amount, host_memory
 from harness.numerics import pin
-from harness.train import device_summary
-from methods.core import BadInput, TaskSpec
+from harness.train import device_memory, device_summary, least_bytes
+from methods.core import BadInput, Method, Stage, TaskSpec
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -47,37 +51,67 @@ def _write(path: Path, found: Sequence[Measurement]) -> None:
 
 @app.command()
 def throughput(
+    context: typer.Context,
     names: Annotated[str, typer.Option("--methods", help="comma-separated; default: all")] = "",
     seeds: Annotated[str, typer.Option(help="numbers of seeds, comma-separated")] = "1,8",
     sets: Annotated[list[str] | None, typer.Option("--set", help="[METHOD.]KEY=VALUE; may be repeated")] = None,
-    steps: Annotated[int, typer.Option(min=1, help="updates in one timed span")] = 20,
-    repeats: Annotated[int, typer.Option(min=1, help="timed spans of each kind; the shortest counts")] = 5,
-    obs_dim: Annotated[int, typer.Option(min=1)] = 28,
-    action_dim: Annotated[int, typer.Option(min=1)] = 5,
-    out: Annotated[Path | None, typer.Option(help="also write the table to this CSV file")] = None,
+    steps: Annotated[int, typer.Option(min=1, max=LARGEST, help="updates in one timed span")] = 20,
+    repeats: Annotated[int, typer.Option(min=1, max=LARGEST, help="timed spans of each kind; the shortest counts")] = 5,
+    obs_dim: Annotated[int, typer.Option(min=1, max=LARGEST)] = 28,
+    action_dim: Annotated[int, typer.Option(min=1, max=LARGEST)] = 5,
+    out: Annotated[str | None, typer.Option(help="also write the table to this CSV file")] = None,
 ) -> None:
     """Time per update and seed of each stage of the methods, and the ratio to one dispatch a step."""
-    for line in pin():
-        Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
-    console = Console()
-    console.width = max(console.width, 100)  # as wide as the table, where the output is no terminal
-    try:
-        chosen = [name.strip() for name in names.split(",") if name.strip()] or list(methods.REGISTRY)
-        if not all(count.strip().isdecimal() and int(count) for count in seeds.split(",")):
-            raise BadInput(f"--seeds {seeds}: expected positive whole numbers, comma-separated")
-        counts = [int(count) for count in seeds.split(",")]
-        if out and not out.parent.is_dir():
-            raise BadInput(f"--out {out}: no folder {out.parent}")
-        stages = distinct_stages(chosen, sets or [], TaskSpec(obs_dim, action_dim, 1), steps)
-    except BadInput as error:
-        Console(stderr=True).print(f"error: {error}", markup=False, soft_wrap=True)
-        raise typer.Exit(2) from None
+    given = {name: context.params[name] for name in options.on_command_line(context, context.params)}
+
+    def go() -> None:
+        options.check(given)
+        chosen = options.parts("names", names, "method") or list(methods.REGISTRY)
+        counts, path = _counts(seeds), Path(out) if out else None
+        if path:
+            options.check_out(path)
+        for line in pin():
+            Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
+        device_summary()
+        spec = TaskSpec(obs_dim, action_dim, 1)
+        _check_memory(4.0 * ROWS * (2 * obs_dim + 2 * action_dim), "the transitions")
+        stages = distinct_stages(chosen, sets or [], spec, steps)
+        for (_, method, stage), count in product(stages, counts):
+            _check_memory(least_bytes(method, count), f"{method.name}: {count} seeds")
+            _check_memory(4.0 * count * stage.batch_size * (2 * obs_dim + action_dim), f"{method.name}: batches")
+        _show(_measured(stages, counts, steps, repeats, path))
+
+    raise typer.Exit(guarded(go))
+
+
+def _counts(seeds: str) -> list[int]:
+    pieces = [piece.strip() for piece in seeds.split(",")]
+    if not all(piece.isdecimal() and len(piece) < 11 and 0 < int(piece) <= LARGEST for piece in pieces):
+        raise BadInput(f"--seeds {seeds}: expected positive whole numbers, comma-separated, of at most {LARGEST}")
+    return list(dict.fromkeys(map(int, pieces)))
+
+
+def _check_memory(least: float, what: str) -> None:
+    there = device_memory() or host_memory()
+    if least > there:
+        raise BadInput(f"{what} need at least {amount(least)} of memory, and there is {amount(there)}")
+
+
+def _measured(
+    stages: Sequence[tuple[str, Method, Stage]], counts: Sequence[int], steps: int, repeats: int, out: Path | None
+) -> list[Measurement]:
     found: list[Measurement] = []
     todo = list(product(stages, counts))
     for (users, method, stage), count in track(todo, "measuring", console=Console(stderr=True)):
         found.append(replace(measure(method, stage, range(count), steps=steps, repeats=repeats), method=users))
         if out:
             _write(out, found)  # after each: all methods take long on a CPU
+    return found
+
+
+def _show(found: Sequence[Measurement]) -> None:
+    console = Console()
+    console.width = max(console.width, 100)  # as wide as the table, where the output is no terminal
     table = Table("method", "stage", "seeds", "ms/update/seed", "one dispatch a step", "ratio", "compile s", "peak MB")
     for m in found:
         table.add_row(m.method, m.stage, str(m.seeds), f"{m.ms_scan:.3g}", f"{m.ms_loop:.3g}", f"{m.ratio:.2f}",
