@@ -152,20 +152,20 @@ def main(
             continue
         except Exception as error:
             wrong += 1
-            table.add_row(task.name, *[""] * 4, escape(f"REFUSED: {told(error)}"), "")
+            table.add_row(task.name, *[""] * 4, shown(f"REFUSED: {told(error)}"), "")
             continue
         if isinstance(dataset, Corpus):
             there += 1
-            table.add_row(task.name, *counts(dataset), "", "", "nothing to compare with", where.text)
+            table.add_row(task.name, *counts(dataset), "", "", "nothing to compare with", shown(where.text))
             continue
         found, made = contents(dataset), dataset.provenance
         right, words = verdict(made.name, made.origin, found, made.details)
         wrong, there = wrong + (not right), there + right
         returns = f"{found.mean_return:.1f} ({found.least_return:.1f}, {found.most_return:.1f})"
         table.add_row(task.name, f"{found.transitions:,}", f"{found.episodes:,}", returns, f"{100 * found.ends:.2f}",
-                      words, where.text)  # fmt: skip
+                      words, shown(where.text))  # fmt: skip
     for text, names in absent.items():
-        out.print(f"absent, {text}: {', '.join(names)}", highlight=False, soft_wrap=True)
+        out.print(shown(f"absent, {text}: {', '.join(names)}"), highlight=False, soft_wrap=True)
     if table.rows:
         out.print(table)
     out.print(f"{len(chosen)} tasks: {there} there and sound, {sum(map(len, absent.values()))} absent, {wrong} wrong",
@@ -177,7 +177,12 @@ def told(error: Exception) -> str:
     """What a task failed of, in one line; its kind, where it is none that was thought of."""
     if isinstance(error, MemoryError):
         return "out of memory loading it"
-    return printable(reason(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {reason(error)}")
+    return reason(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {reason(error)}"
+
+
+def shown(text: str) -> str:
+    """As rich prints it as it stands, a path with brackets, too."""
+    return escape(printable(text))
 
 
 def _tasks(suite: str, globs: list[str], alone: bool) -> tuple[Any, ...]:
