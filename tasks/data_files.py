@@ -173,6 +173,19 @@ def check_memory(path: Path, size: int) -> None:
         raise BadInput(f"{path}: its numbers would take {gigabytes(size)}; {gigabytes(free)} of memory are free")
 
 
+@contextlib.contextmanager
+def within_memory(path: Path) -> Iterator[None]:
+    """Has it said which data were too large, where memory runs out inside.
+
+    Raises:
+      BadInput: it did.
+    """
+    try:
+        yield
+    except MemoryError as error:
+        raise too_large(path) from error
+
+
 def too_large(path: Path) -> BadInput:
     """The one line for a dataset at which memory ran out."""
     size = sum(file.stat().st_size for file in path.rglob("*")) if path.is_dir() else path.stat().st_size

@@ -204,8 +204,6 @@ def read(dataset_id: str) -> Loaded:
         columns = {name: np.concatenate(spans) for name, spans in parts.items()}
     except FloatingPointError as error:
         raise BadInput(f"{where} holds a number too large for float32") from error
-    except MemoryError as error:
-        raise data_files.too_large(path) from error
     except ValueError as error:
         if isinstance(error, BadInput):
             raise
