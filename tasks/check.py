@@ -33,11 +33,12 @@ from rich.table import Column, Table
 
 import tasks
 from core.errors import reason
+from core.files import expanded
 from core.text import printable
 from methods.core import Absent, BadInput
 from tasks.collect_d4rl import fewest
 from tasks.core import Dataset
-from tasks.data_files import exists, expanded
+from tasks.data_files import exists
 from tasks.language import Corpus
 
 TOLERANCE = 0.01  # of transitions: time-outs are dropped; the published counts are of steps
@@ -133,7 +134,7 @@ def main(
     columns = ("transitions", "episodes", "return: mean (least, most)", "terminal %", "verdict", "from")
     table = Table(Column("task", no_wrap=True), *columns[:-1], Column(columns[-1], overflow="fold"))
     globs = [pattern.strip() for pattern in patterns.split(",") if pattern.strip()]
-    if data not in ("auto", "download", "generate") and not exists(expanded(data)):
+    if data not in ("auto", "download", "generate") and not exists(expanded(Path(data))):
         raise BadInput(f"no such file: {data} (--data takes auto, download, generate or a path)")
     alone = len(suites or []) == 1
     chosen = [task for suite in suites or list(tasks.SUITES) for task in _tasks(suite, globs, alone)]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -146,6 +147,9 @@ def write(dataset_id: str, episodes: Iterable[Episode], env_id: str | None, meta
             )  # fmt: skip
             for batch in _batches(first, stream):
                 storage.update_episodes(_buffer(episode, dataset_id) for episode in batch)
+            for path in filter(Path.is_file, temporary.rglob("*")):  # on disk before it has its name
+                with path.open("rb") as written:
+                    os.fsync(written.fileno())
     except OSError as error:
         raise fetch.unwritable(place, error) from error
     return place

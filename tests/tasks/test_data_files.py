@@ -61,7 +61,7 @@ def test_what_is_no_file_is_called_what_it_is(tmp_path, make, line):
 @pytest.mark.parametrize("data", ["a\0b", "x" * 5000, "~nosuchuserhere/file", "/dev/null/file"])
 def test_names_that_no_file_can_have(data):
     for task in (HOPPER, ANT):
-        refused(lambda task=task: task.load(data), "no such file|File name too long|no such home folder")
+        refused(lambda task=task: task.load(data), "no such file|File name too long|no home directory is known")
     said = command(check.app, "d4rl", "--data", data)
     assert said.exit_code == 2 and said.stderr.count("\n") == 1 and said.stderr.startswith("error: ")
 
