@@ -36,10 +36,8 @@ def draft(path: Path) -> Iterator[Path]:
     at the end, and is gone after an error.
 
     Raises:
-      OSError: the folder cannot be written, the disk is full, a device or a folder lies there, ...
+      OSError: the folder cannot be written, the disk is full, ...
     """
-    if path.exists() and not path.is_file():
-        raise OSError(errno.EISDIR if path.is_dir() else errno.EINVAL, "is not a plain file", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem[:150]}.{secrets.token_hex(8)}.tmp{path.suffix}")
     handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
@@ -58,24 +56,12 @@ def draft(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """A binary file to write, which appears at `path` complete, on disk and all at once, or not at all.
-
-    Raises:
-      OSError: as `draft`.
-    """
-    with draft(path) as temporary, temporary.open("wb") as file:
-        yield file
-        file.flush()
-
-
-@contextlib.contextmanager
 def draft_folder(path: Path) -> Iterator[Path]:
     """A new, empty folder beside `path`, which is not there yet or empty. It takes the place of `path` at the end, with
     all that is in it on disk, and is gone after an error.
 
     Raises:
-      OSError: as `draft`; something else is at `path`.
+      OSError: as `draft`; also where something else has come to be at `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name[:150]}.{secrets.token_hex(8)}.tmp")
@@ -87,13 +73,25 @@ def draft_folder(path: Path) -> Iterator[Path]:
         yield temporary
         for below in (*temporary.rglob("*"), temporary):
             _to_disk(below)
-        os.replace(temporary, path)
+        temporary.rename(path)
         _to_disk(path.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     finally:
         os.close(handle)
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+    """A binary file to write, which appears at `path` complete, on disk and all at once, or not at all.
+
+    Raises:
+      OSError: as `draft`.
+    """
+    with draft(path) as temporary, temporary.open("wb") as file:
+        yield file
+        file.flush()
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
@@ -118,8 +116,8 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
 
 
 def sweep(folder: Path, *, alone: bool = False) -> None:
-    """Removes the drafts, files and folders, directly in `folder` whose writer is gone; with `alone` also the youngest,
-    where the caller knows (by a lock of the folder) that nobody else is about to write there."""
+    """Removes the drafts directly in `folder` whose writer is gone; with `alone` also the youngest, where the caller
+    knows (by a lock of the folder) that nobody else is about to write there."""
     with contextlib.suppress(OSError):
         for path in folder.iterdir():
             if _DRAFT.fullmatch(path.name):
@@ -136,10 +134,7 @@ def _remove_if_abandoned(path: Path, age: float) -> None:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # its writer holds it as long as it lives
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
         finally:
             os.close(handle)
 

@@ -33,11 +33,12 @@ from rich.table import Column, Table
 
 import tasks
 from core.errors import reason
+from core.files import expanded
 from core.text import printable
 from methods.core import Absent, BadInput
 from tasks.collect_d4rl import fewest
 from tasks.core import Dataset
-from tasks.data_files import exists, expanded
+from tasks.data_files import exists
 from tasks.language import Corpus
 
 TOLERANCE = 0.01  # of transitions: time-outs are dropped; the published counts are of steps
@@ -133,7 +134,7 @@ def main(
     columns = ("transitions", "episodes", "return: mean (least, most)", "terminal %", "verdict", "from")
     table = Table(Column("task", no_wrap=True), *columns[:-1], Column(columns[-1], overflow="fold"))
     globs = [pattern.strip() for pattern in patterns.split(",") if pattern.strip()]
-    if data not in ("auto", "download", "generate") and not exists(expanded(data)):
+    if data not in ("auto", "download", "generate") and not exists(expanded(Path(data))):
         raise BadInput(f"no such file: {data} (--data takes auto, download, generate or a path)")
     alone = len(suites or []) == 1
     chosen = [task for suite in suites or list(tasks.SUITES) for task in _tasks(suite, globs, alone)]
@@ -152,20 +153,20 @@ def main(
             continue
         except Exception as error:
             wrong += 1
-            table.add_row(task.name, *[""] * 4, escape(f"REFUSED: {told(error)}"), "")
+            table.add_row(task.name, *[""] * 4, shown(f"REFUSED: {told(error)}"), "")
             continue
         if isinstance(dataset, Corpus):
             there += 1
-            table.add_row(task.name, *counts(dataset), "", "", "nothing to compare with", where.text)
+            table.add_row(task.name, *counts(dataset), "", "", "nothing to compare with", shown(where.text))
             continue
         found, made = contents(dataset), dataset.provenance
         right, words = verdict(made.name, made.origin, found, made.details)
         wrong, there = wrong + (not right), there + right
         returns = f"{found.mean_return:.1f} ({found.least_return:.1f}, {found.most_return:.1f})"
         table.add_row(task.name, f"{found.transitions:,}", f"{found.episodes:,}", returns, f"{100 * found.ends:.2f}",
-                      words, where.text)  # fmt: skip
+                      words, shown(where.text))  # fmt: skip
     for text, names in absent.items():
-        out.print(f"absent, {text}: {', '.join(names)}", highlight=False, soft_wrap=True)
+        out.print(shown(f"absent, {text}: {', '.join(names)}"), highlight=False, soft_wrap=True)
     if table.rows:
         out.print(table)
     out.print(f"{len(chosen)} tasks: {there} there and sound, {sum(map(len, absent.values()))} absent, {wrong} wrong",
@@ -177,7 +178,12 @@ def told(error: Exception) -> str:
     """What a task failed of, in one line; its kind, where it is none that was thought of."""
     if isinstance(error, MemoryError):
         return "out of memory loading it"
-    return printable(reason(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {reason(error)}")
+    return reason(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {reason(error)}"
+
+
+def shown(text: str) -> str:
+    """As rich prints it as it stands, a path with brackets, too."""
+    return escape(printable(text))
 
 
 def _tasks(suite: str, globs: list[str], alone: bool) -> tuple[Any, ...]:

@@ -177,9 +177,11 @@ class D4RLTask:
         Raises:
           BadInput: one line that names what is missing or wrong, and what to do; nothing is kept then.
         """
-        loaded = minari_data.read(identity := self._imported(data))
+        identity = self._imported(data)
         origin = "given" if identity.startswith("given/") else "generated" if self.local else "downloaded"
-        return minari_data.as_dataset(self.name, self.spec, loaded, origin, self.maze, self.reference)
+        with data_files.within_memory(minari_data.file(identity)):
+            loaded = minari_data.read(identity)
+            return minari_data.as_dataset(self.name, self.spec, loaded, origin, self.maze, self.reference)
 
     def ready(self, data: str = "auto") -> Path:
         """Downloads and imports what `load(data)` reads; see `tasks.core.Task`."""
@@ -243,10 +245,8 @@ class D4RLTask:
         with fetch.locked(minari_data.folder(identity), "importing"):
             if minari_data.metadata_of(identity):
                 return
-            try:
+            with data_files.within_memory(path):
                 episodes, rows = self._episodes(path)
-            except MemoryError as error:
-                raise data_files.too_large(path) from error
             kept = sum(len(episode.rewards) for episode in episodes)
             fetch.console.print(f"{self.name}: importing {path} as {identity}, once", markup=False)
             source = {"file": path.name, "sha256": fetch.digest(path), "origin": origin, "url": fetch.had_from(path)}

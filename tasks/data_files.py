@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from core.errors import reason
+from core.files import expanded
 from methods.core import BadInput
 
 FOLDERS = {  # the variable that moves a folder of datasets -> where it is without it
@@ -68,20 +69,12 @@ def given(data: str, wanted: str) -> Path:
     Raises:
       BadInput: there is none, it leads nowhere, or it is a folder.
     """
-    path = expanded(data)
+    path = expanded(Path(data))
     if not exists(path):
         raise BadInput(f"no such file: {data} (--data takes {wanted})")
     if path.is_dir():
         raise BadInput(f"{data} is a folder (--data takes {wanted})")
     return path
-
-
-def expanded(data: str) -> Path:
-    """The path that `--data` names, with its "~" read. Raises `BadInput` where there is no such home."""
-    try:
-        return Path(data).expanduser()
-    except RuntimeError:
-        raise BadInput(f"--data {data}: no such home folder") from None
 
 
 def exists(path: Path) -> bool:
@@ -171,6 +164,19 @@ def check_memory(path: Path, size: int) -> None:
     free = available_memory()
     if free is not None and size > free:
         raise BadInput(f"{path}: its numbers would take {gigabytes(size)}; {gigabytes(free)} of memory are free")
+
+
+@contextlib.contextmanager
+def within_memory(path: Path) -> Iterator[None]:
+    """Has it said which data were too large, where memory runs out inside.
+
+    Raises:
+      BadInput: it did.
+    """
+    try:
+        yield
+    except MemoryError as error:
+        raise too_large(path) from error
 
 
 def too_large(path: Path) -> BadInput:

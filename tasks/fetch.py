@@ -163,7 +163,7 @@ def fetch(
     """
     part, source = Path(f"{path}.part"), Path(f"{path}.part.url")
     failures = []
-    session = client or network.client(timeout=TIMEOUT, follow_redirects=True)
+    session = client or network.opened(lambda: httpx.Client(timeout=TIMEOUT, follow_redirects=True))
     with locked(path, "downloading"), session:
         if path.exists():  # another process was faster
             return had_from(path)

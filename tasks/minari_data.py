@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -147,6 +148,9 @@ def write(dataset_id: str, episodes: Iterable[Episode], env_id: str | None, meta
             )  # fmt: skip
             for batch in _batches(first, stream):
                 storage.update_episodes(_buffer(episode, dataset_id) for episode in batch)
+            for path in filter(Path.is_file, temporary.rglob("*")):  # on disk before it has its name
+                with path.open("rb") as written:
+                    os.fsync(written.fileno())
     except OSError as error:
         raise fetch.unwritable(place, error) from error
     return place
@@ -205,8 +209,6 @@ def read(dataset_id: str) -> Loaded:
         columns = {name: np.concatenate(spans) for name, spans in parts.items()}
     except FloatingPointError as error:
         raise BadInput(f"{where} holds a number too large for float32") from error
-    except MemoryError as error:
-        raise data_files.too_large(path) from error
     except ValueError as error:
         if isinstance(error, BadInput):
             raise

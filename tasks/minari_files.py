@@ -64,7 +64,7 @@ def datasets(root: Path) -> list[str]:
     """The datasets below a folder, as paths in it. Links to folders are followed, but for those that lead back."""
     found = list[str]()
     for place, below, _ in data_files.walk(root):
-        below[:] = [name for name in below if not name.startswith(".")]
+        below[:] = [name for name in below if not name.startswith(".") and name.isprintable()]
         if "data" in below and (place / "data" / METADATA).exists():
             found.append(place.relative_to(root).as_posix())
             below.clear()  # of some formats a folder for each episode

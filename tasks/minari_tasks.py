@@ -14,7 +14,7 @@ import numpy as np
 
 from core.errors import reason
 from methods.core import BadInput, TaskSpec
-from tasks import minari_data, minari_files, physics
+from tasks import data_files, minari_data, minari_files, physics
 from tasks.actions import Bounds
 from tasks.core import Dataset, Whereabouts
 from tasks.d4rl_simulators import register_robotics
@@ -83,8 +83,10 @@ class MinariTask:
         self.whereabouts(data)
         goal = isinstance(_recovered(self.dataset_id).observation_space, gymnasium.spaces.Dict)
         spec, bounds = self.spec, _bounds(minari_data.folder(self.dataset_id))  # refuses before anything is read
-        loaded, reference = minari_data.read(self.dataset_id), minari_data.reference_of(self.dataset_id)
-        return minari_data.as_dataset(self.dataset_id, spec, loaded, "downloaded", goal, reference, bounds)
+        reference = minari_data.reference_of(self.dataset_id)
+        with data_files.within_memory(minari_data.file(self.dataset_id)):
+            loaded = minari_data.read(self.dataset_id)
+            return minari_data.as_dataset(self.dataset_id, spec, loaded, "downloaded", goal, reference, bounds)
 
 
 @cache

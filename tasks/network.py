@@ -1,13 +1,12 @@
-"""A client of the web whose environment may be wrong: what the variables about proxies and certificates say is tried
-when it is made, and a line names the one that is at fault.
-"""
+"""Clients of the network as the environment asks for them: proxies and certificates are named by its variables."""
 
 from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
 from urllib.request import getproxies, proxy_bypass
 
 import httpx
@@ -15,68 +14,64 @@ import httpx
 from core.errors import reason
 from methods.core import BadInput
 
-_PROXIES = ("http_proxy", "https_proxy", "all_proxy")
-_OTHERS = ("SSL_CERT_FILE", "SSL_CERT_DIR", "NO_PROXY", "no_proxy")
+PROXIES = ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY")  # upper or lower case
+Client = TypeVar("Client")
 
 
-def client(**settings: Any) -> httpx.Client:
-    """`httpx.Client(**settings)`.
+def opened(make: Callable[[], Client]) -> Client:
+    """What `make()` makes: a client of httpx, which heeds the environment as it is made.
 
     Raises:
-      BadInput: a variable of the environment asks for what cannot be done; names it, but not its value, in which a
-        password may stand.
+      BadInput: a variable of the environment cannot be used. Names it; a proxy's value, which may hold a password, is
+        not shown.
     """
+    if complaint := _certificates():
+        raise BadInput(complaint)
     try:
-        return httpx.Client(**settings)
-    except (ImportError, OSError, ValueError, httpx.InvalidURL) as error:
-        name = next(_faulty(), "the variables about proxies and certificates")
-        raise BadInput(f"{name}: {_why(name, error)}") from error
+        return make()
+    except (ImportError, ValueError, OSError, httpx.InvalidURL) as error:
+        raise BadInput(_proxy() or f"cannot open a connection: {reason(error)}") from None
 
 
 def through(url: str) -> str:
-    """ " through HTTPS_PROXY", where a request to `url` would go through a proxy; else ""."""
+    """ " through HTTPS_PROXY", where a request to `url` goes through a proxy; else ""."""
     address = httpx.URL(url)
     kind = next((kind for kind in (address.scheme, "all") if kind in getproxies()), None)
-    return f" through {_spelled(f'{kind}_proxy')}" if kind and not proxy_bypass(address.host) else ""
+    if kind is None or proxy_bypass(address.host):
+        return ""
+    name = f"{kind}_proxy"
+    return f" through {name if name in os.environ else name.upper()}"
 
 
-def _spelled(name: str) -> str:
-    """As the variable is written in the environment: both cases are heeded."""
-    return name if name in os.environ else name.upper()
+def _certificates() -> str:
+    """What is wrong with the variables that name certificates; "" if nothing is."""
+    file, folder = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
+    if file:
+        try:
+            ssl.create_default_context(cafile=file)
+        except OSError as error:
+            return f"the environment variable SSL_CERT_FILE cannot be used: {file}: {error.strerror or reason(error)}"
+    elif folder and not Path(folder).is_dir():
+        return f"the environment variable SSL_CERT_DIR cannot be used: {folder}: no such folder"
+    return ""
 
 
-def _faulty() -> Iterator[str]:
-    """The variables that alone would make a client fail."""
-    for name in _PROXIES:
-        if value := os.environ.get(name) or os.environ.get(name.upper()):
-            try:
-                httpx.HTTPTransport(proxy=value if "://" in value else f"http://{value}", verify=False).close()
-            except (ImportError, ValueError, httpx.InvalidURL):
-                yield _spelled(name)
-    for name in _OTHERS:
-        if (value := os.environ.get(name)) and _unusable(name, value):
-            yield name
-
-
-def _unusable(name: str, value: str) -> bool:
-    try:
-        if name == "SSL_CERT_FILE":
-            ssl.create_default_context(cafile=value)
-        elif name == "SSL_CERT_DIR":
-            ssl.create_default_context(capath=value)
-        else:
-            for host in value.split(","):
+def _proxy() -> str:
+    """What is wrong with the variables that name proxies; "" if nothing is."""
+    for name in (spelled for upper in PROXIES for spelled in (upper.lower(), upper)):
+        address = os.environ.get(name)
+        if not address:
+            continue
+        try:
+            httpx.HTTPTransport(proxy=address if "://" in address else f"http://{address}").close()
+        except ImportError:
+            return f"the environment variable {name} cannot be used: a SOCKS proxy needs pip install 'httpx[socks]'"
+        except (ValueError, OSError, httpx.InvalidURL):
+            return f"the environment variable {name} cannot be used: it is not http://HOST:PORT, https:// or socks5://"
+    for name in ("no_proxy", "NO_PROXY"):
+        try:
+            for host in os.environ.get(name, "").split(","):
                 httpx.URL(f"all://{host.strip()}")
-    except (OSError, ValueError, httpx.InvalidURL):
-        return True
-    return False
-
-
-def _why(name: str, error: Exception) -> str:
-    if isinstance(error, ImportError):
-        return "a SOCKS proxy needs the package socksio (pip install 'httpx[socks]')"
-    if name.startswith("SSL"):
-        return f"no certificates can be read from {os.environ[name]} ({reason(error)})"
-    if name in ("NO_PROXY", "no_proxy"):
-        return "not a list of hosts"
-    return "not a proxy's address" if name.lower() in _PROXIES else reason(error)
+        except httpx.InvalidURL:
+            return f"the environment variable {name} cannot be used: it is no list of hosts"
+    return ""

@@ -173,12 +173,10 @@ class OGBenchTask:
           BadInput: one line that names what is missing or wrong, and what to do.
         """
         path, origin, details = self._file(data)
-        try:
+        with data_files.within_memory(path):
             transitions = self._transitions(path)
-        except MemoryError as error:
-            raise data_files.too_large(path) from error
-        check_transitions(transitions, self.spec, str(path))
-        transitions["actions"], outside = actions.clipped(transitions["actions"], str(path))
+            check_transitions(transitions, self.spec, str(path))
+            transitions["actions"], outside = actions.clipped(transitions["actions"], str(path))
         digest = fetch.sha256(path)  # last: it pins the file, and only a sound one should be
         details = {"success_timing": self.success_timing, "rewards": "judge the state acted in", **details}
         if outside:

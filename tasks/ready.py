@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.table import Column, Table
 
 import tasks
+from core.text import printable
 from methods.core import BadInput
-from tasks.check import told
+from tasks.check import shown, told
 from tasks.fetch import console
 
 app = typer.Typer(add_completion=False)
@@ -47,7 +48,8 @@ def main(
             continue
         seen.add(path)
         took, size = time.monotonic() - begun, _megabytes(path)
-        table.add_row(path.name if path else task.name, f"{size:.1f}", f"{took:.1f}", str(path.parent) if path else "-")
+        name, where = (path.name, str(path.parent)) if path else (task.name, "-")
+        table.add_row(shown(name), f"{size:.1f}", f"{took:.1f}", shown(where))
         _say(f"{number} of {len(chosen)}: {task.name}: {size:.1f} MB in {took:.1f} s")
     if seen:
         out.print(table)
@@ -65,4 +67,4 @@ def _megabytes(path: Path | None) -> float:
 
 
 def _say(line: str) -> None:
-    console.print(line, markup=False)
+    console.print(printable(line), markup=False)

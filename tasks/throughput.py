@@ -35,7 +35,7 @@ from rich.table import Table
 
 import tasks
 from methods.core import BadInput
-from tasks.check import told
+from tasks.check import shown, told
 from tasks.fetch import atomic_write
 from tasks.fetch import console as errors
 from tasks.lockstep import simulators
@@ -173,7 +173,7 @@ def main(
             try:
                 found.append(measure(task, rows, steps, turns, advance))
             except Exception as error:  # of any kind: it concerns this task's simulators
-                errors.print(f"error: {task.name}: {told(error)}", markup=False)
+                errors.print(shown(f"error: {task.name}: {told(error)}"))
                 continue
             if out:  # after each, as a later one may be stopped
                 _write(out, found)

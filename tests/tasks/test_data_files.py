@@ -61,7 +61,7 @@ def test_what_is_no_file_is_called_what_it_is(tmp_path, make, line):
 @pytest.mark.parametrize("data", ["a\0b", "x" * 5000, "~nosuchuserhere/file", "/dev/null/file"])
 def test_names_that_no_file_can_have(data):
     for task in (HOPPER, ANT):
-        refused(lambda task=task: task.load(data), "no such file|File name too long|no such home folder")
+        refused(lambda task=task: task.load(data), "no such file|File name too long|no home directory is known")
     said = command(check.app, "d4rl", "--data", data)
     assert said.exit_code == 2 and said.stderr.count("\n") == 1 and said.stderr.startswith("error: ")
 
@@ -206,13 +206,20 @@ def test_memory_that_runs_out_becomes_one_line(tmp_path, monkeypatch):
     def full(*_: Any, **__: Any) -> None:
         raise MemoryError
 
-    made = [(HOPPER, d4rl_file(tmp_path / "a.hdf5")), (ANT, ant_file(tmp_path / "a.npz"))]
-    monkeypatch.setattr(np, "concatenate", full)
-    monkeypatch.setattr(ogbench, "relabel_dataset", full)
-    for task, path in made:
-        refused(
-            lambda task=task, path=path: task.load(str(path)), r"a\..*: out of memory loading it; it has 0\.0 MB on"
-        )
+    path = d4rl_file(tmp_path / "a.hdf5")
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "concatenate", full)
+        refused(lambda: HOPPER.load(str(path)), r"a\.hdf5: out of memory loading it; it has 0\.0 MB on disk")
+    npz = ant_file(tmp_path / "a.npz")
+    with monkeypatch.context() as patch:
+        patch.setattr(ogbench, "relabel_dataset", full)
+        refused(lambda: ANT.load(str(npz)), r"a\.npz: out of memory loading it; it has 0\.0 MB on disk")
+    HOPPER.ready(str(path))
+    for module, name in ((minari_data.actions, "clipped"), (np, "concatenate")):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, full)
+            with pytest.raises(BadInput, match=r"main_data\.hdf5: out of memory loading it; it has 0\.\d MB on disk"):
+                HOPPER.load(str(path))
 
 
 def test_memory_is_what_the_system_and_the_container_leave():

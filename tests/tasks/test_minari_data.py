@@ -60,10 +60,10 @@ def test_many_episodes_keep_their_order(monkeypatch):
 
 
 def test_a_full_disk_leaves_nothing(monkeypatch):
-    def full(source: Any, target: Any) -> None:
+    def full(handle: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(os, "replace", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(BadInput, match=r"cannot write .*local/x-v0: No space left on device"):
         own()
     assert not list(minari_data.folder("local/x-v0").parent.iterdir())

@@ -58,6 +58,15 @@ def test_a_dataset_under_two_names_is_two_tasks(disk):
     assert minari_data.ids() == ["mine/hopper/medium-v0", "mujoco/hopper/medium-v0"]
 
 
+def test_names_that_steer_a_terminal_are_none_and_brackets_are_printed(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "a [bold]x[/nonsense]"))
+    stored("own/pendulum-v0", "Pendulum-v1")
+    shutil.copytree(minari_data.root() / "own", minari_data.root() / "\x1b[31mred")
+    assert minari_data.ids() == ["own/pendulum-v0"]
+    said = command(check.app, "d4rl", "--tasks", "own--*,hopper-medium-local")
+    assert said.exit_code == 0 and "1 there and sound, 1 absent" in said.stdout and "/nonsense]" in said.stdout
+
+
 def test_a_broken_link_is_named():
     stored("mujoco/hopper/medium-v0", "Hopper-v5")
     path = minari_data.file("mujoco/hopper/medium-v0")
