@@ -8,14 +8,15 @@ classifier with one label), and checkpoint.json: which stage made it, from what,
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 import tasks
+from core.command import guarded, main
 from methods.core import BadInput
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -34,11 +35,8 @@ def export(
     seed: Annotated[int, typer.Option(help="which of the stage's seeds")] = 0,
 ) -> None:
     """Writes the checkpoint, whole or not at all."""
-    try:
-        _export(artifact, seed, out)
-    except BadInput as error:
-        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(2) from None
+    given, place = (Path(os.path.expanduser(path)) for path in (artifact, out))
+    raise typer.Exit(guarded(lambda: _export(given, seed, place)))
 
 
 def _export(artifact: Path, seed: int, out: Path) -> None:
@@ -92,4 +90,4 @@ def _write(folder: Path, identity: dict[str, Any], part: Any) -> None:
 
 
 if __name__ == "__main__":
-    app()
+    main("harness.export:app")
