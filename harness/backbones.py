@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import RLock
@@ -11,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 
+from core.errors import reason
 from harness.files import Place, contents, located
 from methods.core import BadInput
 from methods.language.core import LanguageConfig
@@ -118,10 +118,9 @@ def _load(path: str, what: str, load: Callable[..., Any], **settings: Any) -> An
     place: Place = located(path)
     try:
         return load(place.name, **settings, **({"revision": place.revision} if place.revision else {}))
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, json.JSONDecodeError) as error:
-        reason = " ".join(str(error).split())[:200]
+    except Exception as error:  # whatever libraries make of strangers' files
         where = "cannot be read" if place.revision is None else "did not come from the model hub"
-        raise BadInput(f"{what} {path!r} {where}: {reason}") from error
+        raise BadInput(f"{what} {path!r} {where}: {reason(error)[:200]}") from error
 
 
 def _config(path: str) -> Any:

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 import tasks
-from core.files import draft_folder, sweep, write_json
+from core.command import guarded, main
+from core.files import draft_folder, expanded, sweep, write_json
 from methods.core import BadInput
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -36,11 +36,8 @@ def export(
     seed: Annotated[int, typer.Option(help="which of the stage's seeds")] = 0,
 ) -> None:
     """Writes the checkpoint, whole or not at all."""
-    try:
-        _export(artifact, seed, out)
-    except BadInput as error:
-        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(2) from None
+    given, place = expanded(artifact), expanded(out)
+    raise typer.Exit(guarded(lambda: _export(given, seed, place)))
 
 
 def _export(artifact: Path, seed: int, out: Path) -> None:
@@ -98,4 +95,4 @@ def _write(folder: Path, identity: Mapping[str, Any], part: Any) -> None:
 
 
 if __name__ == "__main__":
-    app()
+    main("harness.export:app")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -31,8 +32,9 @@ def located(path: str) -> Place:
     """
     if path.startswith(SHIPPED):
         return Place(str(shipped(path)), None)
-    if Path(path).exists() or path.startswith(("/", ".", "~")):
-        return Place(path, None)
+    folder = os.path.expanduser(path)  # which no shell does after "="
+    if Path(folder).exists() or path.startswith(("/", ".", "~")):
+        return Place(folder, None)
     name, _, revision = path.partition("@")
     return Place(name, _commit(name, revision or "main"))
 

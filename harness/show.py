@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -25,8 +24,7 @@ def listing(suite: str | None) -> None:
     for family in dict.fromkeys(map(tasks.family, suites)):
         console.print("methods" if family == "control" else f"{family} methods", style="bold")
         for name in methods.registry(family):
-            about = (sys.modules[methods.get(name, family).__module__].__doc__ or "").strip().splitlines()
-            console.print(f"  {name:<13}{about[0] if about else ''}", highlight=False, markup=False)
+            console.print(f"  {name:<13}{methods.about(name, family)}", highlight=False, markup=False)
     for name, (names, more) in suites.items():
         console.print(f"suite {name}", style="bold")
         for line in (*names, more) if more else names:

@@ -5,13 +5,18 @@ Names are known without importing JAX or torch; a method's file is loaded when i
 
 from __future__ import annotations
 
+import ast
 import importlib
+import importlib.util
+from importlib.abc import InspectLoader
 from typing import Any
 
 from core.errors import BadInput
 from core.text import nearest
 
-__all__ = ["LANGUAGE", "REGISTRY", "get", "nearest", "registry"]
+__all__ = ["LANGUAGE", "REGISTRY", "about", "get", "nearest", "registry"]
+
+NEEDED = ("torch", "transformers", "tokenizers", "safetensors")  # by language methods; an extra of the installation
 
 REGISTRY: dict[str, str] = {
     "vgf": "methods.vgf:VGF",
@@ -51,10 +56,19 @@ def get(name: str, family: str = "control") -> Any:
     """The method class called `name`; its settings' class is its `Config`.
 
     Raises:
-      BadInput: the family has none of that name.
+      BadInput: the family has none of that name, or needs packages that are not installed.
     """
     known = registry(family)
     if name not in known:
         raise BadInput(f"unknown method {name!r}; {nearest(name, sorted(known))}")
+    if family == "language" and (lacking := [one for one in NEEDED if importlib.util.find_spec(one) is None]):
+        raise BadInput(f"language methods need {', '.join(lacking)}: pip install -c constraints.txt -e '.[rlhf]'")
     module, _, attribute = known[name].partition(":")
     return getattr(importlib.import_module(module), attribute)
+
+
+def about(name: str, family: str = "control") -> str:
+    """The first line of what a method's file says of itself, read without importing it."""
+    spec = importlib.util.find_spec(registry(family)[name].partition(":")[0])
+    source = spec.loader.get_source(spec.name) if spec and isinstance(spec.loader, InspectLoader) else None
+    return (ast.get_docstring(ast.parse(source or "")) or "").partition("\n")[0]

@@ -179,8 +179,10 @@ def adapted(model: Any, rank: int) -> Any:
     """The model with LoRA adapters of that rank on every linear layer, nothing else trained; rank 0: itself."""
     if not rank:
         return model
-    from peft import LoraConfig, get_peft_model
-
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise BadInput(f"lora_rank={rank} needs peft ({error}): pip install -c constraints.txt -e '.[rlhf]'") from error
     return get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear"))
 
 

@@ -7,6 +7,7 @@ anew. Its trainers insist on a folder, which is a temporary one here and stays e
 from __future__ import annotations
 
 import copy
+import importlib.util
 import tempfile
 from collections.abc import Sequence
 from typing import Any
@@ -30,6 +31,8 @@ class TRLJob:
 
     def __init__(self, context: Context, config: Any, steps: int, batch_size: int, learning_rate: float) -> None:
         self.context, self.config = context, config
+        if importlib.util.find_spec("trl") is None:
+            raise BadInput("backend=trl needs trl: pip install 'trl>=1.16,<2'")
         self.folder = tempfile.TemporaryDirectory(prefix="trl-")
         if config.lora_rank and self.name != "sft":
             raise BadInput(f"{self.name}: with backend=trl all weights are trained, so lora_rank must be 0")

@@ -57,4 +57,10 @@ def _proxy() -> str:
             return f"the environment variable {name} cannot be used: a SOCKS proxy needs pip install 'httpx[socks]'"
         except (ValueError, OSError, httpx.InvalidURL):
             return f"the environment variable {name} cannot be used: it is not http://HOST:PORT, https:// or socks5://"
+    for name in ("no_proxy", "NO_PROXY"):
+        try:
+            for host in os.environ.get(name, "").split(","):
+                httpx.URL(f"all://{host.strip()}")
+        except httpx.InvalidURL:
+            return f"the environment variable {name} cannot be used: it is no list of hosts"
     return ""

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from harness.backbones import Backbones, save_checkpoint, tokenizer_for
+from harness.export import app
 from harness.files import _commit, contents
 from methods.core import BadInput
 from methods.language.core import LanguageConfig
@@ -71,6 +73,56 @@ def test_a_checkpoint_that_changed_since_the_plan_is_refused(tmp_path: Path) -> 
     saved(folder, seed=2)
     with pytest.raises(BadInput, match=r"sft: its files changed since the run was planned$"):
         models.given("sft")
+
+
+def test_a_tilde_in_a_setting_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--set sft_checkpoint=~/sft`: no shell says so after "="."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder = saved(tmp_path / "sft")
+    assert contents("~/sft") == contents(str(folder))
+    backbones("~/sft", sft_checkpoint="~/sft").given("sft")
+    assert len(tokenizer_for(LanguageConfig(sft_checkpoint="~/sft", model=str(folder)), [])) == 6
+    with pytest.raises(BadInput, match=r"^~/none: no such folder with a model in it"):
+        contents("~/none")
+    with pytest.raises(BadInput, match=r"^~nobody-here/sft: no such folder with a model in it"):
+        contents("~nobody-here/sft")
+
+
+def test_a_tilde_in_an_export_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    done = CliRunner().invoke(app, ["~/artifacts/none", "--out", "~/out"])
+    assert done.exit_code == 2 and done.stderr.startswith(f"error: {tmp_path}/artifacts/none: no finished stage")
+
+
+def cut(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:500])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        cut,
+        lambda folder: (folder / "model.safetensors").write_bytes(b""),
+        *(lambda folder, text=text: (folder / "config.json").write_text(text)
+          for text in ("[]", "null", "[" * 100_000, '{"model_type": 3}', '{"model_type": "gpt2", "n_embd": "x"}')),
+    ],
+)  # fmt: skip
+def test_a_damaged_checkpoint_is_one_line(tmp_path: Path, damage: Any) -> None:
+    folder = saved(tmp_path / "sft")
+    damage(folder)
+    with pytest.raises(BadInput, match=r"^model '.*sft' cannot be read: ") as caught:
+        backbones(folder, sft_checkpoint=str(folder)).given("sft")
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("text", ["", "[]", "[" * 100_000, '{"version": "1.0"}', '{"model": {"type": "BPE"}}'])
+def test_a_damaged_tokenizer_is_one_line(tmp_path: Path, text: str) -> None:
+    folder = saved(tmp_path / "sft")
+    (folder / "tokenizer.json").write_text(text)
+    with pytest.raises(BadInput, match=r"^tokenizer of '.*sft' cannot be read: ") as caught:
+        tokenizer_for(LanguageConfig(sft_checkpoint=str(folder)), [])
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
 
 
 def test_what_a_tokenizer_reads_is_part_of_a_checkpoints_identity(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ def chat(url: str = "http://127.0.0.1:9/v1") -> Chat:
 
 @pytest.fixture(autouse=True)
 def none_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (*network.PROXIES, "SSL_CERT_FILE", "SSL_CERT_DIR"):
+    for name in (*network.PROXIES, "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
 
@@ -39,6 +39,14 @@ def test_a_proxy_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch, name: str,
         chat()
     assert str(caught.value).startswith(f"the environment variable {name} cannot be used: {why}")
     assert "word" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["NO_PROXY", "no_proxy"])
+def test_hosts_without_a_proxy_that_are_none(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:1080")
+    monkeypatch.setenv(name, "localhost,[::1")
+    with pytest.raises(BadInput, match=f"^the environment variable {name} cannot be used: it is no list of hosts$"):
+        chat()
 
 
 def test_certificates_that_are_gone_or_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -79,8 +79,8 @@ def test_a_few_pairs_of_which_none_is_valid_are_no_win_rate(server: Server, tmp_
 
 def test_what_a_filter_refuses_is_no_missing_verdict(server: Server, tmp_path: Path) -> None:
     folder = write_responses(tmp_path / "vgf")
-    server.script = ["filter"] * 6  # in a row, of eight
-    assert judge(server, folder, concurrency=1, episodes=1).exit_code == 0
+    server.script = ["filter"] * 6  # in a row, of sixteen
+    assert judge(server, folder, concurrency=1, episodes=3).exit_code == 0
 
 
 def completion(content: Any, **more: Any) -> str:
