@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from core.files import expanded
 from methods.core import BadInput
 from tasks import SHIPPED, shipped
 
@@ -32,7 +32,7 @@ def located(path: str) -> Place:
     """
     if path.startswith(SHIPPED):
         return Place(str(shipped(path)), None)
-    folder = os.path.expanduser(path)  # which no shell does after "="
+    folder = str(expanded(Path(path)))  # which no shell does after "="
     if Path(folder).exists() or path.startswith(("/", ".", "~")):
         return Place(folder, None)
     name, _, revision = path.partition("@")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from core import strict_json
 from core.command import INTERRUPTED, guarded
 from core.command import main as start
 from core.errors import reason
+from core.files import expanded
 from core.text import printable
 from methods.core import BadInput
 from tasks.fetch import console
@@ -69,11 +69,11 @@ def main(
         _check_numbers(concurrency, timeout, max_cost, episodes)
         if half_character(model):
             raise BadInput(f"--model {model!r} is no text")
-        found, whole = _readable(find([_place(run) for run in runs]), episodes)
+        found, whole = _readable(find([expanded(run) for run in runs]), episodes)
         if judge == "http":
             chat = _chat(base_url, "" if dry_run else key_variable, price, max_cost, timeout, dry_run)
             with contextlib.closing(chat):
-                whole &= _http(chat, found, model, template, body, _place(cache), concurrency, dry_run, bool(price))
+                whole &= _http(chat, found, model, template, body, expanded(cache), concurrency, dry_run, bool(price))
         elif dry_run:
             say(f"{sum(len(one.rows) for one in found)} pairs, no calls")
         elif judge == "gold":
@@ -100,11 +100,6 @@ def _check_numbers(concurrency: int, timeout: float, max_cost: float, episodes: 
     ):
         if not fits:
             raise BadInput(f"--{option} {value}: expected {expected}")
-
-
-def _place(path: Path) -> Path:
-    """With the home folder for "~", which a shell leaves as it is in quotes and after "="."""
-    return Path(os.path.expanduser(path))
 
 
 def _readable(folders: Sequence[Path], episodes: int | None) -> tuple[list[Responses], bool]:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from core.files import digest
+from core.files import digest, expanded
 from methods.core import BadInput
 from tasks.data_files import exists, walk
 from tasks.language import half_character
@@ -31,7 +30,7 @@ def locate(repository: str, data: str) -> Path:
     """
     if data in ("auto", "download"):
         return _fetched(repository)
-    place = Path(os.path.expanduser(data))
+    place = expanded(Path(data))
     if not place.is_dir():
         raise BadInput(f"--data {data} is no folder; {repository} is looked for below one")
     for folder in (place / repository, place / repository.split("/")[1]):

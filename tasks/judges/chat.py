@@ -21,9 +21,9 @@ from core import strict_json
 from core.text import printable
 from methods.core import BadInput
 from tasks.judges import key
-from tasks.judges.network import opened
 from tasks.judges.spending import Budget, Kept, Price, Usage
 from tasks.language import UNFINISHED, whole_characters
+from tasks.network import opened
 
 ATTEMPTS = 6  # at a server that fails
 ANSWERS = 3  # of them may be useless

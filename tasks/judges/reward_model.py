@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import reason
-from core.files import digest
+from core.files import digest, expanded
 from methods.core import BadInput
 from tasks import SHIPPED, shipped
 from tasks.judges.core import Scorer
@@ -127,4 +127,4 @@ def _place(model: str) -> Path:
     """Where a model lies, if it is a folder; "shipped:NAME" is one beside the tasks."""
     if model.startswith(SHIPPED):
         return shipped(model)
-    return Path(os.path.expanduser(model))
+    return expanded(Path(model))

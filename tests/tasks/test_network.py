@@ -39,6 +39,8 @@ def download(url: str, place: Path) -> str:
         ("https_proxy", "socks4a://host:1", "https_proxy cannot be used: it is not http://HOST:PORT"),
         ("HTTPS_PROXY", "http://user:secret@[::1", "HTTPS_PROXY cannot be used: it is not http://HOST:PORT"),
         ("HTTP_PROXY", "http://user:secret@host:port", "HTTP_PROXY cannot be used: it is not http://HOST:PORT"),
+        ("all_proxy", "carrier-pigeon://user:secret@coop", "all_proxy cannot be used: it is not http://HOST:PORT"),
+        ("no_proxy", "localhost,[::1", "no_proxy cannot be used: it is no list of hosts"),
         ("HTTPS_PROXY", "ftp://secret", "HTTPS_PROXY cannot be used: it is not http://HOST:PORT"),
         ("NO_PROXY", "[::1", "NO_PROXY cannot be used: it is no list of hosts"),
         ("SSL_CERT_FILE", "/gone/a.pem", "SSL_CERT_FILE cannot be used: /gone/a.pem: No such file"),
