@@ -23,7 +23,7 @@ def none_set(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_variable_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://user:word@[::1")  # the others: tests/tasks/test_network.py
-    with pytest.raises(BadInput, match="^the environment variable HTTPS_PROXY cannot be used: ") as caught:
+    with pytest.raises(BadInput, match=r"^the environment variable HTTPS_PROXY cannot be used: ") as caught:
         chat()
     assert "word" not in str(caught.value)
 
