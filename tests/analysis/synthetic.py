@@ -86,7 +86,7 @@ def write_run(
         "seeds": list(range(seeds)),
         "knobs": names, "episodes": episodes, "evaluation_steps": steps_at,
         "dataset": {"name": task, "sha256": "5a" * 32, "origin": "made here", "transitions": 2000},
-        "stages": [stage | {"steps": steps_at[-1], "origin": "trained", "seconds": 60.0}],
+        "stages": [stage | {"steps": max(steps_at, default=0), "origin": "trained", "seconds": 60.0}],
         "wall_clock_s": {"train": 1.0}, "versions": {}, "git": {"sha": "0" * 40, "dirty": False},
         "device": {"platform": "cpu", "kind": "cpu", "count": 1},
         "created": "2026-01-01T00:00:00Z", "updated": "2026-01-01T00:01:00Z",
