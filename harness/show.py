@@ -15,6 +15,7 @@ from rich.tree import Tree
 
 import methods
 import tasks
+from core.command import absent
 from harness.plan import RunNode, StageNode, together
 
 
@@ -24,13 +25,21 @@ def listing(suite: str | None) -> None:
     console = Console(soft_wrap=True)
     for family in dict.fromkeys(map(tasks.family, suites)):
         console.print("methods" if family == "control" else f"{family} methods", style="bold")
-        for name in methods.registry(family):
-            about = (sys.modules[methods.get(name, family).__module__].__doc__ or "").strip().splitlines()
-            console.print(f"  {name:<13}{about[0] if about else ''}", highlight=False, markup=False)
+        for line in _method_lines(family):
+            console.print(f"  {line}", highlight=False, markup=False)
     for name, (names, more) in suites.items():
         console.print(f"suite {name}", style="bold")
         for line in (*names, more) if more else names:
             console.print(f"  {line}", highlight=False, markup=False)
+
+
+def _method_lines(family: str) -> list[str]:
+    """Each method with the first line of its module; one line alone where what they need is not installed."""
+    try:
+        modules = {name: sys.modules[methods.get(name, family).__module__] for name in methods.registry(family)}
+    except ModuleNotFoundError as error:
+        return [str(absent(error))]
+    return [f"{name:<13}{((module.__doc__ or '').strip().splitlines() or [''])[0]}" for name, module in modules.items()]
 
 
 def settings(drafts: Sequence[RunNode]) -> None:
