@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 
 import tasks
+from core.command import main
 from methods.core import BadInput
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -92,4 +93,4 @@ def _write(folder: Path, identity: dict[str, Any], part: Any) -> None:
 
 
 if __name__ == "__main__":
-    app()
+    main("harness.export:app")
