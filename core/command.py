@@ -97,8 +97,11 @@ def leave(code: int) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except (OSError, ValueError):
+        except BrokenPipeError:
             code = code or NOBODY_READS
+            streams.discard(stream)
+        except OSError as error:
+            code = code or complain(error)
             streams.discard(stream)
     sys.exit(code)
 

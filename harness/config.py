@@ -171,7 +171,9 @@ def _coerce(override: Override, hint: Any) -> Any:
     """The override's value as the type its setting declares."""
 
     def refuse(expected: str) -> BadInput:
-        return BadInput(f"{override.origin}: {override.key}={override.value} is not {expected}")
+        value = str(override.value)
+        value = value if len(value) <= 60 else f"{value[:57]}..."
+        return BadInput(f"{override.origin}: {override.key}={value} is not {expected}")
 
     def scalar(text: str, hint: Any) -> Any:
         base, *limits = get_args(hint) if hasattr(hint, "__metadata__") else (hint,)

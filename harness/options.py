@@ -11,7 +11,7 @@ from harness.config import LARGEST
 from methods.core import BadInput
 
 MOST_JOBS = 1000
-_LISTING = {"listing", "suite", "results"}
+_LISTING = {"what", "listing", "suite", "results"}
 _FLAGS = {"names": "--methods", "patterns": "--tasks", "sets": "--set", "listing": "--list", "what": "METHOD",
           "resume": "--resume/--fresh"}  # fmt: skip
 _OFFLINE = ("online_warmup", "updates_per_step", "online_evaluate_every", "replay_capacity")

@@ -70,10 +70,10 @@ def run(
 
     def go() -> int:
         options.check(given)
+        chosen, globs = _shown(what or [], show_config, names, patterns)
         if listing:
             show.listing(suite)
             return 0
-        chosen, globs = _shown(what or [], show_config, names, patterns)
         home = suite or (tasks.home(globs) if globs else "toy")
         return _main(chosen, home, globs, preset, data, Path(results), sets or [], list(map(Path, adopt or [])), resume,
                      dry_run, show_config, sizes, steps, console)  # fmt: skip

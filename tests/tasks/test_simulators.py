@@ -247,3 +247,31 @@ def fifty_steps_and_a_score(pool: Simulators | SimulatorPool, task: Any) -> floa
     assert seen.shape == (51, task.spec.obs_dim) and np.isfinite(seen).all()
     assert np.abs(np.diff(seen, axis=0)).max() > 0.01
     return float(task.score(returns, success)[0])
+
+
+class Hangs(Probe):
+    """Never comes back from a step."""
+
+    def step(self, action: Any) -> Any:
+        time.sleep(3600)
+
+
+def test_a_worker_that_hangs_can_be_left():
+    class Enough(Exception):
+        pass
+
+    looks = []
+
+    def wait() -> None:
+        looks.append(1)
+        if len(looks) > 1 and started:
+            raise Enough
+
+    started = False
+    with SimulatorPool(Hangs, 2, 2, wait=wait) as pool:
+        pool.reset(np.arange(2))
+        processes = [psutil.Process(process.pid) for process in pool._processes]
+        started = True
+        with pytest.raises(Enough):
+            pool.step(np.zeros((2, 1), np.float32), np.ones(2, bool))
+        assert not psutil.wait_procs(processes, timeout=5)[1]
