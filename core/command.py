@@ -33,7 +33,7 @@ before they kill (SLURM and SGE: SIGUSR1; LSF: SIGUSR2; limits on processor time
 def main(place: str) -> NoReturn:
     """Runs the typer application at "module:attribute" and exits with its code: 2 for what the user can mend."""
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, _leave)  # until the imports are done: an import that is broken off has no use
+        signal.signal(signal.SIGINT, _leave)  # until the imports are done: there is nothing to tidy up yet
     streams.make_steady()
     account.settle()
     leave(guarded(lambda: _run(place)))
@@ -97,11 +97,10 @@ def leave(code: int) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except BrokenPipeError:
+        except SystemExit:  # of a steady stream whose reader has left
             code = code or NOBODY_READS
-            streams.discard(stream)
-        except OSError as error:
-            code = code or complain(error)
+        except (OSError, ValueError) as error:
+            code = code or (NOBODY_READS if isinstance(error, BrokenPipeError) else complain(error))
             streams.discard(stream)
     sys.exit(code)
 

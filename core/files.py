@@ -27,7 +27,7 @@ from typing import IO, Any
 from core.errors import BadInput
 
 _DRAFT = re.compile(r"\..+\.[0-9a-f]{16}\.tmp(\.[^.]+)?")
-_YOUNG_S = 60.0  # a draft of that age may be between its creation and its lock
+_YOUNG_S = 60.0  # a younger draft may be between its creation and its lock
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The shapes of the records (`results/README.md`), and the one door through which they are read.
+"""The shapes of the records (`results/README.md`), and the one place where they are read and checked.
 
 A file that is not of its shape becomes one line, whoever reads it: harness, analysis or judge. Keys that stand here are
 checked wherever they are; further keys pass. Names that may become part of a path are checked for it.
@@ -127,6 +127,27 @@ class StageRecord(TypedDict):
     versions: NotRequired[dict[str, str] | None]
     adopted_from: NotRequired[str]
     files: NotRequired[dict[str, str]]  # SHA-256 of every file of the state, by its path there
+
+
+@with_config(_STRICT)
+class TinyModel(TypedDict):
+    """Of the settings of a language stage: the size of a model that is made here."""
+
+    model: Literal["tiny"]
+    layers: Number
+    width: Number
+    heads: Number
+
+
+@with_config(_STRICT)
+class TinyStage(TypedDict):
+    """The identity of a language stage that trained such a model."""
+
+    stage: str
+    task: str
+    data: str
+    seeds: list[Seed]
+    config: TinyModel
 
 
 @with_config(_STRICT)

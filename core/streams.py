@@ -42,7 +42,10 @@ class _Steady(io.TextIOWrapper):
     where the reader has left (`... | head`), as the error that it is elsewhere (a full disk)."""
 
     def __init__(self, stream: TextIO, name: str | None) -> None:
-        super().__init__(stream.buffer, stream.encoding, PLAIN, line_buffering=getattr(stream, "line_buffering", True))
+        super().__init__(
+            stream.buffer, stream.encoding, PLAIN, line_buffering=getattr(stream, "line_buffering", True),
+            write_through=getattr(stream, "write_through", False),
+        )  # fmt: skip
         self._before, self._named = stream, name  # whose end would close the buffer
 
     def write(self, text: str, /) -> int:

@@ -61,7 +61,7 @@ class Artifact:
         except BadInput as error:
             raise BadInput(f"{error}; {_ANEW}") from None
         last = note["identity"].get("steps", note["step"])
-        if note["finished"] and note["step"] != last:
+        if note["finished"] and str(note["step"]) != str(last):
             raise BadInput(f"{path}: finished at step {note['step']} of {last}, which cannot be; {_ANEW}")
         return note
 

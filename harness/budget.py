@@ -30,7 +30,8 @@ def check(runs: Sequence[RunNode], seeds: int, results: Path) -> None:
     """
     host = host_memory()
     device = engine_of(runs[0]).memory() or host
-    disk = shutil.disk_usage(next(folder for folder in results.absolute().parents if folder.is_dir())).free
+    place = results.absolute()
+    disk = shutil.disk_usage(next(folder for folder in (place, *place.parents) if folder.is_dir())).free
     for run in runs:
         _check_steps(run)
         _check(run, f"the parts of {seeds} seeds", engine_of(run).least_memory(run, seeds), device, "memory")

@@ -40,7 +40,7 @@ def is_of_one_run(error: Exception) -> bool:
 
 
 def is_expected(error: Exception) -> bool:
-    """Whether its words say all there is to know, so that nobody needs to see where it came from."""
+    """Whether its message says everything, so that no traceback is needed."""
     return isinstance(error, NotFinite | SimulatorError | BadInput)
 
 

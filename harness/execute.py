@@ -7,6 +7,7 @@ them is evaluated while it trains, so that sharing costs nobody a learning curve
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,7 @@ from pathlib import Path
 from threading import Lock, Semaphore
 from typing import Any
 
-from core.files import write_text
+from core.files import read_plain, write_text
 from harness import provenance, record
 from harness.artifact import Author
 from harness.ending import Interrupted, Stop, is_expected, is_of_one_run, summary
@@ -57,13 +58,18 @@ class Executor:
         """
         statuses: list[str] = []
         possible = dict(groups.members)
-        for last, group in groups.members.items():
+        for last, group in groups.members.items() if fresh else ():
+            names = ", ".join(run.label for run in group)
             try:
-                if fresh:
-                    self.forget(group)
+                self.forget(group)
             except record.Busy as busy:
-                self.progress.say(f"{', '.join(run.label for run in group)}: skipped: {busy}")
+                self.progress.say(f"{names}: skipped: {busy}")
                 statuses += ["busy"] * len(possible.pop(last))
+            except Exception as error:
+                if not is_of_one_run(error):
+                    raise
+                self.progress.say(f"{names}: failed: what is there cannot be deleted: {summary(error)}")
+                statuses += ["failed"] * len(possible.pop(last))
         sorter, running = groups.sorter(), dict[Future[list[str]], str]()
         sorter.prepare()
         with ThreadPoolExecutor(self.jobs) as pool:
@@ -85,29 +91,30 @@ class Executor:
             raise Interrupted
         statuses: dict[str, str] = {}
         with contextlib.ExitStack() as locks:
-            members = []
-            for run in runs:
-                member = self._take_up(run, dataset, locks)
-                if isinstance(member, Member):
-                    members.append(member)
-                else:
-                    statuses[run.fingerprint] = member
-            if members:
-                _carry_out(members)
+            members: list[Member] = []
+            with _recorded(members):
+                for run in runs:
+                    member = self._begun(run, dataset, locks)
+                    if isinstance(member, Member):
+                        members.append(member)
+                    else:
+                        statuses[run.fingerprint] = member
+                if members:
+                    _carry_out(members)
             statuses |= {member.run.fingerprint: member.status for member in members}
         return [statuses[run.fingerprint] for run in runs]
 
-    def _take_up(self, run: RunNode, dataset: Dataset, locks: contextlib.ExitStack) -> Member | str:
+    def _begun(self, run: RunNode, dataset: Dataset, locks: contextlib.ExitStack) -> Member | str:
         """The run, its folder locked, or the status that it is left with."""
         folder = run.folder(self.results)
-        if record.status_of(folder) == "finished":
-            self.progress.say(f"{run.label}: finished before ({run.fingerprint})")
-            self._compare_code(run, folder)
-            return "finished"
-        if run.continues and record.status_of(run.continues.folder(self.results)) != "finished":
-            self.progress.say(f"{run.label}: passed over: the offline run it goes on from is unfinished")
-            return "waiting"
         try:
+            if record.status_of(folder) == "finished":
+                self.progress.say(f"{run.label}: finished before ({run.fingerprint})")
+                self._compare_code(run, folder)
+                return "finished"
+            if run.continues and record.status_of(run.continues.folder(self.results)) != "finished":
+                self.progress.say(f"{run.label}: passed over: the offline run it goes on from is unfinished")
+                return "waiting"
             locks.enter_context(record.locked(folder))
             if record.status_of(folder) == "finished":  # by another process, a moment ago
                 return "finished"
@@ -166,20 +173,27 @@ class Executor:
         for folder in run.folder(self.results).parent.glob("*"):
             try:
                 before = record.read_run(folder)
-            except BadInput:  # whose it was, nobody can tell
+            except (BadInput, OSError):  # whose it was, nobody can tell
                 continue
             online = before.get("online") if before else None
             if online and online["continues"] == run.fingerprint:
-                stages = folder / "stages"
-                last = stages.read_text().split()[-1:] if stages.exists() else []
-                found += [folder, *(self.results / "artifacts" / fingerprint for fingerprint in last)]
+                found += [folder, *(self.results / "artifacts" / last for last in _stages(folder)[-1:])]
         return found
+
+
+def _stages(folder: Path) -> list[str]:
+    """Fingerprints of the artefacts that a run is made of, as its folder lists them; what is none is left out: nobody's
+    text decides what is deleted."""
+    try:
+        words = read_plain(folder / "stages").decode("ascii").split()
+    except (OSError, UnicodeDecodeError):
+        return []
+    return [word for word in words if re.fullmatch("[0-9a-f]{12}", word)]
 
 
 def _carry_out(members: Sequence[Member]) -> None:
     """Each member's earlier stages, then the last one for all of them."""
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_recorded(members))
         ready = []
         for member in members:
             with _failing([member]):
@@ -297,14 +311,16 @@ class Member:
         ):
             if store.unverified:
                 self.say(f"{node.stage.name}: was stored without digests: whether it is whole cannot be verified")
-            if (note := store.note) and not note["finished"] and (difference := provenance.difference(note)):
+            if (note := store.note) and not note["finished"] and (difference := provenance.difference(note, self.code)):
                 self.say(f"{node.stage.name}: its first steps were {difference}; --fresh redoes it")
             self.engine.work(self, node, store, watching).finish()
             if not store.finished:  # everyone who watched has failed
                 return
             about = {"name": node.stage.name, "fingerprint": node.fingerprint, "steps": node.stage.steps}
             for member in watching or [self]:
-                member._have_had(about | store.provenance(member._signature))
+                with _failing([member]) if watching else contextlib.nullcontext():
+                    if member.status == "running":
+                        member._have_had(about | store.provenance(member._signature))
 
     @property
     def _signature(self) -> str:
@@ -312,7 +328,7 @@ class Member:
 
     def _have_had(self, stage: dict[str, Any]) -> None:
         """Puts on record how a stage came to be."""
-        if difference := provenance.difference(stage):
+        if difference := provenance.difference(stage, self.code):
             self.say(f"{stage['name']}: {difference}; --fresh redoes it")
         self.stages[stage["fingerprint"]] = stage
         order = [node.fingerprint for node in self.run.nodes]

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 import tasks
+from core import records
 from core.command import guarded, main
 from core.files import draft_folder, expanded, sweep, write_json
 from methods.core import BadInput
@@ -45,19 +46,18 @@ def _export(artifact: Path, seed: int, out: Path) -> None:
 
     store = Artifact(artifact, {})
     note = store.note
-    identity: Mapping[str, Any] = note["identity"] if note else {}
-    part = _PARTS.get(str(identity.get("stage")))
+    stored: Mapping[str, Any] = note["identity"] if note else {}
+    part = _PARTS.get(str(stored.get("stage")))
     if part is None or not (note and note["finished"]):
         raise BadInput(f"{artifact}: no finished stage with weights to export ({', '.join(_PARTS)})")
-    seeds, config = identity.get("seeds"), identity.get("config")
-    if not (isinstance(seeds, list) and isinstance(config, dict)):
-        raise BadInput(f"{artifact / 'stage.json'}: identity: no seeds and settings of a stage")
-    if seed not in seeds:
-        raise BadInput(f"--seed {seed}: the stage has seeds {', '.join(map(str, seeds))}")
+    config = stored.get("config")
+    if isinstance(config, dict) and config.get("model", "tiny") != "tiny":
+        raise BadInput(f"{artifact}: only tiny models need exporting; others load from {artifact}/state as they are")
+    identity = records.check(stored, records.TinyStage, f"{artifact / 'stage.json'}: identity")
+    if seed not in identity["seeds"]:
+        raise BadInput(f"--seed {seed}: the stage has seeds {', '.join(map(str, identity['seeds']))}")
     if os.path.lexists(out):
         raise BadInput(f"--out {out}: exists already")
-    if config.get("model") != "tiny":
-        raise BadInput(f"{artifact}: only tiny models need exporting; others load from {artifact}/state as they are")
 
     from harness.files import NOTE, contents
     from harness.parts import read_part
@@ -72,15 +72,16 @@ def _export(artifact: Path, seed: int, out: Path) -> None:
         write_json(folder / NOTE, {
             "command": f"python -m harness.export results/artifacts/{artifact.resolve().name} --seed {seed} --out PATH",
             "stage": identity["stage"], "fingerprint": artifact.resolve().name, "seed": seed, "measured": about,
-            "sha256": contents(str(folder)), "git": note.get("git"), "identity": identity})  # fmt: skip
+            "sha256": contents(str(folder)), "git": note.get("git"), "identity": dict(identity)})  # fmt: skip
 
 
-def _write(folder: Path, identity: Mapping[str, Any], part: Any) -> None:
+def _write(folder: Path, identity: records.TinyStage, part: Any) -> None:
     from harness.backbones import Backbones, save_checkpoint, tokenizer_for
     from methods.language.core import LanguageConfig
     from methods.language.models import load_into, reward_from
 
-    config = LanguageConfig(**{key: identity["config"][key] for key in ("layers", "width", "heads")})
+    size = identity["config"]
+    config = LanguageConfig(layers=size["layers"], width=size["width"], heads=size["heads"])
     suite, _, name = identity["task"].partition("/")
     (task,) = tasks.select(suite, [name])
     corpus = task.load("auto")

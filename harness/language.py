@@ -25,7 +25,7 @@ from harness.ending import Interrupted, NotFinite
 from harness.numerics import pin_torch
 from harness.parts import PartStore
 from harness.plan import RunNode, StageNode
-from harness.watch import Watcher
+from harness.watch import each, watchers
 from methods.core import State
 from methods.language.core import Context, Job
 from methods.language.respond import MEASURES, unpacked
@@ -108,7 +108,8 @@ class LanguageWork:
         self.owner, self.node, self.store = owner, node, store
         self.stage: Any = node.stage  # a LanguageStage
         self.task: Any = owner.run.task  # a LanguageTask
-        self.watchers = [Watcher(member, store, len(watching) > 1, ()) for member in watching]
+        self.watchers = watchers(watching, store)
+        self.forsaken = bool(watching) and not self.watchers  # all who need the stage have failed
         self.span = owner.run.settings.log_every if node.stage.steps else 1
         self.saving = Lock()  # seeds share the stage's note and log, and the clock
         self.at_work, self.counted = 0, 0.0  # seeds, and until when their time was counted
@@ -116,6 +117,8 @@ class LanguageWork:
 
     def finish(self) -> None:
         """See `harness.engine.Work`."""
+        if self.forsaken:
+            return
         if not self.store.finished:
             todo = [seed for seed in self.owner.run.settings.seeds if not self.store.has(seed)]
             with ThreadPoolExecutor(self.owner.executor.jobs, initializer=self._in_thread) as pool:
@@ -131,9 +134,7 @@ class LanguageWork:
         made = dict.fromkeys(self.stage.trains, self.store)
         for member in [self.owner, *(watcher.member for watcher in self.watchers)]:
             member.state = {**member.state, **made}
-        for watcher in self.watchers:
-            if watcher.member.status == "running":
-                watcher.evaluate_if_due(self.node.first + self.stage.steps, made)
+        each(self.watchers, lambda one: one.evaluate_if_due(self.node.first + self.stage.steps, made))
 
     def _in_thread(self) -> None:
         if self.owner.run.method.config.model == TINY and not torch.cuda.is_available():

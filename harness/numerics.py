@@ -73,4 +73,6 @@ def _pin_xla() -> list[str]:
 
 
 def _pin_variables() -> list[str]:
-    return [f"{name}={os.environ.pop(name)}" for name in _VARIABLES if name in os.environ]
+    """Also what accelerate takes from its variables, over its arguments: mixed precision, steps between updates, ..."""
+    found = [name for name in os.environ if name in _VARIABLES or name.startswith("ACCELERATE_")]
+    return [f"{name}={os.environ.pop(name)}" for name in found]

@@ -276,7 +276,7 @@ class OnlineWork(StageWork):
                 if self.step == edges[0]:
                     edges.pop(0)
                     self._evaluate_or_save(trainer.state, trainer.seconds)
-                    if all(watcher.member.status == "failed" for watcher in self.watchers):
+                    if all(watcher.member.status != "running" for watcher in self.watchers):
                         return
 
     def _keep(self, trainer: OnlineTrainer, rollout: Rollout) -> None:

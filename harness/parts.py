@@ -58,7 +58,7 @@ def read_part(path: Path) -> Part:
         if not isinstance(about, dict):
             raise BadInput("its header is not as it should be")
         return Part(load_file(path), about)
-    except (OSError, SafetensorError, ValueError, TypeError, RuntimeError, KeyError, MemoryError) as error:
+    except (OSError, SafetensorError, ValueError, TypeError, RuntimeError, KeyError) as error:
         raise BadInput(f"{path}: the stored part cannot be read ({reason(error)[:300]}); use --fresh") from error
 
 

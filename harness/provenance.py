@@ -10,9 +10,10 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from core.files import read_plain
@@ -89,22 +90,28 @@ def changed(code: Mapping[str, str]) -> list[str]:
     return [file for file, digest in code.items() if not _OURS.fullmatch(file) or _digest(file) != digest]
 
 
-def difference(made: Mapping[str, Any]) -> str | None:
+def difference(made: Mapping[str, Any], reached: Collection[str] | None = None) -> str | None:
     """Says in which code a record's maker differs from this code, if it does; records without digests know of the
-    commit alone."""
+    commit alone. `reached`: the files that the asker reaches, where only these count: what one method shares with
+    another does not depend on the other's own files."""
     if code := made.get("code"):
-        files = changed(code)
+        files = changed({file: one for file, one in code.items() if reached is None or file in reached})
         more = f" and {len(files) - 5} more" if len(files) > 5 else ""
         return f"made by other code ({', '.join(files[:5])}{more} changed since)" if files else None
     git = made.get("git")
-    return None if git == git_state() else f"made by other code ({git})"
+    commit = (git or {}).get("sha") or "of no known commit"
+    return None if git == git_state() else f"made by other code ({commit})"
+
+
+_PARSING = Lock()  # Python 3.11 miscounts how deep it is when two threads parse at once (cpython#106905)
 
 
 @cache
 def _digest(file: str) -> str:
     """Sixteen hexadecimal digits of a file's syntax, without comments and docstrings; "" where it is gone."""
     try:
-        tree = ast.parse(read_plain(ROOT / file))
+        with _PARSING:
+            tree = ast.parse(read_plain(ROOT / file))
     except (OSError, SyntaxError, ValueError):
         return ""
     return hashlib.sha256(repr(_spelled(tree)).encode("utf-8", "replace")).hexdigest()[:16]

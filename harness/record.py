@@ -74,8 +74,10 @@ def locked(folder: Path, *, wait: Callable[[Busy], None] | None = None) -> Itera
         _sign(owner)
         yield
     finally:
-        owner.unlink(missing_ok=True)
-        lock.release()
+        try:
+            owner.unlink(missing_ok=True)
+        finally:
+            lock.release()
 
 
 def _sign(owner: Path) -> None:

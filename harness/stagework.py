@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.checkpoint import StageStore
-from harness.ending import Interrupted, is_of_one_run
+from harness.ending import Interrupted
 from harness.plan import StageNode
 from harness.table import Table
 from harness.train import Trainer, spans
-from harness.watch import Watcher
+from harness.watch import each, watchers
 from methods.core import State
 
 if TYPE_CHECKING:
@@ -30,14 +30,16 @@ class StageWork:
     def __init__(self, owner: Member, node: StageNode, store: StageStore, watching: Sequence[Member]) -> None:
         self.owner, self.node, self.store = owner, node, store
         self.stage, self.settings, self.step = node.stage, owner.run.settings, store.step
-        self.watchers = [Watcher(member, store, len(watching) > 1, self.columns) for member in watching]
-        own = Table(store.folder / "train.csv", store.step)
-        self.tables = [watcher.train for watcher in self.watchers] or [own]
+        self.watchers = watchers(watching, store, self.columns)
+        self.forsaken = bool(watching) and not self.watchers  # all who need the stage have failed
+        self.own = None if watching else Table(store.folder / "train.csv", store.step)
 
     def finish(self) -> None:
         """Trains and evaluates to the stage's end, saving on the way. The owner's state, and the watchers', are as the
         stage leaves them."""
         owner, state = self.owner, self.owner.state
+        if self.forsaken:
+            return
         if self.step:
             state = {**state, **self.store.restore(self._like(state))}
         if not self.store.finished:
@@ -90,15 +92,7 @@ class StageWork:
         return {name: part for name, part in state.items() if name in self.stage.trains}
 
     def _evaluate(self, state: State) -> None:
-        for watcher in self.watchers:
-            if watcher.member.status != "running":
-                continue
-            try:
-                watcher.evaluate_if_due(self.node.first + self.step, self._trained(state))
-            except Exception as error:  # the others go on
-                if not is_of_one_run(error):
-                    raise
-                watcher.member.fail(error)
+        each(self.watchers, lambda one: one.evaluate_if_due(self.node.first + self.step, self._trained(state)))
 
     def _evaluate_or_save(self, state: State, seconds: dict[str, float]) -> None:
         try:
@@ -113,13 +107,25 @@ class StageWork:
             {"seed": seed, "step": self.node.first + self.step, **{name: metrics[name][i] for name in names}}
             for i, seed in enumerate(self.settings.seeds)
         ]
-        for table in self.tables:
-            table.append(rows)
+        if self.own:
+            self.own.append(rows)
+        each(self.watchers, lambda one: one.train.append(rows))
 
     def _save(self, kept: State, seconds: dict[str, float], *, finished: bool = False) -> None:
         """Saves what to resume from, and the seconds since the last time, which start anew."""
         self.store.save(self.step, kept, finished=finished, seconds=sum(seconds.values()))
-        self.owner.record.add_seconds(seconds)
-        self.owner.record.save()
+        self._record(seconds)
         seconds.update(dict.fromkeys(seconds, 0.0))
         self._saved = time.monotonic()
+
+    def _record(self, seconds: Mapping[str, float]) -> None:
+        """The time goes on record: of the first run that watches and has not ended, else the owner's."""
+
+        def add(member: Member) -> None:
+            member.record.add_seconds(seconds)
+            member.record.save()
+
+        if not self.watchers:
+            add(self.owner)
+        running = [one for one in self.watchers if one.member.status == "running"]
+        each(running[:1], lambda one: add(one.member))

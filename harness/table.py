@@ -100,7 +100,7 @@ class Table:
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Adds rows in one write and waits until they are on disk."""
         header = list(rows[0])
-        if self._header and set(header) <= set(self._header):  # a table that was taken on has columns of its source
+        if self._header and set(header) <= set(self._header):  # a table that began with another has its columns
             header, rows = self._header, [{name: row.get(name, math.nan) for name in self._header} for row in rows]
         if self._header not in (None, header):
             raise BadInput(f"{self.path}: columns {header} do not match {self._header}; use --fresh")
@@ -116,7 +116,7 @@ class Table:
         self.steps |= {int(row["step"]) for row in rows}
 
 
-def take_on(source: Path, target: Path, columns: Sequence[str] = ()) -> None:
+def begin_with(source: Path, target: Path, columns: Sequence[str] = ()) -> None:
     """Starts the table `target` with the rows of `source`, of a run that it goes on from and whose last evaluation is
     therefore not final; not if it has been started. With `columns` its own come to those of `source`, empty there.
 

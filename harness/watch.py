@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from core.records import StageRecord
-from harness.table import Table, take_on
+from harness.ending import is_of_one_run
+from harness.table import Table, begin_with
 from methods.core import State
 
 if TYPE_CHECKING:
@@ -54,8 +55,8 @@ class Watcher:
             member.record.content["evaluation_steps"] = []
         if before := member.run.continues:
             folder = before.folder(member.executor.results)
-            take_on(folder / "episodes.csv", member.folder / "episodes.csv")
-            take_on(folder / "train.csv", member.folder / "train.csv", columns)
+            begin_with(folder / "episodes.csv", member.folder / "episodes.csv")
+            begin_with(folder / "train.csv", member.folder / "train.csv", columns)
         step = member.run.nodes[-1].first + store.step
         self.episodes = Table(member.folder / "episodes.csv", step, rows_per_step=rows)
         self.train = Table(member.folder / "train.csv", step)
@@ -89,6 +90,31 @@ class Watcher:
         # of an adopted stage only the final state can be evaluated, so say which evaluations there are
         member.record.save(evaluation_steps=sorted(self.episodes.steps))
         member.say(f"step {step}: {_summary(rows, evaluator.knob_names)}")
+
+
+def watchers(members: Sequence[Member], store: Store, columns: Sequence[str] = ()) -> list[Watcher]:
+    """A watcher for each run whose last stage it is; a run whose tables cannot be read fails alone."""
+    found = []
+    for member in members:
+        try:
+            found.append(Watcher(member, store, len(members) > 1, columns))
+        except Exception as error:
+            if not is_of_one_run(error):
+                raise
+            member.fail(error)
+    return found
+
+
+def each(found: Sequence[Watcher], do: Callable[[Watcher], None]) -> None:
+    """Does something for every run that has not ended. What one fails of ends that one alone."""
+    for watcher in found:
+        if watcher.member.status == "running":
+            try:
+                do(watcher)
+            except Exception as error:
+                if not is_of_one_run(error):
+                    raise
+                watcher.member.fail(error)
 
 
 def _summary(rows: Sequence[Mapping[str, Any]], knobs: Sequence[str]) -> str:

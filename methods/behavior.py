@@ -20,6 +20,7 @@ from methods.core import (
     Key,
     Metrics,
     PositiveInt,
+    Repeats,
     Stage,
     State,
 )
@@ -34,7 +35,7 @@ class BehaviorConfig(ControlConfig):
     """Settings of methods that lean on a behaviour sampler."""
 
     sampler: Literal["flow", "gaussian", "diffusion"] = "flow"
-    flow_steps: PositiveInt = 10  # Euler steps of the flow sampler
+    flow_steps: Repeats = 10  # Euler steps of the flow sampler
     sampler_activation: Literal["relu", "gelu", "mish"] = "relu"
     behavior: Literal["joint", "pretrained"] = "joint"  # on the same batches, or a stage of its own that is shared
     behavior_steps: PositiveInt = 1_000_000  # gradient steps of that stage

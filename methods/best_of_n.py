@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
-from methods.core import Array, Count, Key, Knobs, Method, MethodConfig, PositiveInt, State
+from methods.core import Array, Count, Key, Knobs, Method, MethodConfig, Repeats, State
 from methods.value import ValueConfig, ValueMethod
 
 
@@ -21,7 +21,7 @@ from methods.value import ValueConfig, ValueMethod
 class BestOfNConfig(ValueConfig):
     """`n_particles` is the number of samples in TD targets, `test_n` that at test time."""
 
-    test_n: tuple[PositiveInt, ...] = (1, 5, 20, 50)  # N: each is evaluated, none needs retraining
+    test_n: tuple[Repeats, ...] = (1, 5, 20, 50)  # N: each is evaluated, none needs retraining
     explore_n: Count = 0  # N while exploring online; 0: the largest of `test_n`
 
 

@@ -22,8 +22,8 @@ else:
     Array = Any
 
 __all__ = ["Absent", "Array", "BadInput", "Batch", "Columns", "Count", "Fraction", "Key", "Knobs", "Method",
-           "MethodConfig", "Metrics", "PositiveFloat", "PositiveInt", "Stage", "State", "TaskSpec", "Weight",
-           "act_keys"]  # fmt: skip
+           "MethodConfig", "Metrics", "Moves", "PositiveFloat", "PositiveInt", "Repeats", "Stage", "State", "TaskSpec",
+           "Weight", "act_keys"]  # fmt: skip
 
 Key = Array
 """A typed JAX PRNG key (`jax.random.key`)."""
@@ -49,6 +49,10 @@ Knobs = Mapping[str, Array]
 PositiveInt = Annotated[int, "positive"]
 PositiveFloat = Annotated[float, "positive"]
 Count = Annotated[int, "not negative"]
+Repeats = Annotated[int, "from 1 to 100,000"]
+"""Of what is done or drawn so many times for one action: more is a slip of the keyboard."""
+Moves = Annotated[int, "from 0 to 100,000"]
+"""The same where none is a choice, too."""
 Weight = Annotated[float, "not negative"]
 Fraction = Annotated[float, "within [0, 1]"]
 Order = Literal["simultaneous", "sequential"]

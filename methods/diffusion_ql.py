@@ -23,6 +23,7 @@ from methods.core import (
     Order,
     PositiveFloat,
     PositiveInt,
+    Repeats,
     State,
     Weight,
 )
@@ -40,12 +41,12 @@ class DiffusionQLConfig(ActorCriticConfig):
     order: Order = "sequential"
     hidden_dims: tuple[PositiveInt, ...] = (256, 256, 256)
     activation: Literal["relu", "gelu", "mish"] = "mish"
-    diffusion_steps: PositiveInt = 5  # T
+    diffusion_steps: Repeats = 5  # T
     eta: Weight = 1.0  # weight of Q against imitation
     clip_norm: PositiveFloat = 10.0  # of every gradient
     max_q_backup: bool = False  # TD targets take the best of `backup_n` actions (AntMaze)
     backup_n: PositiveInt = 10
-    test_n: tuple[PositiveInt, ...] = (50,)  # N samples to choose from; a knob
+    test_n: tuple[Repeats, ...] = (50,)  # N samples to choose from; a knob
     particle_select: Literal["argmax", "softmax", "uniform"] = "softmax"  # its code draws with weights exp(Q)
 
 

@@ -12,7 +12,18 @@ from typing import ClassVar, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from methods.core import Array, Batch, ControlConfig, Key, Knobs, MethodConfig, Metrics, PositiveInt, State, Weight
+from methods.core import (
+    Array,
+    Batch,
+    ControlConfig,
+    Key,
+    Knobs,
+    MethodConfig,
+    Metrics,
+    Repeats,
+    State,
+    Weight,
+)
 from methods.learner import Learner, Params, create, descend, optimizer
 from methods.parts import PartsMethod
 from methods.policy_critic import PolicyCritic
@@ -25,7 +36,7 @@ class FBRACConfig(ControlConfig):
     (docs/methods.md), so ours is a start."""
 
     activation: Literal["relu", "gelu"] = "gelu"  # of critic and flow
-    flow_steps: PositiveInt = 10  # Euler steps
+    flow_steps: Repeats = 10  # Euler steps
     alpha: Weight = 10.0  # weight of flow matching: the regulariser (ours: a start)
     q_aggregation: Literal["mean", "min"] = "mean"  # of the critics in the TD target
 

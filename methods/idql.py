@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 import optax
 
 from methods.best_of_n import BestOfN, BestOfNConfig
-from methods.core import Count, Fraction, MethodConfig, PositiveInt, Weight
+from methods.core import Count, Fraction, MethodConfig, PositiveInt, Repeats, Weight
 from methods.learner import Learner, Params, optimizer
 from methods.samplers import DiffusionSampler, Sampler
 
@@ -25,7 +25,7 @@ class IDQLConfig(BestOfNConfig):
     sampler: Literal["diffusion"] = "diffusion"
     sampler_activation: Literal["relu", "gelu", "mish"] = "mish"
     sampler_dims: tuple[PositiveInt, ...] = (256,)  # width of the residual trunk
-    diffusion_steps: PositiveInt = 5  # T
+    diffusion_steps: Repeats = 5  # T
     blocks: PositiveInt = 3  # residual LayerNorm blocks
     dropout: Fraction = 0.1
     sampler_batch_size: PositiveInt = 512
@@ -33,7 +33,7 @@ class IDQLConfig(BestOfNConfig):
     decay_steps: Count = 3_000_000  # steps in which the sampler's rate falls to 0, along a cosine; 0: it stays
     average_rate: Fraction = 0.001  # of the average of the sampler's parameters that proposes; 0: they do themselves
     select_critic: Literal["target", "online"] = "target"  # which chooses among the samples
-    test_n: tuple[PositiveInt, ...] = (16, 64, 256)  # N: each is evaluated, as the paper tunes it per domain
+    test_n: tuple[Repeats, ...] = (16, 64, 256)  # N: each is evaluated, as the paper tunes it per domain
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from methods.best_of_n import BestOfN, BestOfNConfig
-from methods.core import MethodConfig, PositiveInt
+from methods.core import MethodConfig, Repeats
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class IFQLConfig(BestOfNConfig):
 
     critic: Literal["iql"] = "iql"
     sampler_activation: Literal["relu", "gelu", "mish"] = "gelu"
-    test_n: tuple[PositiveInt, ...] = (32,)  # N per task stands in the task tables
+    test_n: tuple[Repeats, ...] = (32,)  # N per task stands in the task tables
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from methods.best_of_n import BestOfN, BestOfNConfig
-from methods.core import Array, Key, Knobs, Method, MethodConfig, PositiveInt, State, Weight
+from methods.core import Array, Key, Knobs, Method, MethodConfig, Repeats, State, Weight
 from methods.critics import aggregate
 from methods.networks import per_action
 from methods.samplers import FlowSampler
@@ -33,7 +33,7 @@ class QGFConfig(BestOfNConfig):
     gradient: Literal["denoised", "jacobian", "noisy", "full"] = "denoised"  # where the critic is asked
     guidance_aggregation: Literal["mean", "min"] = "min"  # of the target critics whose gradient guides
     test_weights: tuple[Weight, ...] = (0.0, 0.004, 0.008, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.12)  # w; 0 is BC
-    test_n: tuple[PositiveInt, ...] = (1,)  # N: the best of so many guided samples
+    test_n: tuple[Repeats, ...] = (1,)  # N: the best of so many guided samples
     explore_weight: Weight = 0.02  # w while exploring online (ours: the middle of its grid)
 
 

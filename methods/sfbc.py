@@ -27,6 +27,7 @@ from methods.core import (
     Metrics,
     PositiveFloat,
     PositiveInt,
+    Repeats,
     Stage,
     State,
     Weight,
@@ -48,14 +49,14 @@ class SfBCConfig(BehaviorConfig):
     critic_learning_rate: Weight = 1e-3  # 0: as learning_rate
     sampler: Literal["diffusion"] = "diffusion"
     sampler_activation: Literal["relu", "gelu", "mish"] = "mish"
-    solver_steps: PositiveInt = 15  # of the diffusion's ODE
+    solver_steps: Repeats = 15  # of the diffusion's ODE
     activation: Literal["relu", "gelu"] = "relu"  # of the critic
     rounds: PositiveInt = 2  # critics, the first of Monte-Carlo returns; `steps` are divided among them
     plan_samples: PositiveInt = 16  # behaviour samples in V(s)
     plan_weight: PositiveFloat = 20.0  # of Q in V's softmax, returns normalised
     weight: PositiveFloat = 100.0  # of Q in the softmax that acts, returns normalised
-    test_n: tuple[PositiveInt, ...] = (32,)  # N behaviour candidates
-    picks: PositiveInt = 1  # the action is the mean of so many different draws (4 on locomotion)
+    test_n: tuple[Repeats, ...] = (32,)  # N behaviour candidates
+    picks: Repeats = 1  # the action is the mean of so many different draws (4 on locomotion)
 
     def __post_init__(self) -> None:
         if self.picks > min(self.test_n):

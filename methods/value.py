@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from methods.behavior import BehaviorConfig, BehaviorMethod
-from methods.core import Array, Batch, Fraction, Key, Metrics, PositiveFloat, PositiveInt, Stage, State
+from methods.core import Array, Batch, Fraction, Key, Metrics, PositiveFloat, Repeats, Stage, State
 from methods.critics import aggregate, particle_value, td_loss, td_target
 from methods.insample import InSampleCritic
 from methods.learner import Learner, Params, create, descend, global_norm, optimizer
@@ -32,7 +32,7 @@ class ValueConfig(BehaviorConfig):
 
     critic: Literal["td", "iql"] = "td"  # TD on the method's own proposals, or IQL's critic
     activation: Literal["relu", "gelu"] = "relu"  # of the TD critic
-    n_particles: PositiveInt = 5  # N: proposals a TD target sees
+    n_particles: Repeats = 5  # N: proposals a TD target sees
     q_aggregation: Literal["mean", "min"] = "mean"  # of the critics, in the TD target and in the choice at test time
     target_select: Literal["mean", "max"] = "mean"  # over the proposals' target values
     expectile: Fraction = 0.9  # of the IQL critic (FQL's suite; 0.7 on D4RL locomotion)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from methods import particles
-from methods.core import Array, Count, Key, Knobs, MethodConfig, PositiveFloat, State
+from methods.core import Array, Count, Key, Knobs, MethodConfig, Moves, PositiveFloat, State
 from methods.critics import aggregate
 from methods.value import ValueConfig, ValueMethod
 
@@ -31,8 +31,8 @@ class VGFConfig(ValueConfig):
     """VGF's settings; per-task values of `train_flow_steps`, `step_size`, `discount` and `q_aggregation` stand in
     the task tables (the paper's Tables 5 and 6)."""
 
-    train_flow_steps: Count = 1  # L_train: steps of the flow that TD targets see
-    test_flow_steps: tuple[Count, ...] = (0, 1, 2, 3)  # L_test: each is evaluated, none needs retraining
+    train_flow_steps: Moves = 1  # L_train: steps of the flow that TD targets see
+    test_flow_steps: tuple[Moves, ...] = (0, 1, 2, 3)  # L_test: each is evaluated, none needs retraining
     test_particles: Count = 0  # particles at test time; 0: n_particles, as the paper has it
     step_size: PositiveFloat = 0.1  # eps
     alpha: PositiveFloat = 1.0  # temperature: repulsion against value gradient
@@ -43,7 +43,7 @@ class VGFConfig(ValueConfig):
     sigma: PositiveFloat = 1.0  # bandwidth, if fixed
     bandwidth_gradient: bool = True  # repulsion through the median, as the public code's autodiff has it
     flow_q_aggregation: Literal["mean", "min"] = "mean"  # of the critics whose gradient moves particles
-    explore_flow_steps: Count = 0  # L while exploring online: 0, the best of the particles, as its code has it
+    explore_flow_steps: Moves = 0  # L while exploring online: 0, the best of the particles, as its code has it
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def start(folder: Path, what: str, **more: Any) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{folder}", **more.pop("env", {})}
+    environment = {**os.environ, "PYTHONUNBUFFERED": "", "PYTHONPATH": f"{ROOT}:{folder}", **more.pop("env", {})}
     return subprocess.Popen([*more.pop("prefix", ()), sys.executable, "-c", START, what], cwd=folder, env=environment,
                             text=True, **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **more})  # fmt: skip
 
@@ -174,3 +174,11 @@ def test_a_file_of_the_working_folder_in_the_place_of_another(name: str, package
     word = name.removesuffix(".py")
     assert done.stderr == (f"error: {tmp_path / name} is imported in the place of {word!r}: rename it, or run the "
                            "command in another folder\n")  # fmt: skip
+
+
+def test_a_stream_without_a_buffer_stays_one(tmp_path: Path) -> None:
+    """Containers and batch systems set PYTHONUNBUFFERED so that a kill loses nothing of what was printed."""
+    code = ("import os, sys\nfrom core import streams\nstreams.make_steady()\n"
+            "print('said', end='')\nos.kill(os.getpid(), 9)\n")  # fmt: skip
+    done = subprocess.run([sys.executable, "-u", "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "said"

@@ -84,7 +84,7 @@ def test_a_tilde_in_a_setting_is_the_home_folder(tmp_path: Path, monkeypatch: py
     assert len(tokenizer_for(LanguageConfig(sft_checkpoint="~/sft", model=str(folder)), [])) == 6
     with pytest.raises(BadInput, match=r"^~/none: no such folder with a model in it"):
         contents("~/none")
-    with pytest.raises(BadInput, match=r"^~nobody-here/sft: no such folder with a model in it"):
+    with pytest.raises(BadInput, match=r"^~nobody-here/sft: no home directory is known for that"):
         contents("~nobody-here/sft")
 
 

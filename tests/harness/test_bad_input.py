@@ -138,10 +138,14 @@ def test_results_that_cannot_be_written(
 
 
 def test_other_failures_of_the_system_are_a_run_s_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(descriptor: int) -> None:
-        raise OSError(errno.EIO, "broken")
+    fsync = os.fsync
 
-    monkeypatch.setattr(record.os, "fsync", fail)
+    def fail(descriptor: int) -> None:
+        if "/runs/" in os.readlink(f"/proc/self/fd/{descriptor}"):
+            raise OSError(errno.EIO, "broken")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fail)
     done = invoke(*TINY, "--methods", "bc,bc_gaussian", "--results", str(tmp_path / "r"))
     assert done.exit_code == 1 and "0 of 2 runs finished" in done.stderr
     assert done.stderr.count("failed: OSError: broken") == 2

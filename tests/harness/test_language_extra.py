@@ -17,7 +17,7 @@ WITHOUT = """
 import sys
 sys.modules |= dict.fromkeys(sys.argv.pop(1).split(","))
 from typer.testing import CliRunner
-from harness.run import app
+from harness.run_command import app
 done = CliRunner().invoke(app, sys.argv[1:], catch_exceptions=False)
 print(done.stdout, done.stderr)
 sys.exit(done.exit_code)

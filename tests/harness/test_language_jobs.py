@@ -69,4 +69,4 @@ def test_a_seed_that_fails_ends_the_others_at_their_next_step(tmp_path: Path, mo
     assert done.exit_code == 1 and "loss not finite at step 2, seed 0" in done.stderr
     assert 0 < made < 5000
     (kept,) = tmp_path.glob("artifacts/*/state/unfinished-*.safetensors")
-    assert kept.name == "unfinished-1.safetensors"
+    assert kept.name == "unfinished-1-2.safetensors"

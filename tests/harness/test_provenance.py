@@ -155,4 +155,4 @@ def test_a_record_does_not_choose_what_is_read(root: Path) -> None:
 def test_older_records_know_of_the_commit_alone() -> None:
     state = provenance.git_state()
     assert provenance.difference({"git": state}) is None
-    assert provenance.difference({"git": {"sha": "x"}}) == "made by other code ({'sha': 'x'})"
+    assert provenance.difference({"git": {"sha": "x"}}) == "made by other code (x)"
