@@ -23,6 +23,7 @@ from analysis.select import headline, settings
 from analysis.statistics import bootstrap, generator, summarise
 from core import strict_json
 from core.errors import BadInput, reason
+from core.files import open_plain
 
 MEASURES = (
     "gold", "proxy", "nll", "edit_fraction", "eos", "length", "gradients", "samples", "compute", "transport", "kl",
@@ -89,7 +90,7 @@ def accuracy(run: Run) -> tuple[float, list[str]]:
 def _accuracy(path: Path) -> list[float]:
     """The accuracy in a header of safetensors, if it has one. Raises: BadInput: it cannot be read."""
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             size = int.from_bytes(file.read(8), "little")
             text = file.read(size) if size <= LARGEST_HEADER else b""
         about = strict_json.parse(text, str(path))["__metadata__"]["about"]

@@ -16,6 +16,7 @@ import pandas as pd
 
 from core import records, strict_json
 from core.errors import BadInput, reason
+from core.files import open_plain, read_plain
 from core.text import printable
 
 KILLED = "killed"
@@ -136,7 +137,7 @@ def held(lock: Path) -> bool | None:
     """Whether a process holds a run's lock, None where that cannot be found out. The system drops it with its owner."""
     try:
         handle = os.open(lock, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError:
         return None
@@ -162,15 +163,11 @@ def last_written(folder: Path) -> str:
 def content(path: Path) -> bytes | None:
     """A file's bytes, None if there is no file. Raises: RecordError: it cannot be read, or is no plain file."""
     try:
-        return path.read_bytes() if _there(path) else None
+        return read_plain(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     except OSError as error:
         raise RecordError(reason(error)) from error
-
-
-def _there(path: Path) -> bool:
-    if path.exists() and not path.is_file():  # reading a pipe would wait for ever
-        raise RecordError(f"{path} is no file")
-    return path.exists()
 
 
 def table(path: Path, text: bytes, **options: Any) -> pd.DataFrame:
@@ -184,12 +181,10 @@ def table(path: Path, text: bytes, **options: Any) -> pd.DataFrame:
 def read_npz(path: Path) -> dict[str, np.ndarray] | None:
     """Arrays of numbers by name, None if there is no file. Raises: RecordError if it is no npz of plain arrays."""
     try:
-        if not _there(path):
-            return None
-        with np.load(path, allow_pickle=False) as arrays:
+        with open_plain(path) as file, np.load(file, allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in arrays.files}
-    except RecordError:
-        raise
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     except Exception as error:  # what NumPy raises depends on the bytes: of a header that lies, MemoryError
         raise RecordError(f"{path}: cannot be read ({shown(reason(error), quote=False)})") from error
     for name, values in found.items():

@@ -2,37 +2,22 @@
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
-from pydantic import ConfigDict, with_config
-from typing_extensions import TypedDict  # pydantic needs its form of it below Python 3.12
 
-from analysis.episodes import LARGEST, setting_name
+from analysis.episodes import setting_name
 from analysis.runs import RecordError, content, shown
 from analysis.runs import table as read_csv
-from core import strict_json
+from core import responses, strict_json
 from core.errors import reason
-from core.records import Number, Seed, VerdictsRecord, check, file_name
+from core.records import VerdictsRecord, check, file_name
 
 SCORES = {"win": 1.0, "tie": 0.5, "loss": 0.0, "invalid": math.nan}
-
-
-@with_config(ConfigDict(strict=True, extra="allow"))
-class Response(TypedDict):
-    """A line of responses.jsonl, beside the knobs."""
-
-    seed: Seed
-    episode: Number
-    prompt: str
-    response: str
-    reference: str
 
 
 def verdict_files(run_folder: Path, notes: list[str]) -> dict[str, Path]:
@@ -84,31 +69,18 @@ def judged(path: Path, knobs: Sequence[str], sha256: str) -> pd.DataFrame:
 
 def texts(path: Path, knobs: Sequence[str]) -> tuple[pd.DataFrame, dict[int, str], str]:
     """(seed, setting, episode, longer; episode -> a name of its prompt, another one for another text; the file's
-    SHA-256). Raises: RecordError naming a line that is no row, or responses that stand twice."""
-    rows, names = [], dict[int, str]()
+    SHA-256). Raises: BadInput, as `core.responses.parse`; RecordError if the file cannot be read."""
     text = content(path) or b""
-    for number, line in enumerate(text.removeprefix(codecs.BOM_UTF8).decode(errors="replace").split("\n"), start=1):
-        if line.strip():
-            where = f"{path}:{number}"
-            row: Any = check(strict_json.parse(line, where), Response, where)
-            keys = {name: _finite(row, name, where) for name in ("seed", *knobs, "episode")}
-            rows.append(keys | {"longer": len(row["response"]) - len(row["reference"])})
+    rows, names = [], dict[int, str]()
+    for row in responses.parse(text, path, knobs):
+        keys = {name: row[name] for name in ("seed", *knobs, "episode")}
+        rows.append(keys | {"longer": len(row["response"]) - len(row["reference"])})
+        if row["episode"] not in names:
             sha256 = hashlib.sha256(row["prompt"].encode("utf-8", "surrogatepass"))
-            name = f"{row['episode']} {sha256.hexdigest()[:16]}"
-            if names.setdefault(row["episode"], name) != name:
-                raise RecordError(f"{where}: episode {row['episode']} has another prompt than before")
+            names[row["episode"]] = f"{row['episode']} {sha256.hexdigest()[:16]}"
     table = pd.DataFrame(rows, columns=["seed", *knobs, "episode", "longer"])
-    if table.duplicated(["seed", *knobs, "episode"]).any():
-        raise RecordError(f"{path} has a response twice")
     about = table.assign(setting=_settings(table, knobs))[["seed", "setting", "episode", "longer"]]
     return about, names, hashlib.sha256(text).hexdigest()
-
-
-def _finite(row: Any, name: str, where: str) -> float:
-    value = row.get(name)
-    if not isinstance(value, int | float) or not abs(value) < LARGEST:
-        raise RecordError(f"{where}: {name} is {shown(repr(value), quote=False)}")
-    return value
 
 
 def _settings(table: pd.DataFrame, knobs: Sequence[str]) -> list[str]:

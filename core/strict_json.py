@@ -28,6 +28,14 @@ def parse(text: str | bytes, where: str) -> Any:
         raise BadInput(f"{where}: a number has too many digits") from None
 
 
+def parse_line(line: str | bytes, where: str) -> Any:
+    """The value on one line of a file. Raises: BadInput, as `parse`; `where` ends with the line's number."""
+    try:
+        return parse(line, where)
+    except BadInput as error:
+        raise BadInput(str(error).replace(f"{where}:1:", f"{where}:", 1)) from None
+
+
 def read(path: Path) -> Any:
     """The value in a file.
 

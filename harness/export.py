@@ -8,6 +8,11 @@ classifier with one label), and checkpoint.json: which stage made it, from what,
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports below, which take a while
+    from core.command import main
+
+    main("harness.export:app")
+
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +22,7 @@ import typer
 
 import tasks
 from core import records
-from core.command import guarded, main
+from core.command import guarded
 from core.files import draft_folder, expanded, sweep, write_json
 from methods.core import BadInput
 
@@ -93,7 +98,3 @@ def _write(folder: Path, identity: records.TinyStage, part: Any) -> None:
     model = reward_from(model) if identity["stage"] == "reward_model" else model
     load_into(model, part.tensors, str(folder))
     save_checkpoint(folder, model, tokenizer)
-
-
-if __name__ == "__main__":
-    main("harness.export:app")

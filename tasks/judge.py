@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports below, which take a while
+    from core.command import main as start
+
+    start("tasks.judge:app")
+
 import contextlib
 import json
 import sys
@@ -15,7 +20,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import tasks
 from core import strict_json
 from core.command import INTERRUPTED, guarded
-from core.command import main as start
 from core.errors import reason
 from core.files import expanded
 from core.text import printable
@@ -25,7 +29,7 @@ from tasks.judges import GoldJudge, Judge, RewardModelJudge, Verdict
 from tasks.judges import core as judges
 from tasks.judges.chat import Chat
 from tasks.judges.files import Responses, find, read, refuse_shrinking, refuse_unwritable, write
-from tasks.judges.http import HttpJudge, NoVerdicts
+from tasks.judges.http import HttpJudge
 from tasks.judges.prompts import TEMPLATES, Template, template_of
 from tasks.judges.reward_model import identity, load_scorer, names, weights
 from tasks.judges.spending import Budget, Cache, Price
@@ -61,7 +65,8 @@ def main(
 ) -> None:
     """Writes verdicts-<judge>.csv beside each run's responses.jsonl. What a judge over HTTP answered is kept: the same
     command continues after a stop, and asks nothing twice. Exits with 1 where a run cannot be read or written to, has
-    pairs that the server failed on, or the judge gives no verdicts; the other runs have theirs."""
+    pairs that the server failed on, or no valid verdict; the other runs have theirs. Exits with 2 where the judge is
+    given up."""
 
     def judged() -> int:
         if judge not in KINDS:
@@ -145,9 +150,6 @@ def _http(
             return True
         try:
             return all([_judge(by, of, by.about) for by, of in groups])
-        except NoVerdicts as error:
-            say(f"{error}; what it answered is kept")
-            return False
         except KeyboardInterrupt:
             say("stopped; the same command continues")
             raise typer.Exit(INTERRUPTED) from None
@@ -272,7 +274,3 @@ def _bar(what: str) -> Iterator[judges.Progress]:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         task = bars.add_task(what, total=None)
         yield lambda done, of: bars.update(task, completed=done, total=of)
-
-
-if __name__ == "__main__":
-    start("tasks.judge:app")

@@ -7,15 +7,16 @@ cache of its own first, and say of a broken one not where it is broken.
 from __future__ import annotations
 
 import gzip
-import json
 import re
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from core import strict_json
 from core.files import digest, expanded
 from methods.core import BadInput
-from tasks.data_files import exists, walk
+from tasks.data_files import but, check_file, exists, other_format, walk
 from tasks.language import half_character
 
 SUFFIXES = ("parquet", "jsonl", "jsonl.gz", "json.gz")
@@ -98,11 +99,10 @@ def _copies(paths: Sequence[Path]) -> tuple[Path, Path] | None:
 def rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
     """The texts of those columns, row by row.
 
-    Raises: BadInput for a file that is empty, truncated or something else, a column that is missing or holds no text.
-      A lone surrogate, half a character that JSON can spell out ("\\ud83d"), is none.
+    Raises: BadInput for a file that is empty, unreadable, truncated or something else, a column that is missing or
+      holds no text. A lone surrogate, half a character that JSON can spell out ("\\ud83d"), is none.
     """
-    if path.stat().st_size == 0:
-        raise BadInput(f"{path} is empty")
+    check_file(path)
     found = _parquet(path, columns) if path.suffix == ".parquet" else _json_lines(path, columns)
     number = 0
     for number, (place, row) in enumerate(found, start=1):
@@ -129,6 +129,8 @@ def _parquet(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str
         import pyarrow.parquet as pq
     except ImportError as error:
         raise BadInput(f"{path} needs pyarrow: pip install '.[rlhf]'") from error
+    if (kind := other_format(path)) not in ("", "a Parquet file"):
+        raise BadInput(f"{path} is not a Parquet file{but(kind)}")
     try:
         with pq.ParquetFile(path) as file:
             if missing := [name for name in columns if name not in file.schema_arrow.names]:
@@ -143,24 +145,27 @@ def _parquet(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str
 
 def _json_lines(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
     """Rows, each behind ":" and its line."""
-    number = 0
+    packed, kind, number = path.suffix == ".gz", other_format(path), 0
+    if kind != ("a gzip file" if packed else ""):
+        raise BadInput(f"{path} is not {'a gzip file' if packed else 'JSON lines'}{but(kind)}")
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+        with gzip.open(path, "rb") if packed else path.open("rb") as file:
             for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                row = json.loads(line)
-                if not isinstance(row, dict):
-                    raise BadInput(f"{path}:{number}: no object with columns")
-                if missing := [name for name in columns if name not in row]:
-                    raise BadInput(f"{path}:{number} has no column {missing[0]!r}; there is {', '.join(row)}")
-                yield f":{number}", {name: row[name] for name in columns}
-    except (EOFError, OSError, gzip.zlib.error) as error:  # type: ignore[attr-defined]
-        raise BadInput(f"{path} is not a gzip file, or it is truncated or damaged (after line {number})") from error
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, BadInput):
-            raise
-        raise BadInput(f"{path}:{number} is no JSON: the file is truncated, damaged or something else") from error
+                if line.strip():
+                    yield f":{number}", _columns(line, columns, f"{path}:{number}")
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise BadInput(f"{path} is truncated or damaged (after line {number})") from error
+    except OSError as error:
+        raise BadInput(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _columns(line: bytes, columns: Sequence[str], where: str) -> dict[str, str]:
+    row = strict_json.parse_line(line, where)
+    if not isinstance(row, dict):
+        raise BadInput(f"{where}: no object with columns")
+    if missing := [name for name in columns if name not in row]:
+        raise BadInput(f"{where} has no column {missing[0]!r}; there is {', '.join(row)}")
+    return {name: row[name] for name in columns}
 
 
 def _fetched(repository: str, local: bool = False) -> Path:

@@ -29,6 +29,7 @@ ATTEMPTS = 6  # at a server that fails
 ANSWERS = 3  # of them may be useless
 LONGEST = 300.0  # seconds that a server may ask to wait
 LARGEST = 1 << 20  # bytes of an answer
+COMPLAINT = 1 << 13  # bytes of an error that are read: it takes a while to look through more for the key
 MOST_TOKENS = 1 << 31  # that a request may ask for, or a server count
 WAIT = tenacity.wait_exponential_jitter(initial=1, max=60)  # seconds, where the server does not say
 
@@ -152,6 +153,7 @@ class Chat:
             status, headers, content = self._exchange(body, cost)
             if status != 200:
                 cost.append(0.0)
+                content = self._scrubbed(content[:COMPLAINT].decode(errors="replace")).encode()  # shown, if anything
                 return self._refused(status, headers, content)
             answer, usage = _read(content)
             paid.append(usage or most)
@@ -186,8 +188,6 @@ class Chat:
                 content += chunk
                 if len(content) > LARGEST:
                     raise _TryAgain("an answer that does not end")
-            if response.status_code != 200:  # shown, if anything
-                content = self._scrubbed(content.decode(errors="replace")).encode()
             return response.status_code, response.headers, content
 
     def _refused(self, status: int, headers: httpx.Headers, content: bytes) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,16 +14,15 @@ from typing import Any, NotRequired
 from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
 
-from core import records, strict_json
+from core import records, responses
 from core.errors import reason
-from core.files import sweep, write_json, write_text
+from core.files import read_plain, sweep, write_json, write_text
 from methods.core import BadInput
 from tasks.judges import reward_model
 from tasks.judges.core import Pair, Verdict
 from tasks.language import whole_characters
 
 TEXTS = ("prompt", "response", "reference")
-LARGEST = 2**63  # of a whole number in a row
 VERDICT = ("verdict", "swap_consistent", "cost")  # columns after those that say which row it is about
 
 
@@ -101,84 +99,64 @@ def read(folder: Path, episodes: int | None = None) -> Responses:
     path = folder / "responses.jsonl"
     try:
         meta = records.read(folder / "run.json", JudgedRun)
-        content = path.read_bytes()
-        lines = content.decode().split("\n")
+        content = read_plain(path)
     except OSError as error:
         raise BadInput(f"cannot judge {folder}: {reason(error)}") from error
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path}: {error.reason} at byte {error.start}") from error
     knobs = meta.get("knobs", [])
     if {*knobs} & {"seed", "episode", *TEXTS, *VERDICT} or len({*knobs}) < len(knobs):
         raise BadInput(f"{folder / 'run.json'}: knobs {', '.join(knobs)} are not to be told from other columns")
     keys = ("seed", *knobs, "episode")
-    rows = [_row(line, keys, f"{path}:{number}") for number, line in enumerate(lines, start=1) if line]
+    rows = responses.parse(content, path, knobs)
     if not rows:
         raise BadInput(f"{path} is empty")
     if episodes is not None:
         rows = [row for row in rows if row["episode"] < episodes]
         if not rows:
             raise BadInput(f"{path} has no prompt among the first {episodes}")
-    if len({tuple(row[key] for key in keys) for row in rows}) < len(rows):
-        raise BadInput(f"{path} has two responses for the same {', '.join(keys)}")
+    if len({tuple(_numbers(row, keys)) for row in rows}) < len(rows):
+        raise BadInput(f"{path} has two responses whose {', '.join(keys)} are the same to seven digits")
     return Responses(folder, meta, keys, rows, hashlib.sha256(content).hexdigest())
 
 
-def refuse_shrinking(responses: Responses, judge: str) -> None:
+def refuse_shrinking(found: Responses, judge: str) -> None:
     """Raises: BadInput where there are more verdicts of the judge on the same texts than there are responses now."""
-    path = responses.folder / f"verdicts-{judge}.json"
+    path = found.folder / f"verdicts-{judge}.json"
     try:
         before = records.read(path, records.VerdictsRecord)
     except (OSError, BadInput):
         return  # nothing that counts as verdicts on these texts
-    if before["responses"] == responses.sha256 and before["rows"] > len(responses.rows):
+    if before["responses"] == found.sha256 and before["rows"] > len(found.rows):
         raise BadInput(f"{path.with_suffix('.csv')} has {before['rows']} verdicts on these texts, of which this would "
-                       f"leave {len(responses.rows)}; judge without --episodes, or remove it")  # fmt: skip
+                       f"leave {len(found.rows)}; judge without --episodes, or remove it")  # fmt: skip
 
 
-def refuse_unwritable(responses: Responses) -> None:
+def refuse_unwritable(found: Responses) -> None:
     """Raises: BadInput where no verdicts could be written, before they cost anything."""
-    if not os.access(responses.folder, os.W_OK | os.X_OK):
-        raise BadInput(f"{responses.folder} is not writable, so no verdicts could be kept there")
+    if not os.access(found.folder, os.W_OK | os.X_OK):
+        raise BadInput(f"{found.folder} is not writable, so no verdicts could be kept there")
 
 
-def write(responses: Responses, judge: str, verdicts: Sequence[Verdict], about: Mapping[str, Any]) -> Path:
+def write(found: Responses, judge: str, verdicts: Sequence[Verdict], about: Mapping[str, Any]) -> Path:
     """Writes verdicts-<judge>.csv, and as .json what the judge is and what it judged: `rows`, `episodes` (prompts) and
     `responses`, the SHA-256 of the texts' file. Each whole or not at all, the .json last: without it, or with that of
     other verdicts, the CSV counts for nothing. Returns the CSV's path.
 
     Raises: OSError.
     """
-    sweep(responses.folder)
+    sweep(found.folder)
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow([*responses.keys, *VERDICT])
-    for row, one in zip(responses.rows, verdicts, strict=True):
-        numbers = [f"{row[key]}" if isinstance(row[key], int) else f"{row[key]:.7g}" for key in responses.keys]
-        table.writerow([*numbers, one.outcome, int(one.consistent), f"{one.cost:.7g}"])
-    path = responses.folder / records.file_name(f"verdicts-{judge}.csv")
-    episodes = len({row["episode"] for row in responses.rows})
-    judged = {"rows": len(verdicts), "episodes": episodes, "responses": responses.sha256}
+    table.writerow([*found.keys, *VERDICT])
+    for row, one in zip(found.rows, verdicts, strict=True):
+        table.writerow([*_numbers(row, found.keys), one.outcome, int(one.consistent), f"{one.cost:.7g}"])
+    path = found.folder / records.file_name(f"verdicts-{judge}.csv")
+    episodes = len({row["episode"] for row in found.rows})
+    judged = {"rows": len(verdicts), "episodes": episodes, "responses": found.sha256}
     write_text(path, text.getvalue())
     write_json(path.with_suffix(".json"), {**about, **judged})
     return path
 
 
-def _row(line: str, keys: Sequence[str], where: str) -> dict[str, Any]:
-    try:
-        row = strict_json.parse(line, where)
-    except BadInput as error:
-        raise BadInput(str(error).replace(f"{where}:1:", f"{where}:", 1)) from None  # of this one line
-    if not isinstance(row, dict):
-        raise BadInput(f"{where}: no row")
-    for name in (*keys, *TEXTS):
-        value = row.get(name)
-        if not (isinstance(value, str) if name in TEXTS else _number(value, whole=name in ("seed", "episode"))):
-            raise BadInput(f"{where}: {name} is {repr(value)[:60]}")
-    return row
-
-
-def _number(value: Any, *, whole: bool) -> bool:
-    """Whether a row can be known by the value."""
-    if isinstance(value, float):
-        return not whole and math.isfinite(value)
-    return type(value) is int and (0 if whole else -LARGEST) <= value < LARGEST
+def _numbers(row: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
+    """What a row is known by, as verdicts are written beside it."""
+    return [f"{row[key]}" if isinstance(row[key], int) else f"{row[key]:.7g}" for key in keys]

@@ -12,7 +12,6 @@ import re
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from core.text import printable
@@ -21,19 +20,14 @@ from tasks.judges.chat import Body, Chat, Unreachable, bound
 from tasks.judges.core import Pair, Progress, Verdict
 from tasks.judges.prompts import Template
 from tasks.judges.spending import Cache, Kept, Usage
+from tasks.judges.tally import Failures, Readings
 from tasks.judges.verdicts import read_choice
 from tasks.language import UNFINISHED
 
 MAX_TOKENS = 160  # of an answer: a sentence and a line
 EXPECTED = 60  # of them, on average
 BYTES = 4  # of English text a token, on average
-GIVE_UP = 5  # questions in a row that the server fails, or answers without a verdict
-MOST_FAILED, ASKED = 0.2, 20  # share of all that it may fail, or so answer, once so many were asked
 SHOWN = 160  # characters of an answer that is given as an example
-
-
-class NoVerdicts(BadInput):
-    """The judge answers, but its answers hold no verdict that can be read."""
 
 
 class Estimate(NamedTuple):
@@ -44,22 +38,6 @@ class Estimate(NamedTuple):
     usage: Usage  # tokens expected
     cost: float  # USD expected
     most: float  # USD, if every text were as many tokens as bytes, every answer as long as it may be, and none failed
-
-
-@dataclass
-class Tally:
-    """How often something went badly."""
-
-    asked: int = 0
-    bad: int = 0
-    in_a_row: int = 0
-
-    def count(self, bad: bool) -> str:
-        """Counts one more time; how often it was bad, where that is too often, else ""."""
-        self.asked, self.bad, self.in_a_row = self.asked + 1, self.bad + bad, (self.in_a_row + 1) * bad
-        if bad and self.asked >= ASKED and self.bad > MOST_FAILED * self.asked:
-            return f"{self.bad} times of {self.asked}"
-        return f"{GIVE_UP} times in a row" if self.in_a_row >= GIVE_UP else ""
 
 
 def example(answer: str) -> str:
@@ -105,8 +83,8 @@ class HttpJudge:
 
         Raises:
           OverBudget: what is yet to be asked could exceed the budget. What was answered is kept.
-          NoVerdicts: time and again no verdict can be read.
-          BadInput: the server refuses, or fails time and again.
+          BadInput: the server refuses, or fails time and again, or no verdict can be read of too many pairs that this
+            call asks about; what was answered before does not count against the judge, so the same call continues.
         """
         orders = [self._orders(pair) for pair in pairs]
         requests = {self._hash(body): body for both in orders for body in both}
@@ -116,9 +94,8 @@ class HttpJudge:
         report = progress or (lambda done, of: None)
         report(len(pairs) * done // max(len(requests), 1), len(pairs))
         self.chat.stopping.clear()
-        self._failures, self._unread, self._lock = Tally(), Tally(), threading.Lock()
-        for one in kept.values() if missing else ():  # before more is paid for
-            self._count_answer(one)
+        self._failures, self._lock = Failures(), threading.Lock()
+        self._readings = self._read_before(orders, kept)
         with ThreadPoolExecutor(self.concurrency) as pool:
             futures = {pool.submit(self._ask, key, body): key for key, body in missing.items()}
             try:
@@ -166,34 +143,46 @@ class HttpJudge:
         try:
             found = self.chat.ask(body, lambda answer: read_choice(answer) is not None)
         except Unreachable as error:
-            if often := self._count(self._failures, True):
+            if often := self._count(True):
                 raise BadInput(f"judge at {self.chat.host} failed {often}, the last time: {error}; what it answered is "
                                "kept, and the same command continues") from None  # fmt: skip
             return None
         except BaseException:
             self.chat.stopping.set()  # at once: this thread would begin another call before the main one has read of it
             raise
-        self._count(self._failures, False)
+        self._count(False)
         self.cache.put(key, found)
-        self._count_answer(found)
+        self._count_answer(key, found)
         return found
 
-    def _count_answer(self, found: Kept) -> None:
-        """Raises: NoVerdicts where too many answers have none; what a content filter refused is no answer."""
-        if found == Kept("", Usage()):
-            return
-        if often := self._count(self._unread, read_choice(found.answer) is None):
-            raise NoVerdicts(f"judge at {self.chat.host}: no verdict could be read {often}; an answer of it: "
-                             f"{example(found.answer)}")  # fmt: skip
+    def _read_before(self, orders: Sequence[Sequence[Body]], kept: Mapping[str, Kept]) -> Readings:
+        """No pair counted yet, but what is known of the answers that were kept."""
+        partners = dict[str, str]()
+        for first, second in (map(self._hash, both) for both in orders if both):
+            partners |= {first: second, second: first}
+        return Readings(partners, {key: _readable(one) for key, one in kept.items()})
 
-    def _count(self, tally: Tally, bad: bool) -> str:
-        """Counts a question; how often it went badly where that is too often, and nobody has said so yet, else ""."""
+    def _count_answer(self, key: str, found: Kept) -> None:
+        """Raises: BadInput where too many pairs have no verdict."""
         with self._lock:
-            often = tally.count(bad)
-            if not often or self.chat.stopping.is_set():
-                return ""
-            self.chat.stopping.set()
-            return often
+            often = self._first(self._readings.count(key, _readable(found)))
+        if often:
+            unread = found if not _readable(found) else self.cache.get([self._readings.partners[key]]).popitem()[1]
+            raise BadInput(f"judge at {self.chat.host}: no verdict could be read of {often}; an answer of it: "
+                           f"{example(unread.answer)}; what it answered is kept, and the same command "
+                           "continues")  # fmt: skip
+
+    def _count(self, failed: bool) -> str:
+        """Counts a question; how often the server failed, where that is too often."""
+        with self._lock:
+            return self._first(self._failures.count(failed))
+
+    def _first(self, often: str) -> str:
+        """The reason to stop, where there is one and nobody has given one yet, else ""."""
+        if not often or self.chat.stopping.is_set():
+            return ""
+        self.chat.stopping.set()
+        return often
 
     def _verdict(self, both: Sequence[Kept | None]) -> Verdict:
         """The verdict of the answers in both orders, (a, b) and (b, a); of none, identical texts' tie."""
@@ -207,3 +196,8 @@ class HttpJudge:
         if first != swapped:
             return Verdict("tie", False, cost)
         return Verdict({"a": "win", "b": "loss", "tie": "tie"}[first], True, cost)  # type: ignore[arg-type]
+
+
+def _readable(found: Kept) -> bool | None:
+    """Whether an answer holds a verdict; None for what a content filter refused, which is no answer."""
+    return None if found == Kept("", Usage()) else read_choice(found.answer) is not None

@@ -8,7 +8,7 @@ import math
 import os
 import re
 import string
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import groupby
 from urllib.parse import quote
 
@@ -62,14 +62,27 @@ def scrubbed(text: str, key: str) -> str:
 
 def _spellings(key: str) -> Iterator[tuple[str, int]]:
     """Ways to write the key, each with the length that `SHORTEST` characters of the key have at least there."""
-    raw = key.encode()
     for plain in (key, key[::-1], quote(key, safe=""), html.escape(key)):
         yield plain, SHORTEST
-    for before in range(3):  # bytes that share a group of three with the key's first, as in "user:key"
-        coded = base64.b64encode(bytes(before) + raw).decode().rstrip("=")
-        whole = coded[math.ceil(before * 8 / 6) : len(coded) - ((before + len(raw)) % 3 > 0)]
-        for one in (whole, whole.replace("+", "-").replace("/", "_")):
+    for raw in {key.encode(), key.upper().encode(), key.lower().encode()}:
+        yield from _encodings(raw)
+
+
+def _encodings(raw: bytes) -> Iterator[tuple[str, int]]:
+    """Of `_spellings`, those that depend on whether the key was in upper or lower case."""
+    for coded in _grouped(raw, base64.b64encode, 3, 6):
+        for one in (coded, coded.replace("+", "-").replace("/", "_")):
             yield one, SHORTEST * 8 // 6 - 1
-    yield raw.hex(), 2 * SHORTEST
+    for coded in _grouped(raw, base64.b32encode, 5, 5):
+        yield coded, SHORTEST * 8 // 5 - 1
+    for between in ("", " ", ":", "-", ",", ", ", " 0x", ", 0x", ",0x"):
+        yield between.join(f"{byte:02x}" for byte in raw), SHORTEST * (2 + len(between)) - len(between)
     for form in ("%{:02x}", "\\x{:02x}", "\\u{:04x}", "&#{};", "&#x{:x};"):
         yield "".join(form.format(byte) for byte in raw), SHORTEST * len(form.format(32))
+
+
+def _grouped(raw: bytes, encode: Callable[[bytes], bytes], group: int, bits: int) -> Iterator[str]:
+    """What `raw` alone decides of an encoding of groups of bytes, wherever in a group it begins, as in "user:key"."""
+    for before in range(group):
+        coded = encode(bytes(before) + raw).decode().rstrip("=")
+        yield coded[math.ceil(before * 8 / bits) : (before + len(raw)) * 8 // bits]

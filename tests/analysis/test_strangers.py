@@ -172,7 +172,7 @@ def test_pipes_links_and_folders_in_a_file_s_place(records: Path) -> None:
 
     (spoilt(records) / "episodes.csv").unlink()
     os.mkfifo(spoilt(records) / "episodes.csv")  # reading it would wait for ever
-    left_out(records, "left out: ", "episodes.csv is no file")
+    left_out(records, "left out: ", "is not a plain file", "episodes.csv")
     (spoilt(records) / "run.json").unlink()
     (spoilt(records) / "run.json").symlink_to("run.json")
     left_out(records, "run.json")

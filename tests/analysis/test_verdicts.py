@@ -163,7 +163,7 @@ def test_the_command_and_its_files(tmp_path: Path) -> None:
             "two verdicts on one response",
         ),
         ("verdicts-j.csv", "seed,episode,verdict,swap_consistent,cost\n0,0,win,1,0\n", "no verdicts-j.json says which"),
-        ("responses.jsonl", '{"seed": 0\n', "responses.jsonl:1:1: Expecting"),
+        ("responses.jsonl", '{"seed": 0\n', "responses.jsonl:1: Expecting"),
         ("responses.jsonl", '{"seed": 0, "episode": 1}\n', "responses.jsonl:1: prompt: Field required"),
     ],
 )  # fmt: skip

@@ -23,7 +23,7 @@ from tasks import check, language_data, ready
 from tasks.core import choose
 from tasks.language import Example, Preference, corpus_hash
 from tasks.language_data import HH, TLDR, TLDR_SUITE, held_out
-from tasks.language_files import files
+from tasks.language_files import files, rows
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -220,7 +220,7 @@ def without_rows(path: Path) -> None:
     [
         (cut, "is not a Parquet file, or it is truncated"),
         (lambda path: path.write_bytes(b""), "is empty"),
-        (lambda path: path.write_text("version https://git-lfs.github.com/spec/v1"), "is not a Parquet file"),
+        (lambda path: path.write_text("version https://git-lfs.github.com/spec/v1"), "Parquet file but a git-LFS"),
         (lambda path: parquet(path, [{"prompt": "a", "text": "b"}]), "no column 'completion'; there is prompt, text"),
         (lambda path: parquet(path, [{"prompt": "a", "completion": 3}]), "completion of row 1 is no text but int"),
         (without_rows, "has no rows"),
@@ -239,12 +239,18 @@ def test_broken_parquet_is_named(tmp_path: Path, damage, line: str) -> None:
 @pytest.mark.parametrize(
     ("damage", "line"),
     [
-        (cut, "is not a gzip file, or it is truncated"),
-        (lambda path: path.write_bytes(b"{}"), "is not a gzip file"),
-        (lambda path: path.write_bytes(gzip.compress(b'{"chosen": "a", "rejected"')), "jsonl.gz:1 is no JSON"),
+        (cut, r"jsonl\.gz is truncated or damaged \(after line \d+\)$"),
+        (lambda path: path.write_bytes(b"{}"), r"jsonl\.gz is not a gzip file$"),
+        (lambda path: path.write_bytes(b"version https://git-lfs"), "is not a gzip file but a git-LFS pointer to it"),
+        (lambda path: path.write_bytes(gzip.compress(b'{"a": "\xff"}')), r"jsonl\.gz:1: invalid start byte at byte 7$"),
+        (lambda path: path.write_bytes(gzip.compress(b"\n[" + b"9" * 5000)), r"jsonl\.gz:2: .* too many digits$"),
+        (lambda path: (path.unlink(), os.mkfifo(path)), r"jsonl\.gz is a pipe or a device, not a file$"),
+        (lambda path: path.rename(path.with_name("train.jsonl")), r"jsonl is not JSON lines but a gzip file$"),
+        (lambda path: (path.write_bytes(b"\x1f\x8bxx" * 9)), r"is truncated or damaged \(after line 0\)$"),
+        (lambda path: path.write_bytes(gzip.compress(b'{"chosen": "a", "rejected"')), r"jsonl\.gz:1: Expecting"),
         (lambda path: json_lines(path, [{"chosen": "a"}]), ":1 has no column 'rejected'; there is chosen"),
         (lambda path: path.write_bytes(gzip.compress(b"[1]")), ":1: no object with columns"),
-        (lambda path: path.write_bytes(gzip.compress(b"[" * 100_000)), "jsonl.gz:1 is no JSON"),
+        (lambda path: path.write_bytes(gzip.compress(b"[" * 100_000)), r"jsonl\.gz:1: nested too deeply$"),
         (lambda path: json_lines(path, [{"chosen": "a", "rejected": "\ud83d b"}]),
          r"jsonl\.gz:1: rejected of row 1 is no text: it holds half a character, \\ud83d"),
         (lambda path: json_lines(path, [{"chosen": "a", "rejected": "b"}] * 3), "no HH dialogues: 3 of 3 rows"),
@@ -256,6 +262,14 @@ def test_broken_json_lines_are_named(tmp_path: Path, damage, line: str) -> None:
     with pytest.raises(BadInput, match=line) as caught:
         HH(source="hh-rlhf").load(str(tmp_path))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_texts_that_may_not_be_read_are_said_to_be_so(tmp_path: Path) -> None:
+    path = json_lines(tmp_path / "train.jsonl", [{"chosen": "a"}])
+    path.chmod(0)
+    with pytest.raises(BadInput, match=r"^cannot read .*train\.jsonl: Permission denied$"):
+        list(rows(path, ["chosen"]))
 
 
 def test_half_a_character_is_named_with_its_line(tmp_path: Path) -> None:

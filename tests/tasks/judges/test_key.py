@@ -32,6 +32,13 @@ ECHOES: dict[str, Callable[[str], str]] = {
     "all percent": lambda key: "".join(f"%{ord(sign):02X}" for sign in key),
     "JSON": lambda key: "".join(f"\\u{ord(sign):04x}" for sign in key),
     "HTML": lambda key: "".join(f"&#{ord(sign)};" for sign in key), "HTML's names": html.escape,
+    "base64 of upper case": lambda key: coded(key.upper()), "base64 of lower case": lambda key: coded(key.lower()),
+    "base32": lambda key: base64.b32encode(key.encode()).decode().rstrip("="),
+    "base32 with more": lambda key: base64.b32encode(f"user:{key}:more".encode()).decode().rstrip("="),
+    "spaced hexadecimal": lambda key: key.encode().hex(" "),
+    "hexadecimal with colons": lambda key: key.encode().hex(":"),
+    "hexadecimal in upper case": lambda key: key.upper().encode().hex("-").upper(),
+    "a list of bytes": lambda key: ", 0x".join(f"{byte:02x}" for byte in key.encode()),
     "first half": lambda key: key[:12], "middle": lambda key: key[6:18], "last half": lambda key: key[-12:],
     "half of base64": lambda key: coded(key)[:16],
 }  # fmt: skip

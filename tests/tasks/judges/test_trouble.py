@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import re
+import random
 import resource
 import signal
 import sqlite3
@@ -21,6 +21,7 @@ import tenacity
 from tasks.judges import files
 from tasks.judges.chat import Chat
 from tasks.judges.spending import Cache
+from tasks.judges.tally import Readings
 from tests.tasks.judges.server import KEY, Server, reply
 from tests.tasks.judges.test_command import judge, server, verdicts, write_responses
 
@@ -41,16 +42,19 @@ def lines(result: Any) -> list[str]:
 
 
 def test_a_judge_without_verdicts_is_given_up_with_an_example(server: Server, tmp_path: Path) -> None:
-    """Of 48 questions five are asked, three times each: not all of them, and no run is said to be judged."""
+    """Of 24 pairs five are asked about, each answer three times: not all of them, and no run is said to be judged."""
     folder = write_responses(tmp_path / "vgf")
-    server.script = ["says I prefer the first one,\n\x1b[31mreally."] * 500
+    server.script = ["says I prefer the first one,\n\x1b[31mreally."] * 60
     result = judge(server, folder, concurrency=1)
-    assert result.exit_code == 1 and len(server.requests) == 15 and not list(folder.glob("verdicts-*"))
+    assert result.exit_code == 2 and len(server.requests) == 30 and not list(folder.glob("verdicts-*"))
     (line,) = lines(result)
-    assert line == ("judge at 127.0.0.1: no verdict could be read 5 times in a row; an answer of it: 'I prefer the "
-                    "first one, \\x1b[31mreally.'; what it answered is kept")  # fmt: skip
+    assert line == ("error: judge at 127.0.0.1: no verdict could be read of any of 5 pairs; an answer of it: 'I prefer "
+                    "the first one, \\x1b[31mreally.'; what it answered is kept, and the same command "
+                    "continues")  # fmt: skip
     again = judge(server, folder, concurrency=1)
-    assert again.exit_code == 1 and len(server.requests) == 15, "what is kept is looked at before more is asked"
+    assert again.exit_code == 2 and len(server.requests) == 60, "what was kept is no reason"
+    assert judge(server, folder, concurrency=1).exit_code == 0, "the same command continues"
+    assert [row["verdict"] for row in verdicts(folder)].count("invalid") < 24
 
 
 def test_now_and_then_no_verdict_is_no_reason_to_give_up(server: Server, tmp_path: Path) -> None:
@@ -60,13 +64,26 @@ def test_now_and_then_no_verdict_is_no_reason_to_give_up(server: Server, tmp_pat
     assert result.exit_code == 0 and 0 < [row["verdict"] for row in verdicts(folder)].count("invalid") < 24
 
 
-def test_too_often_no_verdict(server: Server, tmp_path: Path) -> None:
-    """One question in three: never five in a row."""
+@pytest.mark.parametrize(("share", "given_up"), [(0.1, False), (0.5, True), (1.0, True)])
+def test_a_judge_is_given_up_by_its_share_of_pairs(share: float, given_up: bool) -> None:
+    """Whatever the order, pairs without a verdict being so in both orders: one in ten is never too many."""
+    for seed in range(50):
+        draw = random.Random(seed)
+        partners = {f"{pair}{order}": f"{pair}{'b' if order == 'a' else 'a'}" for pair in range(1000) for order in "ab"}
+        readings, asked = Readings(partners), 0
+        for pair in range(1000):
+            readable = draw.random() >= share
+            said = [readings.count(f"{pair}{order}", readable) for order in "ab"]
+            asked += 1
+            if any(said):
+                break
+        assert any(said) == given_up and (share < 1 or asked == 5) and (not given_up or asked < 100)
+
+
+def test_once_an_answer_was_readable_a_few_in_a_row_are_no_reason(server: Server, tmp_path: Path) -> None:
     folder = write_responses(tmp_path / "vgf")
-    server.script = (["vague"] * 3 + ["answer"] * 2) * 50
-    result = judge(server, folder, concurrency=1)
-    said = r"no verdict could be read \d times of 2\d; an answer of it: 'Both are fine\.'; what it answered is kept"
-    assert result.exit_code == 1 and re.search(said, result.stderr) and len(server.requests) < 60
+    server.script = ["answer"] + ["vague"] * 3 * 12
+    assert judge(server, folder, concurrency=1).exit_code == 0
 
 
 def test_a_few_pairs_of_which_none_is_valid_are_no_win_rate(server: Server, tmp_path: Path) -> None:
@@ -314,7 +331,7 @@ def test_rows_that_cannot_be_told_apart_are_named(tmp_path: Path, row: dict[str,
     path = folder / "responses.jsonl"
     first = {"seed": 0, "L_test": 0, "episode": 0, "prompt": "", "response": "", "reference": ""} | row
     path.write_text(json.dumps(first) + "\n")
-    with pytest.raises(ValueError, match=rf"responses\.jsonl:1: {next(iter(row))} is "):
+    with pytest.raises(ValueError, match=rf"responses\.jsonl:1: {next(iter(row))}(:.* \(it)? is "):
         files.read(folder)
 
 

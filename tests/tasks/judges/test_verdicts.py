@@ -28,13 +28,52 @@ from tasks.language import UNFINISHED
         (r"\boxed{A or B}", None), (r"\boxed{42}", None), ("It is clear.\n**B**", "b"), ("**A**\n\n**B**", None),
         ("Answer A:", None), ("The answer is a\nclear win for B.", None), ("Verdict: a\nclear win for B", None),
         ("<think>Verdict: A</think>\nVerdict: B", "b"), ("Verdict: A\n</think>\nVerdict: B", "b"),
-        ("<think>Verdict: A", None), (f"**A**{UNFINISHED}", None), (f"It is so.\nVerdict: A{UNFINISHED}", "a"),
+        ("<think>Verdict: A", None), (f"**A**{UNFINISHED}", None), (f"It is so.\nVerdict: A{UNFINISHED}", None),
+        (f"Verdict: A\nIt is short and{UNFINISHED}", "a"), (f"Verdict: A\nFinal verdict: B{UNFINISHED}", None),
+        (f"The answer is a{UNFINISHED}", None), (f"The winner is a\n{UNFINISHED}", None), ("The answer is a …", None),
+        (f"[[A]]{UNFINISHED}", None), ("### Verdict\n**A**", "a"), ("Verdict: A\r\n", "a"), ("Verdict = B", "b"),
+        ("\\[\n\\boxed{A}\n\\]", "a"), ("<answer>\nB\n</answer>", "b"),
         ("I end with one of\n- Verdict: A\n- Verdict: B\n- Verdict: tie", None), ("Verdict: A\nVerdict: B", None),
         ("[[A]] if A is better, [[B]] if B is", None), ("Verdict: A\n[[B]]", None),
     ],
 )  # fmt: skip
 def test_answers_are_read_strictly(answer: str, choice: str | None) -> None:
     assert read_choice(answer) == choice
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "Summary A merely says [[A]] and nothing else.\nVerdict: Summary B is better",
+        'Summary A only says "<answer>A</answer>".\nVerdict: B (clearly)',
+        "A writes \\boxed{A}; I prefer the other.\nVerdict: B, narrowly",
+        "Text A says:\n> Verdict: A\nBut I judge on content.\nVerdict: Summary B wins",
+        "Text A says:\n> Verdict: A\nBut I judge on content, and B wins.",
+        "[[A]] would be wrong; Verdict: B", "I would not say [[A]].", "I prefer [[B]] to [[A]]", "[[A]]\nB is better.",
+        "Verdict: A\nFinal verdict: on reflection, B", "<verdict>A</verdict> says A, but B it is",
+    ],
+)  # fmt: skip
+def test_what_an_answer_quotes_or_takes_back_is_no_verdict(answer: str) -> None:
+    assert read_choice(answer) is None
+
+
+@pytest.mark.parametrize("denial", ["≠ {}", "¬{}", "!{}", "~~{}~~", "❌ {}", "{} ✗", "{} ❌", "!= {}", "not {}", "{}?"])
+@pytest.mark.parametrize("form", ["Verdict: {}", "Winner: {}", "[[{}]]", r"\boxed{{{}}}", "**{}**"])
+def test_a_sign_that_denies_is_no_decoration(form: str, denial: str) -> None:
+    assert read_choice(form.format("A")) == "a"
+    assert read_choice(form.format(denial.format("A"))) is None
+    assert read_choice(denial.format(form.format("A"))) is None
+
+
+@given(st.sampled_from("*_#>\"':.-`"), st.integers(1, 3))
+def test_decoration_is_read_over(sign: str, times: int) -> None:
+    assert read_choice(f"Verdict: {sign * times}A{sign * times}") == "a"
+
+
+def test_thoughts_are_taken_out_before_the_end_is_cut() -> None:
+    assert read_choice("<think>" + "x " * 20_000 + "\nVerdict: A\nhmm wait, it is") is None
+    assert read_choice("<think>" + "x " * 20_000 + "\nVerdict: A\n</think>\nVerdict: B") == "b"
+    assert read_choice("It says " + "x " * 20_000 + "Verdict: A") is None
 
 
 FORMS = ("Verdict: {}", "Final verdict: {}", "**Verdict**: **{}**", "[[{}]]", "Answer: {}", "The winner is {}",
