@@ -16,7 +16,7 @@ from pathlib import Path
 from threading import Lock, Semaphore
 from typing import Any
 
-from core.files import write_text
+from core.files import read_plain, write_text
 from harness import provenance, record
 from harness.artifact import Author
 from harness.ending import Interrupted, Stop, is_expected, is_of_one_run, summary
@@ -170,10 +170,17 @@ class Executor:
                 continue
             online = before.get("online") if before else None
             if online and online["continues"] == run.fingerprint:
-                stages = folder / "stages"
-                last = stages.read_text().split()[-1:] if stages.exists() else []
+                last = _noted_stages(folder)[-1:]
                 found += [folder, *(self.results / "artifacts" / fingerprint for fingerprint in last)]
         return found
+
+
+def _noted_stages(folder: Path) -> list[str]:
+    """Fingerprints of the stages that a run's folder names; none where they cannot be read."""
+    try:
+        return read_plain(folder / "stages").decode("ascii").split()
+    except (OSError, UnicodeDecodeError):
+        return []
 
 
 def _carry_out(members: Sequence[Member]) -> None:

@@ -137,7 +137,7 @@ class Agent:
         """All episodes of the first `step` steps of training; one that the end or a resumed session broke off counts
         as truncated."""
         rows = step // self.recipe.abreast
-        with np.load(self.place / "buffer.npz") as file:
+        with self._reading("buffer.npz"), np.load(self.place / "buffer.npz") as file:
             seen = {name: file[name][:rows] for name in _BUFFER}
             breaks = np.isin(np.arange(rows) + 1, [*(file["resumed"] // self.recipe.abreast), rows])
         episodes = []
