@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import pickle
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -97,7 +98,7 @@ class Agent:
         try:
             yield
         except (OSError, EOFError, KeyError, ValueError, RuntimeError, AttributeError, pickle.UnpicklingError,
-                zipfile.BadZipFile) as error:  # fmt: skip
+                zipfile.BadZipFile, zlib.error) as error:  # fmt: skip
             raise BadInput(f"{self.place}: {name} cannot be read ({reason(error)[:160]}); delete the folder to train "
                            "anew") from error  # fmt: skip
 
