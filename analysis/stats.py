@@ -29,7 +29,6 @@ from analysis.runs import RecordError
 from analysis.select import ORACLE, Endpoint, Rule
 from analysis.significance import ALPHA, Comparison
 from analysis.statistics import Estimate, coverage, stratified_coverage
-from core.options import filled
 
 WIDTH = 100
 DASH = "\N{EM DASH}"
@@ -41,24 +40,19 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 @app.command()
 def main(
     results: Annotated[Path, typer.Argument(parser=folder, help="The folder that holds runs/.")] = Path("results"),
-    compare: Annotated[
-        str | None, typer.Option(help="Methods, e.g. vgf,fql: the first against each of the others.")
-    ] = None,
+    compare: Annotated[str, typer.Option(help="Methods, e.g. vgf,fql: the first against each of the others.")] = "",
     out: Annotated[Path | None, typer.Option(parser=folder, help="A folder; RESULTS/tables if unset.")] = None,
     endpoint: Annotated[str, typer.Option(help="last, last-10 or steps=800k,900k,1m.")] = "last",
     select: Annotated[str, typer.Option(help="fixed:1, fixed:w=0.02,N=4, held-out or oracle.")] = "held-out",
     which: Annotated[list[str] | None, typer.Option("--run", help="Of several: fingerprint or K=V.")] = None,
 ) -> None:
     """Welch, Mann-Whitney, tests paired over start states, signed ranks over tasks; Holm and Benjamini-Hochberg."""
-    for option, text in (("--compare", compare), *(("--run", one) for one in which or ())):
-        if text is not None:
-            filled(option, text)
     console = screen(WIDTH)
     place = prepare(out or results / "tables")
     terms = Terms(Endpoint.parse(endpoint), Rule.parse(select), runs=tuple(which or ()))
     records = load(results)
     cells = measured(records, terms)
-    names = _methods(compare or "", sorted({key[2] for key in cells}))
+    names = _methods(compare, sorted({key[2] for key in cells}))
     absent = [name for name in names if missing(cells, name)]
     if absent:
         there = ", ".join(sorted({key[2] for key in cells})) or "none with an evaluation"

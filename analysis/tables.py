@@ -88,8 +88,7 @@ def main(
         raise RecordError(f"--correct {correct} is none of {', '.join(CORRECTIONS)}")
     if not 0 < margin < math.inf:
         raise RecordError(f"--margin {margin:g}: a number of points above 0")
-    for option, text in (("--paper", paper), *(("--run", one) for one in which or ())):
-        filled(option, text)
+    filled("--paper", paper)
     terms = Terms(Endpoint.parse(endpoint), Rule.parse(select), margin, correct, tuple(which or ()))
     beside(results, prepare(out or results / "tables" / "paper"), published or FOLDER, paper, terms, console)
 
