@@ -1,4 +1,8 @@
-"""Turns records into tables, figures and statistics. It reads files alone."""
+"""Turns records into tables, figures and statistics.
+
+It reads files and runs nothing. Of the other packages it uses `core`, the names of suites (`tasks.SUITES`: `missing`
+writes commands) and the theory's distance and bound (`methods.particles`: `scaling` compares particles with them).
+"""
 
 import runpy
 import sys

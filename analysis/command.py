@@ -8,25 +8,16 @@ from __future__ import annotations
 
 import os
 import tempfile
-from pathlib import Path
 from typing import NoReturn
 
-from core import command
+from core import account, command
 
 
 def main(place: str) -> NoReturn:
     """Runs the typer application at "module:attribute"; see `core.command.main`."""
     os.environ["MPLBACKEND"] = "agg"
-    if _homeless() and not os.environ.get("MPLCONFIGDIR"):
+    if account.homeless() and not os.environ.get("MPLCONFIGDIR"):
         with tempfile.TemporaryDirectory(prefix="matplotlib-") as folder:
             os.environ["MPLCONFIGDIR"] = folder
             command.main(place)
     command.main(place)
-
-
-def _homeless() -> bool:
-    try:
-        Path.home()
-    except RuntimeError:  # no HOME, and a user whom the system does not know
-        return True
-    return False

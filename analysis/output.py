@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import typer
 from rich.console import Console
 
 from analysis.runs import RecordError
+from core import options
 from core.files import sweep, write_text
 from core.records import file_name
 from core.text import printable
@@ -22,10 +22,8 @@ _FORMULA = re.compile(r"\s*[=+\-@]")
 
 
 def folder(name: str | Path) -> Path:
-    """The folder that an option names. Raises: typer.BadParameter: it is empty, which would mean the current one."""
-    if not str(name).strip():
-        raise typer.BadParameter("is empty; the current folder is '.'")
-    return Path(name)
+    """The folder that an option names; see `core.options.path`."""
+    return options.path(name)
 
 
 def prepare(out: Path) -> Path:

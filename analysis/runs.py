@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import io
 import os
+import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -107,7 +109,7 @@ class Run:
 def read_run(folder: Path) -> Run:
     """run.json of a folder, checked. Raises: BadInput naming the file and what is wrong with it."""
     meta = _meta(folder)
-    alive = held(folder / "lock") if meta["status"] == "running" else None
+    alive = alive_in(folder) if meta["status"] == "running" else None
     if alive is False:
         meta = _meta(folder)  # it may have ended between the two looks
     status = KILLED if alive is False and meta["status"] == "running" else meta["status"]
@@ -131,6 +133,18 @@ def _meta(folder: Path) -> Mapping[str, Any]:
         if not (knob.isascii() and knob.isidentifier() and len(knob) <= LONGEST_KNOB) or knob in TAKEN:
             raise RecordError(f"{path}: knobs: no knob can be called {shown(knob)}")
     return _clean(record, str(path))
+
+
+def alive_in(folder: Path) -> bool | None:
+    """Whether a process writes a run's folder; None where that cannot be found out, as where `owner` ("PID HOST") names
+    another host: a lock that is held there is free in a copy, and on a file system that keeps locks to each host."""
+    found = held(folder / "lock")
+    if found is False:
+        with contextlib.suppress(OSError):
+            _, _, host = read_plain(folder / "owner").decode(errors="replace").partition(" ")
+            if host.strip() not in ("", platform.node()):
+                return None
+    return found
 
 
 def held(lock: Path) -> bool | None:

@@ -45,6 +45,7 @@ from analysis.select import FIXED, HELD_OUT, ORACLE, Endpoint, Rule, scores
 from analysis.significance import CORRECTIONS
 from analysis.statistics import coverage
 from core.files import write_text
+from core.options import filled
 
 WIDTH = 100
 TASKS_ABREAST = 3
@@ -87,6 +88,7 @@ def main(
         raise RecordError(f"--correct {correct} is none of {', '.join(CORRECTIONS)}")
     if not 0 < margin < math.inf:
         raise RecordError(f"--margin {margin:g}: a number of points above 0")
+    filled("--paper", paper)
     terms = Terms(Endpoint.parse(endpoint), Rule.parse(select), margin, correct, tuple(which or ()))
     beside(results, prepare(out or results / "tables" / "paper"), published or FOLDER, paper, terms, console)
 

@@ -1,4 +1,5 @@
-"""The ground floor: errors, files that are whole or absent, JSON from strangers, plain text, how a command ends.
+"""What every package here may import: errors, files that are whole or absent, strict reading of JSON, memory, plain
+text, how a command ends.
 
-Every room may import it. It imports the standard library alone, but for `records`, which validates with pydantic.
+It imports the standard library alone, but for `records`, which validates with pydantic, and `options` (typer).
 """

@@ -12,10 +12,18 @@ def settle() -> None:
     """Gives this process a home directory and a user's name where the system has none. Libraries ask for both as they
     are imported, and raise."""
     entry = _entry()
-    if not os.environ.get("HOME"):
-        os.environ["HOME"] = entry[1] if entry else NO_HOME
+    os.environ["HOME"] = _home(entry)
     if entry is None and not any(map(os.environ.get, ("LOGNAME", "USER", "LNAME", "USERNAME"))):
         os.environ["USER"] = f"user{os.getuid()}"
+
+
+def homeless() -> bool:
+    """Whether nobody named a home directory for this process."""
+    return _home(_entry()) == NO_HOME
+
+
+def _home(entry: tuple[str, str] | None) -> str:
+    return os.environ.get("HOME") or (entry[1] if entry else NO_HOME)
 
 
 def _entry() -> tuple[str, str] | None:

@@ -3,7 +3,7 @@
 A command's file holds no more than
 
     if __name__ == "__main__":
-        main("analysis.tables_command:app")
+        main("harness.run_command:app")
 
 so that its imports, which take seconds, happen in here, too.
 """

@@ -11,6 +11,11 @@ class Absent(BadInput):
     """What is asked for is fine, but not there yet; the line says how to have it."""
 
 
+def cause(error: OSError) -> str:
+    """What the system says of a file, for a line that names the file itself."""
+    return error.strerror or reason(error)
+
+
 def reason(error: BaseException) -> str:
     """One line that says what an error is about; its kind where it has no words of its own."""
     if isinstance(error, OSError) and error.strerror:

@@ -10,14 +10,13 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from core.memory import amount, host_memory
 from harness.config import LARGEST
 from harness.engine import engine_of
-from harness.memory import amount, host_memory
 from harness.plan import RunNode
 from methods.core import BadInput
+from tasks.sizes import CHEAP_SIMULATOR, SIMULATOR
 
-CHEAP_SIMULATOR = 4e3  # bytes, at least
-SIMULATOR = 5e5  # bytes, at least, of one in a process with others: results/measured/simulators_cpu.csv, mb_further
 ROW = 30  # bytes of a row of episodes.csv, at least
 
 

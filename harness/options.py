@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from core import options
 from harness.config import LARGEST
 from methods.core import BadInput
 
@@ -63,10 +64,7 @@ def parts(name: str, text: str, of: str) -> list[str]:
     Raises:
       BadInput: there are none.
     """
-    found = list(dict.fromkeys(filter(None, map(str.strip, text.split(",")))))
-    if text and not found:
-        raise BadInput(f"{flag(name)} {text!r} names no {of}")
-    return found
+    return options.parts(flag(name), text, of) if text else []
 
 
 def check_out(path: Path) -> None:

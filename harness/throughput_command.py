@@ -24,10 +24,10 @@ from rich.table import Table
 import methods
 from core.command import guarded
 from core.files import write_text
+from core.memory import amount, host_memory
 from harness import options
 from harness.config import LARGEST
 from harness.measure import ROWS, Measurement, distinct_stages, measure
-from harness.memory import amount, host_memory
 from harness.numerics import pin
 from harness.train import device_memory, device_summary, least_bytes
 from methods.core import BadInput, Method, Stage, TaskSpec

@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from core.memory import amount, host_memory
 from harness.ending import NotFinite
-from harness.memory import amount, host_memory
 from harness.numerics import flags
 from methods.core import Array, BadInput, Columns, Key, Method, Stage, State
 from methods.learner import part_key

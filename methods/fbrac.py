@@ -32,8 +32,8 @@ from methods.samplers import FlowDraws, FlowSampler
 
 @dataclass(frozen=True)
 class FBRACConfig(ControlConfig):
-    """FBRAC's settings. `alpha` was tuned per environment in print; published values are of other protocols
-    (docs/methods.md), so ours is a start."""
+    """FBRAC's settings. Papers tune `alpha` for each environment, under other protocols (docs/methods.md), so ours is a
+    start."""
 
     activation: Literal["relu", "gelu"] = "gelu"  # of critic and flow
     flow_steps: Repeats = 10  # Euler steps

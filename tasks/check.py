@@ -34,6 +34,7 @@ from rich.table import Column, Table
 import tasks
 from core.errors import reason
 from core.files import expanded
+from core.options import filled, parts
 from core.text import printable
 from methods.core import Absent, BadInput
 from tasks.collect_d4rl import fewest
@@ -119,7 +120,7 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def main(
     suites: Annotated[list[str] | None, typer.Argument(help=f"of {', '.join(tasks.SUITES)}; default: all")] = None,
-    patterns: Annotated[str, typer.Option("--tasks", help="comma-separated names or globs")] = "",
+    patterns: Annotated[str | None, typer.Option("--tasks", help="comma-separated names or globs")] = None,
     data: Annotated[
         str, typer.Option(help="auto, download, generate or a file: which of a task's files to look at")
     ] = "auto",
@@ -133,8 +134,8 @@ def main(
     out.width = max(out.width, 140)  # as wide as the table, where the output is no terminal
     columns = ("transitions", "episodes", "return: mean (least, most)", "terminal %", "verdict", "from")
     table = Table(Column("task", no_wrap=True), *columns[:-1], Column(columns[-1], overflow="fold"))
-    globs = [pattern.strip() for pattern in patterns.split(",") if pattern.strip()]
-    if data not in ("auto", "download", "generate") and not exists(expanded(Path(data))):
+    globs = [] if patterns is None else parts("--tasks", patterns, "task")
+    if filled("--data", data) not in ("auto", "download", "generate") and not exists(expanded(Path(data))):
         raise BadInput(f"no such file: {data} (--data takes auto, download, generate or a path)")
     alone = len(suites or []) == 1
     chosen = [task for suite in suites or list(tasks.SUITES) for task in _tasks(suite, globs, alone)]
@@ -174,10 +175,10 @@ def main(
     raise typer.Exit(1 if wrong else 0)
 
 
-def told(error: Exception) -> str:
+def told(error: Exception, doing: str = "loading it") -> str:
     """What a task failed of, in one line; its kind, where it is none that was thought of."""
     if isinstance(error, MemoryError):
-        return "out of memory loading it"
+        return f"out of memory {doing}"
     return reason(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {reason(error)}"
 
 

@@ -33,12 +33,15 @@ import numpy as np
 import typer
 
 from core import files, strict_json
+from core.options import path as place
 from methods.core import BadInput
-from tasks import data_files
-from tasks.fetch import atomic_write, console, locked
+from tasks import data_files, sizes
+from tasks.fetch import atomic_write, locked
 from tasks.progress import bar
+from tasks.screen import say
 from tasks.simulators import cores, die_with_parent, lean_children
 
+STATE = 280  # bytes, at least, of a state in a file: cube-single's
 SHARD = 5  # episodes a shard: the unit of work, and what a kill can cost each worker
 NOISE, NOISE_SMOOTHING = 0.1, 0.5  # of the oracle's plan: scale, and width (steps) of its Gaussian filter
 P_STACK = {"single": (0.0, 0.0), "double": (0.0, 0.25), "triple": (0.05, 0.35), "quadruple": (0.1, 0.5)}
@@ -170,15 +173,18 @@ def collect(
       KeyboardInterrupt: stopped; what is finished stays.
     """
     _check_known(dataset)
-    for name, value, least in (("episodes", episodes, 1), ("seed", seed, 0), ("steps", steps, 2),
-                               ("workers", 1 if workers is None else workers, 1)):  # fmt: skip
-        if value < least:
-            raise BadInput(f"{name} must be at least {least}, not {value}")
+    for name, value, least in (("episodes", episodes, 1), ("seed", seed, 0), ("steps", steps, 2)):
+        sizes.check_number(name, value, least)
+    if workers is not None:
+        sizes.check_workers("workers", workers)
     if out.suffix != ".npz":
         raise BadInput(f"--out must end in .npz: {out}")
     recipe = Recipe(dataset, episodes, seed, steps)
-    parts = Path(f"{out}.parts")
-    val = out.with_name(f"{out.stem}-val.npz")
+    parts, val = Path(f"{out}.parts"), out.with_name(f"{out.stem}-val.npz")
+    if not (out.exists() and val.exists()):
+        about, size = f"{episodes} episodes of {steps} states", float(STATE) * episodes * steps
+        sizes.check_memory(about, size)
+        sizes.check_disk(about, size, out.parent)
     with locked(out, "collecting"):
         if out.exists() and val.exists():
             if recipe_of(out) != asdict(recipe):
@@ -205,7 +211,7 @@ def begin(place: Path, recipe: Mapping[str, Any], holds: str, advice: str) -> No
     Raises:
       BadInput: something else is being made there, or what is noted cannot be read.
     """
-    from tasks.shapes import check  # late: processes that only simulate need no pydantic
+    from core.records import check  # late: processes that only simulate need no pydantic
 
     settings = place / "recipe.json"
     files.sweep(place)
@@ -215,7 +221,7 @@ def begin(place: Path, recipe: Mapping[str, Any], holds: str, advice: str) -> No
     try:
         found = check(strict_json.read(settings), dict[str, Any], str(settings))
     except OSError as error:
-        raise BadInput(f"cannot read {settings}: {error.strerror or error}") from error
+        raise data_files.unreadable(settings, error) from error
     for key, value in recipe.items():
         if found.get(key) != value:
             raise BadInput(f"{place} {holds} {key} {found.get(key)}, not {value}; {advice}")
@@ -256,7 +262,8 @@ def recipe_of(path: Path) -> Mapping[str, Any]:
     recipe = data_files.npz(path, ["recipe"]).get("recipe")
     if recipe is None:
         return {}
-    from tasks.shapes import RecipeRecord, check
+    from core.records import check
+    from tasks.shapes import RecipeRecord
 
     return check(strict_json.parse(str(recipe), f"{path}: recipe"), RecipeRecord, f"{path}: recipe")
 
@@ -275,7 +282,9 @@ def main(
     dataset: Annotated[str, typer.Argument(help="For example cube-single-play-v0 or d4rl/hopper-medium.")],
     out: Annotated[
         Path | None,
-        typer.Option(help="The .npz file to make, of OGBench's: required; the validation file lies beside it."),
+        typer.Option(
+            parser=place, help="The .npz file to make, of OGBench's: required; the validation file lies beside it."
+        ),
     ] = None,
     episodes: Annotated[
         int | None, typer.Option(help="Of training, default 1000; a tenth more for validation.")
@@ -295,11 +304,10 @@ def main(
         for name, value in (scripted if of_d4rl else learned).items():
             if value is not None:
                 raise BadInput(f"--{name} has no meaning for {dataset}")
-        console.print(f"made {_learned(dataset, seed, learned) if of_d4rl else _scripted(dataset, seed, **scripted)}",
-                      markup=False)  # fmt: skip
+        say(f"made {_learned(dataset, seed, learned) if of_d4rl else _scripted(dataset, seed, **scripted)}")
     except KeyboardInterrupt:
         where = "the agent's last snapshot" if of_d4rl else f"what is in {out}.parts"
-        console.print(f"stopped; the same command continues from {where}", markup=False)
+        say(f"stopped; the same command continues from {where}")
         # Python 3.11 may wait for ever for a pool whose worker was killed: not more than 5 s
         (watchdog := threading.Timer(5.0, os._exit, (130,))).daemon = True
         watchdog.start()

@@ -23,7 +23,7 @@ import numpy as np
 from core.errors import reason
 from methods import nearest
 from methods.core import BadInput
-from tasks import data_files, minari_data
+from tasks import data_files, minari_data, sizes
 from tasks.d4rl_agent import SNAPSHOT_EVERY, Act, Agent, Recipe
 from tasks.d4rl_simulators import SIMULATORS
 from tasks.fetch import atomic_write, locked
@@ -69,10 +69,11 @@ def collect(
     least_steps = 2 * snapshot_every
     for name, value, least in (("--training-steps", training_steps, least_steps), ("--transitions", transitions, 1),
                                ("--seed", seed, 0)):  # fmt: skip
-        if value < least:
-            raise BadInput(f"{name} must be at least {least}, not {value}")
+        sizes.check_number(name, value, least)
     environment = dataset.partition("-")[0]
     recipe, identity = Recipe.of(environment, seed, snapshot_every), dataset_id(dataset)
+    if minari_data.metadata_of(identity) is None:
+        _check_sizes(environment, training_steps, transitions)
     recorded = {**asdict(recipe), "training_steps": training_steps, "transitions": transitions}
     with locked(minari_data.folder(identity), "collecting"):
         if (metadata := minari_data.metadata_of(identity)) is not None:
@@ -92,6 +93,14 @@ def collect(
              "medium_step": chosen.medium_step, "expert_step": chosen.expert_step, "algorithm_name": "SAC",
              "description": f"{about}, made with D4RL's recipe at a smaller scale; not D4RL v2."},
         )  # fmt: skip
+
+
+def _check_sizes(environment: str, training_steps: int, transitions: int) -> None:
+    """Refuses numbers that cannot be held. Raises: BadInput."""
+    row = 4.0 * (SIMULATORS[environment].obs_dim + SIMULATORS[environment].action_dim + 1)
+    for name, count in (("training-steps", training_steps), ("transitions", transitions)):
+        sizes.check_memory(f"--{name} {count}: they", row * count)
+        sizes.check_disk(f"--{name} {count}: they", row * count, minari_data.root())
 
 
 def _episodes(

@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 import gymnasium
 import numpy as np
 
+from core import files
 from methods import nearest
 from methods.core import Absent, BadInput, TaskSpec
 from tasks import data_files, fetch, minari_data, minari_tasks, physics, scores
@@ -32,6 +33,7 @@ from tasks.d4rl_simulators import SIMULATORS
 from tasks.lockstep import MakeRules
 from tasks.minari_data import Episode
 from tasks.minari_tasks import MinariTask
+from tasks.screen import say
 from tasks.simulators import Clone
 
 HOST = "http://rail.eecs.berkeley.edu/datasets/offline_rl"
@@ -193,7 +195,7 @@ class D4RLTask:
         if data not in ("auto", "download", "generate"):
             path = self._given(data)
             data_files.check_file(path)
-            identity = f"given/{self.name.removesuffix('-v2')}-{fetch.digest(path)[:12]}-v0"
+            identity = f"given/{self.name.removesuffix('-v2')}-{files.digest(path)[:12]}-v0"
             self._import(path, identity, "given")
             fetch.sha256(path)  # refuses a file that was another when it was first used
             return identity
@@ -248,8 +250,8 @@ class D4RLTask:
             with data_files.within_memory(path):
                 episodes, rows = self._episodes(path)
             kept = sum(len(episode.rewards) for episode in episodes)
-            fetch.console.print(f"{self.name}: importing {path} as {identity}, once", markup=False)
-            source = {"file": path.name, "sha256": fetch.digest(path), "origin": origin, "url": fetch.had_from(path)}
+            say(f"{self.name}: importing {path} as {identity}, once")
+            source = {"file": path.name, "sha256": files.digest(path), "origin": origin, "url": fetch.had_from(path)}
             minari_data.write(
                 identity, episodes, None,
                 {"source": {**source, "rows": rows, "dropped": rows - kept},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import pickle
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -97,7 +98,7 @@ class Agent:
         try:
             yield
         except (OSError, EOFError, KeyError, ValueError, RuntimeError, AttributeError, pickle.UnpicklingError,
-                zipfile.BadZipFile) as error:  # fmt: skip
+                zipfile.BadZipFile, zlib.error) as error:  # fmt: skip
             raise BadInput(f"{self.place}: {name} cannot be read ({reason(error)[:160]}); delete the folder to train "
                            "anew") from error  # fmt: skip
 
@@ -137,7 +138,7 @@ class Agent:
         """All episodes of the first `step` steps of training; one that the end or a resumed session broke off counts
         as truncated."""
         rows = step // self.recipe.abreast
-        with np.load(self.place / "buffer.npz") as file:
+        with self._reading("buffer.npz"), np.load(self.place / "buffer.npz") as file:
             seen = {name: file[name][:rows] for name in _BUFFER}
             breaks = np.isin(np.arange(rows) + 1, [*(file["resumed"] // self.recipe.abreast), rows])
         episodes = []

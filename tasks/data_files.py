@@ -20,8 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from core.errors import reason
+from core.errors import cause, reason
 from core.files import expanded
+from core.memory import amount, available_memory
+from core.options import filled
 from methods.core import BadInput
 
 FOLDERS = {  # the variable that moves a folder of datasets -> where it is without it
@@ -47,11 +49,10 @@ def folder(variable: str) -> Path:
     Raises:
       BadInput: it is in a home, and this user has none.
     """
-    text = os.environ.get(variable) or FOLDERS[variable]
     try:
-        return Path(text).expanduser()
-    except RuntimeError:
-        raise BadInput(f"{text}: no home folder is known here; set {variable} to a folder for datasets") from None
+        return expanded(Path(os.environ.get(variable) or FOLDERS[variable]))
+    except BadInput as error:
+        raise BadInput(f"{error}; set {variable} to a folder for datasets") from None
 
 
 def elsewhere(path: Path) -> str:
@@ -69,7 +70,7 @@ def given(data: str, wanted: str) -> Path:
     Raises:
       BadInput: there is none, it leads nowhere, or it is a folder.
     """
-    path = expanded(Path(data))
+    path = expanded(Path(filled("--data", data)))
     if not exists(path):
         raise BadInput(f"no such file: {data} (--data takes {wanted})")
     if path.is_dir():
@@ -94,7 +95,12 @@ def exists(path: Path) -> bool:
     except ValueError:  # a null byte
         return False
     except OSError as error:
-        raise BadInput(f"cannot read {path}: {error.strerror}") from None
+        raise unreadable(path, error) from None
+
+
+def unreadable(path: Path, error: OSError) -> BadInput:
+    """The one line for a file or folder that the system does not let us read."""
+    return BadInput(f"cannot read {path}: {cause(error)}")
 
 
 def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
@@ -128,7 +134,7 @@ def _head(path: Path) -> bytes:
         with path.open("rb") as file:
             return file.read(512)
     except OSError as error:
-        raise BadInput(f"cannot read {path}: {error.strerror or error}") from error
+        raise unreadable(path, error) from error
 
 
 def other_format(path: Path) -> str:
@@ -142,19 +148,6 @@ def other_format(path: Path) -> str:
 # ---- memory ----
 
 
-def available_memory() -> int | None:
-    """Bytes that a process can still get, swap included; None where the system does not tell."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        found = {name: int(rest.split()[0]) * 1024 for name, _, rest in (line.partition(":") for line in lines)}
-        free = found["MemAvailable"] + found["SwapFree"]
-    except (OSError, ValueError, KeyError, IndexError):
-        return None
-    with contextlib.suppress(OSError, ValueError):  # of a container; "max" where there is none
-        free = min(free, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return free
-
-
 def check_memory(path: Path, size: int) -> None:
     """Refuses numbers of `size` bytes that no memory here can hold.
 
@@ -163,7 +156,7 @@ def check_memory(path: Path, size: int) -> None:
     """
     free = available_memory()
     if free is not None and size > free:
-        raise BadInput(f"{path}: its numbers would take {gigabytes(size)}; {gigabytes(free)} of memory are free")
+        raise BadInput(f"{path}: its numbers would take {amount(size)}; {amount(free)} of memory are free")
 
 
 @contextlib.contextmanager
@@ -183,13 +176,8 @@ def too_large(path: Path) -> BadInput:
     """The one line for a dataset at which memory ran out."""
     size = sum(file.stat().st_size for file in path.rglob("*")) if path.is_dir() else path.stat().st_size
     free = available_memory()
-    have = "" if free is None else f" ({gigabytes(free)} of memory are free)"
-    return BadInput(f"{path}: out of memory loading it; it has {gigabytes(size)} on disk{have}")
-
-
-def gigabytes(size: float) -> str:
-    """Such a number of bytes in words."""
-    return f"{size / 1e9:,.1f} GB" if size >= 1e8 else f"{size / 1e6:,.1f} MB"
+    have = "" if free is None else f" ({amount(free)} of memory are free)"
+    return BadInput(f"{path}: out of memory loading it; it has {amount(size)} on disk{have}")
 
 
 # ---- numbers ----
@@ -304,7 +292,7 @@ def npz(path: Path, wanted: Collection[str] | None = None) -> dict[str, np.ndarr
     except MemoryError as error:
         raise too_large(path) from error
     except OSError as error:
-        raise BadInput(f"cannot read {path}: {error.strerror or error}") from error
+        raise unreadable(path, error) from error
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
         raise BadInput(f"{path} {why_not_npz(path)}") from error
 
@@ -333,6 +321,6 @@ def _declared(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> in
     packed = info.compress_size * (1 if info.compress_type == zipfile.ZIP_STORED else _MOST_DEFLATED)
     holds = min(info.file_size - start, packed, path.stat().st_size * _MOST_DEFLATED)
     if size > holds:
-        raise BadInput(f"{path}: {name} is said to be of shape {shape}, {gigabytes(size)}; the file holds "
-                       f"{gigabytes(max(0, holds))} of it")  # fmt: skip
+        raise BadInput(f"{path}: {name} is said to be of shape {shape}, {amount(size)}; the file holds "
+                       f"{amount(max(0, holds))} of it")  # fmt: skip
     return size

@@ -11,7 +11,6 @@ if __name__ == "__main__":  # before the imports below, which take a while
     main("tasks.ready:app")
 
 import contextlib
-import functools
 import hashlib
 import os
 import zipfile
@@ -23,17 +22,15 @@ from typing import IO
 import filelock
 import httpx
 import tenacity
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from core import files
-from core.errors import reason
-from core.files import digest as digest
+from core.errors import cause, reason
 from core.text import printable
 from methods.core import BadInput
 from tasks import data_files, network
+from tasks.screen import console, say
 
-console = Console(stderr=True, highlight=False, soft_wrap=True)
 TIMEOUT = httpx.Timeout(60.0, connect=10.0)  # seconds
 WAIT = tenacity.wait_exponential_jitter(initial=1, max=30)  # seconds between attempts at one host
 ATTEMPTS = 4  # at one host
@@ -67,13 +64,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
 
 def unwritable(path: Path, error: OSError) -> BadInput:
     """The one line for a full disk, a read-only folder, ..."""
-    return BadInput(f"cannot write {path}: {error.strerror or error}{data_files.elsewhere(path)}")
-
-
-@functools.cache
-def say_once(line: str) -> None:
-    """Prints a line on stderr, the first time that it is said in this process."""
-    console.print(printable(line), markup=False)
+    return BadInput(f"cannot write {path}: {cause(error)}{data_files.elsewhere(path)}")
 
 
 @contextlib.contextmanager
@@ -90,7 +81,7 @@ def locked(path: Path, what: str) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:
-            console.print(f"waiting for another process that is {what} {path.name}")
+            say(f"waiting for another process that is {what} {path.name}")
             lock.acquire()
     except OSError as error:
         raise unwritable(path, error) from error
@@ -110,10 +101,10 @@ def sha256(path: Path) -> str:
     """
     pin = Path(f"{path}.sha256")
     try:
-        found = _folder_digest(path) if path.is_dir() else digest(path)
+        found = _folder_digest(path) if path.is_dir() else files.digest(path)
         noted = pin.read_text(errors="replace").split()[:1] if data_files.exists(pin) else None
     except OSError as error:
-        raise BadInput(f"cannot read {error.filename or path}: {error.strerror or error}") from error
+        raise BadInput(f"cannot read {error.filename or path}: {cause(error)}") from error
     if noted is None:
         with contextlib.suppress(BadInput), atomic_write(pin) as file:
             file.write(f"{found}  {path.name}\n".encode())
@@ -126,7 +117,7 @@ def sha256(path: Path) -> str:
 def _folder_digest(folder: Path) -> str:
     """Of the numbers of a dataset in many files: what describes them, as `metadata.json`, may be added to."""
     numbers = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix in (".arrow", ".parquet"))
-    lines = "".join(f"{digest(path)}  {path.relative_to(folder).as_posix()}\n" for path in numbers)
+    lines = "".join(f"{files.digest(path)}  {path.relative_to(folder).as_posix()}\n" for path in numbers)
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
@@ -239,12 +230,12 @@ def _download(session: httpx.Client, url: str, part: Path, source: Path) -> None
 
 
 def _receive(response: httpx.Response, part: Path, have: int, total: int | None) -> None:
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
                TimeRemainingColumn())  # fmt: skip
     begin = os.O_APPEND if have else os.O_TRUNC  # the name is always the same: a link that lies there is not followed
     handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | begin, 0o666)
     with open(handle, "wb") as file, Progress(*columns, console=console) as progress:
-        bar = progress.add_task(part.stem, total=total, completed=have)
+        bar = progress.add_task(printable(part.stem), total=total, completed=have)
         for chunk in response.iter_raw():  # as it arrives: a gathered chunk would be lost with the connection
             file.write(chunk)
             progress.advance(bar, len(chunk))

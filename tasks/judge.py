@@ -9,7 +9,6 @@ if __name__ == "__main__":  # before the imports below, which take a while
 
 import contextlib
 import json
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -21,10 +20,9 @@ import tasks
 from core import strict_json
 from core.command import INTERRUPTED, guarded
 from core.errors import reason
-from core.files import expanded
+from core.options import path
 from core.text import printable
 from methods.core import BadInput
-from tasks.fetch import console
 from tasks.judges import GoldJudge, Judge, RewardModelJudge, Verdict
 from tasks.judges import core as judges
 from tasks.judges.chat import Chat
@@ -34,6 +32,7 @@ from tasks.judges.prompts import TEMPLATES, Template, template_of
 from tasks.judges.reward_model import identity, load_scorer, names, weights
 from tasks.judges.spending import Budget, Cache, Price
 from tasks.language import half_character
+from tasks.screen import console, say
 
 KINDS = ("gold", "http", "reward-model")
 MOST_CALLS = 256  # at a time
@@ -45,7 +44,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 @app.command()
 def main(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders above them.")],
+    runs: Annotated[list[Path], typer.Argument(parser=path, help="Run folders, or folders above them.")],
     judge: Annotated[str, typer.Option(help="gold, http or reward-model.")] = "http",
     model: Annotated[str, typer.Option(help="http: the server's name for it; reward-model: folder or hub name.")] = "",
     base_url: Annotated[str, typer.Option(help="http: up to, not including, /chat/completions.")] = "",
@@ -58,7 +57,7 @@ def main(
     body: Annotated[str, typer.Option(help="http: JSON of further request fields; null takes one away.")] = "{}",
     concurrency: Annotated[int, typer.Option(help="http: calls at a time.")] = 8,
     timeout: Annotated[float, typer.Option(help="http: seconds for an answer.")] = 60.0,
-    cache: Annotated[Path, typer.Option(help="http: keeps the answers.")] = Path("results/answers.sqlite"),
+    cache: Annotated[Path, typer.Option(parser=path, help="http: keeps the answers.")] = Path("results/answers.sqlite"),
     allow_optimised: Annotated[
         bool, typer.Option("--allow-optimised", help="reward-model: also the one that the run optimised.")
     ] = False,
@@ -74,11 +73,11 @@ def main(
         _check_numbers(concurrency, timeout, max_cost, episodes)
         if half_character(model):
             raise BadInput(f"--model {model!r} is no text")
-        found, whole = _readable(find([expanded(run) for run in runs]), episodes)
+        found, whole = _readable(find(runs), episodes)
         if judge == "http":
             chat = _chat(base_url, "" if dry_run else key_variable, price, max_cost, timeout, dry_run)
             with contextlib.closing(chat):
-                whole &= _http(chat, found, model, template, body, expanded(cache), concurrency, dry_run, bool(price))
+                whole &= _http(chat, found, model, template, body, cache, concurrency, dry_run, bool(price))
         elif dry_run:
             say(f"{sum(len(one.rows) for one in found)} pairs, no calls")
         elif judge == "gold":
@@ -88,12 +87,6 @@ def main(
         return 0 if whole else 1
 
     raise typer.Exit(guarded(judged))
-
-
-def say(line: str) -> None:
-    """A line on stderr; nothing where nobody reads it any more, since what is judged is kept all the same."""
-    with contextlib.suppress(OSError, ValueError):
-        print(printable(line), file=sys.stderr, flush=True)
 
 
 def _check_numbers(concurrency: int, timeout: float, max_cost: float, episodes: int | None) -> None:
@@ -269,8 +262,8 @@ def _estimate(groups: Sequence[tuple[HttpJudge, Sequence[Responses]]], priced: b
 @contextlib.contextmanager
 def _bar(what: str) -> Iterator[judges.Progress]:
     """Progress with an ETA on a terminal."""
-    shown = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    shown = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     columns = (*shown, TextColumn("left"), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        task = bars.add_task(what, total=None)
+        task = bars.add_task(printable(what), total=None)
         yield lambda done, of: bars.update(task, completed=done, total=of)

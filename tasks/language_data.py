@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from core.files import digest
 from methods.core import BadInput
-from tasks import fetch, hh
+from tasks import hh
 from tasks.core import Provenance, Whereabouts
 from tasks.language import Corpus, Example, Gold, LanguageSpec, Preference, Suite, corpus_hash, fault
 from tasks.language_files import cached, files, locate, rows
@@ -116,7 +117,7 @@ class Reader:
         folder = self.folders[repository]
         for path in files(folder, split):
             yield from rows(path, columns)
-            self.hashes[f"{repository}/{path.relative_to(folder).as_posix()}"] = fetch.digest(path)
+            self.hashes[f"{repository}/{path.relative_to(folder).as_posix()}"] = digest(path)
 
     def sound(
         self, repository: str, split: str, columns: Sequence[str], reason: Callable[[Mapping[str, str]], str]

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -27,8 +26,8 @@ from methods.core import Absent, BadInput, TaskSpec
 from tasks import actions, data_files, fetch, minari_files, scores
 from tasks.actions import Bounds
 from tasks.core import Dataset, Provenance, RewardTransform, check_transitions
-from tasks.minari_files import FILE as FILE
-from tasks.minari_files import is_ours
+from tasks.minari_files import FILE, is_ours
+from tasks.screen import say_once
 
 BATCH = 500  # episodes written at once: each call opens the file and rewrites its metadata
 
@@ -148,9 +147,6 @@ def write(dataset_id: str, episodes: Iterable[Episode], env_id: str | None, meta
             )  # fmt: skip
             for batch in _batches(first, stream):
                 storage.update_episodes(_buffer(episode, dataset_id) for episode in batch)
-            for path in filter(Path.is_file, temporary.rglob("*")):  # on disk before it has its name
-                with path.open("rb") as written:
-                    os.fsync(written.fileno())
     except OSError as error:
         raise fetch.unwritable(place, error) from error
     return place
@@ -264,7 +260,7 @@ def as_dataset(
         digest = hashlib.sha256(f"{digest}, actions of {bounds.low} to {bounds.high}".encode()).hexdigest()
     if outside:
         details["actions_outside"] = outside._asdict()
-        fetch.say_once(actions.told(outside, str(loaded.file)))
+        say_once(actions.told(outside, str(loaded.file)))
     return Dataset(columns, Provenance(name, digest, origin, str(loaded.file), details), reward)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from core import strict_json
 from core.errors import reason
+from core.memory import available_memory
 from methods.core import BadInput
 from tasks import data_files
 
@@ -43,13 +44,14 @@ def metadata(data: Path) -> Mapping[str, Any] | None:
     path = data / METADATA
     if not data_files.exists(path):
         return None
-    from tasks.shapes import Metadata, OwnMetadata, check  # late: processes that only simulate need no pydantic
+    from core.records import check
+    from tasks.shapes import Metadata, OwnMetadata  # late: processes that only simulate need no pydantic
 
     try:
         found = check(strict_json.read(path), Metadata, str(path))
         return check(found, OwnMetadata, str(path)) if is_ours(found["dataset_id"]) else found
     except OSError as error:
-        raise BadInput(f"cannot read {path}: {error.strerror or error}") from error
+        raise data_files.unreadable(path, error) from error
 
 
 def is_old(data: Path) -> bool:
@@ -93,7 +95,7 @@ def episodes(data: Path, told: Mapping[str, Any]) -> Iterator[Steps]:
 
 def _of_hdf5(path: Path, count: int) -> Iterator[Steps]:
     """Read here, not by Minari: sizes are looked at first, and what is not learned from is passed over."""
-    free, needed = data_files.available_memory(), 0
+    free, needed = available_memory(), 0
     with data_files.hdf5(path) as file:
         for number in range(count):
             where = f"{path}: episode_{number}"

@@ -49,7 +49,7 @@ class MinariTask:
     def make_env(self) -> gymnasium.Env[Any, Any]:
         """The simulator that the data name, with actions in [-1, 1] for those of the data's action space."""
         physics.load()
-        return _bounds(minari_data.folder(self.dataset_id)).scaled(_Flat(_recovered(self.dataset_id)))
+        return _bounds(minari_data.folder(self.dataset_id)).scaled(_Flat(_recovered(self.dataset_id), self.dataset_id))
 
     def make_online_env(self) -> gymnasium.Env[Any, Any]:
         """As `make_env`: what a reward goes through before it is learned from is for the caller to apply."""
@@ -92,7 +92,7 @@ class MinariTask:
 @cache
 def _spec(dataset_id: str, folder: Path) -> TaskSpec:
     """Of the dataset in a folder. Raises `BadInput` where data or simulator are of a kind that is not learned from."""
-    bounds, env = _bounds(folder), _Flat(_recovered(dataset_id))
+    bounds, env = _bounds(folder), _Flat(_recovered(dataset_id), dataset_id)
     acting = Bounds.of(env.action_space, f"{dataset_id}: its simulator")
     if not acting.like(bounds):
         raise BadInput(f"{dataset_id}: the data's actions live in {bounds}, its simulator's in {acting}")
@@ -154,15 +154,15 @@ class _Flat(gymnasium.Wrapper[Any, Any, Any, Any]):
       BadInput: what is observed is no vector.
     """
 
-    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
+    def __init__(self, env: gymnasium.Env[Any, Any], dataset_id: str) -> None:
         super().__init__(env)
         space: Any = env.observation_space
         if isinstance(space, gymnasium.spaces.Dict):
             parts: Any = [space.spaces.get(name) for name in ("achieved_goal", "observation")]
             if not all(isinstance(part, gymnasium.spaces.Box) and len(part.shape) == 1 for part in parts):
                 named = ", ".join(space.spaces)
-                raise BadInput(f"its simulator observes {named}; only vectors are learned from, or achieved_goal and "
-                               "observation that are")  # fmt: skip
+                raise BadInput(f"{dataset_id}: its simulator observes {named}; only vectors are learned from, or "
+                               "achieved_goal and observation that are")  # fmt: skip
             width = sum(part.shape[0] for part in parts)
             self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (width,), np.float64)
 

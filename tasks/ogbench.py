@@ -28,9 +28,9 @@ from methods import nearest
 from methods.core import BadInput, TaskSpec
 from tasks import actions, collect, data_files, fetch, physics
 from tasks.core import Dataset, Provenance, Whereabouts, check_transitions
-from tasks.fetch import console
 from tasks.lockstep import MakeRules
 from tasks.ogbench_simulators import SharedModel, clone, is_manipulation, widths
+from tasks.screen import say, say_once
 from tasks.simulators import Clone
 
 HOSTS = (
@@ -181,12 +181,12 @@ class OGBenchTask:
         details = {"success_timing": self.success_timing, "rewards": "judge the state acted in", **details}
         if outside:
             details["actions_outside"] = outside._asdict()
-            fetch.say_once(actions.told(outside, str(path)))
+            say_once(actions.told(outside, str(path)))
         if recipe := collect.recipe_of(path):
             details["recipe"] = recipe
             if origin == "downloaded":  # lies where a download would, and says itself that it is none
                 origin = "generated"
-                console.print(f"{path} was generated, not downloaded: {recipe['episodes']} episodes", markup=False)
+                say(f"{path} was generated, not downloaded: {recipe['episodes']} episodes")
         return Dataset(transitions, Provenance(self.dataset, digest, origin, str(path), details))
 
     def sized(self, episodes: int) -> OGBenchTask:
@@ -247,7 +247,7 @@ class OGBenchTask:
                 why = f"downloaded earlier: using {downloaded}"
             elif data_files.exists(generated):
                 choice, why = "generate", f"not downloaded, but generated earlier: using {generated}"
-            console.print(f"{self.dataset}: {why}", markup=False)
+            say(f"{self.dataset}: {why}")
         if choice == "download":
             try:
                 if not data_files.exists(downloaded):
@@ -257,7 +257,7 @@ class OGBenchTask:
                 advice = "use --data generate or --data PATH" if can_generate else "use --data PATH"
                 if data != "auto" or not can_generate:
                     raise fetch.MissingDownload(f"{error}; {advice}") from error
-                console.print(f"{error}; generating {self.episodes} episodes instead", markup=False)
+                say(f"{error}; generating {self.episodes} episodes instead")
                 choice = "generate"
         if choice == "generate":
             self._check_can_generate()

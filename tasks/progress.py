@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterator
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from tasks.fetch import console
+from core.text import printable
+from tasks.screen import console
 
 
 @contextlib.contextmanager
 def bar(label: str, total: int, done: int, unit: str, shown: bool = True) -> Iterator[Callable[[int], None]]:
     """A bar on stderr, at `done` of `total` so many of the unit; lends out the way to advance it."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit),
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TextColumn(unit),
                TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn())  # fmt: skip
     with Progress(*columns, console=console, disable=not shown, speed_estimate_period=300) as progress:
-        task = progress.add_task(label, total=total, completed=done)
+        task = progress.add_task(printable(label), total=total, completed=done)
         yield lambda count: progress.advance(task, count)

@@ -12,10 +12,11 @@ from rich.console import Console
 from rich.table import Column, Table
 
 import tasks
-from core.text import printable
+from core.options import filled, parts
 from methods.core import BadInput
+from tasks import sizes
 from tasks.check import shown, told
-from tasks.fetch import console
+from tasks.screen import say
 
 app = typer.Typer(add_completion=False)
 
@@ -23,26 +24,29 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def main(
     suite: Annotated[str, typer.Argument(help=f"one of {', '.join(tasks.SUITES)}")],
-    patterns: Annotated[str, typer.Option("--tasks", help="comma-separated names or globs; default: the paper's")] = "",
+    patterns: Annotated[
+        str | None, typer.Option("--tasks", help="comma-separated names or globs; default: the paper's")
+    ] = None,
     data: Annotated[str, typer.Option(help="auto, download or generate")] = "download",
     episodes: Annotated[int, typer.Option(min=1, help="of a dataset that is generated")] = 1000,
 ) -> None:
     """Readies the data of a suite's tasks; prints where each file lies, its size and the time it took."""
     table = Table(Column("file", overflow="fold"), "MB", "seconds", Column("where", overflow="fold"))
     out, failed, seen, started = Console(), 0, set(), time.monotonic()
-    if data not in ("auto", "download", "generate"):
+    if filled("--data", data) not in ("auto", "download", "generate"):
         raise BadInput(f"--data {data}: expected auto, download or generate")
-    chosen = tasks.select(suite, [pattern.strip() for pattern in patterns.split(",") if pattern.strip()])
+    sizes.check_number("--episodes", episodes, 1)
+    chosen = tasks.select(suite, [] if patterns is None else parts("--tasks", patterns, "task"))
     for number, task in enumerate(chosen, start=1):
         begun = time.monotonic()
         try:
             path = task.sized(episodes).ready(data)
         except Exception as error:  # of any kind: it concerns this task
-            _say(f"error: {task.name}: {told(error)}")
+            say(f"error: {task.name}: {told(error)}")
             failed += 1
             continue
         except KeyboardInterrupt:
-            _say("stopped; the same command continues")
+            say("stopped; the same command continues")
             raise typer.Exit(130) from None
         if path in seen:  # the five tasks of an OGBench dataset share its file
             continue
@@ -50,7 +54,7 @@ def main(
         took, size = time.monotonic() - begun, _megabytes(path)
         name, where = (path.name, str(path.parent)) if path else (task.name, "-")
         table.add_row(shown(name), f"{size:.1f}", f"{took:.1f}", shown(where))
-        _say(f"{number} of {len(chosen)}: {task.name}: {size:.1f} MB in {took:.1f} s")
+        say(f"{number} of {len(chosen)}: {task.name}: {size:.1f} MB in {took:.1f} s")
     if seen:
         out.print(table)
     total = sum(map(_megabytes, seen))
@@ -64,7 +68,3 @@ def _megabytes(path: Path | None) -> float:
     if path is None:
         return 0.0
     return sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file()) / 1e6
-
-
-def _say(line: str) -> None:
-    console.print(printable(line), markup=False)

@@ -8,7 +8,6 @@ from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict  # pydantic needs its form of it below Python 3.12
 
 from core.records import Number
-from core.records import check as check
 
 
 @with_config(ConfigDict(strict=True, extra="allow"))

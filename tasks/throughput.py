@@ -34,12 +34,15 @@ from rich.console import Console
 from rich.table import Table
 
 import tasks
+from core.options import parts
+from core.options import path as place
 from methods.core import BadInput
-from tasks.check import shown, told
+from tasks import sizes
+from tasks.check import told
 from tasks.fetch import atomic_write
-from tasks.fetch import console as errors
 from tasks.lockstep import simulators
 from tasks.progress import bar
+from tasks.screen import say
 from tasks.simulators import Simulators, cores, lean_children
 
 FAMILIES = (  # one task of each
@@ -153,17 +156,21 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def main(
-    names: Annotated[str, typer.Option("--tasks", help="comma-separated; default: one of each family")] = "",
+    names: Annotated[str | None, typer.Option("--tasks", help="comma-separated; default: one of each family")] = None,
     rows: Annotated[
         int, typer.Option(min=1, help="simulators in the pool; VGF's evaluation of preset cpu has 160")
     ] = 160,
     steps: Annotated[int, typer.Option(min=1, help="of each simulator in one turn")] = 50,
     turns: Annotated[int, typer.Option(min=1, help="of pool and loop")] = 4,
-    out: Annotated[Path | None, typer.Option(help="also write the table to this CSV file")] = None,
+    out: Annotated[Path | None, typer.Option(parser=place, help="also write the table to this CSV file")] = None,
 ) -> None:
     """Environment steps a second in evaluation's pool and in a plain loop, and memory a simulator. A task whose
     simulators fail, fails alone."""
-    chosen = [find(name.strip()) for name in names.split(",") if name.strip()] or [find(name) for name in FAMILIES]
+    chosen = [find(name) for name in (FAMILIES if names is None else parts("--tasks", names, "task"))]
+    for option, value in (("--rows", rows), ("--steps", steps), ("--turns", turns)):
+        sizes.check_number(option, value, 1)
+    least = min(sizes.CHEAP_SIMULATOR if getattr(task, "cheap", False) else sizes.SIMULATOR for task in chosen)
+    sizes.check_memory(f"--rows {rows}: so many simulators", rows * least)
     if out and (out.is_dir() or not out.parent.is_dir()):
         raise BadInput(f"--out {out}: " + ("is a folder" if out.is_dir() else f"no folder {out.parent}"))
     table = Table("task", "rows", "steps/s, one in a loop", "steps/s, pool", "ratio", "MB, first", "MB, further")
@@ -173,13 +180,13 @@ def main(
             try:
                 found.append(measure(task, rows, steps, turns, advance))
             except Exception as error:  # of any kind: it concerns this task's simulators
-                errors.print(shown(f"error: {task.name}: {told(error)}"))
+                say(f"error: {task.name}: {told(error, f'stepping {rows} simulators')}")
                 continue
             if out:  # after each, as a later one may be stopped
                 _write(out, found)
     for m in found:
-        sizes = (f"{mb:.1f}" if mb == mb else "" for mb in (m.memory.first, m.memory.further))
-        table.add_row(m.task, str(m.rows), f"{m.loop:.0f}", f"{m.pool:.0f}", f"{m.ratio:.2f}", *sizes)
+        memories = (f"{mb:.1f}" if mb == mb else "" for mb in (m.memory.first, m.memory.further))
+        table.add_row(m.task, str(m.rows), f"{m.loop:.0f}", f"{m.pool:.0f}", f"{m.ratio:.2f}", *memories)
     console = Console()
     console.width = max(console.width, 100)  # as wide as the table, where the output is no terminal
     console.print(table)

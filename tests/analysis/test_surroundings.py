@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import resource
 import subprocess
 import sys
@@ -158,6 +159,33 @@ def test_a_killed_run_is_told_from_a_live_one(tmp_path: Path) -> None:
     (folder / "lock").symlink_to("elsewhere")  # cannot be found out
     assert held(folder / "lock") is None
     assert "was running when it last wrote, last written" in load.load(tmp_path).notes[0]
+
+
+def test_a_run_of_another_machine_is_not_called_killed(tmp_path: Path) -> None:
+    """Copied, or mounted, while it ran there: its lock is free here."""
+    folder = write_run(tmp_path, seeds=2, episodes=2, evaluations=1, status="running")
+    (folder / "lock").touch()
+    for owner, status in (("7 another-node\n", "running"), (f"7 {platform.node()}\n", "killed"), ("", "killed")):
+        (folder / "owner").write_text(owner)
+        (found,) = (records := load.load(tmp_path)).runs
+        assert found.status == status
+        assert ("was running when it last wrote, last written 20" in records.notes[0]) == (status == "running")
+
+
+def test_a_home_is_spelled_out_in_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_run(tmp_path / "res", "fql", seeds=2, episodes=4, evaluations=1)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(here := tmp_path / "res" / "runs")
+    before = sorted(here.iterdir())
+    for app, more in ((tables, ()), (report, ()), (tables, ("--paper", "all", "--published", "~/none"))):
+        done = invoke(app.app, "~/res", "--out", "~/out", *more)
+        assert str(tmp_path / "none") in done.stderr if more else done.exit_code == 0, done
+    assert (tmp_path / "out" / "scores.csv").exists() and sorted(here.iterdir()) == before
+
+
+@pytest.mark.parametrize(("app", "option"), [(tables, "--paper"), (stats, "--compare"), (stats, "--run")])
+def test_an_empty_option_is_refused(results: Path, app: object, option: str) -> None:
+    assert refused(app.app, results, f"{option}=") == f"{option}: is empty"  # type: ignore[attr-defined]
 
 
 def test_published_numbers_of_a_stranger(results: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from core.files import digests
+from harness import execute
 from tests.harness.command import TINY, invoke, refused
 from tests.harness.test_resume import record_of, run_folder, snapshot
 
@@ -209,3 +210,15 @@ def test_what_is_adopted_is_verified_when_it_is_read(whole: Path, tmp_path: Path
     assert json.loads((artifact(other) / "stage.json").read_text())["files"]
     flip(weights(unshared(other)))
     assert again(other)[0] == 1
+
+
+def test_stages_that_cannot_be_read_are_none(tmp_path: Path) -> None:
+    """A pipe is not waited for."""
+    assert execute._noted_stages(tmp_path) == []
+    (tmp_path / "stages").write_text("one\ntwo\n")
+    assert execute._noted_stages(tmp_path) == ["one", "two"]
+    (tmp_path / "stages").write_bytes(b"\xff")
+    assert execute._noted_stages(tmp_path) == []
+    (tmp_path / "stages").unlink()
+    os.mkfifo(tmp_path / "stages")
+    assert execute._noted_stages(tmp_path) == []

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from harness import budget, memory, train
+from core import memory
+from harness import budget, train
 from harness.throughput_command import app as throughput
 from methods.core import BadInput
 from tests.harness.command import ROOT, TINY, invoke, refused
@@ -93,7 +94,7 @@ def test_a_program_that_does_not_fit_fails_its_run_alone(tmp_path: Path, monkeyp
 
 def test_memory_is_that_of_the_process_not_the_machine() -> None:
     code = ("import resource; resource.setrlimit(resource.RLIMIT_AS, (10**9, 10**9))\n"
-            "from harness.memory import host_memory; print(host_memory())")  # fmt: skip
+            "from core.memory import host_memory; print(host_memory())")  # fmt: skip
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert float(done.stdout) <= 1e9 < memory.host_memory()
 

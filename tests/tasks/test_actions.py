@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box
 
+from core.files import digest
 from methods.core import BadInput, TaskSpec
-from tasks import actions, d4rl, fetch, minari_data, ogbench
+from tasks import actions, d4rl, minari_data, ogbench
 from tasks.actions import Bounds
 from tasks.core import LARGEST_ACTION
 from tasks.d4rl_simulators import SIMULATORS
@@ -110,7 +111,7 @@ def test_rescaled_data_are_other_data_and_unit_ones_are_as_they_were():
         d4rl.get(stored("own/pendulum-v0", "Pendulum-v1")),
         d4rl.get(stored("own/hopper-v0", "Hopper-v5")),
     )
-    files = [fetch.digest(minari_data.file(name)) for name in ("own/pendulum-v0", "own/hopper-v0")]
+    files = [digest(minari_data.file(name)) for name in ("own/pendulum-v0", "own/hopper-v0")]
     made = [task.load() for task in (pendulum, hopper)]
     assert made[0].provenance.sha256 != files[0] and made[1].provenance.sha256 == files[1]
     assert "action_space" not in made[1].provenance.details

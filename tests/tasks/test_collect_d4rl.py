@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from methods.core import BadInput
-from tasks import collect_d4rl, d4rl, d4rl_agent, minari_data
+from tasks import collect_d4rl, d4rl, d4rl_agent, minari_data, minari_files
 from tasks.collect import app
 from tasks.collect_d4rl import Chosen, collect, rollout, uniform
 from tasks.d4rl_agent import Agent, Recipe
@@ -181,9 +181,9 @@ def test_an_agent_goes_on_where_it_was_stopped(small, monkeypatch):
             Agent(Recipe.of("hopper", 0, EVERY), place, 2 * EVERY)
     (place / "agent.pt").write_bytes(state)
 
-    written = (folder / "data" / minari_data.FILE).stat().st_mtime_ns
+    written = (folder / "data" / minari_files.FILE).stat().st_mtime_ns
     assert collect("hopper-medium", 2 * EVERY, 30, 0, progress=False, snapshot_every=EVERY) == folder
-    assert (folder / "data" / minari_data.FILE).stat().st_mtime_ns == written
+    assert (folder / "data" / minari_files.FILE).stat().st_mtime_ns == written
     with pytest.raises(BadInput, match="exists and was made otherwise"):
         collect("hopper-medium", 2 * EVERY, 31, 0, progress=False, snapshot_every=EVERY)
     with pytest.raises(BadInput, match="holds an agent trained with snapshot_every 40, not 20"):

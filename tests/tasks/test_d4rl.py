@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 import tasks
+from core import files
 from methods.core import BadInput
-from tasks import d4rl, fetch, minari_data
+from tasks import d4rl, minari_data, minari_files
 from tasks.core import RewardTransform
 from tests.tasks.conftest import nan_at
 from tests.tasks.d4rl_file import d4rl_file
@@ -248,7 +249,7 @@ def test_a_given_file_never_becomes_d4rl_s(tmp_path):
     data = HOPPER.load(str(path))
     assert data.provenance.origin == "given" and HOPPER.whereabouts(str(path)).text == f"given: {path}"
     (kept_as,) = minari_data.ids()
-    assert kept_as == f"given/hopper-medium-{fetch.digest(path)[:12]}-v0"
+    assert kept_as == f"given/hopper-medium-{files.digest(path)[:12]}-v0"
     assert HOPPER.whereabouts().text.startswith("to download from http")
     assert kept_as.replace("/", "--") not in d4rl.names()
     d4rl_file(path, rewards=np.arange(10.0))
@@ -259,7 +260,7 @@ def test_a_given_file_never_becomes_d4rl_s(tmp_path):
 def test_an_import_that_changed_is_refused():
     d4rl_file(kept(HOPPER))
     HOPPER.load()
-    with h5py.File(minari_data.folder(HOPPER.dataset_id) / "data" / minari_data.FILE, "a") as file:
+    with h5py.File(minari_data.folder(HOPPER.dataset_id) / "data" / minari_files.FILE, "a") as file:
         file["episode_0/rewards"][0] = 7.0
     with pytest.raises(BadInput, match="changed since its first use"):
         HOPPER.load()
@@ -295,7 +296,7 @@ def test_a_download_that_is_no_dataset_is_not_kept(monkeypatch, tmp_path):
         check(d4rl_file(tmp_path / "part", timeouts=None))
         raise AssertionError("a bad file passed")
 
-    monkeypatch.setattr(fetch, "fetch", deliver)
+    monkeypatch.setattr(d4rl.fetch, "fetch", deliver)
     with pytest.raises(BadInput, match="column 'timeouts' is missing"):
         HOPPER.load("download")
 

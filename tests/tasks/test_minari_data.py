@@ -14,7 +14,7 @@ import pytest
 
 import tasks
 from methods.core import BadInput, TaskSpec
-from tasks import d4rl, minari_data, scores
+from tasks import d4rl, minari_data, minari_files, scores
 from tasks.minari_data import Episode, metadata_of, read, write
 from tests.tasks.minari_sets import amended
 
@@ -35,7 +35,7 @@ def own(identity: str = "local/x-v0", *episodes: Episode, **metadata: Any) -> st
 
 
 def damage(identity: str, how: Any) -> None:
-    file = minari_data.folder(identity) / "data" / minari_data.FILE
+    file = minari_data.folder(identity) / "data" / minari_files.FILE
     file.write_bytes(how(file.read_bytes()))
 
 
@@ -83,7 +83,7 @@ def test_damaged_files_are_named(how, line):
 
 def test_missing_columns_and_misfitting_ones_are_named():
     own()
-    path = minari_data.folder("local/x-v0") / "data" / minari_data.FILE
+    path = minari_data.folder("local/x-v0") / "data" / minari_files.FILE
     with h5py.File(path, "a") as file:
         file["episode_1/observations"].resize((1, 11))
     with pytest.raises(BadInput, match="episode 1 has 1 observations and 1 rewards"):

@@ -15,7 +15,7 @@ import pytest
 import tasks
 from core.files import draft_folder, sweep
 from methods.core import Absent, BadInput
-from tasks import check, d4rl, minari_data, throughput
+from tasks import check, d4rl, minari_data, minari_files, throughput
 from tests.tasks.conftest import command, of_another_user
 from tests.tasks.minari_sets import amended, stored
 
@@ -142,7 +142,7 @@ def test_the_layout_before_0_5_is_called_what_it_is():
     identity = stored("pen-human-v1", "Pendulum-v1")
     meta = minari_data.folder(identity) / "data" / "metadata.json"
     meta.unlink()
-    with h5py.File(minari_data.folder(identity) / "data" / minari_data.FILE, "a") as file:
+    with h5py.File(minari_data.folder(identity) / "data" / minari_files.FILE, "a") as file:
         file.attrs.update({"total_episodes": 2, "total_steps": 12, "minari_version": "0.4.3", "dataset_id": identity})
     for name in ("pen-human-v1", "./pen-human-v1"):
         with pytest.raises(Absent, match=r"pen-human-v1/data is a dataset of Minari before 0\.5.*minari download"):
@@ -209,7 +209,7 @@ def test_an_episode_of_more_steps_than_memory_holds_is_refused():
         del file["episode_1/observations"]
         file["episode_1"].create_dataset("observations", (10**12, 11), "f4", chunks=(1000, 11))
     assert path.stat().st_size < 200_000
-    with pytest.raises(BadInput, match=r"its numbers would take 44,000\.\d GB; [\d,.]+ GB of memory are free"):
+    with pytest.raises(BadInput, match=r"its numbers would take 44 TB; [\d,.]+ GB of memory are free"):
         d4rl.get("own/hopper-v0").load()
 
 
@@ -223,10 +223,10 @@ def test_without_a_home_names_are_listed_and_loading_says_what_to_set(monkeypatc
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(pwd, "getpwuid", nobody)
     assert tasks.listed("d4rl")[0] == d4rl.PAPER_TASKS
-    line = "~/.minari/datasets: no home folder is known here; set MINARI_DATASETS_PATH to a folder for datasets"
+    line = "~/.minari/datasets: no home directory is known for that; set MINARI_DATASETS_PATH to a folder for datasets"
     with pytest.raises(BadInput, match=line):
         d4rl.get("hopper-medium-v2").load()
-    with pytest.raises(BadInput, match=r"~/.ogbench/data: no home folder is known here; set OGBENCH_DATA_DIR"):
+    with pytest.raises(BadInput, match=r"~/.ogbench/data: no home directory is known for that; set OGBENCH_DATA_DIR"):
         tasks.suite("ogbench").get("cube-single-play-singletask-v0").load("download")
 
 
