@@ -41,8 +41,8 @@ def parse(content: bytes, path: Path, knobs: Sequence[str]) -> list[Mapping[str,
     try:
         lines = content.removeprefix(codecs.BOM_UTF8).decode().split("\n")
     except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise BadInput(f"{path}:{line}: {error.reason}, so this is not UTF-8") from None
+        at = error.object[: error.start].count(b"\n") + 1
+        raise BadInput(f"{path}:{at}: {error.reason}, so this is not UTF-8") from None
     rows, prompts, keys = list[Mapping[str, Any]](), dict[int, str](), set[tuple[Any, ...]]()
     for number, line in enumerate(lines, start=1):
         if not line.strip():

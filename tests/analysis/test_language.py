@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,6 +66,15 @@ def test_points_are_means_over_prompts_and_seeds(tmp_path: Path) -> None:
     assert row["proxy"] == pytest.approx(mine["proxy"].mean(), rel=1e-5)
     assert row["gold_spread"] == pytest.approx(mine.groupby("seed")["gold"].std().mean(), rel=1e-5)
     assert row["gold_low"] < row["gold"] < row["gold_high"] and math.isnan(row["accuracy"])
+
+
+def test_a_pipe_in_a_model_s_place_is_a_note(tmp_path: Path) -> None:
+    write_language(tmp_path, "vgf", vgf(0.7, 0.5), LEVELS, prompts=4, accuracy={"gold_accuracy": 0.7})
+    path = next(tmp_path.rglob("reward-*.safetensors"))
+    path.unlink()
+    os.mkfifo(path)  # reading it would wait for ever
+    of, notes = language.points(load(tmp_path))
+    assert len(of) == 3 and any("is not a plain file" in note and str(path) in note for note in notes)
 
 
 def test_the_bound_of_best_of_n_by_hand(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from harness.export import app
 from harness.files import _commit, contents
 from methods.core import BadInput
 from methods.language.core import LanguageConfig
-from methods.language.models import load_into, reward_from, tiny_model, weights
+from methods.language.models import load_into, reads, reward_from, tiny_model, weights
 from methods.language.tokens import vocabulary_hash, word_tokenizer
 from tasks import shipped
 from tasks.language_synthetic import TLDR_SUITE
@@ -84,7 +84,7 @@ def test_a_tilde_in_a_setting_is_the_home_folder(tmp_path: Path, monkeypatch: py
     assert len(tokenizer_for(LanguageConfig(sft_checkpoint="~/sft", model=str(folder)), [])) == 6
     with pytest.raises(BadInput, match=r"^~/none: no such folder with a model in it"):
         contents("~/none")
-    with pytest.raises(BadInput, match=r"^~nobody-here/sft: no home directory is known for that"):
+    with pytest.raises(BadInput, match=r"^~nobody-here/sft: no home directory is known"):
         contents("~nobody-here/sft")
 
 
@@ -178,3 +178,22 @@ def test_the_checkpoints_that_come_along_are_what_they_say(tmp_path: Path) -> No
     done = invoke("--suite", "tldr-synthetic", "--preset", "demo", "--methods", "vgf", "--episodes", "4", "--set",
                   "rollouts=6", "--set", "vgf.test_flow_steps=0,1", "--results", str(tmp_path))  # fmt: skip
     assert done.exit_code == 0 and "1 of 1 runs finished" in done.stderr, done.stderr
+
+
+def test_only_positions_that_end_count_as_too_few() -> None:
+    """Not, for one, memory that runs out, which torch reports by the same class."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=8, n_embd=8, n_layer=1, n_head=2, n_positions=8))
+    assert reads(model, 8) and not reads(model, 9)
+    fails = {"gather": "index 9 is out of bounds for dimension 1 with size 8", "memory": "can't allocate memory"}
+
+    def failing(module: torch.nn.Module, inputs: object) -> None:
+        raise RuntimeError(fails["now"])
+
+    model.base_model.register_forward_pre_hook(failing)
+    fails["now"] = fails["gather"]
+    assert not reads(model, 9)
+    fails["now"] = fails["memory"]
+    with pytest.raises(RuntimeError, match="allocate memory"):
+        reads(model, 9)

@@ -169,6 +169,18 @@ def test_a_server_that_fails_too_often_is_given_up(server: Server, make: Make) -
         make(concurrency=1).verdicts([Pair("p", f"good {i}", "bad") for i in range(50)])
 
 
+def test_of_a_long_refusal_little_is_read(server: Server, make: Make) -> None:
+    """A megabyte is not looked through for the key; what is shown of it is."""
+    server.script = [f"raw 403 {KEY} {'no ' * 300_000}"]
+    looked: list[int] = []
+    judge = make(concurrency=1)
+    scrubbed = judge.chat._scrubbed
+    judge.chat._scrubbed = lambda text: (looked.append(len(text)), scrubbed(text))[1]  # type: ignore[method-assign]
+    with pytest.raises(BadInput, match=r"HTTP 403: \*\*\* no no"):
+        judge.verdicts(PAIRS)
+    assert max(looked) <= 1 << 13
+
+
 @pytest.mark.parametrize(
     ("act", "line"),
     [
