@@ -286,7 +286,7 @@ def test_parquet_s_bytes_that_are_no_text_are_one_line(tmp_path: Path) -> None:
     ("data", "line"),
     [
         ("generate", "tldr is people's writing, which cannot be generated; tldr-synthetic can"),
-        ("~no-such-user/x", "--data ~no-such-user/x is no folder"),
+        ("~no-such-user/x", "~no-such-user/x: no home directory is known for that"),
         ("/no/such/place", "--data /no/such/place is no folder; trl-lib/tldr is looked for below one"),
         (".", "has no folder trl-lib/tldr or tldr"),
     ],
