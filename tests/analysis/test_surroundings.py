@@ -111,6 +111,7 @@ def test_an_out_that_is_no_folder(results: Path, name: str, tmp_path: Path) -> N
         ("--published .", "--published goes with --paper only"),
         ("--paper all --oracle", "--oracle does not go with --paper"),
         ("--paper all --budget", "--budget does not go with --paper"),
+        ("--paper=", "--paper: is empty"),
         ("--paper all --margin inf", "--margin inf"), ("--paper all --margin nan", "--margin nan"),
         ("--paper all --margin -1", "--margin -1"), ("--paper all --margin 0", "--margin 0"),
         ("--paper all --correct some", "--correct some is none of"), ("--paper table9", "--paper table9"),
