@@ -161,7 +161,7 @@ NEEDED = "torch is not installed: pip install '.[rlhf]'\n"
 
 
 @pytest.mark.parametrize("arguments, code, out, err", [
-    (("--list",), 0, f"  {NEEDED}suite toy\n", ""),
+    (("--list",), 0, "suite toy\n", ""),
     (("--suite", "tldr-synthetic", "--preset", "smoke"), 2, "", f"error: {NEEDED}"),
     (("--suite", "hh", "--dry-run"), 2, "", f"error: {NEEDED}"),
 ])  # fmt: skip
