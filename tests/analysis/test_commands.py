@@ -214,6 +214,7 @@ def test_learning_curves_stay_legible(tmp_path: Path) -> None:
     assert curve.groupby("line")["w"].apply(list).tolist() == [knobs["w"]] * 2
 
 
+@pytest.mark.slow
 def test_offline_to_online(tmp_path: Path) -> None:
     """One curve through both phases, the offline part on grey; the offline runs keep a figure and rows of their own."""
     knobs = {"L_test": [0, 1]}

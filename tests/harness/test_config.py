@@ -80,9 +80,9 @@ def test_values_become_what_their_key_declares(assignment: str, value: Any) -> N
         ("steps=many", "a whole number"), ("learning_rate=0", "positive"), ("learning_rate=fast", "a number"),
         ("learning_rate=nan", "finite"), ("learning_rate=inf", "finite"), ("discount=-inf", "finite"),
         ("discount=-0.1", "within [0, 1]"), ("tau=3", "within [0, 1]"), ("alpha=-1", "positive"),
-        ("train_flow_steps=-1", "not negative"), ("sampler=Flow", "flow, gaussian, diffusion"),
+        ("train_flow_steps=-1", "from 0 to 100,000"), ("sampler=Flow", "flow, gaussian, diffusion"),
         ("maxent=maybe", "on or off"), ("hidden_dims=8,0", "positive"), ("hidden_dims=8;8", "a whole number"),
-        ("test_flow_steps=,", "a list of values"), ("test_flow_steps=0,-1", "not negative"),
+        ("test_flow_steps=,", "a list of values"), ("test_flow_steps=0,-1", "from 0 to 100,000"),
         ("test_flow_steps=1,1", "a list of different values"),
     ],
 )  # fmt: skip

@@ -160,7 +160,7 @@ def test_parts_of_other_code_are_used_with_a_line(results: Path) -> None:
     unshared(results)
     assert again(results) == (0, [
         "bc on toy: behavior: was stored without digests: whether it is whole cannot be verified",
-        "bc on toy: behavior: made by other code ({'sha': 'x', 'dirty': False}); --fresh redoes it"])  # fmt: skip
+        "bc on toy: behavior: made by other code (x); --fresh redoes it"])  # fmt: skip
     (stage,) = record_of(results, "bc")["stages"]
     assert stage["git"] == {"sha": "x", "dirty": False} and stage["code"] is None
 
@@ -213,12 +213,13 @@ def test_what_is_adopted_is_verified_when_it_is_read(whole: Path, tmp_path: Path
 
 
 def test_stages_that_cannot_be_read_are_none(tmp_path: Path) -> None:
-    """A pipe is not waited for."""
-    assert execute._noted_stages(tmp_path) == []
-    (tmp_path / "stages").write_text("one\ntwo\n")
-    assert execute._noted_stages(tmp_path) == ["one", "two"]
-    (tmp_path / "stages").write_bytes(b"\xff")
-    assert execute._noted_stages(tmp_path) == []
-    (tmp_path / "stages").unlink()
-    os.mkfifo(tmp_path / "stages")
-    assert execute._noted_stages(tmp_path) == []
+    """A pipe is not waited for, and what is no fingerprint is no folder to delete."""
+    stages = tmp_path / "stages"
+    assert execute._stages(tmp_path) == []
+    stages.write_text("0123456789ab\n../../x\n/x\nba9876543210\n")
+    assert execute._stages(tmp_path) == ["0123456789ab", "ba9876543210"]
+    stages.write_bytes(b"\xff")
+    assert execute._stages(tmp_path) == []
+    stages.unlink()
+    os.mkfifo(stages)
+    assert execute._stages(tmp_path) == []

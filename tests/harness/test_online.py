@@ -165,6 +165,7 @@ def check_resumed(results: Path, whole: Path) -> None:
     assert [row["step"] for row in train[-8:]] == ["50", "50", "60", "60", "70", "70", "75", "75"]
 
 
+@pytest.mark.slow
 def test_broken_off_and_continued(
     reference: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

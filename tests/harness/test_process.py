@@ -81,7 +81,10 @@ def test_ctrl_c_in_a_terminal_leaves_a_run_that_goes_on(command: Command, tmp_pa
     assert record_of(tmp_path)["status"] == "interrupted"
 
 
-@pytest.mark.parametrize("sent", ["SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGTERM"])
+@pytest.mark.parametrize(
+    "sent",
+    ["SIGHUP", "SIGUSR1", *(pytest.param(one, marks=pytest.mark.slow) for one in ("SIGUSR2", "SIGXCPU", "SIGTERM"))],
+)
 def test_what_terminals_and_batch_systems_send_saves_the_run(
     sent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,8 +174,9 @@ class Exhausted(RuntimeError):
     ((control, "initial_state"), Exhausted("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes."),
      "out of memory (RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.)"),
     ((Trainer, "run"), MemoryError(), "out of memory (MemoryError)"),
-    ((Evaluator, "run"), ZeroDivisionError("division by zero"), "ZeroDivisionError: division by zero"),
-    ((Evaluator, "__init__"), KeyError("x"), "KeyError: no 'x'"),
+    pytest.param((Evaluator, "run"), ZeroDivisionError("division by zero"), "ZeroDivisionError: division by zero",
+                 marks=pytest.mark.slow),
+    pytest.param((Evaluator, "__init__"), KeyError("x"), "KeyError: no 'x'", marks=pytest.mark.slow),
     ((Evaluator, "candidates"), OSError(5, "Input/output error", "here"), "OSError: Input/output error: here"),
 ], ids=["beginning", "training", "evaluation", "evaluator", "end"])  # fmt: skip
 def test_an_error_nobody_foresaw_ends_its_run_alone(
@@ -252,6 +256,7 @@ def test_files_that_may_not_be_large_enough_are_one_line(command: Command, tmp_p
     assert err.splitlines()[-1].startswith(f"error: {tmp_path} may not have files as large as are needed (ulimit -f)")
 
 
+@pytest.mark.slow  # test_resume.py fills a disk in every run
 def test_a_disk_that_fills_while_states_are_written_is_one_line(command: Command, tmp_path: Path) -> None:
     """Orbax's threads, and what tensorstore had under way, have much to say of it."""
     script = f'mount -t tmpfs -o size=300k none {tmp_path} && "$@"'

@@ -108,10 +108,10 @@ def test_the_same_command_again_skips_and_changes_nothing(reference: Path, tmp_p
 @pytest.mark.parametrize(
     "accidents",
     [
-        ("harness.train:Trainer.run 1 after SIGTERM",  # halfway through the behaviour
-         "harness.evaluate:Evaluator.run 2 before SIGINT"),  # at step 20, evaluated anew
-        # step 40: trained to the end, but not evaluated
-        pytest.param(("harness.train:Trainer.run 6 after SIGTERM",), marks=pytest.mark.slow),
+        # halfway through the behaviour; at step 20, evaluated anew
+        pytest.param(("harness.train:Trainer.run 1 after SIGTERM", "harness.evaluate:Evaluator.run 2 before SIGINT"),
+                     marks=pytest.mark.slow),
+        ("harness.train:Trainer.run 6 after SIGTERM",),  # step 40: trained to the end, but not evaluated
     ],
     ids=["along", "at the end"],
 )  # fmt: skip

@@ -224,7 +224,9 @@ def two_steps(method: Any, oracle: Any, draw: Any) -> None:
         assert max(moved) > 1e-3
 
 
-@pytest.mark.parametrize(("n", "steps", "how", "alpha"), [(5, 1, "mean", 1.0), (10, 4, "min", 0.1)])
+@pytest.mark.parametrize(
+    ("n", "steps", "how", "alpha"), [(5, 1, "mean", 1.0), pytest.param(10, 4, "min", 0.1, marks=pytest.mark.slow)]
+)
 def test_vgf_update(n: int, steps: int, how: str, alpha: float) -> None:
     method = make("vgf", n_particles=n, train_flow_steps=steps, q_aggregation=how, alpha=alpha, **COMMON)
     oracle = partial(vgf_step, steps=steps, alpha=alpha, how=getattr(jnp, how))

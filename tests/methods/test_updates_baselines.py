@@ -133,7 +133,9 @@ IVR_NETS = {"q": plain_q, "v": partial(state_value, act=relu, norm="before")}  #
 IQL_NETS = {"q": suite_q, "v": partial(state_value, act=gelu, norm="after")}
 
 
-@pytest.mark.parametrize("form", [pytest.param(f, marks=[pytest.mark.slow] * (f == "sql at once")) for f in IN_SAMPLE])
+@pytest.mark.parametrize(
+    "form", [pytest.param(f, marks=[pytest.mark.slow] * (f in ("sql at once", "eql"))) for f in IN_SAMPLE]
+)
 def test_in_sample_critic(form: str) -> None:
     method, rule = IN_SAMPLE[form]
     stage = next(stage for stage in method.stages() if "value" in stage.trains)
@@ -225,7 +227,10 @@ def td3bc_actor(q: Any, away: Any) -> Any:
     return -2.5 / jax.lax.stop_gradient(jnp.abs(q[0]).mean()) * q[0].mean() + jnp.sum(away**2) / (B * A)
 
 
-@pytest.mark.parametrize(("order", "full"), [("simultaneous", True), ("sequential", True), ("simultaneous", False)])
+@pytest.mark.parametrize(
+    ("order", "full"),
+    [("simultaneous", True), ("sequential", True), pytest.param("simultaneous", False, marks=pytest.mark.slow)],
+)
 def test_rebrac(order: str, full: bool) -> None:
     """Its update, and the step between two of the actor's, which leaves the actor and every target alone; as in FQL's
     suite ("simultaneous") and as in its own code."""

@@ -91,6 +91,7 @@ def shards_of(out: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in Path(f"{out}.parts").glob("train-*.npz")}
 
 
+@pytest.mark.slow
 def test_stopped_and_killed_collections_continue(cube_file, tmp_path):
     out = tmp_path / "long.npz"
     run, children = start(out)
