@@ -3,8 +3,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
-# one more than two cores: many tests wait for processes of their own
-WORKERS ?= 3
+# twice two cores: many tests wait for processes of their own
+WORKERS ?= 4
 
 .PHONY: demo test test-all lint format clean
 

@@ -112,6 +112,7 @@ def test_markdown_and_latex_lay_them_side_by_side(table2: tuple[Path, str]) -> N
     assert all(line.count("%") == line.count(r"\%") for line in latex.splitlines()[1:])
 
 
+@pytest.mark.slow
 def test_differences_over_all_rows(study: Path, published: pd.DataFrame) -> None:
     """FQL is 15 points below print on every task: nine environments or 45 tasks, the same mean and the least p."""
     compared, _ = compare(load(study), published[published["table"] == "table7"], Terms())

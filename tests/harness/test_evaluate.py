@@ -220,6 +220,7 @@ def test_measurements_are_finite_and_positive(tmp_path: Path) -> None:
     assert alone.ms_scan > 0 and math.isnan(alone.ms_loop)
 
 
+@pytest.mark.slow
 def test_an_estimate_covers_every_stage() -> None:
     settings = RunSettings(seeds=(0, 1), episodes=1, evaluate_every=10, log_every=5)
     sizes = parse_set(["hidden_dims=8", "flow_steps=2", "steps=10", "behavior_steps=1000"])

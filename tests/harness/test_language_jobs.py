@@ -22,6 +22,7 @@ def parts(results: Path) -> dict[str, bytes]:
     return {str(file.relative_to(results)): file.read_bytes() for file in files}
 
 
+@pytest.mark.slow
 def test_jobs_make_no_difference(tmp_path: Path) -> None:
     arguments = ("--methods", "sft", "--seeds", "3", "--episodes", "3", "--set", "measure_proxy=false")
     alone, beside = tmp_path / "1", tmp_path / "2"

@@ -83,7 +83,7 @@ def test_ctrl_c_in_a_terminal_leaves_a_run_that_goes_on(command: Command, tmp_pa
 
 @pytest.mark.parametrize(
     "sent",
-    ["SIGHUP", "SIGUSR1", *(pytest.param(one, marks=pytest.mark.slow) for one in ("SIGUSR2", "SIGXCPU", "SIGTERM"))],
+    ["SIGUSR1", *(pytest.param(one, marks=pytest.mark.slow) for one in ("SIGHUP", "SIGUSR2", "SIGXCPU", "SIGTERM"))],
 )
 def test_what_terminals_and_batch_systems_send_saves_the_run(
     sent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -173,7 +173,7 @@ class Exhausted(RuntimeError):
 @pytest.mark.parametrize("place, error, line", [
     ((control, "initial_state"), Exhausted("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes."),
      "out of memory (RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.)"),
-    ((Trainer, "run"), MemoryError(), "out of memory (MemoryError)"),
+    pytest.param((Trainer, "run"), MemoryError(), "out of memory (MemoryError)", marks=pytest.mark.slow),
     pytest.param((Evaluator, "run"), ZeroDivisionError("division by zero"), "ZeroDivisionError: division by zero",
                  marks=pytest.mark.slow),
     pytest.param((Evaluator, "__init__"), KeyError("x"), "KeyError: no 'x'", marks=pytest.mark.slow),

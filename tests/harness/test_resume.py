@@ -111,7 +111,8 @@ def test_the_same_command_again_skips_and_changes_nothing(reference: Path, tmp_p
         # halfway through the behaviour; at step 20, evaluated anew
         pytest.param(("harness.train:Trainer.run 1 after SIGTERM", "harness.evaluate:Evaluator.run 2 before SIGINT"),
                      marks=pytest.mark.slow),
-        ("harness.train:Trainer.run 6 after SIGTERM",),  # step 40: trained to the end, but not evaluated
+        # step 40: trained to the end, but not evaluated
+        pytest.param(("harness.train:Trainer.run 6 after SIGTERM",), marks=pytest.mark.slow),
     ],
     ids=["along", "at the end"],
 )  # fmt: skip
@@ -132,12 +133,10 @@ def test_stopped_by_signals_and_continued(
 EARLY = (
     "harness.train:Trainer.run 2 after SIGKILL",  # nothing of the behaviour is saved
     "harness.artifact:write_json 1 before SIGKILL",  # its parts are saved, but not noted
-)
-LATE = (
     "harness.record:Table.append 4 after SIGKILL",  # step 20 is evaluated, the state on disk that of step 10
-    "os:rename 1 before SIGKILL",  # while Orbax writes the state of step 20
     "harness.record:write_arrays 2 before SIGKILL",  # all is done but candidates.npz
 )
+LATE = ("os:rename 1 before SIGKILL",)  # while Orbax writes a state
 
 
 @pytest.mark.parametrize("accidents", [LATE, pytest.param(EARLY, marks=pytest.mark.slow)], ids=["late", "early"])
@@ -175,6 +174,7 @@ def test_a_full_disk_is_one_line_and_room_continues(command: Command, tmp_path: 
 # ---- --fresh, sharing, two at once ----
 
 
+@pytest.mark.slow
 def test_fresh_redoes_what_is_there_and_shared_work_once(reference: Path, tmp_path: Path) -> None:
     results = tmp_path / "results"
     shutil.copytree(reference, results)
@@ -231,6 +231,7 @@ def test_killed_while_stages_are_shared(command: Command, whole: Path, tmp_path:
             assert ours == theirs, (name, file)
 
 
+@pytest.mark.slow
 def test_runs_side_by_side_are_those_one_after_the_other(tmp_path: Path) -> None:
     names = ("bc", "bc_gaussian")
     for jobs in ("1", "2"):

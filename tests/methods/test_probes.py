@@ -70,6 +70,7 @@ def test_on_a_bandit_vgf_beats_best_of_n_beats_bc() -> None:
     assert moved < five / 4 and moved < 0.04
 
 
+@pytest.mark.slow
 def test_on_a_bandit_fql_with_little_regularisation_finds_the_optimum() -> None:
     """alpha mean_d |mu - flow|^2 + |mu - GOAL|^2 over two dimensions is least at a share alpha / (alpha + 2) of the
     flow's action: 0.024 at alpha = 0.05, so a regret of 0.024^2 * 0.77 and the critic's error, which is under 0.1."""
@@ -104,7 +105,9 @@ def walks() -> dict[str, np.ndarray]:
     ("name", "settings", "value"),
     [
         # 3 steps of 0.1 lift particles, whose mean was 0
-        ("vgf", {"train_flow_steps": 3, "step_size": EPS, "alpha": 1e-3}, GAMMA * 3 * EPS),
+        pytest.param(
+            "vgf", {"train_flow_steps": 3, "step_size": EPS, "alpha": 1e-3}, GAMMA * 3 * EPS, marks=pytest.mark.slow
+        ),
         pytest.param("avgf", {"train_flow_steps": 3, "step_size": EPS}, GAMMA * 3 * EPS, marks=pytest.mark.slow),
         # alpha mean_d (mu - flow)^2 - mu_0 over two dimensions is least at flow_0 + 1 / alpha
         pytest.param("fql", {"alpha": 1 / 0.3}, GAMMA * 0.3, marks=pytest.mark.slow),

@@ -240,7 +240,7 @@ def test_avgf_update(n: int, steps: int, how: str) -> None:
     two_steps(method, oracle, lambda rng: jnp.asarray(rng.normal(size=(B, n, A))))
 
 
-@pytest.mark.parametrize(("normalize", "how"), [(False, "mean"), (True, "min")])
+@pytest.mark.parametrize(("normalize", "how"), [(True, "min"), pytest.param(False, "mean", marks=pytest.mark.slow)])
 def test_fql_update(normalize: bool, how: str) -> None:
     method = make("fql", alpha=3.0, normalize_q=normalize, q_aggregation=how, **COMMON)
     oracle = partial(fql_step, alpha=3.0, normalize=normalize, how=getattr(jnp, how))

@@ -172,7 +172,7 @@ ACTORS = {
 }
 
 
-@pytest.mark.parametrize("form", ACTORS)
+@pytest.mark.parametrize("form", [pytest.param(one, marks=[pytest.mark.slow] * (one == "eql")) for one in ACTORS])
 def test_advantage_weighted_actor(form: str) -> None:
     settings, weigh, policy = ACTORS[form]
     if form != "iql":
