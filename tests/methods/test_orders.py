@@ -145,17 +145,6 @@ def test_ivr_steps_v_first(order: str) -> None:
     assert bias == pytest.approx(1.5 if order == "simultaneous" else 1.5 - TAU * RATE, rel=1e-6)
 
 
-def test_ivr_starts_orthogonal() -> None:
-    """Columns of every kernel, or its rows where it is wide, are at right angles and of length sqrt 2."""
-    state = jax.jit(make("ivr", hidden_dims=(16, 8)).init)(jax.random.key(0))
-    leaves = jax.tree.leaves_with_path({name: part.params for name, part in state.items()})
-    kernels = [leaf for path, leaf in leaves if path[-1].key == "kernel"]
-    assert len(kernels) == 9  # three of Q, of V and of the policy
-    for kernel in (np.asarray(one) for many in kernels for one in (many if many.ndim == 3 else [many])):
-        tall = kernel if kernel.shape[0] >= kernel.shape[1] else kernel.T
-        np.testing.assert_allclose(tall.T @ tall, 2.0 * np.eye(tall.shape[1]), atol=1e-5)
-
-
 # IDQL
 
 IDQL = {"sampler_dims": (8,), "blocks": 1, "dropout": 0.0, "sampler_batch_size": 6, "test_n": (4,)}
