@@ -45,7 +45,7 @@ class IVRConfig(ControlConfig):
     explore_scale: Weight = 1.0  # while exploring online: of the policy's own deviation
 
 
-_START = "uniform"  # of every kernel; its code's orthogonal start hung on the CPU with several seeds at once
+_START = "orthogonal"  # of every kernel, as in its code
 
 
 @dataclass(frozen=True)

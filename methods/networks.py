@@ -26,9 +26,19 @@ def mish(x: Array) -> Array:
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"relu": nn.relu, "gelu": nn.gelu, "mish": mish}
 
 
+def _orthogonal(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+    """Kernels with orthogonal columns of length sqrt 2, or rows where they are wide.
+
+    One after another under `vmap`: several batched QRs in flight at once wait for each other for ever on a CPU of few
+    cores (jaxlib 0.10.2, whose LAPACK calls wait inside the thread pool that has to serve them).
+    """
+    draw = nn.initializers.orthogonal(math.sqrt(2.0))
+    return jax.custom_batching.sequential_vmap(lambda key: draw(key, shape, dtype))(key)
+
+
 STARTS: dict[str, Callable[..., Array]] = {
     "uniform": nn.initializers.variance_scaling(1.0, "fan_avg", "uniform"),
-    "orthogonal": nn.initializers.orthogonal(math.sqrt(2.0)),
+    "orthogonal": _orthogonal,
 }
 
 

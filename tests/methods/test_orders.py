@@ -6,6 +6,8 @@ gradient's size. The gradients here are of order 1, so that Adam's 1e-8 is lost 
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import jax
@@ -143,6 +145,28 @@ def test_ivr_steps_v_first(order: str) -> None:
     alone, _ = jax.jit(method.stages()[0].update)(state, batch, jax.random.key(0))
     bias = alone["critic"].target["params"]["VmapMLP_0"]["Dense_1"]["bias"][0, 0]
     assert bias == pytest.approx(1.5 if order == "simultaneous" else 1.5 - TAU * RATE, rel=1e-6)
+
+
+def test_ivr_starts_orthogonal() -> None:
+    """Columns of every kernel, or its rows where it is wide, are at right angles and of length sqrt 2."""
+    state = jax.jit(make("ivr", hidden_dims=(16, 8)).init)(jax.random.key(0))
+    leaves = jax.tree.leaves_with_path({name: part.params for name, part in state.items()})
+    kernels = [leaf for path, leaf in leaves if path[-1].key == "kernel"]
+    assert len(kernels) == 9  # three of Q, of V and of the policy
+    for kernel in (np.asarray(one) for many in kernels for one in (many if many.ndim == 3 else [many])):
+        tall = kernel if kernel.shape[0] >= kernel.shape[1] else kernel.T
+        np.testing.assert_allclose(tall.T @ tall, 2.0 * np.eye(tall.shape[1]), atol=1e-5)
+
+
+def test_ivr_starts_at_several_seeds_at_once() -> None:
+    """Batched QRs that run beside each other hang (jaxlib 0.10.2): the child is killed, and the test fails."""
+    program = (
+        "import jax, methods; from methods.core import TaskSpec;"
+        "cls = methods.get('ivr'); ivr = cls(cls.Config(), TaskSpec(obs_dim=3, action_dim=2, horizon=5));"
+        "print(jax.tree.leaves(jax.jit(jax.vmap(ivr.init))(jax.random.split(jax.random.key(0), 5)))[0].shape[0])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], timeout=120, capture_output=True, text=True, check=True)
+    assert done.stdout == "5\n"
 
 
 # IDQL
