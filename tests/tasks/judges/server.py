@@ -122,3 +122,8 @@ def reply(content: str | None, tokens: int) -> dict[str, Any]:
     """A completion of 100 tokens of prompt and so many of answer."""
     message = {"role": "assistant", "content": content}
     return {"choices": [{"message": message}], "usage": {"prompt_tokens": 100, "completion_tokens": tokens}}
+
+
+def lines(result: Any) -> list[str]:
+    """What a command said, but for what it spent."""
+    return [line for line in result.stderr.splitlines() if not line.startswith("spent ")]
