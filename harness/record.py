@@ -15,15 +15,10 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from core import records
-from core.files import keep_copy, read_plain, sweep, write_atomically, write_json, write_lines
+from core.files import keep_copy, read_plain, sweep, write_atomically, write_json
 from core.records import SCHEMA
 from harness.provenance import git_state, versions
-from harness.table import Table
 from methods.core import BadInput
-
-__all__ = ["Busy", "RunRecord", "Table", "git_state", "locked", "now", "read_run", "status_of", "versions",
-           "write_arrays", "write_atomically", "write_json", "write_lines"]  # fmt: skip
-
 
 class Busy(RuntimeError):
     """Another process holds the lock, or another thread of this one (`ours`)."""
@@ -88,10 +83,10 @@ def _sign(owner: Path) -> None:
         file.write(f"{os.getpid()} {platform.node()}\n")
 
 
-class RunRecord:
-    """`run.json` of one run, rewritten whole at every change.
+class TrialRecord:
+    """`run.json` of one seed of a run, rewritten whole at every change.
 
-    What earlier sessions of the run put on record stays: its time, its evaluations, its stages.
+    What earlier sessions put on record stays: its time, its evaluations, its stages, the seeds evaluated beside it.
     """
 
     def __init__(self, folder: Path, content: Mapping[str, Any]) -> None:
@@ -100,7 +95,7 @@ class RunRecord:
         self.damage: str | None = None
         """What was wrong with the record of earlier sessions, and where that is kept now."""
         before = self._before()
-        kept = {key: before[key] for key in ("evaluation_steps", "stages") if key in before}
+        kept = {key: before[key] for key in ("evaluation_steps", "stages", "beside") if key in before}
         self.content = {
             "schema": SCHEMA, **content, **kept, "status": "running", "error": None, "versions": versions(),
             "git": git_state(), "wall_clock_s": before.get("wall_clock_s", {}), "created": before.get("created", now()),

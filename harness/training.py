@@ -1,0 +1,264 @@
+"""One program's work: training spans, saves, and the evaluations of the trials whose last stage it is."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from harness.arrays import fitted, single, stacked
+from harness.attempts import Cohort
+from harness.ending import Interrupted, summary
+from harness.plan import Lane
+from harness.programs import Program
+from harness.session import Session
+from harness.store import LaneStore
+from harness.table import Table
+from harness.train import Algorithm, ChunkResult, Lanes, Trainer, failure, initial_state, lanes_of, spans
+from methods.core import Columns, State
+
+SAVE_EVERY_S = 120.0  # between saves; a crash loses that much and the span (`log_every` steps) in hand
+
+Stores = Callable[[Lane], LaneStore]
+
+
+class Training:
+    """The rest of one program, from where its lanes' stores left off."""
+
+    columns: tuple[str, ...] = ()  # of train.csv, where they must be known beforehand
+
+    def __init__(
+        self, session: Session, program: Program, stores: Stores, cohorts: Sequence[Cohort], columns: Columns,
+        log_every: int,
+    ) -> None:  # fmt: skip
+        """`columns`: the dataset's, on the device; `log_every`: steps in one dispatched span."""
+        self.session, self.program, self.stores, self.cohorts = session, program, stores, cohorts
+        self.data, self.log_every = columns, log_every
+        self.node, self.stage = program.first.node, program.first.node.stage
+        self.places = {slot.fingerprint: place for place, slot in enumerate(program.slots)}
+        finished = {lane.fingerprint: stores(lane).finished for lane in program.lanes}
+        self.live: dict[int, Lane] = {  # the lanes that train, by their places
+            self.places[lane.fingerprint]: lane for lane in program.lanes if not finished[lane.fingerprint]
+        }
+        self.step = self._common_step()
+        self.algorithm = Algorithm(program.first.method, self.node.number)
+        self.lanes = self._lanes()
+        for cohort in cohorts:
+            for attempt in cohort.running:
+                done = finished[attempt.last.fingerprint]
+                with cohort.failing_one(attempt):
+                    attempt.open(self.stage.steps if done else self.step, cohort.evaluator.rows,
+                                 adopted=stores(attempt.last).adopted, columns=self.columns)  # fmt: skip
+        watched = {attempt.last.fingerprint for cohort in cohorts for attempt in cohort.attempts.values()}
+        self.own = {
+            place: Table(stores(lane).folder / "train.csv", self.step)
+            for place, lane in self.live.items() if lane.fingerprint not in watched
+        }  # fmt: skip
+
+    def _common_step(self) -> int:
+        """The last step of which every lane has its state; states after it are given up."""
+        there = [{0, *self.stores(lane).steps} for lane in self.live.values()]
+        step = max(set.intersection(*there)) if there else self.stage.steps
+        for lane in self.live.values():
+            self.stores(lane).go_back(step)
+        return step
+
+    def _lanes(self) -> Lanes:
+        """Places that nobody asks for are held by copies of the first lane."""
+        lanes = [slot.lane or self.program.first for slot in self.program.slots]
+        return lanes_of([lane.seed for lane in lanes], [lane.method for lane in lanes])
+
+    def finish(self) -> None:
+        """Trains and evaluates to the stage's end, saving on the way. What fails is a lane and its trials."""
+        if self.live:
+            self._train(self._begin())
+        for cohort in self.cohorts:  # of lanes that were finished before
+            with cohort.failing():
+                cohort.evaluate(self._last, lambda seeds, cohort=cohort: self._stored(cohort, seeds),  # type: ignore[misc]
+                                self._ready(cohort), self._shared)  # fmt: skip
+
+    # the state
+
+    def _begin(self) -> State:
+        """The parts that the stage trains or reads, `[l, ...]`, as they are after `step`."""
+        method = self.program.first.method
+        like = jax.eval_shape(method.init, jax.eval_shape(lambda: jax.random.key(0)))
+        filler = next(iter(self.live.values()))
+        lanes = [self.live.get(place, filler) for place in range(len(self.program.slots))]
+        read = {lane.fingerprint: self._read(lane, like) for lane in self.live.values()}
+        before = stacked([read[lane.fingerprint] for lane in lanes]) if filler.reads else {}
+        if not self.step:
+            return self._started(before)
+        shapes = self._like({name: part for name, part in like.items() if name in self.stage.trains})
+        stored = {lane.fingerprint: self._load(lane, shapes) for lane in self.live.values()}
+        return {**before, **stacked([stored[lane.fingerprint] for lane in lanes])}
+
+    def _read(self, lane: Lane, like: State) -> State:
+        """What earlier lanes made for this one."""
+        found: State = {}
+        for part, before in lane.reads.items():
+            store = self.stores(before)
+            found |= fitted(store.load(), {part: like[part]}, str(store.folder))
+        return found
+
+    def _load(self, lane: Lane, like: State) -> State:
+        store = self.stores(lane)
+        return fitted(store.load(self.step), like, str(store.folder))
+
+    def _started(self, before: State) -> State:
+        """The state before the first step; `before`: the parts of earlier lanes."""
+        fresh = initial_state(self.program.first.method, self.lanes)
+        return {**before, **{name: part for name, part in fresh.items() if name in self.stage.trains}}
+
+    def _like(self, trained: State) -> State:
+        """The shapes of what a lane's store holds of the step resumed from."""
+        return trained
+
+    # the way
+
+    @property
+    def _last(self) -> int:
+        return self.node.first + self.stage.steps
+
+    @property
+    def _shared(self) -> bool:
+        return len(self.cohorts) > 1
+
+    def _train(self, state: State) -> None:
+        trainer = Trainer(self.algorithm, self.lanes, self.data, state)
+        state = trainer.complete(state)
+        self._saved = time.monotonic()
+        with self.session.progress.stage(self._label(), self.stage.steps, self.step) as bar:
+            self._evaluate_or_save(state, trainer.seconds)
+            for edge in self._edges():
+                for first, count in spans(self.step, edge, self.log_every):
+                    state, result = trainer.run(state, first, count)
+                    self.step = first + count
+                    self._take(result)
+                    bar.advance(count)
+                    if self.session.stop():
+                        self._save(state, trainer.seconds)
+                        raise Interrupted
+                    if time.monotonic() - self._saved > SAVE_EVERY_S:
+                        self._save(state, trainer.seconds)
+                    if not self.live:
+                        return
+                self._evaluate_or_save(state, trainer.seconds)
+                self._save(state, trainer.seconds, finished=self.step == self.stage.steps)
+            if self.step == self.stage.steps:  # also where an earlier session was stopped before this was noted
+                self._save(state, trainer.seconds, finished=True)
+
+    def _label(self) -> str:
+        names = list(dict.fromkeys(cohort.run.method.name for cohort in self.cohorts)) or [self.program.first.method.name]
+        count = len(self.live)
+        task = self.program.first.identity["task"].partition("/")[2]
+        return f"{', '.join(names)} on {task}: {self.stage.name}, {count} lane{'s' * (count > 1)}"
+
+    def _edges(self) -> list[int]:
+        """The stage's steps to come at which someone is evaluated, and its last."""
+        wanted = {step - self.node.first for cohort in self.cohorts for step in cohort.run.evaluation_steps()}
+        return sorted(step for step in wanted | {self.stage.steps} if step > self.step)
+
+    def _take(self, result: ChunkResult) -> None:
+        """Logs what a span did; lanes that came to be not finite fail."""
+        for place, lane in list(self.live.items()):
+            if error := failure(self.stage.name, result, place, lane.seed, self.node.first):
+                self._fail(place, error)
+        self._log(result.metrics)
+
+    def _fail(self, place: int, error: Exception) -> None:
+        """A lane fails alone: it holds its place, and the trials that need it end."""
+        lane = self.live.pop(place)
+        self.session.fail(lane, summary(error))
+        told = [cohort.fail(error, [attempt.trial.seed]) for cohort, attempt in self._watching(lane)]
+        if not told:
+            self.session.progress.say(f"{lane.label}, seed {lane.seed}: failed: {summary(error)}")
+
+    def _watching(self, lane: Lane) -> list[tuple[Cohort, Any]]:
+        return [(cohort, attempt) for cohort in self.cohorts for attempt in cohort.running
+                if attempt.last.fingerprint == lane.fingerprint]  # fmt: skip
+
+    def _ready(self, cohort: Cohort, training: bool = False) -> list[int]:
+        """Seeds of a cohort whose lanes train, or are finished."""
+        lanes = {lane.fingerprint for lane in self.live.values()}
+        return [attempt.trial.seed for attempt in cohort.running
+                if (attempt.last.fingerprint in lanes if training else self.stores(attempt.last).finished)]  # fmt: skip
+
+    def _evaluate(self, state: State) -> None:
+        for cohort in self.cohorts:
+            with cohort.failing():
+                cohort.evaluate(self.node.first + self.step, lambda seeds, cohort=cohort: self._slice(cohort, state),  # type: ignore[misc]
+                                self._ready(cohort, training=True), self._shared)  # fmt: skip
+        self._drop_unwatched()
+
+    def _drop_unwatched(self) -> None:
+        """Lanes whose trials have all failed (of their records, say) are not trained on for nobody."""
+        for place, lane in list(self.live.items()):
+            if lane.fingerprint not in self.program.needed and not self._watching(lane):
+                del self.live[place]
+
+    def _slice(self, cohort: Cohort, state: State) -> State:
+        """The trained parts of a cohort's seeds, `[s, ...]`; a seed that is not here gets another's."""
+        known = {attempt.trial.seed: self.places[attempt.last.fingerprint] for attempt in cohort.attempts.values()}
+        places = [known.get(seed, 0) for seed in cohort.seeds]
+        trained = self._trained(state)
+        if places == list(range(len(self.program.slots))):
+            return trained
+        chosen = np.array(places)
+        return jax.tree.map(lambda leaf: leaf[chosen], trained)
+
+    def _stored(self, cohort: Cohort, seeds: Sequence[int]) -> State:
+        """The same, from disk."""
+        ready = self._ready(cohort)
+        return cohort.engine.parts(self.session, cohort.run, seeds, ready, last=True)
+
+    def _trained(self, state: State) -> State:
+        return {name: part for name, part in state.items() if name in self.stage.trains}
+
+    def _evaluate_or_save(self, state: State, seconds: dict[str, float]) -> None:
+        try:
+            self._evaluate(state)
+        except Interrupted:
+            self._save(state, seconds)
+            raise
+
+    def _log(self, metrics: Mapping[str, np.ndarray]) -> None:
+        names = sorted(metrics)
+        for place, lane in self.live.items():
+            row = {"seed": lane.seed, "step": self.node.first + self.step, **{n: metrics[n][place] for n in names}}
+            if place in self.own:
+                self.own[place].append([row])
+            for cohort, attempt in self._watching(lane):
+                with cohort.failing_one(attempt):
+                    attempt.train.append([row])
+
+    def _save(self, state: State, seconds: dict[str, float], *, finished: bool = False) -> None:
+        """Saves what to resume from, and the seconds since the last time, which start anew. The states before go once
+        every lane has its new one."""
+        kept = jax.device_get(self._kept(state))
+        share = sum(seconds.values()) / max(len(self.live), 1)
+        batch = [slot.fingerprint for slot in self.program.slots]
+        stores = {place: self.stores(lane) for place, lane in self.live.items()}
+        for place, store in stores.items():
+            store.save(self.step, single(kept, place), finished=finished, seconds=share, batch=batch)
+        for store in stores.values():
+            store.prune()
+        self._record({name: value / max(len(self.live), 1) for name, value in seconds.items()})
+        seconds.update(dict.fromkeys(seconds, 0.0))
+        self._saved = time.monotonic()
+
+    def _kept(self, state: State) -> State:
+        """What is saved, `[l, ...]`."""
+        return self._trained(state)
+
+    def _record(self, share: Mapping[str, float]) -> None:
+        """A lane's time goes on record of the first trial that watches it."""
+        for lane in self.live.values():
+            for cohort, attempt in itertools.islice(self._watching(lane), 1):
+                with cohort.failing_one(attempt):
+                    attempt.record.add_seconds(share)
+                    attempt.record.save()
