@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ from methods.core import REWARD_SETTINGS, Method, Stage, leaves, structure
 from tests.methods.common import make, make_batch, per_row, random_state
 
 ROWS, STEPS = 8, 3
+QUICK = {"xla_backend_optimization_level": 0}  # to compile
 SOFTMAX = {"particle_select": "softmax"}  # else the temperature has no bearing
 RATES = {"actor_learning_rate": 2e-3, "critic_learning_rate": 4e-3}  # 0, their default, is another structure
 GUIDED = {"flow_steps": 3, "test_weights": (0.0, 0.5), "test_n": (1, 4), **SOFTMAX}
@@ -56,24 +57,32 @@ class Lanes:
         """What each stage makes of a state, and how it acts and explores."""
         self.traced += 1
         bound, keys = self.method.having(**values), jax.random.split(jax.random.key(0), STEPS)
-        jax.eval_shape(bound.init, keys[0])
         found: dict[str, Any] = {stage.name: trained(stage, state, data, keys) for stage in bound.stages()}
         obs = data["observations"][:ROWS]
         found["acting"] = bound.act(state, obs, keys[0], per_row(bound.knobs[-1], ROWS))
-        if online := bound.online():
-            batch = {name: column[:ROWS] for name, column in data.items()}
-            jax.eval_shape(online.update, state, batch, keys[0])  # what the stages' updates are made of
+        if bound.exploring & values.keys():  # else it is acting once more
             found["exploring"] = bound.explore(state, obs, keys[1])
         return found
 
+    def traces(self, values: dict[str, Any], state: Any, data: Any) -> None:
+        """The rest of what the harness calls, which is made of the same pieces."""
+        bound, key = self.method.having(**values), jax.random.key(0)
+        bound.init(key)
+        if online := bound.online():
+            batch = {name: column[:ROWS] for name, column in data.items()}
+            online.update(state, batch, key)
+            bound.explore(state, data["observations"], key)
+
     @cached_property
     def program(self) -> Any:
-        return jax.jit(jax.vmap(self.everything, in_axes=(0, None, None)))
+        return jax.jit(jax.vmap(self.everything, in_axes=(0, None, None)), compiler_options=QUICK)
 
     def run(self, *settings: dict[str, float]) -> Any:
         """All results, stacked over the settings."""
-        values = {name: np.asarray([one[name] for one in settings], np.float32) for name in self.leaves}
-        return jax.tree.map(np.asarray, self.program(values, self.state, self.data))
+        return jax.tree.map(np.asarray, self.program(self.stacked(*settings), self.state, self.data))
+
+    def stacked(self, *settings: dict[str, float]) -> dict[str, np.ndarray]:
+        return {name: np.asarray([one[name] for one in settings], np.float32) for name in self.leaves}
 
     @cached_property
     def results(self) -> Any:
@@ -82,7 +91,7 @@ class Lanes:
 
     def constant(self, values: dict[str, float]) -> Any:
         """The results of the program that has these settings built in."""
-        return jax.jit(lambda state, data: self.everything(values, state, data))(self.state, self.data)
+        return jax.jit(partial(self.everything, values), compiler_options=QUICK)(self.state, self.data)
 
     def touched(self, name: str) -> set[str]:
         """Which results another value of a leaf changes."""
@@ -127,6 +136,12 @@ def test_one_program_serves_every_value(lanes: Lanes) -> None:
         for (path, theirs), stacked in zip(built_in, jax.tree.leaves(ours), strict=True):
             where = f"lane {lane}, {jax.tree_util.keystr(path)}"
             np.testing.assert_allclose(stacked[lane], theirs, rtol=1e-5, atol=1e-6, err_msg=where)
+
+
+def test_whatever_the_harness_calls_takes_traced_leaves(lanes: Lanes) -> None:
+    jax.eval_shape(
+        jax.vmap(lanes.traces, in_axes=(0, None, None)), lanes.stacked(lanes.leaves), lanes.state, lanes.data
+    )
 
 
 def test_each_leaf_has_a_bearing_on_what_it_is_said_to(lanes: Lanes) -> None:
