@@ -176,7 +176,8 @@ def _coerce(override: Override, hint: Any) -> Any:
         return BadInput(f"{override.origin}: {override.key}={value} is not {expected}")
 
     def scalar(text: str, hint: Any) -> Any:
-        base, *limits = get_args(hint) if hasattr(hint, "__metadata__") else (hint,)
+        base, *marks = get_args(hint) if hasattr(hint, "__metadata__") else (hint,)
+        limits = [mark for mark in marks if isinstance(mark, str)]
         if get_origin(base) is Literal:
             if text not in get_args(base):
                 raise refuse("one of " + ", ".join(get_args(base)))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,9 @@ from methods.core import (
     Repeats,
     Stage,
     State,
+    Switch,
     Weight,
+    is_on,
 )
 from methods.critics import planned_returns, softmax_value
 from methods.learner import Params, create, descend, optimizer
@@ -46,7 +48,7 @@ class SfBCConfig(BehaviorConfig):
 
     batch_size: PositiveInt = 4096
     learning_rate: PositiveFloat = 1e-4  # of the sampler
-    critic_learning_rate: Weight = 1e-3  # 0: as learning_rate
+    critic_learning_rate: Annotated[Weight, Switch] = 1e-3  # 0: as learning_rate
     sampler: Literal["diffusion"] = "diffusion"
     sampler_activation: Literal["relu", "gelu", "mish"] = "mish"
     solver_steps: Repeats = 15  # of the diffusion's ODE
@@ -99,7 +101,8 @@ class SfBC(BehaviorMethod):
 
     @property
     def critic_rate(self) -> float:
-        return self.config.critic_learning_rate or self.config.learning_rate
+        c = self.config
+        return c.critic_learning_rate if is_on(c.critic_learning_rate) else c.learning_rate
 
     def init_part(self, name: str, key: Key) -> Any:
         """A critic of normalised returns, with their mean and deviation."""
