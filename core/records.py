@@ -96,7 +96,8 @@ class RunRecord(TypedDict):
     status: Literal["running", "finished", "interrupted", "failed"]
     error: NotRequired[str | None]
     config: dict[str, Any]
-    seeds: list[Seed]
+    seeds: NotRequired[list[Seed]]
+    seed: NotRequired[Seed]
     knobs: list[Name]
     episodes: Number
     evaluation_steps: NotRequired[list[Number]]
@@ -127,6 +128,7 @@ class StageRecord(TypedDict):
     versions: NotRequired[dict[str, str] | None]
     adopted_from: NotRequired[str]
     files: NotRequired[dict[str, str]]  # SHA-256 of every file of the state, by its path there
+    batch: NotRequired[list[Name]]  # fingerprints of the lanes that were begun side by side
 
 
 @with_config(_STRICT)
@@ -146,7 +148,7 @@ class TinyStage(TypedDict):
     stage: str
     task: str
     data: str
-    seeds: list[Seed]
+    seed: Seed
     config: TinyModel
 
 

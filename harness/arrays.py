@@ -16,7 +16,7 @@ _BETWEEN = "/"  # of a part's name and a leaf's path
 
 
 class ArrayFormat:
-    """See `harness.store.Format`; parts are pytrees to write, and read as arrays by path (`fitted` makes them trees)."""
+    """See `harness.store.Format`; writes pytrees, and reads arrays by path, of which `fitted` makes trees."""
 
     def write(self, path: Path, parts: Mapping[str, Any]) -> None:
         save_file({name: np.asarray(leaf, order="C") for name, leaf in _flat(parts).items()}, path)

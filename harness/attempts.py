@@ -32,6 +32,8 @@ class Attempt:
         """`beside`: the seeds that are evaluated together, this one among them, if none stand on record."""
         self.session, self.trial, self.folder = session, trial, trial.folder(session.results)
         self.status = "running"
+        self.lanes = trial.lanes()
+        self.last: Lane = self.lanes[-1]
         source = dataset.provenance
         data = {"name": source.name, "sha256": source.sha256, "origin": source.origin,
                 "path": source.path, "transitions": len(dataset), "details": dict(source.details)}  # fmt: skip
@@ -44,10 +46,6 @@ class Attempt:
         if self.record.damage:
             self.say(self.record.damage)
         self.record.save(beside=list(self.beside))
-
-    @property
-    def last(self) -> Lane:
-        return self.trial.lanes()[-1]
 
     @property
     def signature(self) -> str:
@@ -131,7 +129,7 @@ class Attempt:
         stages = [
             {"name": lane.node.stage.name, "fingerprint": lane.fingerprint, "steps": lane.node.stage.steps,
              **store.provenance(self.signature)}
-            for lane, store in zip(self.trial.lanes(), stores, strict=True)
+            for lane, store in zip(self.lanes, stores, strict=True)
         ]  # fmt: skip
         self.record.save(stages=stages, status="finished")
         self.status = "finished"
@@ -178,8 +176,8 @@ class Cohort:
         """Ends trials, by default all that run, with a line that says why."""
         failing = [one for one in self.running if seeds is None or one.trial.seed in seeds]
         if failing:
-            line = [attempt.fail(error) for attempt in failing][0]
-            self.say(f"failed: {line}", [attempt.trial.seed for attempt in failing])
+            lines = [attempt.fail(error) for attempt in failing]
+            self.say(f"failed: {lines[0]}", [attempt.trial.seed for attempt in failing])
 
     @contextlib.contextmanager
     def failing(self) -> Any:
@@ -191,7 +189,9 @@ class Cohort:
                 raise
             self.fail(error)
 
-    def evaluate(self, step: int, trained: Callable[[Sequence[int]], State], ready: Collection[int], close: bool) -> None:
+    def evaluate(
+        self, step: int, trained: Callable[[Sequence[int]], State], ready: Collection[int], close: bool
+    ) -> None:
         """Evaluates the trials that want it after `step` of the record.
 
         Args:
@@ -244,7 +244,7 @@ class Cohort:
             folders = {attempt.trial.seed: attempt.folder for attempt in self.running}
             self.engine.end(self.session, self.run, self.evaluator, state, folders, self.dataset)
             for attempt in self.running:
-                attempt.finish(stores(lane) for lane in attempt.trial.lanes())
+                attempt.finish(stores(lane) for lane in attempt.lanes)
 
     def close(self) -> None:
         if self._evaluator:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,7 +61,9 @@ class ControlEngine:
     def evaluator(self, session: Session, run: RunNode, seeds: Sequence[int]) -> Evaluator:
         return Evaluator(run.method, run.task, seeds, run.settings.episodes, session.kept)
 
-    def parts(self, session: Session, run: RunNode, seeds: Sequence[int], ready: Collection[int], *, last: bool) -> State:
+    def parts(
+        self, session: Session, run: RunNode, seeds: Sequence[int], ready: Collection[int], *, last: bool
+    ) -> State:
         like = jax.eval_shape(run.method.init, jax.eval_shape(lambda: jax.random.key(0)))
         found = {seed: self._of_seed(session, run, seed, like, last) for seed in ready}
         if not found:
@@ -98,7 +100,7 @@ class ControlEngine:
         for seed, folder in folders.items():
             write_arrays(folder / "candidates.npz", found[seed])
 
-    def estimate(self, runs: Iterable[RunNode], console: Console) -> dict[str, float]:
-        from harness.estimate import seconds_per_stage
+    def estimate(self, programs: Sequence[Program], console: Console) -> dict[str, float]:
+        from harness.estimate import seconds_of
 
-        return seconds_per_stage(runs, console)
+        return seconds_of(programs, console)

@@ -1,15 +1,11 @@
-"""What carries out stages and evaluations: JAX for methods that act, torch for those that write.
-
-This is the one place where the harness asks which kind a run is of; everything else talks to an `Engine`.
-"""
+"""What carries out programs and evaluations, as the rest of the harness sees it (`harness.engines` has them)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import tasks
 from harness.config import RunSettings
 from harness.plan import Lane, RunNode
 from harness.programs import Program
@@ -66,7 +62,9 @@ class Engine(Protocol):
 
     def evaluator(self, session: Session, run: RunNode, seeds: Sequence[int]) -> Evaluator: ...
 
-    def parts(self, session: Session, run: RunNode, seeds: Sequence[int], ready: Collection[int], *, last: bool) -> State:
+    def parts(
+        self, session: Session, run: RunNode, seeds: Sequence[int], ready: Collection[int], *, last: bool
+    ) -> State:
         """From disk, the parts that the last stage trains, or all the others, for the evaluator of these seeds. Of
         seeds that are not `ready` there need be none."""
 
@@ -79,17 +77,5 @@ class Engine(Protocol):
             dataset: Dataset) -> None:  # fmt: skip
         """Records, in the folders of these seeds, what there is to record of the finished policies."""
 
-    def estimate(self, runs: Iterable[RunNode], console: Console) -> dict[str, float]:
-        """Seconds that each stage takes on this device for a lane, by the stage's fingerprint; NaN where nobody can
-        tell."""
-
-
-def engine_of(run: RunNode) -> Engine:
-    """The engine that a run's task needs. Torch is imported for language tasks alone."""
-    if tasks.family(run.task.suite) == "language":
-        from harness.language import LanguageEngine
-
-        return LanguageEngine()
-    from harness.control import ControlEngine
-
-    return ControlEngine()
+    def estimate(self, programs: Sequence[Program], console: Console) -> dict[str, float]:
+        """Seconds that programs train on this device, by their first lanes' fingerprints; NaN where nobody can tell."""

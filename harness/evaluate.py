@@ -26,7 +26,9 @@ Kept = Callable[[Any, Callable[[], Any]], Any]
 class Evaluator:
     """Rolls out one method on one task. Rows are `[l, k * e]`: seeds, then knob settings, then episodes."""
 
-    def __init__(self, method: Method, task: Task, seeds: Sequence[int], episodes: int, kept: Kept | None = None) -> None:
+    def __init__(
+        self, method: Method, task: Task, seeds: Sequence[int], episodes: int, kept: Kept | None = None
+    ) -> None:
         """`kept`: what keeps compiled programs, so that methods which differ in float settings alone share one."""
         self.method, self.task, self.seeds, self.episodes = method, task, tuple(seeds), episodes
         settings = method.knobs
@@ -40,9 +42,7 @@ class Evaluator:
         key = (type(method), method.spec, structure(method.config))
         keep: Kept = kept or (lambda key, make: make())
         self._act = keep(("act", *key), lambda: jax.jit(partial(_act, method)))
-        self._probe = keep(
-            ("probe", *key), lambda: jax.jit(partial(_probe, method), compiler_options=quick_compile())
-        )
+        self._probe = keep(("probe", *key), lambda: jax.jit(partial(_probe, method), compiler_options=quick_compile()))
         self._pool: Simulators | SimulatorPool | None = None
         self._stop: Callable[[], bool] = lambda: False
 
@@ -63,7 +63,7 @@ class Evaluator:
         progress: Callable[[float], None],
     ) -> dict[int, list[dict[str, Any]] | Exception]:  # fmt: skip
         """Episode rows of the record (less `phase`) for the policies after `step` gradient steps, by seed, or what a
-        seed's simulators or actions failed of. Only `chosen` seeds are rolled out; the parts of the others mean nothing.
+        seed's environment or actions failed of. Only `chosen` seeds are rolled out; parts of the others mean nothing.
 
         Raises:
           Interrupted: `stop()` became true; no rows are returned.

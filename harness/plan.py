@@ -70,6 +70,7 @@ class Lane:
 
     node: StageNode
     method: Method  # whose stage it is
+    task: Task
     seed: int
     identity: Mapping[str, Any]
     fingerprint: str
@@ -78,7 +79,7 @@ class Lane:
 
     @property
     def label(self) -> str:
-        return f"{self.method.name} on {self.identity['task'].partition('/')[2]}: {self.node.stage.name}"
+        return f"{self.method.name} on {self.task.name}: {self.node.stage.name}"
 
     @cached_property
     def structure(self) -> tuple[Any, ...]:
@@ -88,7 +89,7 @@ class Lane:
                 self.method.rewards, self.node.online, self.depth)  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RunNode:
     """One method with one setting on one task: stages to have, then an evaluation."""
 
@@ -130,7 +131,7 @@ class RunNode:
             fingerprints = {part: lane.fingerprint for part, lane in reads.items()}
             identity = {**node.identity, "seed": seed, "reads": fingerprints}
             depth = 1 + max((lane.depth for lane in reads.values()), default=-1)
-            lanes.append(Lane(node, self.method, seed, identity, fingerprint(identity), reads, depth))
+            lanes.append(Lane(node, self.method, self.task, seed, identity, fingerprint(identity), reads, depth))
             made_by |= dict.fromkeys(node.stage.trains, lanes[-1])
         return tuple(lanes)
 
@@ -165,8 +166,11 @@ class Trial(NamedTuple):
         return self.run.lanes(self.seed)
 
 
-def plan_run(task: Task, data_id: str, name: str, overrides: Sequence[Override], settings: RunSettings) -> RunNode:
-    """The node of one run; `data_id` identifies the task's transitions (`tasks.core.Dataset.identity`)."""
+def plan_run(
+    task: Task, data_id: str, name: str, overrides: Sequence[Override], settings: RunSettings, setting: str = ""
+) -> RunNode:
+    """The node of one run; `data_id` identifies the task's transitions (`tasks.core.Dataset.identity`), `setting` says
+    what tells it from others of a sweep."""
     resolved = resolve(name, task.suite, task.name, overrides, online=settings.online_steps > 0)
     method: Method = methods.get(name, tasks.family(task.suite))(resolved.config, task.spec)
     nodes: list[StageNode] = []
@@ -188,7 +192,7 @@ def plan_run(task: Task, data_id: str, name: str, overrides: Sequence[Override],
         "config": {key: _plain(value) for key, value in asdict(resolved.config).items() if key not in hidden},
         "episodes": settings.episodes, "evaluate_every": settings.evaluate_every, "task": options(task),
     }  # fmt: skip
-    return RunNode(task, method, resolved, settings, tuple(nodes), fingerprint(identity))
+    return RunNode(task, method, resolved, settings, tuple(nodes), fingerprint(identity), setting=setting)
 
 
 def plan_online(run: RunNode) -> RunNode:
@@ -220,17 +224,23 @@ def plan_online(run: RunNode) -> RunNode:
 
 
 def plan_all(
-    task: Task, data_id: str, names: Sequence[str], overrides: Sequence[Override], settings: RunSettings, *,
-    chosen: bool = True,
+    task: Task, data_id: str, names: Sequence[str], overrides: Sequence[Override], settings: RunSettings,
+    sweeps: Mapping[str, Sequence[Sequence[Override]]] | None = None, *, named: bool = True,
 ) -> list[RunNode]:  # fmt: skip
-    """The runs of several methods on one task, and those that go on online from them, if that is asked for. Unless the
-    methods were `chosen`, those without an online rule are left out of it.
+    """The runs of several methods on one task, and those that go on online from them, if that is asked for. Of a method
+    in `sweeps` there is one for each setting there. Unless the methods were `named`, those without an online rule are
+    left out of it.
 
     Raises:
       BadInput: see `plan_run` and `plan_online`.
     """
-    runs = [plan_run(task, data_id, name, overrides, settings) for name in names]
-    going_on = [run for run in runs if settings.online_steps and (chosen or run.method.online())]
+    runs = []
+    for name in names:
+        for swept in (sweeps or {}).get(name, [()]):
+            label = ", ".join(f"{one.key}={one.value}" for one in swept)
+            runs.append(plan_run(task, data_id, name, (*overrides, *swept), settings, label))
+    runs = list({run.fingerprint: run for run in reversed(runs)}.values())[::-1]  # "3" and "3.0" are one setting
+    going_on = [run for run in runs if settings.online_steps and (named or run.method.online())]
     return runs + [plan_online(run) for run in going_on]
 
 

@@ -7,6 +7,7 @@ for, or that are finished or have failed, hold their places in it.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
@@ -29,10 +30,16 @@ class Program:
     slots: tuple[Slot, ...]
     trials: tuple[Trial, ...]  # whose last lane is among them
     needed: frozenset[str] = frozenset()  # fingerprints of lanes that others read
+    done: bool = False  # whether the lanes are finished, and only evaluations are to do
 
     @property
     def lanes(self) -> list[Lane]:
         return [slot.lane for slot in self.slots if slot.lane]
+
+    @property
+    def training(self) -> list[Lane]:
+        """Those that are to be trained."""
+        return [] if self.done else self.lanes
 
     @property
     def first(self) -> Lane:
@@ -47,9 +54,7 @@ class Stored(NamedTuple):
     batch: tuple[str, ...] = ()  # of one that was begun
 
 
-def programs(
-    trials: Sequence[Trial], stored: Callable[[Lane], Stored], most: Callable[[Lane], int]
-) -> list[Program]:
+def programs(trials: Sequence[Trial], stored: Callable[[Lane], Stored], most: Callable[[Lane], int]) -> list[Program]:
     """What has to be carried out for `trials`, which are unfinished.
 
     Args:
@@ -78,7 +83,7 @@ def programs(
         for piece in pieces:
             slots = tuple(Slot(one, asked.get(one)) for one in piece)
             watching = tuple(trial for one in piece if one in asked for trial in ends.get(one, ()))
-            made.append(Program(slots, watching, needed & asked.keys()))
+            made.append(Program(slots, watching, needed & asked.keys(), finished))
     return made
 
 
@@ -86,7 +91,7 @@ def _cut(items: Sequence[str], size: int) -> list[tuple[str, ...]]:
     """In pieces of at most `size`, as even as can be."""
     count = -(-len(items) // size)
     edges = [round(len(items) * number / count) for number in range(count + 1)]
-    return [tuple(items[first:last]) for first, last in zip(edges, edges[1:], strict=False)]
+    return [tuple(items[first:last]) for first, last in itertools.pairwise(edges)]
 
 
 def order(made: Sequence[Program]) -> TopologicalSorter[int]:

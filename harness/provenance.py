@@ -19,8 +19,8 @@ from typing import Any
 from core.files import read_plain
 
 ROOT = Path(__file__).resolve().parents[1]
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "gymnasium", "ogbench", "mujoco",
-             "torch", "transformers", "tokenizers", "safetensors", "peft", "trl")  # fmt: skip
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "safetensors", "gymnasium", "ogbench", "mujoco",
+             "torch", "transformers", "tokenizers", "peft", "trl")  # fmt: skip
 _LOOPS = {"control": ("harness/train.py", "harness/online.py", "harness/replay.py"),
           "language": ("harness/language.py", "harness/backbones.py")}  # fmt: skip
 """What draws keys and batches for every method of a family."""

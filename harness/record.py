@@ -20,6 +20,9 @@ from core.records import SCHEMA
 from harness.provenance import git_state, versions
 from methods.core import BadInput
 
+FORMAT = 2  # a folder a seed; 1 had one a run
+
+
 class Busy(RuntimeError):
     """Another process holds the lock, or another thread of this one (`ours`)."""
 
@@ -97,8 +100,9 @@ class TrialRecord:
         before = self._before()
         kept = {key: before[key] for key in ("evaluation_steps", "stages", "beside") if key in before}
         self.content = {
-            "schema": SCHEMA, **content, **kept, "status": "running", "error": None, "versions": versions(),
-            "git": git_state(), "wall_clock_s": before.get("wall_clock_s", {}), "created": before.get("created", now()),
+            "schema": SCHEMA, "format": FORMAT, **content, **kept, "status": "running", "error": None,
+            "versions": versions(), "git": git_state(), "wall_clock_s": before.get("wall_clock_s", {}),
+            "created": before.get("created", now()),
         }  # fmt: skip
         sweep(folder, alone=True)
         self.save()

@@ -51,12 +51,12 @@ class Author(NamedTuple):
     code: Mapping[str, str] = {}  # see `harness.provenance.code_of`
 
 
-class LaneStore:
-    """The folder of one lane. Whoever writes there holds its lock."""
+class Artifact:
+    """The folder of one lane, as it can be looked at."""
 
-    def __init__(self, folder: Path, identity: Mapping[str, Any], form: Format, author: Author = Author("")) -> None:  # noqa: B008
-        """`identity`: what the fingerprint was made of; `author`: who trains the lane, if it is not there yet."""
-        self.folder, self.form, self.author = folder, form, author
+    def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
+        """`identity`: what the fingerprint was made of."""
+        self.folder = folder
         self.identity = json.loads(json.dumps(dict(identity)))
 
     @property
@@ -65,15 +65,6 @@ class LaneStore:
 
     def path(self, step: int) -> Path:
         return self.state / _name(step)
-
-    def tidy(self) -> None:
-        """Removes what processes that were killed left: drafts, and states that were not noted."""
-        noted = self.files
-        for folder in (self.folder, self.state):
-            sweep(folder, alone=True)
-        for path in self.state.iterdir() if self.state.is_dir() else ():
-            if path.name not in noted and re.fullmatch(r"\d+\.safetensors", path.name):
-                path.unlink()
 
     @property
     def note(self) -> StageRecord | None:
@@ -107,10 +98,16 @@ class LaneStore:
         return sorted(step for step in numbers if self.path(step).is_file())
 
     @property
+    def current(self) -> int | None:
+        """The step that counts; None where there is none, or its state is gone."""
+        note = self.note
+        return note["step"] if note and note["step"] in self.steps else None
+
+    @property
     def finished(self) -> bool:
         """Whether the lane was trained to its end, and its parts are there."""
         note = self.note
-        return bool(note and note["finished"] and note["step"] in self.steps)
+        return bool(note and note["finished"] and self.current is not None)
 
     @property
     def batch(self) -> list[str] | None:
@@ -122,6 +119,62 @@ class LaneStore:
     def adopted(self) -> bool:
         """Whether the parts were taken from a folder that the user named."""
         return "adopted_from" in (self.note or {})
+
+    def check_identity(self) -> None:
+        """Raises `BadInput`: the parts there are of another lane; says what differs."""
+        note = self.note
+        there = note["identity"] if note else self.identity
+        differing = sorted(key for key in {*there, *self.identity} if there.get(key) != self.identity.get(key))
+        if differing:
+            key = differing[0]
+            raise BadInput(f"{self.folder}: {key} is {there.get(key)!r} there and {self.identity.get(key)!r} here; "
+                           f"{ANEW}")  # fmt: skip
+
+    def verify(self, name: str | None = None) -> None:
+        """Reads a file under `state/` (by default all that the note names and that were not pruned), and compares it
+        with its digest.
+
+        Raises:
+          BadInput: it is missing, is no plain file, or holds something else.
+        """
+        files = self.files
+        for one in [_name(step) for step in self.steps] if name is None else [name]:
+            path = self.state / one
+            try:
+                if digest(path) != files.get(one):
+                    raise BadInput(f"{path} is damaged (its SHA-256 is not the stored one); {ANEW}")
+            except FileNotFoundError:
+                raise BadInput(f"{path} is missing; {ANEW}") from None
+            except OSError as error:
+                raise BadInput(f"{path}: the stored parts cannot be read ({reason(error)}); {ANEW}") from None
+
+    def provenance(self, asker: str) -> dict[str, Any]:
+        """How the finished parts came to be: `origin` ("trained" by the run that asks, "shared" by another, or
+        "adopted" from a folder that the user named), `seconds` of training, how many lanes trained side by side
+        (`batch`), and the `git` state, `code` and package `versions` that made them."""
+        note: Mapping[str, Any] = self.note or {}
+        # the same run in another folder of results has the same name, so adoption is looked at first
+        origin = "adopted" if self.adopted else "trained" if note.get("maker") == asker else "shared"
+        kept = {key: note.get(key) for key in ("seconds", "git", "code", "versions")}
+        return {"origin": origin, "batch": len(note.get("batch") or [0]), **kept}
+
+
+class LaneStore(Artifact):
+    """The folder of one lane, to read and write. Whoever writes there holds its lock."""
+
+    def __init__(self, folder: Path, identity: Mapping[str, Any], form: Format, author: Author = Author("")) -> None:  # noqa: B008
+        """`author`: who trains the lane, if it is not there yet."""
+        super().__init__(folder, identity)
+        self.form, self.author = form, author
+
+    def tidy(self) -> None:
+        """Removes what processes that were killed left: drafts, and states that were not noted."""
+        noted = self.files
+        for folder in (self.folder, self.state):
+            sweep(folder, alone=True)
+        for path in self.state.iterdir() if self.state.is_dir() else ():
+            if path.name not in noted and re.fullmatch(r"\d+\.safetensors", path.name):
+                path.unlink()
 
     def save(
         self, step: int, parts: Mapping[str, Any], *, finished: bool = False, seconds: float = 0.0,
@@ -151,9 +204,10 @@ class LaneStore:
             "batch": list(batch), "identity": self.identity})  # fmt: skip
 
     def prune(self) -> None:
-        """Removes the states before the last."""
-        for step in self.steps[:-1]:
-            self.path(step).unlink()
+        """Removes the states of other steps than the one that counts."""
+        for step in self.steps:
+            if step != self.current:
+                self.path(step).unlink()
 
     def go_back(self, step: int) -> None:
         """Removes the states after `step`, from which another lane of the batch has to go on."""
@@ -175,44 +229,6 @@ class LaneStore:
             return self.form.read(path)
         except (OSError, SafetensorError, ValueError, TypeError, RuntimeError, KeyError) as error:
             raise BadInput(f"{path}: the stored parts cannot be read ({reason(error)[:300]}); {ANEW}") from error
-
-    def verify(self, name: str | None = None) -> None:
-        """Reads a file under `state/` (by default all that the note names and that were not pruned) and compares it with
-        its digest.
-
-        Raises:
-          BadInput: it is missing, is no plain file, or holds something else.
-        """
-        files = self.files
-        for one in [_name(step) for step in self.steps] if name is None else [name]:
-            path = self.state / one
-            try:
-                if digest(path) != files.get(one):
-                    raise BadInput(f"{path} is damaged (its SHA-256 is not the stored one); {ANEW}")
-            except FileNotFoundError:
-                raise BadInput(f"{path} is missing; {ANEW}") from None
-            except OSError as error:
-                raise BadInput(f"{path}: the stored parts cannot be read ({reason(error)}); {ANEW}") from None
-
-    def check_identity(self) -> None:
-        """Raises `BadInput`: the parts there are of another lane; says what differs."""
-        note = self.note
-        there = note["identity"] if note else self.identity
-        differing = sorted(key for key in {*there, *self.identity} if there.get(key) != self.identity.get(key))
-        if differing:
-            key = differing[0]
-            raise BadInput(f"{self.folder}: {key} is {there.get(key)!r} there and {self.identity.get(key)!r} here; "
-                           f"{ANEW}")  # fmt: skip
-
-    def provenance(self, asker: str) -> dict[str, Any]:
-        """How the finished parts came to be: `origin` ("trained" by the run that asks, "shared" by another, or
-        "adopted" from a folder that the user named), `seconds` of training, how many lanes trained side by side
-        (`batch`), and the `git` state, `code` and package `versions` that made them."""
-        note: Mapping[str, Any] = self.note or {}
-        # the same run in another folder of results has the same name, so adoption is looked at first
-        origin = "adopted" if self.adopted else "trained" if note.get("maker") == asker else "shared"
-        kept = {key: note.get(key) for key in ("seconds", "git", "code", "versions")}
-        return {"origin": origin, "batch": len(note.get("batch") or [0]), **kept}
 
 
 def _name(step: int) -> str:

@@ -153,10 +153,13 @@ class Training:
                 self._save(state, trainer.seconds, finished=True)
 
     def _label(self) -> str:
-        names = list(dict.fromkeys(cohort.run.method.name for cohort in self.cohorts)) or [self.program.first.method.name]
+        names = list(dict.fromkeys(cohort.run.method.name for cohort in self.cohorts)) or [
+            self.program.first.method.name
+        ]
         count = len(self.live)
-        task = self.program.first.identity["task"].partition("/")[2]
-        return f"{', '.join(names)} on {task}: {self.stage.name}, {count} lane{'s' * (count > 1)}"
+        return (
+            f"{', '.join(names)} on {self.program.first.task.name}: {self.stage.name}, {count} lane{'s' * (count > 1)}"
+        )
 
     def _edges(self) -> list[int]:
         """The stage's steps to come at which someone is evaluated, and its last."""
