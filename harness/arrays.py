@@ -38,7 +38,7 @@ class ArrayFormat:
 
 def _flat(parts: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Leaves by name; of a part that was read they have their names already."""
-    found = {}
+    found: dict[str, np.ndarray] = {}
     for name, part in parts.items():
         named = isinstance(part, dict) and all(isinstance(leaf, np.ndarray) for leaf in part.values())
         leaves = part.items() if named else ((_place(path), leaf) for path, leaf in jax.tree.leaves_with_path(part))
@@ -47,7 +47,7 @@ def _flat(parts: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def _place(path: Sequence[Any]) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator=".")
+    return jax.tree_util.keystr(tuple(path), simple=True, separator=".")
 
 
 def fitted(stored: Mapping[str, Mapping[str, np.ndarray]], like: State, where: str) -> State:

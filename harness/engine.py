@@ -43,7 +43,9 @@ class Work(Protocol):
 class Engine(Protocol):
     """How runs of one kind are carried out."""
 
-    form: Format  # of stored parts
+    @property
+    def form(self) -> Format:
+        """Of stored parts."""
 
     def device(self) -> Mapping[str, Any]:
         """Which device computes, for the record. Raises: BadInput where the one that is asked for is not there."""

@@ -102,7 +102,8 @@ def load(path: Path) -> Request:
         if key not in expected:
             raise BadInput(f"--plan {path}: unknown key {key!r}; {nearest(key, sorted(expected))}")
         _check(path, key, value, str(expected[key]))
-    return Request(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+    words: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    return Request(**words)
 
 
 def _check(path: Path, key: str, value: Any, kind: str) -> None:

@@ -156,7 +156,7 @@ def _main(asked: Request, manner: Manner, how: str, save_to: Path, console: Cons
     if "data_episodes" in asked.sizes:
         _check_data_episodes(plan.tasks, plan.settings.data_episodes, manner.data)
     # looks at everything before anything is fetched or written, so that a bad value costs nothing
-    places = {task.name: task.whereabouts(manner.data).text for task in plan.tasks}
+    places = {task.name: task.whereabouts(manner.data) for task in plan.tasks}
     engine_of(plan.tasks[0].suite).device()
     seeds = plan.settings.seeds
     if len(seeds) > _MANY:

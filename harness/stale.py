@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from core.records import StageRecord
 from core.records import read as read_record
@@ -71,5 +72,5 @@ class Stale:
 
 
 @cache
-def _code(method: type) -> dict[str, str]:
+def _code(method: Any) -> dict[str, str]:
     return provenance.code_of(method)

@@ -33,8 +33,8 @@ PREPARE_ROWS = 2048  # transitions a chunk of `Stage.prepare`
 class ChunkResult(NamedTuple):
     """What one dispatched span of steps did, per lane."""
 
-    metrics: dict[str, Array]  # mean over the span, `[l]`
-    first_bad: Array  # `[l]`: the first step whose metrics were not finite, or -1
+    metrics: dict[str, Any]  # mean over the span, `[l]`
+    first_bad: Any  # `[l]`: the first step whose metrics were not finite, or -1
 
 
 class Lanes(NamedTuple):
@@ -246,7 +246,7 @@ class Trainer:
             self.seconds["compile"] += time.perf_counter() - started
         started = time.perf_counter()
         trained, result = self._compiled[count](*arguments)
-        result = jax.device_get(result)
+        result = jax.device_get(result)  # NumPy's arrays
         self.seconds["train"] += time.perf_counter() - started
         return {**state, **trained}, result
 

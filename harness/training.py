@@ -177,8 +177,10 @@ class Training:
         """A lane fails alone: it holds its place, and the trials that need it end."""
         lane = self.live.pop(place)
         self.session.fail(lane, summary(error))
-        told = [cohort.fail(error, [attempt.trial.seed]) for cohort, attempt in self._watching(lane)]
-        if not told:
+        watching = self._watching(lane)
+        for cohort, attempt in watching:
+            cohort.fail(error, [attempt.trial.seed])
+        if not watching:
             self.session.progress.say(f"{lane.label}, seed {lane.seed}: failed: {summary(error)}")
 
     def _watching(self, lane: Lane) -> list[tuple[Cohort, Any]]:

@@ -115,7 +115,7 @@ REWARD_SETTINGS = frozenset({"rewards", "reward_scale", "reward_shift"})
 
 
 @cache
-def _floats(settings: type[MethodConfig]) -> Mapping[str, bool]:
+def _floats(settings: Any) -> Mapping[str, bool]:
     """The float settings that updates and policies read as numbers, name -> whether it is a `Switch`. Those of rewards
     are not among them: batches come with the rewards that the method learns from."""
     found = {}
