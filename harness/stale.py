@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 from core.records import StageRecord
 from core.records import read as read_record
@@ -27,8 +25,12 @@ class Stale:
         self.lanes: list[Lane] = []
         self._results = results
         found: dict[str, bool] = {}
+        codes: dict[type, dict[str, str]] = {}
         for trial in trials:
-            reached = _code(type(trial.run.method))
+            method = type(trial.run.method)
+            if method not in codes:
+                codes[method] = provenance.code_of(method)
+            reached = codes[method]
             stale = self._stale_record(trial, reached)
             for lane in trial.lanes():
                 if lane.fingerprint not in found:
@@ -69,8 +71,3 @@ class Stale:
         (label, seeds), *others = labels.items()
         whose = f"{label}, {seeds_text(seeds)}" + (f" and {len(others)} more runs" if others else "")
         return f"{', '.join(names[:3])}{more} changed since {whose} was trained"
-
-
-@cache
-def _code(method: Any) -> dict[str, str]:
-    return provenance.code_of(method)

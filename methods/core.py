@@ -135,7 +135,8 @@ def leaves(config: MethodConfig) -> dict[str, float]:
     """The settings that shape no program, in the order of the class: `method.having(**leaves)` may be given traced
     scalars of the computation's precision in their place, inside `jax.jit` and `jax.vmap`. Configurations of equal
     `structure` have the same leaves."""
-    values = {name: (getattr(config, name), switch) for name, switch in _floats(type(config)).items()}
+    kind: Any = type(config)
+    values = {name: (getattr(config, name), switch) for name, switch in _floats(kind).items()}
     return {name: value for name, (value, switch) in values.items() if not switch or is_on(value)}
 
 
