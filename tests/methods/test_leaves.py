@@ -36,7 +36,7 @@ STRUCTURES: dict[str, list[dict[str, Any]]] = {
     "rebrac": [RATES], "td3bc": [RATES], "diffusion_ql": [RATES],
 }  # fmt: skip
 """Beside the default, where some leaves have no bearing."""
-OTHER_VALUES = {"clip_norm": 1e-6, "temperature": 0.01}  # of the rest: half
+OTHER_VALUES = {"clip_norm": 1e-6, "temperature": 0.01, "weight": 0.01}  # of the rest: half
 IDLE = {"bc": {"discount", "tau"}, "bc_gaussian": {"discount", "tau"}, "sfbc": {"tau"},
         "avgf": {"expectile"}, "vgf_qgf": {"expectile"}}  # fmt: skip
 """Settings of their bases that these methods have no use for, in any structure."""
