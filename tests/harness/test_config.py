@@ -6,7 +6,7 @@ import csv
 from dataclasses import fields
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 
@@ -15,7 +15,7 @@ import methods
 import tasks
 from harness.config import Override, RunSettings, check_keys, parse_set, preset, presets, resolve
 from harness.plan import plan_run
-from methods.core import BadInput, MethodConfig
+from methods.core import BadInput, Fraction, MethodConfig, Static, Switch
 from tasks import d4rl
 
 TABLES = {path.stem: path for path in sorted((Path(harness.config.__file__).parent / "tables").glob("*.csv"))}
@@ -91,6 +91,11 @@ def test_values_that_do_not_fit_are_refused(assignment: str, complaint: str) -> 
         vgf(assignment)
     line = str(caught.value)
     assert line.startswith(f"--set: {assignment} is not ") and line.endswith(complaint)
+
+
+@pytest.mark.parametrize("hint", [Annotated[float, Static], Annotated[Fraction, Switch]])
+def test_a_role_is_no_limit(hint: Any) -> None:
+    assert harness.config._coerce(Override(None, "rate", "0.5", "--set"), hint) == 0.5
 
 
 # ---- names ----

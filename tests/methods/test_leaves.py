@@ -9,9 +9,10 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from jax.interpreters import partial_eval
 
 import methods
-from methods.core import REWARD_SETTINGS, Method, Stage, leaves, structure
+from methods.core import REWARD_SETTINGS, Method, Stage, State, leaves, structure
 from tests.methods.common import make, make_batch, per_row, random_state
 
 ROWS, STEPS = 8, 3
@@ -35,26 +36,26 @@ STRUCTURES: dict[str, list[dict[str, Any]]] = {
     "rebrac": [RATES], "td3bc": [RATES], "diffusion_ql": [RATES],
 }  # fmt: skip
 """Beside the default, where some leaves have no bearing."""
-OTHER_VALUES = {"clip_norm": 1e-6, "temperature": 0.01}  # of the rest: half
+OTHER_VALUES = {"clip_norm": 1e-6, "temperature": 0.01, "weight": 0.01}  # of the rest: half
 IDLE = {"bc": {"discount", "tau"}, "bc_gaussian": {"discount", "tau"}, "sfbc": {"tau"},
         "avgf": {"expectile"}, "vgf_qgf": {"expectile"}}  # fmt: skip
 """Settings of their bases that these methods have no use for, in any structure."""
 
 
 class Lanes:
-    """A method's whole program at several settings of its leaves at once: as they are, each leaf alone at another
-    value, and all of them at other values."""
+    """A method at several settings of its leaves at once: as they are, each leaf alone at another value, and all of
+    them at other values."""
 
-    def __init__(self, name: str, **settings: Any) -> None:
+    def __init__(self, name: str, settings: dict[str, Any]) -> None:
         sizes = {"hidden_dims": (8,), "batch_size": ROWS, "learning_rate": 3e-3, "tau": 0.1}
         self.method: Method = make(name, **{**sizes, **SIZES.get(name, {}), **settings})
         self.leaves = leaves(self.method.config)
         self.others = {name: OTHER_VALUES.get(name, 0.5 * value) for name, value in self.leaves.items()}
-        self.state, self.data = random_state(self.method), make_batch(ROWS * STEPS)
+        self.data = make_batch(ROWS * STEPS)
         self.traced = 0
 
-    def everything(self, values: dict[str, Any], state: Any, data: Any) -> dict[str, Any]:
-        """What each stage makes of a state, and how it acts and explores."""
+    def everything(self, values: dict[str, Any], state: State, data: dict[str, Any]) -> dict[str, Any]:
+        """What each stage makes of a state, and how it acts and explores by it."""
         self.traced += 1
         bound, keys = self.method.having(**values), jax.random.split(jax.random.key(0), STEPS)
         found: dict[str, Any] = {stage.name: trained(stage, state, data, keys) for stage in bound.stages()}
@@ -64,48 +65,40 @@ class Lanes:
             found["exploring"] = bound.explore(state, obs, keys[1])
         return found
 
-    def traces(self, values: dict[str, Any], state: Any, data: Any) -> None:
-        """The rest of what the harness calls, which is made of the same pieces."""
+    def also(self, values: dict[str, Any]) -> dict[str, Any]:
+        """The rest of what the harness calls: fresh parts, and all of the above and an online update from there."""
         bound, key = self.method.having(**values), jax.random.key(0)
-        bound.init(key)
+        state = bound.init(key)
+        found = self.everything(values, state, self.data)
         if online := bound.online():
-            batch = {name: column[:ROWS] for name, column in data.items()}
-            online.update(state, batch, key)
-            bound.explore(state, data["observations"], key)
-
-    @cached_property
-    def program(self) -> Any:
-        return jax.jit(jax.vmap(self.everything, in_axes=(0, None, None)), compiler_options=QUICK)
-
-    def run(self, *settings: dict[str, float]) -> Any:
-        """All results, stacked over the settings."""
-        return jax.tree.map(np.asarray, self.program(self.stacked(*settings), self.state, self.data))
+            batch = {name: column[:ROWS] for name, column in self.data.items()}
+            found["online"] = online.update(state, batch, key)
+        return found
 
     def stacked(self, *settings: dict[str, float]) -> dict[str, np.ndarray]:
         return {name: np.asarray([one[name] for one in settings], np.float32) for name in self.leaves}
 
     @cached_property
-    def results(self) -> Any:
-        alone = [{**self.leaves, name: other} for name, other in self.others.items()]
-        return self.run(self.leaves, *alone, self.others)
-
-    def constant(self, values: dict[str, float]) -> Any:
-        """The results of the program that has these settings built in."""
-        return jax.jit(partial(self.everything, values), compiler_options=QUICK)(self.state, self.data)
-
-    def touched(self, name: str) -> set[str]:
-        """Which results another value of a leaf changes."""
-        lane = 1 + list(self.leaves).index(name)
-        return {where for where, tree in self.results.items()
-                if any(not np.array_equal(leaf[lane], leaf[0]) for leaf in jax.tree.leaves(tree))}  # fmt: skip
+    def reads(self) -> dict[str, set[str]]:
+        """Which leaves each result is computed from, by the program's own operations."""
+        found = {}
+        program, shapes = jax.make_jaxpr(jax.vmap(self.also), return_shape=True)(self.stacked(self.leaves))
+        outputs = [path[0].key for path, _ in jax.tree.leaves_with_path(shapes)]
+        for where in shapes:
+            used = partial_eval.dce_jaxpr(program.jaxpr, [where == output for output in outputs])[1]
+            found[where] = {name for name, read in zip(sorted(self.leaves), used, strict=True) if read}
+        return found
 
     def declared(self, name: str) -> set[str]:
         """The stages whose identity another value of a leaf changes."""
-        stages = [one.stages() for one in (self.method, self.method.having(**{name: self.others[name]}))]
-        return {stage.name for stage, other in zip(*stages, strict=True) if stage.config != other.config}
+        stages, others = (
+            (*one.stages(), *filter(None, [one.online()]))
+            for one in (self.method, self.method.having(**{name: self.others[name]}))
+        )
+        return {stage.name for stage, other in zip(stages, others, strict=True) if stage.config != other.config}
 
 
-def trained(stage: Stage, state: Any, data: Any, keys: Any) -> Any:
+def trained(stage: Stage, state: State, data: dict[str, Any], keys: Any) -> Any:
     """The parts that a stage trains after a few updates, and the last metrics."""
     if stage.prepare:
         data = {**data, **stage.prepare(state, data, keys[0])}
@@ -116,51 +109,53 @@ def trained(stage: Stage, state: Any, data: Any, keys: Any) -> Any:
     state, metrics = jax.lax.scan(lambda state, now: stage.update(state, *now), state, (batches, keys))
     if stage.between:
         state, _ = stage.between(state, {name: column[0] for name, column in batches.items()}, keys[0])
-    return {part: state[part] for part in stage.trains}, metrics
+    return {part: state[part] for part in stage.trains}, jax.tree.map(lambda each: each[-1], metrics)
 
 
-@pytest.fixture(scope="module", params=methods.REGISTRY)
-def lanes(request: pytest.FixtureRequest) -> Lanes:
-    return Lanes(request.param)
+@pytest.mark.parametrize("name", methods.REGISTRY)
+def test_each_leaf_is_read_by_what_it_is_said_to_be(name: str) -> None:
+    """What a stage reads is in its identity, else a part would be shared that is another; what only acting depends on
+    is read by no stage, what only exploring depends on by nothing else. None is ignored in every structure."""
+    seen, busy = set[str](), set[str]()
+    for settings in ({}, *STRUCTURES.get(name, [])):
+        lanes = Lanes(name, settings)
+        stages = {stage.name for stage in lanes.method.stages()}
+        for leaf in lanes.leaves:
+            read = {where for where, names in lanes.reads.items() if leaf in names}
+            declared = lanes.declared(leaf)
+            assert read & {*stages, "online"} <= declared, leaf
+            if leaf in lanes.method.exploring:
+                assert not declared & stages and read <= {"exploring"}, leaf
+            seen |= {leaf}
+            busy |= {leaf} if (read & stages if declared & stages else read) else set()
+    assert seen - busy == IDLE.get(name, set())
 
 
-def test_one_program_serves_every_value(lanes: Lanes) -> None:
-    """As the programs that have the values built in, to a few roundings: what is computed of settings alone (1 - tau)
-    is computed in double precision there, and in single precision of traced ones. Adam's division by the gradient's
-    size makes as much of that as of any rounding."""
-    ours = lanes.results
-    lanes.run(*[{name: 0.7 * value for name, value in lanes.leaves.items()}] * (len(lanes.leaves) + 2))
-    assert lanes.traced == 1 and lanes.program._cache_size() == 1
-    for lane, values in ((0, lanes.leaves), (-1, lanes.others)):
-        built_in = jax.tree.leaves_with_path(lanes.constant(values))
-        for (path, theirs), stacked in zip(built_in, jax.tree.leaves(ours), strict=True):
-            where = f"lane {lane}, {jax.tree_util.keystr(path)}"
-            np.testing.assert_allclose(stacked[lane], theirs, rtol=1e-5, atol=1e-6, err_msg=where)
+QUICK_ONES = ("vgf", "idql")  # particles; optimiser, schedule and averages of their own, and a critic from the data
 
 
-def test_whatever_the_harness_calls_takes_traced_leaves(lanes: Lanes) -> None:
-    jax.eval_shape(
-        jax.vmap(lanes.traces, in_axes=(0, None, None)), lanes.stacked(lanes.leaves), lanes.state, lanes.data
-    )
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in QUICK_ONES else pytest.mark.slow) for name in methods.REGISTRY]
+)
+def test_one_program_serves_every_value(name: str) -> None:
+    """As the program that has the values built in, to a few roundings: what is computed of settings alone (1 - tau) is
+    computed in double precision there, and in single precision of traced ones. Adam's division by the gradient's size
+    makes as much of that as of any rounding. Every leaf changes what is computed from it, and nothing else."""
+    lanes = Lanes(name, {})
+    state = random_state(lanes.method)
+    program = jax.jit(jax.vmap(lanes.everything, in_axes=(0, None, None)), compiler_options=QUICK)
+    alone = [{**lanes.leaves, leaf: other} for leaf, other in lanes.others.items()]
+    ours = jax.tree.map(np.asarray, program(lanes.stacked(lanes.leaves, *alone, lanes.others), state, lanes.data))
+    program(lanes.stacked(lanes.others, *reversed(alone), lanes.leaves), state, lanes.data)
+    assert lanes.traced == 1 and program._cache_size() == 1
 
-
-def test_each_leaf_has_a_bearing_on_what_it_is_said_to(lanes: Lanes) -> None:
-    """What changes a stage is in its identity, else a part would be shared that is another; what only acting depends on
-    changes no stage, and what only exploring depends on no action besides. None is ignored in every structure."""
-    name = lanes.method.name
-    idle = set(lanes.leaves)
-    for one in (lanes, *(Lanes(name, **settings) for settings in STRUCTURES.get(name, []))):
-        stages = {stage.name for stage in one.method.stages()}
-        for leaf in one.leaves:
-            touched, declared = one.touched(leaf), one.declared(leaf)
-            assert touched & stages <= declared, leaf
-            if leaf in one.method.exploring:
-                assert not declared and touched <= {"exploring"}, leaf
-            elif declared:
-                touched &= stages
-            if touched:
-                idle.discard(leaf)
-    assert idle == IDLE.get(name, set())
+    built_in = jax.jit(partial(lanes.everything, lanes.others), compiler_options=QUICK)(state, lanes.data)
+    for (path, theirs), stacked in zip(jax.tree.leaves_with_path(built_in), jax.tree.leaves(ours), strict=True):
+        np.testing.assert_allclose(stacked[-1], theirs, rtol=1e-5, atol=1e-6, err_msg=jax.tree_util.keystr(path))
+    for lane, leaf in enumerate(lanes.leaves, start=1):
+        changed = {where for where, tree in ours.items()
+                   if any(not np.array_equal(each[lane], each[0]) for each in jax.tree.leaves(tree))}  # fmt: skip
+        assert changed == {where for where in ours if leaf in lanes.reads[where]}, leaf
 
 
 @pytest.mark.parametrize("name", methods.REGISTRY)
