@@ -101,8 +101,8 @@ def figures(records: Records, out: Path, notes: list[str], save: Save = save) ->
         for knob in records.knobs:
             curve = curves.knob_curve(rows, knob, records.knobs)
             if len(curve):
-                picture = curves.draw_knob_curve(curve, knob, names_of[knob])
-                yield save(picture, curve, below(place, f"knob-{knob}"))
+                figure = curves.draw_knob_curve(curve, knob, names_of[knob])
+                yield save(figure, curve, below(place, f"knob-{knob}"))
                 sheets[str(suite), knob].append(curve)
             elif rows[knob].notna().any():
                 notes.append(f"{suite}/{task}: one value of {knob} only, so no curve over it")
@@ -118,8 +118,8 @@ def figures(records: Records, out: Path, notes: list[str], save: Save = save) ->
     for (suite, knob), of_tasks in sheets.items():
         if len(of_tasks) > 1:
             sheet = pd.concat(of_tasks, ignore_index=True)
-            picture = curves.draw_knob_sheet(sheet, knob, names_of[knob])
-            yield save(picture, sheet, below(out, suite, f"knob-{knob}"))
+            figure = curves.draw_knob_sheet(sheet, knob, names_of[knob])
+            yield save(figure, sheet, below(out, suite, f"knob-{knob}"))
 
 
 def _suites(
@@ -143,8 +143,8 @@ def _suites(
             yield save(aggregate.draw_matrix(pairs, note), pairs, place / "improvement")
         one = scaled[scaled["suite"] == suite] if len(scaled) else scaled
         for knob, curve in one.groupby("knob") if len(one) else ():
-            picture = scaling.draw_normalised(curve, names_of[str(knob)])
-            yield save(picture, curve, below(place, f"scaling-{knob}"))
+            figure = scaling.draw_normalised(curve, names_of[str(knob)])
+            yield save(figure, curve, below(place, f"scaling-{knob}"))
 
 
 def _online(points: pd.DataFrame, place: Path, notes: list[str], save: Save) -> Iterator[list[Path]]:
