@@ -37,6 +37,7 @@ FRAME = ("suite", "task", "method", "label", "fingerprint", "status", "seed", "p
 """Columns of `Records.episodes` beside the knobs'."""
 TAKEN = frozenset(FRAME) | {
     "row", "rule", "picks", "mean", "std", "low", "high", "over", "seeds", "episodes", "bias", "line", "gradients",
+    "passes", "knob",
     "L_train", "accuracy", "verdict", "swap_consistent", "consistent", "cost", "longer", "prompt", "response",
     "reference", "observations", "candidates", "valid", "actions",
 }  # fmt: skip
@@ -83,6 +84,12 @@ class Run:
         """The configuration's values, without their origins, and those of an online phase."""
         config = {k: v["value"] if isinstance(v, dict) and "value" in v else v for k, v in self.config.items()}
         return config | {f"online.{key}": value for key, value in (self.meta.get("online") or {}).items()}
+
+    @property
+    def inference(self) -> Mapping[str, Any]:
+        """What the method declares of its knobs and of the cost of acting (`analysis/inference.py`); empty in older
+        records."""
+        return self.meta.get("inference") or {}
 
     def number(self, setting: str) -> float | None:
         """A setting's value, if that is a finite number."""

@@ -44,7 +44,9 @@ def file_name(name: str) -> str:
 Name = Annotated[str, AfterValidator(file_name)]
 Number = Annotated[int, Field(ge=0, lt=2**63)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
-Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Seconds = Amount
 
 _STRICT = ConfigDict(strict=True, extra="allow")
 
@@ -85,6 +87,33 @@ class StageReference(TypedDict):
 
 
 @with_config(_STRICT)
+class KnobRecord(TypedDict):
+    """What a method says of one of its knobs."""
+
+    name: Name
+    label: str
+    unit: str
+    path: NotRequired[bool]
+
+
+@with_config(_STRICT)
+class CostRecord(TypedDict):
+    """What an action costs at a setting."""
+
+    setting: dict[str, Finite]
+    passes: Amount
+    gradients: Amount
+
+
+@with_config(_STRICT)
+class InferenceRecord(TypedDict):
+    """What a method declares of acting: `methods/inference.py`."""
+
+    knobs: list[KnobRecord]
+    costs: list[CostRecord]
+
+
+@with_config(_STRICT)
 class RunRecord(TypedDict):
     """run.json."""
 
@@ -99,6 +128,7 @@ class RunRecord(TypedDict):
     seeds: NotRequired[list[Seed]]
     seed: NotRequired[Seed]
     knobs: list[Name]
+    inference: NotRequired[InferenceRecord]
     episodes: Number
     evaluation_steps: NotRequired[list[Number]]
     dataset: NotRequired[DatasetRecord]

@@ -21,6 +21,7 @@ import tasks
 from harness.config import Override, Resolved, RunSettings, resolve
 from harness.files import contents
 from methods.core import REWARD_SETTINGS, BadInput, Method, Rewards, Stage, structure
+from methods.inference import declaration
 from tasks.core import Task, options
 
 FORMAT = 2  # raise when the meaning of stored parts or records changes
@@ -264,7 +265,7 @@ def describe(trial: Trial) -> dict[str, Any]:
         "config": {key: {"value": _plain(value), "origin": run.resolved.origins[key]} for key, value in config.items()},
         "task_options": options(run.task),
         "seed": trial.seed, "knobs": list(run.method.knobs[0]), "episodes": run.settings.episodes,
-        "evaluation_steps": [], **_online(run),
+        "inference": declaration(run.method), "evaluation_steps": [], **_online(run),
     }  # fmt: skip
 
 

@@ -26,6 +26,7 @@ from typing import (
 )
 
 from core.errors import Absent, BadInput
+from methods.inference import Cost, Knob
 
 if TYPE_CHECKING:
     import jax
@@ -205,6 +206,7 @@ class Method:
     name: ClassVar[str] = ""
     greedy: ClassVar[bool] = False  # whether it acts without randomness
     Config: ClassVar[type[MethodConfig]]  # the class of `config`
+    inference: ClassVar[tuple[Knob, ...]] = ()  # what the names in `knobs` are
 
     @property
     def fields(self) -> frozenset[str]:
@@ -213,8 +215,15 @@ class Method:
 
     @property
     def knobs(self) -> tuple[Mapping[str, float], ...]:
-        """Test-time settings to evaluate, e.g. `({"L_test": 0}, {"L_test": 1})`; `({},)` when there are none."""
+        """Test-time settings to evaluate, e.g. `({"L_test": 0}, {"L_test": 1})`; `({},)` when there are none. Each name
+        is declared in `inference`."""
         return ({},)
+
+    def cost(self, knobs: Mapping[str, float]) -> Cost | None:
+        """What one action costs where this setting of `knobs` is the only one (those that are evaluated together run in
+        one program, which does for all what the dearest needs); None: not declared, so that no figure shows it."""
+        del knobs
+        return None
 
     @property
     def rewards(self) -> Rewards:

@@ -8,6 +8,7 @@ code differ (the maximum with V at the next state or at this one) it follows the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
@@ -35,6 +36,7 @@ from methods.core import (
     is_on,
 )
 from methods.critics import planned_returns, softmax_value
+from methods.inference import SAMPLES, Cost, Knob
 from methods.learner import Params, create, descend, optimizer
 from methods.networks import Critic, forward, per_action
 from methods.samplers import DiffusionSampler, Sampler
@@ -72,6 +74,7 @@ class SfBC(BehaviorMethod):
     config: SfBCConfig
     Config: ClassVar[type[MethodConfig]] = SfBCConfig
     name: ClassVar[str] = "sfbc"
+    inference: ClassVar[tuple[Knob, ...]] = (SAMPLES,)
     rule: ClassVar[str] = "regression on planned returns, normalised, at a rate of its own"
 
     @property
@@ -191,3 +194,6 @@ class SfBC(BehaviorMethod):
         logits = jnp.where(valid, self.config.weight * self.scores(state["critic"], obs, candidates), -jnp.inf)
         places = jax.lax.top_k(logits + jax.random.gumbel(key, logits.shape), self.config.picks)[1]
         return jnp.mean(jnp.take_along_axis(candidates, places[..., None], axis=1), axis=1)
+
+    def cost(self, knobs: Mapping[str, float]) -> Cost:
+        return Cost(knobs["N"] * (self.sampler.passes + 1))  # propose, and judge

@@ -16,6 +16,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 from methods.core import Count, Method, MethodConfig, PositiveFloat, PositiveInt, Weight
+from methods.inference import Cost
 
 if TYPE_CHECKING:
     import torch
@@ -124,6 +125,8 @@ class LanguageConfig(MethodConfig):
     respond_batch: PositiveInt = 25  # prompts at a time
 
 
+ONE_SAMPLE = Cost(passes=1)
+
 WEIGHTS = ("model", "layers", "width", "heads", "dtype", "gradient_checkpointing", "lora_rank")
 """Settings that any training depends on."""
 
@@ -147,6 +150,11 @@ class LanguageMethod(Method):
     def settings(self, *names: str) -> dict[str, Any]:
         """Those settings, for a stage's `config`."""
         return {name: getattr(self.config, name) for name in names}
+
+    def cost(self, knobs: Mapping[str, float]) -> Cost:
+        """What one answer costs: a sample, where a method does no more."""
+        del knobs
+        return ONE_SAMPLE
 
     def evaluation(self, prompts: int, judge: str) -> tuple[LanguageStage, ...]:
         """Stages that respond to so many prompts and compare the responses with the references; before them that of

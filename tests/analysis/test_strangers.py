@@ -297,7 +297,7 @@ def test_settings_that_no_figure_can_count_with(tmp_path: Path) -> None:
     _, notes = scaling.carried(records)
     assert any("no fitting step_size, kernel, sigma" in note for note in notes)
     cells = scores(records)[0]
-    assert costs.over_gradients(records, cells)["gradients"].tolist() == [0, 1]
+    assert costs.over_gradients(records, cells)["gradients"].tolist() == [0, 3]
     assert scaling.trained(records, cells).empty
 
 

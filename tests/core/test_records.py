@@ -21,6 +21,8 @@ RUN: dict[str, Any] = {
     "episodes": 3, "evaluation_steps": [10, 20],
     "stages": [{"name": "behavior", "fingerprint": "ab", "steps": 20, "seconds": 1.5}],
     "wall_clock_s": {"train": 1.5},
+    "inference": {"knobs": [{"name": "N", "label": "samples", "unit": "-"}],
+                  "costs": [{"setting": {"N": 1}, "passes": 11, "gradients": 0.0}]},
 }  # fmt: skip
 STAGE: dict[str, Any] = {"finished": True, "step": 3, "identity": {}, "files": {"3/a": "00"}}
 
@@ -46,6 +48,10 @@ def test_what_the_harness_writes_is_read_as_it_is(tmp_path: Path) -> None:
         ({"suite": "a\x1b[2J"}, "suite: holds characters that do not print"), ({"fingerprint": "a/b"}, "fingerprint: "),
         ({"knobs": ["../../x"]}, "knobs.0: cannot be part of a file's name"), ({"knobs": ["é" * 101]}, "knobs.0: "),
         ({"wall_clock_s": {"train": float("nan")}}, "wall_clock_s.train: "),
+        ({"inference": {"knobs": []}}, "inference.costs: Field required"),
+        ({"inference": {"knobs": [{"name": "N", "label": 3, "unit": ""}], "costs": []}}, "inference.knobs.0.label: "),
+        ({"inference": {"knobs": [], "costs": [{"setting": {}, "passes": -1, "gradients": 0}]}},
+         "inference.costs.0.passes: "),
         ({"schema": 2}, "schema: Input should be 1 (it is 2)"), ({"stages": [None]}, "stages.0: "),
         ({"stages": [{"name": "a", "fingerprint": "../..", "steps": 1}]}, "stages.0.fingerprint: cannot be part"),
     ],
