@@ -34,7 +34,9 @@ def trained(records: Records, cells: pd.DataFrame) -> pd.DataFrame:
     for run in records.runs:
         if run.number(TRAIN) is not None:
             rest = json.dumps({k: v for k, v in run.settings.items() if k != TRAIN}, sort_keys=True, default=str)
-            data = json.dumps([run.meta.get("dataset"), run.seeds, run.online], sort_keys=True, default=str)
+            data = json.dumps(
+                [run.meta.get("dataset"), run.seeds if run.old else None, run.online], sort_keys=True, default=str
+            )
             groups[run.suite, run.task, run.method, rest, data].append(run)
     found = []
     for runs in groups.values():
@@ -157,7 +159,7 @@ def carried(records: Records) -> tuple[pd.DataFrame, list[str]]:
         if run.knobs != (TEST,):
             continue
         try:
-            arrays = run.candidates()
+            arrays = run.candidates(notes)
             if arrays is None:
                 continue
             levels, particles = arrays[TEST], arrays["candidates"]
