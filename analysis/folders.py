@@ -36,7 +36,7 @@ def places(runs: Path) -> tuple[list[Place], list[str]]:
 
     A folder may hold both: a run of the old layout, and the seeds of one that was made anew.
     """
-    found, notes = [runs] if runs.is_dir() else [], []
+    found, notes = [runs] if runs.is_dir() else [], list[str]()
     for _ in IDENTITY:
         found = [path for folder in found for path in _folders(folder, notes)]
     every: list[Place] = []
@@ -150,8 +150,7 @@ def differences(run: Run, evaluations: Mapping[int, str]) -> str:
     found = [_grouped("evaluations", run, lambda source: evaluations[source.seeds[0]])]
     for what, of in KINDS.items():
         found.append(_grouped(what, run, of))
-    for what, of in (("code", _code), ("versions", lambda meta: meta.get("versions") or {}), ("settings", _config)):
-        found.append(_changed(what, run, of))
+    found += [_changed("code", run, _code), _changed("versions", run, _versions), _changed("settings", run, _config)]
     said = "; ".join(filter(None, found))
     return f"{run.name}: its seeds differ in {said}" if said else ""
 
@@ -202,6 +201,10 @@ def _code(meta: Mapping[str, Any]) -> dict[str, Any]:
     for stage in meta.get("stages") or []:
         found |= {f"{file} (of stage {stage['name']})": digest for file, digest in (stage.get("code") or {}).items()}
     return found
+
+
+def _versions(meta: Mapping[str, Any]) -> Mapping[str, Any]:
+    return meta.get("versions") or {}
 
 
 def _config(meta: Mapping[str, Any]) -> dict[str, Any]:

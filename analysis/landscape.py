@@ -55,7 +55,7 @@ def shown(records: Records, suite: str, task: str, cells: pd.DataFrame) -> tuple
         raise RecordError(f"{path}: not one reward an action, or not one place a mode")
     if land["data_actions"].shape[1] != 2 or land["true_reward"].shape != (len(land["grid_y"]), len(land["grid_x"])):
         raise RecordError(f"{path}: not a landscape of 2-D actions")
-    frames, notes = [_data_panel(land)], []
+    frames, notes = [_data_panel(land)], list[str]()
     for run in records.runs:
         if (run.suite, run.task) != (suite, task):
             continue

@@ -169,15 +169,16 @@ def _status_notes(run: Run, found: Sequence[Rows]) -> list[str]:
         if source.status in ("running", KILLED):
             what += f", last written {last_written(source.folder)}"
         steps = rows.columns["step"][rows.columns["complete"]]
-        reach = f"shown as of step {steps.max()}" if len(steps) else "nothing to show"
+        reach = "shown as of" if run.old else "evaluated up to"
+        reach = f"{reach} step {steps.max()}" if len(steps) else "nothing to show"
         groups.setdefault(f"{what}; {reach}", []).extend(source.seeds)
     return [f"{run.name}{'' if run.old else f' {named(seeds)}'} {what}" for what, seeds in groups.items()]
 
 
 def _evaluations(rows: Rows) -> str:
-    """ "10, the last at step 1000000"."""
+    """ "10 up to step 1000000"."""
     steps = np.unique(rows.columns["step"])
-    return f"{len(steps)}, the last at step {steps[-1]}" if len(steps) else "none"
+    return f"{len(steps)} up to step {steps[-1]}" if len(steps) else "none"
 
 
 def _extras(found: Sequence[Rows]) -> dict[str, np.ndarray]:

@@ -154,7 +154,7 @@ def carried(records: Records) -> tuple[pd.DataFrame, list[str]]:
     where nothing is) and sigma (of the MMD's kernel: the run's own). Notes on runs that cannot be shown.
     """
     points: list[dict[str, object]] = []
-    notes = []
+    notes: list[str] = []
     for run in records.runs:
         if run.knobs != (TEST,):
             continue

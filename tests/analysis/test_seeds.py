@@ -67,9 +67,9 @@ def test_seeds_that_are_not_there_are_told(tmp_path: Path) -> None:
     assert cells["mean"].iloc[0] == pytest.approx(mine.groupby("seed")["score"].mean().mean())
     note(records.notes, f"left out: {seeds[4] / 'run.json'}:2:")
     note(records.notes, f"left out: {seeds[5]} has no run.json")
-    note(records.notes, "seed 1 failed: FloatingPointError: critic is nan; shown as of step 1000")
+    note(records.notes, "seed 1 failed: FloatingPointError: critic is nan; evaluated up to step 1000")
     line = note(records.notes, "its seeds differ in evaluations")
-    assert "2, the last at step 2000 (seeds 0, 6), 1, the last at step 1000 (seeds 1-3)" in line
+    assert "2 up to step 2000 (seeds 0, 6), 1 up to step 1000 (seeds 1-3)" in line
     early, _ = scores(records, endpoint=Endpoint(steps=(1000,)))
     assert early["seeds"].tolist() == [5] and "seeds 1" not in early["told"].iloc[0]
 
