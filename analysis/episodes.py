@@ -6,16 +6,18 @@ import codecs
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 import pandas as pd
 
 from analysis.runs import FRAME, RecordError, Source, content, named, shown
+from core.errors import BadInput
 
+T, P = TypeVar("T"), ParamSpec("P")
 PHASES = ("offline", "online", "final")
 BEFORE = ("seed", "phase", "step")
 """Columns before the knobs'."""
@@ -47,24 +49,79 @@ class Rows:
         return len(self.columns["score"])
 
 
-def read_episodes(source: Source) -> tuple[Rows, list[str]]:
-    """The episodes.csv of a seed, or of a run of the old layout, and notes on what was left out of it.
+class Text(NamedTuple):
+    """What an episodes.csv holds."""
 
-    Raises: RecordError if it cannot be read, or its header is not the schema's.
-    """
+    path: Path
+    header: list[str]
+    """Its columns, [] without any line."""
+    optional: frozenset[str]
+    """Columns whose fields may be empty."""
+    whole: bytes
+    """Its lines that have ended."""
+    notes: list[str]
+
+
+def read_episodes(sources: Sequence[Source]) -> list[tuple[Rows, list[str]] | BadInput]:
+    """The episodes.csv of each seed of a run, or of a run of the old layout, and notes on what was left out of it; what
+    is wrong with those that cannot be read, or whose header is not the schema's."""
+    texts = [_attempt(_text, source) for source in sources]
+    tables = _together([text for text in texts if isinstance(text, Text)])
+    found = list[tuple[Rows, list[str]] | BadInput]()
+    for source, text in zip(sources, texts, strict=True):
+        if isinstance(text, Text):
+            found.append(_attempt(_episodes, source, text, tables.get(text.path)))
+        else:
+            found.append(text)
+    return found
+
+
+def _attempt(read: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | BadInput:
+    try:
+        return read(*args, **kwargs)
+    except BadInput as error:
+        return error
+
+
+def _text(source: Source) -> Text:
+    """Raises: RecordError if it cannot be read, or its header is not the schema's."""
     path = source.folder / "episodes.csv"
     columns = [*BEFORE, *source.knobs, *AFTER]
     text = (content(path) or b"").removeprefix(codecs.BOM_UTF8)
     whole = text[: text.rfind(b"\n") + 1]  # a line without its newline is still being written
     notes = [f"{path}: the last line is half-written, left out"] if len(whole) < len(text) else []
     if not whole.strip():
-        return _rows(pd.DataFrame(columns=columns), source), [*notes, f"{source.name} has no evaluation yet"]
+        return Text(path, [], frozenset(), b"", notes)
     header = _header(whole, columns, path)
     optional = OPTIONAL.union(header[len(columns) :], UNJUDGED if source.suite in SHARES else ())
-    table, bad = parse(whole, header, optional)
+    return Text(path, header, optional, whole, notes)
+
+
+def _together(texts: Sequence[Text]) -> dict[Path, pd.DataFrame]:
+    """The tables of files with one header, parsed at once, which is faster; none where a row needs a closer look."""
+    texts = [text for text in texts if text.header]
+    if len(texts) < 2 or any(text.header != texts[0].header for text in texts):
+        return {}
+    bodies = [text.whole[text.whole.index(b"\n") + 1 :] for text in texts]
+    first = texts[0]
+    every = _fast(first.whole + b"".join(bodies[1:]), first.header, first.optional)
+    ends = np.cumsum([body.count(b"\n") for body in bodies]).tolist()
+    if every is None or len(every) != ends[-1]:
+        return {}
+    return {text.path: every.iloc[start:end] for text, start, end in zip(texts, [0, *ends], ends, strict=False)}
+
+
+def _episodes(source: Source, text: Text, table: pd.DataFrame | None) -> tuple[Rows, list[str]]:
+    """`table`: the parsed text, if that is done. Raises: RecordError: more knob settings than a run can have."""
+    path, notes, bad = text.path, list(text.notes), list[tuple[int, str]]()
+    if not text.header:
+        columns = [*BEFORE, *source.knobs, *AFTER]
+        return _rows(pd.DataFrame(columns=columns), source), [*notes, f"{source.name} has no evaluation yet"]
+    if table is None:
+        table, bad = parse(text.whole, text.header, text.optional)
     said = [f"{path}:{line}: {reason}, left out" for line, reason in bad]
     notes += said if len(said) <= 5 else [*said[:4], f"{path}: {len(said) - 4} more corrupt rows, left out"]
-    strange = ~table["seed"].isin(source.seeds).to_numpy()
+    strange = ~np.isin(table["seed"].to_numpy(), source.seeds)
     if strange.any():
         others = named(sorted(table.loc[strange, "seed"].astype(int).unique()))
         notes.append(f"{path}: {int(strange.sum())} rows of {others}, which its run.json does not have, left out")
@@ -177,7 +234,7 @@ def _value(column: str, entry: str, optional: bool) -> float | int | str | None:
 
 def _rows(table: pd.DataFrame, source: Source) -> Rows:
     """Compact types, and each row's knob setting; `complete` is decided later."""
-    phase = table.pop("phase").astype(pd.CategoricalDtype(PHASES)).cat.codes.to_numpy()
+    phase = table["phase"].astype(pd.CategoricalDtype(PHASES)).cat.codes.to_numpy()
     types = INTEGERS | dict.fromkeys(source.knobs, "float64") | MEASURED
     columns = {name: table[name].to_numpy().astype(kind) for name, kind in types.items()}
     if source.suite in SHARES:

@@ -93,14 +93,15 @@ def _record(path: Path) -> records.RunRecord | records.SeedRecord:
     return record
 
 
-def odd_ones(sources: Sequence[Source]) -> dict[int, str]:
-    """Seed -> why it cannot be of one run with most of the others: it has other knobs."""
+def odd_ones(sources: Sequence[Source]) -> dict[Source, str]:
+    """Source -> why it cannot be of one run with most of the others: it has other knobs."""
     usual, _ = Counter(source.knobs for source in sources).most_common(1)[0]
+    of_others = ", ".join(usual) or "none"
     return {
-        source.seeds[0]: f"its knobs are {', '.join(source.knobs) or 'none'}, those of other seeds "
-                         f"{', '.join(usual) or 'none'}"
-        for source in sources if source.knobs != usual
-    }  # fmt: skip
+        source: f"its knobs are {', '.join(source.knobs) or 'none'}, those of other seeds {of_others}"
+        for source in sources
+        if source.knobs != usual
+    }
 
 
 def unite(run: Path, sources: Sequence[Source], lost: Mapping[int, str]) -> Run:
@@ -143,11 +144,11 @@ def _device(meta: Mapping[str, Any]) -> str:
     return str(device.get("kind") or device.get("platform") or "")
 
 
-def differences(run: Run, evaluations: Mapping[int, str]) -> str:
+def differences(run: Run, evaluations: Mapping[Source, str]) -> str:
     """One line on what a run's seeds differ in though they should not, or "". `evaluations`: of each seed, in words."""
     if len(run.sources) < 2:
         return ""
-    found = [_grouped("evaluations", run, lambda source: evaluations[source.seeds[0]])]
+    found = [_grouped("evaluations", run, evaluations.__getitem__)]
     for what, of in KINDS.items():
         found.append(_grouped(what, run, of))
     found += [_changed("code", run, _code), _changed("versions", run, _versions), _changed("settings", run, _config)]

@@ -69,14 +69,13 @@ class Records:
 
 
 class Read(NamedTuple):
-    """What a folder with a run.json came to."""
+    """What a folder with a run.json came to: a source with its rows, or why it cannot be read."""
 
     place: Place
-    source: Source | None
-    rows: Rows | None
-    notes: list[str]
+    source: Source | None = None
+    rows: Rows | None = None
+    notes: Sequence[str] = ()
     wrong: str = ""
-    """Why it cannot be read."""
 
 
 def load(results: Path, empty: bool = False) -> Records:
@@ -95,8 +94,8 @@ def load(results: Path, empty: bool = False) -> Records:
             raise RecordError("; ".join(notes[:3]))
     runs, found, extras = list[Run](), list[Rows](), {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _, group in groupby(pool.map(_read, folders), lambda one: (one.place.run, one.place.seed is None)):
-            run, rows, remarks = _one_run(list(group))
+        groups = groupby(folders, lambda one: (one.run, one.seed is None))
+        for run, rows, remarks in pool.map(_one_run, [list(group) for _, group in groups]):
             notes += remarks
             if run is not None:
                 start = runs[-1].rows.stop if runs else 0
@@ -110,31 +109,41 @@ def load(results: Path, empty: bool = False) -> Records:
     return Records(results, _concat(runs, found, knobs), tuple(runs), knobs, notes + remarks, extras)
 
 
-def _read(place: Place) -> Read:
-    try:
-        source = read_source(place)
-        rows, notes = read_episodes(source)
-    except (BadInput, OSError) as error:
-        return Read(place, None, None, [f"left out: {reason(error)}"], reason(error))
-    return Read(place, source, rows, notes)
-
-
-def _one_run(group: Sequence[Read]) -> tuple[Run | None, list[Rows], list[str]]:
+def _one_run(folders: Sequence[Place]) -> tuple[Run | None, list[Rows], list[str]]:
     """(the run of its folders, the rows of its sources, notes); no run where none can be read."""
-    notes = [note for one in group for note in one.notes]
-    lost = {one.place.seed: _brief(one.wrong, one.place) for one in group if one.wrong and one.place.seed is not None}
-    read = [(one.source, one.rows) for one in group if one.source is not None and one.rows is not None]
+    group = _read(folders)
+    notes = [note for one in group for note in ([f"left out: {one.wrong}"] if one.wrong else one.notes)]
+    read = {one.source: one.rows for one in group if one.source is not None and one.rows is not None}
     if not read:
         return None, [], notes
-    odd = odd_ones([source for source, _ in read])
-    notes += [f"left out: {source.name}: {odd[source.seeds[0]]}" for source, _ in read if source.seeds[0] in odd]
-    read = [(source, rows) for source, rows in read if source.seeds[0] not in odd]
-    sources, found = [source for source, _ in read], [rows for _, rows in read]
-    run = unite(group[0].place.run, sources, lost | odd)
-    notes += _common_end(run, found)
-    notes += _status_notes(run, found)
-    ends = {source.seeds[0]: _evaluations(rows) for source, rows in read}
+    odd = odd_ones(list(read))
+    notes += [f"left out: {source.name}: {odd[source]}" for source in read if source in odd]
+    lost = {one.place.seed: _brief(one.wrong, one.place) for one in group if one.wrong and one.place.seed is not None}
+    lost |= {source.seeds[0]: why for source, why in odd.items()}
+    sources = [source for source in read if source not in odd]
+    run, found = unite(folders[0].run, sources, lost), [read[source] for source in sources]
+    notes += [*_common_end(run, found), *_status_notes(run, found)]
+    ends = {source: _evaluations(rows) for source, rows in zip(sources, found, strict=True)}
     return run, found, notes + list(filter(None, [differences(run, ends)]))
+
+
+def _read(folders: Sequence[Place]) -> list[Read]:
+    """What the folders of one run came to."""
+    found = list[Read]()
+    for place in folders:
+        try:
+            found.append(Read(place, read_source(place)))
+        except (BadInput, OSError) as error:
+            found.append(Read(place, wrong=reason(error)))
+    tables = iter(read_episodes([one.source for one in found if one.source is not None]))
+    for i, one in enumerate(found):
+        if one.source is not None:
+            table = next(tables)
+            if isinstance(table, BadInput):
+                found[i] = Read(one.place, wrong=reason(table))
+            else:
+                found[i] = one._replace(rows=table[0], notes=table[1])
+    return found
 
 
 def _brief(wrong: str, place: Place) -> str:

@@ -56,7 +56,7 @@ class RecordError(BadInput):
     """A record cannot be read; the message is one line that names the file and, where there is one, the line."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Source:
     """A folder with a run.json: of one seed, or of the old layout, with all seeds of a run."""
 

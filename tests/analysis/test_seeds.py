@@ -230,3 +230,34 @@ def test_every_run_of_a_folder_splits(tmp_path: Path) -> None:
     write_run(tmp_path, "fql", seeds=2, episodes=4, evaluations=1)
     split_all(tmp_path)
     assert not list(tmp_path.glob("runs/*/*/*/*/run.json")) and not any(run.old for run in load(tmp_path).runs)
+
+
+@pytest.mark.parametrize("row", ["1,final,1000,0,0.5,1,1,fifty", "1,final,1000,0,1,1", ""])
+def test_a_corrupt_row_is_named_with_its_seed_s_file(tmp_path: Path, row: str) -> None:
+    """Tables of one header are parsed at once, which must not move a row from one seed to another."""
+    seeds = split(write_run(tmp_path, seeds=3, episodes=4, evaluations=1))
+    path = seeds[1] / "episodes.csv"
+    lines = path.read_text().split("\n")
+    path.write_text("\n".join([*lines[:2], row, *lines[3:]]))
+    records = load(tmp_path)
+    note(records.notes, f"{path}:3: ", "left out")
+    note(records.notes, "seed 1: the final evaluation at step 1000 has 3 of 4 episodes")
+    assert records.episodes["seed"].tolist() == [0] * 4 + [1] * 3 + [2] * 4
+
+
+def test_seeds_with_other_columns_are_read_apart(tmp_path: Path) -> None:
+    """A column that one seed lacks is unknown of it."""
+    seeds = split(write_run(tmp_path, seeds=2, episodes=2, evaluations=1))
+    path = seeds[1] / "episodes.csv"
+    header, *lines = path.read_text().splitlines()
+    path.write_text("\n".join([f"{header},gold", *(f"{line},{i}" for i, line in enumerate(lines))]) + "\n")
+    records = load(tmp_path)
+    np.testing.assert_array_equal(records.measured(records.runs[0])["gold"], [np.nan, np.nan, 0, 1])
+
+
+def test_an_old_run_without_seeds_has_no_rows(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, seeds=1, episodes=2, evaluations=1)
+    rewrite(folder, seeds=[])
+    records = load(tmp_path)
+    note(records.notes, f"{folder / 'episodes.csv'}: 2 rows of seed 0, which its run.json does not have, left out")
+    assert len(records.episodes) == 0 and records.runs[0].meant == ()
