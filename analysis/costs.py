@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -14,7 +15,6 @@ from analysis.inference import Cost
 from analysis.inference import costs as declared
 from analysis.load import Records
 from analysis.pyplot import plt
-from analysis.runs import Run
 from analysis.select import FIXED, HELD_OUT, PICKS, Rule, choose
 from analysis.statistics import generator
 from analysis.style import at_least_a_point, finish, looks, unit
@@ -44,14 +44,14 @@ def clock(records: Records) -> tuple[pd.DataFrame, list[str]]:
             if isinstance(choice, str) or step > steps:
                 continue
             summary = choice.summary(generator(run.suite, run.task))
-            at = {"device": device(run), "step": step, "seconds": before + last * step / steps}
+            at = {"device": device(run.meta), "step": step, "seconds": before + last * step / steps}
             points.append(name | at | {"picks": " / ".join(choice.picks)} | summary._asdict())
     return pd.DataFrame(points), notes
 
 
-def device(run: Run) -> str:
-    """ "cpu", "NVIDIA H200", as the record says."""
-    found = run.meta.get("device")
+def device(meta: Mapping[str, Any]) -> str:
+    """ "cpu", "NVIDIA H200", as a run.json says."""
+    found = meta.get("device")
     return str(found.get("kind") or found.get("platform")) if isinstance(found, dict) else str(found)
 
 
@@ -79,7 +79,7 @@ def draw_clock(points: pd.DataFrame) -> Figure:
     axes.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))  # more labels would run into each other
     axes.tick_params(axis="x", which="minor", labelsize=7)
     axes.set(
-        xlabel=f"training, all seeds in one program, compilation included [s on {devices[0]}]",
+        xlabel=f"training of all seeds, compilation included [s on {devices[0]}]",
         ylabel=unit(str(points["suite"].iloc[0])),
     )  # fmt: skip
     at_least_a_point(axes)

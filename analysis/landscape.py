@@ -55,12 +55,12 @@ def shown(records: Records, suite: str, task: str, cells: pd.DataFrame) -> tuple
         raise RecordError(f"{path}: not one reward an action, or not one place a mode")
     if land["data_actions"].shape[1] != 2 or land["true_reward"].shape != (len(land["grid_y"]), len(land["grid_x"])):
         raise RecordError(f"{path}: not a landscape of 2-D actions")
-    frames, notes = [_data_panel(land)], []
+    frames, notes = [_data_panel(land)], list[str]()
     for run in records.runs:
         if (run.suite, run.task) != (suite, task):
             continue
         try:
-            panel = _method_panel(run, cells)
+            panel = _method_panel(run, cells, notes)
         except BadInput as error:
             notes.append(f"left out of the picture: {error}")
             continue
@@ -131,9 +131,9 @@ def _points(kind: str, places: np.ndarray, **columns: object) -> pd.DataFrame:
     return pd.DataFrame({"kind": kind, "x": places[:, 0], "y": places[:, 1], **columns})
 
 
-def _method_panel(run: Run, cells: pd.DataFrame) -> pd.DataFrame | None:
+def _method_panel(run: Run, cells: pd.DataFrame, notes: list[str]) -> pd.DataFrame | None:
     """Actions at the setting shown, and particle paths where there are some; None without candidates.npz."""
-    arrays = run.candidates()
+    arrays = run.candidates(notes)
     if arrays is None:
         return None
     path = run.folder / "candidates.npz"

@@ -45,7 +45,7 @@ def points(records: Records) -> tuple[pd.DataFrame, list[str]]:
     rows: list[dict[str, Any]] = []
     notes = []
     for run, episodes in records.each(scored=False):
-        if not {"gold", "proxy"} & set(records.extras.get(run.folder, ())):
+        if not {"gold", "proxy"} & set(records.extras.get(run.key, ())):
             continue
         known, remarks = accuracy(run)
         notes += remarks
@@ -78,13 +78,13 @@ def accuracy(run: Run) -> tuple[float, list[str]]:
     found: list[float] = []
     notes = []
     results = run.folder.parents[4]
-    for stage in run.meta.get("stages") or []:
-        if stage["name"] == "reward_model":
-            for path in sorted((results / "artifacts" / stage["fingerprint"]).glob("state/*/reward-*.safetensors")):
-                try:
-                    found += _accuracy(path)
-                except BadInput as error:
-                    notes.append(f"{run.name}: {error}, so the reward model's accuracy is without it")
+    stages = [stage for source in run.sources for stage in source.meta.get("stages") or []]
+    for one in dict.fromkeys(stage["fingerprint"] for stage in stages if stage["name"] == "reward_model"):
+        for path in sorted((results / "artifacts" / one).glob("state/*/reward*.safetensors")):
+            try:
+                found += _accuracy(path)
+            except BadInput as error:
+                notes.append(f"{run.name}: {error}, so the reward model's accuracy is without it")
     return (float(np.mean(found)) if found else math.nan), notes
 
 

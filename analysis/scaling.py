@@ -37,7 +37,9 @@ def trained(records: Records, cells: pd.DataFrame) -> pd.DataFrame:
     for run in records.runs:
         if run.number(TRAIN) is not None and path_of(run):
             rest = json.dumps({k: v for k, v in run.settings.items() if k != TRAIN}, sort_keys=True, default=str)
-            data = json.dumps([run.meta.get("dataset"), run.seeds, run.online], sort_keys=True, default=str)
+            data = json.dumps(
+                [run.meta.get("dataset"), run.seeds if run.old else None, run.online], sort_keys=True, default=str
+            )
             groups[run.suite, run.task, run.method, rest, data].append(run)
     found = []
     for runs in groups.values():
@@ -161,13 +163,13 @@ def carried(records: Records) -> tuple[pd.DataFrame, list[str]]:
     (certified; NaN where nothing is) and sigma (of the MMD's kernel: the run's own). Notes on runs that are not shown.
     """
     points: list[dict[str, object]] = []
-    notes = []
+    notes: list[str] = []
     for run in records.runs:
         knob = path_of(run)
         if knob is None or run.knobs != (knob,):
             continue
         try:
-            arrays = run.candidates()
+            arrays = run.candidates(notes)
             if arrays is None:
                 continue
             levels, particles = arrays[knob], arrays["candidates"]

@@ -1,5 +1,8 @@
 """The shapes of the records (`results/README.md`), and the one place where they are read and checked.
 
+Of run.json there are two formats: 2, a folder a seed, and that of before (1), a folder a run with all its seeds. They
+are told apart by `check_run`, and nowhere else.
+
 A file that is not of its shape becomes one line, whoever reads it: harness, analysis or judge. Keys that stand here are
 checked wherever they are; further keys pass. Names that may become part of a path are checked for it.
 """
@@ -113,11 +116,9 @@ class InferenceRecord(TypedDict):
     costs: list[CostRecord]
 
 
-@with_config(_STRICT)
-class RunRecord(TypedDict):
-    """run.json."""
+class Recorded(TypedDict):
+    """What run.json says in either format."""
 
-    schema: Literal[1]
     suite: Name
     task: Name
     method: Name
@@ -125,8 +126,6 @@ class RunRecord(TypedDict):
     status: Literal["running", "finished", "interrupted", "failed"]
     error: NotRequired[str | None]
     config: dict[str, Any]
-    seeds: NotRequired[list[Seed]]
-    seed: NotRequired[Seed]
     knobs: list[Name]
     inference: NotRequired[InferenceRecord]
     episodes: Number
@@ -142,6 +141,23 @@ class RunRecord(TypedDict):
     online: NotRequired[OnlineRecord | None]
     created: NotRequired[str]
     updated: NotRequired[str]
+
+
+@with_config(_STRICT)
+class RunRecord(Recorded):
+    """run.json of format 1, in the run's folder: of all its seeds."""
+
+    schema: Literal[1]
+    seeds: list[Seed]
+
+
+@with_config(_STRICT)
+class SeedRecord(Recorded):
+    """run.json of format 2, in a seed's folder below the run's: status, times and evaluations are that seed's own."""
+
+    schema: NotRequired[Literal[1]]
+    format: Literal[2]
+    seed: Seed
 
 
 @with_config(_STRICT)
@@ -217,6 +233,29 @@ def read(path: Path, shape: type[T]) -> T:
       OSError: it cannot be read; FileNotFoundError where there is none.
     """
     return check(strict_json.read(path), shape, str(path))
+
+
+def check_run(value: Any, where: str) -> RunRecord | SeedRecord:
+    """The content of a run.json, if it is of the format that it says it is of. Raises: BadInput, as `check`."""
+    if isinstance(value, dict) and "format" in value:
+        return check(value, SeedRecord, where)
+    return check(value, RunRecord, where)
+
+
+def read_run(path: Path) -> RunRecord | SeedRecord:
+    """A run.json of either format, checked. Raises: as `read`."""
+    return check_run(strict_json.read(path), str(path))
+
+
+def seeds_of(record: RunRecord | SeedRecord) -> tuple[int, ...]:
+    """The seeds that a run.json speaks of."""
+    known: Any = record
+    return (known["seed"],) if "format" in known else tuple(known["seeds"])
+
+
+def run_folder(folder: Path, record: RunRecord | SeedRecord) -> Path:
+    """The folder of the run whose run.json lies in `folder`: of format 2, the one above."""
+    return folder.parent if "format" in record else folder
 
 
 _ADAPTERS: dict[Any, TypeAdapter[Any]] = {}

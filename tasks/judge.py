@@ -44,7 +44,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 @app.command()
 def main(
-    runs: Annotated[list[Path], typer.Argument(parser=path, help="Run folders, or folders above them.")],
+    runs: Annotated[list[Path], typer.Argument(parser=path, help="Folders of seeds or runs, or above.")],
     judge: Annotated[str, typer.Option(help="gold, http or reward-model.")] = "http",
     model: Annotated[str, typer.Option(help="http: the server's name for it; reward-model: folder or hub name.")] = "",
     base_url: Annotated[str, typer.Option(help="http: up to, not including, /chat/completions.")] = "",
@@ -62,10 +62,10 @@ def main(
         bool, typer.Option("--allow-optimised", help="reward-model: also the one that the run optimised.")
     ] = False,
 ) -> None:
-    """Writes verdicts-<judge>.csv beside each run's responses.jsonl. What a judge over HTTP answered is kept: the same
-    command continues after a stop, and asks nothing twice. Exits with 1 where a run cannot be read or written to, has
-    pairs that the server failed on, or no valid verdict; the other runs have theirs. Exits with 2 where the judge is
-    given up."""
+    """Writes verdicts-<judge>.csv beside each responses.jsonl, which every seed of a run has. What a judge over HTTP
+    answered is kept: the same command continues after a stop, and asks nothing twice. Exits with 1 where a seed cannot
+    be read or written to, has pairs that the server failed on, or no valid verdict; the others have theirs. Exits with
+    2 where the judge is given up."""
 
     def judged() -> int:
         if judge not in KINDS:
@@ -154,7 +154,7 @@ def _judge(judge: Judge, found: Sequence[Responses], about: Mapping[str, Any]) -
     """Judges run after run; each has its file as soon as it is done. Returns whether every run has its verdicts."""
     found, whole = _sound(found, lambda one: _growing(one, judge.id))  # before what costs
     for one in found:
-        with _bar(f"{one.folder.parent.name} {one.folder.name[:12]}") as report:
+        with _bar(one.name) as report:
             verdicts = judge.verdicts(one.pairs, report)
         try:
             whole &= _kept(one, judge.id, verdicts, about)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from analysis.published import FOLDER, METHODS, read
+from analysis.runs import SEEDED
 
 MODES = np.array([[0.55, 0.45], [-0.55, -0.45]])  # the first is the better one
 Effect = Callable[[float, Mapping[str, float]], float]
@@ -114,6 +115,47 @@ def write_run(
         record["online"] = {"continues": "0" * 12, "from_step": 1000 * offline, "steps": 1000 * (evaluations - offline)}
     (folder / "run.json").write_text(json.dumps(record | meta, indent=1))
     return folder
+
+
+def split(folder: Path, **of: Mapping[str, Any]) -> dict[int, Path]:
+    """The same run with a folder a seed, in the old one's place: seed -> its folder.
+
+    `of`: by "seed3", what its run.json says otherwise.
+    """
+    record = json.loads((folder / "run.json").read_text())
+    arrays = dict(np.load(folder / "candidates.npz")) if (folder / "candidates.npz").exists() else {}
+    folders = {seed: folder / f"seed-{seed}" for seed in record.pop("seeds")}
+    for number, (seed, place) in enumerate(folders.items()):
+        place.mkdir()
+        mine = record | {"format": 2, "seed": seed} | dict(of.get(f"seed{seed}", {}))
+        (place / "run.json").write_text(json.dumps(mine, indent=1))
+        for name in ("episodes.csv", "train.csv"):
+            if (folder / name).exists():
+                header, *lines = (folder / name).read_text().splitlines()
+                kept = [header, *(line for line in lines if line.split(",", 1)[0] == str(seed))]
+                (place / name).write_text("\n".join(kept) + "\n")
+        if (folder / "responses.jsonl").exists():
+            lines = (folder / "responses.jsonl").read_text().splitlines()
+            (place / "responses.jsonl").write_text(
+                "".join(f"{line}\n" for line in lines if json.loads(line)["seed"] == seed)
+            )
+        if arrays and number < len(arrays["actions"]):
+            own = {name: array[number] if name in SEEDED else array for name, array in arrays.items()}
+            np.savez(place / "candidates.npz", **own)  # type: ignore[arg-type]
+    for path in folder.iterdir():
+        if path.is_file():
+            path.unlink()
+    return folders
+
+
+def split_all(root: Path) -> None:
+    """Gives every run below `root` a folder a seed."""
+    for path in sorted(root.glob("runs/*/*/*/*/run.json")):
+        split(path.parent)
+
+
+LAYOUTS: dict[str, Callable[[Path], None]] = {"a folder a run": lambda root: None, "a folder a seed": split_all}
+"""What gives records that were written here that layout."""
 
 
 def write_landscape(root: Path, suite: str = "toy", task: str = "toy") -> None:

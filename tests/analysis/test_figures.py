@@ -15,7 +15,7 @@ from analysis.inference import axes_of, path_of
 from analysis.load import load
 from analysis.select import scores
 from methods.particles import Flow, mmd2, transport_bound
-from tests.analysis.synthetic import write_ablation, write_candidates, write_run
+from tests.analysis.synthetic import LAYOUTS, write_ablation, write_candidates, write_run
 
 L_TEST = {"L_test": [0, 1, 3]}
 
@@ -99,11 +99,13 @@ def test_normalised_by_hand(tmp_path: Path) -> None:
     assert set(points.loc[points["task"] == "", "tasks"]) == {2}
 
 
-def test_transport_is_measured_and_bounded(tmp_path: Path) -> None:
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_transport_is_measured_and_bounded(tmp_path: Path, layout: str) -> None:
     folder = write_run(tmp_path, "vgf", knobs=L_TEST, evaluations=1)
     write_candidates(folder, L_TEST, particles=4, pull=0.1)
-    points, notes = scaling.carried(load(tmp_path))
     particles = np.load(folder / "candidates.npz")["candidates"]
+    LAYOUTS[layout](tmp_path)
+    points, notes = scaling.carried(load(tmp_path))
     assert notes == [] and points["L_test"].tolist() == [0, 1, 3] and points["mean"].iloc[0] == 0
     assert points["mean"].iloc[2] == pytest.approx(mmd2(particles[:, 0], particles[:, 2], 1.0).mean())
     bounds = [transport_bound(Flow(), steps, 2, 1.0) for steps in (0, 1, 3)]
@@ -165,11 +167,15 @@ def test_names_that_differ_stand_side_by_side(tmp_path: Path) -> None:
     assert axes_of(load(tmp_path).runs) == {"L_test": "L_test, laps [-] / flow steps at test time [steps]"}
 
 
-def test_wall_clock_counts_all_stages(tmp_path: Path) -> None:
-    stages = [{"name": "behavior", "fingerprint": "0a" * 6, "steps": 10, "seconds": 30.0},
-              {"name": "critic", "fingerprint": "0b" * 6, "steps": 4000, "seconds": 80.0}]  # fmt: skip
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_wall_clock_counts_all_stages(tmp_path: Path, layout: str) -> None:
+    """Those of all seeds: in the new layout each says its own."""
+    share = 5 if layout == "a folder a seed" else 1
+    stages = [{"name": "behavior", "fingerprint": "0a" * 6, "steps": 10, "seconds": 30.0 / share},
+              {"name": "critic", "fingerprint": "0b" * 6, "steps": 4000, "seconds": 80.0 / share}]  # fmt: skip
     write_run(tmp_path, "vgf", knobs=L_TEST, evaluations=4, stages=stages, device={"platform": "gpu", "kind": "H200"})
     write_run(tmp_path, "fql", stages=[])
+    LAYOUTS[layout](tmp_path)
     records = load(tmp_path)
     points, notes = costs.clock(records)
     assert points["seconds"].tolist() == [50, 70, 90, 110] and set(points["device"]) == {"H200"}

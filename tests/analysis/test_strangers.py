@@ -337,7 +337,7 @@ def test_train_csv_that_is_none(records: Path) -> None:
         return next(run for run in load(records).runs if run.method == "avgf")
 
     file = spoilt(records) / "train.csv"
-    assert list(run().train()) == ["seed", "step", "critic/loss"] and len(run().train()) == 2
+    assert list(run().train([])) == ["seed", "step", "critic/loss"] and len(run().train([])) == 2
     file.write_bytes(b"seed,step\n0,1,2,3\n0,1\n\xff,2,3,4,5\n")
     with pytest.raises(RecordError, match=str(file)):
-        run().train()
+        run().train([])
