@@ -45,9 +45,6 @@ EXCEPTIONS = {  # (module, what it imports) -> why
 CIRCLES = {  # modules that import each other -> why
     frozenset({"harness.control", "harness.engine", "harness.execute", "harness.language", "harness.online",
                "harness.stagework", "harness.watch"}): "through `Member`: these files are being written anew",
-    frozenset({"methods.language.core", "methods.language.dpo", "methods.language.models", "methods.language.respond",
-               "methods.language.reward_model", "methods.language.sft", "methods.language.training",
-               "methods.language.trl_backend"}): "to be mended",
     frozenset({"tasks.core", "tasks.lockstep"}): "to be mended",
     frozenset({"tasks.check", "tasks.collect", "tasks.collect_d4rl", "tasks.d4rl_agent", "tasks.fetch",
                "tasks.minari_data", "tasks.ready"}): "to be mended",
