@@ -15,8 +15,8 @@ from harness.train import quick_compile, seed_keys
 from methods.core import Key, Method, State, act_keys
 from methods.learner import part_key
 from tasks.core import Task, Transitions
-from tasks.lockstep import simulators
-from tasks.simulators import SimulatorPool, Simulators
+from tasks.simulation.pools import simulators
+from tasks.simulation.simulators import SimulatorPool, Simulators
 
 PROBES = 16  # observations at which candidates are recorded
 

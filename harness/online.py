@@ -24,7 +24,7 @@ from harness.train import seed_keys, span
 from methods.core import Array, Columns, Key, Method, Stage, State
 from methods.learner import part_key
 from tasks.core import RewardTransform, Task
-from tasks.lockstep import simulators
+from tasks.simulation.pools import simulators
 
 if TYPE_CHECKING:
     from harness.checkpoint import StageStore

@@ -74,7 +74,7 @@ def run(
         if listing:
             show.listing(suite)
             return 0
-        home = suite or (tasks.home(globs) if globs else "toy")
+        home = suite or (tasks.home(globs) if globs else tasks.DEFAULT)
         return _main(chosen, home, globs, preset, data, Path(results), sets or [], list(map(Path, adopt or [])), resume,
                      dry_run, show_config, sizes, steps, console)  # fmt: skip
 

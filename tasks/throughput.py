@@ -34,16 +34,16 @@ from rich.console import Console
 from rich.table import Table
 
 import tasks
+from core.errors import BadInput
 from core.options import parts
 from core.options import path as place
-from methods.core import BadInput
 from tasks import sizes
 from tasks.check import told
-from tasks.fetch import atomic_write
-from tasks.lockstep import simulators
+from tasks.data.download import atomic_write
 from tasks.progress import bar
 from tasks.screen import say
-from tasks.simulators import Simulators, cores, lean_children
+from tasks.simulation.pools import simulators
+from tasks.simulation.simulators import Simulators, cores, lean_children
 
 FAMILIES = (  # one task of each
     "cube-single-play-singletask-v0", "scene-play-singletask-v0", "puzzle-3x3-play-singletask-v0",

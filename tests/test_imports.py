@@ -31,29 +31,17 @@ THIRD_PARTY = {"core": {"pydantic", "typing_extensions", "typer"}}  # folder -> 
 EXCEPTIONS = {  # (module, what it imports) -> why
     ("analysis.missing", "tasks"): "to be mended",
     ("analysis.scaling", "methods.particles"): "to be mended",
-    ("tasks", "methods"): "to be mended",
-    ("tasks.collect", "methods"): "to be mended",
-    ("tasks.collect_d4rl", "methods"): "to be mended",
-    ("tasks.core", "methods"): "to be mended",
-    ("tasks.d4rl", "methods"): "to be mended",
-    ("tasks.language", "methods"): "to be mended",
-    ("tasks.ogbench", "methods"): "to be mended",
-    ("tasks.toy", "methods"): "to be mended",
     ("tasks.judges.reward_model", "methods.language.models"): "a judge reads a reward model as methods do",
     ("tasks.judges.reward_model", "methods.language.tokens"): "a judge reads a reward model as methods do",
 }
 CIRCLES = {  # modules that import each other -> why
     frozenset({"harness.control", "harness.engine", "harness.execute", "harness.language", "harness.online",
                "harness.stagework", "harness.watch"}): "through `Member`: these files are being written anew",
-    frozenset({"tasks.core", "tasks.lockstep"}): "to be mended",
-    frozenset({"tasks.check", "tasks.collect", "tasks.collect_d4rl", "tasks.d4rl_agent", "tasks.fetch",
-               "tasks.minari_data", "tasks.ready"}): "to be mended",
 }  # fmt: skip
 NAMED = {  # (module of the harness, name of a method or suite that its code holds) -> why
     ("harness.export", "dpo"): "to be mended",
     ("harness.export", "ppo"): "to be mended",
     ("harness.export", "sft"): "to be mended",
-    ("harness.run_command", "toy"): "to be mended",
     ("harness.backbones", "sft"): "a part of the state, which several methods share",
     ("harness.provenance", "ogbench"): "a package, whose version is recorded",
 }

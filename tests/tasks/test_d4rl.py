@@ -13,8 +13,10 @@ import pytest
 import tasks
 from core import files
 from methods.core import BadInput
-from tasks import d4rl, minari_data, minari_files
 from tasks.core import RewardTransform
+from tasks.d4rl import suite as d4rl
+from tasks.minari import data as minari_data
+from tasks.minari import files as minari_files
 from tests.tasks.conftest import nan_at
 from tests.tasks.d4rl_file import d4rl_file
 
