@@ -190,7 +190,7 @@ def check_transitions(transitions: Transitions, spec: TaskSpec, name: str) -> No
 
     Raises:
       BadInput: a missing column, a wrong shape, no transitions, or a non-finite value. Actions outside [-1, 1] are
-        the business of `tasks.actions`.
+        the business of `tasks.data.actions`.
     """
     widths = {"observations": (spec.obs_dim,), "actions": (spec.action_dim,), "rewards": (), "masks": (),
               "next_observations": (spec.obs_dim,), "terminals": ()}  # fmt: skip

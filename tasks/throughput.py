@@ -2,7 +2,7 @@
 
     python -m tasks.throughput --tasks cube-single-play-singletask-v0,hopper-medium-v2
 
-Each task is stepped with random actions, past any end, in the pool that evaluations use (`tasks.lockstep.simulators`)
+Each task is stepped with random actions, past any end, in the pool that evaluations use (`tasks.simulation.pools`)
 and in a plain loop over one simulator. The two take turns, and over all turns the loop plays each of the pool's
 episodes once: what a step costs depends on where the simulator is.
 """

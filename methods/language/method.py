@@ -12,7 +12,7 @@ from methods.language.respond import judging
 
 @dataclass(frozen=True)
 class LanguageMethod(Method):
-    """Base of language methods. `spec` is a `tasks.language.LanguageSpec`."""
+    """Base of language methods. `spec` is a `tasks.language.core.LanguageSpec`."""
 
     config: Any
     spec: Any

@@ -4,7 +4,7 @@
   hopper-medium-local         made by `python -m tasks.collect d4rl/hopper-medium`; scored by what was measured here
   mujoco--hopper--medium-v0   Minari's mujoco/hopper/medium-v0, as `minari download` left it; other data than D4RL's
 
-All are read from Minari datasets (`tasks.minari_data`); an original file is imported into one when it is first used.
+All are read from Minari datasets (`tasks.minari.data`); an original file is imported into one when it is first used.
 Learners see transformed rewards, and `Dataset.reward` is the task's own transform, offline and online: locomotion's are
 scaled by 1000 / (largest - smallest return) as in VGF's code (`minari_data.span_returns`), AntMaze's are r - 1 (as in
 IQL's code and VGF's). A method's settings may ask for another (`methods.core.Rewards`).

@@ -19,7 +19,7 @@ JUDGES = ("none", "proxy")  # "proxy": the reward model that methods optimise
 
 @dataclass(frozen=True)
 class HubTask:
-    """What both tasks share; see `tasks.language.LanguageTask`."""
+    """What both tasks share; see `tasks.language.core.LanguageTask`."""
 
     judge: str = "none"  # `python -m tasks.judge` comes later
 

@@ -1,4 +1,4 @@
-"""What a step of OGBench's mazes comes to, for many ants or humanoids at once; see `tasks.lockstep`."""
+"""What a step of OGBench's mazes comes to, for many ants or humanoids at once; see `tasks.simulation.rules`."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ def die_with_parent() -> None:
 
 class Simulators:
     """`n` simulators in this process, stepped one after another: cheap ones, those of a worker, and what
-    `tasks.lockstep` starts from.
+    `tasks.simulation.lockstep` starts from.
 
     An episode is a function of its seed and actions, down to the last bit: which rows run beside it and what a
     simulator did before make no difference.

@@ -182,6 +182,17 @@ def test_every_suite_has_presets_and_no_table_is_orphaned() -> None:
         assert {path.parent for path in folder.rglob(name)} == {tasks.about(suite).folder for suite in tasks.SUITES}
 
 
+def test_a_suite_is_a_folder_and_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(tasks.SUITES, "mine", "toy")
+    assert tasks.family("mine") == "control" and tasks.about("mine").unit == "true reward [100 = better mode]"
+    assert list(presets("mine")) == ["cpu", "paper", "smoke"] and preset("mine", None)[0]["seeds"] == 5
+    assert resolve("vgf", "mine", "toy", ()).origins["hidden_dims"] == "ours"
+    assert [task.name for task in tasks.select("mine", ())] == ["toy"]
+    for read in (tasks.about, tasks.suite, tasks.family, presets):
+        with pytest.raises(BadInput, match=r"^unknown suite 'min'; did you mean 'mine'\?$"):
+            read("min")
+
+
 def test_an_online_phase_has_settings_of_its_own_in_both_phases() -> None:
     soccer, cube = "antsoccer-arena-navigate-singletask-v0", "cube-double-play-singletask-v0"
     assert [resolve("fql", "ogbench", soccer, (), online=online).config.alpha for online in (False, True)] == [10, 30]
