@@ -29,8 +29,6 @@ MAY_IMPORT = {  # folder -> the folders, or modules, of ours that its modules ma
 }
 THIRD_PARTY = {"core": {"pydantic", "typing_extensions", "typer"}}  # folder -> all that it may import of others
 EXCEPTIONS = {  # (module, what it imports) -> why
-    ("analysis.missing", "tasks"): "to be mended",
-    ("analysis.scaling", "methods.particles"): "to be mended",
     ("tasks.judges.reward_model", "methods.language.models"): "a judge reads a reward model as methods do",
     ("tasks.judges.reward_model", "methods.language.tokens"): "a judge reads a reward model as methods do",
 }
@@ -39,9 +37,6 @@ CIRCLES = {  # modules that import each other -> why
                "harness.stagework", "harness.watch"}): "through `Member`: these files are being written anew",
 }  # fmt: skip
 NAMED = {  # (module of the harness, name of a method or suite that its code holds) -> why
-    ("harness.export", "dpo"): "to be mended",
-    ("harness.export", "ppo"): "to be mended",
-    ("harness.export", "sft"): "to be mended",
     ("harness.backbones", "sft"): "a part of the state, which several methods share",
     ("harness.provenance", "ogbench"): "a package, whose version is recorded",
 }

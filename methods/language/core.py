@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from methods.language.tokens import Texts
 
 
+MODELS = ("sft", "reward", "policy")
+"""The parts that are models with weights: the fine-tuned one, the one that scores, the one a method trained."""
+
+
 class Part(NamedTuple):
     """What a stage made for one seed."""
 
