@@ -102,7 +102,9 @@ def _override(name: str, value: Any, origin: str, family: str) -> Override:
 
 @cache
 def _table(suite: str, online: bool) -> tuple[tuple[str, Override], ...]:
-    """Rows of a suite's per-task settings: task pattern and override."""
+    """Rows of a suite's per-task settings: task pattern and override; none of a task that is of none of the suites."""
+    if suite not in tasks.SUITES:
+        return ()
     about = tasks.about(suite)
     return tuple(
         (row["tasks"], Override(row["method"].replace("*", "") or None, row["key"], row["value"], row["source"]))

@@ -188,7 +188,7 @@ def test_a_suite_is_a_folder_and_a_line(monkeypatch: pytest.MonkeyPatch) -> None
     assert list(presets("mine")) == ["cpu", "paper", "smoke"] and preset("mine", None)[0]["seeds"] == 5
     assert resolve("vgf", "mine", "toy", ()).origins["hidden_dims"] == "ours"
     assert [task.name for task in tasks.select("mine", ())] == ["toy"]
-    for read in (tasks.about, tasks.suite, tasks.family, presets):
+    for read in (tasks.about, tasks.suite, presets):
         with pytest.raises(BadInput, match=r"^unknown suite 'min'; did you mean 'mine'\?$"):
             read("min")
 

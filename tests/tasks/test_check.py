@@ -144,9 +144,9 @@ def test_fetch_readies_what_it_can_and_names_the_rest(monkeypatch):
     d4rl_file(kept("hopper-medium-v2"))
 
     def unreachable(urls, path, check):
-        raise d4rl.fetch.MissingDownload(f"missing download: {path.name}")
+        raise d4rl.download.MissingDownload(f"missing download: {path.name}")
 
-    monkeypatch.setattr(d4rl.fetch, "fetch", unreachable)
+    monkeypatch.setattr(d4rl.download, "fetch", unreachable)
     said = command(fetch.app, "d4rl", "--tasks", "hopper-medium-v2,walker2d-medium-v2")
     assert said.exit_code == 2 and "1 files" in said.stdout and "1 of 2 tasks without data" in said.stdout
     assert d4rl.get("hopper-medium-v2").whereabouts().there

@@ -298,7 +298,7 @@ def test_a_download_that_is_no_dataset_is_not_kept(monkeypatch, tmp_path):
         check(d4rl_file(tmp_path / "part", timeouts=None))
         raise AssertionError("a bad file passed")
 
-    monkeypatch.setattr(d4rl.fetch, "fetch", deliver)
+    monkeypatch.setattr(d4rl.download, "fetch", deliver)
     with pytest.raises(BadInput, match="column 'timeouts' is missing"):
         HOPPER.load("download")
 
