@@ -40,6 +40,7 @@ NAMED = {  # (module of the harness, name of a method or suite that its code hol
     ("harness.backbones", "sft"): "a part of the state, which several methods share",
     ("harness.provenance", "ogbench"): "a package, whose version is recorded",
 }
+HEAVY = {"jax", "flax", "optax", "orbax", "torch", "transformers", "datasets", "stable_baselines3"}
 COMMAND = re.compile(r"([a-z_0-9.]+):app")  # what `core.command.main` loads
 
 
@@ -92,6 +93,17 @@ def _reached(graph: Mapping[str, frozenset[str]], start: str) -> set[str]:
     return found
 
 
+def at_once(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """The imports that are carried out as soon as a module is: none in functions, none for types alone."""
+    for node in body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield node
+        elif isinstance(node, ast.If) and ast.unparse(node.test) not in ("TYPE_CHECKING", "__name__ == '__main__'"):
+            yield from at_once([*node.body, *node.orelse])
+        elif isinstance(node, ast.Try | ast.With):
+            yield from at_once(node.body)
+
+
 def named(path: Path, names: frozenset[str]) -> set[str]:
     """Which of the names a file's code holds, as a string of its own or as an attribute."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -140,3 +152,17 @@ def test_the_harness_names_no_method_and_no_suite() -> None:
     names = frozenset(methods.REGISTRY) | frozenset(methods.LANGUAGE) | frozenset(tasks.SUITES)
     ours = {name: path for name, path in modules().items() if name.startswith("harness.")}
     assert {(name, one) for name, path in ours.items() for one in named(path, names)} == set(NAMED)
+
+
+def test_tasks_and_what_simulates_load_nothing_heavy() -> None:
+    """Listing tasks, and a process that simulates, must not wait for JAX or torch."""
+    known, graph = frozenset(modules()), {}
+    for name, path in modules().items():
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+        graph[name] = frozenset(one for node in at_once(body) for one in imported(node, known))
+    light = [name for name in known if name.partition(".")[0] in ("core", "tasks")] + [
+        "harness.run",
+        "harness.run_command",
+    ]
+    assert {(name, heavy) for name in light for heavy in _reached(graph, name) & HEAVY} == set()
+    assert _reached(graph, "methods.vgf") >= {"jax"} and _reached(graph, "methods.language.vgf") >= {"torch"}
