@@ -20,8 +20,8 @@ from analysis.runs import RecordError, Run
 from analysis.select import FIXED, HELD_OUT, arms, average, headline, offline, settings
 from analysis.statistics import LEVEL, RESAMPLES, generator, mean_of, resample, summarise
 from analysis.style import at_least_a_point, finish, looks, shade, unit
+from analysis.transport import Flow, mmd2, transport_bound
 from core.errors import BadInput, reason
-from methods.particles import Flow, mmd2, transport_bound
 
 TRAIN = "train_flow_steps"  # L_train
 NEAR_ZERO = 1.0  # points: a task whose mean score is below has no scale to be normalised by
@@ -195,7 +195,7 @@ def carried(records: Records) -> tuple[pd.DataFrame, list[str]]:
             bound = np.nan
             if not why:
                 try:
-                    bound = transport_bound(flow, int(levels[k]), particles.shape[-1], flow.sigma)
+                    bound = transport_bound(flow, int(levels[k]), particles.shape[-1])
                 except ValueError as error:
                     notes.append(f"no bound for {run.name}: {error}")
                     why = str(error)

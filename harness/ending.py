@@ -13,7 +13,7 @@ from types import FrameType
 
 from core.command import STOPS
 from core.errors import BadInput, reason
-from tasks.simulators import SimulatorError
+from tasks.simulation.simulators import SimulatorError
 
 STORAGE = {errno.ENOSPC: "is full", errno.EDQUOT: "is over quota", errno.EROFS: "is read-only",
            errno.EACCES: "is not writable", errno.EPERM: "is not writable",

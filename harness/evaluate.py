@@ -15,8 +15,8 @@ from harness.train import Lanes, lanes_of, quick_compile
 from methods.core import Method, State, act_keys, structure
 from methods.learner import part_key
 from tasks.core import Task, Transitions
-from tasks.lockstep import simulators
-from tasks.simulators import SimulatorError, SimulatorPool, Simulators
+from tasks.simulation.pools import simulators
+from tasks.simulation.simulators import SimulatorError, SimulatorPool, Simulators
 
 PROBES = 16  # observations at which candidates are recorded
 

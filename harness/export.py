@@ -25,14 +25,9 @@ from core import records
 from core.command import guarded
 from core.files import draft_folder, expanded, sweep, write_json
 from methods.core import BadInput
+from methods.language.core import MODELS, LanguageConfig, Part
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-_PARTS = {
-    "sft": "sft",
-    "reward_model": "reward",
-    "dpo": "policy",
-    "ppo": "policy",
-}  # of stages with weights to give away
 
 
 @app.command()
@@ -52,9 +47,9 @@ def _export(artifact: Path, out: Path) -> None:
     store = LaneStore(artifact, {}, TensorFormat())
     note = store.note
     stored: Mapping[str, Any] = note["identity"] if note else {}
-    part = _PARTS.get(str(stored.get("stage")))
+    part = next((part for part in MODELS if stored.get("trains") == [part]), None)
     if part is None or not (note and note["finished"]):
-        raise BadInput(f"{artifact}: no finished stage with weights to export ({', '.join(_PARTS)})")
+        raise BadInput(f"{artifact}: no finished stage that trained a model to export ({', '.join(MODELS)})")
     config = stored.get("config")
     if isinstance(config, dict) and config.get("model", "tiny") != "tiny":
         raise BadInput(f"{artifact}: only tiny models need exporting; others load from {artifact}/state as they are")
@@ -67,7 +62,7 @@ def _export(artifact: Path, out: Path) -> None:
     found = LaneStore(artifact, stored, TensorFormat()).load()[part]
     with draft_folder(out) as folder:
         sweep(out.parent)  # of exports that were killed
-        _write(folder, identity, found)
+        _write(folder, identity, part, found)
         about = {key: value for key, value in found.about.items() if key != "weights"}
         write_json(folder / NOTE, {
             "command": f"python -m harness.export results/artifacts/{artifact.resolve().name} --out PATH",
@@ -76,21 +71,20 @@ def _export(artifact: Path, out: Path) -> None:
             "sha256": contents(str(folder)), "git": note.get("git"), "identity": dict(identity)})  # fmt: skip
 
 
-def _write(folder: Path, identity: records.TinyStage, part: Any) -> None:
+def _write(folder: Path, identity: records.TinyStage, name: str, part: Part) -> None:
     from harness.backbones import Backbones, save_checkpoint, tokenizer_for
-    from methods.language.core import LanguageConfig
     from methods.language.models import load_into, reward_from
 
     size = identity["config"]
     config = LanguageConfig(layers=size["layers"], width=size["width"], heads=size["heads"])
-    suite, _, name = identity["task"].partition("/")
-    (task,) = tasks.select(suite, [name])
+    suite, _, task_name = identity["task"].partition("/")
+    (task,) = tasks.select(suite, [task_name])
     corpus = task.load("auto")
     if corpus.provenance.sha256 != identity["data"]:
         raise BadInput(f"{folder}: the corpus is another one than the stage was trained on")
     tokenizer = tokenizer_for(config, [text for example in corpus.examples("train") for text in example])
     longest = task.spec.max_prompt_tokens + task.spec.max_response_tokens + 1
     model: Any = Backbones(config, len(tokenizer), longest).fresh()
-    model = reward_from(model) if identity["stage"] == "reward_model" else model
+    model = reward_from(model) if name == "reward" else model
     load_into(model, part.tensors, str(folder))
     save_checkpoint(folder, model, tokenizer)

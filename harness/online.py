@@ -24,7 +24,7 @@ from harness.training import SAVE_EVERY_S, Training
 from methods.core import Array, Columns, Stage, State
 from methods.learner import part_key
 from tasks.core import Dataset, RewardTransform, Task
-from tasks.lockstep import simulators
+from tasks.simulation.pools import simulators
 
 _SAVE_SHARE = 20  # saving a large buffer may take one part in so many of the time
 _BESIDES = "besides"  # the parts, in the checkpoint of an unfinished phase

@@ -51,7 +51,7 @@ class Request:
         Raises:
           BadInput: names what is wrong.
         """
-        home = self.suite or (tasks.home(list(self.tasks)) if self.tasks else "toy")
+        home = self.suite or (tasks.home(list(self.tasks)) if self.tasks else tasks.DEFAULT)
         chosen_tasks = tasks.select(home, list(self.tasks))
         family = tasks.family(home)
         chosen = self.methods or tuple(methods.registry(family))

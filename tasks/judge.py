@@ -19,10 +19,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import tasks
 from core import strict_json
 from core.command import INTERRUPTED, guarded
-from core.errors import reason
+from core.errors import BadInput, reason
 from core.options import path
 from core.text import printable
-from methods.core import BadInput
 from tasks.judges import GoldJudge, Judge, RewardModelJudge, Verdict
 from tasks.judges import core as judges
 from tasks.judges.chat import Chat
@@ -31,7 +30,7 @@ from tasks.judges.http import HttpJudge
 from tasks.judges.prompts import TEMPLATES, Template, template_of
 from tasks.judges.reward_model import identity, load_scorer, names, weights
 from tasks.judges.spending import Budget, Cache, Price
-from tasks.language import half_character
+from tasks.language.core import half_character
 from tasks.screen import console, say
 
 KINDS = ("gold", "http", "reward-model")

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 from analysis.load import load
 from analysis.select import FIXED, scores
 from harness.run_command import app
-from tasks import toy
+from tasks.toy import suite as toy
 
 SEEDS = 10
 

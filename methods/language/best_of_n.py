@@ -11,7 +11,8 @@ from torch import Tensor
 
 from methods.core import BadInput, MethodConfig, PositiveInt
 from methods.inference import SAMPLES, Cost, Knob
-from methods.language.core import Context, LanguageConfig, LanguageMethod, LanguageStage
+from methods.language.core import Context, LanguageConfig, LanguageStage
+from methods.language.method import LanguageMethod
 from methods.language.respond import SAMPLING, Responding, responding, rollouts, spent
 from methods.language.reward_model import reward_stage
 from methods.language.sft import sft_stage

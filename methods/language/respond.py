@@ -16,7 +16,7 @@ from torch import Tensor
 from methods.inference import Cost
 from methods.language.core import ONE_SAMPLE, Context, Job, LanguageConfig, LanguageStage, Part, derived_seed
 from methods.language.models import RewardModel, causal, reward, sample, token_logprobs
-from methods.language.reward_model import scores
+from methods.language.scoring import scores
 from methods.language.tokens import join
 
 MEASURES = ("proxy", "nll", "edit_fraction", "eos", "gradients", "samples", "compute", "transport", "kl")

@@ -16,9 +16,8 @@ import torch
 
 from methods.core import BadInput
 from methods.language.core import Context, LanguageConfig, Part, derived_seed
-from methods.language.dpo import DPOConfig
 from methods.language.models import adapted, as_classifier, causal, merged, reward_from, reward_of, weights
-from methods.language.reward_model import validated
+from methods.language.scoring import validated
 from methods.language.tokens import finished
 from methods.language.training import BETAS, CLIP_NORM, WARM_UP, WEIGHT_DECAY, without_dropout
 
@@ -134,9 +133,11 @@ class TRLReward(TRLJob):
 
 
 class TRLDPO(TRLJob):
+    """Its settings are a `methods.language.dpo.DPOConfig`."""
+
     name = "dpo"
 
-    def __init__(self, context: Context, config: DPOConfig) -> None:
+    def __init__(self, context: Context, config: Any) -> None:
         super().__init__(context, config, config.steps, config.batch_size, config.learning_rate)
 
     def made(self) -> Any:

@@ -20,7 +20,8 @@ from methods import particles
 from methods.core import BadInput, Count, MethodConfig, PositiveFloat, PositiveInt, Weight
 from methods.inference import Cost, Knob
 from methods.language.best_of_n import choices
-from methods.language.core import Context, LanguageConfig, LanguageMethod, LanguageStage
+from methods.language.core import Context, LanguageConfig, LanguageStage
+from methods.language.method import LanguageMethod
 from methods.language.respond import SAMPLING, Responding, Responses, responding, rollouts, spent
 from methods.language.reward_model import reward_stage
 from methods.language.sft import sft_stage

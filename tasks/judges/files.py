@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from core import records, responses
-from core.errors import reason
+from core.errors import BadInput, reason
 from core.files import read_plain, sweep, write_json, write_text
-from methods.core import BadInput
 from tasks.judges import reward_model
 from tasks.judges.core import Pair, Verdict
-from tasks.language import whole_characters
+from tasks.language.core import whole_characters
 
 TEXTS = ("prompt", "response", "reference")
 VERDICT = ("verdict", "swap_consistent", "cost")  # columns after those that say which row it is about

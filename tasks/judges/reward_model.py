@@ -14,12 +14,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from core.errors import reason
+from core.errors import BadInput, reason
 from core.files import digest, expanded
-from methods.core import BadInput
 from tasks import SHIPPED, shipped
 from tasks.judges.core import Scorer
-from tasks.language import UNFINISHED
+from tasks.language.core import UNFINISHED
 
 
 def load_scorer(model: str, batch: int = 16, longest: int = 1024) -> Scorer:

@@ -10,11 +10,11 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from harness.checkpoint import StageStore
+from harness.stagework import StageWork
 
 from core.files import write_json
 from harness import numerics, provenance
-from harness.checkpoint import StageStore
-from harness.stagework import StageWork
 from methods.core import BadInput
 from tests.harness.command import TINY, invoke
 
@@ -126,7 +126,15 @@ def test_loops_and_samples_without_end_are_refused(setting: str, tmp_path: Path)
 def test_a_stage_that_names_no_model_is_not_exported(tmp_path: Path) -> None:
     from harness.export import _export
 
-    identity = {"stage": "sft", "task": ["x"], "data": "", "seeds": [0], "config": {"model": "tiny"}, "steps": 3}
+    identity = {
+        "stage": "sft",
+        "trains": ["sft"],
+        "task": ["x"],
+        "data": "",
+        "seeds": [0],
+        "config": {"model": "tiny"},
+        "steps": 3,
+    }
     write_json(tmp_path / "stage.json", {"finished": True, "step": 3, "identity": identity, "files": {}})
     with pytest.raises(BadInput, match=r"stage\.json: identity: task: "):
         _export(tmp_path, 0, tmp_path / "out")

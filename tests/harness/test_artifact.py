@@ -16,11 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from harness.artifact import Artifact
+from harness.checkpoint import StageStore
 
 from core.files import digests
 from harness import checkpoint
-from harness.artifact import Artifact
-from harness.checkpoint import StageStore
 from methods.core import BadInput
 
 PARTS = {"part": {"w": jnp.arange(2000.0).reshape(2, -1), "count": jnp.array([3, 4])}}
@@ -236,6 +236,7 @@ def test_language_parts_too(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     from harness.artifact import Author
     from harness.parts import PartStore
+
     from methods.language.core import Part
 
     node: Any = SimpleNamespace(stage=SimpleNamespace(steps=4, trains=frozenset({"sft"})), identity={"seeds": [0, 1]})
@@ -267,6 +268,7 @@ def test_older_language_parts_are_read_and_only_as_safetensors(tmp_path: Path) -
     torch = pytest.importorskip("torch")
     from harness.artifact import Author
     from harness.parts import PartStore, read_part, write_part
+
     from methods.language.core import Part
 
     node: Any = SimpleNamespace(stage=SimpleNamespace(steps=4, trains=frozenset({"sft"})), identity={"seeds": [0]})

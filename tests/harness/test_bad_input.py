@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from harness import checkpoint, record
-from tasks import ogbench
+from tasks.ogbench import suite as ogbench
 from tests.harness.command import TINY, Command, invoke, refused
 
 ANT = ("--suite", "ogbench", "--tasks", "antmaze-medium-navigate-singletask-v0", "--preset", "smoke")

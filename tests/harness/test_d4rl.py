@@ -12,7 +12,7 @@ import pytest
 
 from harness.online import Rollout
 from harness.train import Trainer
-from tasks.scores import D4RL
+from tasks.d4rl.suite import REFERENCES
 from tests.harness.command import invoke
 from tests.tasks.d4rl_file import d4rl_file
 
@@ -63,5 +63,5 @@ def test_a_file_of_d4rl_s_becomes_normalised_scores(tmp_path: Path, monkeypatch:
         rows = list(csv.DictReader(file))
     assert len(rows) == 2
     for row in rows:  # of the simulator's own rewards, not of those that were learned from
-        score = float(D4RL["hopper"].score(np.array(float(row["return"]))))
+        score = float(REFERENCES["hopper"].score(np.array(float(row["return"]))))
         assert float(row["score"]) == pytest.approx(score, rel=1e-4) and 1 < float(row["length"]) < 1000

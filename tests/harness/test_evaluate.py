@@ -24,8 +24,8 @@ from harness.measure import measure
 from harness.plan import plan_run
 from harness.train import initial_state
 from methods.core import Method
-from tasks import ogbench
-from tasks.toy import ToyTask
+from tasks.ogbench import suite as ogbench
+from tasks.toy.suite import ToyTask
 from tests.harness.line import HORIZON, LineTask
 
 STATE = {"policy": jnp.array([1.0, -1.0, 0.0])}  # which way each of three seeds goes

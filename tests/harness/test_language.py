@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
 from harness.artifact import Author
-from harness.language import EXTRA
 from harness.parts import PartStore, read_part, write_part
+
+from harness.language import EXTRA
 from harness.record import read_run
 from methods.language.core import Part
 from tests.harness.command import ROOT, Command, invoke
@@ -164,7 +164,7 @@ def test_the_record_names_what_language_runs_depend_on(whole: Path) -> None:
 
 
 def test_the_texts_are_there_for_another_judge(whole: Path) -> None:
-    from tasks.language_synthetic import TLDR_TASK
+    from tasks.language.tldr_synthetic.suite import TASK as TLDR_TASK
 
     folder = run_of(whole, "vgf")
     rows, measured = texts(folder), table(folder)
@@ -251,7 +251,7 @@ def test_the_reward_model_judges_methods_that_have_none() -> None:
     from harness.config import RunSettings, parse_set
     from harness.plan import plan_run
     from tasks.core import choose
-    from tasks.language_synthetic import TLDR_TASK
+    from tasks.language.tldr_synthetic.suite import TASK as TLDR_TASK
 
     task, settings = choose(TLDR_TASK, {"judge": "proxy"}), RunSettings((0,), 4, 2, 2)
     for method in ("sft", "dpo"):

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from harness.parts import read_part
 
 from harness.backbones import Backbones, save_checkpoint
 from harness.files import contents
-from harness.parts import read_part
 from methods.language.core import LanguageConfig
 from methods.language.models import reward_from, tiny_model
 from methods.language.tokens import word_tokenizer
@@ -31,7 +31,7 @@ def checkpoints(folder: Path, words: list[str]) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    from tasks.language_synthetic import TLDR_TASK
+    from tasks.language.tldr_synthetic.suite import TASK as TLDR_TASK
 
     words = [text for example in TLDR_TASK.load("auto").examples("train") for text in example]
     torch.manual_seed(0)

@@ -16,7 +16,7 @@ from methods.core import BadInput
 from methods.language.core import LanguageConfig
 from methods.language.tokens import Texts, word_tokenizer
 from tasks.core import Provenance
-from tasks.language import Corpus, Example
+from tasks.language.core import Corpus, Example
 from tests.harness.test_language import go, run_of
 
 WORDS = ["a", "b", "c"]  # with three control tokens, ids 0 to 5
@@ -91,7 +91,7 @@ def test_every_token_that_texts_may_hold_has_an_embedding(tmp_path: Path) -> Non
 
 
 def test_a_run_ends_with_that_line_before_it_trains(tmp_path: Path) -> None:
-    from tasks.language_synthetic import TLDR_TASK
+    from tasks.language.tldr_synthetic.suite import TASK as TLDR_TASK
 
     torch.manual_seed(0)
     tokenizer = word_tokenizer([text for example in TLDR_TASK.load("auto").examples("train") for text in example])

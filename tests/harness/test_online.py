@@ -24,8 +24,8 @@ from harness.online import OnlineTrainer
 from harness.plan import RunNode, plan_all, plan_online
 from harness.train import NotFinite
 from methods.core import BadInput
-from tasks.collect import collect
-from tasks.toy import ToyTask
+from tasks.ogbench.collect import collect
+from tasks.toy.suite import ToyTask
 from tests.harness.command import SMALL, Command, invoke, refused
 from tests.harness.test_plan import SETTINGS, stages
 from tests.harness.test_resume import parameters, snapshot

@@ -176,7 +176,8 @@ def test_language_without_its_packages(
 
 def test_a_rendering_backend_that_does_not_work_is_done_without(tmp_path: Path) -> None:
     """Nothing is rendered: neither listing the suites nor building their simulators needs one."""
-    code = ("from tasks import d4rl, ogbench\n"
+    code = ("from tasks.d4rl import suite as d4rl\n"
+            "from tasks.ogbench import suite as ogbench\n"
             "from harness.run_command import app\n"
             "app(['--list'], standalone_mode=False)\n"
             "for task in (ogbench.get('cube-single-play-singletask-v0'), d4rl.get('hopper-medium-v2')):\n"

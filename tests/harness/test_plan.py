@@ -15,9 +15,9 @@ import methods
 from harness.config import RunSettings, parse_set
 from harness.plan import RunNode, describe, plan_run
 from methods.core import TaskSpec
-from tasks import ogbench
 from tasks.core import choose
-from tasks.toy import ToyTask
+from tasks.ogbench import suite as ogbench
+from tasks.toy.suite import ToyTask
 from tests.harness.command import ROOT
 
 SETTINGS = RunSettings(seeds=(0, 1), episodes=5, evaluate_every=20, log_every=10)

@@ -30,8 +30,8 @@ _POOL = """
 import sys
 number, sys.argv = int(sys.argv[1]), sys.argv[:1] + sys.argv[2:]
 from core.command import main
-from tasks.simulators import SimulatorPool
-from tasks.toy import ToyTask
+from tasks.simulation.simulators import SimulatorPool
+from tasks.toy.suite import ToyTask
 ToyTask.cheap = False
 receive, calls = SimulatorPool._receive, 0
 def counted(self, worker):

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-
 from harness.checkpoint import StageStore
+
 from harness.record import locked
 from methods.core import BadInput
 from tests.harness.command import SMALL, TINY, Command, held, invoke

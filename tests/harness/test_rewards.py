@@ -15,8 +15,8 @@ from harness.execute import Executor
 from harness.plan import plan_online, plan_run
 from harness.train import take
 from methods.core import REWARD_SETTINGS, ControlConfig, Method, MethodConfig, Rewards
-from tasks import d4rl
 from tasks.core import Dataset, RewardTransform, Task
+from tasks.d4rl import suite as d4rl
 from tests.harness.test_plan import SETTINGS, plan, stages
 from tests.tasks.d4rl_file import d4rl_file
 

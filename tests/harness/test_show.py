@@ -12,8 +12,10 @@ import pytest
 
 import methods
 from harness import estimate
-from tasks import d4rl, minari_data, ogbench
-from tasks.minari_data import Episode
+from tasks.d4rl import suite as d4rl
+from tasks.minari import data as minari_data
+from tasks.minari.data import Episode
+from tasks.ogbench import suite as ogbench
 from tests.harness.command import TINY, invoke, refused
 
 CUBE = "cube-single-play-singletask-v0"

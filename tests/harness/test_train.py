@@ -18,7 +18,7 @@ from harness import measure
 from harness.train import NotFinite, Trainer, initial_state, prepare, seed_keys, spans, take
 from methods.core import Stage
 from methods.learner import part_key
-from tasks.toy import ToyTask
+from tasks.toy.suite import ToyTask
 
 ROWS = {"x": jnp.arange(50.0)}
 

@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks import d4rl, ogbench, toy
-from tasks.lockstep import Lockstep, simulators
-from tasks.simulators import SimulatorError, SimulatorPool, Simulators
+from tasks.d4rl import suite as d4rl
+from tasks.ogbench import suite as ogbench
+from tasks.simulation.lockstep import Lockstep
+from tasks.simulation.pools import simulators
+from tasks.simulation.simulators import SimulatorError, SimulatorPool, Simulators
+from tasks.toy import suite as toy
 
 MAZES = ("antmaze-medium-navigate", "humanoidmaze-medium-navigate", "antsoccer-arena-navigate")
 TASKS = [*(d4rl.get(f"{name}-v2") for name in ("hopper-medium", "halfcheetah-medium", "walker2d-medium",

@@ -16,9 +16,10 @@ import numpy as np
 import psutil
 import pytest
 
-from tasks import d4rl, ogbench
-from tasks.lockstep import simulators
-from tasks.simulators import SimulatorPool, Simulators, cores
+from tasks.d4rl import suite as d4rl
+from tasks.ogbench import suite as ogbench
+from tasks.simulation.pools import simulators
+from tasks.simulation.simulators import SimulatorPool, Simulators, cores
 
 # One of each family; success depends on none of them here.
 FAMILIES = ("cube-double-play", "scene-play", "puzzle-3x3-play", "antmaze-teleport-navigate",
@@ -166,7 +167,7 @@ def test_workers_die_with_their_parent_and_do_not_import_its_main(tmp_path):
         textwrap.dedent("""
         import os, signal
         import numpy as np
-        from tasks.simulators import SimulatorPool
+        from tasks.simulation.simulators import SimulatorPool
         from tests.tasks.test_simulators import Probe
 
         print("main runs", flush=True)

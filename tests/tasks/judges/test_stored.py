@@ -185,7 +185,7 @@ def test_gold_on_prompts_of_another_world(tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
     from tasks.judge import app
-    from tasks.language_synthetic import HH_TASK
+    from tasks.language.hh_synthetic.suite import TASK as HH_TASK
 
     for name, suite in (("a", "tldr-synthetic"), ("b", "hh-synthetic"), ("c", "hh-synthetic")):
         write_responses(tmp_path / name, knobs=(), seeds=(0,), suite=suite, task=suite)
