@@ -129,15 +129,15 @@ class TrialRecord:
             clock[phase] = round(clock.get(phase, 0.0) + value, 3)
 
 
-def read_run(folder: Path) -> records.RunRecord | None:
-    """A run's `run.json`; None where there is none.
+def read_run(folder: Path) -> records.SeedRecord | None:
+    """The `run.json` of a seed; None where there is none.
 
     Raises:
       BadInput: it is damaged; one line that names it.
       OSError: it cannot be read.
     """
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        return records.read(folder / "run.json", records.RunRecord)
+        return records.read(folder / "run.json", records.SeedRecord)
     return None
 
 
