@@ -6,7 +6,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 # twice two cores: many tests wait for processes of their own
 WORKERS ?= 4
 
-.PHONY: demo test test-all lint format clean
+# kill -9, a hundred times: about half an hour
+soak: $(VENV)/.dev
+	$(BIN)/python -m tests.soak
+
+.PHONY: demo test test-all soak lint format clean
 
 demo: $(VENV)/.run
 	$(BIN)/python -m harness.run
