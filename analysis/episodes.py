@@ -17,7 +17,8 @@ import pandas as pd
 from analysis.runs import FRAME, RecordError, Source, content, named, shown
 from core.errors import BadInput
 
-T, P = TypeVar("T"), ParamSpec("P")
+T = TypeVar("T")
+P = ParamSpec("P")
 PHASES = ("offline", "online", "final")
 BEFORE = ("seed", "phase", "step")
 """Columns before the knobs'."""
