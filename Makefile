@@ -6,10 +6,6 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 # twice two cores: many tests wait for processes of their own
 WORKERS ?= 4
 
-# kill -9, a hundred times: about half an hour
-soak: $(VENV)/.dev
-	$(BIN)/python -m tests.soak
-
 .PHONY: demo test test-all soak lint format clean
 
 demo: $(VENV)/.run
@@ -22,6 +18,10 @@ test: $(VENV)/.dev lint
 
 test-all: $(VENV)/.dev lint
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "slow or not slow"
+
+# kill -9, a hundred times: about half an hour
+soak: $(VENV)/.dev
+	$(BIN)/python -m tests.soak
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -8,26 +8,23 @@ if __name__ == "__main__":  # what follows is imported, which takes seconds, by 
     command.main("analysis.plots:app")
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import pandas as pd
 import typer
-from matplotlib.figure import Figure
 
 from analysis import aggregate, costs, curves, landscape, language, scaling
+from analysis.captions import Save, captioned, told
 from analysis.inference import axes_of
 from analysis.load import Records, load
-from analysis.output import below, folder, prepare, print_notes, say, short
+from analysis.output import below, folder, prepare, print_notes, say
 from analysis.runs import RecordError
-from analysis.select import headline, scores
-from analysis.style import caption, save, theme
+from analysis.select import scores
+from analysis.style import save, theme
 from core.errors import BadInput
-
-Save = Callable[[Figure, pd.DataFrame, Path], list[Path]]
-"""(figure, the numbers it shows, path without suffix) -> what was written; closes the figure."""
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -57,11 +54,10 @@ def figures(records: Records, out: Path, notes: list[str], save: Save = save) ->
     every knob with two values or more, l-train, wall-clock, gradients, transport, landscape; of language also
     reward-L_test, over-optimisation, gold-distance, gold-compute, gold-eps-L_test, length-eos; of a suite, in
     out/<suite>: profiles, aggregates, improvement, scaling-<knob> and, a panel for each of its tasks, knob-<name>.
-    Each says below it of which runs not all seeds are in it. Adds to `notes` what is not drawn. `save` may be another
-    way to keep a figure.
+    Adds to `notes` what is not drawn. `save` may be another way to keep a figure.
     """
     names_of = axes_of(records.runs)
-    save = captioned(save, told(records), out)
+    save = captioned(save, told(records), out)  # seeds that are missing are named below each
     texts, remarks = language.points(records)
     notes += remarks
     for (suite, task), rows in texts.groupby(["suite", "task"], observed=True, sort=True) if len(texts) else ():
@@ -122,27 +118,6 @@ def figures(records: Records, out: Path, notes: list[str], save: Save = save) ->
             sheet = pd.concat(of_tasks, ignore_index=True)
             figure = curves.draw_knob_sheet(sheet, knob, names_of[knob])
             yield save(figure, sheet, below(out, suite, f"knob-{knob}"))
-
-
-def told(records: Records) -> Mapping[Path, Sequence[str]]:
-    """<suite>/<task>, or <suite> -> "vgf: n = 4 of 5 (seed 3 failed: ...)" of its runs that lack seeds at the end."""
-    found: dict[Path, list[str]] = defaultdict(list)
-    for run, rows in records.each(scored=False):
-        if said := run.told(headline(rows)["seed"].unique().tolist()):
-            found[Path(run.suite, run.task)].append(f"{run.label}: {said}")
-            found[Path(run.suite)].append(f"{short(run.task)}, {run.label}: {said}")
-    return found
-
-
-def captioned(save: Save, lines: Mapping[Path, Sequence[str]], out: Path) -> Save:
-    """`save`, with those of `lines` below a figure that are about its folder in `out`."""
-
-    def keep(figure: Figure, frame: pd.DataFrame, stem: Path) -> list[Path]:
-        if said := lines.get(stem.relative_to(out).parent):
-            caption(figure, said)
-        return save(figure, frame, stem)
-
-    return keep
 
 
 def _suites(

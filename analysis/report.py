@@ -161,7 +161,7 @@ def scored(cells: pd.DataFrame) -> Table:
         rows.append([
             _word(row["suite"]), _word(short(row["task"])), _word(row["row"]), _digit(row["mean"]), _digit(row["std"]),
             Cell(interval, row["low"]),
-            Cell(str(row["seeds"]) + (f" of {row['meant']}" if row["told"] else ""), row["seeds"]),
+            Cell(str(row["seeds"]) + (f" of {row['meant']}" if row["seeds"] < row["meant"] else ""), row["seeds"]),
             Cell(f"{row['episodes']:g}", row["episodes"]), Cell(f"{row['step']:,}", row["step"]), _word(row["status"]),
         ])  # fmt: skip
     return Table("Scores", columns, rows)

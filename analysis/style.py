@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +20,6 @@ Color = tuple[float, float, float]
 
 FORMATS = ("png", "svg", "pdf")
 DPI = 150
-CAPTION = 6  # lines
 TERRAIN = LinearSegmentedColormap.from_list("terrain", ["#fdfcfa", "#e6dfd0", "#c3b596", "#9a8a67"])
 """Muted, so that every method's colour stands out on it."""
 
@@ -127,22 +125,6 @@ def save(figure: Figure, frame: pd.DataFrame, stem: Path) -> list[Path]:
     paths.append(stem.with_name(f"{stem.name}.csv"))
     write_csv(paths[-1], frame)
     return paths
-
-
-def caption(figure: Figure, lines: Sequence[str]) -> None:
-    """Puts small print below a figure, which grows by that; what does not fit into CAPTION lines is counted."""
-    width, height = figure.get_size_inches()
-    columns = int(19 * width)  # characters of 7 points abreast
-    rows = [row for line in lines for row in textwrap.wrap(line, columns, subsequent_indent="  ")]
-    if len(rows) > CAPTION:
-        rows = [*rows[: CAPTION - 1], "... and more: see the notes"]
-    space = 0.13 * len(rows) + 0.06
-    figure.set_size_inches(width, height + space)
-    engine = figure.get_layout_engine()
-    if engine is not None:
-        engine.set(rect=(0, space / (height + space), 1, height / (height + space)))  # type: ignore[call-arg]
-    figure.text(0.01, 0.04 / (height + space), "\n".join(rows), fontsize=7, color="0.3", ha="left", va="bottom",
-                linespacing=1.3, parse_math=False, gid="caption")  # fmt: skip
 
 
 def finish(figure: Figure, title: str, handles: Sequence[Any], labels: Sequence[str]) -> Figure:

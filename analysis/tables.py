@@ -174,7 +174,7 @@ def cell(row: pd.Series) -> tuple[str, str]:
     """("91.2 ± 1.3", "[89.9, 92.5]") of a row of `scores`: "91.2 ± 1.3 n=4 of 5" where seeds are missing; a dagger on
     seeds that are not finished."""
     spread = "" if math.isnan(row["std"]) else f" \N{PLUS-MINUS SIGN} {row['std']:.1f}"
-    spread += f" n={row['seeds']} of {row['meant']}" if row["told"] else "" if spread else " n=1"
+    spread += f" n={row['seeds']} of {row['meant']}" if row["seeds"] < row["meant"] else "" if spread else " n=1"
     mark = "" if row["status"] == "finished" else UNFINISHED
     return f"{row['mean']:.1f}{spread}{mark}", f"[{row['low']:.1f}, {row['high']:.1f}]"
 

@@ -273,7 +273,7 @@ def _screen(title: str, rows: pd.DataFrame) -> Table:
         table.add_column(name, justify="right")
     for row in rows.to_dict("records"):
         shares = [_percent(row[name]) for name in ("win", "tie", "loss", "invalid", "consistent")]
-        of = f" of {row['meant']}" if row["told"] else ""
+        of = f" of {row['meant']}" if row["seeds"] < row["meant"] else ""
         longer = DASH if math.isnan(row["longer"]) else f"{row['longer']:+.0f} chars"
         table.add_row(row["row"], _interval(row, "win_rate", "low", "high"),
                       _interval(row, "controlled", "controlled_low", "controlled_high"), *shares, longer,

@@ -149,8 +149,11 @@ class Training:
                         return
                 self._evaluate_or_save(state, trainer.seconds)
                 self._save(state, trainer.seconds, finished=self.step == self.stage.steps)
-            if self.step == self.stage.steps:  # also where an earlier session was stopped before this was noted
+            if not self._edges() and self._unnoted():  # an earlier session was stopped before this was noted
                 self._save(state, trainer.seconds, finished=True)
+
+    def _unnoted(self) -> bool:
+        return any(not self.stores(lane).finished for lane in self.live.values())
 
     def _label(self) -> str:
         names = list(dict.fromkeys(cohort.run.method.name for cohort in self.cohorts)) or [

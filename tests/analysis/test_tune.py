@@ -237,7 +237,7 @@ def test_rows_go_to_a_table_that_keeps_its_own(tmp_path: Path) -> None:
 
 def test_the_tables_of_settings_have_these_columns() -> None:
     root = Path(__file__).parents[2]
-    files = [path for room in ("harness", "tasks") for path in root.glob(f"{room}/**/*.csv")]
+    files = [path for folder in ("harness", "tasks") for path in root.glob(f"{folder}/**/*.csv")]
     headers = [path.open().readline().strip() for path in files]
     assert ",".join(HEADER) in headers
 
