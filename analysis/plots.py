@@ -8,7 +8,7 @@ if __name__ == "__main__":  # what follows is imported, which takes seconds, by 
     command.main("analysis.plots:app")
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 

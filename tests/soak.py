@@ -2,8 +2,8 @@
 
     python -m tests.soak [--kills 100] [--seed 0]
 
-One command is started, killed after a random time, and started anew, until it finishes; then a next one in a new folder,
-until there were enough kills. Parts, episodes, training rows and candidates are compared with those of a command that
+One command is started, killed after a random time, and started anew, until it finishes; then a next one in a new
+folder, until there were enough kills. Parts, episodes, training rows and candidates are compared with those of a command that
 nobody killed. Takes about half an hour on two cores (`make soak`).
 """
 
@@ -40,8 +40,8 @@ app = typer.Typer(add_completion=False)
 
 def begin(results: Path, cache: Path) -> subprocess.Popen[bytes]:
     """The command, in a process group of its own."""
-    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-                   "PYTHONPATH": str(Path(__file__).parents[1])}  # fmt: skip
+    kept = {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    environment = {**os.environ, **kept, "PYTHONPATH": str(Path(__file__).parents[1])}
     arguments = [sys.executable, "-c", PROGRAM, *COMMAND, "--results", str(results)]
     log = (results.parent / f"{results.name}.log").open("ab")
     return subprocess.Popen(arguments, env=environment, stdout=log, stderr=log, start_new_session=True)
