@@ -80,7 +80,8 @@ def accuracy(run: Run) -> tuple[float, list[str]]:
     results = run.folder.parents[4]
     stages = [stage for source in run.sources for stage in source.meta.get("stages") or []]
     for one in dict.fromkeys(stage["fingerprint"] for stage in stages if stage["name"] == "reward_model"):
-        for path in sorted((results / "artifacts" / one).glob("state/*/reward*.safetensors")):
+        state = results / "artifacts" / one / "state"
+        for path in sorted([*state.glob("*.safetensors"), *state.glob("*/reward*.safetensors")]):  # the latter: format 1
             try:
                 found += _accuracy(path)
             except BadInput as error:
@@ -94,8 +95,8 @@ def _accuracy(path: Path) -> list[float]:
         with open_plain(path) as file:
             size = int.from_bytes(file.read(8), "little")
             text = file.read(size) if size <= LARGEST_HEADER else b""
-        about = strict_json.parse(text, str(path))["__metadata__"]["about"]
-        values = strict_json.parse(about, str(path))
+        parts = strict_json.parse(text, str(path))["__metadata__"]
+        values = strict_json.parse(parts.get("reward", parts.get("about")), str(path))
         one = values.get("gold_accuracy", values.get("label_accuracy"))
     except OSError as error:
         raise RecordError(reason(error)) from error

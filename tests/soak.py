@@ -3,8 +3,8 @@
     python -m tests.soak [--kills 100] [--seed 0]
 
 One command is started, killed after a random time, and started anew, until it finishes; then a next one in a new
-folder, until there were enough kills. Parts, episodes, training rows and candidates are compared with those of a command that
-nobody killed. Takes about half an hour on two cores (`make soak`).
+folder, until there were enough kills. Parts, episodes, training rows and candidates are compared with those of a
+command that nobody killed. Takes about half an hour on two cores (`make soak`).
 """
 
 from __future__ import annotations
