@@ -17,6 +17,7 @@ def optimised() -> Iterator[None]:
     """Programs that run long, as a user's are compiled."""
     import jax
 
+    before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", False)
     yield
-    jax.config.update("jax_disable_most_optimizations", True)
+    jax.config.update("jax_disable_most_optimizations", before)

@@ -179,6 +179,7 @@ def test_describe_names_every_setting_with_its_origin() -> None:
     content = describe(run)
     assert content["config"]["test_flow_steps"] == {"value": [0, 3], "origin": "--set"}
     assert content["config"]["steps"] == {"value": 50, "origin": "--set"}
+    assert [one["setting"] for one in content["inference"]["costs"]] == [{"L_test": 0}, {"L_test": 3}]
     assert content["knobs"] == ["L_test"] and content["seeds"] == [0, 1] and content["fingerprint"] == run.fingerprint
     assert run.folder(Path("r")) == Path("r/runs/toy/toy/vgf") / run.fingerprint
 

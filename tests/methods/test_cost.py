@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 import methods
+from core import records
+from methods.bc import BC
 from methods.inference import Cost, declaration
-from tests.methods.common import make
+from tests.methods.common import SPEC, make
 from tests.methods.counting import alone, counted
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -64,6 +66,17 @@ def test_every_knob_is_declared(name: str) -> None:
     method = make(name)
     assert {knob.name for knob in method.inference} == set(method.knobs[0])
     assert all(knob.label and knob.unit for knob in method.inference)
+    found = records.check(declaration(method), records.InferenceRecord, name)
+    assert [one["setting"] for one in found["costs"]] == list(method.knobs)
+
+
+def test_a_cost_that_knows_nothing_of_a_knob_is_not_declared() -> None:
+    """A method with a knob of its own inherits the cost of one without."""
+
+    class Best(BC):
+        knobs = ({"N": 1}, {"N": 5})  # type: ignore[assignment]
+
+    assert declaration(Best(BC.Config(), SPEC)) == {"knobs": [], "costs": []}
 
 
 def test_a_declaration_is_json() -> None:

@@ -10,7 +10,8 @@ import torch
 import methods
 from methods.inference import Cost
 from methods.language.best_of_n import BestOfNConfig, Choosing
-from methods.language.respond import Rollouts, spent
+from methods.language.core import LanguageConfig
+from methods.language.respond import First, Rollouts, spent
 from methods.language.vgf import Flowing, VGFConfig
 from tests.methods.language.common import EXAMPLES, SMALL, Bench
 
@@ -71,3 +72,15 @@ def test_a_declared_cost_is_what_answering_takes(name: str, steps: int) -> None:
     assert total == method.cost(method.knobs[0])
     measured = job.parts()["responses"].tensors["compute"]
     assert measured.unique().tolist() == [total.passes + 2 * total.gradients]
+
+
+def test_a_first_sample_costs_one() -> None:
+    config = LanguageConfig(**SMALL)
+    bench = Bench(config).untrained()
+    draws = Rollouts(bench.context, config, PROMPTS, "sft", 1)
+    draws.run(0, draws.total)
+    bench.parts |= draws.parts()
+    job = First(bench.context, config, PROMPTS, "sft")
+    job.run(0, job.total)
+    found = job.parts()["responses"].tensors
+    assert found["compute"].tolist() == [[1]] * PROMPTS and found["gradients"].tolist() == [[0]] * PROMPTS
