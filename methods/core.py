@@ -116,9 +116,9 @@ REWARD_SETTINGS = frozenset({"rewards", "reward_scale", "reward_shift"})
 
 
 @cache
-def _floats(settings: Any) -> Mapping[str, bool]:
-    """The float settings that updates and policies read as numbers, name -> whether it is a `Switch`. Those of rewards
-    are not among them: batches come with the rewards that the method learns from."""
+def _floats(settings: type[MethodConfig]) -> Mapping[str, bool]:
+    """The float settings that a class of them has for updates and policies, name -> whether it is a `Switch`. Those of
+    rewards are not among them: batches come with the rewards that the method learns from."""
     found = {}
     for name, hint in get_type_hints(settings, include_extras=True).items():
         base, *marks = get_args(hint) if get_origin(hint) is Annotated else (hint,)
@@ -136,7 +136,7 @@ def leaves(config: MethodConfig) -> dict[str, float]:
     """The settings that shape no program, in the order of the class: `method.having(**leaves)` may be given traced
     scalars of the computation's precision in their place, inside `jax.jit` and `jax.vmap`. Configurations of equal
     `structure` have the same leaves."""
-    kind: Any = type(config)
+    kind: Any = type(config)  # which mypy takes for unhashable
     values = {name: (getattr(config, name), switch) for name, switch in _floats(kind).items()}
     return {name: value for name, (value, switch) in values.items() if not switch or is_on(value)}
 
