@@ -39,7 +39,6 @@ class Manner:
 
     results: Path
     fresh: bool
-    jobs: int
     lanes: int | None
     stale: str
     data: str
@@ -110,7 +109,7 @@ def run(
             sizes={name: value for name, value in sizes.items() if value is not None},
         )
         options.check_sizes(sizes, asked.sizes.get("online_steps", 0))
-        manner = Manner(expanded(Path(results)), not resume, 1, options.lanes(lanes), options.stale(stale), asked.data,
+        manner = Manner(expanded(Path(results)), not resume, options.lanes(lanes), options.stale(stale), asked.data,
                         tuple(expanded(Path(path)) for path in adopt or ()))  # fmt: skip
         how = "save" if save_plan else "config" if show_config else "time" if timed else "dry" if dry_run else ""
         return _main(asked, manner, how, Path(save_plan), console)
