@@ -28,8 +28,7 @@ TRACEBACK = "traceback.txt"  # in a trial's folder, of a failure that nobody for
 class Attempt:
     """One trial being carried out, its folder locked."""
 
-    def __init__(self, session: Session, trial: Trial, dataset: Dataset, beside: Sequence[int]) -> None:
-        """`beside`: the seeds that are evaluated together, this one among them, if none stand on record."""
+    def __init__(self, session: Session, trial: Trial, dataset: Dataset) -> None:
         self.session, self.trial, self.folder = session, trial, trial.folder(session.results)
         self.status = "running"
         self.lanes = trial.lanes()
@@ -40,12 +39,11 @@ class Attempt:
         (self.folder / TRACEBACK).unlink(missing_ok=True)
         self.code = provenance.code_of(type(trial.run.method))
         self.record = TrialRecord(self.folder, {**describe(trial), "dataset": data, "code": self.code})
-        self.beside = tuple(self.record.content.get("beside", beside))
+        self.beside: tuple[int, ...] = tuple(self.record.content.get("beside", ()))  # seeds that are evaluated together
         self.episodes: Table
         self.train: Table
         if self.record.damage:
             self.say(self.record.damage)
-        self.record.save(beside=list(self.beside))
 
     @property
     def signature(self) -> str:
@@ -252,9 +250,14 @@ class Cohort:
 
 
 def cohorts(session: Session, engine: Engine, attempts: Sequence[Attempt], dataset: Dataset) -> list[Cohort]:
-    """Attempts by run, and by the seeds that each is evaluated beside."""
+    """Attempts by run, and by the seeds that each is evaluated beside: those of the record, or those that begin now."""
     groups: dict[Any, list[Attempt]] = {}
     for attempt in attempts:
+        if not attempt.beside:
+            new = [one for one in attempts if one.trial.run is attempt.trial.run and "beside" not in one.record.content]
+            attempt.beside = tuple(one.trial.seed for one in new)
+    for attempt in attempts:
+        attempt.record.save(beside=list(attempt.beside))
         groups.setdefault((attempt.trial.run.fingerprint, attempt.beside), []).append(attempt)
     return [Cohort(session, engine, members, dataset) for members in groups.values()]
 

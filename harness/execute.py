@@ -26,7 +26,7 @@ from harness.plan import Lane, RunNode, Trial
 from harness.programs import Program, order
 from harness.session import Session, seeds_text
 from harness.stale import Stale
-from harness.store import Author, LaneStore
+from harness.store import Artifact, Author, LaneStore
 from methods.core import BadInput
 from tasks.core import Dataset
 
@@ -79,7 +79,7 @@ class Executor:
         else:
             stale = Stale(self.session.results, trials)
             if self.stale == "redo":
-                self._forget(stale.trials, stale.lanes)
+                self._redo(stale)
             elif found := stale.line():
                 if self.stale != "reuse":
                     raise BadInput(f"{found}; --stale redo makes it anew, --stale reuse takes what is there")
@@ -118,7 +118,7 @@ class Executor:
         attempts: list[Attempt] = []
         with contextlib.ExitStack() as locks, _recorded(attempts):
             for trial in program.trials:
-                attempt = self._begun(trial, program, common, locks)
+                attempt = self._begun(trial, common, locks)
                 if isinstance(attempt, Attempt):
                     attempts.append(attempt)
                 else:
@@ -134,7 +134,8 @@ class Executor:
     def _failed(self, program: Program, attempts: Sequence[Attempt], error: Exception) -> None:
         """A program that cannot be carried out ends all its lanes and trials."""
         for lane in program.lanes:
-            self.session.failed.setdefault(lane.fingerprint, summary(error))
+            if not self._stands(lane):
+                self.session.failed.setdefault(lane.fingerprint, summary(error))
         lines = [(attempt, attempt.fail(error)) for attempt in attempts if attempt.status == "running"]
         for run in dict.fromkeys(attempt.trial.run.label for attempt, _ in lines):
             mine = [(attempt, line) for attempt, line in lines if attempt.trial.run.label == run]
@@ -144,10 +145,15 @@ class Executor:
             seeds = [lane.seed for lane in program.lanes]
             self.session.progress.say(f"{program.first.label}, {seeds_text(seeds)}: failed: {summary(error)}")
 
+    def _stands(self, lane: Lane) -> bool:
+        with contextlib.suppress(BadInput, OSError):
+            return Artifact(self.session.artifact(lane.fingerprint), lane.identity).finished
+        return False
+
     def _work(self, program: Program, attempts: Sequence[Attempt], common: Work, locks: contextlib.ExitStack) -> None:
         groups = cohorts(self.session, common.engine, attempts, common.dataset)
         able = self._able(program, groups)
-        if not able.lanes or not (able.needed or any(group.running for group in groups)):
+        if not able.lanes:
             return
         opened = self._open(able, common, locks)
 
@@ -161,8 +167,8 @@ class Executor:
             group.end(stores)
 
     def _able(self, program: Program, groups: Sequence[Cohort]) -> Program:
-        """The program without the lanes that cannot be trained, as one that they read has failed. Those were never
-        begun, so they hold no place."""
+        """The program without the lanes that nobody here asks for (another process carries their trials out), and
+        those that cannot be trained, as one that they read has failed."""
         why = {lane.fingerprint: line for lane in program.lanes if (line := self.session.why_not(lane))}
         for fingerprint, line in why.items():
             self.session.failed[fingerprint] = line
@@ -170,8 +176,8 @@ class Executor:
                 failing = [one.trial.seed for one in group.running if one.last.fingerprint == fingerprint]
                 if failing:
                     group.fail(BadInput(line), failing)
-        slots = tuple(slot for slot in program.slots if slot.fingerprint not in why)
-        return Program(slots, program.trials, program.needed - why.keys())
+        asked = {attempt.last.fingerprint for group in groups for attempt in group.running}
+        return program.only((program.needed | asked) - why.keys())
 
     def _open(self, program: Program, common: Work, locks: contextlib.ExitStack) -> dict[str, LaneStore]:
         """The lanes' stores, locked: one after the other in an order that all processes keep, so that none waits for
@@ -184,7 +190,7 @@ class Executor:
             stores[lane.fingerprint].tidy()
         return stores
 
-    def _begun(self, trial: Trial, program: Program, common: Work, locks: contextlib.ExitStack) -> Attempt | str:
+    def _begun(self, trial: Trial, common: Work, locks: contextlib.ExitStack) -> Attempt | str:
         """The trial, its folder locked, or the status that it is left with."""
         folder = trial.folder(self.session.results)
         try:
@@ -194,8 +200,7 @@ class Executor:
             locks.enter_context(record.locked(folder))
             if record.status_of(folder) == "finished":  # by another process, a moment ago
                 return "finished"
-            beside = [other.seed for other in program.trials if other.run is trial.run]
-            attempt = Attempt(self.session, trial, common.dataset, beside)
+            attempt = Attempt(self.session, trial, common.dataset)
             about = common.engine.about(trial.run, common.dataset)
             attempt.record.save(device=common.engine.device(), **about)
             write_lines(folder / "stages", [lane.fingerprint for lane in attempt.lanes])
@@ -222,6 +227,15 @@ class Executor:
                 told = True
 
         return wait
+
+    def _redo(self, stale: Stale) -> None:
+        """Deletes what other code made, and what read it."""
+        try:
+            self._forget(stale.trials, stale.lanes)
+        except record.Busy as busy:
+            raise BadInput(f"--stale redo: {busy}") from None
+        if line := stale.line():
+            self.session.progress.say(f"{line}; made anew")
 
     # --fresh
 

@@ -8,8 +8,8 @@ for, or that are finished or have failed, hold their places in it.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from graphlib import TopologicalSorter
 from typing import Any, NamedTuple
 
@@ -31,10 +31,17 @@ class Program:
     trials: tuple[Trial, ...]  # whose last lane is among them
     needed: frozenset[str] = frozenset()  # fingerprints of lanes that others read
     done: bool = False  # whether the lanes are finished, and only evaluations are to do
+    begun: bool = False  # whether the batch is that of an earlier command, in which every place is kept
 
     @property
     def lanes(self) -> list[Lane]:
         return [slot.lane for slot in self.slots if slot.lane]
+
+    def only(self, wanted: Collection[str]) -> Program:
+        """The program for these lanes, by fingerprint."""
+        slots = [Slot(slot.fingerprint, slot.lane if slot.fingerprint in wanted else None) for slot in self.slots]
+        kept = tuple(slot for slot in slots if slot.lane or self.begun)
+        return replace(self, slots=kept, needed=self.needed & frozenset(wanted))
 
     @property
     def training(self) -> list[Lane]:
@@ -83,7 +90,7 @@ def programs(trials: Sequence[Trial], stored: Callable[[Lane], Stored], most: Ca
         for piece in pieces:
             slots = tuple(Slot(one, asked.get(one)) for one in piece)
             watching = tuple(trial for one in piece if one in asked for trial in ends.get(one, ()))
-            made.append(Program(slots, watching, needed & asked.keys(), finished))
+            made.append(Program(slots, watching, needed & asked.keys(), finished, bool(batch)))
     return made
 
 
