@@ -58,7 +58,8 @@ class LanguageEngine:
     def device(self) -> Mapping[str, Any]:
         kind = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
         return {"platform": "gpu" if torch.cuda.is_available() else "cpu", "kind": kind,
-                "count": max(1, torch.cuda.device_count())}  # fmt: skip
+                "count": max(1, torch.cuda.device_count()),
+                "precision": str(torch.get_default_dtype()).removeprefix("torch.")}  # fmt: skip
 
     def memory(self) -> float | None:
         return float(torch.cuda.mem_get_info()[1]) if torch.cuda.is_available() else None

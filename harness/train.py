@@ -283,13 +283,14 @@ def spans(start: int, stop: int, length: int) -> list[tuple[int, int]]:
 
 
 def device_summary() -> Mapping[str, Any]:
-    """Which device trains, for the record.
+    """Which device trains, and in which precision, for the record.
 
     Raises:
       BadInput: JAX finds none of the kind that is asked for.
     """
     device = _device()
-    return {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count(), **flags()}
+    return {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count(),
+            "precision": str(jnp.zeros(()).dtype), **flags()}  # fmt: skip
 
 
 def _check_fits(program: Any, stage: str) -> None:
