@@ -17,7 +17,7 @@ from analysis.load import Records
 from analysis.pyplot import plt
 from analysis.select import FIXED, HELD_OUT, PICKS, Rule, choose
 from analysis.statistics import generator
-from analysis.style import at_least_a_point, finish, looks, unit
+from analysis.style import UNITS, at_least_a_point, finish, looks, unit
 
 
 def clock(records: Records) -> tuple[pd.DataFrame, list[str]]:
@@ -55,7 +55,7 @@ def device(meta: Mapping[str, Any]) -> str:
     return str(found.get("kind") or found.get("platform")) if isinstance(found, dict) else str(found)
 
 
-def draw_clock(points: pd.DataFrame) -> Figure:
+def draw_clock(points: pd.DataFrame, units: Mapping[str, str] = UNITS) -> Figure:
     """Score over seconds of training, log scale; runs on other devices have open markers."""
     devices = list(points["device"].value_counts().index)
     figure, axes = plt.subplots(figsize=SIZE, layout="constrained")
@@ -80,7 +80,7 @@ def draw_clock(points: pd.DataFrame) -> Figure:
     axes.tick_params(axis="x", which="minor", labelsize=7)
     axes.set(
         xlabel=f"training of all seeds, compilation included [s on {devices[0]}]",
-        ylabel=unit(str(points["suite"].iloc[0])),
+        ylabel=unit(str(points["suite"].iloc[0]), units),
     )  # fmt: skip
     at_least_a_point(axes)
     return finish(figure, f"{task_name(points)}: score over wall-clock", handles, names)
@@ -127,7 +127,7 @@ def _chosen(rows: pd.DataFrame, of: Mapping[str, Cost]) -> pd.DataFrame:
     return _priced(rows, [costs.pop() if len(costs) == 1 else Cost(math.nan, 0.0) for costs in each])
 
 
-def draw_gradients(points: pd.DataFrame) -> Figure:
+def draw_gradients(points: pd.DataFrame, units: Mapping[str, str] = UNITS) -> Figure:
     """Score over gradient evaluations an action; those without any stand side by side around zero.
 
     Lines join the settings of one knob; where several settings cost the same, each is named instead.
@@ -161,7 +161,7 @@ def draw_gradients(points: pd.DataFrame) -> Figure:
     axes.set_xlim(-0.3, max(1.3 * most, 1.2))
     axes.set(
         xlabel="value-gradient evaluations per action at test time [-]; at 0: side by side",
-        ylabel=unit(str(points["suite"].iloc[0])),
+        ylabel=unit(str(points["suite"].iloc[0]), units),
     )
     at_least_a_point(axes)
     return finish(figure, f"{task_name(points)}: score over gradient evaluations", handles, names)

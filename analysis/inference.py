@@ -1,5 +1,6 @@
-"""What methods declared of their knobs and of what acting costs, as records keep it (`inference` in run.json). Records
-from before there was such a thing have neither labels nor costs, and nothing is made up for them."""
+"""What methods declared of their knobs and of what acting costs, as records keep it (`inference` in run.json), and
+suites of their scores (`unit`). Records from before there was such a thing have neither labels nor costs, and nothing
+is made up for them."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from typing import NamedTuple
 
 from analysis.episodes import setting_name
 from analysis.runs import Run, shown
+from analysis.style import UNITS
 
 UNDECLARED_PATH = "L_test"
 """In records without a declaration, the knob along which candidates are the same particles: schema 1 says so of it."""
@@ -52,6 +54,16 @@ def axes_of(runs: Iterable[Run]) -> dict[str, str]:
             if one["name"] in run.knobs:
                 found[one["name"]][f"{_plain(one['label'])} [{_plain(one['unit'] or UNITLESS)}]"] = None
     return {knob: ", ".join([knob, " / ".join(meanings)] if meanings else [knob]) for knob, meanings in found.items()}
+
+
+def units_of(runs: Iterable[Run]) -> dict[str, str]:
+    """Suite -> what its score is, on an axis, as its runs say, each meaning where they differ; of suites whose runs say
+    nothing, as `style.UNITS` has it."""
+    found: dict[str, dict[str, None]] = defaultdict(dict)
+    for run in runs:
+        if text := run.meta.get("unit"):
+            found[run.suite][_plain(text)] = None
+    return UNITS | {suite: " / ".join(meanings) for suite, meanings in found.items()}
 
 
 def _plain(text: str) -> str:

@@ -18,7 +18,7 @@ import typer
 
 from analysis import aggregate, costs, curves, landscape, language, scaling
 from analysis.captions import Save, captioned, told
-from analysis.inference import axes_of
+from analysis.inference import axes_of, units_of
 from analysis.load import Records, load
 from analysis.output import below, folder, prepare, print_notes, say
 from analysis.runs import RecordError
@@ -56,7 +56,7 @@ def figures(records: Records, out: Path, notes: list[str], save: Save = save) ->
     out/<suite>: profiles, aggregates, improvement, scaling-<knob> and, a panel for each of its tasks, knob-<name>.
     Adds to `notes` what is not drawn. `save` may be another way to keep a figure.
     """
-    names_of = axes_of(records.runs)
+    names_of, units = axes_of(records.runs), units_of(records.runs)
     save = captioned(save, told(records), out)  # seeds that are missing are named below each
     texts, remarks = language.points(records)
     notes += remarks
@@ -68,7 +68,7 @@ def figures(records: Records, out: Path, notes: list[str], save: Save = save) ->
     if cells.empty:
         notes.append("no scores, so no figures of them")
         return
-    yield from _suites(records, out, notes, save, names_of)
+    yield from _suites(records, out, notes, save, names_of, units)
     points = curves.learning(records)
     costly, remarks = costs.clock(records)
     notes += remarks
@@ -88,18 +88,18 @@ def figures(records: Records, out: Path, notes: list[str], save: Save = save) ->
     for (suite, task), rows in cells.groupby(["suite", "task"], observed=True, sort=True):
         place = below(out, str(suite), str(task))
         here = (points["suite"] == suite) & (points["task"] == task)
-        yield from _online(points[here & going_on], place, notes, save)
+        yield from _online(points[here & going_on], place, notes, save, units)
         path = points[here & ~going_on]
         if len(path) and path.groupby("label", observed=True)["step"].nunique().max() > 1:
             path, hidden = curves.legible(path)
             notes += hidden
-            yield save(curves.draw_learning(path), path, place / "learning")
+            yield save(curves.draw_learning(path, units=units), path, place / "learning")
         else:
             notes.append(f"{suite}/{task}: no run has two evaluations, so no learning curve")
         for knob in records.knobs:
             curve = curves.knob_curve(rows, knob, records.knobs)
             if len(curve):
-                figure = curves.draw_knob_curve(curve, knob, names_of[knob])
+                figure = curves.draw_knob_curve(curve, knob, names_of[knob], units)
                 yield save(figure, curve, below(place, f"knob-{knob}"))
                 sheets[str(suite), knob].append(curve)
             elif rows[knob].notna().any():
@@ -107,7 +107,7 @@ def figures(records: Records, out: Path, notes: list[str], save: Save = save) ->
         for name, frame, draw in pictures:
             one = frame[(frame["suite"] == suite) & (frame["task"] == task)] if len(frame) else frame
             if len(one) and not (name == "gradients" and one["gradients"].max() == 0):
-                yield save(draw(one), one, place / name)
+                yield save(draw(one, units), one, place / name)
         one = moved[(moved["suite"] == suite) & (moved["task"] == task)] if len(moved) else moved
         for knob, curve in one.groupby("knob") if len(one) else ():
             stem = "transport" if len(curve) == len(one) else f"transport-{knob}"
@@ -116,12 +116,12 @@ def figures(records: Records, out: Path, notes: list[str], save: Save = save) ->
     for (suite, knob), of_tasks in sheets.items():
         if len(of_tasks) > 1:
             sheet = pd.concat(of_tasks, ignore_index=True)
-            figure = curves.draw_knob_sheet(sheet, knob, names_of[knob])
+            figure = curves.draw_knob_sheet(sheet, knob, names_of[knob], units)
             yield save(figure, sheet, below(out, suite, f"knob-{knob}"))
 
 
 def _suites(
-    records: Records, out: Path, notes: list[str], save: Save, names_of: Mapping[str, str]
+    records: Records, out: Path, notes: list[str], save: Save, names_of: Mapping[str, str], units: Mapping[str, str]
 ) -> Iterator[list[Path]]:
     """The figures over the tasks of each suite."""
     found, remarks = aggregate.spoken(records)
@@ -133,9 +133,9 @@ def _suites(
         notes += remarks
         place, note = below(out, suite), aggregate.covers(every, tasks)
         profile = aggregate.profiles(every, tasks, suite)
-        yield save(aggregate.draw_profiles(profile, len(tasks), note), profile, place / "profiles")
+        yield save(aggregate.draw_profiles(profile, len(tasks), note, units), profile, place / "profiles")
         table = aggregate.aggregates(every, tasks, suite)
-        yield save(aggregate.draw_aggregates(table, len(tasks), note), table, place / "aggregates")
+        yield save(aggregate.draw_aggregates(table, len(tasks), note, units), table, place / "aggregates")
         pairs = aggregate.matrix(of, suite)
         if len(pairs):
             yield save(aggregate.draw_matrix(pairs, note), pairs, place / "improvement")
@@ -145,7 +145,9 @@ def _suites(
             yield save(figure, curve, below(place, f"scaling-{knob}"))
 
 
-def _online(points: pd.DataFrame, place: Path, notes: list[str], save: Save) -> Iterator[list[Path]]:
+def _online(
+    points: pd.DataFrame, place: Path, notes: list[str], save: Save, units: Mapping[str, str]
+) -> Iterator[list[Path]]:
     if points.empty:
         return
     start = curves.handover(points)
@@ -154,7 +156,7 @@ def _online(points: pd.DataFrame, place: Path, notes: list[str], save: Save) -> 
         return
     path, hidden = curves.legible(points)
     notes += hidden
-    yield save(curves.draw_learning(path, start), path, place / "online")
+    yield save(curves.draw_learning(path, start, units), path, place / "online")
 
 
 def _landscape(

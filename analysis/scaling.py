@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,7 @@ from analysis.pyplot import plt
 from analysis.runs import RecordError, Run
 from analysis.select import FIXED, HELD_OUT, arms, average, headline, offline, settings
 from analysis.statistics import LEVEL, RESAMPLES, generator, mean_of, resample, summarise
-from analysis.style import at_least_a_point, finish, looks, shade, unit
+from analysis.style import UNITS, at_least_a_point, finish, looks, shade, unit
 from analysis.transport import Flow, mmd2, transport_bound
 from core.errors import BadInput, reason
 
@@ -54,7 +55,7 @@ def trained(records: Records, cells: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(found).sort_values(["line", "L_train"], ignore_index=True) if found else cells.iloc[:0]
 
 
-def draw_trained(points: pd.DataFrame) -> Figure:
+def draw_trained(points: pd.DataFrame, units: Mapping[str, str] = UNITS) -> Figure:
     """Score over L_train of one task: the held-out choice bold with its interval, each L_test a shade."""
     figure, axes = plt.subplots(figsize=SIZE, layout="constrained")
     methods = sorted(set(points["method"]))
@@ -79,7 +80,7 @@ def draw_trained(points: pd.DataFrame) -> Figure:
             )  # fmt: skip
             names.append(name)
     scale(axes, np.sort(points["L_train"].unique()))
-    axes.set(xlabel="L_train [flow steps that TD targets see]", ylabel=unit(str(points["suite"].iloc[0])))
+    axes.set(xlabel="L_train [flow steps that TD targets see]", ylabel=unit(str(points["suite"].iloc[0]), units))
     at_least_a_point(axes)
     return finish(figure, f"{task_name(points)}: L_train ablation", handles, names)
 

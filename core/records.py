@@ -128,6 +128,7 @@ class Recorded(TypedDict):
     config: dict[str, Any]
     knobs: list[Name]
     inference: NotRequired[InferenceRecord]
+    unit: NotRequired[str]  # of the score, on an axis
     episodes: Number
     evaluation_steps: NotRequired[list[Number]]
     dataset: NotRequired[DatasetRecord]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,18 @@ _LISTING = {"what", "listing", "suite", "results"}
 _FLAGS = {"names": "--methods", "patterns": "--tasks", "sets": "--set", "swept": "--sweep", "listing": "--list",
           "what": "METHOD", "resume": "--resume/--fresh", "timed": "--time"}  # fmt: skip
 _OFFLINE = ("online_warmup", "updates_per_step", "online_evaluate_every", "replay_capacity")
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How a plan is carried out here: none of it changes a number."""
+
+    results: Path
+    fresh: bool
+    lanes: int | None
+    stale: str
+    data: str
+    adopt: tuple[Path, ...]
 
 
 def flag(name: str) -> str:

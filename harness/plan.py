@@ -265,7 +265,8 @@ def describe(trial: Trial) -> dict[str, Any]:
         "config": {key: {"value": _plain(value), "origin": run.resolved.origins[key]} for key, value in config.items()},
         "task_options": options(run.task),
         "seed": trial.seed, "knobs": list(run.method.knobs[0]), "episodes": run.settings.episodes,
-        "inference": declaration(run.method), "evaluation_steps": [], **_online(run),
+        "inference": declaration(run.method), "unit": tasks.about(run.task.suite).unit, "evaluation_steps": [],
+        **_online(run),
     }  # fmt: skip
 
 

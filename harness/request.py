@@ -151,14 +151,14 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     Raises:
       BadInput: it is none of these.
     """
-    if re.fullmatch(r"\s*\d{1,10}\s*", text):
-        text = f"0-{int(text) - 1}" if int(text) else ""
-    found: list[int] = []
-    for piece in text.split(","):
-        match = re.fullmatch(r"\s*(\d{1,10})\s*(?:-\s*(\d{1,10}))?\s*", piece)
+    words, found = text, list[int]()
+    if re.fullmatch(r"\s*\d{1,10}\s*", text, re.ASCII):
+        words = f"0-{int(text) - 1}" if int(text) else ""
+    for piece in words.split(","):
+        match = re.fullmatch(r"\s*(\d{1,10})\s*(?:-\s*(\d{1,10}))?\s*", piece, re.ASCII)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if not first <= last <= LARGEST:
-            raise BadInput(f"--seeds {text or 0}: expected how many (5), a range (3-7) or a list (0,4,9)")
+            raise BadInput(f"--seeds {text}: expected how many (5), a range (3-7) or a list (0,4,9)")
         if last - first >= _MOST_SEEDS:
             raise BadInput(f"--seeds {text}: {last - first + 1} seeds are more than anybody has trained")
         found += range(first, last + 1)

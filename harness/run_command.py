@@ -6,7 +6,6 @@ python -m harness.run --methods vgf,fql --suite ogbench
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +18,7 @@ from core.files import expanded
 from core.streams import STANDARD_OUTPUT
 from harness import options, show
 from harness.ending import STORAGE, Interrupted
+from harness.options import Manner
 from methods.core import BadInput
 
 if TYPE_CHECKING:
@@ -31,18 +31,6 @@ _MANY = 1000  # seeds: more are not planned before it is seen that they fit
 _SWEEP = "METHOD.KEY=V1,V2,...: a run of each value; several make a grid; also METHOD.KEY=@FILE, METHOD=@FILE.csv"
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-
-
-@dataclass(frozen=True)
-class Manner:
-    """How a plan is carried out here: none of it changes a number."""
-
-    results: Path
-    fresh: bool
-    lanes: int | None
-    stale: str
-    data: str
-    adopt: tuple[Path, ...]
 
 
 @app.command()

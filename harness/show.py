@@ -18,10 +18,10 @@ from harness.session import seeds_text
 from methods.core import leaves
 
 if TYPE_CHECKING:
+    from harness.options import Manner
     from harness.plan import RunNode
     from harness.programs import Program
     from harness.request import Plan
-    from harness.run_command import Manner
     from tasks.core import Whereabouts
 
 

@@ -32,10 +32,6 @@ EXCEPTIONS = {  # (module, what it imports) -> why
     ("tasks.judges.reward_model", "methods.language.models"): "a judge reads a reward model as methods do",
     ("tasks.judges.reward_model", "methods.language.tokens"): "a judge reads a reward model as methods do",
 }
-CIRCLES = {  # modules that import each other -> why
-    frozenset({"harness.control", "harness.engine", "harness.execute", "harness.language", "harness.online",
-               "harness.stagework", "harness.watch"}): "through `Member`: these files are being written anew",
-}  # fmt: skip
 NAMED = {  # (module of the harness, name of a method or suite that its code holds) -> why
     ("harness.backbones", "sft"): "a part of the state, which several methods share",
     ("harness.provenance", "ogbench"): "a package, whose version is recorded",
@@ -145,7 +141,7 @@ def test_the_ground_floor_imports_little_of_others(folder: str) -> None:
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
-    assert circles(imports()) == set(CIRCLES)
+    assert circles(imports()) == set()
 
 
 def test_the_harness_names_no_method_and_no_suite() -> None:

@@ -77,6 +77,7 @@ def test_a_record_of_neither_format_is_one_line(value: Any, line: str) -> None:
         ({"suite": "a\x1b[2J"}, "suite: holds characters that do not print"), ({"fingerprint": "a/b"}, "fingerprint: "),
         ({"knobs": ["../../x"]}, "knobs.0: cannot be part of a file's name"), ({"knobs": ["é" * 101]}, "knobs.0: "),
         ({"wall_clock_s": {"train": float("nan")}}, "wall_clock_s.train: "),
+        ({"unit": 3}, "unit: Input should be a valid string"),
         ({"inference": {"knobs": []}}, "inference.costs: Field required"),
         ({"inference": {"knobs": [{"name": "N", "label": 3, "unit": ""}], "costs": []}}, "inference.knobs.0.label: "),
         ({"inference": {"knobs": [], "costs": [{"setting": {}, "passes": -1, "gradients": 0}]}},
