@@ -41,7 +41,9 @@ def is_of_one_run(error: Exception) -> bool:
 
 def is_expected(error: Exception) -> bool:
     """Whether its message says everything, so that no traceback is needed."""
-    return isinstance(error, NotFinite | SimulatorError | BadInput)
+    if isinstance(error, SimulatorError):
+        return error.__cause__ is None  # else it was raised in this process, and holds no traceback as a worker's does
+    return isinstance(error, NotFinite | BadInput)
 
 
 def summary(error: Exception) -> str:

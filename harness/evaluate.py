@@ -16,7 +16,7 @@ from methods.core import Method, State, act_keys, structure
 from methods.learner import part_key
 from tasks.core import Task, Transitions
 from tasks.simulation.pools import simulators
-from tasks.simulation.simulators import SimulatorError, SimulatorPool, Simulators
+from tasks.simulation.simulators import Failures, SimulatorError, SimulatorPool, Simulators
 
 PROBES = 16  # observations at which candidates are recorded
 
@@ -44,6 +44,7 @@ class Evaluator:
         self._act = keep(("act", *key), lambda: jax.jit(partial(_act, method)))
         self._probe = keep(("probe", *key), lambda: jax.jit(partial(_probe, method), compiler_options=quick_compile()))
         self._pool: Simulators | SimulatorPool | None = None
+        self._broken: Failures = {}  # simulators of the pool that raised
         self._stop: Callable[[], bool] = lambda: False
 
     def __enter__(self) -> Evaluator:
@@ -56,7 +57,7 @@ class Evaluator:
         """Ends the simulators; another evaluation makes new ones."""
         if self._pool:
             self._pool.close()
-            self._pool = None
+            self._pool, self._broken = None, {}
 
     def run(
         self, state: State, step: int, chosen: Collection[int], *, stop: Callable[[], bool],
@@ -67,21 +68,13 @@ class Evaluator:
 
         Raises:
           Interrupted: `stop()` became true; no rows are returned.
+          SimulatorError: a simulator cannot be built.
         """
         self._stop = stop
-        try:
-            return dict(self._rollout(state, step, chosen, progress))
-        except SimulatorError as error:
-            self.close()
-            if len(chosen) == 1:
-                return dict.fromkeys(chosen, error)
-        found: dict[int, list[dict[str, Any]] | Exception] = {}
-        for seed in chosen:  # episodes do not depend on those beside them: each alone shows whose simulator it was
-            try:
-                found |= self._rollout(state, step, [seed], progress)
-            except SimulatorError as error:
-                self.close()
-                found[seed] = error
+        found = self._rollout(state, step, chosen, progress)
+        died = [seed for seed, one in found.items() if isinstance(one, SimulatorError) and one.row is None]
+        for seed in died if len(chosen) > 1 else ():  # with a process that ran others, too: alone it shows whose it was
+            found |= self._rollout(state, step, [seed], progress)
         return found
 
     def _rollout(
@@ -89,7 +82,7 @@ class Evaluator:
     ) -> dict[int, list[dict[str, Any]] | Exception]:
         n, width = len(self.seeds) * self.rows, self.task.spec.action_dim
         if self._pool is None:
-            self._pool = simulators(self.task, n, wait=self._heed)
+            self._pool = simulators(self.task, n, wait=self._heed, failed=self._broken)
         keys = jax.vmap(lambda key: jax.random.fold_in(part_key(key, "evaluate"), step))(self.lanes.keys)
         lanes = Lanes(keys, self.lanes.settings)
         failed: dict[int, list[dict[str, Any]] | Exception] = {}
@@ -97,6 +90,9 @@ class Evaluator:
         active, success = np.repeat([seed in chosen for seed in self.seeds], self.rows), np.zeros(n, bool)
         returns, lengths = np.zeros(n), np.zeros(n, int)
         for number in range(self.task.spec.horizon):
+            active &= self._whole()
+            if not active.any():
+                break
             self._heed()
             batch = jnp.asarray(obs).reshape(len(self.seeds), self.rows, -1)
             actions = np.asarray(self._act(lanes, state, batch, self.knobs, number), np.float32).reshape(n, width)
@@ -112,12 +108,19 @@ class Evaluator:
             success |= result.success
             active &= ~(result.terminated | result.truncated)
             progress((number + 1) / self.task.spec.horizon)
-            if not active.any():
-                break
         scores = self.task.score(returns, success)
         rows = self._rows(step, returns, lengths, success, scores)
         each = {seed: rows[place * self.rows : (place + 1) * self.rows] for place, seed in enumerate(self.seeds)}
-        return {**{seed: each[seed] for seed in chosen}, **failed}
+        failed |= {self.seeds[row // self.rows]: error for row, error in self._broken.items()}
+        if self._broken:
+            self.close()
+        return {seed: failed.get(seed, each[seed]) for seed in chosen}
+
+    def _whole(self) -> np.ndarray:
+        """Rows `[l * k * e]` of seeds none of whose simulators raised."""
+        whole = np.ones(len(self.seeds), bool)
+        whole[[row // self.rows for row in self._broken]] = False
+        return np.repeat(whole, self.rows)
 
     def _heed(self) -> None:
         if self._stop():

@@ -25,6 +25,7 @@ from methods.core import Array, Columns, Stage, State
 from methods.learner import part_key
 from tasks.core import Dataset, RewardTransform, Task
 from tasks.simulation.pools import simulators
+from tasks.simulation.simulators import Failures
 
 _SAVE_SHARE = 20  # saving a large buffer may take one part in so many of the time
 _BESIDES = "besides"  # the parts, in the checkpoint of an unfinished phase
@@ -154,7 +155,8 @@ class Rollout:
         `wait`: called while they take long; may raise to give up."""
         self.seeds, self.episode, self.horizon = tuple(seeds), np.array(episode), task.spec.horizon
         n = len(self.seeds)
-        self.pool = simulators(task, n, online=True, wait=wait)
+        self.failed: Failures = {}  # seeds, by place, whose simulators raised; they stand still, and mean nothing
+        self.pool = simulators(task, n, online=True, wait=wait, failed=self.failed)
         self.length, self.returns, self.success = np.zeros(n, int), np.zeros(n), np.zeros(n, bool)
         self.ended = np.zeros((3, n), np.float32)  # since the last report: episodes, their returns, their successes
         self.reward, self.seconds = reward, seconds
@@ -174,12 +176,12 @@ class Rollout:
         """
         started = time.perf_counter()
         starts = self.length == 0
-        result = self.pool.step(actions, np.ones(len(self.seeds), bool))
+        result = self.pool.step(actions, self._whole())
         row = {"observations": self.obs, "actions": actions, "rewards": self.reward(result.reward),
                "masks": 1.0 - result.terminated.astype(np.float32), "next_observations": result.obs}  # fmt: skip
         self.length, self.returns, self.success = (
             self.length + 1, self.returns + result.reward, self.success | result.success)  # fmt: skip
-        over = result.terminated | result.truncated | (self.length >= self.horizon)
+        over = (result.terminated | result.truncated | (self.length >= self.horizon)) & self._whole()
         self.obs = result.obs
         if over.any():
             self.ended += np.stack([over, over * self.returns, over & self.success])
@@ -194,6 +196,12 @@ class Rollout:
         (count, returns, successes), self.ended = self.ended, np.zeros_like(self.ended)
         with np.errstate(invalid="ignore"):
             return dict(zip(EXPLORED, (count, returns / count, successes / count), strict=True))
+
+    def _whole(self) -> np.ndarray:
+        """Those whose simulators did not raise, `[l]` bool."""
+        whole = np.ones(len(self.seeds), bool)
+        whole[list(self.failed)] = False
+        return whole
 
     def _starts(self) -> np.ndarray:
         """The simulators' seeds: drawn from 2^32, so that hardly any is one of the few that evaluations start from."""
@@ -259,6 +267,9 @@ class OnlineTraining(Training):
     def _go_on(self, trainer: OnlineTrainer, rollout: Rollout) -> None:
         """Steps to the end, with logs, saves and evaluations on the way."""
         edges = self._edges()
+        self._drop_failed(rollout)
+        if not self.live:
+            return
         actions = trainer.act(rollout.obs, self.step + 1)
         with self.session.progress.stage(self._label(), self.stage.steps, self.step) as bar:
             while edges:
@@ -267,6 +278,7 @@ class OnlineTraining(Training):
                 except Interrupted:  # a simulator never came back from this step
                     self._keep(trainer, rollout)
                     raise
+                self._drop_failed(rollout)
                 self.step += 1
                 actions, sound = trainer.step(row, starts, rollout.obs, self.step)
                 for place, lane in list(self.live.items()):
@@ -286,6 +298,10 @@ class OnlineTraining(Training):
                     self._evaluate_or_save(trainer.state, trainer.seconds)
                 if not self.live:
                     return
+
+    def _drop_failed(self, rollout: Rollout) -> None:
+        for place in sorted(rollout.failed.keys() & self.live.keys()):
+            self._fail(place, rollout.failed[place])
 
     def _keep(self, trainer: OnlineTrainer, rollout: Rollout) -> None:
         """Saves what `_like` describes."""

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 import numpy as np
 
 from tasks.simulation.rules import MakeRules, Moved
-from tasks.simulation.simulators import Clone, MakeEnv, SimulatorError, Simulators, Steps, cores
+from tasks.simulation.simulators import Clone, Failures, MakeEnv, SimulatorError, Simulators, Steps, cores
 
 
 class Lockstep(Simulators):
@@ -24,20 +24,21 @@ class Lockstep(Simulators):
     Args:
       rules: the rules of a simulator that `make_env` built.
       horizon: steps to the time limit.
-      make_env, n, clone: as for `Simulators`.
+      make_env, n, clone, failed: as for `Simulators`.
 
     Raises:
-      SimulatorError: (every method) a simulator raised; it is the cause. The others are closed.
+      SimulatorError: (every method) a simulator raised; it is the cause. The others are closed. With `failed` only
+        where it could not be built.
     """
 
     def __init__(
         self, make_env: MakeEnv, n: int, rules: MakeRules, horizon: int, clone: Clone | None = None,
-        threads: int | None = None,
+        threads: int | None = None, failed: Failures | None = None,
     ) -> None:  # fmt: skip
         try:
-            super().__init__(make_env, n, clone)
+            super().__init__(make_env, n, clone, failed=failed)
         except Exception as error:
-            raise _failure(error) from error
+            raise SimulatorError(f"a simulator failed: {type(error).__name__}: {error}") from error
         self.rules, self.horizon, self.closed = rules(self.envs[0]), horizon, False
         self.threads = min(n, cores() if threads is None else threads)
         self.executor = ThreadPoolExecutor(max(1, self.threads - 1))  # this thread works, too
@@ -53,13 +54,15 @@ class Lockstep(Simulators):
         """See `Simulators.reset`."""
         with self._closing():
             obs = super().reset(seeds, chosen)
-            for row in range(self.n) if chosen is None else np.flatnonzero(chosen).tolist():
-                self.goals[row] = self.rules.goal(self.envs[row])
+            begun = self.alive if chosen is None else self.alive & chosen
+            for row in np.flatnonzero(begun).tolist():
+                with self._failing(row):
+                    self.goals[row] = self.rules.goal(self.envs[row])
             return obs
 
     def step(self, actions: np.ndarray, active: np.ndarray) -> Steps:
         """See `Simulators.step`."""
-        out, rows = self._unmoved(), np.flatnonzero(active)
+        out, rows = self._unmoved(), np.flatnonzero(active & self.alive)
         if not rows.size:
             return out
         if actions.shape != (wanted := (self.n, len(self.views["ctrl"][0]))):
@@ -69,7 +72,13 @@ class Lockstep(Simulators):
         for row in chosen:
             self.views["ctrl"][row][:] = actions[row]
         with self._closing():
-            self._advance(chosen)
+            failed = self._advance(chosen)
+        if failed:
+            sound = ~np.isin(rows, failed)
+            rows, before = rows[sound], before[sound]
+            chosen = rows.tolist()
+            if not chosen:
+                return out
         moved = Moved(before, self._gather("qpos", chosen), self._gather("qvel", chosen), actions[rows],
                       self.goals[rows], tuple(self._gather(name, chosen) for name in self.rules.sees))  # fmt: skip
         out.obs[rows], out.reward[rows], out.terminated[rows], out.success[rows] = self.rules.outcome(moved)
@@ -90,21 +99,27 @@ class Lockstep(Simulators):
             raise RuntimeError("the simulators are closed")
         try:
             yield
-        except Exception as error:
+        except Exception:
             self.close()
-            raise _failure(error) from error
+            raise
 
     def _gather(self, name: str, rows: list[int]) -> np.ndarray:
         views = self.views[name]
         return np.stack([views[row] for row in rows])
 
-    def _advance(self, rows: list[int]) -> None:
+    def _advance(self, rows: list[int]) -> list[int]:
+        """Moves them; returns those that failed."""
         left = iter(rows)  # shared: a list's iterator gives each row to one thread
+        failed: list[int] = []
 
         def work() -> None:
             advance, models, data, frames = self.rules.advance, self.models, self.data, self.frames
             for row in left:
-                advance(models[row], data[row], frames)
+                try:
+                    advance(models[row], data[row], frames)
+                except Exception as error:
+                    self._fail(row, error)
+                    failed.append(row)
 
         others = [self.executor.submit(work) for _ in range(min(self.threads, len(rows)) - 1)]
         try:
@@ -115,7 +130,4 @@ class Lockstep(Simulators):
             wait(others)
         for other in others:
             other.result()
-
-
-def _failure(error: Exception) -> SimulatorError:
-    return SimulatorError(f"a simulator failed: {type(error).__name__}: {error}")
+        return failed

@@ -14,7 +14,7 @@ import types
 from collections.abc import Callable, Iterator
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
@@ -26,13 +26,24 @@ if TYPE_CHECKING:
 
 MakeEnv = Callable[[], "gymnasium.Env[Any, Any]"]
 Clone = Callable[["gymnasium.Env[Any, Any]"], "gymnasium.Env[Any, Any]"]
-T = TypeVar("T", bound=tuple)
 
 ONE_THREAD = dict.fromkeys(["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"], "1")
 
 
 class SimulatorError(RuntimeError):
-    """A simulator raised, or its process died."""
+    """A simulator raised, or its process died.
+
+    Attributes:
+      row: which simulator of the batch it was; None where a process died that held several.
+    """
+
+    def __init__(self, message: str, row: int | None = None) -> None:
+        super().__init__(message)
+        self.row = row
+
+
+Failures = dict[int, SimulatorError]
+"""What simulators failed of, by row."""
 
 
 class Steps(NamedTuple):
@@ -104,12 +115,20 @@ class Simulators:
       n: simulators.
       clone: makes an independent simulator from a built one where that is cheaper than `make_env`.
       alone: nobody else in this process draws from NumPy's global generator, so it need not be put back.
+      failed: takes the error of a row whose simulator raises. That row is stepped and reset no more; the others go on
+        as they would have. Without it the error is raised.
+
+    Raises:
+      SimulatorError: (`reset` and `step`) a simulator raised, which is the cause, and there is no `failed`.
     """
 
-    def __init__(self, make_env: MakeEnv, n: int, clone: Clone | None = None, alone: bool = False) -> None:
+    def __init__(
+        self, make_env: MakeEnv, n: int, clone: Clone | None = None, alone: bool = False, failed: Failures | None = None
+    ) -> None:
         if n < 1:
             raise ValueError(f"{n} simulators")
-        self.n = n
+        self.n, self.failed = n, failed
+        self.alive = np.ones(n, bool)
         self.generator = contextlib.nullcontext if alone else _global_generator
         first = make_env()
         self.envs = [first, *(clone(first) if clone else make_env() for _ in range(n - 1))]
@@ -119,13 +138,16 @@ class Simulators:
 
     def reset(self, seeds: np.ndarray, chosen: np.ndarray | None = None) -> np.ndarray:
         """Starts an episode in every simulator, or where `chosen` (bool `[n]`; after a first time in all of them), with
-        `seeds` (int `[n]`, each in [0, 2^32)). Observations `[n, o]`: those of the others as they were."""
+        `seeds` (int `[n]`, each in [0, 2^32)). Observations `[n, o]`: those of the others as they were, and 0 of one
+        that failed before there were any."""
         chosen = np.ones(self.n, bool) if chosen is None else chosen
         self.seeds[chosen], self.steps[chosen] = seeds[chosen], 0
         rows = list(self.obs) if self.obs.size else [np.empty(0, np.float32)] * len(self.envs)
-        for row in np.flatnonzero(chosen).tolist():
-            with self.generator():  # a row at a time: others may wait for it
+        for row in np.flatnonzero(chosen & self.alive).tolist():
+            with self._failing(row), self.generator():  # a row at a time: others may wait for it
                 rows[row] = self._reset(row)
+        blank = np.zeros(max(map(len, rows)), np.float32)
+        rows = [obs if len(obs) else blank for obs in rows]
         self.obs = np.stack(rows).astype(np.float32)  # anew: what was handed out earlier stays as it was
         return self.obs
 
@@ -133,13 +155,14 @@ class Simulators:
         """Steps the simulators where `active` (bool `[n]`) with `actions` (float32 `[n, a]`)."""
         out = self._unmoved()
         with self.generator():
-            for row in np.flatnonzero(active).tolist():
+            for row in np.flatnonzero(active & self.alive).tolist():
                 self.steps[row] += 1
                 self._seed_global_generator(row)
-                out.obs[row], out.reward[row], out.terminated[row], out.truncated[row], info = self.envs[row].step(
-                    actions[row]
-                )
-                out.success[row] = bool(info.get("success", False))
+                with self._failing(row):
+                    out.obs[row], out.reward[row], out.terminated[row], out.truncated[row], info = self.envs[row].step(
+                        actions[row]
+                    )
+                    out.success[row] = bool(info.get("success", False))
         return out
 
     def close(self) -> None:
@@ -151,6 +174,20 @@ class Simulators:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    @contextlib.contextmanager
+    def _failing(self, row: int) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self._fail(row, error)
+
+    def _fail(self, row: int, error: Exception) -> None:
+        failure = SimulatorError(f"a simulator failed: {type(error).__name__}: {error}", row)
+        failure.__cause__ = error
+        if self.failed is None:
+            raise failure
+        self.failed[row], self.alive[row] = failure, False
 
     def _unmoved(self) -> Steps:
         """Of a step in which nothing was stepped yet."""
@@ -195,24 +232,29 @@ def _global_generator() -> Iterator[None]:
 
 
 def _work(pipe: Connection, make_env: MakeEnv, n: int, clone: Clone | None, core: int | None) -> None:
-    """A worker's life, on `core` if one is given: build, then answer (method, arguments) with (True, result) or
-    (False, traceback)."""
+    """A worker's life, on `core` if one is given: build, then answer (method, arguments) with the result and the
+    tracebacks of rows that failed in it, or in the end with its own traceback."""
     die_with_parent()
+    failed: Failures = {}
     try:
         if core is not None:
             with contextlib.suppress(OSError):  # forbidden here: a worker then goes where it is put
                 os.sched_setaffinity(0, {core})
-        simulators = Simulators(make_env, n, clone, alone=True)
-        pipe.send((True, None))
+        simulators = Simulators(make_env, n, clone, True, failed)
+        pipe.send((None, {}))
         while request := pipe.recv():
             method, arguments = request
-            pipe.send((True, getattr(simulators, method)(*arguments)))
+            result = getattr(simulators, method)(*arguments)
+            pipe.send(
+                (result, {row: "".join(traceback.format_exception(one.__cause__)) for row, one in failed.items()})
+            )
+            failed.clear()
         simulators.close()
     except (EOFError, BrokenPipeError):
         pass  # the parent is gone
     except Exception:
         with contextlib.suppress(OSError):
-            pipe.send((False, traceback.format_exc()))
+            pipe.send(traceback.format_exc())
 
 
 _GLANCE_S = 0.2  # between looks at whether somebody still waits for a worker
@@ -228,16 +270,21 @@ class SimulatorPool:
         spread.
       clone: makes an independent simulator from a built one where that is cheaper than `make_env`.
       wait: called a few times a second while a worker is not done; may raise to give up, which ends the workers.
+      failed: as for `Simulators`; of a worker that dies it takes the error for each of its rows.
 
     Raises:
-      SimulatorError: (every method) a worker raised, with its traceback, or died.
+      SimulatorError: (every method) a worker raised, with its traceback, or died, and there is no `failed`; or one
+        could not build its simulators. All workers are then ended.
     """
 
     def __init__(
         self, make_env: MakeEnv, n: int, workers: int | None = None, clone: Clone | None = None,
-        wait: Callable[[], None] = lambda: None,
+        wait: Callable[[], None] = lambda: None, failed: Failures | None = None,
     ) -> None:  # fmt: skip
         self.n, self._wait = n, wait
+        self._failed: Failures | None = None  # so that what cannot be built is raised
+        self._gone: set[int] = set()  # workers that died
+        self.obs = np.empty((n, 0), np.float32)
         workers = min(n, cores() if workers is None else workers)
         if workers < 1:
             raise ValueError(f"{n} simulators in {workers} processes")
@@ -257,6 +304,7 @@ class SimulatorPool:
                     theirs.close()  # so that a dead worker reads as the end of its pipe
             for worker in range(workers):
                 self._receive(worker)
+            self._failed = failed
         except BaseException:
             self.close()
             raise
@@ -264,12 +312,17 @@ class SimulatorPool:
     def reset(self, seeds: np.ndarray, chosen: np.ndarray | None = None) -> np.ndarray:
         """See `Simulators.reset`."""
         chosen = np.ones(self.n, bool) if chosen is None else chosen
-        answers = self._ask("reset", [(seeds[rows], chosen[rows]) for rows in self._rows])
-        return self._merge(tuple, [(obs,) for obs in answers])[0]
+        return self._observed(self._ask("reset", [(seeds[rows], chosen[rows]) for rows in self._rows]))
 
     def step(self, actions: np.ndarray, active: np.ndarray) -> Steps:
         """See `Simulators.step`."""
-        return self._merge(Steps._make, self._ask("step", [(actions[rows], active[rows]) for rows in self._rows]))
+        parts: list[Steps | None] = self._ask("step", [(actions[rows], active[rows]) for rows in self._rows])
+        obs = self._observed([part and part.obs for part in parts])
+        out = Steps(obs, np.zeros(self.n), *(np.zeros(self.n, bool) for _ in range(3)))
+        for rows, part in zip(self._rows, parts, strict=True):
+            for column, values in zip(out[1:], part[1:] if part else (), strict=part is not None):
+                column[rows] = values
+        return out
 
     def close(self) -> None:
         """Ends the workers; safe to call twice and after a failure."""
@@ -292,29 +345,43 @@ class SimulatorPool:
         self.close()
 
     def _ask(self, method: str, arguments: list[tuple]) -> list[Any]:
+        """Each worker's answer, None of one that is gone."""
         if not self._pipes:
             raise RuntimeError("the simulators are closed")
         for worker, pipe in enumerate(self._pipes):
-            try:
+            with contextlib.suppress(OSError):  # whoever is gone does not answer, either
                 pipe.send((method, arguments[worker]))
-            except OSError:
-                self._receive(worker)  # says why it is gone
         return [self._receive(worker) for worker in range(len(self._pipes))]
 
     def _receive(self, worker: int) -> Any:
+        if worker in self._gone:
+            return None
         try:
             while not self._pipes[worker].poll(_GLANCE_S):
                 self._heed()
-            fine, answer = self._pipes[worker].recv()
+            answer = self._pipes[worker].recv()
         except (EOFError, OSError):
             process = self._processes[worker]
             process.join(timeout=2)
+            return self._lose(worker, f"died with exit code {process.exitcode}")
+        if isinstance(answer, str):
+            return self._lose(worker, f"failed:\n{answer}")
+        result, failed = answer
+        for row, text in failed.items():
+            self._fail([int(self._rows[worker][row])], f"simulator worker {worker} failed:\n{text}")
+        return result
+
+    def _lose(self, worker: int, how: str) -> None:
+        self._fail(self._rows[worker].tolist(), f"simulator worker {worker} {how}")
+        self._gone.add(worker)
+
+    def _fail(self, rows: list[int], message: str) -> None:
+        error = SimulatorError(message, rows[0] if len(rows) == 1 else None)
+        if self._failed is None:
             self.close()
-            raise SimulatorError(f"simulator worker {worker} died with exit code {process.exitcode}") from None
-        if not fine:
-            self.close()
-            raise SimulatorError(f"simulator worker {worker} failed:\n{answer}")
-        return answer
+            raise error
+        for row in rows:
+            self._failed.setdefault(row, error)
 
     def _heed(self) -> None:
         try:
@@ -323,11 +390,12 @@ class SimulatorPool:
             self.close()
             raise
 
-    def _merge(self, build: Callable[[Any], T], parts: list[tuple]) -> T:
-        merged = []
-        for columns in zip(*parts, strict=True):
-            column = np.empty((self.n, *columns[0].shape[1:]), columns[0].dtype)
-            for rows, values in zip(self._rows, columns, strict=True):
-                column[rows] = values
-            merged.append(column)
-        return build(merged)
+    def _observed(self, parts: list[np.ndarray | None]) -> np.ndarray:
+        """The workers' observations, `[n, o]`; rows of those that are gone repeat."""
+        width = max([self.obs.shape[1], *(part.shape[1] for part in parts if part is not None)])
+        obs = self.obs.copy() if self.obs.shape[1] == width else np.zeros((self.n, width), np.float32)
+        for rows, part in zip(self._rows, parts, strict=True):
+            if part is not None and part.size:
+                obs[rows] = part
+        self.obs = obs  # a new array: what was handed out earlier stays as it was
+        return obs
