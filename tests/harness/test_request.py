@@ -157,8 +157,8 @@ def test_options_come_on_top() -> None:
 
 def test_a_plan_is_saved_and_carried_out_with_options_on_top(tmp_path: Path) -> None:
     plan, results = tmp_path / "new" / "plan.toml", tmp_path / "results"
-    asked = (*TINY, "--evaluate-every", "40", "--methods", "bc", "--set", "bc.batch_size=8", "--sweep", "bc.learning_rate=0.01,0.02",
-             "--results", str(results))  # fmt: skip
+    asked = (*TINY, "--evaluate-every", "40", "--methods", "bc", "--set", "bc.batch_size=8", "--sweep",
+             "bc.learning_rate=0.01,0.02", "--results", str(results))  # fmt: skip
     done = invoke(*asked, "--save-plan", str(plan))
     assert done.exit_code == 0 and not results.exists(), done.stderr
     done = invoke("--plan", str(plan), "--seeds", "4-4", "--set", "bc.batch_size=9", "--results", str(results))
