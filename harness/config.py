@@ -152,13 +152,13 @@ def check_keys(names: Iterable[str], overrides: Iterable[Override], family: str 
     known = {name: {field.name for field in fields(methods.get(name, family).Config)} for name in names}
     for override in (override for override in overrides if override.method != TASK):
         if override.method is not None and override.method not in names:
-            chosen = ", ".join(names)
-            raise BadInput(f"--set {override.method}.{override.key}: {override.method} is not among --methods {chosen}")
+            method, chosen = override.method, ", ".join(names)
+            raise BadInput(f"{override.origin} {method}.{override.key}: {method} is not among --methods {chosen}")
         reached = known if override.method is None else {override.method: known[override.method]}
         if not any(override.key in keys for keys in reached.values()):
             where = override.method or "any of " + ", ".join(names)
             valid = nearest(override.key, sorted(set().union(*reached.values())))
-            raise BadInput(f"--set {override.key}: no such setting in {where}; {valid}")
+            raise BadInput(f"{override.origin} {override.key}: no such setting in {where}; {valid}")
 
 
 def _coerce(override: Override, hint: Any) -> Any:

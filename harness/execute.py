@@ -25,7 +25,7 @@ from harness.outlook import outlook, status
 from harness.plan import Lane, RunNode, Trial
 from harness.programs import Program, order
 from harness.session import Session, seeds_text
-from harness.stale import Stale
+from harness.stale import OUTCOMES, Stale
 from harness.store import Artifact, Author, LaneStore
 from methods.core import BadInput
 from tasks.core import Dataset
@@ -77,13 +77,7 @@ class Executor:
         if fresh:
             trials = self._forget_all(runs, statuses)
         else:
-            stale = Stale(self.session.results, trials)
-            if self.stale == "redo":
-                self._redo(stale)
-            elif found := stale.line():
-                if self.stale != "reuse":
-                    raise BadInput(f"{found}; --stale redo makes it anew, --stale reuse takes what is there")
-                self.session.progress.say(f"{found}; reused")
+            self._settle(Stale(self.session.results, trials))
         ahead = outlook(trials, self.session.results, common.engine, self.lanes)
         for run, seeds in ahead.finished.items():
             statuses |= {Trial(run, seed): "finished" for seed in seeds}
@@ -228,16 +222,21 @@ class Executor:
 
         return wait
 
-    def _redo(self, stale: Stale) -> None:
-        """Deletes what other code made, and what read it."""
-        try:
-            self._forget(stale.trials, stale.lanes)
-        except record.Busy as busy:
-            raise BadInput(f"--stale redo: {busy}") from None
-        if line := stale.line():
-            self.session.progress.say(f"{line}; made anew")
+    # --stale and --fresh
 
-    # --fresh
+    def _settle(self, stale: Stale) -> None:
+        """Refuses what other code made, or says what becomes of it."""
+        if not (found := stale.line()):
+            return
+        line = f"{found}; {OUTCOMES[self.stale]}"
+        if not self.stale:
+            raise BadInput(line)
+        if self.stale == "redo":
+            try:
+                self._forget(stale.trials, stale.lanes)
+            except record.Busy as busy:
+                raise BadInput(f"{found}; it cannot be made anew: {busy}") from None
+        self.session.progress.say(line)
 
     def _forget_all(self, runs: Sequence[RunNode], statuses: dict[Trial, str]) -> list[Trial]:
         """Deletes what earlier attempts left; returns the trials that can be begun."""

@@ -58,8 +58,8 @@ def check(given: Mapping[str, Any]) -> None:
             raise BadInput(f"{flag(name)} has no meaning with {flag(one)}")
 
 
-def check_sizes(sizes: Mapping[str, int | None], online_steps: int) -> None:
-    """Refuses numbers that cannot be, and those of an online phase where there is none (`online_steps` is 0).
+def check_sizes(sizes: Mapping[str, int]) -> None:
+    """Refuses numbers that cannot be, and those of an online phase where there is none.
 
     Raises:
       BadInput: names the option.
@@ -67,11 +67,11 @@ def check_sizes(sizes: Mapping[str, int | None], online_steps: int) -> None:
     for name, value in sizes.items():
         least = 0 if name in ("online_steps", "online_warmup") else 1
         most = MOST_JOBS if name == "jobs" else LARGEST
-        if value is not None and value < least:
+        if value < least:
             raise BadInput(f"{flag(name)} {value}: expected at least {least}")
-        if value is not None and value > most:
+        if value > most:
             raise BadInput(f"{flag(name)} {value}: expected at most {most}")
-        if value is not None and name in _OFFLINE and not online_steps:
+        if name in _OFFLINE and not sizes.get("online_steps"):
             raise BadInput(f"{flag(name)} has no meaning without --online-steps")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,24 +23,27 @@ class Outlook(NamedTuple):
 
 
 def outlook(
-    trials: Sequence[Trial], results: Path, engine: Engine, most: int | None = None, *, nothing: bool = False
-) -> Outlook:
+    trials: Sequence[Trial], results: Path, engine: Engine, most: int | None = None, *, nothing: bool = False,
+    gone: Collection[Trial | str] = (),
+) -> Outlook:  # fmt: skip
     """Looks at the records and lanes of trials. With `nothing` it is as if there were none.
 
     Args:
       most: lanes that train in one program; None: as many as the engine allows.
+      gone: trials, and fingerprints of lanes, that are looked at as if there were none.
     """
     finished: dict[RunNode, list[int]] = {}
     todo = []
     for trial in trials:
-        if not nothing and status(trial, results) == "finished":
+        if not (nothing or trial in gone) and status(trial, results) == "finished":
             finished.setdefault(trial.run, []).append(trial.seed)
         else:
             todo.append(trial)
-    made = programs(
-        todo, lambda lane: Stored() if nothing else _stored(lane, results), lambda lane: most or engine.most_lanes(lane)
-    )
-    return Outlook(finished, made)
+
+    def stored(lane: Lane) -> Stored:
+        return Stored() if nothing or lane.fingerprint in gone else _stored(lane, results)
+
+    return Outlook(finished, programs(todo, stored, lambda lane: most or engine.most_lanes(lane)))
 
 
 def status(trial: Trial, results: Path) -> str | None:

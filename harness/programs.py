@@ -90,7 +90,7 @@ def programs(trials: Sequence[Trial], stored: Callable[[Lane], Stored], most: Ca
         for piece in pieces:
             slots = tuple(Slot(one, asked.get(one)) for one in piece)
             watching = tuple(trial for one in piece if one in asked for trial in ends.get(one, ()))
-            made.append(Program(slots, watching, needed & asked.keys(), finished, bool(batch)))
+            made.append(Program(slots, watching, needed & asked.keys() & set(piece), finished, bool(batch)))
     return made
 
 

@@ -71,18 +71,23 @@ class Request:
         return Plan(chosen_tasks, chosen, settings, (*overrides, *given), swept, bool(self.methods))
 
     def save(self, path: Path) -> None:
-        """Writes it, as a file that `load` reads."""
+        """Writes it, as a file that `load` reads. Raises: BadInput."""
         import tomli_w
 
         values = {name: value for name, value in asdict(self).items() if value not in ("", None, (), {})}
-        write_text(path, tomli_w.dumps({name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}))
+        text = tomli_w.dumps({name: list(v) if isinstance(v, tuple) else v for name, v in values.items()})
+        try:
+            write_text(path, text)
+        except OSError as error:
+            raise BadInput(f"--save-plan {path}: {reason(error)}") from None
 
     def with_words(self, **words: Any) -> Request:
-        """The request with what a command line says over it."""
-        sizes = {**self.sizes, **words.pop("sizes", {})}
-        return replace(
-            self, sizes=sizes, **{name: value for name, value in words.items() if value not in ("", None, ())}
-        )
+        """The request with what a command line says on top of it: settings and sweeps come after those that are there,
+        anything else takes its place."""
+        said = {name: value for name, value in words.items() if value not in ("", None, ())}
+        said["sizes"] = {**self.sizes, **words.get("sizes", {})}
+        said |= {name: getattr(self, name) + said[name] for name in ("set", "sweep") if name in said}
+        return replace(self, **said)
 
 
 def load(path: Path) -> Request:
@@ -95,7 +100,7 @@ def load(path: Path) -> Request:
     try:
         with open_plain(path) as file:
             values = tomllib.load(file)
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BadInput(f"--plan {path}: {reason(error)}") from None
     expected = {one.name: one.type for one in fields(Request)}
     for key, value in values.items():
@@ -121,7 +126,7 @@ def _check(path: Path, key: str, value: Any, kind: str) -> None:
     else:
         fits, expected = isinstance(value, str), "a text"
     if not fits:
-        raise BadInput(f"--plan {path}: {key} is {str(value)[:60]!r}, expected {expected}")
+        raise BadInput(f"--plan {path}: {key} is {repr(value)[:60]}, expected {expected}")
 
 
 @dataclass(frozen=True)
@@ -186,6 +191,8 @@ def sweeps(words: Sequence[str], chosen: Sequence[str], family: str) -> dict[str
             raise BadInput(f"--sweep {word}: {method} is not among --methods {', '.join(chosen)}")
         rows = _values(word, key, text.strip())
         settings = [tuple(Override(method, key, value, "--sweep") for key, value in row.items()) for row in rows]
+        if not settings:
+            raise BadInput(f"--sweep {word}: names no value")
         if len({tuple((one.key, one.value) for one in setting) for setting in settings}) < len(settings):
             raise BadInput(f"--sweep {word}: a value stands twice")
         for setting in settings:
@@ -209,13 +216,13 @@ def _values(word: str, key: str, text: str) -> list[dict[str, str]]:
     path = expanded(Path(text[1:]))
     try:
         with open_plain(path) as file:
-            lines = file.read().decode().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+            lines = [line for line in file.read().decode("utf-8-sig").splitlines() if line.strip()]
+        cells = [[cell.strip() for cell in row] for row in csv.reader(lines)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise BadInput(f"--sweep {word}: {reason(error)}") from None
-    lines = [line for line in lines if line.strip()]
-    rows = [{key: line.strip()} for line in lines] if key else list(csv.DictReader(lines))
-    if not rows or any(None in row or None in row.values() for row in rows):
-        raise BadInput(
-            f"--sweep {word}: expected " + ("a value a line" if key else "a line of keys, then rows of values")
-        )
-    return [{name.strip(): value.strip() for name, value in row.items()} for row in rows]
+    if key:
+        return [{key: line.strip()} for line in lines]
+    names, *rows = cells or [[]]
+    if not rows or len(set(names)) < len(names) or any(len(row) != len(names) for row in rows):
+        raise BadInput(f"--sweep {word}: expected a line of different keys, then rows of a value for each")
+    return [dict(zip(names, row, strict=True)) for row in rows]

@@ -96,7 +96,7 @@ def run(
             data=data if "data" in given else "",
             sizes={name: value for name, value in sizes.items() if value is not None},
         )
-        options.check_sizes(sizes, asked.sizes.get("online_steps", 0))
+        options.check_sizes(asked.sizes)
         manner = Manner(expanded(Path(results)), not resume, options.lanes(lanes), options.stale(stale), asked.data,
                         tuple(expanded(Path(path)) for path in adopt or ()))  # fmt: skip
         how = "save" if save_plan else "config" if show_config else "time" if timed else "dry" if dry_run else ""

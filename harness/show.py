@@ -55,18 +55,24 @@ def plan(plan: Plan, places: Mapping[str, Whereabouts], manner: Manner, *, timed
     that it reads. With `timed` how long they would take, which is measured."""
     from harness.engines import engine_of
     from harness.outlook import outlook
+    from harness.stale import OUTCOMES, Stale
 
     console = Console(soft_wrap=True, highlight=False)
     if not console.is_terminal:
         console.width = max(console.width, 200)  # a tree cuts its lines
     engine = engine_of(plan.tasks[0].suite)
     todo: list[Program] = []
+    lines: list[str] = []
     for task in plan.tasks:
         known = places[task.name].there
         runs = plan.runs(task, task.load(manner.data).identity if known else "?")
         tree = Tree(f"[bold]{escape(task.name)}[/bold]  data: {escape(places[task.name].text)}")
         trials = [trial for run in runs for trial in run.trials()]
-        made = outlook(trials, manner.results, engine, manner.lanes, nothing=manner.fresh)
+        stale = Stale(manner.results, [] if manner.fresh else trials)
+        if line := stale.line():
+            lines.append(f"{line}; {OUTCOMES[manner.stale]}")
+        gone = stale.gone if manner.stale == "redo" else set()
+        made = outlook(trials, manner.results, engine, manner.lanes, nothing=manner.fresh, gone=gone)
         todo += made.programs
         times = engine.estimate(made.programs, Console(stderr=True)) if timed else {}
         branches: dict[str, Tree] = {}
@@ -82,6 +88,8 @@ def plan(plan: Plan, places: Mapping[str, Whereabouts], manner: Manner, *, timed
         for run, seeds in made.finished.items():
             tree.add(f"[green]finished[/green]: {escape(run.label)}, {seeds_text(seeds)} ({run.fingerprint})")
         console.print(tree)
+    for line in lines:
+        console.print(line, markup=False)
     lanes = sum(len(program.training) for program in todo)
     text = f"to do: {_count(lanes, 'lane')} in {_count(sum(bool(one.training) for one in todo), 'program')}"
     console.print(f"{text}; results: {manner.results}/", markup=False)

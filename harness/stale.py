@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from core.records import StageRecord
@@ -13,6 +13,9 @@ from harness.plan import Lane, Trial
 from harness.session import seeds_text
 from methods.core import BadInput
 
+OUTCOMES = {"": "--stale redo makes it anew, --stale reuse takes what is there", "reuse": "reused", "redo": "made anew"}
+"""What becomes of it, by what --stale says."""
+
 
 class Stale:
     """Of some trials, those that are on record, and their lanes, which other code made: of files that this method
@@ -20,45 +23,48 @@ class Stale:
     is known that they come from elsewhere."""
 
     def __init__(self, results: Path, trials: Sequence[Trial]) -> None:
-        self.files: dict[str, list[Trial]] = {}  # changed file -> trials
+        self.files: set[str] = set()  # that changed
         self.trials: list[Trial] = []
         self.lanes: list[Lane] = []
         self._results = results
+        codes = {method: provenance.code_of(method) for method in {type(trial.run.method) for trial in trials}}
+        reached = {trial: codes[type(trial.run.method)] for trial in trials}
+        chains = {trial: trial.lanes() for trial in trials}
+        records = {trial for trial in trials if self._differ(self._code_of(trial), reached[trial])}
+        made_by = {lane.fingerprint: self._made_by(lane) for chain in chains.values() for lane in chain}
+        # first whatever differs for anybody who asks: all who read it must find it the same
+        changed = {lane.fingerprint for trial, chain in chains.items() for lane in chain
+                   if self._differ(made_by[lane.fingerprint], reached[trial])}  # fmt: skip
         found: dict[str, bool] = {}
-        codes: dict[type, dict[str, str]] = {}
-        for trial in trials:
-            method = type(trial.run.method)
-            if method not in codes:
-                codes[method] = provenance.code_of(method)
-            reached = codes[method]
-            stale = self._stale_record(trial, reached)
-            for lane in trial.lanes():
-                if lane.fingerprint not in found:
-                    mine = self._stale_lane(trial, lane, reached)
-                    found[lane.fingerprint] = mine or any(found.get(one.fingerprint) for one in lane.reads.values())
-                    if found[lane.fingerprint]:
-                        self.lanes.append(lane)
-                stale |= found[lane.fingerprint]
-            if stale:
+        for trial, chain in chains.items():
+            for lane in (lane for lane in chain if lane.fingerprint not in found):
+                before = any(found[one.fingerprint] for one in lane.reads.values())
+                found[lane.fingerprint] = before or lane.fingerprint in changed
+                self.lanes += [lane] * found[lane.fingerprint]
+            if trial in records or any(found[lane.fingerprint] for lane in chain):
                 self.trials.append(trial)
 
-    def _stale_record(self, trial: Trial, reached: dict[str, str]) -> bool:
+    def _code_of(self, trial: Trial) -> Mapping[str, str]:
         with contextlib.suppress(BadInput, OSError):
             if found := record.read_run(trial.folder(self._results)):
-                return self._noted(trial, found.get("code"), reached)
-        return False
+                return found.get("code") or {}
+        return {}
 
-    def _stale_lane(self, trial: Trial, lane: Lane, reached: dict[str, str]) -> bool:
+    def _made_by(self, lane: Lane) -> Mapping[str, str]:
         with contextlib.suppress(BadInput, OSError):
             note = read_record(self._results / "artifacts" / lane.fingerprint / "stage.json", StageRecord)
-            return "adopted_from" not in note and self._noted(trial, note.get("code"), reached)
-        return False
+            return {} if "adopted_from" in note else note.get("code") or {}
+        return {}
 
-    def _noted(self, trial: Trial, made_by: dict[str, str] | None, reached: dict[str, str]) -> bool:
-        files = provenance.changed({file: one for file, one in (made_by or {}).items() if file in reached})
-        for file in files:
-            self.files.setdefault(file, []).append(trial)
+    def _differ(self, made_by: Mapping[str, str], reached: Mapping[str, str]) -> bool:
+        files = provenance.changed({file: one for file, one in made_by.items() if file in reached})
+        self.files.update(files)
         return bool(files)
+
+    @property
+    def gone(self) -> set[Trial | str]:
+        """The trials, and the lanes' fingerprints, that there are not if all of it is made anew."""
+        return {*self.trials, *(lane.fingerprint for lane in self.lanes)}
 
     def line(self) -> str:
         """Names the changed files and whose work it was; "" where nothing is stale."""
