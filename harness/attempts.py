@@ -167,7 +167,7 @@ class Cohort:
 
     def say(self, text: str, seeds: Collection[int] = ()) -> None:
         """A line, for some seeds where it is not all of them."""
-        some = f", {seeds_text(list(seeds))}" if seeds and set(seeds) != set(self.attempts) else ""
+        some = f", {seeds_text(list(seeds))}" if seeds and set(seeds) != set(self.run.settings.seeds) else ""
         self.session.progress.say(f"{self.run.label}{some}: {text}")
 
     def fail(self, error: Exception, seeds: Collection[int] | None = None) -> None:

@@ -36,10 +36,10 @@ class Session:
         self.failed[lane.fingerprint] = why
 
     def why_not(self, lane: Lane) -> str | None:
-        """Why a lane cannot be trained: one that it reads has failed."""
+        """Why a lane cannot be trained: one that it reads, or that came before that one, has failed."""
         for part, before in lane.reads.items():
             if before.fingerprint in self.failed:
-                return f"its {part} failed: {self.failed[before.fingerprint]}"
+                return self.why_not(before) or f"its {part} failed: {self.failed[before.fingerprint]}"
         return None
 
     def columns(
