@@ -137,6 +137,7 @@ class Recorded(TypedDict):
     versions: NotRequired[dict[str, str]]
     git: NotRequired[dict[str, Any]]
     code: NotRequired[dict[str, str]]
+    code_later: NotRequired[dict[str, str]]  # of files that were other ones when the run was gone on with
     device: NotRequired[dict[str, Any]]
     task_options: NotRequired[dict[str, str]]
     online: NotRequired[OnlineRecord | None]
@@ -172,6 +173,7 @@ class StageRecord(TypedDict):
     maker: NotRequired[str]
     git: NotRequired[dict[str, Any] | None]
     code: NotRequired[dict[str, str] | None]
+    code_later: NotRequired[dict[str, str]]  # of files that were other ones when the lane was gone on with
     versions: NotRequired[dict[str, str] | None]
     adopted_from: NotRequired[str]
     files: NotRequired[dict[str, str]]  # SHA-256 of every file of the state, by its path there

@@ -17,9 +17,9 @@ from harness.engine import Engine, Evaluator
 from harness.plan import Lane, RunNode, Trial, describe
 from harness.record import TrialRecord
 from harness.session import Session, seeds_text
-from harness.store import LaneStore
+from harness.store import Artifact
 from harness.table import Table, begin_with, read_rows
-from methods.core import State
+from methods.core import BadInput, State
 from tasks.core import Dataset
 
 TRACEBACK = "traceback.txt"  # in a trial's folder, of a failure that nobody foresaw
@@ -39,6 +39,7 @@ class Attempt:
         (self.folder / TRACEBACK).unlink(missing_ok=True)
         self.code = provenance.code_of(type(trial.run.method))
         self.record = TrialRecord(self.folder, {**describe(trial), "dataset": data, "code": self.code})
+        self.note_lanes()
         self.beside: tuple[int, ...] = tuple(self.record.content.get("beside", ()))  # seeds that are evaluated together
         self.episodes: Table
         self.train: Table
@@ -56,6 +57,7 @@ class Attempt:
         """Ends the trial short of its end, unless it has ended."""
         if self.status == "running":
             self.status = status
+            self.note_lanes()
             self.record.save(status=status, error=error)
 
     def fail(self, error: Exception) -> str:
@@ -122,15 +124,20 @@ class Attempt:
         # of an adopted lane only the final state can be evaluated, so say which evaluations there are
         self.record.save(evaluation_steps=sorted(self.episodes.steps))
 
-    def finish(self, stores: Iterable[LaneStore]) -> None:
-        """Says how each lane came to be, and that the trial is finished."""
-        stages = [
-            {"name": lane.node.stage.name, "fingerprint": lane.fingerprint, "steps": lane.node.stage.steps,
-             **store.provenance(self.signature)}
-            for lane, store in zip(self.lanes, stores, strict=True)
-        ]  # fmt: skip
-        self.record.save(stages=stages, status="finished")
+    def finish(self) -> None:
+        self.note_lanes()
+        self.record.save(status="finished")
         self.status = "finished"
+
+    def note_lanes(self) -> None:
+        """Puts on record how far each lane is, how it came to be and what it took."""
+        stages = []
+        for lane in self.lanes:
+            about = {"name": lane.node.stage.name, "fingerprint": lane.fingerprint, "steps": lane.node.stage.steps}
+            with contextlib.suppress(BadInput, OSError):
+                about |= Artifact(self.session.artifact(lane.fingerprint), lane.identity).provenance(self.signature)
+            stages.append(about)
+        self.record.content["stages"] = stages
 
 
 class Cohort:
@@ -159,8 +166,27 @@ class Cohort:
     def base(self) -> State:
         """The parts that the last stage does not train, of all seeds."""
         if self._base is None:
-            self._base = self.engine.parts(self.session, self.run, self.seeds, self._alive(), last=False)
+            self._base = self.parts(last=False)
         return self._base
+
+    def parts(self, *, last: bool) -> State:
+        """From disk, the parts that the last stage trains, or all the others, `[s, ...]` for the running trials' seeds;
+        those of a trial that cannot be read end it.
+
+        Raises:
+          BadInput: those of the last trial that ran.
+        """
+        while True:
+            seeds = self._alive()
+            try:
+                return self.engine.parts(self.session, self.run, self.seeds, seeds, last=last)
+            except BadInput:
+                for attempt in self.running:
+                    with self.failing_one(attempt):
+                        seed = attempt.trial.seed
+                        self.engine.parts(self.session, self.run, [seed], [seed], last=last)
+                if self._alive() in ([], seeds):
+                    raise
 
     def _alive(self) -> list[int]:
         return [attempt.trial.seed for attempt in self.running]
@@ -187,13 +213,11 @@ class Cohort:
                 raise
             self.fail(error)
 
-    def evaluate(
-        self, step: int, trained: Callable[[Sequence[int]], State], ready: Collection[int], close: bool
-    ) -> None:
+    def evaluate(self, step: int, trained: Callable[[], State], ready: Collection[int], close: bool) -> None:
         """Evaluates the trials that want it after `step` of the record.
 
         Args:
-          trained: the last lane's parts `[s, ...]` of these seeds; what it gives for seeds not among `ready` means
+          trained: the last lane's parts `[s, ...]` of `seeds`; what it gives for those not among `ready` means
             nothing.
           close: whether to end the simulators: those of all who are evaluated by turns would add up.
 
@@ -206,7 +230,7 @@ class Cohort:
         started = time.perf_counter()
         seeds = [attempt.trial.seed for attempt in due]
         with self.session.progress.stage(f"{self.run.label}: evaluation", 1.0, 0.0) as bar:
-            state = {**self.base, **trained(self.seeds)}
+            state = {**self.base, **trained()}
             found = self.evaluator.run(state, step, seeds, stop=self.session.stop, progress=bar.at)
         if close:
             self.evaluator.close()
@@ -232,17 +256,16 @@ class Cohort:
                 raise
             self.fail(error, [attempt.trial.seed])
 
-    def end(self, stores: Callable[[Lane], LaneStore]) -> None:
+    def end(self) -> None:
         """What is recorded of the finished policies."""
         if not self.running:
             return
         with self.failing():
-            alive = self._alive()
-            state = {**self.base, **self.engine.parts(self.session, self.run, self.seeds, alive, last=True)}
+            state = {**self.base, **self.parts(last=True)}
             folders = {attempt.trial.seed: attempt.folder for attempt in self.running}
             self.engine.end(self.session, self.run, self.evaluator, state, folders, self.dataset)
             for attempt in self.running:
-                attempt.finish(stores(lane) for lane in attempt.lanes)
+                attempt.finish()
 
     def close(self) -> None:
         if self._evaluator:
@@ -260,6 +283,19 @@ def cohorts(session: Session, engine: Engine, attempts: Sequence[Attempt], datas
         attempt.record.save(beside=list(attempt.beside))
         groups.setdefault((attempt.trial.run.fingerprint, attempt.beside), []).append(attempt)
     return [Cohort(session, engine, members, dataset) for members in groups.values()]
+
+
+def fail(session: Session, attempts: Sequence[Attempt], error: Exception) -> bool:
+    """Ends all of these that run, with a line a run; returns whether there were any."""
+    runs: dict[str, list[int]] = {}
+    line = ""
+    for attempt in attempts:
+        if attempt.status == "running":
+            line = attempt.fail(error)
+            runs.setdefault(attempt.trial.run.label, []).append(attempt.trial.seed)
+    for label, seeds in runs.items():
+        session.progress.say(f"{label}, {seeds_text(seeds)}: failed: {line}")
+    return bool(runs)
 
 
 def leave(attempts: Iterable[Attempt], status: str, error: str | None = None) -> None:

@@ -20,27 +20,24 @@ from harness.programs import Program
 from harness.record import write_arrays
 from harness.session import Session
 from harness.store import LaneStore
-from harness.train import device_memory, device_summary, least_bytes, take
+from harness.train import device_memory, device_summary, lane_bytes, learned, least_bytes, take
 from harness.training import Training
-from methods.core import Method, State
-from tasks.core import Dataset, RewardTransform
+from methods.core import State
+from tasks.core import Dataset
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-_SHARE = 0.25  # of the device's memory that parameters may take: gradients, activations and batches come on top
-
-
-def learned(method: Method, own: RewardTransform) -> RewardTransform:
-    """What a method learns from of an environment's reward; `own`: the task's own transform."""
-    rewards = method.rewards
-    return (RewardTransform() if rewards.base == "raw" else own).followed_by(rewards.scale, rewards.shift)
+_SHARE = (
+    0.2  # of the device's memory that parts may take: copies of them, gradients, activations and batches come on top
+)
 
 
 class ControlEngine:
     """See `harness.engine.Engine`."""
 
     form = ArrayFormat()
+    side_by_side = True
 
     def device(self) -> Mapping[str, Any]:
         return device_summary()
@@ -52,8 +49,7 @@ class ControlEngine:
         return least_bytes(run.method, seeds)
 
     def most_lanes(self, lane: Lane) -> int:
-        each = max(least_bytes(lane.method, 1), 1.0)
-        return max(1, int(_SHARE * (device_memory() or host_memory()) / each))
+        return max(1, int(_SHARE * (device_memory() or host_memory()) / lane_bytes(lane.method)))
 
     def about(self, run: RunNode, dataset: Dataset) -> Mapping[str, Any]:
         return {"reward": asdict(learned(run.method, dataset.reward))}
@@ -74,11 +70,12 @@ class ControlEngine:
     def _of_seed(self, session: Session, run: RunNode, seed: int, like: State, last: bool) -> State:
         lanes = run.lanes(seed)
         trained = lanes[-1].node.stage.trains
-        made_by = {part: lane for lane in lanes for part in lane.node.stage.trains if (part in trained) == last}
         found: State = {}
-        for part, lane in made_by.items():
-            store = LaneStore(session.artifact(lane.fingerprint), lane.identity, self.form)
-            found |= fitted(store.load(), {part: like[part]}, str(store.folder))
+        for lane in lanes:  # of a part that a later lane goes on with, the later one's
+            parts = {part: like[part] for part in lane.node.stage.trains if (part in trained) == last}
+            if parts and (lane is lanes[-1]) == last:
+                store = LaneStore(session.artifact(lane.fingerprint), lane.identity, self.form)
+                found |= fitted(store.load(), parts, str(store.folder))
         return found
 
     def work(

@@ -18,6 +18,7 @@ from tasks.simulation.simulators import SimulatorError
 STORAGE = {errno.ENOSPC: "is full", errno.EDQUOT: "is over quota", errno.EROFS: "is read-only",
            errno.EACCES: "is not writable", errno.EPERM: "is not writable",
            errno.ENOTDIR: "is not a folder", errno.EEXIST: "is not a folder",
+           errno.EMFILE: "needs more open files than are allowed (ulimit -n)",
            errno.EFBIG: "may not have files as large as are needed (ulimit -f)"}  # fmt: skip
 """What keeps every run from writing its records, by the system's number."""
 

@@ -50,6 +50,10 @@ class Engine(Protocol):
     def device(self) -> Mapping[str, Any]:
         """Which device computes, for the record. Raises: BadInput where the one that is asked for is not there."""
 
+    @property
+    def side_by_side(self) -> bool:
+        """Whether a program may hold more than one lane."""
+
     def memory(self) -> float | None:
         """Bytes on the device that computes, where it has its own."""
 

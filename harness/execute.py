@@ -16,25 +16,29 @@ from pathlib import Path
 
 from core.files import read_plain, write_lines
 from harness import provenance, record
-from harness.attempts import Attempt, Cohort, cohorts, leave
+from harness.attempts import Attempt, cohorts, fail, leave
 from harness.config import RunSettings
 from harness.ending import Interrupted, is_of_one_run, summary
 from harness.engine import Engine
 from harness.engines import engine_of
-from harness.outlook import outlook, status
 from harness.plan import Lane, RunNode, Trial
-from harness.programs import Program, order
+from harness.programs import Program, Stored, grouped, order
+from harness.remaining import most_lanes, on_disk, remaining, status
 from harness.session import Session, seeds_text
 from harness.stale import OUTCOMES, Stale
-from harness.store import Artifact, Author, LaneStore
+from harness.store import Author, LaneStore
 from methods.core import BadInput
 from tasks.core import Dataset
 
 _UNFINISHED = ("failed", "busy", "waiting", "running")  # from the worst
 
 
+class StaleCode(BadInput):
+    """Some of what is there was made by other code, and nobody said what to do with it."""
+
+
 @dataclass(frozen=True)
-class Work:
+class Common:
     """What the programs of one task have in common."""
 
     dataset: Dataset
@@ -43,7 +47,7 @@ class Work:
     authors: Mapping[str, Author]  # of each lane, by fingerprint: the first run that asks for it
 
     @classmethod
-    def of(cls, runs: Sequence[RunNode], dataset: Dataset) -> Work:
+    def of(cls, runs: Sequence[RunNode], dataset: Dataset) -> Common:
         authors: dict[str, Author] = {}
         for run in runs:
             author = Author(f"{run.label} ({run.fingerprint})", provenance.code_of(type(run.method)))
@@ -68,17 +72,18 @@ class Executor:
         """Carries all runs to their ends, or as far as they get; returns their statuses.
 
         Raises:
-          BadInput: some of what is there was made by other code, and nobody said what to do with it.
+          StaleCode: see there.
           Interrupted: the user asked to stop; everything is saved.
         """
-        common = Work.of(runs, dataset)
+        common = Common.of(runs, dataset)
+        self.session.shared.clear()  # of another task
         statuses: dict[Trial, str] = {}
         trials = [trial for run in runs for trial in run.trials()]
         if fresh:
             trials = self._forget_all(runs, statuses)
         else:
             self._settle(Stale(self.session.results, trials))
-        ahead = outlook(trials, self.session.results, common.engine, self.lanes)
+        ahead = remaining(trials, self.session.results, common.engine, self.lanes)
         for run, seeds in ahead.finished.items():
             statuses |= {Trial(run, seed): "finished" for seed in seeds}
             some = f", {seeds_text(seeds)}" if len(seeds) < len(run.settings.seeds) else ""
@@ -104,7 +109,7 @@ class Executor:
 
     # one program
 
-    def _carry_out(self, program: Program, common: Work) -> dict[Trial, str]:
+    def _carry_out(self, program: Program, common: Common) -> dict[Trial, str]:
         """Carries a program to its end; returns what became of its trials."""
         if self.session.stop():
             raise Interrupted
@@ -122,69 +127,83 @@ class Executor:
             except Exception as error:
                 if not is_of_one_run(error):
                     raise
-                self._failed(program, attempts, error)
+                self._failed(program.lanes, attempts, error)
         return statuses | {attempt.trial: attempt.status for attempt in attempts}
 
-    def _failed(self, program: Program, attempts: Sequence[Attempt], error: Exception) -> None:
-        """A program that cannot be carried out ends all its lanes and trials."""
-        for lane in program.lanes:
-            if not self._stands(lane):
-                self.session.failed.setdefault(lane.fingerprint, summary(error))
-        lines = [(attempt, attempt.fail(error)) for attempt in attempts if attempt.status == "running"]
-        for run in dict.fromkeys(attempt.trial.run.label for attempt, _ in lines):
-            mine = [(attempt, line) for attempt, line in lines if attempt.trial.run.label == run]
-            seeds = [attempt.trial.seed for attempt, _ in mine]
-            self.session.progress.say(f"{run}, {seeds_text(seeds)}: failed: {mine[0][1]}")
-        if not lines:
-            seeds = [lane.seed for lane in program.lanes]
-            self.session.progress.say(f"{program.first.label}, {seeds_text(seeds)}: failed: {summary(error)}")
+    def _failed(self, lanes: Sequence[Lane], attempts: Sequence[Attempt], error: Exception) -> None:
+        """What cannot be carried out ends its lanes, unless they are finished, and its trials."""
+        lost = [lane for lane in lanes if not self._stored(lane).finished]
+        for lane in lost:
+            self.session.fail(lane, summary(error))
+        ended = fail(self.session, attempts, error)
+        if lost and not ended:
+            seeds = [lane.seed for lane in lost]
+            self.session.progress.say(f"{lost[0].label}, {seeds_text(seeds)}: failed: {summary(error)}")
 
-    def _stands(self, lane: Lane) -> bool:
-        with contextlib.suppress(BadInput, OSError):
-            return Artifact(self.session.artifact(lane.fingerprint), lane.identity).finished
-        return False
+    def _stored(self, lane: Lane) -> Stored:
+        return on_disk(lane, self.session.results)
 
-    def _work(self, program: Program, attempts: Sequence[Attempt], common: Work, locks: contextlib.ExitStack) -> None:
-        groups = cohorts(self.session, common.engine, attempts, common.dataset)
-        able = self._able(program, groups)
-        if not able.lanes:
-            return
-        opened = self._open(able, common, locks)
+    def _work(self, program: Program, attempts: Sequence[Attempt], common: Common, locks: contextlib.ExitStack) -> None:
+        lanes = self._trainable(program, attempts)
+        opened = self._open(lanes, attempts, common, locks)
 
         def stores(lane: Lane) -> LaneStore:
             return opened.get(lane.fingerprint) or self.store(lane, common.engine)
 
-        for group in groups:
-            locks.callback(group.close)
-        common.engine.work(self.session, able, stores, groups, common.dataset, common.settings).finish()
-        for group in groups:
-            group.end(stores)
+        running = {attempt.trial: attempt for attempt in attempts if attempt.status == "running"}
+        mine = [lane for lane in lanes if lane.fingerprint in opened]
+        # looked at again: another process may have gone on with them until a moment ago
+        for piece in grouped(mine, list(running), program.needed, self._stored, most_lanes(common.engine, self.lanes)):
+            groups = cohorts(self.session, common.engine, [running[trial] for trial in piece.trials], common.dataset)
+            try:
+                common.engine.work(self.session, piece, stores, groups, common.dataset, common.settings).finish()
+                for group in groups:
+                    group.end()
+            finally:
+                for group in groups:
+                    group.close()
 
-    def _able(self, program: Program, groups: Sequence[Cohort]) -> Program:
-        """The program without the lanes that nobody here asks for (another process carries their trials out), and
+    def _trainable(self, program: Program, attempts: Sequence[Attempt]) -> list[Lane]:
+        """The program's lanes without those that nobody here asks for (another process carries their trials out), and
         those that cannot be trained, as one that they read has failed."""
-        why = {lane.fingerprint: line for lane in program.lanes if (line := self.session.why_not(lane))}
-        for fingerprint, line in why.items():
-            self.session.failed[fingerprint] = line
-            for group in groups:
-                failing = [one.trial.seed for one in group.running if one.last.fingerprint == fingerprint]
-                if failing:
-                    group.fail(BadInput(line), failing)
-        asked = {attempt.last.fingerprint for group in groups for attempt in group.running}
-        return program.only((program.needed | asked) - why.keys())
+        asked = {attempt.last.fingerprint for attempt in attempts} | program.needed
+        lanes = []
+        for attempt in attempts:  # it may act with what its last lane does not read
+            if why := self.session.why_not(attempt.lanes):
+                fail(self.session, [attempt], BadInput(f"its {why}"))
+        for lane in program.lanes:
+            if why := self.session.why_not(lane.reads.values()):
+                self.session.failed[lane.fingerprint] = why
+                if not fail(self.session, self._ending(attempts, lane), BadInput(f"its {why}")):
+                    self.session.progress.say(f"{lane.label}, seed {lane.seed}: failed: its {why}")
+            elif lane.fingerprint in asked:
+                lanes.append(lane)
+        return lanes
 
-    def _open(self, program: Program, common: Work, locks: contextlib.ExitStack) -> dict[str, LaneStore]:
+    def _ending(self, attempts: Sequence[Attempt], lane: Lane) -> list[Attempt]:
+        """The trials that end with a lane."""
+        return [one for one in attempts if one.status == "running" and one.last.fingerprint == lane.fingerprint]
+
+    def _open(
+        self, lanes: Sequence[Lane], attempts: Sequence[Attempt], common: Common, locks: contextlib.ExitStack
+    ) -> dict[str, LaneStore]:
         """The lanes' stores, locked: one after the other in an order that all processes keep, so that none waits for
-        one that waits for it."""
+        one that waits for it. A lane whose folder is damaged fails alone."""
         stores = {}
-        for lane in sorted(program.lanes, key=lambda lane: lane.fingerprint):
+        for lane in sorted(lanes, key=lambda lane: lane.fingerprint):
             folder = self.session.artifact(lane.fingerprint)
             locks.enter_context(record.locked(folder, wait=self._wait(lane)))
-            stores[lane.fingerprint] = self.store(lane, common.engine, common.authors[lane.fingerprint])
-            stores[lane.fingerprint].tidy()
+            store = self.store(lane, common.engine, common.authors[lane.fingerprint])
+            try:
+                store.tidy()
+                stores[lane.fingerprint] = store
+            except Exception as error:
+                if not is_of_one_run(error):
+                    raise
+                self._failed([lane], self._ending(attempts, lane), error)
         return stores
 
-    def _begun(self, trial: Trial, common: Work, locks: contextlib.ExitStack) -> Attempt | str:
+    def _begun(self, trial: Trial, common: Common, locks: contextlib.ExitStack) -> Attempt | str:
         """The trial, its folder locked, or the status that it is left with."""
         folder = trial.folder(self.session.results)
         try:
@@ -230,7 +249,7 @@ class Executor:
             return
         line = f"{found}; {OUTCOMES[self.stale]}"
         if not self.stale:
-            raise BadInput(line)
+            raise StaleCode(line)
         if self.stale == "redo":
             try:
                 self._forget(stale.trials, stale.lanes)
@@ -267,6 +286,9 @@ class Executor:
         with contextlib.ExitStack() as locks:
             for folder in folders:
                 locks.enter_context(record.locked(folder))
+            for folder in folders:
+                for note in ("run.json", "stage.json"):  # first: what is left of a killed deletion counts for nothing
+                    (folder / note).unlink(missing_ok=True)
             for folder in folders:
                 shutil.rmtree(folder)
         self.forgotten |= set(wanted)

@@ -13,6 +13,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,7 @@ class LanguageEngine:
     """See `harness.engine.Engine`."""
 
     form = TensorFormat()
+    side_by_side = False
 
     def __init__(self) -> None:
         pin_torch()
@@ -168,14 +170,8 @@ class LanguageTraining:
         for cohort in self.cohorts:
             with cohort.failing():
                 ready = [attempt.trial.seed for attempt in cohort.running]
-                cohort.evaluate(
-                    self.lane.node.first + self.stage.steps,
-                    lambda seeds, cohort=cohort, ready=ready: self._parts(cohort, seeds, ready),  # type: ignore[misc]
-                    ready, len(self.cohorts) > 1,
-                )  # fmt: skip
-
-    def _parts(self, cohort: Cohort, seeds: Sequence[int], ready: Sequence[int]) -> State:
-        return cohort.engine.parts(self.session, cohort.run, seeds, ready, last=True)
+                cohort.evaluate(self.lane.node.first + self.stage.steps, partial(cohort.parts, last=True), ready,
+                                len(self.cohorts) > 1)  # fmt: skip
 
     def _context(self) -> Context:
         lane = self.lane

@@ -86,7 +86,7 @@ class Lane:
     def structure(self) -> tuple[Any, ...]:
         """Equal for lanes on one dataset that one compiled program can train side by side."""
         shape = {key: self.identity[key] for key in ("task", "spec", "stage", "trains", "steps", "rule")}
-        return (type(self.method).__name__, self.node.number, repr(shape), structure(self.method.config),
+        return (type(self.method), self.node.number, repr(shape), structure(self.method.config),
                 self.method.rewards, self.node.online, self.depth)  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from typing import Any, NamedTuple
 
@@ -31,17 +31,10 @@ class Program:
     trials: tuple[Trial, ...]  # whose last lane is among them
     needed: frozenset[str] = frozenset()  # fingerprints of lanes that others read
     done: bool = False  # whether the lanes are finished, and only evaluations are to do
-    begun: bool = False  # whether the batch is that of an earlier command, in which every place is kept
 
     @property
     def lanes(self) -> list[Lane]:
         return [slot.lane for slot in self.slots if slot.lane]
-
-    def only(self, wanted: Collection[str]) -> Program:
-        """The program for these lanes, by fingerprint."""
-        slots = [Slot(slot.fingerprint, slot.lane if slot.fingerprint in wanted else None) for slot in self.slots]
-        kept = tuple(slot for slot in slots if slot.lane or self.begun)
-        return replace(self, slots=kept, needed=self.needed & frozenset(wanted))
 
     @property
     def training(self) -> list[Lane]:
@@ -58,7 +51,8 @@ class Stored(NamedTuple):
     """What is on disk of a lane."""
 
     finished: bool = False
-    batch: tuple[str, ...] = ()  # of one that was begun
+    batch: tuple[str, ...] = ()  # that it was begun in
+    steps: tuple[int, ...] = ()  # of which its state is there
 
 
 def programs(trials: Sequence[Trial], stored: Callable[[Lane], Stored], most: Callable[[Lane], int]) -> list[Program]:
@@ -68,30 +62,57 @@ def programs(trials: Sequence[Trial], stored: Callable[[Lane], Stored], most: Ca
       stored: what there is of a lane.
       most: how many lanes like this one may train side by side.
     """
-    ends: dict[str, list[Trial]] = {}
     lanes: dict[str, Lane] = {}
     for trial in trials:
-        chain = trial.lanes()
-        lanes |= {lane.fingerprint: lane for lane in chain if lane.fingerprint not in lanes}
-        ends.setdefault(chain[-1].fingerprint, []).append(trial)
-    found = {fingerprint: stored(lane) for fingerprint, lane in lanes.items()}
-    needed = frozenset(one.fingerprint for lane in lanes.values() for one in lane.reads.values())
+        lanes |= {lane.fingerprint: lane for lane in trial.lanes() if lane.fingerprint not in lanes}
+    needed = {one.fingerprint for lane in lanes.values() for one in lane.reads.values()}
+    return grouped(list(lanes.values()), trials, needed, stored, most)
+
+
+def grouped(
+    lanes: Sequence[Lane], trials: Sequence[Trial], needed: Collection[str], stored: Callable[[Lane], Stored],
+    most: Callable[[Lane], int],
+) -> list[Program]:  # fmt: skip
+    """The same for lanes that are looked up already. `needed`: fingerprints of those that others read.
+
+    Lanes that were begun side by side, but go on from different steps, are programs of their own, in which the others
+    hold their places.
+    """
+    ends: dict[str, list[Trial]] = {}
+    for trial in trials:
+        ends.setdefault(trial.lanes()[-1].fingerprint, []).append(trial)
+    found = {lane.fingerprint: stored(lane) for lane in lanes}
+    # a process that was killed as it began may have noted the batch of some of its lanes alone
+    batches = {one: there.batch for there in found.values() if not there.finished for one in there.batch}
     groups: dict[Any, list[Lane]] = {}
-    for fingerprint, lane in lanes.items():
-        there = found[fingerprint]
-        if not there.finished or fingerprint in ends:
-            key = (lane.structure, there.finished, () if there.finished else there.batch)
-            groups.setdefault(key, []).append(lane)
+    for lane in lanes:
+        there = found[lane.fingerprint]
+        if not there.finished or lane.fingerprint in ends:
+            batch = () if there.finished else batches.get(lane.fingerprint, ())
+            groups.setdefault((lane.structure, there.finished, batch), []).append(lane)
     made = []
     for (_, finished, batch), members in groups.items():
-        size = len(members) if finished else most(members[0])
-        pieces = [batch] if batch else _cut([lane.fingerprint for lane in members], size)
         asked = {lane.fingerprint: lane for lane in members}
-        for piece in pieces:
-            slots = tuple(Slot(one, asked.get(one)) for one in piece)
-            watching = tuple(trial for one in piece if one in asked for trial in ends.get(one, ()))
-            made.append(Program(slots, watching, needed & asked.keys() & set(piece), finished, bool(batch)))
+        if batch:
+            parts = _in_step({one: found[one].steps or (0,) for one in asked})
+            pieces = [tuple(Slot(one, asked[one] if one in part else None) for one in batch) for part in parts]
+        else:
+            pieces = [tuple(Slot(one, asked[one]) for one in part) for part in _cut(list(asked), most(members[0]))]
+        for slots in pieces:
+            mine = [slot.fingerprint for slot in slots if slot.lane]
+            watching = tuple(trial for one in mine for trial in ends.get(one, ()))
+            made.append(Program(slots, watching, frozenset(needed).intersection(mine), finished))
     return made
+
+
+def _in_step(steps: Mapping[str, Sequence[int]]) -> list[set[str]]:
+    """Lanes by steps of which their states are there, parted into those that can go on from one step together."""
+    left, parts = dict(steps), []
+    while left:
+        common = min(max(there) for there in left.values())
+        parts.append({one for one, there in left.items() if common in there})
+        left = {one: there for one, there in left.items() if one not in parts[-1]}
+    return parts
 
 
 def _cut(items: Sequence[str], size: int) -> list[tuple[str, ...]]:
@@ -102,8 +123,8 @@ def _cut(items: Sequence[str], size: int) -> list[tuple[str, ...]]:
 
 
 def order(made: Sequence[Program]) -> TopologicalSorter[int]:
-    """Hands out the numbers of programs whose lanes read nothing that is still to be trained. A trial that goes on
-    online from another comes after that one's evaluation."""
+    """Hands out the numbers of programs whose lanes read nothing that is still to be trained, and whose trials act with
+    nothing that is. A trial that goes on online from another comes after that one's evaluation."""
     trains = {lane.fingerprint: number for number, program in enumerate(made) for lane in program.lanes}
     evaluates: Mapping[tuple[str, int], int] = {
         (trial.run.fingerprint, trial.seed): number for number, program in enumerate(made) for trial in program.trials
@@ -111,6 +132,7 @@ def order(made: Sequence[Program]) -> TopologicalSorter[int]:
     sorter: TopologicalSorter[int] = TopologicalSorter()
     for number, program in enumerate(made):
         reads = {one.fingerprint for lane in program.lanes for one in lane.reads.values()}
+        reads |= {lane.fingerprint for trial in program.trials for lane in trial.lanes()[:-1]}
         before = {trains[one] for one in reads if one in trains}
         earlier = [trial.before for trial in program.trials if trial.before]
         keys = [(trial.run.fingerprint, trial.seed) for trial in earlier]

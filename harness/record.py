@@ -99,6 +99,10 @@ class TrialRecord:
         """What was wrong with the record of earlier sessions, and where that is kept now."""
         before = self._before()
         kept = {key: before[key] for key in ("evaluation_steps", "stages", "beside") if key in before}
+        if before.get("evaluation_steps"):  # whose rows the code of then made
+            kept["code"] = before.get("code", {})
+            later = {**before.get("code_later", {}), **(content["code"] if content["code"] != kept["code"] else {})}
+            kept |= {"code_later": later} if later else {}
         self.content = {
             "schema": SCHEMA, "format": FORMAT, **content, **kept, "status": "running", "error": None,
             "versions": versions(), "git": git_state(), "wall_clock_s": before.get("wall_clock_s", {}),

@@ -5,6 +5,8 @@ python -m harness.run --methods vgf,fql --suite ogbench
 
 from __future__ import annotations
 
+import contextlib
+import resource
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -183,12 +185,13 @@ def _carry_out(plan: Plan, per_task: int, manner: Manner, adopted: Sequence[Adop
 
     A task whose data cannot be had is passed over with a line, unless none can.
     """
-    from harness.execute import Executor
+    from harness.execute import Executor, StaleCode
     from harness.progress import Progress
     from harness.record import write_arrays
     from harness.session import Session
 
     statuses: list[str] = []
+    _allow_open_files()
     resuming = "the same command continues" + (", without --fresh" if manner.fresh else "")
     with Progress(console) as progress:
         session = Session(manner.results, progress)
@@ -212,13 +215,25 @@ def _carry_out(plan: Plan, per_task: int, manner: Manner, adopted: Sequence[Adop
             try:
                 with session.stop.listening():
                     statuses += executor.run(runs, dataset, fresh=manner.fresh)
+            except StaleCode as error:
+                if len(plan.tasks) == 1:
+                    raise
+                progress.say(f"error: {task.name}: passed over: {error}")
+                statuses += ["stale"] * per_task
             except Interrupted:
                 progress.say(f"stopped; {resuming}")
                 return 130
     unfinished = len(statuses) - statuses.count("finished")
     console.print(f"{statuses.count('finished')} of {len(statuses)} runs finished; records in {manner.results}/",
                   markup=False, highlight=False, soft_wrap=True)  # fmt: skip
-    return 1 if unfinished else 0
+    return 2 if "stale" in statuses else 1 if unfinished else 0
+
+
+def _allow_open_files() -> None:
+    """As many as this user may have: a program of many lanes holds a lock for each, and one for its record."""
+    with contextlib.suppress(ValueError, OSError):
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _adopt(adopted: Sequence[Adopted], runs: list[RunNode], executor: Any, *, fresh: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -33,14 +33,11 @@ class Session:
         return self.results / "artifacts" / fingerprint
 
     def fail(self, lane: Lane, why: str) -> None:
-        self.failed[lane.fingerprint] = why
+        self.failed.setdefault(lane.fingerprint, f"{lane.node.stage.name} failed: {why}")
 
-    def why_not(self, lane: Lane) -> str | None:
-        """Why a lane cannot be trained: one that it reads, or that came before that one, has failed."""
-        for part, before in lane.reads.items():
-            if before.fingerprint in self.failed:
-                return self.why_not(before) or f"its {part} failed: {self.failed[before.fingerprint]}"
-        return None
+    def why_not(self, lanes: Iterable[Lane]) -> str | None:
+        """Which of these lanes failed, and of what; of one that another took with it, that one."""
+        return next((self.failed[lane.fingerprint] for lane in lanes if lane.fingerprint in self.failed), None)
 
     def columns(
         self, dataset: Dataset, fields: frozenset[str], to_device: Callable[..., Any], reward: RewardTransform

@@ -54,7 +54,7 @@ def plan(plan: Plan, places: Mapping[str, Whereabouts], manner: Manner, *, timed
     """What of a plan is finished and what is to do: runs, then programs with their lanes, each under the last of those
     that it reads. With `timed` how long they would take, which is measured."""
     from harness.engines import engine_of
-    from harness.outlook import outlook
+    from harness.remaining import remaining
     from harness.stale import OUTCOMES, Stale
 
     console = Console(soft_wrap=True, highlight=False)
@@ -72,7 +72,7 @@ def plan(plan: Plan, places: Mapping[str, Whereabouts], manner: Manner, *, timed
         if line := stale.line():
             lines.append(f"{line}; {OUTCOMES[manner.stale]}")
         gone = stale.gone if manner.stale == "redo" else set()
-        made = outlook(trials, manner.results, engine, manner.lanes, nothing=manner.fresh, gone=gone)
+        made = remaining(trials, manner.results, engine, manner.lanes, nothing=manner.fresh, gone=gone)
         todo += made.programs
         times = engine.estimate(made.programs, Console(stderr=True)) if timed else {}
         branches: dict[str, Tree] = {}

@@ -46,7 +46,8 @@ class Stale:
 
     def _code_of(self, trial: Trial) -> Mapping[str, str]:
         with contextlib.suppress(BadInput, OSError):
-            if found := record.read_run(trial.folder(self._results)):
+            found = record.read_run(trial.folder(self._results))
+            if found and found.get("evaluation_steps"):  # else it holds nothing that code made
                 return found.get("code") or {}
         return {}
 

@@ -58,6 +58,8 @@ class Artifact:
         """`identity`: what the fingerprint was made of."""
         self.folder = folder
         self.identity = json.loads(json.dumps(dict(identity)))
+        self._note: StageRecord | None = None
+        self._read = False  # whether `_note` is what stands in stage.json
 
     @property
     def state(self) -> Path:
@@ -73,7 +75,11 @@ class Artifact:
         Raises:
           BadInput: it is damaged, or says that the lane is finished before its end.
         """
-        path = self.folder / "stage.json"
+        if not self._read:
+            self._note, self._read = self._read_note(self.folder / "stage.json"), True
+        return self._note
+
+    def _read_note(self, path: Path) -> StageRecord | None:
         try:
             note = records.read(path, StageRecord)
         except (FileNotFoundError, NotADirectoryError):
@@ -144,7 +150,7 @@ class Artifact:
                 if digest(path) != files.get(one):
                     raise BadInput(f"{path} is damaged (its SHA-256 is not the stored one); {ANEW}")
             except FileNotFoundError:
-                raise BadInput(f"{path} is missing; {ANEW}") from None
+                raise BadInput(f"{path} is missing: removed, or never trained; the same command trains it") from None
             except OSError as error:
                 raise BadInput(f"{path}: the stored parts cannot be read ({reason(error)}); {ANEW}") from None
 
@@ -168,13 +174,26 @@ class LaneStore(Artifact):
         self.form, self.author = form, author
 
     def tidy(self) -> None:
-        """Removes what processes that were killed left: drafts, and states that were not noted."""
+        """Removes what processes that were killed left: drafts, states that were not noted, and of a finished lane
+        those before its last.
+
+        Raises:
+          BadInput: the note is damaged.
+          OSError: something there cannot be removed.
+        """
         noted = self.files
         for folder in (self.folder, self.state):
             sweep(folder, alone=True)
         for path in self.state.iterdir() if self.state.is_dir() else ():
             if path.name not in noted and re.fullmatch(r"\d+\.safetensors", path.name):
                 path.unlink()
+        if self.finished:
+            self.prune()
+
+    def begin(self, batch: Sequence[str]) -> None:
+        """Notes which lanes are begun side by side, before the first of them has a state."""
+        if not self.note:
+            self._write(0, {}, batch, finished=False, seconds=0.0)
 
     def save(
         self, step: int, parts: Mapping[str, Any], *, finished: bool = False, seconds: float = 0.0,
@@ -189,24 +208,38 @@ class LaneStore(Artifact):
           BadInput: what is on disk is not what was saved.
           OSError: the disk is full, ...
         """
-        files, name, path = self.files, _name(step), self.path(step)
-        if name not in files or not path.is_file():
+        there = {_name(one) for one in self.steps}
+        files = {name: sha256 for name, sha256 in self.files.items() if name in there}
+        name, path = _name(step), self.path(step)
+        if name not in files:
             with draft(path) as temporary, _storage(path):
                 self.form.write(temporary, parts)
                 files[name] = digest(temporary)
         if finished and not self.form.same(self.form.read(path), parts):
             raise BadInput(f"{path}: was saved, but reads as something else")
-        note = self.note
-        total = (note.get("seconds", 0.0) if note else 0.0) + seconds
+        self._write(step, files, batch, finished=finished, seconds=seconds)
+
+    def _write(
+        self, step: int, files: Mapping[str, str], batch: Sequence[str], *, finished: bool, seconds: float
+    ) -> None:
+        """stage.json. Who began the lane, and by which code, stays; code that went on with it is noted beside."""
+        before: Mapping[str, Any] = self.note or {}
+        code = dict(self.author.code)
+        begun = before.get("code") if before.get("files") else None
+        later = {**(before.get("code_later") or {}), **(code if begun not in (None, code) else {})}
+        total = before.get("seconds", 0.0) + seconds
         write_json(self.folder / "stage.json", {
-            "finished": finished, "step": step, "seconds": round(total, 3), "maker": self.author.label,
-            "git": git_state(), "code": dict(self.author.code), "versions": versions(), "files": files,
+            "finished": finished, "step": step, "seconds": round(total, 3),
+            "maker": before.get("maker", self.author.label), "git": git_state(), "code": begun or code,
+            **({"code_later": later} if later else {}), "versions": versions(), "files": dict(files),
             "batch": list(batch), "identity": self.identity})  # fmt: skip
+        self._read = False
 
     def prune(self) -> None:
-        """Removes the states of other steps than the one that counts."""
+        """Removes the states of other steps than the one that counts. Raises: OSError."""
+        current = self.current
         for step in self.steps:
-            if step != self.current:
+            if step != current:
                 self.path(step).unlink()
 
     def go_back(self, step: int) -> None:

@@ -26,6 +26,7 @@ from harness.ending import NotFinite
 from harness.numerics import flags
 from methods.core import Array, BadInput, Columns, Key, Method, Stage, State, leaves
 from methods.learner import part_key
+from tasks.core import RewardTransform
 
 PREPARE_ROWS = 2048  # transitions a chunk of `Stage.prepare`
 
@@ -298,7 +299,8 @@ def _check_fits(program: Any, stage: str) -> None:
     needs = program.memory_analysis()
     there = device_memory() or host_memory()
     if needs and (least := float(needs.temp_size_in_bytes + needs.argument_size_in_bytes)) > there:
-        raise BadInput(f"stage {stage}: out of memory: its program takes {amount(least)}, and there is {amount(there)}")
+        raise BadInput(f"stage {stage}: out of memory: its program takes {amount(least)}, and there is {amount(there)}"
+                       f"; --lanes N trains fewer seeds and settings side by side")  # fmt: skip
 
 
 def device_memory() -> float | None:
@@ -314,6 +316,18 @@ def _device() -> jax.Device:
         raise BadInput(f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: {why}") from None
 
 
+def learned(method: Method, own: RewardTransform) -> RewardTransform:
+    """What a method learns from of an environment's reward; `own`: the task's own transform."""
+    rewards = method.rewards
+    return (RewardTransform() if rewards.base == "raw" else own).followed_by(rewards.scale, rewards.shift)
+
+
+def lane_bytes(method: Method) -> float:
+    """Bytes of a lane's parts: parameters, targets and the optimisers' averages."""
+    parts = jax.eval_shape(method.init, jax.eval_shape(lambda: jax.random.key(0)))
+    return float(sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(parts)))
+
+
 def least_bytes(method: Method, seeds: int) -> float:
     """Bytes that the parts of so many seeds take at least. They are counted, which takes a while, only where they might
     be too many; else one network stands for all."""
@@ -324,8 +338,7 @@ def least_bytes(method: Method, seeds: int) -> float:
     )
     if seeds * network * _COPIES < (device_memory() or host_memory()):
         return seeds * network
-    parts = jax.eval_shape(method.init, jax.eval_shape(lambda: jax.random.key(0)))
-    return float(seeds * sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(parts)))
+    return seeds * lane_bytes(method)
 
 
 _COPIES = 100  # more than any method has of a network: ensembles, targets, Adam's averages

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ import numpy as np
 
 from harness.arrays import fitted, single, stacked
 from harness.attempts import Cohort
-from harness.ending import Interrupted, summary
+from harness.ending import Interrupted, is_of_one_run, summary
 from harness.plan import Lane
 from harness.programs import Program
 from harness.session import Session
@@ -44,6 +45,8 @@ class Training:
         self.live: dict[int, Lane] = {  # the lanes that train, by their places
             self.places[lane.fingerprint]: lane for lane in program.lanes if not finished[lane.fingerprint]
         }
+        self.batch = [slot.fingerprint for slot in program.slots]
+        self.rows: dict[int, list[dict[str, Any]]] = {}  # of train.csv, by place, since the last save
         self.step = self._common_step()
         self.algorithm = Algorithm(program.first.method, self.node.number)
         self.lanes = self._lanes()
@@ -74,35 +77,46 @@ class Training:
 
     def finish(self) -> None:
         """Trains and evaluates to the stage's end, saving on the way. What fails is a lane and its trials."""
-        if self.live:
-            self._train(self._begin())
+        if self.live and (state := self._begin()):
+            self._train(state)
         for cohort in self.cohorts:  # of lanes that were finished before
             with cohort.failing():
-                cohort.evaluate(self._last, lambda seeds, cohort=cohort: self._stored(cohort, seeds),  # type: ignore[misc]
-                                self._ready(cohort), self._shared)  # fmt: skip
+                cohort.evaluate(self._last, partial(cohort.parts, last=True), self._ready(cohort), self._shared)
 
     # the state
 
     def _begin(self) -> State:
-        """The parts that the stage trains or reads, `[l, ...]`, as they are after `step`."""
+        """The parts that the stage trains or reads, `[l, ...]`, as they are after `step`; {} if no lane has them.
+        Places that do not train are held by copies of one that does."""
         method = self.program.first.method
         like = jax.eval_shape(method.init, jax.eval_shape(lambda: jax.random.key(0)))
-        filler = next(iter(self.live.values()))
-        lanes = [self.live.get(place, filler) for place in range(len(self.program.slots))]
-        read = {lane.fingerprint: self._read(lane, like) for lane in self.live.values()}
-        before = stacked([read[lane.fingerprint] for lane in lanes]) if filler.reads else {}
-        if not self.step:
-            return self._started(before)
         shapes = self._like({name: part for name, part in like.items() if name in self.stage.trains})
-        stored = {lane.fingerprint: self._load(lane, shapes) for lane in self.live.values()}
-        return {**before, **stacked([stored[lane.fingerprint] for lane in lanes])}
+        found = self._each(lambda lane: {**self._read(lane, like), **(self._load(lane, shapes) if self.step else {})})
+        if not found:
+            return {}
+        filler = next(iter(found.values()))
+        state = stacked([found.get(place, filler) for place in range(len(self.program.slots))]) if filler else {}
+        return state if self.step else self._started(state)
+
+    def _each(self, do: Callable[[Lane], State]) -> dict[int, State]:
+        """What `do` finds for each lane that trains, by its place. A lane for which it fails does so alone."""
+        found = {}
+        for place, lane in list(self.live.items()):
+            try:
+                found[place] = do(lane)
+            except Exception as error:
+                if not is_of_one_run(error):
+                    raise
+                self._fail(place, error)
+        return found
 
     def _read(self, lane: Lane, like: State) -> State:
         """What earlier lanes made for this one."""
         found: State = {}
-        for part, before in lane.reads.items():
+        for before in {one.fingerprint: one for one in lane.reads.values()}.values():
             store = self.stores(before)
-            found |= fitted(store.load(), {part: like[part]}, str(store.folder))
+            parts = {part: like[part] for part, one in lane.reads.items() if one.fingerprint == before.fingerprint}
+            found |= fitted(store.load(), parts, str(store.folder))
         return found
 
     def _load(self, lane: Lane, like: State) -> State:
@@ -129,6 +143,8 @@ class Training:
         return len(self.cohorts) > 1
 
     def _train(self, state: State) -> None:
+        for lane in self.live.values():
+            self.stores(lane).begin(self.batch)
         trainer = Trainer(self.algorithm, self.lanes, self.data, state)
         state = trainer.complete(state)
         self._saved = time.monotonic()
@@ -136,6 +152,8 @@ class Training:
             self._evaluate_or_save(state, trainer.seconds)
             for edge in self._edges():
                 for first, count in spans(self.step, edge, self.log_every):
+                    if not self.live:
+                        return
                     state, result = trainer.run(state, first, count)
                     self.step = first + count
                     self._take(result)
@@ -145,15 +163,11 @@ class Training:
                         raise Interrupted
                     if time.monotonic() - self._saved > SAVE_EVERY_S:
                         self._save(state, trainer.seconds)
-                    if not self.live:
-                        return
-                self._evaluate_or_save(state, trainer.seconds)
-                self._save(state, trainer.seconds, finished=self.step == self.stage.steps)
-            if not self._edges() and self._unnoted():  # an earlier session was stopped before this was noted
-                self._save(state, trainer.seconds, finished=True)
-
-    def _unnoted(self) -> bool:
-        return any(not self.stores(lane).finished for lane in self.live.values())
+                self._evaluate_or_save(state, trainer.seconds, finished=self.step == self.stage.steps)
+            if any(not self.stores(lane).finished for lane in self.live.values()):
+                self._save(
+                    state, trainer.seconds, finished=True
+                )  # an earlier session was stopped before this was noted
 
     def _label(self) -> str:
         names = list(dict.fromkeys(cohort.run.method.name for cohort in self.cohorts)) or [
@@ -178,6 +192,7 @@ class Training:
 
     def _fail(self, place: int, error: Exception) -> None:
         """A lane fails alone: it holds its place, and the trials that need it end."""
+        self._flush([place])
         lane = self.live.pop(place)
         self.session.fail(lane, summary(error))
         watching = self._watching(lane)
@@ -199,9 +214,8 @@ class Training:
     def _evaluate(self, state: State) -> None:
         for cohort in self.cohorts:
             with cohort.failing():
-                cohort.evaluate(self.node.first + self.step, lambda seeds, cohort=cohort: self._slice(cohort, state),  # type: ignore[misc]
+                cohort.evaluate(self.node.first + self.step, partial(self._slice, cohort, state),
                                 self._ready(cohort, training=True), self._shared)  # fmt: skip
-        self._drop_unwatched()
 
     def _drop_unwatched(self) -> None:
         """Lanes whose trials have all failed (of their records, say) are not trained on for nobody."""
@@ -219,43 +233,53 @@ class Training:
         chosen = np.array(places)
         return jax.tree.map(lambda leaf: leaf[chosen], trained)
 
-    def _stored(self, cohort: Cohort, seeds: Sequence[int]) -> State:
-        """The same, from disk."""
-        ready = self._ready(cohort)
-        return cohort.engine.parts(self.session, cohort.run, seeds, ready, last=True)
-
     def _trained(self, state: State) -> State:
         return {name: part for name, part in state.items() if name in self.stage.trains}
 
-    def _evaluate_or_save(self, state: State, seconds: dict[str, float]) -> None:
+    def _evaluate_or_save(self, state: State, seconds: dict[str, float], *, finished: bool = False) -> None:
+        """Evaluates, saves, and lets go of lanes whose trials have all failed."""
         try:
             self._evaluate(state)
         except Interrupted:
             self._save(state, seconds)
             raise
+        if self.step:
+            self._save(state, seconds, finished=finished)
+        self._drop_unwatched()
 
     def _log(self, metrics: Mapping[str, np.ndarray]) -> None:
+        """Keeps a row of train.csv for each lane until the next save: of what comes later nothing is left anyway."""
         names = sorted(metrics)
         for place, lane in self.live.items():
             row = {"seed": lane.seed, "step": self.node.first + self.step, **{n: metrics[n][place] for n in names}}
-            if place in self.own:
-                self.own[place].append([row])
-            for cohort, attempt in self._watching(lane):
+            self.rows.setdefault(place, []).append(row)
+
+    def _flush(self, places: Sequence[int]) -> None:
+        """Writes the rows that were kept."""
+        for place in places:
+            rows = self.rows.pop(place, [])
+            if rows and place in self.own:
+                self.own[place].append(rows)
+            for cohort, attempt in self._watching(self.live[place]) if rows else ():
                 with cohort.failing_one(attempt):
-                    attempt.train.append([row])
+                    attempt.train.append(rows)
 
     def _save(self, state: State, seconds: dict[str, float], *, finished: bool = False) -> None:
         """Saves what to resume from, and the seconds since the last time, which start anew. The states before go once
         every lane has its new one."""
+        self._flush(list(self.live))
         kept = jax.device_get(self._kept(state))
-        share = sum(seconds.values()) / max(len(self.live), 1)
-        batch = [slot.fingerprint for slot in self.program.slots]
-        stores = {place: self.stores(lane) for place, lane in self.live.items()}
-        for place, store in stores.items():
-            store.save(self.step, single(kept, place), finished=finished, seconds=share, batch=batch)
-        for store in stores.values():
-            store.prune()
-        self._record({name: value / max(len(self.live), 1) for name, value in seconds.items()})
+        share = {name: value / max(len(self.live), 1) for name, value in seconds.items()}
+        places = {lane.fingerprint: place for place, lane in self.live.items()}
+
+        def save(lane: Lane) -> State:
+            parts = single(kept, places[lane.fingerprint])
+            self.stores(lane).save(self.step, parts, finished=finished, seconds=sum(share.values()), batch=self.batch)
+            return {}
+
+        for place in self._each(save):
+            self.stores(self.live[place]).prune()
+        self._record(share)
         seconds.update(dict.fromkeys(seconds, 0.0))
         self._saved = time.monotonic()
 

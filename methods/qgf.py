@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 
 from methods.best_of_n import BestOfN, BestOfNConfig
-from methods.core import Array, Key, Knobs, Method, MethodConfig, Repeats, State, Weight
+from methods.core import Array, Key, Knobs, Method, MethodConfig, Repeats, State, Switch, Weight, is_on
 from methods.critics import aggregate
 from methods.inference import SAMPLES, Cost, Knob
 from methods.networks import per_action
@@ -35,7 +35,7 @@ class QGFConfig(BestOfNConfig):
     guidance_aggregation: Literal["mean", "min"] = "min"  # of the target critics whose gradient guides
     test_weights: tuple[Weight, ...] = (0.0, 0.004, 0.008, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.12)  # w; 0 is BC
     test_n: tuple[Repeats, ...] = (1,)  # N: the best of so many guided samples
-    explore_weight: Weight = 0.02  # w while exploring online (ours: the middle of its grid)
+    explore_weight: Annotated[Weight, Switch] = 0.02  # w while exploring online (ours: the middle of its grid)
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class QGF(BestOfN):
     def candidates(self, state: State, obs: Array, key: Key, knobs: Knobs) -> tuple[Array, Array]:
         most = max(self.config.test_n)
         noise = self.sampler.noise(key, (obs.shape[0], most))
-        unguided = not any(self.config.test_weights)
+        unguided = not any(map(is_on, self.config.test_weights))
         actions = self.propose(state, obs, noise) if unguided else self.guided(state, obs, noise, knobs["w"])
         return actions, jnp.arange(most) < knobs["N"][:, None]
 

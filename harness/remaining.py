@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,17 +15,17 @@ from harness.store import Artifact
 from methods.core import BadInput
 
 
-class Outlook(NamedTuple):
+class Remaining(NamedTuple):
     """Of some trials."""
 
     finished: dict[RunNode, list[int]]  # seeds that are on record as finished
     programs: list[Program]  # for the others
 
 
-def outlook(
+def remaining(
     trials: Sequence[Trial], results: Path, engine: Engine, most: int | None = None, *, nothing: bool = False,
     gone: Collection[Trial | str] = (),
-) -> Outlook:  # fmt: skip
+) -> Remaining:  # fmt: skip
     """Looks at the records and lanes of trials. With `nothing` it is as if there were none.
 
     Args:
@@ -41,9 +41,14 @@ def outlook(
             todo.append(trial)
 
     def stored(lane: Lane) -> Stored:
-        return Stored() if nothing or lane.fingerprint in gone else _stored(lane, results)
+        return Stored() if nothing or lane.fingerprint in gone else on_disk(lane, results)
 
-    return Outlook(finished, programs(todo, stored, lambda lane: most or engine.most_lanes(lane)))
+    return Remaining(finished, programs(todo, stored, most_lanes(engine, most)))
+
+
+def most_lanes(engine: Engine, most: int | None) -> Callable[[Lane], int]:
+    """How many lanes like one may train side by side; `most`: what the user said, None: by memory."""
+    return lambda lane: (most or engine.most_lanes(lane)) if engine.side_by_side else 1
 
 
 def status(trial: Trial, results: Path) -> str | None:
@@ -53,9 +58,9 @@ def status(trial: Trial, results: Path) -> str | None:
     return None
 
 
-def _stored(lane: Lane, results: Path) -> Stored:
+def on_disk(lane: Lane, results: Path) -> Stored:
     """What is on disk of a lane; what cannot be read is found when its turn comes."""
     there = Artifact(results / "artifacts" / lane.fingerprint, lane.identity)
     with contextlib.suppress(BadInput, OSError):
-        return Stored(there.finished, tuple(there.batch or ()) if there.steps else ())
+        return Stored(there.finished, tuple(there.batch or ()), tuple(there.steps))
     return Stored()
