@@ -29,7 +29,7 @@ class Program:
 
     slots: tuple[Slot, ...]
     trials: tuple[Trial, ...]  # whose last lane is among them
-    needed: frozenset[str] = frozenset()  # fingerprints of lanes that others read
+    needed: frozenset[str] = frozenset()  # fingerprints of lanes that others read, or that trials act with
     done: bool = False  # whether the lanes are finished, and only evaluations are to do
 
     @property
@@ -63,9 +63,11 @@ def programs(trials: Sequence[Trial], stored: Callable[[Lane], Stored], most: Ca
       most: how many lanes like this one may train side by side.
     """
     lanes: dict[str, Lane] = {}
+    needed: set[str] = set()
     for trial in trials:
-        lanes |= {lane.fingerprint: lane for lane in trial.lanes() if lane.fingerprint not in lanes}
-    needed = {one.fingerprint for lane in lanes.values() for one in lane.reads.values()}
+        chain = trial.lanes()
+        lanes |= {lane.fingerprint: lane for lane in chain if lane.fingerprint not in lanes}
+        needed |= {lane.fingerprint for lane in chain[:-1]}
     return grouped(list(lanes.values()), trials, needed, stored, most)
 
 
@@ -73,7 +75,7 @@ def grouped(
     lanes: Sequence[Lane], trials: Sequence[Trial], needed: Collection[str], stored: Callable[[Lane], Stored],
     most: Callable[[Lane], int],
 ) -> list[Program]:  # fmt: skip
-    """The same for lanes that are looked up already. `needed`: fingerprints of those that others read.
+    """The same for lanes that are looked up already. `needed`: see `Program`.
 
     Lanes that were begun side by side, but go on from different steps, are programs of their own, in which the others
     hold their places.
