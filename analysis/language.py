@@ -81,7 +81,9 @@ def accuracy(run: Run) -> tuple[float, list[str]]:
     stages = [stage for source in run.sources for stage in source.meta.get("stages") or []]
     for one in dict.fromkeys(stage["fingerprint"] for stage in stages if stage["name"] == "reward_model"):
         state = results / "artifacts" / one / "state"
-        for path in sorted([*state.glob("*.safetensors"), *state.glob("*/reward*.safetensors")]):  # the latter: format 1
+        for path in sorted(
+            [*state.glob("*.safetensors"), *state.glob("*/reward*.safetensors")]
+        ):  # the latter: format 1
             try:
                 found += _accuracy(path)
             except BadInput as error:
