@@ -144,17 +144,20 @@ class Executor:
         return on_disk(lane, self.session.results)
 
     def _work(self, program: Program, attempts: Sequence[Attempt], common: Common, locks: contextlib.ExitStack) -> None:
-        lanes = self._trainable(program, attempts)
+        lanes = self._asked(program, attempts)
         opened = self._open(lanes, attempts, common, locks)
 
         def stores(lane: Lane) -> LaneStore:
             return opened.get(lane.fingerprint) or self.store(lane, common.engine)
 
-        running = {attempt.trial: attempt for attempt in attempts if attempt.status == "running"}
-        mine = [lane for lane in lanes if lane.fingerprint in opened]
+        trials = [attempt.trial for attempt in attempts]
+        failed = [lane.fingerprint for lane in lanes if lane.fingerprint not in opened]
+        most = most_lanes(common.engine, self.lanes)
         # looked at again: another process may have gone on with them until a moment ago
-        for piece in grouped(mine, list(running), program.needed, self._stored, most_lanes(common.engine, self.lanes)):
-            groups = cohorts(self.session, common.engine, [running[trial] for trial in piece.trials], common.dataset)
+        for piece in grouped(lanes, trials, program.needed, self._stored, most, failed):
+            here = {slot.fingerprint for slot in piece.slots}
+            ending = [attempt for attempt in attempts if attempt.last.fingerprint in here]
+            groups = cohorts(self.session, common.engine, ending, common.dataset)
             try:
                 common.engine.work(self.session, piece, stores, groups, common.dataset, common.settings).finish()
                 for group in groups:
@@ -163,22 +166,10 @@ class Executor:
                 for group in groups:
                     group.close()
 
-    def _trainable(self, program: Program, attempts: Sequence[Attempt]) -> list[Lane]:
-        """The program's lanes without those that nobody here asks for (another process carries their trials out), and
-        those that cannot be trained, as one that they read has failed."""
+    def _asked(self, program: Program, attempts: Sequence[Attempt]) -> list[Lane]:
+        """The program's lanes without those that nobody here asks for, as another process carries their trials out."""
         asked = {attempt.last.fingerprint for attempt in attempts} | program.needed
-        lanes = []
-        for attempt in attempts:  # it may act with what its last lane does not read
-            if why := self.session.why_not(attempt.lanes):
-                fail(self.session, [attempt], BadInput(f"its {why}"))
-        for lane in program.lanes:
-            if why := self.session.why_not(lane.reads.values()):
-                self.session.failed[lane.fingerprint] = why
-                if not fail(self.session, self._ending(attempts, lane), BadInput(f"its {why}")):
-                    self.session.progress.say(f"{lane.label}, seed {lane.seed}: failed: its {why}")
-            elif lane.fingerprint in asked:
-                lanes.append(lane)
-        return lanes
+        return [lane for lane in program.lanes if lane.fingerprint in asked]
 
     def _ending(self, attempts: Sequence[Attempt], lane: Lane) -> list[Attempt]:
         """The trials that end with a lane."""
@@ -188,9 +179,18 @@ class Executor:
         self, lanes: Sequence[Lane], attempts: Sequence[Attempt], common: Common, locks: contextlib.ExitStack
     ) -> dict[str, LaneStore]:
         """The lanes' stores, locked: one after the other in an order that all processes keep, so that none waits for
-        one that waits for it. A lane whose folder is damaged fails alone."""
+        one that waits for it. There is none of lanes that cannot be trained: one that they read has failed, or their
+        folder is damaged."""
         stores = {}
+        for attempt in attempts:  # it may act with what its last lane does not read
+            if why := self.session.why_not(attempt.lanes):
+                fail(self.session, [attempt], BadInput(f"its {why}"))
         for lane in sorted(lanes, key=lambda lane: lane.fingerprint):
+            if why := self.session.why_not(lane.reads.values()):
+                self.session.failed[lane.fingerprint] = why
+                if lane.fingerprint not in {attempt.last.fingerprint for attempt in attempts}:
+                    self.session.progress.say(f"{lane.label}, seed {lane.seed}: failed: its {why}")
+                continue
             folder = self.session.artifact(lane.fingerprint)
             locks.enter_context(record.locked(folder, wait=self._wait(lane)))
             store = self.store(lane, common.engine, common.authors[lane.fingerprint])

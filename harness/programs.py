@@ -73,9 +73,10 @@ def programs(trials: Sequence[Trial], stored: Callable[[Lane], Stored], most: Ca
 
 def grouped(
     lanes: Sequence[Lane], trials: Sequence[Trial], needed: Collection[str], stored: Callable[[Lane], Stored],
-    most: Callable[[Lane], int],
+    most: Callable[[Lane], int], failed: Collection[str] = (),
 ) -> list[Program]:  # fmt: skip
-    """The same for lanes that are looked up already. `needed`: see `Program`.
+    """The same for lanes that are looked up already. `needed`: see `Program`; `failed`: fingerprints of lanes that hold
+    a place and no more, so that the others' numbers are what they would be beside them.
 
     Lanes that were begun side by side, but go on from different steps, are programs of their own, in which the others
     hold their places.
@@ -100,8 +101,11 @@ def grouped(
             pieces = [tuple(Slot(one, asked[one] if one in part else None) for one in batch) for part in parts]
         else:
             pieces = [tuple(Slot(one, asked[one]) for one in part) for part in _cut(list(asked), most(members[0]))]
-        for slots in pieces:
+        for places in pieces:
+            slots = tuple(Slot(one, None if one in failed else lane) for one, lane in places)
             mine = [slot.fingerprint for slot in slots if slot.lane]
+            if not mine:
+                continue
             watching = tuple(trial for one in mine for trial in ends.get(one, ()))
             made.append(Program(slots, watching, frozenset(needed).intersection(mine), finished))
     return made

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from core.errors import BadInput, reason
+from core.extras import install
 from tasks.d4rl.simulators import SIMULATORS
 from tasks.data import files as data_files
 from tasks.data.download import atomic_write
@@ -54,8 +55,7 @@ class Recipe:
         try:
             found = [version(name) for name in ("gymnasium", "mujoco", "stable-baselines3", "torch")]
         except PackageNotFoundError as error:
-            raise BadInput(f"{error.name} is not installed; collecting needs pip install -c constraints.txt "
-                           "-e '.[collect]'") from error  # fmt: skip
+            raise BadInput(f"{error.name} is not installed; collecting needs {install('collect')}") from error
         every = -(-snapshot_every // ABREAST) * ABREAST
         return Recipe(environment, seed, every, ABREAST, WIDTH, BATCH, LEARNING_RATE, TAU, *found)
 

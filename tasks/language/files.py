@@ -15,6 +15,7 @@ from pathlib import Path
 
 from core import strict_json
 from core.errors import BadInput
+from core.extras import install
 from core.files import digest, expanded
 from tasks.data.files import but, check_file, exists, other_format, walk
 from tasks.language.core import half_character
@@ -128,7 +129,7 @@ def _parquet(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError as error:
-        raise BadInput(f"{path} needs pyarrow: pip install '.[rlhf]'") from error
+        raise BadInput(f"{path} needs pyarrow: {install('rlhf')}") from error
     if (kind := other_format(path)) not in ("", "a Parquet file"):
         raise BadInput(f"{path} is not a Parquet file{but(kind)}")
     try:
@@ -174,7 +175,7 @@ def _fetched(repository: str, local: bool = False) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
-        raise BadInput(f"{repository} needs huggingface_hub: pip install '.[rlhf]', or --data PATH") from error
+        raise BadInput(f"{repository} needs huggingface_hub: {install('rlhf')}, or --data PATH") from error
     try:
         patterns = [f"*.{suffix}" for suffix in SUFFIXES]
         return Path(snapshot_download(repository, repo_type="dataset", allow_patterns=patterns, local_files_only=local))

@@ -158,7 +158,7 @@ main("harness.run_command:app")
 RLHF = "torch,transformers,tokenizers,safetensors,peft,accelerate,datasets,stable_baselines3,ray,trl,psutil"
 
 
-NEEDED = "torch is not installed: pip install '.[rlhf]'\n"
+NEEDED = "torch is not installed: pip install -c constraints.txt -e '.[rlhf]'\n"
 
 
 @pytest.mark.parametrize("arguments, code, out, err", [
