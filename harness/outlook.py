@@ -54,5 +54,6 @@ def _stored(lane: Lane, results: Path) -> Stored:
     """What is on disk of a lane; what cannot be read is found when its turn comes."""
     there = Artifact(results / "artifacts" / lane.fingerprint, lane.identity)
     with contextlib.suppress(BadInput, OSError):
-        return Stored(there.finished, tuple(there.batch or ()) if there.steps else ())
+        here = there.steps and not there.adopted  # those beside an adopted lane are somewhere else
+        return Stored(there.finished, tuple(there.batch or ()) if here else ())
     return Stored()

@@ -68,12 +68,15 @@ def programs(trials: Sequence[Trial], stored: Callable[[Lane], Stored], most: Ca
         lanes |= {lane.fingerprint: lane for lane in chain if lane.fingerprint not in lanes}
         ends.setdefault(chain[-1].fingerprint, []).append(trial)
     found = {fingerprint: stored(lane) for fingerprint, lane in lanes.items()}
+    # a lane that was killed before its first save is known by those that were begun beside it
+    begun = {one: there.batch for there in found.values() for one in there.batch}
     needed = frozenset(one.fingerprint for lane in lanes.values() for one in lane.reads.values())
     groups: dict[Any, list[Lane]] = {}
     for fingerprint, lane in lanes.items():
         there = found[fingerprint]
         if not there.finished or fingerprint in ends:
-            key = (lane.structure, there.finished, () if there.finished else there.batch)
+            batch = there.batch or begun.get(fingerprint, ())
+            key = (lane.structure, there.finished, () if there.finished else batch)
             groups.setdefault(key, []).append(lane)
     made = []
     for (_, finished, batch), members in groups.items():
