@@ -11,7 +11,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from core.files import read_plain, write_lines
@@ -161,8 +161,8 @@ class Executor:
             group.end(stores)
 
     def _able(self, program: Program, groups: Sequence[Cohort]) -> Program:
-        """The program without the lanes that cannot be trained, as one that they read has failed. Those were never
-        begun, so they hold no place."""
+        """The program without the lanes that cannot be trained, as one that they read has failed. They hold their
+        places, so that the others' numbers are what they would have been beside them."""
         why = {lane.fingerprint: line for lane in program.lanes if (line := self.session.why_not(lane))}
         for fingerprint, line in why.items():
             self.session.failed[fingerprint] = line
@@ -170,8 +170,8 @@ class Executor:
                 failing = [one.trial.seed for one in group.running if one.last.fingerprint == fingerprint]
                 if failing:
                     group.fail(BadInput(line), failing)
-        slots = tuple(slot for slot in program.slots if slot.fingerprint not in why)
-        return Program(slots, program.trials, program.needed - why.keys())
+        slots = tuple(slot._replace(lane=None) if slot.fingerprint in why else slot for slot in program.slots)
+        return replace(program, slots=slots, needed=program.needed - why.keys())
 
     def _open(self, program: Program, common: Work, locks: contextlib.ExitStack) -> dict[str, LaneStore]:
         """The lanes' stores, locked: one after the other in an order that all processes keep, so that none waits for
