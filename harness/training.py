@@ -134,7 +134,8 @@ class Training:
         self._saved = time.monotonic()
         with self.session.progress.stage(self._label(), self.stage.steps, self.step) as bar:
             self._evaluate_or_save(state, trainer.seconds)
-            for edge in self._edges():
+            edges = self._edges()
+            for edge in edges:
                 for first, count in spans(self.step, edge, self.log_every):
                     state, result = trainer.run(state, first, count)
                     self.step = first + count
@@ -149,7 +150,7 @@ class Training:
                         return
                 self._evaluate_or_save(state, trainer.seconds)
                 self._save(state, trainer.seconds, finished=self.step == self.stage.steps)
-            if self.step == self.stage.steps:  # also where an earlier session was stopped before this was noted
+            if not edges:  # an earlier session was stopped before this was noted
                 self._save(state, trainer.seconds, finished=True)
 
     def _label(self) -> str:
