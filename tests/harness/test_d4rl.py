@@ -23,9 +23,9 @@ def rewards_seen(monkeypatch: pytest.MonkeyPatch) -> tuple[list[np.ndarray], lis
     online: list[float] = []
     make, step = Trainer.__init__, Rollout.step
 
-    def made(self: Trainer, stage: Any, seeds: Any, columns: Any, state: Any) -> None:
+    def made(self: Trainer, algorithm: Any, lanes: Any, columns: Any, state: Any) -> None:
         offline.append(np.asarray(columns["rewards"]))
-        make(self, stage, seeds, columns, state)
+        make(self, algorithm, lanes, columns, state)
 
     def stepped(self: Rollout, actions: np.ndarray) -> Any:
         row, starts = step(self, actions)
@@ -46,7 +46,7 @@ def test_a_file_of_d4rl_s_becomes_normalised_scores(tmp_path: Path, monkeypatch:
                   "--set", "hidden_dims=8", "--online-steps", "12", "--online-warmup", "6",
                   "--results", str(tmp_path / "results"))  # fmt: skip
     assert done.exit_code == 0, done.stderr
-    folders = list((tmp_path / "results/runs/d4rl/hopper-medium-v2/td3bc").iterdir())
+    folders = list((tmp_path / "results/runs/d4rl/hopper-medium-v2/td3bc").glob("*/seed-0"))
     records = {"online" in (record := json.loads((folder / "run.json").read_text())): (folder, record)
                for folder in folders}  # fmt: skip
     assert records[True][1]["status"] == "finished" and "online" in (records[True][0] / "episodes.csv").read_text()

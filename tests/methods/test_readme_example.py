@@ -87,11 +87,12 @@ def test_it_takes_the_medoid_of_those_in_play(method: Any, n: int, best: float) 
 def test_it_runs_and_shares_the_behaviour(name: str, tmp_path: Path) -> None:
     done = invoke("--methods", f"bc,{name}", "--preset", "smoke", "--results", str(tmp_path))
     assert done.exit_code == 0 and "2 of 2 runs finished" in done.stderr, done.stderr
-    (path,) = (tmp_path / "runs" / "toy" / "toy" / name).glob("*/run.json")
+    path, other = sorted((tmp_path / "runs" / "toy" / "toy" / name).glob("*/seed-*/run.json"))
     content = json.loads(path.read_text())
+    assert content["seed"] == 0 and json.loads(other.read_text())["status"] == "finished"
     assert content["status"] == "finished" and content["knobs"] == ["N"]
     assert [cost["passes"] for cost in content["inference"]["costs"]] == [80, 320]
     assert content["config"]["test_n"] == {"value": [8, 32], "origin": "default"}
-    assert len(list((tmp_path / "artifacts").iterdir())) == 1  # BC's stage is the method's
+    assert len(list((tmp_path / "artifacts").iterdir())) == 2  # BC's stage is the method's, for each seed
     with np.load(path.parent / "candidates.npz") as found:
-        assert found["N"].tolist() == [8, 32] and found["valid"][0, :, 0].sum(axis=-1).tolist() == [8, 32]
+        assert found["N"].tolist() == [8, 32] and found["valid"][:, 0].sum(axis=-1).tolist() == [8, 32]
