@@ -271,7 +271,9 @@ def test_waiting_for_a_shared_stage_can_be_stopped(command: Command, reference: 
         waiting = command.start(*TINY, "--methods", "bc", "--results", str(tmp_path))
         assert waiting.stderr
         line = waiting.stderr.readline()
-        assert line.startswith("bc on toy: behavior, seed 0: waiting: ") and line.endswith(f"by process {other.pid}\n"), line
+        assert line.startswith("bc on toy: behavior, seed 0: waiting: ") and line.endswith(
+            f"by process {other.pid}\n"
+        ), line
         waiting.send_signal(signal.SIGTERM)
         _, rest = waiting.communicate(timeout=300)
         assert waiting.returncode == 130 and "the same command continues" in rest
