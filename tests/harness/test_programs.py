@@ -131,8 +131,8 @@ def test_lanes_of_two_batches_are_two_programs() -> None:
 def test_what_is_finished_is_evaluated_at_once_and_what_others_read_needs_nothing() -> None:
     wanted = trials(planned("bc", "best_of_n"))
     finished = dict.fromkeys(prints(of_stage(wanted, "behavior")), Stored(True, ("a", "b")))
-    behavior, critic = made(wanted, finished, most=1)[:2]
-    assert behavior.done and behavior.training == [] and seeds(behavior) == [0, 1, 2]  # cut for no memory's sake
+    behavior, critic = made(wanted, finished)[:2]
+    assert behavior.done and behavior.training == [] and seeds(behavior) == [0, 1, 2]
     assert [trial.run.name for trial in behavior.trials] == ["bc"] * 3 and not critic.done and seeds(critic) == [0]
     (critic,) = made(trials(planned("best_of_n")), finished)
     assert stage(critic) == "critic" and critic.lanes[0].reads["behavior"].fingerprint in finished
