@@ -36,7 +36,7 @@ NAMED = {  # (module of the harness, name of a method or suite that its code hol
     ("harness.backbones", "sft"): "a part of the state, which several methods share",
     ("harness.provenance", "ogbench"): "a package, whose version is recorded",
 }
-HEAVY = {"jax", "flax", "optax", "orbax", "torch", "transformers", "datasets", "stable_baselines3"}
+HEAVY = {"jax", "flax", "optax", "torch", "transformers", "datasets", "stable_baselines3"}
 COMMAND = re.compile(r"([a-z_0-9.]+):app")  # what `core.command.main` loads
 
 

@@ -44,7 +44,7 @@ def test_what_has_no_meaning_is_refused(arguments: str, line: str) -> None:
 
 @pytest.mark.parametrize("arguments, line", [
     ("--methods|bc|--seeds|2000000000", "--seeds 2000000000: 2000000000 seeds are more than anybody has trained"),
-    ("--methods|bc|--seeds|90000|--set|hidden_dims=1000", "bc on toy: the parts of 90000 seeds need at least "),
+    ("--methods|bc|--seeds|90000|--set|hidden_dims=9000,9000", "bc on toy: the parts of 90000 seeds need at least "),
     ("--methods|bc|--seeds|99999999999", "--seeds 99999999999: expected how many (5), a range "),
     ("--methods|bc|--episodes|2000000000", "bc on toy: 10000000000 episodes side by side (5 seeds x 1 settings x "),
     ("--methods|bc|--steps|1000000000000000000000", "--steps: steps=1000000000000000000000 is not at most 2147483647"),
@@ -57,7 +57,7 @@ def test_what_has_no_meaning_is_refused(arguments: str, line: str) -> None:
     ("--methods|iql|--online-steps|2000000000|--seeds|100", "iql online on toy: the replay buffers of 100 seeds need "),
     (CUBE + "--data|generate|--data-episodes|2000000000", "--data-episodes 2000000000: they take at least "),
     (LANGUAGE + "--set|width=1000000", "sft on tldr-synthetic: the parts of 2 seeds need at least "),
-    (LANGUAGE + "--seeds|90000", "sft on tldr-synthetic: the parts of 90000 seeds need at least "),
+    (LANGUAGE + "--seeds|90000|--set|width=4096", "sft on tldr-synthetic: the parts of 90000 seeds need at least "),
 ])  # fmt: skip
 def test_sizes_that_nothing_holds_are_refused_before_anything_is_begun(
     arguments: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

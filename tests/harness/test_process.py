@@ -240,7 +240,8 @@ def test_results_that_are_removed_midway(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(Trainer, "run", removing)
     done = invoke(*PAIR, str(tmp_path / "r"))
     assert done.exit_code == 1 and "1 of 2 runs finished" in done.stderr
-    assert "bc on toy: failed: FileNotFoundError: removed while the run wrote in it: " in done.stderr
+    for seed in (0, 1):
+        assert f"bc on toy, seed {seed}: failed: FileNotFoundError: removed while the run wrote in it: " in done.stderr
     assert not (tmp_path / "r" / "runs" / "toy" / "toy" / "bc").exists()
     assert record_of(tmp_path / "r", "bc_gaussian")["status"] == "finished"
 
