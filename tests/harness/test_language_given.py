@@ -105,4 +105,4 @@ def test_what_only_shows_with_the_data_is_one_line_too(given: tuple[Path, Path],
     assert f"{other}: its tokenizer differs from that of {given[0]}" in mismatch
     line = failed("--set", "prompt_split=tset")
     assert "rollouts: tldr-synthetic has no examples in a split called 'tset'; did you mean 'test'" in line
-    assert "rollouts: split 'test' has 2000 prompts" in failed("--episodes", "2001")
+    assert "rollouts: --episodes 2001: split 'test' has 2000 prompts" in failed("--episodes", "2001")
