@@ -12,12 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from harness.backbones import Backbones
+from harness.export import app as export
+from harness.files import contents
 from harness.language import EXTRA, LanguageEvaluator
 from harness.record import read_run
 from harness.store import LaneStore
 from harness.tensors import TensorFormat
-from methods.language.core import Part
+from methods.language.core import LanguageConfig, Part
 from tests.harness.command import ROOT, Command, invoke
 
 SUITE = ("--suite", "tldr-synthetic", "--preset", "smoke")
@@ -229,6 +233,29 @@ def test_an_artefact_is_adopted(whole: Path, tmp_path: Path) -> None:
     (stage, *_) = read_run(run_of(tmp_path, "sft", 1))["stages"]
     assert (stage["name"], stage["origin"]) == ("sft", "adopted")
     assert {row["proxy"] for row in table(run_of(tmp_path, "sft", 1))} == {"nan"}
+
+
+def test_a_lane_s_model_is_exported(whole: Path, tmp_path: Path) -> None:
+    """What it says of itself, and the weights, are the lane's; others load it as a checkpoint."""
+    lane = whole / "artifacts" / lanes(run_of(whole, "sft", 1))[0]
+    done = CliRunner().invoke(export, [str(lane), "--out", str(tmp_path / "sft")], catch_exceptions=False)
+    assert done.exit_code == 0, done.stderr
+    note, path = json.loads((tmp_path / "sft" / "checkpoint.json").read_text()), str(tmp_path / "sft")
+    assert (note["stage"], note["fingerprint"], note["seed"]) == ("sft", lane.name, 1)
+    assert note["command"] == f"python -m harness.export results/artifacts/{lane.name} --out PATH"
+    assert note["sha256"] == contents(path)
+    models = Backbones(LanguageConfig(sft_checkpoint=path), 10, 20, frozenset([contents(path)]))
+    mine = LaneStore(lane, note["identity"], TensorFormat()).load()["sft"].tensors
+    theirs = models.given("sft").state_dict()
+    assert mine and all(torch.equal(theirs[name], tensor) for name, tensor in mine.items())
+    rollouts = whole / "artifacts" / lanes(run_of(whole, "sft", 1))[2]
+    for source, out, line in (
+        (lane, path, f"--out {path}: exists already"),
+        (rollouts, f"{path}-2", f"{rollouts}: no finished stage that trained a model to export"),
+    ):
+        again = CliRunner().invoke(export, [str(source), "--out", out])
+        assert again.exit_code == 2 and again.stderr.startswith(f"error: {line}"), again.stderr
+    assert [folder.name for folder in tmp_path.iterdir()] == ["sft"]
 
 
 def test_the_reward_model_judges_methods_that_have_none() -> None:

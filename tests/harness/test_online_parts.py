@@ -142,9 +142,8 @@ def test_what_is_not_finite_is_named_and_touches_nobody_else() -> None:
     first = int(np.argmin(finite[:, 1]))
     assert finite[:, 0].all() and finite[:first, 1].all() and not finite[first:, 1].any() and first >= 2
     message = str(learner.failure(1, 4, first + 1))
-    assert message.startswith("stage online: weights/") and message.endswith(
-        f"not finite at step {101 + first}, seed 4"
-    )
+    assert message.startswith("stage online: weights/")
+    assert message.endswith(f"not finite at step {101 + first}, seed 4")
     others, _ = feed(sound, range(1, 12))
     np.testing.assert_array_equal(np.array(actions)[:, 0], np.array(others)[:, 0])
     assert np.isfinite(actions).all(), "what is not is no action for a simulator"
