@@ -29,7 +29,7 @@ class Program:
 
     slots: tuple[Slot, ...]
     trials: tuple[Trial, ...]  # whose last lane is among them
-    needed: frozenset[str] = frozenset()  # fingerprints of lanes that others read
+    needed: frozenset[str] = frozenset()  # fingerprints of lanes that others read, or policies of other lanes' trials
     done: bool = False  # whether the lanes are finished, and only evaluations are to do
 
     @property
@@ -70,7 +70,7 @@ def programs(trials: Sequence[Trial], stored: Callable[[Lane], Stored], most: Ca
     found = {fingerprint: stored(lane) for fingerprint, lane in lanes.items()}
     # a lane that was killed before its first save is known by those that were begun beside it
     begun = {one: there.batch for there in found.values() for one in there.batch}
-    needed = frozenset(one.fingerprint for lane in lanes.values() for one in lane.reads.values())
+    needed = frozenset(one.fingerprint for trial in trials for one in trial.lanes()[:-1])
     groups: dict[Any, list[Lane]] = {}
     for fingerprint, lane in lanes.items():
         there = found[fingerprint]
@@ -98,8 +98,8 @@ def _cut(items: Sequence[str], size: int) -> list[tuple[str, ...]]:
 
 
 def order(made: Sequence[Program]) -> TopologicalSorter[int]:
-    """Hands out the numbers of programs whose lanes read nothing that is still to be trained. A trial that goes on
-    online from another comes after that one's evaluation."""
+    """Hands out the numbers of programs whose lanes read nothing that is still to be trained, nor do the policies that
+    are evaluated while they train. A trial that goes on online from another comes after that one's evaluation."""
     trains = {lane.fingerprint: number for number, program in enumerate(made) for lane in program.lanes}
     evaluates: Mapping[tuple[str, int], int] = {
         (trial.run.fingerprint, trial.seed): number for number, program in enumerate(made) for trial in program.trials
@@ -107,6 +107,7 @@ def order(made: Sequence[Program]) -> TopologicalSorter[int]:
     sorter: TopologicalSorter[int] = TopologicalSorter()
     for number, program in enumerate(made):
         reads = {one.fingerprint for lane in program.lanes for one in lane.reads.values()}
+        reads |= {lane.fingerprint for trial in program.trials for lane in trial.lanes()}
         before = {trains[one] for one in reads if one in trains}
         earlier = [trial.before for trial in program.trials if trial.before]
         keys = [(trial.run.fingerprint, trial.seed) for trial in earlier]
