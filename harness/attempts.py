@@ -161,15 +161,31 @@ class Cohort:
     def base(self) -> State:
         """The parts that the last stage does not train, of all seeds."""
         if self._base is None:
-            self._base = self.engine.parts(self.session, self.run, self.seeds, self._alive(), last=False)
+            self._base = self.parts(self._alive(), last=False)
         return self._base
+
+    def parts(self, ready: Sequence[int], *, last: bool) -> State:
+        """See `Engine.parts`. Trials whose parts cannot be read fail alone."""
+        read = self.engine.parts
+        try:
+            return read(self.session, self.run, self.seeds, ready, last=last)
+        except Exception as error:
+            if not is_of_one_run(error):
+                raise
+            for seed in ready:
+                with self.failing_one(self.attempts[seed]):
+                    read(self.session, self.run, [seed], [seed], last=last)
+            sound = [seed for seed in ready if self.attempts[seed].status == "running"]
+            if len(sound) == len(ready):
+                raise
+            return read(self.session, self.run, self.seeds, sound, last=last)
 
     def _alive(self) -> list[int]:
         return [attempt.trial.seed for attempt in self.running]
 
     def say(self, text: str, seeds: Collection[int] = ()) -> None:
         """A line, for some seeds where it is not all of them."""
-        some = f", {seeds_text(list(seeds))}" if seeds and set(seeds) != set(self.attempts) else ""
+        some = f", {seeds_text(list(seeds))}" if seeds and set(seeds) != set(self.run.settings.seeds) else ""
         self.session.progress.say(f"{self.run.label}{some}: {text}")
 
     def fail(self, error: Exception, seeds: Collection[int] | None = None) -> None:
@@ -206,9 +222,12 @@ class Cohort:
         if not due:
             return
         started = time.perf_counter()
-        seeds = [attempt.trial.seed for attempt in due]
         with self.session.progress.stage(f"{self.run.label}: evaluation", 1.0, 0.0) as bar:
             state = {**self.base, **trained(self.seeds)}
+            due = [attempt for attempt in due if attempt.status == "running"]  # their parts were read
+            seeds = [attempt.trial.seed for attempt in due]
+            if not due:
+                return
             found = self.evaluator.run(state, step, seeds, stop=self.session.stop, progress=bar.at)
         if close:
             self.evaluator.close()
@@ -239,8 +258,7 @@ class Cohort:
         if not self.running:
             return
         with self.failing():
-            alive = self._alive()
-            state = {**self.base, **self.engine.parts(self.session, self.run, self.seeds, alive, last=True)}
+            state = {**self.base, **self.parts(self._alive(), last=True)}
             folders = {attempt.trial.seed: attempt.folder for attempt in self.running}
             self.engine.end(self.session, self.run, self.evaluator, state, folders, self.dataset)
             for attempt in self.running:

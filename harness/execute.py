@@ -170,6 +170,11 @@ class Executor:
                 failing = [one.trial.seed for one in group.running if one.last.fingerprint == fingerprint]
                 if failing:
                     group.fail(BadInput(line), failing)
+        for group in groups:
+            for attempt in group.running:  # a policy may read more than its last lane does
+                if lost := next((one for one in attempt.lanes[:-1] if one.fingerprint in self.session.failed), None):
+                    line = f"its {lost.node.stage.name} failed: {self.session.failed[lost.fingerprint]}"
+                    group.fail(BadInput(line), [attempt.trial.seed])
         slots = tuple(slot._replace(lane=None) if slot.fingerprint in why else slot for slot in program.slots)
         return replace(program, slots=slots, needed=program.needed - why.keys())
 

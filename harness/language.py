@@ -174,7 +174,7 @@ class LanguageTraining:
                 )  # fmt: skip
 
     def _parts(self, cohort: Cohort, seeds: Sequence[int], ready: Sequence[int]) -> State:
-        return cohort.engine.parts(self.session, cohort.run, seeds, ready, last=True)
+        return cohort.parts(ready, last=True)
 
     def _context(self) -> Context:
         lane = self.lane

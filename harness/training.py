@@ -12,7 +12,7 @@ import numpy as np
 
 from harness.arrays import fitted, single, stacked
 from harness.attempts import Cohort
-from harness.ending import Interrupted, summary
+from harness.ending import Interrupted, is_of_one_run, summary
 from harness.plan import Lane
 from harness.programs import Program
 from harness.session import Session
@@ -75,7 +75,9 @@ class Training:
     def finish(self) -> None:
         """Trains and evaluates to the stage's end, saving on the way. What fails is a lane and its trials."""
         if self.live:
-            self._train(self._begin())
+            state = self._begin()
+            if self.live:
+                self._train(state)
         for cohort in self.cohorts:  # of lanes that were finished before
             with cohort.failing():
                 cohort.evaluate(self._last, lambda seeds, cohort=cohort: self._stored(cohort, seeds),  # type: ignore[misc]
@@ -87,15 +89,29 @@ class Training:
         """The parts that the stage trains or reads, `[l, ...]`, as they are after `step`."""
         method = self.program.first.method
         like = jax.eval_shape(method.init, jax.eval_shape(lambda: jax.random.key(0)))
+        shapes = self._like({name: part for name, part in like.items() if name in self.stage.trains})
+        read = self._of_each(lambda lane: self._read(lane, like))
+        stored = self._of_each(lambda lane: self._load(lane, shapes)) if self.step else {}
+        if not self.live:
+            return {}
         filler = next(iter(self.live.values()))
         lanes = [self.live.get(place, filler) for place in range(len(self.program.slots))]
-        read = {lane.fingerprint: self._read(lane, like) for lane in self.live.values()}
         before = stacked([read[lane.fingerprint] for lane in lanes]) if filler.reads else {}
         if not self.step:
             return self._started(before)
-        shapes = self._like({name: part for name, part in like.items() if name in self.stage.trains})
-        stored = {lane.fingerprint: self._load(lane, shapes) for lane in self.live.values()}
         return {**before, **stacked([stored[lane.fingerprint] for lane in lanes])}
+
+    def _of_each(self, read: Callable[[Lane], State]) -> dict[str, State]:
+        """What is read for each lane, by fingerprint. A lane whose parts cannot be read fails alone."""
+        found: dict[str, State] = {}
+        for place, lane in list(self.live.items()):
+            try:
+                found[lane.fingerprint] = read(lane)
+            except Exception as error:
+                if not is_of_one_run(error):
+                    raise
+                self._fail(place, error)
+        return found
 
     def _read(self, lane: Lane, like: State) -> State:
         """What earlier lanes made for this one."""
@@ -219,8 +235,9 @@ class Training:
 
     def _stored(self, cohort: Cohort, seeds: Sequence[int]) -> State:
         """The same, from disk."""
+        del seeds  # they are the cohort's
         ready = self._ready(cohort)
-        return cohort.engine.parts(self.session, cohort.run, seeds, ready, last=True)
+        return cohort.parts(ready, last=True)
 
     def _trained(self, state: State) -> State:
         return {name: part for name, part in state.items() if name in self.stage.trains}
