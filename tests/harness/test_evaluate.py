@@ -25,8 +25,8 @@ from harness.plan import RunNode, plan_run
 from harness.programs import Program, Stored, programs
 from harness.train import initial_state, lanes_of
 from methods.core import Method, MethodConfig
-from tasks.simulation.simulators import SimulatorError
 from tasks.ogbench import suite as ogbench
+from tasks.simulation.simulators import SimulatorError
 from tasks.toy.suite import ToyTask
 from tests.harness.line import HORIZON, LineTask
 

@@ -179,8 +179,7 @@ def test_a_record_outlives_its_sessions(tmp_path: Path) -> None:
     first.content["created"] = "long ago"
     first.add_seconds({"train": 1.5})
     stage = {"name": "behavior", "fingerprint": "s", "steps": 20}
-    first.save(status="failed", error="why", evaluation_steps=[10, 20], stages=[stage],
-               beside=[3, 4])
+    first.save(status="failed", error="why", evaluation_steps=[10, 20], stages=[stage], beside=[3, 4])
     assert record.status_of(tmp_path) == "failed"
     second = TrialRecord(tmp_path, KNOWN)
     second.add_seconds({"train": 2.0, "compile": 1.0})

@@ -75,7 +75,7 @@ class Walker(Method):
 
     config: Any = MethodConfig()  # noqa: RUF009 (frozen)
     spec: Any = TaskSpec(1, 1, 1)  # noqa: RUF009 (frozen)
-    made: Callable[[MethodConfig], Stage] = lambda config: walk()  # noqa: E731 (a field)
+    made: Callable[[MethodConfig], Stage] = lambda config: walk()
 
     def init(self, key: Any) -> dict[str, Any]:
         return walk_init(key)
