@@ -205,10 +205,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_shared_stages_are_trained_once_and_cost_nobody_a_curve(whole: Path) -> None:
-    """BC's only stage is on IFQL's way, so it goes first; IFQL and QGF have one critic."""
+    """BC's only stage is IFQL's, too, which is named first; IFQL and QGF have one critic, which reads nothing: QGF's
+    behaviour, which no lane reads, is trained before it, as QGF is evaluated along the critic."""
     names = SHARING
     origins = {name: [stage["origin"] for stage in record_of(whole, name)["stages"]] for name in names}
-    assert origins == {"bc": ["trained"], "ifql": ["shared", "trained"], "qgf": ["trained", "shared"]}
+    assert origins == {"bc": ["shared"], "ifql": ["trained", "trained"], "qgf": ["trained", "shared"]}
     assert [curve(whole, name) for name in names] == [[10, 20, 30, 40]] * 2 + [[10, 20]]
     train = [(run_folder(whole, name) / "train.csv").read_text() for name in ("ifql", "qgf")]
     assert train[0] == train[1] and len(train[0].splitlines()) == 1 + 4
