@@ -19,8 +19,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+import methods
+from harness.config import RunSettings
+from harness.plan import plan_run
+from harness.programs import Stored, order, programs
 from harness.store import LaneStore
 from harness.train import Trainer
+from tasks.toy.suite import ToyTask
 from tests.harness.command import invoke
 
 IQL = ("--preset", "smoke", "--methods", "iql", "--steps", "30", "--evaluate-every", "10", "--episodes", "3",
@@ -114,6 +119,21 @@ def sizes(trainers: list[Trainer]) -> list[tuple[str, int]]:
     found = [(trainer.stage.name, len(trainer.lanes.keys)) for trainer in trainers]
     trainers.clear()
     return found
+
+
+# ---- what is carried out, and when ----
+
+
+def test_all_methods_together_have_an_order() -> None:
+    """A program comes after all that the policies read which are evaluated while it trains."""
+    settings = RunSettings(seeds=(0, 1), episodes=1, evaluate_every=10, log_every=5)
+    runs = [plan_run(ToyTask(), "?", name, (), settings) for name in methods.REGISTRY]
+    made = programs([one for run in runs for one in run.trials()], lambda lane: Stored(), lambda lane: 10)
+    number = {lane.fingerprint: place for place, program in enumerate(made) for lane in program.lanes}
+    turn = {place: time for time, place in enumerate(order(made).static_order())}
+    for place, program in enumerate(made):
+        for one in program.trials:
+            assert all(turn[number[lane.fingerprint]] <= turn[place] for lane in one.lanes()), one.label
 
 
 # ---- more seeds, fewer, others ----
