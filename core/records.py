@@ -170,7 +170,7 @@ class StageRecord(TypedDict):
     step: Number
     identity: dict[str, Any]
     seconds: NotRequired[Seconds]
-    maker: NotRequired[str]
+    trained_by: NotRequired[str]  # the run that did
     git: NotRequired[dict[str, Any] | None]
     code: NotRequired[dict[str, str] | None]
     code_later: NotRequired[dict[str, str]]  # of files that were other ones when the lane was gone on with

@@ -103,7 +103,7 @@ class Adopted:
             **self.note, "files": {self.name: sha256}, "adopted_from": str(self.folder.resolve())})  # fmt: skip
 
     def difference(self) -> str | None:
-        """In which code its maker differs from this code."""
+        """How the code that trained it differs from this code."""
         return provenance.difference(self.note)
 
     def _has(self, lane: Lane, key: str) -> bool:

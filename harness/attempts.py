@@ -40,7 +40,9 @@ class Attempt:
         self.code = provenance.code_of(type(trial.run.method))
         self.record = TrialRecord(self.folder, {**describe(trial), "dataset": data, "code": self.code})
         self.note_lanes()
-        self.beside: tuple[int, ...] = tuple(self.record.content.get("beside", ()))  # seeds that are evaluated together
+        self.evaluated_with: tuple[int, ...] = tuple(
+            self.record.content.get("evaluated_with", ())
+        )  # seeds that are evaluated together
         self.episodes: Table
         self.train: Table
         if self.record.damage:
@@ -148,7 +150,7 @@ class Cohort:
         self.session, self.engine, self.dataset = session, engine, dataset
         self.run: RunNode = attempts[0].trial.run
         self.attempts = {attempt.trial.seed: attempt for attempt in attempts}
-        self.seeds = attempts[0].beside
+        self.seeds = attempts[0].evaluated_with
         self._evaluator: Evaluator | None = None
         self._base: State | None = None
 
@@ -276,12 +278,16 @@ def cohorts(session: Session, engine: Engine, attempts: Sequence[Attempt], datas
     """Attempts by run, and by the seeds that each is evaluated beside: those of the record, or those that begin now."""
     groups: dict[Any, list[Attempt]] = {}
     for attempt in attempts:
-        if not attempt.beside:
-            new = [one for one in attempts if one.trial.run is attempt.trial.run and "beside" not in one.record.content]
-            attempt.beside = tuple(one.trial.seed for one in new)
+        if not attempt.evaluated_with:
+            new = [
+                one
+                for one in attempts
+                if one.trial.run is attempt.trial.run and "evaluated_with" not in one.record.content
+            ]
+            attempt.evaluated_with = tuple(one.trial.seed for one in new)
     for attempt in attempts:
-        attempt.record.save(beside=list(attempt.beside))
-        groups.setdefault((attempt.trial.run.fingerprint, attempt.beside), []).append(attempt)
+        attempt.record.save(evaluated_with=list(attempt.evaluated_with))
+        groups.setdefault((attempt.trial.run.fingerprint, attempt.evaluated_with), []).append(attempt)
     return [Cohort(session, engine, members, dataset) for members in groups.values()]
 
 

@@ -155,11 +155,11 @@ class LanguageTraining:
                 with cohort.failing_one(attempt):
                     step = self.stage.steps if self.store.finished else 0
                     attempt.open(step, cohort.evaluator.rows, adopted=self.store.adopted)
-        self.forsaken = not program.needed and not any(cohort.running for cohort in cohorts)
+        self.unwatched = not program.needed and not any(cohort.running for cohort in cohorts)
 
     def finish(self) -> None:
         """See `harness.engine.Work`."""
-        if self.forsaken:
+        if self.unwatched:
             return
         if not self.store.finished:
             try:

@@ -28,7 +28,7 @@ from tasks.simulation.pools import simulators
 from tasks.simulation.simulators import Failures
 
 _SAVE_SHARE = 20  # saving a large buffer may take one part in so many of the time
-_BESIDES = "besides"  # the parts, in the checkpoint of an unfinished phase
+_UNFINISHED = "unfinished"  # beside the parts, in the checkpoint of an unfinished phase
 EXPLORED = ("explore/episodes", "explore/return", "explore/success")
 """Of the exploring episodes that ended since the last row of train.csv: how many, mean return, mean success."""
 
@@ -240,10 +240,10 @@ class OnlineTraining(Training):
             "tally": {name: array((2,), jnp.float32) for name in self.metrics},
             "ended": array((3,), jnp.float32), "episode": array((), jnp.int32),
         }  # fmt: skip
-        return {**trained, _BESIDES: besides}
+        return {**trained, _UNFINISHED: besides}
 
     def _train(self, state: State) -> None:
-        besides = state.pop(_BESIDES, {})
+        besides = state.pop(_UNFINISHED, {})
         trainer = OnlineTrainer(self.algorithm, self.node, self.lanes, self.data, state, self.capacity)
         if besides:
             trainer.resume(besides["own"], {name: value.T for name, value in besides["tally"].items()})
@@ -309,10 +309,10 @@ class OnlineTraining(Training):
         if self.step < self.stage.steps:
             own = {name: block[:, : self.step] for name, block in trainer.own.items()}
             tally = {name: value.T for name, value in trainer.tally.items()}
-            state[_BESIDES] = {"own": own, "tally": tally, "ended": rollout.ended.T, "episode": rollout.episode}
+            state[_UNFINISHED] = {"own": own, "tally": tally, "ended": rollout.ended.T, "episode": rollout.episode}
         self._save(state, trainer.seconds)
         self._cost = time.perf_counter() - started
 
     def _kept(self, state: State) -> State:
-        besides = {_BESIDES: state[_BESIDES]} if _BESIDES in state else {}
+        besides = {_UNFINISHED: state[_UNFINISHED]} if _UNFINISHED in state else {}
         return {**super()._kept(state), **besides}

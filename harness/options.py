@@ -20,7 +20,7 @@ _OFFLINE = ("online_warmup", "updates_per_step", "online_evaluate_every", "repla
 
 
 @dataclass(frozen=True)
-class Manner:
+class Execution:
     """How a plan is carried out here: none of it changes a number."""
 
     results: Path

@@ -91,7 +91,7 @@ def changed(code: Mapping[str, str]) -> list[str]:
 
 
 def difference(made: Mapping[str, Any], reached: Collection[str] | None = None) -> str | None:
-    """Says in which code a record's maker differs from this code, if it does; records without digests know of the
+    """Says how the code that made a record differs from this code, if it does; records without digests know of the
     commit alone. `reached`: the files that the asker reaches, where only these count: what one method shares with
     another does not depend on the other's own files."""
     if code := made.get("code"):

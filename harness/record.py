@@ -98,7 +98,7 @@ class TrialRecord:
         self.damage: str | None = None
         """What was wrong with the record of earlier sessions, and where that is kept now."""
         before = self._before()
-        kept = {key: before[key] for key in ("evaluation_steps", "stages", "beside") if key in before}
+        kept = {key: before[key] for key in ("evaluation_steps", "stages", "evaluated_with") if key in before}
         if before.get("evaluation_steps"):  # whose rows the code of then made
             kept["code"] = before.get("code", {})
             later = {**before.get("code_later", {}), **(content["code"] if content["code"] != kept["code"] else {})}

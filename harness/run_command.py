@@ -20,7 +20,7 @@ from core.files import expanded
 from core.streams import STANDARD_OUTPUT
 from harness import options, show
 from harness.ending import STORAGE, Interrupted
-from harness.options import Manner
+from harness.options import Execution
 from methods.core import BadInput
 
 if TYPE_CHECKING:
@@ -99,10 +99,10 @@ def run(
             sizes={name: value for name, value in sizes.items() if value is not None},
         )
         options.check_sizes(asked.sizes)
-        manner = Manner(expanded(Path(results)), not resume, options.lanes(lanes), options.stale(stale), asked.data,
+        execution = Execution(expanded(Path(results)), not resume, options.lanes(lanes), options.stale(stale), asked.data,
                         tuple(expanded(Path(path)) for path in adopt or ()))  # fmt: skip
         how = "save" if save_plan else "config" if show_config else "time" if timed else "dry" if dry_run else ""
-        return _main(asked, manner, how, Path(save_plan), console)
+        return _main(asked, execution, how, Path(save_plan), console)
 
     raise typer.Exit(guarded(lambda: _written(go, Path(results))))
 
@@ -130,7 +130,7 @@ def _shown(what: list[str], show_config: bool, names: str, patterns: str) -> tup
     return options.parts("what", what[0], "method"), options.parts("patterns", named, "task")
 
 
-def _main(asked: Request, manner: Manner, how: str, save_to: Path, console: Console) -> int:
+def _main(asked: Request, execution: Execution, how: str, save_to: Path, console: Console) -> int:
     """Plans, and does what is wanted of the plan: `how` is "save", "config", "dry", "time", or "" to carry it out."""
     from harness.numerics import pin
 
@@ -143,18 +143,18 @@ def _main(asked: Request, manner: Manner, how: str, save_to: Path, console: Cons
     from harness.engines import engine_of
 
     if "data_episodes" in asked.sizes:
-        _check_data_episodes(plan.tasks, plan.settings.data_episodes, manner.data)
+        _check_data_episodes(plan.tasks, plan.settings.data_episodes, execution.data)
     # looks at everything before anything is fetched or written, so that a bad value costs nothing
-    places = {task.name: task.whereabouts(manner.data) for task in plan.tasks}
+    places = {task.name: task.whereabouts(execution.data) for task in plan.tasks}
     engine_of(plan.tasks[0].suite).device()
     seeds = plan.settings.seeds
     if len(seeds) > _MANY:
         budget.check(
-            [run for task in plan.tasks for run in plan.runs(task, seeds=seeds[:1])], len(seeds), manner.results
+            [run for task in plan.tasks for run in plan.runs(task, seeds=seeds[:1])], len(seeds), execution.results
         )
     drafts = [run for task in plan.tasks for run in plan.runs(task)]
-    budget.check(drafts, len(seeds), manner.results)
-    adopted = [Adopted(path) for path in manner.adopt]
+    budget.check(drafts, len(seeds), execution.results)
+    adopted = [Adopted(path) for path in execution.adopt]
     for one in adopted:
         one.check(drafts, data_known=False)
     if how == "save":
@@ -162,9 +162,9 @@ def _main(asked: Request, manner: Manner, how: str, save_to: Path, console: Cons
     elif how == "config":
         show.settings([run for run in drafts if not run.continues])
     elif how:
-        show.plan(plan, places, manner, timed=how == "time")
+        show.plan(plan, places, execution, timed=how == "time")
     else:
-        return _carry_out(plan, len(drafts) // len(plan.tasks), manner, adopted, console)
+        return _carry_out(plan, len(drafts) // len(plan.tasks), execution, adopted, console)
     return 0
 
 
@@ -180,7 +180,7 @@ def _check_data_episodes(chosen_tasks: Sequence[Any], episodes: int, data: str) 
         budget.check_dataset(task, episodes)
 
 
-def _carry_out(plan: Plan, per_task: int, manner: Manner, adopted: Sequence[Adopted], console: Console) -> int:
+def _carry_out(plan: Plan, per_task: int, execution: Execution, adopted: Sequence[Adopted], console: Console) -> int:
     """Runs task by task, so that one dataset is on the device at a time; returns the exit code.
 
     A task whose data cannot be had is passed over with a line, unless none can.
@@ -192,13 +192,13 @@ def _carry_out(plan: Plan, per_task: int, manner: Manner, adopted: Sequence[Adop
 
     statuses: list[str] = []
     _allow_open_files()
-    resuming = "the same command continues" + (", without --fresh" if manner.fresh else "")
+    resuming = "the same command continues" + (", without --fresh" if execution.fresh else "")
     with Progress(console) as progress:
-        session = Session(manner.results, progress)
-        executor = Executor(session, plan.settings.jobs, manner.lanes, manner.stale)
+        session = Session(execution.results, progress)
+        executor = Executor(session, plan.settings.jobs, execution.lanes, execution.stale)
         for task in plan.tasks:
             try:
-                dataset = task.load(manner.data)
+                dataset = task.load(execution.data)
             except BadInput as error:
                 if task is plan.tasks[-1] and set(statuses) <= {"no data"}:
                     raise
@@ -209,12 +209,12 @@ def _carry_out(plan: Plan, per_task: int, manner: Manner, adopted: Sequence[Adop
                 progress.say(f"stopped while getting data for {task.name}; {resuming}")
                 return 130
             runs = plan.runs(task, dataset.identity)
-            _adopt(adopted, runs, executor, fresh=manner.fresh)
+            _adopt(adopted, runs, executor, fresh=execution.fresh)
             if landscape := task.landscape():
-                write_arrays(manner.results / "tasks" / task.suite / f"{task.name}.npz", landscape)
+                write_arrays(execution.results / "tasks" / task.suite / f"{task.name}.npz", landscape)
             try:
                 with session.stop.listening():
-                    statuses += executor.run(runs, dataset, fresh=manner.fresh)
+                    statuses += executor.run(runs, dataset, fresh=execution.fresh)
             except StaleCode as error:
                 if len(plan.tasks) == 1:
                     raise
@@ -224,7 +224,7 @@ def _carry_out(plan: Plan, per_task: int, manner: Manner, adopted: Sequence[Adop
                 progress.say(f"stopped; {resuming}")
                 return 130
     unfinished = len(statuses) - statuses.count("finished")
-    console.print(f"{statuses.count('finished')} of {len(statuses)} runs finished; records in {manner.results}/",
+    console.print(f"{statuses.count('finished')} of {len(statuses)} runs finished; records in {execution.results}/",
                   markup=False, highlight=False, soft_wrap=True)  # fmt: skip
     return 2 if "stale" in statuses else 1 if unfinished else 0
 

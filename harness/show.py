@@ -18,7 +18,7 @@ from harness.session import seeds_text
 from methods.core import leaves
 
 if TYPE_CHECKING:
-    from harness.options import Manner
+    from harness.options import Execution
     from harness.plan import RunNode
     from harness.programs import Program
     from harness.request import Plan
@@ -50,7 +50,7 @@ def settings(drafts: Sequence[RunNode]) -> None:
         console.print(table)
 
 
-def plan(plan: Plan, places: Mapping[str, Whereabouts], manner: Manner, *, timed: bool = False) -> None:
+def plan(plan: Plan, places: Mapping[str, Whereabouts], execution: Execution, *, timed: bool = False) -> None:
     """What of a plan is finished and what is to do: runs, then programs with their lanes, each under the last of those
     that it reads. With `timed` how long they would take, which is measured."""
     from harness.engines import engine_of
@@ -65,14 +65,14 @@ def plan(plan: Plan, places: Mapping[str, Whereabouts], manner: Manner, *, timed
     lines: list[str] = []
     for task in plan.tasks:
         known = places[task.name].there
-        runs = plan.runs(task, task.load(manner.data).identity if known else "?")
+        runs = plan.runs(task, task.load(execution.data).identity if known else "?")
         tree = Tree(f"[bold]{escape(task.name)}[/bold]  data: {escape(places[task.name].text)}")
         trials = [trial for run in runs for trial in run.trials()]
-        stale = Stale(manner.results, [] if manner.fresh else trials)
+        stale = Stale(execution.results, [] if execution.fresh else trials)
         if line := stale.line():
-            lines.append(f"{line}; {OUTCOMES[manner.stale]}")
-        gone = stale.gone if manner.stale == "redo" else set()
-        made = remaining(trials, manner.results, engine, manner.lanes, nothing=manner.fresh, gone=gone)
+            lines.append(f"{line}; {OUTCOMES[execution.stale]}")
+        gone = stale.gone if execution.stale == "redo" else set()
+        made = remaining(trials, execution.results, engine, execution.lanes, nothing=execution.fresh, gone=gone)
         todo += made.programs
         times = engine.estimate(made.programs, Console(stderr=True)) if timed else {}
         branches: dict[str, Tree] = {}
@@ -92,7 +92,7 @@ def plan(plan: Plan, places: Mapping[str, Whereabouts], manner: Manner, *, timed
         console.print(line, markup=False)
     lanes = sum(len(program.training) for program in todo)
     text = f"to do: {_count(lanes, 'lane')} in {_count(sum(bool(one.training) for one in todo), 'program')}"
-    console.print(f"{text}; results: {manner.results}/", markup=False)
+    console.print(f"{text}; results: {execution.results}/", markup=False)
     if not all(place.there for place in places.values()):
         console.print("what is finished of tasks without data cannot be told before they are there", markup=False)
 

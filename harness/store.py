@@ -160,7 +160,7 @@ class Artifact:
         (`batch`), and the `git` state, `code` and package `versions` that made them."""
         note: Mapping[str, Any] = self.note or {}
         # the same run in another folder of results has the same name, so adoption is looked at first
-        origin = "adopted" if self.adopted else "trained" if note.get("maker") == asker else "shared"
+        origin = "adopted" if self.adopted else "trained" if note.get("trained_by") == asker else "shared"
         kept = {key: note.get(key) for key in ("seconds", "git", "code", "versions")}
         return {"origin": origin, "batch": len(note.get("batch") or [0]), **kept}
 
@@ -230,7 +230,7 @@ class LaneStore(Artifact):
         total = before.get("seconds", 0.0) + seconds
         write_json(self.folder / "stage.json", {
             "finished": finished, "step": step, "seconds": round(total, 3),
-            "maker": before.get("maker", self.author.label), "git": git_state(), "code": begun or code,
+            "trained_by": before.get("trained_by", self.author.label), "git": git_state(), "code": begun or code,
             **({"code_later": later} if later else {}), "versions": versions(), "files": dict(files),
             "batch": list(batch), "identity": self.identity})  # fmt: skip
         self._read = False

@@ -97,22 +97,22 @@ def test_what_it_is_needed_for_is_trained_on_it(reference: Path, tmp_path: Path)
 def test_it_takes_the_place_of_an_unfinished_one_only(reference: Path, tmp_path: Path) -> None:
     offered, results = artifact(reference, "behavior"), tmp_path / "results"
     own = results / "artifacts" / offered.name
-    changed(offered, own, finished=False, maker="an earlier attempt")
+    changed(offered, own, finished=False, trained_by="an earlier attempt")
     assert invoke(*BC, "--results", str(results), *offers(offered)).exit_code == 0
     assert origins(results, "bc") == [("behavior", "adopted")] and note(own)["finished"]
     shutil.rmtree(results)
-    changed(offered, own, maker="an earlier run")
+    changed(offered, own, trained_by="an earlier run")
     assert invoke(*BC, "--results", str(results), *offers(offered)).exit_code == 0
-    assert origins(results, "bc") == [("behavior", "shared")] and note(own)["maker"] == "an earlier run"
+    assert origins(results, "bc") == [("behavior", "shared")] and note(own)["trained_by"] == "an earlier run"
 
 
 def test_fresh_redoes_all_but_what_is_offered(reference: Path, tmp_path: Path) -> None:
     """What stands there is replaced; offered where it stands, it stays."""
     offered, results = artifact(reference, "behavior"), tmp_path / "results"
-    own = changed(offered, results / "artifacts" / offered.name, maker="an earlier run")
+    own = changed(offered, results / "artifacts" / offered.name, trained_by="an earlier run")
     again = (*BC, "--results", str(results), "--fresh")
     assert invoke(*again, *offers(offered)).exit_code == 0
-    assert origins(results, "bc") == [("behavior", "adopted")] and note(own)["maker"] != "an earlier run"
+    assert origins(results, "bc") == [("behavior", "adopted")] and note(own)["trained_by"] != "an earlier run"
     before = files(own / "state")
     assert invoke(*again, *offers(own)).exit_code == 0
     assert origins(results, "bc") == [("behavior", "adopted")] and files(own / "state") == before

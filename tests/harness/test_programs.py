@@ -133,7 +133,9 @@ def test_what_is_finished_is_evaluated_at_once_and_what_others_read_needs_nothin
     finished = dict.fromkeys(prints(of_stage(wanted, "behavior")), Stored(True, ("a", "b")))
     behavior, critic = made(wanted, finished)[:2]
     assert behavior.done and behavior.training == [] and seeds(behavior) == [0, 1, 2]
-    assert [trial.run.name for trial in behavior.trials] == ["bc"] * 3 and not critic.done and seeds(critic) == [0, 1, 2]
+    assert (
+        [trial.run.name for trial in behavior.trials] == ["bc"] * 3 and not critic.done and seeds(critic) == [0, 1, 2]
+    )
     (critic,) = made(trials(planned("best_of_n")), finished)
     assert stage(critic) == "critic" and critic.lanes[0].reads["behavior"].fingerprint in finished
     assert made([]) == []

@@ -179,7 +179,7 @@ def test_a_record_outlives_its_sessions(tmp_path: Path) -> None:
     first.content["created"] = "long ago"
     first.add_seconds({"train": 1.5})
     stage = {"name": "behavior", "fingerprint": "s", "steps": 20}
-    first.save(status="failed", error="why", evaluation_steps=[10, 20], stages=[stage], beside=[3, 4])
+    first.save(status="failed", error="why", evaluation_steps=[10, 20], stages=[stage], evaluated_with=[3, 4])
     assert record.status_of(tmp_path) == "failed"
     second = TrialRecord(tmp_path, KNOWN)
     second.add_seconds({"train": 2.0, "compile": 1.0})
@@ -187,7 +187,9 @@ def test_a_record_outlives_its_sessions(tmp_path: Path) -> None:
     content = json.loads((tmp_path / "run.json").read_text())
     assert (content["status"], content["error"], content["created"]) == ("running", None, "long ago")
     assert content["wall_clock_s"] == {"train": 3.5, "compile": 1.0} and content["schema"] == 1
-    assert content["evaluation_steps"] == [10, 20] and content["stages"] == [stage] and content["beside"] == [3, 4]
+    assert (
+        content["evaluation_steps"] == [10, 20] and content["stages"] == [stage] and content["evaluated_with"] == [3, 4]
+    )
     assert content["seed"] == 3 and content["format"] == 2
 
 

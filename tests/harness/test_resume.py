@@ -75,7 +75,7 @@ def test_what_a_whole_run_leaves(reference: Path, seed: int) -> None:
     assert [(stage["name"], stage["steps"], stage["origin"], stage["batch"]) for stage in vgf["stages"]] == [
         ("behavior", 20, "trained", 2), ("critic", 40, "trained", 2)]  # fmt: skip
     assert vgf["status"] == "finished" and vgf["error"] is None and vgf["evaluation_steps"] == [10, 20, 30, 40]
-    assert vgf["seed"] == seed and vgf["format"] == 2 and vgf["beside"] == [0, 1]
+    assert vgf["seed"] == seed and vgf["format"] == 2 and vgf["evaluated_with"] == [0, 1]
     folder = run_folder(reference, seed=seed)
     assert [stage["fingerprint"] for stage in vgf["stages"]] == (folder / "stages").read_text().split()
     header, *rows = (folder / "episodes.csv").read_text().splitlines()
