@@ -40,9 +40,8 @@ class Attempt:
         self.code = provenance.code_of(type(trial.run.method))
         self.record = TrialRecord(self.folder, {**describe(trial), "dataset": data, "code": self.code})
         self.note_lanes()
-        self.evaluated_with: tuple[int, ...] = tuple(
-            self.record.content.get("evaluated_with", ())
-        )  # seeds that are evaluated together
+        # seeds whose episodes run side by side; () before it is known
+        self.evaluated_with: tuple[int, ...] = tuple(self.record.content.get("evaluated_with", ()))
         self.episodes: Table
         self.train: Table
         if self.record.damage:

@@ -99,8 +99,9 @@ def run(
             sizes={name: value for name, value in sizes.items() if value is not None},
         )
         options.check_sizes(asked.sizes)
-        execution = Execution(expanded(Path(results)), not resume, options.lanes(lanes), options.stale(stale), asked.data,
-                        tuple(expanded(Path(path)) for path in adopt or ()))  # fmt: skip
+        given_parts = tuple(expanded(Path(path)) for path in adopt or ())
+        execution = Execution(expanded(Path(results)), not resume, options.lanes(lanes), options.stale(stale),
+                              asked.data, given_parts)  # fmt: skip
         how = "save" if save_plan else "config" if show_config else "time" if timed else "dry" if dry_run else ""
         return _main(asked, execution, how, Path(save_plan), console)
 

@@ -165,7 +165,7 @@ def at_step(number: int, accident: Callable[[], None], patch: pytest.MonkeyPatch
 def check_leftovers(results: Path) -> None:
     """Killed at environment step 25, it has what it kept at 20: the parts, and all it had gathered."""
     for folder, lane in zip(seed_folders(results), artifacts(results), strict=True):
-        kept = parameters(lane)["besides"]
+        kept = parameters(lane)["unfinished"]
         assert kept["own.rewards"].shape == (20,) and kept["episode"] == 20
         assert record(folder)["status"] == "running"
     episodes = seed_folders(results)[0] / "episodes.csv"
@@ -244,7 +244,7 @@ def test_stopped_it_keeps_the_step_in_hand(reference: Path, tmp_path: Path, monk
     for folder, lane in zip(seed_folders(results), artifacts(results), strict=True):
         assert record(folder)["status"] == "interrupted"
         assert [path.name for path in (lane / "state").iterdir()] == ["13.safetensors"]
-        assert parameters(lane)["besides"]["tally.critic/loss"][1] == 3
+        assert parameters(lane)["unfinished"]["tally.critic/loss"][1] == 3
     assert invoke(*ONLINE, "--results", str(results)).exit_code == 0
     for folder in seed_folders(results):
         assert record(folder)["status"] == "finished"
@@ -285,7 +285,7 @@ def test_a_simulator_that_fails_ends_its_own_seed_alone(
         assert (folders[0] / name).read_bytes() == (seed_folders(whole)[0] / name).read_bytes()
     assert ArrayFormat().same(parameters(artifacts(results)[0]), parameters(artifacts(whole)[0]))
     assert [row["step"] for row in table(folders[1] / "train.csv")[-2:]] == ["50", "60"]
-    assert parameters(artifacts(results)[1])["besides"]["own.rewards"].shape == (20,)
+    assert parameters(artifacts(results)[1])["unfinished"]["own.rewards"].shape == (20,)
     again = invoke(*ONLINE, "--results", str(results))
     assert again.exit_code == 0 and "vgf online on toy, seed 0: finished before" in again.stderr
     assert [row["step"] for row in table(folders[1] / "train.csv")[-4:]] == ["50", "60", "70", "75"]
