@@ -190,14 +190,18 @@ class Trainer:
     The state is donated: the caller's copy is gone after `run`.
     """
 
-    def __init__(self, algorithm: Algorithm, lanes: Lanes, columns: Columns, state: State) -> None:
-        """`columns`: `[t, ...]` on the device; `state`: parts `[l, ...]` that the stage trains or reads."""
+    def __init__(
+        self, algorithm: Algorithm, lanes: Lanes, columns: Columns, state: State,
+        compiled: dict[int, Any] | None = None,
+    ) -> None:  # fmt: skip
+        """`columns`: `[t, ...]` on the device; `state`: parts `[l, ...]` that the stage trains or reads; `compiled`: what
+        trainers of as many lanes of equal structure have compiled, by steps."""
         self.algorithm, self.lanes, self.columns = algorithm, lanes, columns
         self.stage = algorithm.stage({})
         started = time.perf_counter()
         self.prepared = jax.block_until_ready(prepare(algorithm, lanes, self._frozen(state), columns))
         self.seconds = {"prepare": time.perf_counter() - started, "compile": 0.0, "train": 0.0}
-        self._compiled: dict[int, Any] = {}
+        self._compiled: dict[int, Any] = {} if compiled is None else compiled
 
     def complete(self, state: State) -> State:
         """The state with the parts that the stage fits in closed form; adds its columns to `prepared`."""

@@ -145,7 +145,8 @@ class Training:
     def _train(self, state: State) -> None:
         for lane in self.live.values():
             self.stores(lane).begin(self.batch)
-        trainer = Trainer(self.algorithm, self.lanes, self.data, state)
+        compiled = self.session.kept(("spans", self.program.first.structure, len(self.batch)), dict)
+        trainer = Trainer(self.algorithm, self.lanes, self.data, state, compiled)
         state = trainer.complete(state)
         self._saved = time.monotonic()
         with self.session.progress.stage(self._label(), self.stage.steps, self.step) as bar:
