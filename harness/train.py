@@ -194,8 +194,8 @@ class Trainer:
         self, algorithm: Algorithm, lanes: Lanes, columns: Columns, state: State,
         compiled: dict[int, Any] | None = None,
     ) -> None:  # fmt: skip
-        """`columns`: `[t, ...]` on the device; `state`: parts `[l, ...]` that the stage trains or reads; `compiled`: what
-        trainers of as many lanes of equal structure have compiled, by steps."""
+        """`columns`: `[t, ...]` on the device; `state`: parts `[l, ...]` that the stage trains or reads; `compiled`:
+        what trainers of as many lanes of equal structure have compiled, by steps."""
         self.algorithm, self.lanes, self.columns = algorithm, lanes, columns
         self.stage = algorithm.stage({})
         started = time.perf_counter()
