@@ -296,7 +296,8 @@ def fail(session: Session, attempts: Sequence[Attempt], error: Exception) -> boo
     line = ""
     for attempt in attempts:
         if attempt.status == "running":
-            line = attempt.fail(error)
+            said = attempt.fail(error)
+            line = line or said
             runs.setdefault(attempt.trial.run.label, []).append(attempt.trial.seed)
     for label, seeds in runs.items():
         session.progress.say(f"{label}, {seeds_text(seeds)}: failed: {line}")

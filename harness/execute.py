@@ -188,8 +188,6 @@ class Executor:
         for lane in sorted(lanes, key=lambda lane: lane.fingerprint):
             if why := self.session.why_not(lane.reads.values()):
                 self.session.failed[lane.fingerprint] = why
-                if lane.fingerprint not in {attempt.last.fingerprint for attempt in attempts}:
-                    self.session.progress.say(f"{lane.label}, seed {lane.seed}: failed: its {why}")
                 continue
             folder = self.session.artifact(lane.fingerprint)
             locks.enter_context(record.locked(folder, wait=self._wait(lane)))
@@ -288,7 +286,8 @@ class Executor:
                 locks.enter_context(record.locked(folder))
             for folder in folders:
                 for note in ("run.json", "stage.json"):  # first: what is left of a killed deletion counts for nothing
-                    (folder / note).unlink(missing_ok=True)
+                    with contextlib.suppress(IsADirectoryError, PermissionError):
+                        (folder / note).unlink(missing_ok=True)
             for folder in folders:
                 shutil.rmtree(folder)
         self.forgotten |= set(wanted)

@@ -101,7 +101,10 @@ class TrialRecord:
         kept = {key: before[key] for key in ("evaluation_steps", "stages", "evaluated_with") if key in before}
         if before.get("evaluation_steps"):  # whose rows the code of then made
             kept["code"] = before.get("code", {})
-            later = {**before.get("code_later", {}), **(content["code"] if content["code"] != kept["code"] else {})}
+            later = {
+                **before.get("code_later", {}),
+                **(content.get("code", {}) if content.get("code", {}) != kept["code"] else {}),
+            }
             kept |= {"code_later": later} if later else {}
         self.content = {
             "schema": SCHEMA, "format": FORMAT, **content, **kept, "status": "running", "error": None,

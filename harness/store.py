@@ -150,7 +150,7 @@ class Artifact:
                 if digest(path) != files.get(one):
                     raise BadInput(f"{path} is damaged (its SHA-256 is not the stored one); {ANEW}")
             except FileNotFoundError:
-                raise BadInput(f"{path} is missing: removed, or never trained; the same command trains it") from None
+                raise BadInput(f"{path} is missing; {ANEW}") from None
             except OSError as error:
                 raise BadInput(f"{path}: the stored parts cannot be read ({reason(error)}); {ANEW}") from None
 

@@ -82,6 +82,7 @@ def test_what_matches_is_used_and_nothing_is_retrained(reference: Path, tmp_path
     assert [files(folder) for folder in given] == before
 
 
+@pytest.mark.slow
 def test_what_it_is_needed_for_is_trained_on_it(reference: Path, tmp_path: Path) -> None:
     """The same critic as if the behaviour had been trained here, as that of the other seed is."""
     given = offers(artifact(reference, "behavior"))

@@ -37,6 +37,7 @@ def rewards_seen(monkeypatch: pytest.MonkeyPatch) -> tuple[list[np.ndarray], lis
     return offline, online
 
 
+@pytest.mark.slow
 def test_a_file_of_d4rl_s_becomes_normalised_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
     offline, online = rewards_seen(monkeypatch)

@@ -200,7 +200,7 @@ def test_what_other_code_made_is_refused_reused_or_made_anew(results: Path) -> N
     change(run / "run.json", status="interrupted")
     (folder / "mark").touch()
     assert refused(*BC, "--results", str(results)).startswith(said) and (folder / "mark").exists()
-    assert again(results, "--stale", "redo") == (0, [others(results)])
+    assert again(results, "--stale", "redo") == (0, [f"{said}; made anew", others(results)])
     assert not (folder / "mark").exists() and of_seed_1(results)["stages"][0]["origin"] == "trained"
     assert json.loads((folder / "stage.json").read_text())["code"] == whole[folder / "stage.json"]["code"]
     assert again(results) == (0, [f"bc on toy: finished before ({run.parent.name})"])

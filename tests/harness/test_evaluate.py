@@ -26,7 +26,6 @@ from harness.programs import Program, Stored, programs
 from harness.train import initial_state, lanes_of
 from methods.core import Method, MethodConfig
 from tasks.ogbench import suite as ogbench
-from tasks.simulation.simulators import SimulatorError
 from tasks.toy.suite import ToyTask
 from tests.harness.line import HORIZON, LineTask
 
@@ -169,24 +168,6 @@ def test_a_seed_whose_actions_are_not_finite_fails_alone() -> None:
         found = evaluator.run(state, 7, (10, 11, 12), stop=lambda: False, progress=lambda done: None)
     error = found.pop(11)
     assert str(error) == "stage evaluation: actions not finite at step 7, seed 11" and isinstance(error, Exception)
-    assert found == {seed: [row for row in whole if row["seed"] == seed] for seed in (10, 12)}
-
-
-def test_a_seed_whose_simulator_fails_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where all fail together, each is tried by itself."""
-    with Evaluator(Looker(), LineTask(), (10, 11, 12), episodes=2) as evaluator:
-        whole = rollout(evaluator)
-        assert evaluator._pool
-        step = type(evaluator._pool).step
-
-        def breaking(self: Any, actions: Any, active: Any) -> Any:
-            if active[4:8].any():  # of seed 11
-                raise SimulatorError("it broke")
-            return step(self, actions, active)
-
-        monkeypatch.setattr(type(evaluator._pool), "step", breaking)
-        found = evaluator.run(STATE, 7, (10, 11, 12), stop=lambda: False, progress=lambda done: None)
-    assert str(found.pop(11)) == "it broke"
     assert found == {seed: [row for row in whole if row["seed"] == seed] for seed in (10, 12)}
 
 

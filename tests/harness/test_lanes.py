@@ -155,6 +155,7 @@ def test_seeds_that_are_added_train_alone_and_touch_no_file(
     assert sizes(trainers) == [] and snapshot(tmp_path) == after
 
 
+@pytest.mark.slow
 def test_lanes_bounds_how_many_train_in_one_program(five: Path, tmp_path: Path, trainers: list[Trainer]) -> None:
     carried_out(tmp_path, "--seeds", "5", "--lanes", "2")
     assert Counter(sizes(trainers)) == {(stage, size): 3 - size + (size == 2) for stage in ("critic", "actor")
@@ -167,6 +168,7 @@ def test_lanes_bounds_how_many_train_in_one_program(five: Path, tmp_path: Path, 
 # ---- sweeps ----
 
 
+@pytest.mark.slow
 def test_a_sweep_of_a_float_setting_is_one_program_a_stage(tmp_path: Path, trainers: list[Trainer]) -> None:
     carried_out(tmp_path / "sweep", "--seeds", "2", "--sweep", "iql.alpha=1,3,10")
     compiled = [len(trainer._compiled) for trainer in trainers]
@@ -260,6 +262,7 @@ def test_lanes_that_were_saved_at_different_steps_go_on_to_the_same_bits(
         assert result(tmp_path, trial(tmp_path, seed)) == result(five, trial(five, seed))
 
 
+@pytest.mark.slow
 def test_a_batch_begun_as_five_goes_on_as_five_though_two_are_asked_for(
     five: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainers: list[Trainer]
 ) -> None:

@@ -96,7 +96,9 @@ def test_what_only_shows_with_the_data_is_one_line_too(given: tuple[Path, Path],
         done = go(tmp_path, "--methods", "vgf", *arguments, "--seeds", "1")
         lane, *_, run, end = done.stderr.splitlines()  # the reward model may fail of the same
         stage, failed, why = lane.removeprefix("vgf on tldr-synthetic: ").partition(", seed 0: failed: ")
-        assert failed and run.startswith("vgf on tldr-synthetic: failed: its ") and run.endswith(f" failed: {why}")
+        assert (
+            failed and run.startswith("vgf on tldr-synthetic, seed 0: failed: its ") and run.endswith(f" failed: {why}")
+        )
         assert done.exit_code == 1 and end.startswith("0 of 1 runs finished")
         return f"{stage}: {why}"
 

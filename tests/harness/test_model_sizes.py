@@ -91,6 +91,7 @@ def test_every_token_that_texts_may_hold_has_an_embedding(tmp_path: Path) -> Non
         check_sizes(LanguageConfig(model=model), corpus(control))
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_that_line_before_it_trains(tmp_path: Path) -> None:
     from tasks.language.tldr_synthetic.suite import TASK as TLDR_TASK
 

@@ -83,6 +83,7 @@ def whole(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return results
 
 
+@pytest.mark.slow
 def test_fresh_forgets_what_went_on_from_what_is_redone(whole: Path, tmp_path: Path) -> None:
     """Without --online-steps, too: the online run's first half would be gone. Other seeds' stay."""
     results = tmp_path / "results"
@@ -306,6 +307,7 @@ def test_refused(arguments: str, line: str, tmp_path: Path) -> None:
     assert not (tmp_path / "r").exists()
 
 
+@pytest.mark.slow
 def test_an_online_phase_waits_for_its_offline_end_seed_by_seed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

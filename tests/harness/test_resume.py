@@ -150,6 +150,7 @@ def test_killed_and_continued(command: Command, reference: Path, tmp_path: Path,
     assert_same(tmp_path, reference)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_room_continues(command: Command, tmp_path: Path) -> None:
     """On a small disk of its own, filled just before the first state is saved, then freed."""
     disk = tmp_path / "disk"

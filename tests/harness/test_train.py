@@ -409,6 +409,7 @@ def vgf(seeds: Sequence[int]) -> tuple[Callable[[Any], Trainer], Any]:
     return partial(Trainer, algorithm, lanes, columns), initial_state(method, lanes)
 
 
+@pytest.mark.slow
 def test_vgf_in_pieces_is_bit_identical_and_alone_the_same_to_rounding() -> None:
     trainer, start = vgf((2, 3))
     once, result = trainer(start).run(fresh(start), 0, 4)

@@ -204,6 +204,7 @@ def test_randomness_is_the_key_s(case: Case) -> None:
     assert same(first, again) and same(first, other) == case.method.greedy
 
 
+@pytest.mark.slow
 def test_vmap_over_seeds_is_one_seed_at_a_time(case: Case) -> None:
     """float32 sums in another order: some roundings of 6e-8. Adam's step divides by the gradient's size, which makes as
     much of 3e-3, more where a gradient is itself nearly lost in rounding."""

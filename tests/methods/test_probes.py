@@ -150,6 +150,7 @@ def same(a: Any, b: Any) -> bool:
     return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
+@pytest.mark.slow
 def test_without_steps_vgf_trains_as_best_of_n() -> None:
     """To the bit, whatever the flow's settings."""
     vgf, best = make("vgf", **SMALL, train_flow_steps=0, step_size=0.7, maxent=False), make("best_of_n", **SMALL)

@@ -18,6 +18,8 @@ from methods.samplers import FlowSampler
 from tests.methods.common import double, make, make_batch, per_row, random_state
 from tests.methods.test_probes import SMALL, first_seed, fresh, same, trainer_of
 
+pytestmark = pytest.mark.slow
+
 # losses and returns in numbers
 
 

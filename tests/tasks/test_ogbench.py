@@ -166,6 +166,7 @@ def state(env: gymnasium.Env) -> np.ndarray:
     return np.concatenate([data.qpos, data.qvel, data.qacc, data.qacc_warmstart, data.ctrl, data.mocap_pos.ravel()])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "env", ["scene", *(pytest.param(env, marks=pytest.mark.slow) for env in ("cube-single", "puzzle-3x3"))]
 )
