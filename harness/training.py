@@ -51,10 +51,13 @@ class Training:
         self.algorithm = Algorithm(program.first.method, self.node.number)
         self.lanes = self._lanes()
         for cohort in cohorts:
+            rows = 0
+            with cohort.failing():
+                rows = cohort.evaluator.rows
             for attempt in cohort.running:
                 done = finished[attempt.last.fingerprint]
                 with cohort.failing_one(attempt):
-                    attempt.open(self.stage.steps if done else self.step, cohort.evaluator.rows,
+                    attempt.open(self.stage.steps if done else self.step, rows,
                                  adopted=stores(attempt.last).adopted, columns=self.columns)  # fmt: skip
         watched = {attempt.last.fingerprint for cohort in cohorts for attempt in cohort.attempts.values()}
         self.own = {
