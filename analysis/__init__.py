@@ -1,7 +1,6 @@
 """Turns records into tables, figures and statistics.
 
-It reads files and runs nothing. Of the other packages it uses `core`, the names of suites (`tasks.SUITES`: `missing`
-writes commands) and the theory's distance and bound (`methods.particles`: `scaling` compares particles with them).
+It reads files and runs nothing. Of the other packages it uses `core` alone.
 """
 
 import runpy

@@ -28,7 +28,7 @@ from analysis.statistics import (
     resample,
     stratified_coverage,
 )
-from analysis.style import BLUE, RED, at_least_a_point, finish, looks, unit
+from analysis.style import BLUE, RED, UNITS, at_least_a_point, finish, looks, unit
 
 THRESHOLDS = 101
 DIVERGING = LinearSegmentedColormap.from_list("beats", [RED, "#f7f7f7", BLUE])
@@ -99,7 +99,7 @@ def profiles(of: Spoken, tasks: list[str], suite: str) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def draw_profiles(shown: pd.DataFrame, tasks: int, note: str) -> Figure:
+def draw_profiles(shown: pd.DataFrame, tasks: int, note: str, units: Mapping[str, str] = UNITS) -> Figure:
     """The share of runs above each score, with pointwise bands."""
     figure, axes = plt.subplots(figsize=(5.4, 3.8), layout="constrained")
     styles = looks(dict(zip(shown["label"], shown["method"], strict=True)))
@@ -113,7 +113,9 @@ def draw_profiles(shown: pd.DataFrame, tasks: int, note: str) -> Figure:
         )  # fmt: skip
         names.append(str(label))
     suite = str(shown["suite"].iloc[0])
-    axes.set(xlabel=f"threshold t: {unit(suite)}", ylabel="share of runs with score > t [0-1]", ylim=(-0.02, 1.02))
+    axes.set(
+        xlabel=f"threshold t: {unit(suite, units)}", ylabel="share of runs with score > t [0-1]", ylim=(-0.02, 1.02)
+    )
     return finish(figure, f"{suite}: performance profiles, {_count(tasks)}\n{note}", handles, names)
 
 
@@ -128,7 +130,7 @@ def aggregates(of: Spoken, tasks: list[str], suite: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def draw_aggregates(shown: pd.DataFrame, tasks: int, note: str) -> Figure:
+def draw_aggregates(shown: pd.DataFrame, tasks: int, note: str, units: Mapping[str, str] = UNITS) -> Figure:
     """A panel an aggregate, a row a method, the best IQM on top."""
     order = shown[shown["statistic"] == "IQM"].sort_values("value")["label"].tolist()
     figure, panels = plt.subplots(
@@ -148,7 +150,7 @@ def draw_aggregates(shown: pd.DataFrame, tasks: int, note: str) -> Figure:
         axes.margins(x=0.08)
         at_least_a_point(axes, "x")
         axes.grid(axis="y", visible=False)
-    figure.supxlabel(unit(suite), fontsize=9)
+    figure.supxlabel(unit(suite, units), fontsize=9)
     figure.suptitle(f"{suite}: aggregates over {_count(tasks)}\n{note}", x=0.01, ha="left", fontsize=10)
     return figure
 

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.load import Records
+from analysis.output import short
 from analysis.published import METHODS, canonical, tasks_of
 from analysis.runs import RecordError, Run, shown
 from analysis.select import HELD_OUT, PAPER_KNOB, PICKS, Choice, Endpoint, Rule, choose, offline
@@ -75,7 +76,8 @@ def compare(records: Records, published: pd.DataFrame, terms: Terms) -> tuple[pd
     """One row a (published row, method of ours), in the order of print, and notes.
 
     Columns: table, suite, environment, task, published_method, method, published (mean), published_std,
-    published_seeds, published_unit (of its last digit), measured, std, seeds, picks, rule, bias, step, difference,
+    published_seeds, published_unit (of its last digit), measured, std, seeds, told (which of one task's
+    are missing), picks, rule, bias, step, difference,
     low, high, p, p_corrected, p_equivalence, detectable, verdict, why, runs, remark. What is not known is NaN.
     """
     cells = measured(records, terms)
@@ -134,21 +136,19 @@ def _cell(several: Sequence[tuple[Run, pd.DataFrame]], terms: Terms) -> Cell:
             return Cell(why=f"{len(several)} runs ({prints}), --run names one", remark="several runs, none counted")
         several = named
     run, rows = several[0]
-    before, trained = offline(rows), run.status == "finished" or (rows["phase"] == "online").any()
-    rows, missing = terms.endpoint(before)
+    went_on = (rows["phase"] == "online").any()
+    rows, missing = terms.endpoint(offline(rows))
     if rows.empty:
         return Cell(run, None, missing or "no offline evaluation")
     step = int(rows["step"].max())
-    if not trained and not terms.endpoint.steps:
-        missing = missing or f"the run {run.ending}, at step {step}"
     choice = choose(run, rows, terms.rule)
     if isinstance(choice, str):
         return Cell(run, None, choice, step=step)
+    if choice.status != "finished" and not went_on and not terms.endpoint.steps:
+        missing = missing or f"the run {run.ending}, at step {step}"
     open_knobs = choice.rule == HELD_OUT and terms.rule.name != HELD_OUT
-    remark = (
-        f"{terms.rule} leaves {', '.join(set(run.knobs) - set(terms.rule.at))} open: held-out" if open_knobs else ""
-    )
-    return Cell(run, choice, missing, remark, step)
+    open_ = f"{terms.rule} leaves {', '.join(set(run.knobs) - set(terms.rule.at))} open: held-out" if open_knobs else ""
+    return Cell(run, choice, missing, "; ".join(filter(None, (open_, choice.told))), step)
 
 
 def _named(run: Run, wanted: Sequence[str]) -> bool:
@@ -173,16 +173,21 @@ def _compared(row: Mapping[Any, Any], method: str, cells: Sequence[Cell], terms:
         against = against._replace(**dict.fromkeys(("difference", "low", "high", "p"), math.nan))
     if choices and not len(units):
         reasons.append("no seed that all its tasks have")
-    short = [cell.step for cell in known if cell.step < 0.99 * row["steps"]]
-    remarks = [f"{min(short):,} of {row['steps']:,.0f} steps"] if short else []
+    early = [cell.step for cell in known if cell.step < 0.99 * row["steps"]]
+    remarks = [f"{min(early):,} of {row['steps']:,.0f} steps"] if early else []
     remarks += [f"without seeds {', '.join(map(str, dropped))}, which not all its tasks have"] if dropped else []
     remarks += list(dict.fromkeys(note for cell in known if cell.run for note in _circumstances(cell.run)))
+    told = choices[0].told if len(cells) == 1 and choices else ""
+    if len(cells) > 1:
+        several = [(cell.run.task, cell.choice.told) for cell in known if cell.run and cell.choice]
+        remarks += [f"{short(task)}: {said}" for task, said in several if said]
     picks = list(dict.fromkeys(PICKS.join(choice.picks) for choice in choices if choice.picks))
     return {
         "table": row["table"], "suite": row["suite"], "environment": row["environment"], "task": row["task"],
         "published_method": row["method"], "method": method, "published": row["mean"], "published_std": row["std"],
         "published_seeds": row["seeds"], "published_unit": row["unit"],
-        "measured": own.mean, "std": own.std, "seeds": own.n, "picks": ", ".join(picks), "rule": _rule_of(choices),
+        "measured": own.mean, "std": own.std, "seeds": own.n, "told": told,
+        "picks": ", ".join(picks), "rule": _rule_of(choices),
         "bias": np.mean([choice.bias for choice in choices] or [0.0]),
         "step": max((cell.step for cell in known), default=math.nan), "difference": against.difference,
         "low": against.low, "high": against.high, "p": math.nan if reasons else against.p, "p_corrected": math.nan,
@@ -221,7 +226,7 @@ def _rule_of(choices: Sequence[Choice]) -> str:
 
 def _verdict(row: Mapping[Any, Any]) -> tuple[str, str]:
     """(verdict, why)."""
-    n = f"n={row['seeds']:g}"
+    n = row["told"] or f"n={row['seeds']:g}"
     if row["why"]:
         return OPEN, f"{n}; {row['why']}" if row["seeds"] else row["why"]
     if row["seeds"] < 2:

@@ -1,20 +1,23 @@
-"""What a score costs: over wall-clock of training, and over evaluations of the value gradient when acting."""
+"""What a score costs: over wall-clock of training, and over value gradients when acting, as methods declare them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
 from analysis.curves import SIZE, task_name
+from analysis.inference import Cost
+from analysis.inference import costs as declared
 from analysis.load import Records
 from analysis.pyplot import plt
-from analysis.runs import MOST, Run
-from analysis.select import FIXED, HELD_OUT, Rule, choose
+from analysis.select import FIXED, HELD_OUT, PICKS, Rule, choose
 from analysis.statistics import generator
-from analysis.style import at_least_a_point, finish, looks, unit
+from analysis.style import UNITS, at_least_a_point, finish, looks, unit
 
 
 def clock(records: Records) -> tuple[pd.DataFrame, list[str]]:
@@ -41,18 +44,18 @@ def clock(records: Records) -> tuple[pd.DataFrame, list[str]]:
             if isinstance(choice, str) or step > steps:
                 continue
             summary = choice.summary(generator(run.suite, run.task))
-            at = {"device": device(run), "step": step, "seconds": before + last * step / steps}
+            at = {"device": device(run.meta), "step": step, "seconds": before + last * step / steps}
             points.append(name | at | {"picks": " / ".join(choice.picks)} | summary._asdict())
     return pd.DataFrame(points), notes
 
 
-def device(run: Run) -> str:
-    """ "cpu", "NVIDIA H200", as the record says."""
-    found = run.meta.get("device")
+def device(meta: Mapping[str, Any]) -> str:
+    """ "cpu", "NVIDIA H200", as a run.json says."""
+    found = meta.get("device")
     return str(found.get("kind") or found.get("platform")) if isinstance(found, dict) else str(found)
 
 
-def draw_clock(points: pd.DataFrame) -> Figure:
+def draw_clock(points: pd.DataFrame, units: Mapping[str, str] = UNITS) -> Figure:
     """Score over seconds of training, log scale; runs on other devices have open markers."""
     devices = list(points["device"].value_counts().index)
     figure, axes = plt.subplots(figsize=SIZE, layout="constrained")
@@ -76,49 +79,55 @@ def draw_clock(points: pd.DataFrame) -> Figure:
     axes.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))  # more labels would run into each other
     axes.tick_params(axis="x", which="minor", labelsize=7)
     axes.set(
-        xlabel=f"training, all seeds in one program, compilation included [s on {devices[0]}]",
-        ylabel=unit(str(points["suite"].iloc[0])),
+        xlabel=f"training of all seeds, compilation included [s on {devices[0]}]",
+        ylabel=unit(str(points["suite"].iloc[0]), units),
     )  # fmt: skip
     at_least_a_point(axes)
     return finish(figure, f"{task_name(points)}: score over wall-clock", handles, names)
 
 
-def gradients(settings: Mapping[str, object], setting: Mapping[str, float]) -> float:
-    """Evaluations of the value gradient (exact, or a network's) behind one action.
-
-    Of a particle flow, one a particle and step; of a guided sampler, one a sample and step of the sampler where the
-    weight is not zero; of anything else, none.
-    """
-
-    def of(*names: str) -> float:
-        found = (settings.get(name) for name in names)
-        return next((float(value) for value in found if isinstance(value, int | float) and 0 < value < MOST), 1.0)
-
-    total = setting.get("L_test", 0.0) * of("test_particles", "n_particles")
-    return total + (of("flow_steps") * setting.get("N", 1.0) if setting.get("w", 0.0) else 0.0)
-
-
 def over_gradients(records: Records, cells: pd.DataFrame) -> pd.DataFrame:
-    """Rows of `select.scores` with `gradients` (an action): every setting that costs some, and of each run one point
-    without any: its setting at none, the held-out choice if there are several."""
+    """Rows of `select.scores` with the declared `passes` and `gradients` (an action), of runs that declare them.
+
+    Rows: every setting that costs gradients, and of each run one point without any: its setting at none, the held-out
+    choice if there are several (whose passes are unknown where its picks differ in them).
+    """
     rows = []
-    settings = {run.fingerprint: run.settings for run in records.runs}
-    for _, run in cells.groupby(["suite", "task", "label"], observed=True, sort=False):
-        known = settings[run["fingerprint"].iloc[0]]
+    known = {(run.suite, run.task, run.label): declared(run) for run in records.runs}
+    for key, run in cells.groupby(["suite", "task", "label"], observed=True, sort=False):
+        of = known[key]
         fixed = run[run["rule"] == FIXED]
-        cost = [gradients(known, row[list(records.knobs)].dropna().astype(float)) for _, row in fixed.iterrows()]
-        fixed = fixed.assign(gradients=cost)
+        if not set(fixed["setting"]) <= of.keys():
+            continue
+        fixed = _priced(fixed, [of[setting] for setting in fixed["setting"]])
         free = fixed[fixed["gradients"] == 0]
         if len(free) > 1 and len(free) == len(fixed):
             chosen = run[run["rule"] == HELD_OUT]
-            free = (chosen if len(chosen) else free.iloc[-1:]).assign(gradients=0.0)
-        elif len(free) > 1:  # of several at weight zero, the one with the most samples
-            free = free.iloc[-1:]
+            free = _chosen(chosen, of) if len(chosen) else free.iloc[-1:]
+        elif len(free) > 1:  # a guidance of weight zero: the one with the most samples
+            free = free.loc[[free["passes"].idxmax()]]
         rows.append(pd.concat([free, fixed[fixed["gradients"] > 0]]).sort_values("gradients"))
-    return pd.concat(rows, ignore_index=True) if rows else cells.assign(gradients=0.0)
+    return pd.concat(rows, ignore_index=True) if rows else cells.iloc[:0].assign(passes=0.0, gradients=0.0)
 
 
-def draw_gradients(points: pd.DataFrame) -> Figure:
+def undeclared(records: Records) -> list[str]:
+    """A note that names the methods of which records do not say what an action costs; none if all do."""
+    methods = sorted({run.method for run in records.runs if not declared(run)})
+    what = f"records of {', '.join(methods)} do not declare what an action costs, so are not shown over gradients"
+    return [what] if methods else []
+
+
+def _priced(rows: pd.DataFrame, of: Sequence[Cost]) -> pd.DataFrame:
+    return rows.assign(passes=[cost.passes for cost in of], gradients=[cost.gradients for cost in of])
+
+
+def _chosen(rows: pd.DataFrame, of: Mapping[str, Cost]) -> pd.DataFrame:
+    """Held-out rows with what their picks cost: one number, or NaN where the picks differ."""
+    each = [{of[pick] for pick in picks.split(PICKS)} for picks in rows["picks"]]
+    return _priced(rows, [costs.pop() if len(costs) == 1 else Cost(math.nan, 0.0) for costs in each])
+
+
+def draw_gradients(points: pd.DataFrame, units: Mapping[str, str] = UNITS) -> Figure:
     """Score over gradient evaluations an action; those without any stand side by side around zero.
 
     Lines join the settings of one knob; where several settings cost the same, each is named instead.
@@ -152,7 +161,7 @@ def draw_gradients(points: pd.DataFrame) -> Figure:
     axes.set_xlim(-0.3, max(1.3 * most, 1.2))
     axes.set(
         xlabel="value-gradient evaluations per action at test time [-]; at 0: side by side",
-        ylabel=unit(str(points["suite"].iloc[0])),
+        ylabel=unit(str(points["suite"].iloc[0]), units),
     )
     at_least_a_point(axes)
     return finish(figure, f"{task_name(points)}: score over gradient evaluations", handles, names)

@@ -17,7 +17,7 @@ from analysis.output import short
 from analysis.pyplot import plt
 from analysis.select import FIXED, HELD_OUT, settings
 from analysis.statistics import generator, summarise
-from analysis.style import Look, at_least_a_point, finish, looks, shade, unit
+from analysis.style import UNITS, Look, at_least_a_point, finish, looks, shade, unit
 
 SIZE = (5.4, 3.8)  # without the legend
 SETTINGS = 5  # of a method, in a learning curve
@@ -64,7 +64,7 @@ def handover(points: pd.DataFrame) -> int | None:
     return int(first) if (points["step"] > first).any() else None
 
 
-def draw_learning(points: pd.DataFrame, online_from: int | None = None) -> Figure:
+def draw_learning(points: pd.DataFrame, online_from: int | None = None, units: Mapping[str, str] = UNITS) -> Figure:
     """Score over steps of one task; a method's knob settings are shades of its colour, its interval a band. Where runs
     went on online (`online_from` a step), what came before stands on grey (the VGF paper's Figure 3). More than CROWD
     methods have a panel each, on one scale of scores."""
@@ -89,7 +89,7 @@ def draw_learning(points: pd.DataFrame, online_from: int | None = None) -> Figur
             axes.set_axis_off()
         at_least_a_point(grid[0, 0])
         figure.supxlabel(xlabel, fontsize=9)
-        figure.supylabel(unit(str(points["suite"].iloc[0])), fontsize=9)
+        figure.supylabel(unit(str(points["suite"].iloc[0]), units), fontsize=9)
         figure.suptitle(title, x=0.01, ha="left", fontsize=10)
         return figure
     figure, axes = plt.subplots(figsize=SIZE, layout="constrained")
@@ -97,7 +97,7 @@ def draw_learning(points: pd.DataFrame, online_from: int | None = None) -> Figur
     for label, run in runs:
         handles |= _learning_panel(axes, run, styles[str(label)], None)
     _offline_on_grey(axes, online_from)
-    axes.set(xlabel=xlabel, ylabel=unit(str(points["suite"].iloc[0])))
+    axes.set(xlabel=xlabel, ylabel=unit(str(points["suite"].iloc[0]), units))
     at_least_a_point(axes)
     return finish(figure, title, list(handles.values()), list(handles))
 
@@ -149,17 +149,17 @@ def knob_curve(cells: pd.DataFrame, knob: str, knobs: tuple[str, ...]) -> pd.Dat
     return pd.concat([points, bands.assign(line=bands["row"])], ignore_index=True)
 
 
-def draw_knob_curve(points: pd.DataFrame, knob: str) -> Figure:
+def draw_knob_curve(points: pd.DataFrame, knob: str, axis: str = "", units: Mapping[str, str] = UNITS) -> Figure:
     """Score over a knob's values for one task; methods without the knob are horizontal lines, with bands if they
-    are at most `BANDS`."""
+    are at most `BANDS`. `axis`: what the knob is (`inference.axes_of`), if more than its name is known."""
     figure, axes = plt.subplots(figsize=SIZE, layout="constrained")
     lines = _knob_panel(axes, points, knob, looks(dict(zip(points["label"], points["method"], strict=True))))
-    axes.set(xlabel=knob_name(knob), ylabel=unit(str(points["suite"].iloc[0])))
+    axes.set(xlabel=axis or knob, ylabel=unit(str(points["suite"].iloc[0]), units))
     at_least_a_point(axes)
     return finish(figure, f"{task_name(points)}: score over {knob}", list(lines.values()), list(lines))
 
 
-def draw_knob_sheet(points: pd.DataFrame, knob: str) -> Figure:
+def draw_knob_sheet(points: pd.DataFrame, knob: str, axis: str = "", units: Mapping[str, str] = UNITS) -> Figure:
     """The same for every task of a suite, a panel each, on one scale of scores (the VGF paper's Figure 5)."""
     tasks = list(points.groupby("task", observed=True, sort=True))
     columns = min(len(tasks), SHEET)
@@ -176,8 +176,8 @@ def draw_knob_sheet(points: pd.DataFrame, knob: str) -> Figure:
     for axes in grid.flat[len(tasks) :]:
         axes.set_axis_off()
     at_least_a_point(grid[0, 0])
-    figure.supxlabel(knob_name(knob), fontsize=9)
-    figure.supylabel(unit(str(points["suite"].iloc[0])), fontsize=9)
+    figure.supxlabel(axis or knob, fontsize=9)
+    figure.supylabel(unit(str(points["suite"].iloc[0]), units), fontsize=9)
     return finish(
         figure, f"{points['suite'].iloc[0]}: score over {knob}, every task", list(lines.values()), list(lines)
     )
@@ -218,12 +218,6 @@ def scale(axes: Axes, values: np.ndarray) -> None:
         axes.set_xlim(float(values[0]) - 0.2 * least, 1.2 * float(values[-1]))  # the margins of a linear axis are huge
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticks(values, [f"{value:g}" for value in values])
-
-
-def knob_name(knob: str) -> str:
-    """A test-time knob on an axis: "L_test [flow steps, test time]"."""
-    units = {"L_test": "flow steps", "N": "samples", "w": "guidance weight"}
-    return f"{knob} [{', '.join([*filter(None, [units.get(knob)]), 'test time'])}]"
 
 
 def task_name(points: pd.DataFrame) -> str:

@@ -6,16 +6,19 @@ import codecs
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 import pandas as pd
 
-from analysis.runs import FRAME, RecordError, Run, content, shown
+from analysis.runs import FRAME, RecordError, Source, content, named, shown
+from core.errors import BadInput
 
+T = TypeVar("T")
+P = ParamSpec("P")
 PHASES = ("offline", "online", "final")
 BEFORE = ("seed", "phase", "step")
 """Columns before the knobs'."""
@@ -33,7 +36,7 @@ SETTINGS = 2**15 - 1  # of knobs, that a run can have
 
 @dataclass
 class Rows:
-    """The rows of one run as columns `[rows]`: BEFORE, the knobs, setting, AFTER, complete.
+    """The rows of one source as columns `[rows]`: BEFORE, the knobs, setting, AFTER, complete.
 
     `phase` is an index into PHASES, `setting` one into `settings` (names; [""] without knobs). `extras` holds the
     columns that a suite has after those of all suites (a language run's `gold`, `proxy`, ...), NaN where empty.
@@ -47,33 +50,93 @@ class Rows:
         return len(self.columns["score"])
 
 
-def read_episodes(run: Run) -> tuple[Rows, list[str]]:
-    """The run's episodes.csv, and notes on what was left out of it.
+class Text(NamedTuple):
+    """What an episodes.csv holds."""
 
-    Raises: RecordError if it cannot be read, or its header is not the schema's.
-    """
-    path = run.folder / "episodes.csv"
-    columns = [*BEFORE, *run.knobs, *AFTER]
+    path: Path
+    header: list[str]
+    """Its columns, [] without any line."""
+    optional: frozenset[str]
+    """Columns whose fields may be empty."""
+    whole: bytes
+    """Its lines that have ended."""
+    notes: list[str]
+
+
+def read_episodes(sources: Sequence[Source]) -> list[tuple[Rows, list[str]] | BadInput]:
+    """The episodes.csv of each seed of a run, or of a run of the old layout, and notes on what was left out of it; what
+    is wrong with those that cannot be read, or whose header is not the schema's."""
+    texts = [_attempt(_text, source) for source in sources]
+    tables = _together([text for text in texts if isinstance(text, Text)])
+    found = list[tuple[Rows, list[str]] | BadInput]()
+    for source, text in zip(sources, texts, strict=True):
+        if isinstance(text, Text):
+            found.append(_attempt(_episodes, source, text, tables.get(text.path)))
+        else:
+            found.append(text)
+    return found
+
+
+def _attempt(read: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | BadInput:
+    try:
+        return read(*args, **kwargs)
+    except BadInput as error:
+        return error
+
+
+def _text(source: Source) -> Text:
+    """Raises: RecordError if it cannot be read, or its header is not the schema's."""
+    path = source.folder / "episodes.csv"
+    columns = [*BEFORE, *source.knobs, *AFTER]
     text = (content(path) or b"").removeprefix(codecs.BOM_UTF8)
     whole = text[: text.rfind(b"\n") + 1]  # a line without its newline is still being written
     notes = [f"{path}: the last line is half-written, left out"] if len(whole) < len(text) else []
     if not whole.strip():
-        return _rows(pd.DataFrame(columns=columns), run), [*notes, f"{run.name} has no evaluation yet"]
+        return Text(path, [], frozenset(), b"", notes)
     header = _header(whole, columns, path)
-    optional = OPTIONAL.union(header[len(columns) :], UNJUDGED if run.suite in SHARES else ())
-    table, bad = parse(whole, header, optional)
+    optional = OPTIONAL.union(header[len(columns) :], UNJUDGED if source.suite in SHARES else ())
+    return Text(path, header, optional, whole, notes)
+
+
+def _together(texts: Sequence[Text]) -> dict[Path, pd.DataFrame]:
+    """The tables of files with one header, parsed at once, which is faster; none where a row needs a closer look."""
+    texts = [text for text in texts if text.header]
+    if len(texts) < 2 or any(text.header != texts[0].header for text in texts):
+        return {}
+    bodies = [text.whole[text.whole.index(b"\n") + 1 :] for text in texts]
+    first = texts[0]
+    every = _fast(first.whole + b"".join(bodies[1:]), first.header, first.optional)
+    ends = np.cumsum([body.count(b"\n") for body in bodies]).tolist()
+    if every is None or len(every) != ends[-1]:
+        return {}
+    return {text.path: every.iloc[start:end] for text, start, end in zip(texts, [0, *ends], ends, strict=False)}
+
+
+def _episodes(source: Source, text: Text, table: pd.DataFrame | None) -> tuple[Rows, list[str]]:
+    """`table`: the parsed text, if that is done. Raises: RecordError: more knob settings than a run can have."""
+    path, notes, bad = text.path, list(text.notes), list[tuple[int, str]]()
+    if not text.header:
+        columns = [*BEFORE, *source.knobs, *AFTER]
+        return _rows(pd.DataFrame(columns=columns), source), [*notes, f"{source.name} has no evaluation yet"]
+    if table is None:
+        table, bad = parse(text.whole, text.header, text.optional)
     said = [f"{path}:{line}: {reason}, left out" for line, reason in bad]
     notes += said if len(said) <= 5 else [*said[:4], f"{path}: {len(said) - 4} more corrupt rows, left out"]
-    rows = _rows(table, run)
+    strange = ~np.isin(table["seed"].to_numpy(), source.seeds)
+    if strange.any():
+        others = named(sorted(table.loc[strange, "seed"].astype(int).unique()))
+        notes.append(f"{path}: {int(strange.sum())} rows of {others}, which its run.json does not have, left out")
+        table = table[~strange]
+    rows = _rows(table, source)
     if unjudged := int(np.isnan(rows.columns["score"]).sum()):
-        notes.append(f"{run.name}: {unjudged} of {len(rows)} episodes have no valid verdict, so no score")
+        notes.append(f"{source.name}: {unjudged} of {len(rows)} episodes have no valid verdict, so no score")
     key = codes(*(rows.columns[name] for name in ("seed", "phase", "step", "setting", "episode")))
     if len(pd.unique(key)) < len(rows):
         again = pd.Series(key).duplicated(keep="last").to_numpy()
         notes.append(f"{path}: {int(again.sum())} episodes stand twice (a resumed run?), the later rows count")
         rows.columns = {name: values[~again] for name, values in rows.columns.items()}
         rows.extras = {name: values[~again] for name, values in rows.extras.items()}
-    return rows, notes + _completeness(rows, run)
+    return rows, notes + _completeness(rows, source)
 
 
 def _header(text: bytes, columns: Sequence[str], path: Path) -> list[str]:
@@ -170,19 +233,19 @@ def _value(column: str, entry: str, optional: bool) -> float | int | str | None:
     return int(number) if number == int(number) and 0 <= number <= MOST[column] else None
 
 
-def _rows(table: pd.DataFrame, run: Run) -> Rows:
+def _rows(table: pd.DataFrame, source: Source) -> Rows:
     """Compact types, and each row's knob setting; `complete` is decided later."""
-    phase = table.pop("phase").astype(pd.CategoricalDtype(PHASES)).cat.codes.to_numpy()
-    types = INTEGERS | dict.fromkeys(run.knobs, "float64") | MEASURED
+    phase = table["phase"].astype(pd.CategoricalDtype(PHASES)).cat.codes.to_numpy()
+    types = INTEGERS | dict.fromkeys(source.knobs, "float64") | MEASURED
     columns = {name: table[name].to_numpy().astype(kind) for name, kind in types.items()}
-    if run.suite in SHARES:
+    if source.suite in SHARES:
         columns["score"] *= np.float32(100)
-    key = codes(*(columns[name] for name in run.knobs)) if run.knobs else np.zeros(len(table), int)
+    key = codes(*(columns[name] for name in source.knobs)) if source.knobs else np.zeros(len(table), int)
     setting, present = pd.factorize(key)
     if len(present) > SETTINGS:
-        raise RecordError(f"{run.folder / 'episodes.csv'}: {len(present)} knob settings, more than {SETTINGS}")
+        raise RecordError(f"{source.folder / 'episodes.csv'}: {len(present)} knob settings, more than {SETTINGS}")
     firsts = [int(np.argmax(setting == i)) for i in range(len(present))]
-    names = [setting_name({knob: columns[knob][first] for knob in run.knobs}) for first in firsts]
+    names = [setting_name({knob: columns[knob][first] for knob in source.knobs}) for first in firsts]
     columns |= {"phase": phase, "setting": setting.astype("int16"), "complete": np.ones(len(table), bool)}
     known = (*columns, "phase")
     return Rows(columns, names, {name: table[name].to_numpy("float32") for name in table if name not in known})
@@ -197,18 +260,18 @@ def codes(*columns: np.ndarray) -> np.ndarray:
     return total
 
 
-def _completeness(rows: Rows, run: Run) -> list[str]:
-    """Marks (in place) the last evaluation of an unfinished run if rows are missing; notes that and other gaps."""
+def _completeness(rows: Rows, source: Source) -> list[str]:
+    """Marks (in place) the last evaluation of an unfinished source if rows are missing; notes that and other gaps."""
     step, phase = rows.columns["step"], rows.columns["phase"]
-    expected = len(run.seeds) * len(rows.settings) * run.meta["episodes"]
+    expected = len(source.seeds) * len(rows.settings) * source.meta["episodes"]
     at, found = pd.factorize(step * len(PHASES) + phase)
     notes = []
     for code, count in sorted(zip(found.tolist(), np.bincount(at, minlength=len(found)).tolist(), strict=True)):
         if count == expected:
             continue
         name = f"the {PHASES[code % len(PHASES)]} evaluation at step {code // len(PHASES)}"
-        notes.append(f"{run.name}: {name} has {count} of {expected} episodes")
-        if run.status != "finished" and code == max(found):
+        notes.append(f"{source.name}: {name} has {count} of {expected} episodes")
+        if source.status != "finished" and code == max(found):
             rows.columns["complete"][at == np.argmax(found == code)] = False
             notes[-1] += ", left out"
     return notes

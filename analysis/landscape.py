@@ -16,6 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from analysis.episodes import setting_name
+from analysis.inference import path_of
 from analysis.load import Records
 from analysis.output import short
 from analysis.pyplot import plt
@@ -24,7 +25,6 @@ from analysis.select import FIXED, HELD_OUT, PICKS
 from analysis.style import TERRAIN, looks
 from core.errors import BadInput
 
-PATH_KNOB = "L_test"
 POINTS = 400  # data points drawn
 ACTIONS = 200  # actions drawn of a method
 SETS, PARTICLES = 5, 5  # sets of particles (a seed at an observation) whose paths are drawn, and particles of each
@@ -55,12 +55,12 @@ def shown(records: Records, suite: str, task: str, cells: pd.DataFrame) -> tuple
         raise RecordError(f"{path}: not one reward an action, or not one place a mode")
     if land["data_actions"].shape[1] != 2 or land["true_reward"].shape != (len(land["grid_y"]), len(land["grid_x"])):
         raise RecordError(f"{path}: not a landscape of 2-D actions")
-    frames, notes = [_data_panel(land)], []
+    frames, notes = [_data_panel(land)], list[str]()
     for run in records.runs:
         if (run.suite, run.task) != (suite, task):
             continue
         try:
-            panel = _method_panel(run, cells)
+            panel = _method_panel(run, cells, notes)
         except BadInput as error:
             notes.append(f"left out of the picture: {error}")
             continue
@@ -131,9 +131,9 @@ def _points(kind: str, places: np.ndarray, **columns: object) -> pd.DataFrame:
     return pd.DataFrame({"kind": kind, "x": places[:, 0], "y": places[:, 1], **columns})
 
 
-def _method_panel(run: Run, cells: pd.DataFrame) -> pd.DataFrame | None:
+def _method_panel(run: Run, cells: pd.DataFrame, notes: list[str]) -> pd.DataFrame | None:
     """Actions at the setting shown, and particle paths where there are some; None without candidates.npz."""
-    arrays = run.candidates()
+    arrays = run.candidates(notes)
     if arrays is None:
         return None
     path = run.folder / "candidates.npz"
@@ -171,21 +171,22 @@ def _setting_shown(grid: list[dict[str, float]], mine: pd.DataFrame) -> int:
 
 
 def _paths(run: Run, arrays: Arrays, grid: list[dict[str, float]], last: int) -> list[pd.DataFrame]:
-    """A frame a particle: its places over L_test = 0, 1, ... with the other knobs as in setting `last`."""
-    if PATH_KNOB not in run.knobs:
+    """A frame a particle: its places over the knob that moves it, with the other knobs as in setting `last`."""
+    moves = path_of(run)
+    if moves is None:
         return []
-    others = [knob for knob in run.knobs if knob != PATH_KNOB]
+    others = [knob for knob in run.knobs if knob != moves]
     along = [k for k in range(len(grid)) if all(grid[k][knob] == grid[last][knob] for knob in others)]
-    along = [k for k in along if grid[k][PATH_KNOB] <= grid[last][PATH_KNOB]]
-    along.sort(key=lambda k: grid[k][PATH_KNOB])
+    along = [k for k in along if grid[k][moves] <= grid[last][moves]]
+    along.sort(key=lambda k: grid[k][moves])
     if len(along) < 2:
         return []
-    levels = [grid[k][PATH_KNOB] for k in along]
-    moves = np.moveaxis(arrays["candidates"][:, along], 1, -2)  # [s, p, n, l, 2]
+    levels = [grid[k][moves] for k in along]
+    places = np.moveaxis(arrays["candidates"][:, along], 1, -2)  # [s, p, n, l, 2]
     valid = np.all(arrays["valid"][:, along], axis=1)  # [s, p, n]
     seeds, observations = valid.shape[:2]
     pairs = [(s, p) for p in range(observations) for s in range(seeds)][:SETS]  # other seeds before other observations
-    traces = [moves[s, p, i] for s, p in pairs for i in np.flatnonzero(valid[s, p])[:PARTICLES]]
+    traces = [places[s, p, i] for s, p in pairs for i in np.flatnonzero(valid[s, p])[:PARTICLES]]
     return [_points("path", trace, trace=number, step=levels) for number, trace in enumerate(traces)]
 
 

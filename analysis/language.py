@@ -7,7 +7,8 @@ gains over L_test=0, which are paired text by text, over prompts.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import language_plots as plots
-from analysis.language_plots import PANELS, STEP, TEST, N, lines, named
+from analysis.language_plots import NAMES_ALONE, PANELS, STEP, TEST, N, lines, named
 from analysis.load import Records
 from analysis.runs import RecordError, Run
 from analysis.select import headline, settings
@@ -44,7 +45,7 @@ def points(records: Records) -> tuple[pd.DataFrame, list[str]]:
     rows: list[dict[str, Any]] = []
     notes = []
     for run, episodes in records.each(scored=False):
-        if not {"gold", "proxy"} & set(records.extras.get(run.folder, ())):
+        if not {"gold", "proxy"} & set(records.extras.get(run.key, ())):
             continue
         known, remarks = accuracy(run)
         notes += remarks
@@ -77,13 +78,14 @@ def accuracy(run: Run) -> tuple[float, list[str]]:
     found: list[float] = []
     notes = []
     results = run.folder.parents[4]
-    for stage in run.meta.get("stages") or []:
-        if stage["name"] == "reward_model":
-            for path in sorted((results / "artifacts" / stage["fingerprint"]).glob("state/*/reward-*.safetensors")):
-                try:
-                    found += _accuracy(path)
-                except BadInput as error:
-                    notes.append(f"{run.name}: {error}, so the reward model's accuracy is without it")
+    stages = [stage for source in run.sources for stage in source.meta.get("stages") or []]
+    for one in dict.fromkeys(stage["fingerprint"] for stage in stages if stage["name"] == "reward_model"):
+        state = results / "artifacts" / one / "state"
+        for path in sorted([*state.glob("*.safetensors"), *state.glob("*/reward*.safetensors")]):  # of today, of old
+            try:
+                found += _accuracy(path)
+            except BadInput as error:
+                notes.append(f"{run.name}: {error}, so the reward model's accuracy is without it")
     return (float(np.mean(found)) if found else math.nan), notes
 
 
@@ -93,8 +95,8 @@ def _accuracy(path: Path) -> list[float]:
         with open_plain(path) as file:
             size = int.from_bytes(file.read(8), "little")
             text = file.read(size) if size <= LARGEST_HEADER else b""
-        about = strict_json.parse(text, str(path))["__metadata__"]["about"]
-        values = strict_json.parse(about, str(path))
+        parts = strict_json.parse(text, str(path))["__metadata__"]
+        values = strict_json.parse(parts.get("reward", parts.get("about")), str(path))
         one = values.get("gold_accuracy", values.get("label_accuracy"))
     except OSError as error:
         raise RecordError(reason(error)) from error
@@ -109,16 +111,18 @@ def best_of_n_kl(n: float) -> float:
     return math.log(n) - (n - 1) / n
 
 
-def figures(of: pd.DataFrame, notes: list[str]) -> Figures:
+def figures(of: pd.DataFrame, notes: list[str], names_of: Mapping[str, str] | None = None) -> Figures:
     """(name, numbers, drawing) of one task's `points`; those that have something to show. Adds to `notes` what of them
-    is not drawn, or not as it was measured."""
+    is not drawn, or not as it was measured. `names_of`: what stands on the axes of knobs (`inference.axes_of`)."""
+    known = {**NAMES_ALONE, **(names_of or {})}
     gold = of[of["gold"].notna()]
     moved = gold[gold[TEST].notna()]
     if of.loc[of["gold"].notna() | of["proxy"].notna(), TEST].nunique() > 1:
-        yield "reward-L_test", of, plots.draw_levels
+        yield "reward-L_test", of, partial(plots.draw_levels, names_of=known)
     if moved[TEST].nunique() > 1 and len(more := gains(moved)):
         best = more.drop_duplicates("label").sort_values(["accuracy", "label"], ascending=[False, True])["label"]
-        yield "over-optimisation", panels(more, list(best), "over-optimisation", notes), plots.draw_gains
+        shown = panels(more, list(best), "over-optimisation", notes)
+        yield "over-optimisation", shown, partial(plots.draw_gains, names_of=known)
     far = distances(gold)
     if len(far) > 1:
         yield "gold-distance", far, plots.draw_distances
@@ -132,7 +136,7 @@ def figures(of: pd.DataFrame, notes: list[str]) -> Figures:
                 notes.append(
                     f"{of['task'].iloc[0]}: cells of {label} in gold-eps-L_test are means over its other knobs"
                 )
-        yield "gold-eps-L_test", maps, plots.draw_maps
+        yield "gold-eps-L_test", maps, partial(plots.draw_maps, names_of=known)
     if of["eos"].notna().any():
         yield "length-eos", of, plots.draw_lengths
 

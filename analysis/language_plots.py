@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from analysis.curves import SETTINGS, knob_name, scale, task_name
+from analysis.curves import SETTINGS, scale, task_name
 from analysis.pyplot import plt
 from analysis.style import Look, finish, looks, shade
 
@@ -20,10 +20,12 @@ TEST, STEP, N = "L_test", "eps", "N"
 WIDE, TALL = (7.4, 3.6), 0.19  # inches: two panels; a row of a dot plot
 MOST_ROWS = 24  # of settings, before some are left out
 PANELS = 4  # runs of a figure with a panel each
+NAMES_ALONE: Mapping[str, str] = {TEST: TEST, STEP: STEP}
+"""What stands on the axes of knobs of which nothing but the name is known; see `inference.axes_of`."""
 GOLD, PROXY = "gold reward [-]", "proxy reward [sd of its scores]"
 
 
-def draw_levels(of: pd.DataFrame) -> Figure:
+def draw_levels(of: pd.DataFrame, names_of: Mapping[str, str] = NAMES_ALONE) -> Figure:
     """Gold and proxy over L_test; methods without that knob are horizontal lines, best-of-n one an n. Only the proxy
     where the true reward is not known."""
     measures = [name for name in ("gold", "proxy") if of[name].notna().any()]
@@ -45,7 +47,7 @@ def draw_levels(of: pd.DataFrame) -> Figure:
             names.append(f"{label} {row['setting']}".strip())
     scale(grid[0][0], np.sort(of[TEST].dropna().unique()))
     for axes, measure in panels:
-        axes.set(xlabel=knob_name(TEST), ylabel={"gold": GOLD, "proxy": PROXY}[measure])
+        axes.set(xlabel=names_of[TEST], ylabel={"gold": GOLD, "proxy": PROXY}[measure])
     return finish(figure, f"{task_name(of)}: reward over L_test (bands: 95% over seeds)", handles, names)
 
 
@@ -81,7 +83,7 @@ def draw_compute(of: pd.DataFrame) -> Figure:
     return finish(figure, f"{task_name(of)}: reward over compute", handles, names)
 
 
-def draw_maps(of: pd.DataFrame) -> Figure:
+def draw_maps(of: pd.DataFrame, names_of: Mapping[str, str] = NAMES_ALONE) -> Figure:
     """Gold over step size and L_test, a panel a run; the best cell framed."""
     labels = sorted(of["label"].astype(str).unique())
     figure, grid = plt.subplots(1, len(labels), figsize=(1.2 + 3.4 * len(labels), 3.2), layout="constrained",
@@ -98,9 +100,9 @@ def draw_maps(of: pd.DataFrame) -> Figure:
         axes.set_xticks(range(table.shape[1]), [f"{value:g}" for value in table.columns])
         axes.set_yticks(range(table.shape[0]), [f"{value:g}" for value in table.index])
         axes.grid(False)
-        axes.set(xlabel=knob_name(TEST), title=named(of[of["label"] == label]))
+        axes.set(xlabel=names_of[TEST], title=named(of[of["label"] == label]))
         axes.title.set_size(8)
-    grid[0][0].set_ylabel("eps [step size, test time]")
+    grid[0][0].set_ylabel(names_of[STEP])
     figure.colorbar(image, ax=list(grid[0]), label=GOLD)
     figure.suptitle(f"{task_name(of)}: gold reward by step size and L_test", x=0.01, ha="left", fontsize=10)
     return figure
@@ -130,7 +132,7 @@ def draw_lengths(of: pd.DataFrame) -> Figure:
     return figure
 
 
-def draw_gains(of: pd.DataFrame) -> Figure:
+def draw_gains(of: pd.DataFrame, names_of: Mapping[str, str] = NAMES_ALONE) -> Figure:
     """Gold (solid) beside proxy (dashed) over L_test, a panel a run, the better reward model first."""
     labels = list(of.drop_duplicates("label").sort_values(["accuracy", "label"], ascending=[False, True])["label"])
     size = (0.8 + 3.2 * len(labels), 3.6)
@@ -151,7 +153,7 @@ def draw_gains(of: pd.DataFrame) -> Figure:
                 axes.fill_between(one[TEST], *band, color=color, alpha=0.15, lw=0)
         axes.axhline(0, color="0.5", lw=0.8)
         scale(axes, np.sort(mine[TEST].unique()))
-        axes.set_xlabel(knob_name(TEST))
+        axes.set_xlabel(names_of[TEST])
         axes.set_title(named(mine), fontsize=8)
     grid[0][0].set_ylabel("gain over L_test=0 [sd over prompts]")
     title = f"{task_name(of)}: over-optimisation (bands: 95% over prompts)"

@@ -1,4 +1,4 @@
-"""Reads the records that runs wrote (`results/README.md`, schema 1) into one tidy frame of episodes.
+"""Reads the records that runs wrote (`results/README.md`), of either layout, into one tidy frame of episodes.
 
 Nothing is dropped in silence: whatever is left out, unfinished or ambiguous becomes a line of `Records.notes`.
 """
@@ -10,29 +10,32 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from analysis.episodes import AFTER, BEFORE, PHASES, Rows, read_episodes
-from analysis.runs import KILLED, RecordError, Run, last_written, read_npz, read_run
+from analysis.folders import Place, differences, odd_ones, places, read_source, unite
+from analysis.runs import KILLED, RecordError, Run, Source, last_written, named, read_npz
 from core.errors import BadInput, reason
 
-NAMES = ("suite", "task", "method", "label", "fingerprint", "status")
-"""Columns that are one value a run, in front of its rows' own."""
+NAMES = ("suite", "task", "method", "label", "fingerprint")
+"""Columns that are one value a run, in front of its rows' own; so is `status`, which is one value a seed's folder."""
+OLD = "old layout"
 
 
 @dataclass(frozen=True)
 class Records:
     """What `load` found.
 
-    `episodes` has a row an episode: suite, task, method, label, fingerprint, status, seed, phase, step, one column a
-    knob (NaN where the method has no such knob), setting ("L_test=1", "" without knobs), episode, return, length,
-    success, score, and complete (False in an evaluation that was still being written). `label` tells the runs of a
-    task apart: the method's name, with "online" for a run that goes on from an offline one, and with a piece of the
-    fingerprint where the task has several of those.
+    `episodes` has a row an episode: suite, task, method, label, fingerprint, status (its seed's), seed, phase, step, a
+    column a knob (NaN where the method has no such knob), setting ("L_test=1", "" without knobs), episode, return,
+    length, success, score, and complete (False in an evaluation that was still being written, or that seeds which may
+    go on have not reached yet). `label` tells the runs of a task apart: the method's name, with "online" for a run that
+    goes on from an offline one, and with a piece of the fingerprint where the task has several of those.
     """
 
     root: Path
@@ -40,8 +43,8 @@ class Records:
     runs: tuple[Run, ...]
     knobs: tuple[str, ...]
     notes: list[str] = field(default_factory=list)
-    extras: Mapping[Path, Mapping[str, np.ndarray]] = field(default_factory=dict)
-    """Folder of a run -> its columns after those that every suite has, NaN where empty; of those that have any."""
+    extras: Mapping[tuple[Path, bool], Mapping[str, np.ndarray]] = field(default_factory=dict)
+    """Key of a run -> its columns after those that every suite has, NaN where empty; of those that have any."""
 
     def each(self, scored: bool = True) -> Iterator[tuple[Run, pd.DataFrame]]:
         """(run, its complete evaluations) of every run that has some, by suite, task and label; views, not copies.
@@ -58,91 +61,168 @@ class Records:
 
     def measured(self, run: Run) -> pd.DataFrame:
         """The run's rows of `episodes`, with the columns that only its suite has."""
-        return self.episodes.iloc[run.rows].assign(**self.extras.get(run.folder, {}))
+        return self.episodes.iloc[run.rows].assign(**self.extras.get(run.key, {}))
 
     def landscape(self, suite: str, task: str) -> dict[str, np.ndarray] | None:
         """The task's own landscape, None if it has none. Raises: RecordError if it cannot be read."""
         return read_npz(self.root / "tasks" / suite / f"{task}.npz")
 
 
-def load(results: Path, empty: bool = False) -> Records:
-    """Reads every `results/runs/<suite>/<task>/<method>/<fingerprint>/`; `tests/analysis/load_speed.py` times it.
+class Read(NamedTuple):
+    """What a folder with a run.json came to: a source with its rows, or why it cannot be read."""
 
-    Raises: RecordError if there is no folder `results`, or no run folder in it, unless `empty` allows that; a run that
-    cannot be read is a note and left out.
+    place: Place
+    source: Source | None = None
+    rows: Rows | None = None
+    notes: Sequence[str] = ()
+    wrong: str = ""
+
+
+def load(results: Path, empty: bool = False) -> Records:
+    """Reads every `results/runs/<suite>/<task>/<method>/<fingerprint>/[seed-<k>/]`; `tests/analysis/load_speed.py`
+    times it.
+
+    Raises: RecordError if there is no folder `results`, or no run folder in it, unless `empty` allows that; a seed, or
+    a run of the old layout, that cannot be read is a note and left out.
     """
     if not results.is_dir():
         raise RecordError(f"no folder {results}")
-    folders, notes = _folders(results / "runs")
+    folders, notes = places(results / "runs")
     if not folders:
         notes = [f"no runs under {results / 'runs'}", *notes]
         if not empty:
             raise RecordError("; ".join(notes[:3]))
-    found: list[tuple[Run, Rows]] = []
+    runs, found, extras = list[Run](), list[Rows](), {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for run, rows, remarks in pool.map(_read, folders):
+        groups = groupby(folders, lambda one: (one.run, one.seed is None))
+        for run, rows, remarks in pool.map(_one_run, [list(group) for _, group in groups]):
             notes += remarks
-            if run is not None and rows is not None:
-                found.append((run, rows))
-    labels, remarks = _labels([run for run, rows in found if len(rows)])
-    ends = np.cumsum([len(rows) for _, rows in found]).tolist()
-    runs = [
-        replace(run, label=labels.get(run.folder, run.label), rows=slice(end - len(rows), end))
-        for (run, rows), end in zip(found, ends, strict=True)
-    ]
+            if run is not None:
+                start = runs[-1].rows.stop if runs else 0
+                runs.append(replace(run, rows=slice(start, start + sum(map(len, rows)))))
+                found += rows
+                if of_suite := _extras(rows):
+                    extras[run.key] = of_suite
+    labels, remarks = _labels([run for run in runs if run.rows.start < run.rows.stop])
+    runs = [replace(run, label=labels.get(run.key, run.label)) for run in runs]
     knobs = tuple(dict.fromkeys(knob for run in runs for knob in run.knobs))
-    extras = {run.folder: rows.extras for run, rows in found if rows.extras}
-    episodes = _concat(runs, [rows for _, rows in found], knobs)
-    return Records(results, episodes, tuple(runs), knobs, notes + remarks, extras)
+    return Records(results, _concat(runs, found, knobs), tuple(runs), knobs, notes + remarks, extras)
 
 
-def _folders(runs: Path) -> tuple[list[Path], list[str]]:
-    """(every <suite>/<task>/<method>/<fingerprint>/ in order, notes on folders that cannot be listed)."""
-    found, notes = [runs] if runs.is_dir() else [], []
-    for _ in range(4):
-        level, found = found, []
-        for folder in level:
-            try:
-                found += sorted(path for path in folder.iterdir() if path.is_dir())
-            except OSError as error:
-                notes.append(f"left out: {reason(error)}")
-    return found, notes
+def _one_run(folders: Sequence[Place]) -> tuple[Run | None, list[Rows], list[str]]:
+    """(the run of its folders, the rows of its sources, notes); no run where none can be read."""
+    group = _read(folders)
+    notes = [note for one in group for note in ([f"left out: {one.wrong}"] if one.wrong else one.notes)]
+    read = {one.source: one.rows for one in group if one.source is not None and one.rows is not None}
+    if not read:
+        return None, [], notes
+    odd = odd_ones(list(read))
+    notes += [f"left out: {source.name}: {odd[source]}" for source in read if source in odd]
+    lost = {one.place.seed: _brief(one.wrong, one.place) for one in group if one.wrong and one.place.seed is not None}
+    lost |= {source.seeds[0]: why for source, why in odd.items()}
+    sources = [source for source in read if source not in odd]
+    run, found = unite(folders[0].run, sources, lost), [read[source] for source in sources]
+    notes += [*_common_end(run, found), *_status_notes(run, found)]
+    ends = {source: _evaluations(rows) for source, rows in zip(sources, found, strict=True)}
+    return run, found, notes + list(filter(None, [differences(run, ends)]))
 
 
-def _read(folder: Path) -> tuple[Run | None, Rows | None, list[str]]:
-    """(run, its rows, notes); None for both where the run cannot be read."""
-    try:
-        run = read_run(folder)
-        rows, notes = read_episodes(run)
-    except (BadInput, OSError) as error:
-        return None, None, [f"left out: {reason(error)}"]
-    return run, rows, notes + ([_status_note(run, rows)] if run.status != "finished" else [])
+def _read(folders: Sequence[Place]) -> list[Read]:
+    """What the folders of one run came to."""
+    found = list[Read]()
+    for place in folders:
+        try:
+            found.append(Read(place, read_source(place)))
+        except (BadInput, OSError) as error:
+            found.append(Read(place, wrong=reason(error)))
+    tables = iter(read_episodes([one.source for one in found if one.source is not None]))
+    for i, one in enumerate(found):
+        if one.source is not None:
+            table = next(tables)
+            if isinstance(table, BadInput):
+                found[i] = Read(one.place, wrong=reason(table))
+            else:
+                found[i] = one._replace(rows=table[0], notes=table[1])
+    return found
 
 
-def _status_note(run: Run, rows: Rows) -> str:
-    """One line on an unfinished run: what happened, and how far its rows reach."""
-    why = str(run.meta.get("error") or "").strip().splitlines()
-    what = run.ending + (f": {why[-1]}" if why else "")
-    if run.status in ("running", KILLED):
-        what += f", last written {last_written(run.folder)}"
-    steps = rows.columns["step"][rows.columns["complete"]]
-    return f"{run.name} {what}; {f'shown as of step {steps.max()}' if len(steps) else 'nothing to show'}"
+def _brief(wrong: str, place: Place) -> str:
+    return wrong.replace(f"{place.folder}/", "").replace(f"{place.folder} ", "")
 
 
-def _labels(runs: Sequence[Run]) -> tuple[dict[Path, str], list[str]]:
-    """Folder -> label of the runs that share their task and method with others, and a note on each such group."""
+def _common_end(run: Run, found: Sequence[Rows]) -> list[str]:
+    """Marks (in place) what some seeds of a run without a final evaluation have beyond the others; a note if it does.
+
+    Seeds that failed do not hold the others up.
+    """
+    going = [rows for source, rows in zip(run.sources, found, strict=True) if source.status != "failed"]
+    ends = [
+        int(rows.columns["step"][rows.columns["complete"]].max()) for rows in going if rows.columns["complete"].any()
+    ]
+    final = PHASES.index("final")
+    if len(set(ends)) < 2 or any((rows.columns["phase"][rows.columns["complete"]] == final).any() for rows in found):
+        return []
+    for rows in found:
+        rows.columns["complete"] &= rows.columns["step"] <= min(ends)
+    return [f"{run.name} is shown up to step {min(ends)}, which all its seeds that may go on have reached; one is at "
+            f"step {max(ends)}"]  # fmt: skip
+
+
+def _status_notes(run: Run, found: Sequence[Rows]) -> list[str]:
+    """A line on the seeds of an unfinished run that ended alike: what happened, and how far their rows reach."""
+    groups: dict[str, list[int]] = {}
+    for source, rows in zip(run.sources, found, strict=True):
+        if source.status == "finished":
+            continue
+        what = source.ending + (f": {source.error}" if source.error else "")
+        if source.status in ("running", KILLED):
+            what += f", last written {last_written(source.folder)}"
+        steps = rows.columns["step"][rows.columns["complete"]]
+        reach = "shown as of" if run.old else "evaluated up to"
+        reach = f"{reach} step {steps.max()}" if len(steps) else "nothing to show"
+        groups.setdefault(f"{what}; {reach}", []).extend(source.seeds)
+    return [f"{run.name}{'' if run.old else f' {named(seeds)}'} {what}" for what, seeds in groups.items()]
+
+
+def _evaluations(rows: Rows) -> str:
+    """ "10 up to step 1000000"."""
+    steps = np.unique(rows.columns["step"])
+    return f"{len(steps)} up to step {steps[-1]}" if len(steps) else "none"
+
+
+def _extras(found: Sequence[Rows]) -> dict[str, np.ndarray]:
+    """The columns that only a suite has, over all sources of a run; NaN where one lacks a column."""
+    names = dict.fromkeys(name for rows in found for name in rows.extras)
+    if len(found) == 1:
+        return found[0].extras
+    return {
+        name: np.concatenate([rows.extras.get(name, np.full(len(rows), np.nan, "float32")) for rows in found])
+        for name in names
+    }
+
+
+def _labels(runs: Sequence[Run]) -> tuple[dict[tuple[Path, bool], str], list[str]]:
+    """Key -> label of the runs that share their task and method with others, and a note on each such group."""
     groups: dict[tuple[str, str, str], list[Run]] = defaultdict(list)
     for run in runs:
         groups[run.suite, run.task, run.label].append(run)
-    labels: dict[Path, str] = {}
+    labels: dict[tuple[Path, bool], str] = {}
     notes = []
     for (suite, task, label), group in groups.items():
         if len(group) == 1:
             continue
-        prints = [run.fingerprint for run in group]
-        size = next(n for n in range(6, 1 + max(map(len, prints))) if len({one[:n] for one in prints}) == len(prints))
-        labels |= {run.folder: f"{label} ({run.fingerprint[:size]})" for run in group}
+        prints = {run.fingerprint for run in group}
+        size = next(
+            n for n in range(6, 1 + max(6, *map(len, prints))) if len({one[:n] for one in prints}) == len(prints)
+        )
+        twice = {run.fingerprint for run in group if not run.old}  # a folder may hold a run of either layout
+        for run in group:
+            also = f", {OLD}" if run.old and run.fingerprint in twice else ""
+            labels[run.key] = f"{label} ({run.fingerprint[:size]}{also})"
         differ = _differences([run.settings for run in group])
+        old = [labels[run.key] for run in group if run.old]
+        if 0 < len(old) < len(group):
+            differ += f"; {', '.join(old)} of the {OLD} of records, never pooled with seeds of the new one"
         notes.append(f"{suite}/{task} has {len(group)} runs of {label}, shown apart: {differ}")
     return labels, notes
 
@@ -158,9 +238,11 @@ def _differences(flat: Sequence[Mapping[str, Any]]) -> str:
 def _concat(runs: Sequence[Run], found: Sequence[Rows], knobs: Sequence[str]) -> pd.DataFrame:
     """All runs' rows under one set of columns. Column by column, so that little stands in memory twice."""
     sizes = [len(rows) for rows in found]
+    sources = [(run, source) for run in runs for source in run.sources]
     columns: dict[str, Any] = {}
-    for name in NAMES:
-        values, index = np.unique(np.array([getattr(run, name) for run in runs], dtype=object), return_inverse=True)
+    for name in (*NAMES, "status"):
+        each = [source.status if name == "status" else getattr(run, name) for run, source in sources]
+        values, index = np.unique(np.array(each, dtype=object), return_inverse=True)
         columns[name] = pd.Categorical.from_codes(np.repeat(index.astype("int16"), sizes), values)
     settings = sorted({name for rows in found for name in rows.settings})
     for rows in found:

@@ -13,9 +13,8 @@ import pandas as pd
 from analysis.load import Records
 from analysis.published import METHODS, canonical, tasks_of
 from analysis.runs import Run
-from tasks import SUITES
 
-RUNNABLE = tuple(SUITES)  # that `harness.run` has
+RUNNABLE = ("ogbench", "d4rl", "tldr", "hh")  # suites of print that `harness.run` has
 FEW = 5  # seeds, the paper's number
 
 
@@ -52,7 +51,7 @@ def command(root: Path, suite: str, tasks: list[str], methods: list[str], *more:
 
 def again(root: Path, run: Run, seeds: int | None = None) -> str:
     """The command of a run, as far as its record tells: presets and what was set by hand are named by their origin."""
-    more = ["--seeds", str(seeds or max(run.seeds, default=0) + 1)]
+    more = ["--seeds", str(seeds) if seeds else _seeds(run)]
     origins = {key: one.get("origin", "") for key, one in run.config.items() if isinstance(one, dict)}
     presets = sorted({str(origin).removeprefix("preset ") for origin in origins.values() if "preset " in str(origin)})
     more += ["--preset", presets[0]] if len(presets) == 1 else []
@@ -69,8 +68,9 @@ def again(root: Path, run: Run, seeds: int | None = None) -> str:
 def _unfinished(records: Records) -> Iterator[Gap]:
     for run in sorted(records.runs, key=lambda run: run.name):
         if run.status != "finished":
-            error = str(run.meta.get("error") or "").strip().splitlines()
-            yield Gap(run.name, f"{run.status}{': ' + error[-1] if error else ''}", again(records.root, run))
+            error = run.sources[0].error
+            why = f"{run.status}{': ' + error if error else ''}" if run.old else run.unfinished
+            yield Gap(run.name, why, again(records.root, run))
 
 
 def _few(records: Records) -> Iterator[Gap]:
@@ -113,6 +113,12 @@ def _unmeasured(records: Records, published: pd.DataFrame) -> Iterator[Gap]:
             yield Gap(what, why, command(records.root, suite, list(absent_tasks), methods))
         else:
             yield Gap(what, f"{why}; this suite cannot run them yet", "")
+
+
+def _seeds(run: Run) -> str:
+    """Of `--seeds`: how many, or which where these are not the first so many."""
+    count = max(run.meant, default=0) + 1
+    return str(count) if run.old or len(run.meant) == count else ",".join(map(str, run.meant))
 
 
 def _value(value: Any) -> str:

@@ -97,9 +97,10 @@ def duels(cells: Mapping[Key, Cell], first: str, second: str) -> tuple[list[Duel
 
 
 def tests(of: Sequence[Duel]) -> pd.DataFrame:
-    """One row a duel: suite, task, environment, first, second; of either side mean, std, seeds and picks; difference,
-    low, high (Welch); improvement with its low and high; starts (shared); then for each of TESTS its p and the same
-    corrected by Holm and by Benjamini-Hochberg over all rows. The paired test has its own difference, low and high.
+    """One row a duel: suite, task, environment, first, second; of either side mean, std, seeds, meant, told (which of
+    these are missing) and picks; difference, low, high (Welch); improvement with its low and high; starts (shared);
+    then for each of TESTS its p and the same corrected by Holm and by Benjamini-Hochberg over all rows. The paired test
+    has its own difference, low and high.
     """
     rows = []
     for duel in of:
@@ -109,6 +110,7 @@ def tests(of: Sequence[Duel]) -> pd.DataFrame:
         for side, values, choice in (("first", a, duel.a), ("second", b, duel.b)):
             known = sample(values)
             row |= {f"{side}_mean": known.mean, f"{side}_std": known.std, f"{side}_seeds": known.n}
+            row |= {f"{side}_meant": choice.meant, f"{side}_told": choice.told}
             row[f"{side}_picks"] = " / ".join(choice.picks)
         row |= {"difference": one.difference, "low": one.low, "high": one.high}
         likely = improvement([a], [b], generator(duel.suite, duel.task))

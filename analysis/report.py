@@ -15,7 +15,7 @@ import base64
 import io
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -160,7 +160,8 @@ def scored(cells: pd.DataFrame) -> Table:
         interval = f"[{row['low']:.1f}, {row['high']:.1f}]" + (" episodes" if row["over"] != "seeds" else "")
         rows.append([
             _word(row["suite"]), _word(short(row["task"])), _word(row["row"]), _digit(row["mean"]), _digit(row["std"]),
-            Cell(interval, row["low"]), Cell(str(row["seeds"]), row["seeds"]),
+            Cell(interval, row["low"]),
+            Cell(str(row["seeds"]) + (f" of {row['meant']}" if row["seeds"] < row["meant"] else ""), row["seeds"]),
             Cell(f"{row['episodes']:g}", row["episodes"]), Cell(f"{row['step']:,}", row["step"]), _word(row["status"]),
         ])  # fmt: skip
     return Table("Scores", columns, rows)
@@ -185,9 +186,10 @@ def described(records: Records, run: Run) -> dict[str, Any]:
     """One run: what it was, where, of what data, by which code and settings."""
     meta, data, git = run.meta, _mapping(run.meta.get("dataset")), _mapping(run.meta.get("git"))
     clock = _mapping(meta.get("wall_clock_s"))
+    why = meta.get("error") if run.old else run.unfinished
     facts = {
-        "status": run.status + (f": {meta['error']}" if meta.get("error") else ""),
-        "seeds": ", ".join(map(str, run.seeds)), "fingerprint": run.fingerprint, "device": device(run),
+        "status": run.status + (f": {why}" if why else ""), "seeds": ", ".join(map(str, run.meant)),
+        "fingerprint": run.fingerprint, "device": device(meta),
         "wall-clock [s]": ", ".join(f"{phase} {_plain(seconds)}" for phase, seconds in clock.items()) or DASH,
         "dataset": f"{data.get('name', DASH)} ({data.get('origin', 'origin unknown')})",
         "dataset SHA-256": data.get("sha256", DASH),
@@ -206,19 +208,24 @@ def provenance(records: Records) -> list[Table]:
     """Versions, devices, code and data, and how many runs each is behind."""
     found: dict[str, dict[tuple[str, ...], int]] = {name: defaultdict(int) for name in PROVENANCE}
     for run in records.runs:
-        git, data = _mapping(run.meta.get("git")), _mapping(run.meta.get("dataset"))
-        for package, version in _mapping(run.meta.get("versions")).items():
-            found["Versions"][str(package), str(version)] += 1
-        found["Devices"][(device(run),)] += 1
-        found["Code"][str(git.get("sha") or DASH), {"True": "yes", "False": "no"}.get(str(git.get("dirty")), DASH)] += 1
-        keys = ("name", "sha256", "origin", "transitions")
-        found["Datasets"][tuple(str(data.get(key, DASH)) for key in keys)] += 1
+        for name, row in dict.fromkeys(one for source in run.sources for one in _behind(source.meta)):
+            found[name][row] += 1
     return [
         Table(
             name, [*PROVENANCE[name], "runs"], [[*map(_word, key), Cell(str(n), n)] for key, n in sorted(rows.items())]
         )
         for name, rows in found.items()
     ]
+
+
+def _behind(meta: Mapping[str, Any]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """(table, row) of what a run.json says of where its numbers come from."""
+    git, data = _mapping(meta.get("git")), _mapping(meta.get("dataset"))
+    for package, version in _mapping(meta.get("versions")).items():
+        yield "Versions", (str(package), str(version))
+    yield "Devices", (device(meta),)
+    yield "Code", (str(git.get("sha") or DASH), {"True": "yes", "False": "no"}.get(str(git.get("dirty")), DASH))
+    yield "Datasets", tuple(str(data.get(key, DASH)) for key in ("name", "sha256", "origin", "transitions"))
 
 
 PROVENANCE = {

@@ -1,4 +1,7 @@
-"""One run folder of `results/README.md`, schema 1: what ran, checked, and its other files, read on demand."""
+"""A run: what ran, by the records of its seeds, and its other files, read on demand (`results/README.md`).
+
+A run has a folder a seed; one of the old layout is a single folder with all of them. `Source` is either.
+"""
 
 from __future__ import annotations
 
@@ -7,29 +10,35 @@ import fcntl
 import io
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 
-from core import records, strict_json
 from core.errors import BadInput, reason
 from core.files import open_plain, read_plain
 from core.text import printable
 
 KILLED = "killed"
 """Status of a run whose record says that it runs, while no process holds its lock."""
+PARTLY = "partly finished"
+"""Status of a run of which some seeds are finished."""
 ENDINGS = {
-    "finished": "is finished", "interrupted": "was interrupted", "failed": "failed", "running": "is still running",
-    KILLED: "was killed (or stopped) before its end",
+    "running": "is still running", "interrupted": "was interrupted", KILLED: "was killed (or stopped) before its end",
+    "failed": "failed", "finished": "is finished", PARTLY: "is finished in part",
 }  # fmt: skip
-DEEPEST = 32  # levels of lists and mappings in a record
+"""By how likely it is to go on."""
+STATES = {
+    "running": "still running", "interrupted": "interrupted", KILLED: "killed", "failed": "failed", "finished": "",
+}  # fmt: skip
+SEEDED = ("candidates", "valid", "actions")
+"""Arrays of candidates.npz that are each seed's own."""
+T = TypeVar("T")
 LONGEST = 60  # characters of something wrong that a line repeats
-LONGEST_KNOB = 50
 MOST = 1e15  # of a setting that a figure counts with
 
 FRAME = ("suite", "task", "method", "label", "fingerprint", "status", "seed", "phase", "step", "setting", "episode",
@@ -37,8 +46,9 @@ FRAME = ("suite", "task", "method", "label", "fingerprint", "status", "seed", "p
 """Columns of `Records.episodes` beside the knobs'."""
 TAKEN = frozenset(FRAME) | {
     "row", "rule", "picks", "mean", "std", "low", "high", "over", "seeds", "episodes", "bias", "line", "gradients",
+    "passes", "knob",
     "L_train", "accuracy", "verdict", "swap_consistent", "consistent", "cost", "longer", "prompt", "response",
-    "reference", "observations", "candidates", "valid", "actions",
+    "reference", "observations", "candidates", "valid", "actions", "meant", "told",
 }  # fmt: skip
 """What else stands in a table or file that has a column a knob."""
 
@@ -47,9 +57,51 @@ class RecordError(BadInput):
     """A record cannot be read; the message is one line that names the file and, where there is one, the line."""
 
 
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A folder with a run.json: of one seed, or of the old layout, with all seeds of a run."""
+
+    folder: Path
+    name: str
+    """Of the run, and of the seed if it is one seed's."""
+    seeds: tuple[int, ...]
+    status: str
+    """That of run.json, or KILLED."""
+    ending: str
+    """What became of it, as the rest of a sentence."""
+    meta: Mapping[str, Any]
+    """The whole run.json, without control characters."""
+
+    @property
+    def old(self) -> bool:
+        """Whether it is of the old layout."""
+        return "format" not in self.meta
+
+    @property
+    def suite(self) -> str:
+        return str(self.meta["suite"])
+
+    @property
+    def knobs(self) -> tuple[str, ...]:
+        return tuple(self.meta["knobs"])
+
+    @property
+    def error(self) -> str:
+        """The last line of what it failed with, or ""."""
+        return next(reversed(str(self.meta.get("error") or "").strip().splitlines()), "")
+
+    @property
+    def state(self) -> str:
+        """What became of it, in a few words; "" if it is finished."""
+        if self.status == "running" and self.ending != ENDINGS["running"]:
+            return self.ending
+        said = STATES[self.status]
+        return f"{said}: {shown(self.error, quote=False, longest=100)}" if said and self.error else said
+
+
 @dataclass(frozen=True)
 class Run:
-    """One run folder: what ran, without its episodes."""
+    """One run: what ran, without its episodes."""
 
     folder: Path
     suite: str
@@ -57,21 +109,53 @@ class Run:
     method: str
     fingerprint: str
     label: str
-    status: str
-    """That of run.json, or KILLED."""
-    seeds: tuple[int, ...]
     knobs: tuple[str, ...]
     config: Mapping[str, Any]
     meta: Mapping[str, Any]
-    """The whole run.json, without control characters."""
-    ending: str = ENDINGS["finished"]
-    """What became of it, as the rest of a sentence."""
+    """Its run.json; of several seeds, what they have in common, their times added up."""
+    sources: tuple[Source, ...]
+    """By seed."""
+    lost: Mapping[int, str] = field(default_factory=dict)
+    """Seed -> what is wrong with its folder, of those that cannot be read."""
     rows: slice = field(default_factory=lambda: slice(0, 0))
     """Where its episodes stand in `Records.episodes`."""
 
     @property
     def name(self) -> str:
         return f"{self.suite}/{self.task}/{self.method}/{self.fingerprint[:12]}"
+
+    @property
+    def old(self) -> bool:
+        """Whether it is of the old layout."""
+        return self.sources[0].old
+
+    @property
+    def key(self) -> tuple[Path, bool]:
+        """What tells it from all others: a folder may hold a run of either layout."""
+        return self.folder, self.old
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Those with a record that can be read."""
+        return tuple(seed for source in self.sources for seed in source.seeds)
+
+    @property
+    def meant(self) -> tuple[int, ...]:
+        """Those that have a folder, whatever became of them."""
+        return tuple(sorted({*self.seeds, *self.lost}))
+
+    @property
+    def status(self) -> str:
+        """That of all seeds; PARTLY where some are finished; else that of the seed which may still go on."""
+        found = {source.status for source in self.sources} | ({"failed"} if self.lost else set())
+        if len(found) > 1 and "finished" in found:
+            return PARTLY
+        return next(status for status in ENDINGS if status in found)
+
+    @property
+    def ending(self) -> str:
+        """What became of it, as the rest of a sentence."""
+        return next((one.ending for one in self.sources if one.status == self.status), ENDINGS[self.status])
 
     @property
     def online(self) -> bool:
@@ -84,6 +168,12 @@ class Run:
         config = {k: v["value"] if isinstance(v, dict) and "value" in v else v for k, v in self.config.items()}
         return config | {f"online.{key}": value for key, value in (self.meta.get("online") or {}).items()}
 
+    @property
+    def inference(self) -> Mapping[str, Any]:
+        """What the method declares of its knobs and of the cost of acting (`analysis/inference.py`); empty in older
+        records."""
+        return self.meta.get("inference") or {}
+
     def number(self, setting: str) -> float | None:
         """A setting's value, if that is a finite number."""
         value = self.settings.get(setting)
@@ -91,48 +181,90 @@ class Run:
             return None
         return float(value)
 
-    def train(self) -> pd.DataFrame:
+    @property
+    def unfinished(self) -> str:
+        """What became of the seeds that are not finished, or ""."""
+        return self.absent(seed for one in self.sources if one.status == "finished" for seed in one.seeds)
+
+    def absent(self, present: Iterable[int], lacking: str = "without this evaluation") -> str:
+        """What became of the seeds that are not `present`: "seed 3 failed: no memory; seeds 4-6 still running", or "".
+        `lacking`: said of those that are finished."""
+        states = {seed: f"cannot be read: {shown(why, quote=False, longest=100)}" for seed, why in self.lost.items()}
+        states |= {seed: source.state or lacking for source in self.sources for seed in source.seeds}
+        groups: dict[str, list[int]] = {}
+        for seed in sorted(set(self.meant).difference(present)):
+            groups.setdefault(states[seed], []).append(seed)
+        return "; ".join(f"{named(seeds)} {state}" for state, seeds in groups.items())
+
+    def told(self, present: Iterable[int], lacking: str = "without this evaluation") -> str:
+        """ "n = 4 of 5 (seed 3 failed: no memory)" where not all seeds are `present`, else ""."""
+        present = {*present}
+        absent = self.absent(present, lacking)
+        return f"n = {len(present)} of {len(present | {*self.meant})} ({absent})" if absent else ""
+
+    def status_of(self, present: Iterable[int]) -> str:
+        """The status of the seeds that are `present`: "finished" if it is that of all."""
+        found = {source.status for source in self.sources if not {*present}.isdisjoint(source.seeds)}
+        return next((status for status in ENDINGS if status in found and status != "finished"), "finished")
+
+    def train(self, notes: list[str]) -> pd.DataFrame:
         """`seed, step, <part>/<quantity>...` of train.csv, read when asked for; empty if there is none.
 
-        Raises: RecordError if the file is no table. A half-written last line is left out.
+        A half-written last line is left out; so is a seed whose file is no table, with a note. Raises: RecordError if
+        none is one.
         """
-        path = self.folder / "train.csv"
-        text = (content(path) or b"").decode("utf-8-sig", errors="replace")
-        whole = text[: text.rfind("\n") + 1]
-        return table(path, whole.encode()) if whole.strip() else pd.DataFrame(columns=["seed", "step"])
+        frames = self._each(lambda source: _train(source.folder / "train.csv"), notes)
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["seed", "step"])
 
-    def candidates(self) -> dict[str, np.ndarray] | None:
-        """The arrays of candidates.npz, None if there is none. Raises: RecordError if it cannot be read."""
-        return read_npz(self.folder / "candidates.npz")
+    def candidates(self, notes: list[str]) -> dict[str, np.ndarray] | None:
+        """The arrays of candidates.npz, seeds first in those that have them (SEEDED), None if there is none.
+
+        A seed whose file cannot be read, or is of another shape, is left out, with a note. Raises: RecordError if none
+        can be read.
+        """
+        found = self._each(lambda source: read_npz(source.folder / "candidates.npz"), notes)
+        if not found or self.old:
+            return found[0] if found else None
+        shapes = [{name: array.shape for name, array in arrays.items()} for arrays in found]
+        alike = [arrays for arrays, shape in zip(found, shapes, strict=True) if shape == shapes[0]]
+        if len(alike) < len(found):
+            other = f"{len(found) - len(alike)} of {len(found)} seeds have candidates of other shapes"
+            notes.append(f"{self.name}: {other}, left out")
+        stacked = {name: np.stack([arrays[name] for arrays in alike]) for name in SEEDED if name in alike[0]}
+        return alike[0] | stacked
+
+    def _each(self, read: Callable[[Source], T | None], notes: list[str]) -> list[T]:
+        """What the sources have. Raises: RecordError if it can be read of none that have it."""
+        found, wrong = list[T](), list[RecordError]()
+        for source in self.sources:
+            try:
+                one = read(source)
+            except RecordError as error:
+                wrong.append(error)
+            else:
+                found += [] if one is None else [one]
+        if wrong and not found:
+            raise wrong[0]
+        notes += [f"left out: {error}" for error in wrong]
+        return found
 
 
-def read_run(folder: Path) -> Run:
-    """run.json of a folder, checked. Raises: BadInput naming the file and what is wrong with it."""
-    meta = _meta(folder)
-    alive = alive_in(folder) if meta["status"] == "running" else None
-    if alive is False:
-        meta = _meta(folder)  # it may have ended between the two looks
-    status = KILLED if alive is False and meta["status"] == "running" else meta["status"]
-    ending = "was running when it last wrote" if status == "running" and alive is None else ENDINGS[status]
-    identity = ("suite", "task", "method", "fingerprint")
-    if tuple(meta[key] for key in identity) != folder.parts[-4:]:  # a copied folder would count its seeds twice
-        said = "/".join(meta[key] for key in identity)
-        raise RecordError(f"{folder / 'run.json'} says it is {said}, its folder says otherwise")
-    values = {key: meta[key] for key in (*identity, "config")}
-    label = f"{meta['method']} online" if meta.get("online") else meta["method"]
-    return Run(folder=folder, label=label, seeds=tuple(meta["seeds"]), knobs=tuple(meta["knobs"]), meta=meta,
-               status=status, ending=ending, **values)  # fmt: skip
+def named(seeds: Sequence[int]) -> str:
+    """ "seed 3", "seeds 0-2, 4"; of ascending numbers."""
+    runs: list[list[int]] = []
+    for seed in seeds:
+        if runs and seed == runs[-1][-1] + 1:
+            runs[-1].append(seed)
+        else:
+            runs.append([seed])
+    spans = [f"{one[0]}-{one[-1]}" if len(one) > 2 else ", ".join(map(str, one)) for one in runs]
+    return f"seed{'s' * (len(seeds) > 1)} {', '.join(spans)}"
 
 
-def _meta(folder: Path) -> Mapping[str, Any]:
-    path = folder / "run.json"
-    if (found := content(path)) is None:
-        raise RecordError(f"{folder} has no run.json")
-    record = records.check(strict_json.parse(found, str(path)), records.RunRecord, str(path))
-    for knob in record["knobs"]:
-        if not (knob.isascii() and knob.isidentifier() and len(knob) <= LONGEST_KNOB) or knob in TAKEN:
-            raise RecordError(f"{path}: knobs: no knob can be called {shown(knob)}")
-    return _clean(record, str(path))
+def _train(path: Path) -> pd.DataFrame | None:
+    text = (content(path) or b"").decode("utf-8-sig", errors="replace")
+    whole = text[: text.rfind("\n") + 1]
+    return table(path, whole.encode()) if whole.strip() else None
 
 
 def alive_in(folder: Path) -> bool | None:
@@ -211,16 +343,3 @@ def shown(text: str, quote: bool = True, longest: int = LONGEST) -> str:
     """The beginning of something that a line repeats."""
     text = text if len(text) <= longest else f"{text[: longest - 3]}..."
     return repr(text) if quote else printable(text)
-
-
-def _clean(value: Any, where: str, left: int = DEEPEST) -> Any:
-    """The same without control characters but line ends. Raises: RecordError if it is nested too deeply."""
-    if isinstance(value, str):
-        return value if value.isprintable() else "\n".join(map(printable, value.split("\n")))
-    if not isinstance(value, dict | list):
-        return value
-    if not left:
-        raise RecordError(f"{where}: nested too deeply")
-    if isinstance(value, list):
-        return [_clean(one, where, left - 1) for one in value]
-    return {_clean(key, where): _clean(one, where, left - 1) for key, one in value.items()}

@@ -1,54 +1,61 @@
-"""Over L: scores over L_train (the VGF paper's Figure 4), over L_test of all tasks at once (its Figure 5), and how far
-so many steps carry the particles, against the certified bound."""
+"""Over the steps of a flow: scores over L_train (the VGF paper's Figure 4), over L_test of all tasks at once (its
+Figure 5), and how far so many steps carry the particles, against the certified bound. Which knob counts steps of a
+flow, a method declares (`inference.path_of`); L_test is VGF's."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections import defaultdict
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.curves import SETTINGS, SIZE, knob_name, scale, task_name
+from analysis.curves import SETTINGS, SIZE, scale, task_name
+from analysis.inference import path_of
 from analysis.load import Records
 from analysis.pyplot import plt
 from analysis.runs import RecordError, Run
 from analysis.select import FIXED, HELD_OUT, arms, average, headline, offline, settings
 from analysis.statistics import LEVEL, RESAMPLES, generator, mean_of, resample, summarise
-from analysis.style import at_least_a_point, finish, looks, shade, unit
+from analysis.style import UNITS, at_least_a_point, finish, looks, shade, unit
+from analysis.transport import Flow, mmd2, transport_bound
 from core.errors import BadInput, reason
-from methods.particles import Flow, mmd2, transport_bound
 
-TRAIN, TEST = "train_flow_steps", "L_test"
+TRAIN = "train_flow_steps"  # L_train
 NEAR_ZERO = 1.0  # points: a task whose mean score is below has no scale to be normalised by
 
 
 def trained(records: Records, cells: pd.DataFrame) -> pd.DataFrame:
-    """Rows of `select.scores` of runs that differ in L_train and in nothing else, with the columns L_train and line.
+    """Rows of `select.scores` of runs that differ in L_train and in nothing else, with the columns knob (the steps of
+    their flow at test time), L_train and line.
 
     Rows: each test-time setting, and their held-out choice (line "... held-out L_test"). Empty if there are none.
     """
     groups: dict[tuple[str, ...], list[Run]] = defaultdict(list)
     for run in records.runs:
-        if run.number(TRAIN) is not None:
+        if run.number(TRAIN) is not None and path_of(run):
             rest = json.dumps({k: v for k, v in run.settings.items() if k != TRAIN}, sort_keys=True, default=str)
-            data = json.dumps([run.meta.get("dataset"), run.seeds, run.online], sort_keys=True, default=str)
+            data = json.dumps(
+                [run.meta.get("dataset"), run.seeds if run.old else None, run.online], sort_keys=True, default=str
+            )
             groups[run.suite, run.task, run.method, rest, data].append(run)
     found = []
     for runs in groups.values():
         levels = {run.fingerprint: run.number(TRAIN) or 0.0 for run in runs}
         rows = cells[cells["fingerprint"].isin(levels) & (cells["suite"] == runs[0].suite)]
         rows = rows[(rows["task"] == runs[0].task) & rows["rule"].isin([FIXED, HELD_OUT])]
-        rows = rows.assign(L_train=rows["fingerprint"].map(levels))
+        knob = path_of(runs[0])
+        rows = rows.assign(knob=knob, L_train=rows["fingerprint"].map(levels))
         if rows["L_train"].nunique() > 1:
-            names = rows["setting"].where(rows["rule"] == FIXED, "held-out L_test")
+            names = rows["setting"].where(rows["rule"] == FIXED, f"held-out {knob}")
             found.append(rows.assign(line=[f"{runs[0].method} {name}".strip() for name in names]))
     return pd.concat(found).sort_values(["line", "L_train"], ignore_index=True) if found else cells.iloc[:0]
 
 
-def draw_trained(points: pd.DataFrame) -> Figure:
+def draw_trained(points: pd.DataFrame, units: Mapping[str, str] = UNITS) -> Figure:
     """Score over L_train of one task: the held-out choice bold with its interval, each L_test a shade."""
     figure, axes = plt.subplots(figsize=SIZE, layout="constrained")
     methods = sorted(set(points["method"]))
@@ -56,7 +63,7 @@ def draw_trained(points: pd.DataFrame) -> Figure:
     handles, names = [], []
     for method in methods:
         mine = points[points["method"] == method]
-        order = list(mine.loc[mine["rule"] == FIXED].sort_values(TEST)["line"].drop_duplicates())
+        order = list(mine.loc[mine["rule"] == FIXED].sort_values(str(mine["knob"].iloc[0]))["line"].drop_duplicates())
         kept = (
             [order[i] for i in np.unique(np.linspace(0, len(order) - 1, SETTINGS).round().astype(int))] if order else []
         )
@@ -73,22 +80,25 @@ def draw_trained(points: pd.DataFrame) -> Figure:
             )  # fmt: skip
             names.append(name)
     scale(axes, np.sort(points["L_train"].unique()))
-    axes.set(xlabel="L_train [flow steps that TD targets see]", ylabel=unit(str(points["suite"].iloc[0])))
+    axes.set(xlabel="L_train [flow steps that TD targets see]", ylabel=unit(str(points["suite"].iloc[0]), units))
     at_least_a_point(axes)
     return finish(figure, f"{task_name(points)}: L_train ablation", handles, names)
 
 
 def normalised(records: Records) -> tuple[pd.DataFrame, list[str]]:
-    """Score over L_test in percent of the task's own mean over all of the run's L_test: each task, and their mean.
+    """Score over the steps of a flow (L_test) in percent of the task's own mean over all of them: each task, and their
+    mean.
 
-    Columns: suite, method, label, task ("" for the mean over tasks), tasks, L_test, value, low, high (of the mean: from
-    seeds resampled within tasks). The divisor is one for a whole curve and no maximum, so it favours no L_test. Runs
-    with other knobs open, or a mean below NEAR_ZERO points, are left out; tasks of a mean have the same L_test values.
+    Columns: suite, knob, method, label, task ("" for the mean over tasks), tasks, <knob>, value, low, high (of the
+    mean: from seeds resampled within tasks). The divisor is one for a whole curve and no maximum, so it favours no
+    number of steps. Runs with other knobs open, or a mean below NEAR_ZERO points, are left out; tasks of a mean have
+    the same numbers of steps.
     """
-    found: dict[tuple[str, str, str], dict[str, tuple[np.ndarray, np.ndarray]]] = defaultdict(dict)
+    found: dict[tuple[str, str, str, str], dict[str, tuple[np.ndarray, np.ndarray]]] = defaultdict(dict)
     notes = []
     for run, rows in records.each():
-        if run.knobs != (TEST,) or run.online:
+        knob = path_of(run)
+        if knob is None or run.knobs != (knob,) or run.online:
             continue
         rows = headline(offline(rows))
         of = arms(rows, settings(rows, run.knobs))
@@ -101,11 +111,11 @@ def normalised(records: Records) -> tuple[pd.DataFrame, list[str]]:
                 f"{run.suite}/{run.task} {run.label}: a mean of {means.mean():.1f} has no scale, not normalised"
             )
             continue
-        values = np.sort(rows[TEST].unique())
-        found[run.suite, run.method, run.label][run.task] = values, 100 * means / means.mean()
+        values = np.sort(rows[knob].unique())
+        found[run.suite, knob, run.method, run.label][run.task] = values, 100 * means / means.mean()
     points: list[dict[str, object]] = []
-    for (suite, method, label), tasks in found.items():
-        name = {"suite": suite, "method": method, "label": label}
+    for (suite, knob, method, label), tasks in found.items():
+        name = {"suite": suite, "knob": knob, "method": method, "label": label}
         grids = [tuple(values) for values, _ in tasks.values()]
         common = max(set(grids), key=lambda grid: (grids.count(grid), grid))
         strata = [curve.T for values, curve in tasks.values() if tuple(values) == common]  # [s, k] each
@@ -116,51 +126,54 @@ def normalised(records: Records) -> tuple[pd.DataFrame, list[str]]:
         low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=1)
         for k, value in enumerate(common):
             numbers = {"value": mean_of(strata)[k], "low": low[k], "high": high[k]}
-            points.append(name | {"task": "", "tasks": len(strata), TEST: value} | numbers)
+            points.append(name | {"task": "", "tasks": len(strata), knob: value} | numbers)
         for task, (values, curve) in tasks.items():
             steps = zip(values, curve.mean(axis=1), strict=True)
-            points += [name | {"task": task, "tasks": 1, TEST: value, "value": mean} for value, mean in steps]
+            points += [name | {"task": task, "tasks": 1, knob: value, "value": mean} for value, mean in steps]
     return pd.DataFrame(points), notes
 
 
-def draw_normalised(points: pd.DataFrame) -> Figure:
-    """All tasks of a suite in one panel: thin lines each task, the mean over tasks bold with its band."""
+def draw_normalised(points: pd.DataFrame, axis: str = "") -> Figure:
+    """All tasks of a suite in one panel, over one knob: thin lines each task, the mean over tasks bold with its band.
+    `axis`: what the knob is (`inference.axes_of`)."""
+    knob = str(points["knob"].iloc[0])
     figure, axes = plt.subplots(figsize=SIZE, layout="constrained")
     styles = looks(dict(zip(points["label"], points["method"], strict=True)))
     handles, names = [], []
     for label, mine in points.groupby("label", observed=True, sort=True):
         look, over = styles[str(label)], mine[mine["task"] == ""]
         for _, line in mine[mine["task"] != ""].groupby("task", observed=True):
-            axes.plot(line[TEST], line["value"], look.line, color=look.color, alpha=0.35, lw=0.7)
+            axes.plot(line[knob], line["value"], look.line, color=look.color, alpha=0.35, lw=0.7)
         axes.fill_between(
-            over[TEST], over["low"].astype(float), over["high"].astype(float), color=look.color, alpha=0.2, lw=0
+            over[knob], over["low"].astype(float), over["high"].astype(float), color=look.color, alpha=0.2, lw=0
         )
         handles += axes.plot(
-            over[TEST], over["value"], look.line, color=look.color, marker=look.marker, lw=2.2, ms=5, mew=0
+            over[knob], over["value"], look.line, color=look.color, marker=look.marker, lw=2.2, ms=5, mew=0
         )
         names.append(f"{label}, mean of {over['tasks'].iloc[0]}")
-    scale(axes, np.sort(points[TEST].unique()))
+    scale(axes, np.sort(points[knob].unique()))
     axes.axhline(100, color="0.5", lw=0.8)
-    axes.set(xlabel=knob_name(TEST), ylabel="score [% of the task's mean over L_test]")
+    axes.set(xlabel=axis or knob, ylabel=f"score [% of the task's mean over {knob}]")
     suite = str(points["suite"].iloc[0])
-    return finish(figure, f"{suite}: L_test scaling, each task thin", handles, names)
+    return finish(figure, f"{suite}: {knob} scaling, each task thin", handles, names)
 
 
 def carried(records: Records) -> tuple[pd.DataFrame, list[str]]:
-    """How far L_test steps move the particles: suite, task, method, label, L_test, the Summary of MMD^2 to where they
-    started (mean over observations, units are seeds), largest (of any seed and observation), bound (certified; NaN
-    where nothing is) and sigma (of the MMD's kernel: the run's own). Notes on runs that cannot be shown.
+    """How far the steps of a flow (L_test) move the particles: suite, task, knob, method, label, <knob>, the Summary of
+    MMD^2 to where they started (mean over observations, units are seeds), largest (of any seed and observation), bound
+    (certified; NaN where nothing is) and sigma (of the MMD's kernel: the run's own). Notes on runs that are not shown.
     """
     points: list[dict[str, object]] = []
-    notes = []
+    notes: list[str] = []
     for run in records.runs:
-        if run.knobs != (TEST,):
+        knob = path_of(run)
+        if knob is None or run.knobs != (knob,):
             continue
         try:
-            arrays = run.candidates()
+            arrays = run.candidates(notes)
             if arrays is None:
                 continue
-            levels, particles = arrays[TEST], arrays["candidates"]
+            levels, particles = arrays[knob], arrays["candidates"]
             whole = levels.ndim == 1 and particles.ndim == 5 and particles.shape[1] == len(levels) and particles.size
             if not whole or not arrays["valid"].all() or not np.isfinite(particles).all():
                 raise RecordError(f"{run.folder / 'candidates.npz'}: not the particles of {len(levels)} settings")
@@ -168,7 +181,7 @@ def carried(records: Records) -> tuple[pd.DataFrame, list[str]]:
             notes.append(f"no MMD of {run.name}: {reason(error)}")
             continue
         if 0 not in levels or len(levels) < 2:
-            notes.append(f"no MMD of {run.name}: it was not evaluated at L_test=0, where particles start")
+            notes.append(f"no MMD of {run.name}: it was not evaluated at {knob}=0, where particles start")
             continue
         start = particles[:, int(np.flatnonzero(levels == 0)[0])].astype(float)
         flow, why = flow_of(run)
@@ -179,16 +192,16 @@ def carried(records: Records) -> tuple[pd.DataFrame, list[str]]:
             units = np.repeat(np.arange(apart.shape[0]), apart.shape[1])
             numbers = summarise(apart.ravel(), units, generator(run.suite, run.task))._asdict()
             numbers.pop("episodes")
-            name = {"suite": run.suite, "task": run.task, "method": run.method, "label": run.label}
+            name = {"suite": run.suite, "task": run.task, "knob": knob, "method": run.method, "label": run.label}
             bound = np.nan
             if not why:
                 try:
-                    bound = transport_bound(flow, int(levels[k]), particles.shape[-1], flow.sigma)
+                    bound = transport_bound(flow, int(levels[k]), particles.shape[-1])
                 except ValueError as error:
                     notes.append(f"no bound for {run.name}: {error}")
                     why = str(error)
             points.append(
-                name | {TEST: float(levels[k])} | numbers
+                name | {knob: float(levels[k])} | numbers
                 | {"observations": apart.shape[1], "largest": apart.max(), "bound": bound, "sigma": flow.sigma}
             )  # fmt: skip
     return pd.DataFrame(points), notes
@@ -216,28 +229,30 @@ def _is(value: object, kind: type) -> bool:
     return isinstance(value, kind)
 
 
-def draw_carried(points: pd.DataFrame) -> Figure:
-    """MMD^2 over L_test, log scale, from the first step on; the bound of each method dotted in its colour."""
+def draw_carried(points: pd.DataFrame, axis: str = "") -> Figure:
+    """MMD^2 over the steps of the flow, log scale, from the first on; the bound of each method dotted in its colour.
+    `axis`: what the knob is (`inference.axes_of`)."""
+    knob = str(points["knob"].iloc[0])
     figure, axes = plt.subplots(figsize=SIZE, layout="constrained")
     styles = looks(dict(zip(points["label"], points["method"], strict=True)))
     handles, names = [], []
-    for label, line in points[points[TEST] > 0].groupby("label", observed=True, sort=True):
+    for label, line in points[points[knob] > 0].groupby("label", observed=True, sort=True):
         look = styles[str(label)]
-        axes.fill_between(line[TEST], line["low"], line["high"], color=look.color, alpha=0.2, lw=0)
-        handles += axes.plot(line[TEST], line["mean"], look.line, color=look.color, marker=look.marker, mew=0)
+        axes.fill_between(line[knob], line["low"], line["high"], color=look.color, alpha=0.2, lw=0)
+        handles += axes.plot(line[knob], line["mean"], look.line, color=look.color, marker=look.marker, mew=0)
         names.append(f"{label}, mean (band: 95%)")
-        handles += axes.plot(line[TEST], line["largest"], ls="none", color=look.color, marker="_", ms=7, mew=1.2)
+        handles += axes.plot(line[knob], line["largest"], ls="none", color=look.color, marker="_", ms=7, mew=1.2)
         names.append(f"{label}, largest seen")
         if line["bound"].notna().any():
             between = 1.5 * sum(name.endswith("bound") for name in names)  # equal bounds show in each other's gaps
-            handles += axes.plot(line[TEST], line["bound"], color=look.color, ls=(between, (1.5, 3)), lw=1.8)
+            handles += axes.plot(line[knob], line["bound"], color=look.color, ls=(between, (1.5, 3)), lw=1.8)
             names.append(f"{label}, certified bound")
     axes.set_yscale("log")
     axes.axhline(2, color="0.5", lw=0.8)
-    steps = np.sort(points.loc[points[TEST] > 0, TEST].unique())
+    steps = np.sort(points.loc[points[knob] > 0, knob].unique())
     if len(steps) > 1:
         scale(axes, steps)
-    axes.set(xlabel=knob_name(TEST), ylabel="MMD² to where particles start [-, at most 2]")
+    axes.set(xlabel=axis or knob, ylabel="MMD² to where particles start [-, at most 2]")
     sigmas = " / ".join(f"{sigma:g}" for sigma in sorted(set(points["sigma"])))
     title = f"{task_name(points)}: transport, measured and certified (RBF, sigma {sigmas})"
     return finish(figure, title, handles, names)

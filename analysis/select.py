@@ -59,19 +59,27 @@ class Endpoint:
         )
 
     def __call__(self, rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-        """(the rows that count, what is missing or "") of one run's complete evaluations."""
+        """(the rows that count, what is missing or "") of one run's complete evaluations. Where several count, a seed
+        that has fewer of them than others is not in it: its mean would be one over other steps."""
         if self.steps:
             present = set(rows["step"].unique().tolist())
             absent = [step for step in self.steps if step not in present]
             missing = f"no evaluation at step {', '.join(map(str, absent))}" if absent else ""
-            return rows[rows["step"].isin(self.steps)], missing
+            return _whole(rows[rows["step"].isin(self.steps)]), missing
         if self.last == 1:
             return headline(rows), ""
         when = rows["step"].to_numpy() * len(PHASES) + rows["phase"].cat.codes.to_numpy()
         present_at = np.unique(when)
         found = min(len(present_at), self.last)
         missing = f"{found} of the last {self.last} evaluations" if found < self.last else ""
-        return rows[when >= present_at[-found]], missing
+        return _whole(rows[when >= present_at[-found]]), missing
+
+
+def _whole(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the seeds that have as many evaluations as any."""
+    each = rows[["seed", "step", "phase"]].drop_duplicates()["seed"].value_counts()
+    few = each.index[each < each.max()]
+    return rows[~rows["seed"].isin(few)] if len(few) else rows
 
 
 @dataclass(frozen=True)
@@ -124,6 +132,12 @@ class Choice(NamedTuple):
     rule: str
     bias: float = 0.0
     """Estimated, to be subtracted; of the oracle only."""
+    told: str = ""
+    """ "n = 4 of 5 (seed 3 failed: ...)" where not all seeds of the run are in it."""
+    meant: int = 0
+    """Seeds of the run, in it or not."""
+    status: str = "finished"
+    """Of the seeds that are in it."""
 
     def means(self) -> pd.Series:
         """Mean score of each seed, by its number."""
@@ -252,10 +266,15 @@ def choose(run: Run, rows: pd.DataFrame, rule: Rule) -> Choice | str:
             return f"no {name}={value:g} among {', '.join(f'{one:g}' for one in present)}"
     of = arms(rows, settings(rows, run.knobs))
     if len(of.settings) == 1:
-        return Choice(of.scores[0], of.seeds, of.episodes, tuple(filter(None, of.settings)), FIXED)
-    if rule.name == ORACLE:
-        return oracle(of, generator(run.suite, run.task))
-    return held_out(of) or "some setting has no even or no odd episodes to choose on"
+        choice = Choice(of.scores[0], of.seeds, of.episodes, tuple(filter(None, of.settings)), FIXED)
+    elif rule.name == ORACLE:
+        choice = oracle(of, generator(run.suite, run.task))
+    elif (crossed := held_out(of)) is None:
+        return "some setting has no even or no odd episodes to choose on"
+    else:
+        choice = crossed
+    seeds = of.seeds.tolist()
+    return choice._replace(told=run.told(seeds), meant=len(run.meant), status=run.status_of(seeds))
 
 
 def scores(
@@ -264,7 +283,8 @@ def scores(
     """One row a (run, rule, setting) of the evaluations that count, and notes on it.
 
     Columns: suite, task, method, label, row (the name to show), rule, setting, picks, <knobs> (NaN unless the rule is
-    `fixed`), status, fingerprint, phase, step, mean, std, low, high, over, seeds, episodes, bias (of the oracle).
+    `fixed`), status (of the seeds in it), fingerprint, phase, step, mean, std, low, high, over, seeds, episodes, bias
+    (of the oracle), meant (seeds that were started) and told ("n = 4 of 5 (seed 3 failed: ...)", "" if all are in it).
     """
     cells: list[dict[str, object]] = []
     notes = []
@@ -281,6 +301,8 @@ def scores(
         if first["phase"] != "final" and not (endpoint and endpoint.steps):
             notes.append(f"{name}: no final evaluation, the {first['phase']} one at step {first['step']} stands in")
         of = arms(rows, settings(rows, run.knobs))
+        told, status = run.told(of.seeds.tolist()), run.status_of(of.seeds.tolist())
+        notes += [f"{name}: {told}"] if told else []
         pairs = zip(of.scores, of.settings, strict=True)
         found = [Choice(values, of.seeds, of.episodes, (setting,), FIXED) for values, setting in pairs]
         if len(found) > 1:
@@ -298,8 +320,8 @@ def scores(
                 {"suite": run.suite, "task": run.task, "method": run.method, "label": run.label}
                 | {"row": f"{run.label} {one.picks[0]}".strip() if fixed else f"{run.label} ({one.rule})"}
                 | {"rule": one.rule, "setting": one.picks[0] if fixed else "", "picks": PICKS.join(one.picks), **values}
-                | {"status": run.status, "fingerprint": run.fingerprint, "phase": first["phase"], "step": first["step"]}
+                | {"status": status, "fingerprint": run.fingerprint, "phase": first["phase"], "step": first["step"]}
                 | one.summary(generator(run.suite, run.task))._asdict()
-                | {"bias": one.bias}
+                | {"bias": one.bias, "meant": len(run.meant), "told": told}
             )
     return pd.DataFrame(cells), notes

@@ -8,9 +8,9 @@ if __name__ == "__main__":  # what follows is imported, which takes seconds, by 
     command.main("analysis.stats:app")
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -95,7 +95,7 @@ def screen_of(rows: pd.DataFrame, first: str, second: str) -> Table:
         table.add_column(name, justify="right", overflow="fold")
     table.add_column("P(1st\nbetter)", justify="right")
     for row in rows.to_dict("records"):
-        sides = [Text.assemble(f"{row[f'{s}_mean']:.1f}", (f"\nn={row[f'{s}_seeds']}", "dim")) for s in SIDES]
+        sides = [Text.assemble(f"{row[f'{s}_mean']:.1f}", (f"\n{_n(row, s)}", "dim")) for s in SIDES]
         interval = DASH if math.isnan(row["low"]) else f"[{row['low']:.1f}, {row['high']:.1f}]"
         table.add_row(
             short(row["task"]), *sides, Text.assemble(f"{row['difference']:+.1f}", (f"\n{interval}", "dim")),
@@ -104,6 +104,11 @@ def screen_of(rows: pd.DataFrame, first: str, second: str) -> Table:
             f"{p_of(row['p_paired'])}\n({p_of(row['p_paired_holm'])})", f"{row['improvement']:.2f}",
         )  # fmt: skip
     return table
+
+
+def _n(row: Mapping[Any, Any], side: str) -> str:
+    """ "n=5", or "n=4 of 5" where seeds are missing."""
+    return f"n={row[f'{side}_seeds']}" + (f" of {row[f'{side}_meant']}" if row[f"{side}_told"] else "")
 
 
 def table_of(suite: str, over: Over) -> Table:

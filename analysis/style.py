@@ -42,7 +42,7 @@ UNITS = {
     "minari": "score [100 = expert]", "tldr": "win rate [%]", "hh": "win rate [%]",
     "tldr-synthetic": "win rate [%]", "hh-synthetic": "win rate [%]",
 }  # fmt: skip
-"""Suite -> what its score is, on an axis."""
+"""Suite -> what its score is, on an axis, where no record says it."""
 
 
 class Look(NamedTuple):
@@ -87,9 +87,10 @@ def looks(methods: Mapping[str, str]) -> dict[str, Look]:
     return result
 
 
-def unit(suite: str) -> str:
-    """What a suite's score is, on an axis: "success [%]"."""
-    return UNITS.get(suite, "score [points]")
+def unit(suite: str, units: Mapping[str, str] = UNITS) -> str:
+    """What a suite's score is, on an axis: "success [%]". `units`: of every suite, as records say
+    (`inference.units_of`)."""
+    return units.get(suite, "score [points]")
 
 
 def at_least_a_point(axes: Axes, which: str = "y") -> None:

@@ -171,8 +171,10 @@ def blocks(cells: pd.DataFrame) -> Iterator[tuple[str, list[str]]]:
 
 
 def cell(row: pd.Series) -> tuple[str, str]:
-    """("91.2 ± 1.3", "[89.9, 92.5]") of a row of `scores`; unfinished runs carry a dagger."""
-    spread = " n=1" if math.isnan(row["std"]) else f" \N{PLUS-MINUS SIGN} {row['std']:.1f}"
+    """("91.2 ± 1.3", "[89.9, 92.5]") of a row of `scores`: "91.2 ± 1.3 n=4 of 5" where seeds are missing; a dagger on
+    seeds that are not finished."""
+    spread = "" if math.isnan(row["std"]) else f" \N{PLUS-MINUS SIGN} {row['std']:.1f}"
+    spread += f" n={row['seeds']} of {row['meant']}" if row["seeds"] < row["meant"] else "" if spread else " n=1"
     mark = "" if row["status"] == "finished" else UNFINISHED
     return f"{row['mean']:.1f}{spread}{mark}", f"[{row['low']:.1f}, {row['high']:.1f}]"
 
@@ -233,8 +235,10 @@ def legend(cells: pd.DataFrame) -> list[str]:
     if (few := cells.loc[~single, "seeds"]).lt(10).any():
         worst = int(few.min())
         lines.append(f"Intervals of few seeds are too narrow: those of {worst} seeds cover about {coverage(worst)}%.")
+    if (cells["told"] != "").any():
+        lines.append("n=4 of 5: four seeds of five that were started; the notes say what became of the others.")
     if (cells["status"] != "finished").any():
-        lines.append(f"{UNFINISHED} not a finished run: its last complete evaluation.")
+        lines.append(f"{UNFINISHED} not finished: the last complete evaluation.")
     knobbed = cells[cells["setting"] != ""]
     rules = ([FIXED] if len(knobbed) else []) + [rule for rule in (HELD_OUT, ORACLE) if (cells["rule"] == rule).any()]
     return lines + [RULES[rule] for rule in rules]

@@ -36,6 +36,8 @@ VALUES = ("score", "consistent", "longer", "cost")
 """Of a verdict; `longer`: characters that the response has more than the reference. NaN where not known."""
 DASH = "\N{EM DASH}"
 
+Judges = dict[str, list[tuple[Path, str]]]
+"""Judge -> of each seed, the file of its verdicts and the SHA-256 of the texts beside it."""
 Verdicts = dict[str, np.ndarray]
 """VALUES -> `[k, s, e]`."""
 Spoken = dict[tuple[str, str, str], dict[str, list[tuple[str, pd.DataFrame]]]]
@@ -102,13 +104,16 @@ def tabulate(
     """(a row a run, judge and setting; a row a difference of `compare`'s first method from another; notes).
 
     Rows beside the settings' own: "(held-out)", picked on the even prompts and scored on the odd ones, and the reverse.
-    Columns: suite, task, judge, method, label, row, rule, picks, seeds, those of `winrate.Rates`, win_rate, low, high,
+    Columns: suite, task, judge, method, label, row, rule, picks, seeds, meant and told (of seeds without
+    verdicts), those of `winrate.Rates`, win_rate, low, high,
     wilson_low, wilson_high, controlled, controlled_low, controlled_high, longer (mean characters), cost (USD).
     """
     rows: list[dict[str, Any]] = []
     notes: list[str] = []
     spoken: Spoken = {}
     for run_, by, order, seeds, prompts, names, values in _found(records, judge, notes):
+        told = run_.told(seeds.tolist(), "without its verdicts")
+        notes += [f"{run_.name}, {by}: {told}"] if told else []
         of = Arms(values["score"], order, seeds, prompts)
         chosen = [(name, FIXED, name, {key: value[k] for key, value in values.items()}) for k, name in enumerate(order)]
         choice = held_out(of) if len(order) > 1 else None
@@ -120,7 +125,8 @@ def tabulate(
         here = spoken.setdefault((run_.suite, run_.task, by), {})
         for name, rule, picks, mine in chosen:
             row = f"{run_.label} {name}".strip()
-            known = {"row": row, "rule": rule, "picks": picks, "seeds": len(seeds)}
+            known = {"row": row, "rule": rule, "picks": picks, "seeds": len(seeds), "meant": len(run_.meant)}
+            known |= {"told": told}
             rows.append(identity | known | _numbers(mine, run_))
             score = pd.DataFrame(mine["score"], index=seeds, columns=names)
             if row != run_.method:
@@ -157,25 +163,28 @@ def _found(
 ) -> Iterator[tuple[Run, str, list[str], np.ndarray, np.ndarray, list[str], Verdicts]]:
     """(run, judge, settings, seeds, prompts, their names, verdicts) of every run that was judged."""
     for run_, rows in records.each(scored=False):
-        path = run_.folder / "responses.jsonl"
-        if not path.exists():
-            continue
-        try:
-            about, names, sha256 = texts(path, run_.knobs)
-            files = verdict_files(run_.folder, notes)
-        except BadInput as error:
-            notes.append(f"{run_.name}: {error}, left out")
+        about, names, judges = _texts(run_, notes)
+        if about is None:
             continue
         order = settings(headline(rows), run_.knobs)
         itself = ":".join(filter(None, (RECORDED, (run_.meta.get("task_options") or {}).get("judge"))))
-        for by in [*([itself] if rows["score"].notna().any() else []), *files]:
-            if judge and not by.startswith(judge):
+        for by in [*([itself] if rows["score"].notna().any() else []), *sorted(judges)]:
+            if not by.startswith(judge):
                 continue
             try:
-                table = judged(files[by], run_.knobs, sha256) if by in files else _recorded(rows, run_)
+                tables = [_recorded(rows, run_)] if by == itself else []
             except BadInput as error:
                 notes.append(f"{run_.name}: {error}, left out")
                 continue
+            for path, sha256 in judges.get(by, ()):
+                try:
+                    tables.append(judged(path, run_.knobs, sha256))
+                except BadInput as error:
+                    notes.append(f"{run_.name}: {error}, left out")
+            if not tables:
+                continue
+            table = pd.concat(tables, ignore_index=True)
+            table = table[table["seed"].isin(about["seed"])]
             known = table["setting"].isin(order)
             if not known.all():
                 notes.append(
@@ -186,6 +195,33 @@ def _found(
                 mine = [name for name in order if name in set(table["setting"])]
                 seeds, prompts, values = _arrays(table, mine)
                 yield run_, by, mine, seeds, prompts, [names.get(one, f"{one}") for one in prompts], values
+
+
+def _texts(run_: Run, notes: list[str]) -> tuple[pd.DataFrame | None, dict[int, str], Judges]:
+    """(what `texts` says of all seeds, None without any; names of the prompts; verdicts files by judge).
+
+    A seed whose texts cannot be read, or which answered other prompts, is left out with a note.
+    """
+    frames, names, judges = list[pd.DataFrame](), dict[int, str](), Judges()
+    for source in run_.sources:
+        path = source.folder / "responses.jsonl"
+        if not path.exists():
+            continue
+        try:
+            about, own, sha256 = texts(path, run_.knobs)
+            files = verdict_files(source.folder, notes)
+            if not about["seed"].isin(source.seeds).all():
+                raise RecordError(f"{path} has responses of other seeds than its run.json")
+            if any(names.get(episode, name) != name for episode, name in own.items()):
+                raise RecordError(f"{path} answers other prompts than the seeds before it")
+        except BadInput as error:
+            notes.append(f"{run_.name}: {error}, left out")
+            continue
+        frames.append(about)
+        names |= own
+        for by, file in files.items():
+            judges.setdefault(by, []).append((file, sha256))
+    return pd.concat(frames, ignore_index=True) if frames else None, names, judges
 
 
 def _arrays(table: pd.DataFrame, order: list[str]) -> tuple[np.ndarray, np.ndarray, Verdicts]:
@@ -237,10 +273,11 @@ def _screen(title: str, rows: pd.DataFrame) -> Table:
         table.add_column(name, justify="right")
     for row in rows.to_dict("records"):
         shares = [_percent(row[name]) for name in ("win", "tie", "loss", "invalid", "consistent")]
+        of = f" of {row['meant']}" if row["seeds"] < row["meant"] else ""
         longer = DASH if math.isnan(row["longer"]) else f"{row['longer']:+.0f} chars"
         table.add_row(row["row"], _interval(row, "win_rate", "low", "high"),
                       _interval(row, "controlled", "controlled_low", "controlled_high"), *shares, longer,
-                      f"{row['prompts']} x {row['seeds']}")  # fmt: skip
+                      f"{row['prompts']} x {row['seeds']}" + of)  # fmt: skip
     return table
 
 

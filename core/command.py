@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 from core import account, shadows, streams
 from core.errors import BadInput, reason
+from core.extras import EXTRAS, install
 from core.streams import NOBODY_READS, use_any_encoding
 from core.text import printable
 
@@ -105,15 +106,10 @@ def leave(code: int) -> NoReturn:
     sys.exit(code)
 
 
-_EXTRAS = {"torch": "rlhf", "transformers": "rlhf", "tokenizers": "rlhf", "safetensors": "rlhf", "peft": "rlhf",
-           "accelerate": "rlhf", "datasets": "rlhf", "stable_baselines3": "collect", "ray": "ray"}  # fmt: skip
-
-
 def absent(error: ModuleNotFoundError) -> BadInput:
     """What to install for a module that is not there."""
     package = (error.name or "").partition(".")[0]
-    extra = _EXTRAS.get(package)
-    how = f"pip install '.[{extra}]'" if extra else "install the project again"
+    how = install(EXTRAS[package]) if package in EXTRAS else "install the project again"
     return BadInput(f"{package or reason(error)} is not installed: {how}")
 
 

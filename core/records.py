@@ -1,5 +1,8 @@
 """The shapes of the records (`results/README.md`), and the one place where they are read and checked.
 
+Of run.json there are two formats: 2, a folder a seed, and that of before (1), a folder a run with all its seeds. They
+are told apart by `check_run`, and nowhere else.
+
 A file that is not of its shape becomes one line, whoever reads it: harness, analysis or judge. Keys that stand here are
 checked wherever they are; further keys pass. Names that may become part of a path are checked for it.
 """
@@ -44,7 +47,9 @@ def file_name(name: str) -> str:
 Name = Annotated[str, AfterValidator(file_name)]
 Number = Annotated[int, Field(ge=0, lt=2**63)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
-Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Seconds = Amount
 
 _STRICT = ConfigDict(strict=True, extra="allow")
 
@@ -85,10 +90,35 @@ class StageReference(TypedDict):
 
 
 @with_config(_STRICT)
-class RunRecord(TypedDict):
-    """run.json."""
+class KnobRecord(TypedDict):
+    """What a method says of one of its knobs."""
 
-    schema: Literal[1]
+    name: Name
+    label: str
+    unit: str
+    path: NotRequired[bool]
+
+
+@with_config(_STRICT)
+class CostRecord(TypedDict):
+    """What an action costs at a setting."""
+
+    setting: dict[str, Finite]
+    passes: Amount
+    gradients: Amount
+
+
+@with_config(_STRICT)
+class InferenceRecord(TypedDict):
+    """What a method declares of acting: `methods/inference.py`."""
+
+    knobs: list[KnobRecord]
+    costs: list[CostRecord]
+
+
+class Recorded(TypedDict):
+    """What run.json says in either format."""
+
     suite: Name
     task: Name
     method: Name
@@ -96,8 +126,9 @@ class RunRecord(TypedDict):
     status: Literal["running", "finished", "interrupted", "failed"]
     error: NotRequired[str | None]
     config: dict[str, Any]
-    seeds: list[Seed]
     knobs: list[Name]
+    inference: NotRequired[InferenceRecord]
+    unit: NotRequired[str]  # of the score, on an axis
     episodes: Number
     evaluation_steps: NotRequired[list[Number]]
     dataset: NotRequired[DatasetRecord]
@@ -106,11 +137,29 @@ class RunRecord(TypedDict):
     versions: NotRequired[dict[str, str]]
     git: NotRequired[dict[str, Any]]
     code: NotRequired[dict[str, str]]
+    code_later: NotRequired[dict[str, str]]  # of files that were other ones when the run was gone on with
     device: NotRequired[dict[str, Any]]
     task_options: NotRequired[dict[str, str]]
     online: NotRequired[OnlineRecord | None]
     created: NotRequired[str]
     updated: NotRequired[str]
+
+
+@with_config(_STRICT)
+class RunRecord(Recorded):
+    """run.json of format 1, in the run's folder: of all its seeds."""
+
+    schema: Literal[1]
+    seeds: list[Seed]
+
+
+@with_config(_STRICT)
+class SeedRecord(Recorded):
+    """run.json of format 2, in a seed's folder below the run's: status, times and evaluations are that seed's own."""
+
+    schema: NotRequired[Literal[1]]
+    format: Literal[2]
+    seed: Seed
 
 
 @with_config(_STRICT)
@@ -121,12 +170,14 @@ class StageRecord(TypedDict):
     step: Number
     identity: dict[str, Any]
     seconds: NotRequired[Seconds]
-    maker: NotRequired[str]
+    trained_by: NotRequired[str]  # the run that did
     git: NotRequired[dict[str, Any] | None]
     code: NotRequired[dict[str, str] | None]
+    code_later: NotRequired[dict[str, str]]  # of files that were other ones when the lane was gone on with
     versions: NotRequired[dict[str, str] | None]
     adopted_from: NotRequired[str]
     files: NotRequired[dict[str, str]]  # SHA-256 of every file of the state, by its path there
+    batch: NotRequired[list[Name]]  # fingerprints of the lanes that were begun side by side
 
 
 @with_config(_STRICT)
@@ -146,7 +197,7 @@ class TinyStage(TypedDict):
     stage: str
     task: str
     data: str
-    seeds: list[Seed]
+    seed: Seed
     config: TinyModel
 
 
@@ -185,6 +236,29 @@ def read(path: Path, shape: type[T]) -> T:
       OSError: it cannot be read; FileNotFoundError where there is none.
     """
     return check(strict_json.read(path), shape, str(path))
+
+
+def check_run(value: Any, where: str) -> RunRecord | SeedRecord:
+    """The content of a run.json, if it is of the format that it says it is of. Raises: BadInput, as `check`."""
+    if isinstance(value, dict) and "format" in value:
+        return check(value, SeedRecord, where)
+    return check(value, RunRecord, where)
+
+
+def read_run(path: Path) -> RunRecord | SeedRecord:
+    """A run.json of either format, checked. Raises: as `read`."""
+    return check_run(strict_json.read(path), str(path))
+
+
+def seeds_of(record: RunRecord | SeedRecord) -> tuple[int, ...]:
+    """The seeds that a run.json speaks of."""
+    known: Any = record
+    return (known["seed"],) if "format" in known else tuple(known["seeds"])
+
+
+def run_folder(folder: Path, record: RunRecord | SeedRecord) -> Path:
+    """The folder of the run whose run.json lies in `folder`: of format 2, the one above."""
+    return folder.parent if "format" in record else folder
 
 
 _ADAPTERS: dict[Any, TypeAdapter[Any]] = {}

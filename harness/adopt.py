@@ -1,4 +1,4 @@
-"""A part offered by hand: an artefact's folder, taken into the results if it is what the plan would make."""
+"""A lane's parts given by hand: the folder of an artefact, taken into the results if it is what the plan would make."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from typing import Any
 
 from core import records
 from core.errors import reason
-from core.files import digests, draft_folder, write_json
-from harness import record
-from harness.artifact import Artifact
-from harness.plan import RunNode, StageNode
+from core.files import digest, draft, write_json
+from harness import provenance, record
+from harness.engines import engine_of
+from harness.plan import Lane, RunNode
+from harness.store import Artifact, LaneStore
 from methods.core import BadInput
 
 
-class Offer:
-    """The folder of a finished stage, as `results/artifacts/<fingerprint>/` is one."""
+class Adopted:
+    """The folder of a finished lane, as `results/artifacts/<fingerprint>/` is one."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises `BadInput` where the folder holds no finished stage, or a damaged one."""
+        """Raises `BadInput` where the folder holds no finished lane, or a damaged one."""
         self.folder = folder
         try:
             self.note = records.read(folder / "stage.json", records.StageRecord)
@@ -33,93 +34,83 @@ class Offer:
             raise BadInput(f"--adopt {folder}: holds no artefact ({error})") from None
         self.identity: Mapping[str, Any] = self.note["identity"]
         step = self.note["step"]
+        if "seeds" in self.identity:
+            raise BadInput(f"--adopt {folder}: all seeds are in one there, as older versions stored them")
         if not self.note["finished"] or self.identity.get("steps", step) != step:
             raise BadInput(f"--adopt {folder}: its stage is unfinished (step {step})")
-        if not (folder / "state" / str(step)).is_dir():
-            raise BadInput(f"--adopt {folder}: its parts are missing (no state/{step})")
-        self.files = self._verified(folder / "state")
-
-    def _verified(self, state: Path) -> dict[str, str]:
-        """Digests of what is in `state`.
-
-        Raises:
-          BadInput: it is not what was stored, or there are links, pipes and the like, which are not copied.
-        """
-        noted = self.note.get("files", {})
+        self.name = f"{step}.safetensors"
         try:
-            found = digests(state)
-        except OSError as error:
-            raise BadInput(f"--adopt {self.folder}: {reason(error)}") from None
-        if missing := sorted(noted.keys() - found.keys()):
-            raise BadInput(f"--adopt {self.folder}: state/{missing[0]} is missing")
-        if damaged := sorted(name for name in noted if found[name] != noted[name]):
-            raise BadInput(f"--adopt {self.folder}: state/{damaged[0]} is damaged (its SHA-256 is not the stored one)")
-        return found
+            Artifact(folder, self.identity).verify(self.name)
+        except BadInput as error:
+            raise BadInput(f"--adopt {folder}: {error}") from None
 
-    def check(self, runs: Sequence[RunNode], *, data_known: bool = True) -> StageNode | None:
-        """The stage of the plan that this is; None if the plan has it for another task.
+    def check(self, runs: Sequence[RunNode], *, data_known: bool = True) -> Lane | None:
+        """The lane of the plan that this is; None if the plan has it for another task.
 
         Raises:
           BadInput: it is none of them; says what differs from the nearest. With `data_known` false, differences that
             hang on the data are left for later.
         """
-        nodes = {node.fingerprint: node for run in runs for node in run.nodes}.values()
-        kin = [node for node in nodes if all(self._has(node, key) for key in ("stage", "trains", "task"))]
+        lanes = {lane.fingerprint: lane for run in runs for trial in run.trials() for lane in trial.lanes()}.values()
+        kin = [lane for lane in lanes if all(self._has(lane, key) for key in ("stage", "trains", "task"))]
         if not kin:
-            if data_known and any(self.identity.get("task") != node.identity["task"] for node in nodes):
+            if data_known and any(self.identity.get("task") != lane.identity["task"] for lane in lanes):
                 return None
             raise BadInput(f"--adopt {self.folder}: it is stage {self.identity.get('stage')!r} of "
                            f"{self.identity.get('task')}, which the plan does not have")  # fmt: skip
         hidden = () if data_known else ("data", "reads")
-        differing = {node.fingerprint: self._differences(node, hidden) for node in kin}
-        nearest = min(kin, key=lambda node: len(differing[node.fingerprint]))
+        differing = {lane.fingerprint: self._differences(lane, hidden) for lane in kin}
+        nearest = min(kin, key=lambda lane: len(differing[lane.fingerprint]))
         if differing[nearest.fingerprint]:
             (name, there, here), *others = differing[nearest.fingerprint]
             more = f"; also different: {', '.join(other for other, _, _ in others)}" if others else ""
             raise BadInput(f"--adopt {self.folder}: {name} is {_short(there)} there and {_short(here)} in the plan "
-                           f"(stage {nearest.stage.name}){more}")  # fmt: skip
+                           f"(stage {nearest.node.stage.name}){more}")  # fmt: skip
         return nearest
 
-    def take(self, folder: Path, *, anew: bool = False) -> Path:
-        """Copies the artefact to `folder`, where the plan's stage is kept; a finished one there stays, unless `anew`.
+    def take(self, lane: Lane, folder: Path, *, anew: bool = False) -> Path:
+        """Copies the artefact to `folder`, where the plan's lane is kept; a finished one there stays, unless `anew`.
 
         Returns:
           `folder`.
 
         Raises:
-          BadInput: another process is writing there.
+          BadInput: another process is writing there, or something changed on the way.
         """
         if folder.resolve() == self.folder.resolve():
             return folder
         try:
             with record.locked(folder):
-                there = Artifact(folder, self.identity)
-                there.sweep()
-                note = None if anew else there.note
-                if not (note and note["finished"] and (there.state / str(note["step"])).is_dir()):
-                    self._copy(folder)
+                there = LaneStore(folder, lane.identity, engine_of(lane.task.suite).form)
+                there.tidy()
+                if anew or not there.finished:
+                    self._copy(there)
         except record.Busy as busy:
             raise BadInput(f"--adopt {self.folder}: {busy}") from None
         return folder
 
-    def _copy(self, folder: Path) -> None:
-        with draft_folder(folder / "state") as temporary:
-            for name in self.files:
-                (temporary / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(self.folder / "state" / name, temporary / name)
-            if digests(temporary) != self.files:
+    def _copy(self, there: LaneStore) -> None:
+        for name in ("stage.json", "train.csv"):  # of an attempt that this takes the place of
+            (there.folder / name).unlink(missing_ok=True)
+        shutil.rmtree(there.state, ignore_errors=True)
+        sha256 = self.note.get("files", {})[self.name]
+        with draft(there.state / self.name) as temporary:
+            shutil.copyfile(self.folder / "state" / self.name, temporary)
+            if digest(temporary) != sha256:
                 raise BadInput(f"--adopt {self.folder}: it changed while it was copied")
-            for name in ("stage.json", "train.csv"):  # of an attempt that this takes the place of
-                (folder / name).unlink(missing_ok=True)
-            shutil.rmtree(folder / "state", ignore_errors=True)
-            # the note first: without a state it counts for nothing, and a state without it would pass for the plan's
-            write_json(folder / "stage.json", {**self.note, "adopted_from": str(self.folder.resolve())})
+        # a state that no note names counts for nothing
+        write_json(there.folder / "stage.json", {
+            **self.note, "files": {self.name: sha256}, "adopted_from": str(self.folder.resolve())})  # fmt: skip
 
-    def _has(self, node: StageNode, key: str) -> bool:
-        return bool(self.identity.get(key) == node.identity[key])
+    def difference(self) -> str | None:
+        """How the code that trained it differs from this code."""
+        return provenance.difference(self.note)
 
-    def _differences(self, node: StageNode, hidden: Sequence[str]) -> list[tuple[str, Any, Any]]:
-        there, here = _flat(self.identity), _flat(json.loads(json.dumps(dict(node.identity))))
+    def _has(self, lane: Lane, key: str) -> bool:
+        return bool(self.identity.get(key) == lane.identity[key])
+
+    def _differences(self, lane: Lane, hidden: Sequence[str]) -> list[tuple[str, Any, Any]]:
+        there, here = _flat(self.identity), _flat(json.loads(json.dumps(dict(lane.identity))))
         names = [name for name in {**there, **here} if name.split(".")[0] not in hidden]
         return [(name, there.get(name), here.get(name)) for name in names if there.get(name) != here.get(name)]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from core.memory import amount, host_memory
 from harness.config import LARGEST
-from harness.engine import engine_of
+from harness.engines import engine_of
 from harness.plan import RunNode
 from methods.core import BadInput
 from tasks.sizes import CHEAP_SIMULATOR, SIMULATOR
@@ -28,12 +28,12 @@ def check(runs: Sequence[RunNode], seeds: int, results: Path) -> None:
       BadInput: one line that says what is needed, and what there is.
     """
     host = host_memory()
-    device = engine_of(runs[0]).memory() or host
+    device = engine_of(runs[0].task.suite).memory() or host
     place = results.absolute()
     disk = shutil.disk_usage(next(folder for folder in (place, *place.parents) if folder.is_dir())).free
     for run in runs:
         _check_steps(run)
-        _check(run, f"the parts of {seeds} seeds", engine_of(run).least_memory(run, seeds), device, "memory")
+        _check(run, f"the parts of {seeds} seeds", engine_of(run.task.suite).least_memory(run, seeds), device, "memory")
         _check(run, f"batches for each of {seeds} seeds", seeds * _batch(run), device, "memory")
         _check(run, f"the replay buffers of {seeds} seeds", seeds * _buffer(run), device, "memory")
         rows = seeds * len(run.method.knobs) * run.settings.episodes

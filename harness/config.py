@@ -1,18 +1,15 @@
 """Settings in layers, each value remembering where it came from.
 
-method defaults < per-task table (`tables/<suite>.csv`) < preset (`presets.toml`) < `--set`
+method defaults < the suite's per-task `settings.csv` < preset (its `presets.toml`) < `--set`
 """
 
 from __future__ import annotations
 
-import csv
 import math
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from functools import cache
-from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import methods
@@ -20,7 +17,6 @@ import tasks
 from methods import nearest
 from methods.core import BadInput, MethodConfig
 
-_HERE = Path(__file__).parent
 LARGEST = 2**31 - 1  # what programs count and measure arrays with
 TASK = "task"  # stands where a method's name does: "task.success_timing"
 
@@ -62,7 +58,7 @@ class Resolved:
 
 def presets(suite: str) -> dict[str, Any]:
     """The presets of a suite, by name; the first is its default."""
-    return tomllib.loads((_HERE / "presets.toml").read_text(encoding="utf-8")).get(suite, {})
+    return dict(tasks.about(suite).presets)
 
 
 def preset(suite: str, name: str | None) -> tuple[dict[str, Any], tuple[Override, ...]]:
@@ -105,21 +101,20 @@ def _override(name: str, value: Any, origin: str, family: str) -> Override:
 
 
 @cache
-def _table(name: str) -> tuple[tuple[str, Override], ...]:
-    """Rows of a suite's per-task table: task pattern and override."""
-    path = _HERE / "tables" / f"{name}.csv"
-    if not path.exists():
+def _table(suite: str, online: bool) -> tuple[tuple[str, Override], ...]:
+    """Rows of a suite's per-task settings: task pattern and override; none of a task that is of none of the suites."""
+    if suite not in tasks.SUITES:
         return ()
-    with path.open(newline="", encoding="utf-8") as file:
-        return tuple(
-            (row["tasks"], Override(row["method"].replace("*", "") or None, row["key"], row["value"], row["source"]))
-            for row in csv.DictReader(file)
-        )
+    about = tasks.about(suite)
+    return tuple(
+        (row["tasks"], Override(row["method"].replace("*", "") or None, row["key"], row["value"], row["source"]))
+        for row in (*about.settings, *(about.settings_online if online else ()))
+    )
 
 
 def resolve(method: str, suite: str, task: str, layers: Iterable[Override], *, online: bool = False) -> Resolved:
     """The method's settings for a task: defaults, then the suite's table, then `layers` in order. Where an `online`
-    phase follows, the settings that print has for both phases then (`<suite>_online.csv`) come after the table's.
+    phase follows, the settings that are published for both phases then (`settings_online.csv`) come after the table's.
 
     Raises:
       BadInput: a value that does not fit its key, or a key (named for this method) that it does not have.
@@ -128,8 +123,7 @@ def resolve(method: str, suite: str, task: str, layers: Iterable[Override], *, o
     hints = get_type_hints(cls, include_extras=True)
     values: dict[str, Any] = {}
     origins = {field.name: "default" for field in fields(cls)}
-    rows = (*_table(suite), *(_table(f"{suite}_online") if online else ()))
-    table = tuple(override for pattern, override in rows if fnmatchcase(task, pattern))
+    table = tuple(override for pattern, override in _table(suite, online) if fnmatchcase(task, pattern))
     for override in (*table, *layers):
         if override.method not in (None, method):
             continue
@@ -158,13 +152,13 @@ def check_keys(names: Iterable[str], overrides: Iterable[Override], family: str 
     known = {name: {field.name for field in fields(methods.get(name, family).Config)} for name in names}
     for override in (override for override in overrides if override.method != TASK):
         if override.method is not None and override.method not in names:
-            chosen = ", ".join(names)
-            raise BadInput(f"--set {override.method}.{override.key}: {override.method} is not among --methods {chosen}")
+            method, chosen = override.method, ", ".join(names)
+            raise BadInput(f"{override.origin} {method}.{override.key}: {method} is not among --methods {chosen}")
         reached = known if override.method is None else {override.method: known[override.method]}
         if not any(override.key in keys for keys in reached.values()):
             where = override.method or "any of " + ", ".join(names)
             valid = nearest(override.key, sorted(set().union(*reached.values())))
-            raise BadInput(f"--set {override.key}: no such setting in {where}; {valid}")
+            raise BadInput(f"{override.origin} {override.key}: no such setting in {where}; {valid}")
 
 
 def _coerce(override: Override, hint: Any) -> Any:
@@ -176,7 +170,8 @@ def _coerce(override: Override, hint: Any) -> Any:
         return BadInput(f"{override.origin}: {override.key}={value} is not {expected}")
 
     def scalar(text: str, hint: Any) -> Any:
-        base, *limits = get_args(hint) if hasattr(hint, "__metadata__") else (hint,)
+        base, *marks = get_args(hint) if hasattr(hint, "__metadata__") else (hint,)
+        limits = [mark for mark in marks if isinstance(mark, str)]
         if get_origin(base) is Literal:
             if text not in get_args(base):
                 raise refuse("one of " + ", ".join(get_args(base)))

@@ -1,37 +1,43 @@
-"""The engine of methods that act in an environment: JAX, all seeds in one program."""
+"""The engine of methods that act in an environment: JAX, many lanes in one program."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import record
-from harness.artifact import Author
-from harness.checkpoint import StageStore
+import jax
+
+from core.memory import host_memory
+from harness.arrays import ArrayFormat, fitted, stacked
+from harness.attempts import Cohort
+from harness.config import RunSettings
 from harness.evaluate import Evaluator
-from harness.online import OnlineWork
-from harness.plan import RunNode, StageNode
-from harness.stagework import StageWork
-from harness.train import device_memory, device_summary, initial_state, least_bytes, take
-from methods.core import Method, State
-from tasks.core import RewardTransform
+from harness.online import OnlineTraining
+from harness.plan import Lane, RunNode
+from harness.programs import Program
+from harness.record import write_arrays
+from harness.session import Session
+from harness.store import LaneStore
+from harness.train import device_memory, device_summary, lane_bytes, learned, least_bytes, take
+from harness.training import Training
+from methods.core import State
+from tasks.core import Dataset
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from harness.execute import Member
-
-
-def learned(method: Method, own: RewardTransform) -> RewardTransform:
-    """What a method learns from of a simulator's reward; `own`: the task's own transform."""
-    rewards = method.rewards
-    return (RewardTransform() if rewards.base == "raw" else own).followed_by(rewards.scale, rewards.shift)
+_SHARE = (
+    0.2  # of the device's memory that parts may take: copies of them, gradients, activations and batches come on top
+)
 
 
 class ControlEngine:
     """See `harness.engine.Engine`."""
+
+    form = ArrayFormat()
+    side_by_side = True
 
     def device(self) -> Mapping[str, Any]:
         return device_summary()
@@ -42,28 +48,56 @@ class ControlEngine:
     def least_memory(self, run: RunNode, seeds: int) -> float:
         return least_bytes(run.method, seeds)
 
-    def evaluator(self, run: RunNode) -> Evaluator:
-        return Evaluator(run.method, run.task, run.settings.seeds, run.settings.episodes)
+    def most_lanes(self, lane: Lane) -> int:
+        return max(1, int(_SHARE * (device_memory() or host_memory()) / lane_bytes(lane.method)))
 
-    def begin(self, member: Member) -> State:
-        run = member.run
-        member.reward = learned(run.method, member.dataset.reward)
-        member.record.save(reward=asdict(member.reward))
-        member.columns = member.executor.columns(member.dataset, run.method.fields, take, member.reward)
-        return initial_state(run.method.init, run.settings.seeds)
+    def about(self, run: RunNode, dataset: Dataset) -> Mapping[str, Any]:
+        return {"reward": asdict(learned(run.method, dataset.reward))}
 
-    def store(self, folder: Path, node: StageNode, author: Author) -> StageStore:
-        return StageStore(folder, node.identity, author)
+    def evaluator(self, session: Session, run: RunNode, seeds: Sequence[int]) -> Evaluator:
+        return Evaluator(run.method, run.task, seeds, run.settings.episodes, session.kept)
 
-    def work(self, member: Member, node: StageNode, store: StageStore, watching: Sequence[Member]) -> StageWork:
-        return (OnlineWork if node.online else StageWork)(member, node, store, watching)
+    def parts(
+        self, session: Session, run: RunNode, seeds: Sequence[int], ready: Collection[int], *, last: bool
+    ) -> State:
+        like = jax.eval_shape(run.method.init, jax.eval_shape(lambda: jax.random.key(0)))
+        found = {seed: self._of_seed(session, run, seed, like, last) for seed in ready}
+        if not found:
+            return {}
+        filler = next(iter(found.values()))
+        return stacked([found.get(seed, filler) for seed in seeds]) if filler else {}
 
-    def end(self, member: Member) -> None:
-        assert isinstance(member.evaluator, Evaluator)
-        found = member.evaluator.candidates(member.state, member.dataset.transitions)
-        record.write_arrays(member.folder / "candidates.npz", found)
+    def _of_seed(self, session: Session, run: RunNode, seed: int, like: State, last: bool) -> State:
+        lanes = run.lanes(seed)
+        trained = lanes[-1].node.stage.trains
+        found: State = {}
+        for lane in lanes:  # of a part that a later lane goes on with, the later one's
+            parts = {part: like[part] for part in lane.node.stage.trains if (part in trained) == last}
+            if parts and (lane is lanes[-1]) == last:
+                store = LaneStore(session.artifact(lane.fingerprint), lane.identity, self.form)
+                found |= fitted(store.load(), parts, str(store.folder))
+        return found
 
-    def estimate(self, runs: Iterable[RunNode], console: Console) -> dict[str, float]:
-        from harness.estimate import seconds_per_stage
+    def work(
+        self, session: Session, program: Program, stores: Callable[[Lane], LaneStore], cohorts: Sequence[Cohort],
+        dataset: Dataset, settings: RunSettings,
+    ) -> Training:  # fmt: skip
+        method = program.first.method
+        reward = learned(method, dataset.reward)
+        columns = session.columns(dataset, method.fields, take, reward)
+        if program.first.node.online:
+            return OnlineTraining(session, program, stores, cohorts, columns, settings.log_every,
+                                  dataset=dataset, reward=reward)  # fmt: skip
+        return Training(session, program, stores, cohorts, columns, settings.log_every)
 
-        return seconds_per_stage(runs, console)
+    def end(self, session: Session, run: RunNode, evaluator: Any, state: State, folders: Mapping[int, Path],
+            dataset: Dataset) -> None:  # fmt: skip
+        del session, run
+        found = evaluator.candidates(state, dataset.transitions)
+        for seed, folder in folders.items():
+            write_arrays(folder / "candidates.npz", found[seed])
+
+    def estimate(self, programs: Sequence[Program], console: Console) -> dict[str, float]:
+        from harness.estimate import seconds_of
+
+        return seconds_of(programs, console)

@@ -13,11 +13,12 @@ from types import FrameType
 
 from core.command import STOPS
 from core.errors import BadInput, reason
-from tasks.simulators import SimulatorError
+from tasks.simulation.simulators import SimulatorError
 
 STORAGE = {errno.ENOSPC: "is full", errno.EDQUOT: "is over quota", errno.EROFS: "is read-only",
            errno.EACCES: "is not writable", errno.EPERM: "is not writable",
            errno.ENOTDIR: "is not a folder", errno.EEXIST: "is not a folder",
+           errno.EMFILE: "needs more open files than are allowed (ulimit -n)",
            errno.EFBIG: "may not have files as large as are needed (ulimit -f)"}  # fmt: skip
 """What keeps every run from writing its records, by the system's number."""
 
@@ -41,7 +42,9 @@ def is_of_one_run(error: Exception) -> bool:
 
 def is_expected(error: Exception) -> bool:
     """Whether its message says everything, so that no traceback is needed."""
-    return isinstance(error, NotFinite | SimulatorError | BadInput)
+    if isinstance(error, SimulatorError):
+        return error.__cause__ is None  # else it was raised in this process, and holds no traceback as a worker's does
+    return isinstance(error, NotFinite | BadInput)
 
 
 def summary(error: Exception) -> str:

@@ -1,53 +1,58 @@
-"""What carries out stages and evaluations: JAX for methods that act, torch for those that write.
-
-This is the one place where the harness asks which kind a run is of; everything else talks to an `Engine`.
-"""
+"""What carries out programs and evaluations, as the rest of the harness sees it (`harness.engines` has them)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import tasks
-from harness.artifact import Author
-from harness.plan import RunNode, StageNode
-from harness.watch import Store
+from harness.config import RunSettings
+from harness.plan import Lane, RunNode
+from harness.programs import Program
+from harness.session import Session
+from harness.store import Format, LaneStore
 from methods.core import State
+from tasks.core import Dataset
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from harness.execute import Member
 
-
-class Evaluator(AbstractContextManager[Any], Protocol):
-    """Evaluates one run's method."""
+class Evaluator(Protocol):
+    """Evaluates seeds of one run side by side."""
 
     knob_names: tuple[str, ...]
     rows: int  # of the record, per seed and evaluation
 
     def run(
-        self, state: State, step: int, *, stop: Callable[[], bool], progress: Callable[[float], None]
-    ) -> list[dict[str, Any]]:
-        """Episode rows of the record (less `phase`). Raises: Interrupted."""
+        self, state: State, step: int, chosen: Collection[int], *, stop: Callable[[], bool],
+        progress: Callable[[float], None],
+    ) -> dict[int, list[dict[str, Any]] | Exception]:  # fmt: skip
+        """Episode rows of the record (less `phase`) of each chosen seed, or what it failed of. Raises: Interrupted."""
 
     def close(self) -> None: ...
 
 
 class Work(Protocol):
-    """The rest of one stage."""
+    """The rest of one program."""
 
     def finish(self) -> None:
-        """Carries the stage to its end, and evaluates those who watch it."""
+        """Carries its lanes to their ends, and evaluates the trials whose last lanes they are."""
 
 
 class Engine(Protocol):
     """How runs of one kind are carried out."""
 
+    @property
+    def form(self) -> Format:
+        """Of stored parts."""
+
     def device(self) -> Mapping[str, Any]:
         """Which device computes, for the record. Raises: BadInput where the one that is asked for is not there."""
+
+    @property
+    def side_by_side(self) -> bool:
+        """Whether a program may hold more than one lane."""
 
     def memory(self) -> float | None:
         """Bytes on the device that computes, where it has its own."""
@@ -55,28 +60,28 @@ class Engine(Protocol):
     def least_memory(self, run: RunNode, seeds: int) -> float:
         """Bytes that the parts of so many seeds take at least."""
 
-    def evaluator(self, run: RunNode) -> Evaluator: ...
+    def most_lanes(self, lane: Lane) -> int:
+        """How many lanes like this one may train side by side."""
 
-    def begin(self, member: Member) -> State:
-        """The state before the first stage."""
+    def about(self, run: RunNode, dataset: Dataset) -> Mapping[str, Any]:
+        """What is put on record of how a run learns from a dataset."""
 
-    def store(self, folder: Path, node: StageNode, author: Author) -> AbstractContextManager[Store]: ...
+    def evaluator(self, session: Session, run: RunNode, seeds: Sequence[int]) -> Evaluator: ...
 
-    def work(self, member: Member, node: StageNode, store: Any, watching: Sequence[Member]) -> Work: ...
+    def parts(
+        self, session: Session, run: RunNode, seeds: Sequence[int], ready: Collection[int], *, last: bool
+    ) -> State:
+        """From disk, the parts that the last stage trains, or all the others, for the evaluator of these seeds. Of
+        seeds that are not `ready` there need be none."""
 
-    def end(self, member: Member) -> None:
-        """Records what there is to record of the finished policy."""
+    def work(
+        self, session: Session, program: Program, stores: Callable[[Lane], LaneStore], cohorts: Sequence[Any],
+        dataset: Dataset, settings: RunSettings,
+    ) -> Work: ...  # fmt: skip
 
-    def estimate(self, runs: Iterable[RunNode], console: Console) -> dict[str, float]:
-        """Seconds that each stage takes on this device, by fingerprint; NaN where nobody can tell."""
+    def end(self, session: Session, run: RunNode, evaluator: Any, state: State, folders: Mapping[int, Path],
+            dataset: Dataset) -> None:  # fmt: skip
+        """Records, in the folders of these seeds, what there is to record of the finished policies."""
 
-
-def engine_of(run: RunNode) -> Engine:
-    """The engine that a run's task needs. Torch is imported for language tasks alone."""
-    if tasks.family(run.task.suite) == "language":
-        from harness.language import LanguageEngine
-
-        return LanguageEngine()
-    from harness.control import ControlEngine
-
-    return ControlEngine()
+    def estimate(self, programs: Sequence[Program], console: Console) -> dict[str, float]:
+        """Seconds that programs train on this device, by their first lanes' fingerprints; NaN where nobody can tell."""

@@ -1,38 +1,39 @@
-"""How long a plan trains on this device, from a short measured warm-up of each distinct kind of stage."""
+"""How long programs train on this device, from a short measured warm-up of each distinct kind of stage."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.progress import track
 
 from harness.measure import measure
-from harness.plan import RunNode, StageNode
+from harness.programs import Program
 
 _STEPS = 4  # a multiple of the period of delayed updates
 
 
-def seconds_per_stage(runs: Iterable[RunNode], console: Console) -> dict[str, float]:
-    """Training seconds of every stage, by fingerprint. Stages of a kind share one measurement, whatever their task:
-    time depends on settings that shape a program, and hardly on how wide observations and actions are. Compiling takes
-    a while, so `console` shows how far it is."""
-    nodes = {node.fingerprint: (run, node) for run in runs for node in run.nodes}
-    kinds = {fingerprint: _kind(run, node) for fingerprint, (run, node) in nodes.items()}
-    first = {kind: fingerprint for fingerprint, kind in reversed(kinds.items())}
+def seconds_of(programs: Sequence[Program], console: Console) -> dict[str, float]:
+    """Training seconds of every program, by its first lane's fingerprint. Those of a kind share one measurement,
+    whatever their task: time depends on settings that shape a program, and hardly on how wide observations and actions
+    are. Compiling takes a while, so `console` shows how far it is."""
+    todo = [program for program in programs if program.training]
+    kinds = {program.first.fingerprint: _kind(program) for program in todo}
+    first = {kinds[program.first.fingerprint]: program for program in reversed(todo)}
     measured: dict[str, float] = {}
-    for kind, fingerprint in track(
+    for kind, program in track(
         first.items(), "measuring each kind of stage", console=console, transient=True, disable=not console.is_terminal
     ):
-        run, node = nodes[fingerprint]
-        timing = measure(run.method, node.stage, run.settings.seeds, steps=_STEPS, repeats=2, loop=False)
-        measured[kind] = timing.ms_scan * len(run.settings.seeds) / 1e3
-    return {fingerprint: measured[kinds[fingerprint]] * node.updates for fingerprint, (_, node) in nodes.items()}
+        lane, count = program.first, len(program.slots)
+        timing = measure(lane.method, lane.node.number, range(count), steps=_STEPS, repeats=2, loop=False)
+        measured[kind] = timing.ms_scan * count / 1e3
+    return {program.first.fingerprint: measured[kinds[program.first.fingerprint]] * program.first.node.updates
+            for program in todo}  # fmt: skip
 
 
-def _kind(run: RunNode, node: StageNode) -> str:
+def _kind(program: Program) -> str:
     """Step sizes, weights and other numbers with a fraction take the same time, whatever they are."""
-    stage = node.stage
+    stage = program.first.node.stage
     shaping = sorted((key, value) for key, value in stage.config.items()
                      if not isinstance(value, float) and not key.endswith("action_dim"))  # fmt: skip
-    return repr((stage.name, stage.rule, shaping, run.settings.seeds))
+    return repr((stage.name, stage.rule, shaping, len(program.slots)))

@@ -1,8 +1,8 @@
-"""One batched rollout over seeds x test-time knobs x episodes, the policy called once a step for all rows."""
+"""One batched rollout over lanes x test-time knobs x episodes, the policy called once a step for all rows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,21 +10,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from harness.ending import Interrupted
-from harness.train import quick_compile, seed_keys
-from methods.core import Key, Method, State, act_keys
+from harness.ending import Interrupted, NotFinite
+from harness.train import Lanes, lanes_of, quick_compile
+from methods.core import Method, State, act_keys, structure
 from methods.learner import part_key
 from tasks.core import Task, Transitions
-from tasks.lockstep import simulators
-from tasks.simulators import SimulatorPool, Simulators
+from tasks.simulation.pools import simulators
+from tasks.simulation.simulators import Failures, SimulatorError, SimulatorPool, Simulators
 
 PROBES = 16  # observations at which candidates are recorded
 
+Kept = Callable[[Any, Callable[[], Any]], Any]
+
 
 class Evaluator:
-    """Rolls out one method on one task. Rows are `[s, k * e]`: seeds, then knob settings, then episodes."""
+    """Rolls out one method on one task. Rows are `[l, k * e]`: seeds, then knob settings, then episodes."""
 
-    def __init__(self, method: Method, task: Task, seeds: Sequence[int], episodes: int) -> None:
+    def __init__(
+        self, method: Method, task: Task, seeds: Sequence[int], episodes: int, kept: Kept | None = None
+    ) -> None:
+        """`kept`: what keeps compiled programs, so that methods which differ in float settings alone share one."""
         self.method, self.task, self.seeds, self.episodes = method, task, tuple(seeds), episodes
         settings = method.knobs
         self.knob_names = tuple(settings[0])
@@ -33,9 +38,13 @@ class Evaluator:
         self.knobs = {name: jnp.asarray(values, jnp.float32) for name, values in columns.items()}
         # every method, seed and setting meets the same starts
         self.episode_seeds = np.tile(np.arange(episodes), len(seeds) * len(settings))
-        self.keys = seed_keys(seeds)
-        self._act = jax.jit(self._act_all)
+        self.lanes = lanes_of(self.seeds, [method] * len(self.seeds))
+        key = (type(method), method.spec, structure(method.config))
+        keep: Kept = kept or (lambda key, make: make())
+        self._act = keep(("act", *key), lambda: jax.jit(partial(_act, method)))
+        self._probe = keep(("probe", *key), lambda: jax.jit(partial(_probe, method), compiler_options=quick_compile()))
         self._pool: Simulators | SimulatorPool | None = None
+        self._broken: Failures = {}  # simulators of the pool that raised
         self._stop: Callable[[], bool] = lambda: False
 
     def __enter__(self) -> Evaluator:
@@ -48,45 +57,70 @@ class Evaluator:
         """Ends the simulators; another evaluation makes new ones."""
         if self._pool:
             self._pool.close()
-            self._pool = None
-
-    def _act_all(self, state: State, obs: Any, keys: Key, number: Any) -> Any:
-        def one(state: State, obs: Any, key: Key) -> Any:
-            return self.method.act(state, obs, jax.random.fold_in(key, number), self.knobs)
-
-        return jax.vmap(one)(state, obs, keys)
+            self._pool, self._broken = None, {}
 
     def run(
-        self, state: State, step: int, *, stop: Callable[[], bool], progress: Callable[[float], None]
-    ) -> list[dict[str, Any]]:
-        """Episode rows of the record (less `phase`), for the policy after `step` gradient steps.
+        self, state: State, step: int, chosen: Collection[int], *, stop: Callable[[], bool],
+        progress: Callable[[float], None],
+    ) -> dict[int, list[dict[str, Any]] | Exception]:  # fmt: skip
+        """Episode rows of the record (less `phase`) for the policies after `step` gradient steps, by seed, or what a
+        seed's environment or actions failed of. Only `chosen` seeds are rolled out; parts of the others mean nothing.
 
         Raises:
           Interrupted: `stop()` became true; no rows are returned.
+          SimulatorError: a simulator cannot be built.
         """
-        n, width = len(self.seeds) * self.rows, self.task.spec.action_dim
         self._stop = stop
+        found = self._rollout(state, step, chosen, progress)
+        died = [seed for seed, one in found.items() if isinstance(one, SimulatorError) and one.row is None]
+        for seed in died if len(chosen) > 1 else ():  # with a process that ran others, too: alone it shows whose it was
+            found |= self._rollout(state, step, [seed], progress)
+        return found
+
+    def _rollout(
+        self, state: State, step: int, chosen: Collection[int], progress: Callable[[float], None]
+    ) -> dict[int, list[dict[str, Any]] | Exception]:
+        n, width = len(self.seeds) * self.rows, self.task.spec.action_dim
         if self._pool is None:
-            self._pool = simulators(self.task, n, wait=self._heed)
-        keys = jax.vmap(lambda key: jax.random.fold_in(part_key(key, "evaluate"), step))(self.keys)
+            self._pool = simulators(self.task, n, wait=self._heed, failed=self._broken)
+        keys = jax.vmap(lambda key: jax.random.fold_in(part_key(key, "evaluate"), step))(self.lanes.keys)
+        lanes = Lanes(keys, self.lanes.settings)
+        failed: dict[int, list[dict[str, Any]] | Exception] = {}
         obs = self._pool.reset(self.episode_seeds)
-        active, success = np.ones(n, bool), np.zeros(n, bool)
+        active, success = np.repeat([seed in chosen for seed in self.seeds], self.rows), np.zeros(n, bool)
         returns, lengths = np.zeros(n), np.zeros(n, int)
         for number in range(self.task.spec.horizon):
+            active &= self._whole()
+            if not active.any():
+                break
             self._heed()
             batch = jnp.asarray(obs).reshape(len(self.seeds), self.rows, -1)
-            actions = np.asarray(self._act(state, batch, keys, number), np.float32).reshape(n, width)
-            result = self._pool.step(actions, active)
+            actions = np.asarray(self._act(lanes, state, batch, self.knobs, number), np.float32).reshape(n, width)
+            if not np.isfinite(actions[active]).all():
+                sound = (np.isfinite(actions).all(axis=1) | ~active).reshape(len(self.seeds), self.rows).all(axis=1)
+                for place in np.flatnonzero(~sound).tolist():
+                    failed[self.seeds[place]] = NotFinite("evaluation", step, self.seeds[place], ["actions"])
+                active &= np.repeat(sound, self.rows)
+            result = self._pool.step(np.nan_to_num(actions), active)
             obs = result.obs
             returns += result.reward
             lengths += active
             success |= result.success
             active &= ~(result.terminated | result.truncated)
             progress((number + 1) / self.task.spec.horizon)
-            if not active.any():
-                break
         scores = self.task.score(returns, success)
-        return self._rows(step, returns, lengths, success, scores)
+        rows = self._rows(step, returns, lengths, success, scores)
+        each = {seed: rows[place * self.rows : (place + 1) * self.rows] for place, seed in enumerate(self.seeds)}
+        failed |= {self.seeds[row // self.rows]: error for row, error in self._broken.items()}
+        if self._broken:
+            self.close()
+        return {seed: failed.get(seed, each[seed]) for seed in chosen}
+
+    def _whole(self) -> np.ndarray:
+        """Rows `[l * k * e]` of seeds none of whose simulators raised."""
+        whole = np.ones(len(self.seeds), bool)
+        whole[[row // self.rows for row in self._broken]] = False
+        return np.repeat(whole, self.rows)
 
     def _heed(self) -> None:
         if self._stop():
@@ -102,26 +136,42 @@ class Evaluator:
             rows.append(row | dict(zip(names, values, strict=True)) | {"success": int(values[2])})
         return rows
 
-    def candidates(self, state: State, transitions: Transitions) -> dict[str, np.ndarray]:
-        """The record's `candidates.npz`: what the method chooses among at a few of the data's observations."""
+    def candidates(self, state: State, transitions: Transitions) -> dict[int, dict[str, np.ndarray]]:
+        """Each seed's `candidates.npz`: what the method chooses among at a few of the data's observations."""
         places = np.linspace(0, len(transitions["rewards"]) - 1, PROBES).astype(int)
         obs = jnp.asarray(transitions["observations"][places])
-        keys = jax.vmap(lambda key: part_key(key, "candidates"))(self.keys)
-
-        @partial(jax.jit, compiler_options=quick_compile())
-        def probe(state: State, knobs: Mapping[str, Any]) -> Any:
-            def one(state: State, key: Key) -> Any:
-                candidates_key, choose_key = act_keys(key)
-                candidates, valid = self.method.candidates(state, obs, candidates_key, knobs)
-                return candidates, valid, self.method.choose(state, obs, candidates, valid, choose_key)
-
-            return jax.vmap(one)(state, keys)
-
+        keys = jax.vmap(lambda key: part_key(key, "candidates"))(self.lanes.keys)
+        lanes = Lanes(keys, self.lanes.settings)
         found = [
-            probe(state, {name: jnp.full(PROBES, value, jnp.float32) for name, value in setting.items()})
-            for setting in self.method.knobs
+            self._probe(lanes, state, obs, {name: jnp.full(PROBES, value, jnp.float32) for name, value in one.items()})
+            for one in self.method.knobs
         ]
         per_output = zip(*found, strict=True)
         candidates, valid, actions = (np.stack([np.asarray(part) for part in parts], axis=1) for parts in per_output)
         knobs = {name: np.array([setting[name] for setting in self.method.knobs]) for name in self.knob_names}
-        return {"observations": np.asarray(obs), **knobs, "candidates": candidates, "valid": valid, "actions": actions}
+        return {
+            seed: {"observations": np.asarray(obs), **knobs, "candidates": candidates[place], "valid": valid[place],
+                   "actions": actions[place]}
+            for place, seed in enumerate(self.seeds)
+        }  # fmt: skip
+
+
+def _act(method: Method, lanes: Lanes, state: State, obs: Any, knobs: Mapping[str, Any], number: Any) -> Any:
+    """Actions `[l, r, a]` at observations `[l, r, o]` with knobs `[r]`, by the draws of step `number`."""
+
+    def one(lane: Lanes, state: State, obs: Any) -> Any:
+        return method.having(**lane.settings).act(state, obs, jax.random.fold_in(lane.keys, number), knobs)
+
+    return jax.vmap(one)(lanes, state, obs)
+
+
+def _probe(method: Method, lanes: Lanes, state: State, obs: Any, knobs: Mapping[str, Any]) -> Any:
+    """Candidates `[l, p, n, a]`, which are in play `[l, p, n]`, and actions `[l, p, a]` at observations `[p, o]`."""
+
+    def one(lane: Lanes, state: State) -> Any:
+        bound = method.having(**lane.settings)
+        candidates_key, choose_key = act_keys(lane.keys)
+        candidates, valid = bound.candidates(state, obs, candidates_key, knobs)
+        return candidates, valid, bound.choose(state, obs, candidates, valid, choose_key)
+
+    return jax.vmap(one)(lanes, state)

@@ -1,7 +1,7 @@
-"""Carries out planned runs, here and now: stages first, then the last stage with its evaluations.
+"""Carries out planned runs, here and now: programs of lanes in the order in which they read each other, and with each
+program's last spans the evaluations of the trials that end with its lanes.
 
-Runs that share their last stage (IFQL and QGF: one critic) are carried out together: it is trained once, and each of
-them is evaluated while it trains, so that sharing costs nobody a learning curve.
+A lane fails alone, and with it the trials and lanes that need it; so does a trial whose record or environment fails.
 """
 
 from __future__ import annotations
@@ -9,180 +9,305 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
-import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Lock, Semaphore
-from typing import Any
 
-from core.files import read_plain, write_text
+from core.files import read_plain, write_lines
 from harness import provenance, record
-from harness.artifact import Author
-from harness.ending import Interrupted, Stop, is_expected, is_of_one_run, summary
-from harness.engine import Engine, Evaluator, engine_of
-from harness.plan import Groups, RunNode, StageNode, describe
-from harness.progress import Progress
-from harness.table import read_rows
-from methods.core import BadInput, State
-from tasks.core import Dataset, RewardTransform
+from harness.attempts import Attempt, cohorts, fail, leave
+from harness.config import RunSettings
+from harness.ending import Interrupted, is_of_one_run, summary
+from harness.engine import Engine
+from harness.engines import engine_of
+from harness.plan import Lane, RunNode, Trial
+from harness.programs import Program, Stored, grouped, order
+from harness.remaining import most_lanes, on_disk, remaining, status
+from harness.session import Session, seeds_text
+from harness.stale import OUTCOMES, Stale
+from harness.store import Author, LaneStore
+from methods.core import BadInput
+from tasks.core import Dataset
 
-TRACEBACK = "traceback.txt"  # in a run's folder, of a failure that nobody foresaw
+_UNFINISHED = ("failed", "busy", "waiting", "running")  # from the worst
+
+
+class StaleCode(BadInput):
+    """Some of what is there was made by other code, and nobody said what to do with it."""
+
+
+@dataclass(frozen=True)
+class Common:
+    """What the programs of one task have in common."""
+
+    dataset: Dataset
+    engine: Engine
+    settings: RunSettings
+    authors: Mapping[str, Author]  # of each lane, by fingerprint: the first run that asks for it
+
+    @classmethod
+    def of(cls, runs: Sequence[RunNode], dataset: Dataset) -> Common:
+        authors: dict[str, Author] = {}
+        for run in runs:
+            author = Author(f"{run.label} ({run.fingerprint})", provenance.code_of(type(run.method)))
+            for trial in run.trials():
+                for lane in trial.lanes():
+                    authors.setdefault(lane.fingerprint, author)
+        return cls(dataset, engine_of(runs[0].task.suite), runs[0].settings, authors)
 
 
 @dataclass
 class Executor:
-    """Carries out planned runs on this machine, `jobs` groups at a time. They share one device: while one compiles or
+    """Carries out planned runs on this machine, `jobs` programs at a time. They share one device: while one compiles or
     waits for its simulators, another computes."""
 
-    results: Path
-    progress: Progress
+    session: Session
     jobs: int = 1
-    stop: Stop = field(default_factory=Stop)
+    lanes: int | None = None  # the most that train in one program; None: as many as the device is thought to hold
+    stale: str = ""  # "reuse" or "redo" what other code made; "": that is refused
     forgotten: set[Path] = field(default_factory=set)  # so that --fresh makes shared work anew once, not for each run
-    room: Semaphore = field(init=False)  # of `jobs`, for engines that do more than one thing at a time for a group
-    _columns: dict[Any, Any] = field(default_factory=dict)  # of `_dataset`, on the device; rewards by transform, too
-    _dataset: Dataset | None = None
-    _loading: Lock = field(default_factory=Lock)
-    shared: dict[Any, Any] = field(default_factory=dict)  # what engines keep for all runs
 
-    def __post_init__(self) -> None:
-        self.room = Semaphore(self.jobs)
-
-    def run(self, groups: Groups, dataset: Dataset, *, fresh: bool = False) -> list[str]:
+    def run(self, runs: Sequence[RunNode], dataset: Dataset, *, fresh: bool = False) -> list[str]:
         """Carries all runs to their ends, or as far as they get; returns their statuses.
 
         Raises:
+          StaleCode: see there.
           Interrupted: the user asked to stop; everything is saved.
         """
-        statuses: list[str] = []
-        possible = dict(groups.members)
-        for last, group in groups.members.items() if fresh else ():
-            names = ", ".join(run.label for run in group)
-            try:
-                self.forget(group)
-            except record.Busy as busy:
-                self.progress.say(f"{names}: skipped: {busy}")
-                statuses += ["busy"] * len(possible.pop(last))
-            except Exception as error:
-                if not is_of_one_run(error):
-                    raise
-                self.progress.say(f"{names}: failed: what is there cannot be deleted: {summary(error)}")
-                statuses += ["failed"] * len(possible.pop(last))
-        sorter, running = groups.sorter(), dict[Future[list[str]], str]()
+        common = Common.of(runs, dataset)
+        self.session.shared.clear()  # of another task
+        statuses: dict[Trial, str] = {}
+        trials = [trial for run in runs for trial in run.trials()]
+        if fresh:
+            trials = self._forget_all(runs, statuses)
+        else:
+            self._settle(Stale(self.session.results, trials))
+        ahead = remaining(trials, self.session.results, common.engine, self.lanes)
+        for run, seeds in ahead.finished.items():
+            statuses |= {Trial(run, seed): "finished" for seed in seeds}
+            some = f", {seeds_text(seeds)}" if len(seeds) < len(run.settings.seeds) else ""
+            self.session.progress.say(f"{run.label}{some}: finished before ({run.fingerprint})")
+        made = ahead.programs
+        sorter, running = order(made), dict[Future[Mapping[Trial, str]], int]()
         sorter.prepare()
         with ThreadPoolExecutor(self.jobs) as pool:
             try:
                 while sorter.is_active():
-                    for last in sorter.get_ready():
-                        running[pool.submit(self._run_group, possible.get(last, ()), dataset)] = last
+                    for number in sorter.get_ready():
+                        running[pool.submit(self._carry_out, made[number], common)] = number
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
                         sorter.done(running.pop(future))
-                        statuses += future.result()
-            except BaseException:  # the groups beside it end at their next checkpoint
-                self.stop.wish()
+                        statuses |= future.result()
+            except BaseException:  # the programs beside it end at their next checkpoint
+                self.session.stop.wish()
                 raise
-        return statuses
+        return [_worst([statuses[trial] for trial in run.trials()]) for run in runs]
 
-    def _run_group(self, runs: Sequence[RunNode], dataset: Dataset) -> list[str]:
-        """Carries runs with one last stage to their ends; raises `Interrupted` like `run`."""
-        if self.stop():
+    def store(self, lane: Lane, engine: Engine, author: Author = Author("")) -> LaneStore:  # noqa: B008
+        return LaneStore(self.session.artifact(lane.fingerprint), lane.identity, engine.form, author)
+
+    # one program
+
+    def _carry_out(self, program: Program, common: Common) -> dict[Trial, str]:
+        """Carries a program to its end; returns what became of its trials."""
+        if self.session.stop():
             raise Interrupted
-        statuses: dict[str, str] = {}
-        with contextlib.ExitStack() as locks:
-            members: list[Member] = []
-            with _recorded(members):
-                for run in runs:
-                    member = self._begun(run, dataset, locks)
-                    if isinstance(member, Member):
-                        members.append(member)
-                    else:
-                        statuses[run.fingerprint] = member
-                if members:
-                    _carry_out(members)
-            statuses |= {member.run.fingerprint: member.status for member in members}
-        return [statuses[run.fingerprint] for run in runs]
+        statuses: dict[Trial, str] = {}
+        attempts: list[Attempt] = []
+        with contextlib.ExitStack() as locks, _recorded(attempts):
+            for trial in program.trials:
+                attempt = self._begun(trial, common, locks)
+                if isinstance(attempt, Attempt):
+                    attempts.append(attempt)
+                else:
+                    statuses[trial] = attempt
+            try:
+                self._work(program, attempts, common, locks)
+            except Exception as error:
+                if not is_of_one_run(error):
+                    raise
+                self._failed(program.lanes, attempts, error)
+        return statuses | {attempt.trial: attempt.status for attempt in attempts}
 
-    def _begun(self, run: RunNode, dataset: Dataset, locks: contextlib.ExitStack) -> Member | str:
-        """The run, its folder locked, or the status that it is left with."""
-        folder = run.folder(self.results)
+    def _failed(self, lanes: Sequence[Lane], attempts: Sequence[Attempt], error: Exception) -> None:
+        """What cannot be carried out ends its lanes, unless they are finished, and its trials."""
+        lost = [lane for lane in lanes if not self._stored(lane).finished]
+        for lane in lost:
+            self.session.fail(lane, summary(error))
+        ended = fail(self.session, attempts, error)
+        if lost and not ended:
+            seeds = [lane.seed for lane in lost]
+            self.session.progress.say(f"{lost[0].label}, {seeds_text(seeds)}: failed: {summary(error)}")
+
+    def _stored(self, lane: Lane) -> Stored:
+        return on_disk(lane, self.session.results)
+
+    def _work(self, program: Program, attempts: Sequence[Attempt], common: Common, locks: contextlib.ExitStack) -> None:
+        lanes = self._asked(program, attempts)
+        opened = self._open(lanes, attempts, common, locks)
+
+        def stores(lane: Lane) -> LaneStore:
+            return opened.get(lane.fingerprint) or self.store(lane, common.engine)
+
+        trials = [attempt.trial for attempt in attempts]
+        failed = [lane.fingerprint for lane in lanes if lane.fingerprint not in opened]
+        most = most_lanes(common.engine, self.lanes)
+        # looked at again: another process may have gone on with them until a moment ago
+        for piece in grouped(lanes, trials, program.needed, self._stored, most, failed):
+            here = {slot.fingerprint for slot in piece.slots}
+            ending = [attempt for attempt in attempts if attempt.last.fingerprint in here]
+            groups = cohorts(self.session, common.engine, ending, common.dataset)
+            try:
+                common.engine.work(self.session, piece, stores, groups, common.dataset, common.settings).finish()
+                for group in groups:
+                    group.end()
+            finally:
+                for group in groups:
+                    group.close()
+
+    def _asked(self, program: Program, attempts: Sequence[Attempt]) -> list[Lane]:
+        """The program's lanes without those that nobody here asks for, as another process carries their trials out."""
+        asked = {attempt.last.fingerprint for attempt in attempts} | program.needed
+        return [lane for lane in program.lanes if lane.fingerprint in asked]
+
+    def _ending(self, attempts: Sequence[Attempt], lane: Lane) -> list[Attempt]:
+        """The trials that end with a lane."""
+        return [one for one in attempts if one.status == "running" and one.last.fingerprint == lane.fingerprint]
+
+    def _open(
+        self, lanes: Sequence[Lane], attempts: Sequence[Attempt], common: Common, locks: contextlib.ExitStack
+    ) -> dict[str, LaneStore]:
+        """The lanes' stores, locked: one after the other in an order that all processes keep, so that none waits for
+        one that waits for it. There is none of lanes that cannot be trained: one that they read has failed, or their
+        folder is damaged."""
+        stores = {}
+        for attempt in attempts:  # it may act with what its last lane does not read
+            if why := self.session.why_not(attempt.lanes):
+                fail(self.session, [attempt], BadInput(f"its {why}"))
+        for lane in sorted(lanes, key=lambda lane: lane.fingerprint):
+            if why := self.session.why_not(lane.reads.values()):
+                self.session.failed[lane.fingerprint] = why
+                continue
+            folder = self.session.artifact(lane.fingerprint)
+            locks.enter_context(record.locked(folder, wait=self._wait(lane)))
+            store = self.store(lane, common.engine, common.authors[lane.fingerprint])
+            try:
+                store.tidy()
+                stores[lane.fingerprint] = store
+            except Exception as error:
+                if not is_of_one_run(error):
+                    raise
+                self._failed([lane], self._ending(attempts, lane), error)
+        return stores
+
+    def _begun(self, trial: Trial, common: Common, locks: contextlib.ExitStack) -> Attempt | str:
+        """The trial, its folder locked, or the status that it is left with."""
+        folder = trial.folder(self.session.results)
         try:
-            if record.status_of(folder) == "finished":
-                self.progress.say(f"{run.label}: finished before ({run.fingerprint})")
-                self._compare_code(run, folder)
-                return "finished"
-            if run.continues and record.status_of(run.continues.folder(self.results)) != "finished":
-                self.progress.say(f"{run.label}: passed over: the offline run it goes on from is unfinished")
+            if trial.before and status(trial.before, self.session.results) != "finished":
+                self.session.progress.say(f"{trial.label}: passed over: the offline run it goes on from is unfinished")
                 return "waiting"
             locks.enter_context(record.locked(folder))
             if record.status_of(folder) == "finished":  # by another process, a moment ago
                 return "finished"
-            return Member(self, run, dataset, folder)
+            attempt = Attempt(self.session, trial, common.dataset)
+            about = common.engine.about(trial.run, common.dataset)
+            attempt.record.save(device=common.engine.device(), **about)
+            write_lines(folder / "stages", [lane.fingerprint for lane in attempt.lanes])
+            return attempt
         except record.Busy as busy:
-            self.progress.say(f"{run.label}: skipped: {busy}")
+            self.session.progress.say(f"{trial.label}: skipped: {busy}")
             return "busy"
         except Exception as error:
             if not is_of_one_run(error):
                 raise
-            self.progress.say(f"{run.label}: failed: {summary(error)}")
+            self.session.progress.say(f"{trial.label}: failed: {summary(error)}")
             return "failed"
 
-    def _compare_code(self, run: RunNode, folder: Path) -> None:
-        """Says if a finished run was made by other code than this."""
-        if difference := provenance.difference(record.read_run(folder) or {}):
-            self.progress.say(f"{run.label}: {difference}; --fresh redoes it")
+    def _wait(self, lane: Lane) -> Callable[[record.Busy], None]:
+        """What to do while another process trains the lane: say so once, and heed a wish to stop."""
+        told = False
 
-    def columns(
-        self, dataset: Dataset, fields: frozenset[str], to_device: Callable[..., Any], reward: RewardTransform
-    ) -> dict[str, Any]:
-        """The dataset's columns on the device, where all runs use the same copy; of rewards there is one for every
-        transform that is asked for."""
-        with self._loading:
-            if dataset is not self._dataset:
-                self._dataset, self._columns = dataset, {}
-            missing = fields - self._columns.keys()
-            self._columns |= to_device(dataset.columns(fields), missing)
-            found = {name: self._columns[name] for name in fields}
-            if "rewards" in fields and reward != dataset.reward:
-                if reward not in self._columns:
-                    made = to_device({"rewards": dataset.rewards(reward)}, fields)
-                    self._columns[reward] = made["rewards"]
-                found["rewards"] = self._columns[reward]
-            return found
+        def wait(busy: record.Busy) -> None:
+            nonlocal told
+            if self.session.stop():
+                raise Interrupted
+            if not told and not busy.ours:
+                self.session.progress.say(f"{lane.label}, seed {lane.seed}: waiting: {busy}")
+                told = True
 
-    def artifact(self, node: StageNode) -> Path:
-        return self.results / "artifacts" / node.fingerprint
+        return wait
 
-    def forget(self, runs: Sequence[RunNode]) -> None:
-        """Deletes what an earlier attempt at these left, for --fresh."""
-        wanted = [run.folder(self.results) for run in runs]
-        wanted += [folder for run in runs for folder in self._continuations(run)]
-        wanted += [self.artifact(node) for run in runs for node in run.nodes]
-        folders = [folder for folder in dict.fromkeys(wanted) if folder not in self.forgotten]
+    # --stale and --fresh
+
+    def _settle(self, stale: Stale) -> None:
+        """Refuses what other code made, or says what becomes of it."""
+        if not (found := stale.line()):
+            return
+        line = f"{found}; {OUTCOMES[self.stale]}"
+        if not self.stale:
+            raise StaleCode(line)
+        if self.stale == "redo":
+            try:
+                self._forget(stale.trials, stale.lanes)
+            except record.Busy as busy:
+                raise BadInput(f"{found}; it cannot be made anew: {busy}") from None
+        self.session.progress.say(line)
+
+    def _forget_all(self, runs: Sequence[RunNode], statuses: dict[Trial, str]) -> list[Trial]:
+        """Deletes what earlier attempts left; returns the trials that can be begun."""
+        possible: list[Trial] = []
+        for run in runs:
+            try:
+                trials = run.trials()
+                self._forget(trials, [lane for trial in trials for lane in trial.lanes()])
+                possible += trials
+                continue
+            except record.Busy as busy:
+                left, line = "busy", f"skipped: {busy}"
+            except Exception as error:
+                if not is_of_one_run(error):
+                    raise
+                left, line = "failed", f"failed: what is there cannot be deleted: {summary(error)}"
+            self.session.progress.say(f"{run.label}: {line}")
+            statuses |= dict.fromkeys(run.trials(), left)
+        return possible
+
+    def _forget(self, trials: Sequence[Trial], lanes: Sequence[Lane]) -> None:
+        """Deletes the records of trials, of those that went on online from them, and lanes: all of it or nothing."""
+        results = self.session.results
+        wanted = [trial.folder(results) for trial in trials]
+        wanted += [folder for trial in trials for folder in self._continuations(trial)]
+        wanted += [self.session.artifact(lane.fingerprint) for lane in lanes]
+        folders = [folder for folder in dict.fromkeys(wanted) if folder not in self.forgotten and folder.is_dir()]
         with contextlib.ExitStack() as locks:
             for folder in folders:
-                locks.enter_context(record.locked(folder))  # all of them or nothing is deleted
+                locks.enter_context(record.locked(folder))
+            for folder in folders:
+                for note in ("run.json", "stage.json"):  # first: what is left of a killed deletion counts for nothing
+                    with contextlib.suppress(IsADirectoryError, PermissionError):
+                        (folder / note).unlink(missing_ok=True)
             for folder in folders:
                 shutil.rmtree(folder)
-        self.forgotten |= set(folders)
+        self.forgotten |= set(wanted)
 
-    def _continuations(self, run: RunNode) -> list[Path]:
-        """Records, and the artefacts of their last stage, that went on online from a run's."""
+    def _continuations(self, trial: Trial) -> list[Path]:
+        """Records, and the artefacts of their last lanes, that went on online from a trial's."""
         found = list[Path]()
-        for folder in run.folder(self.results).parent.glob("*"):
+        for folder in trial.run.folder(self.session.results).parent.glob(f"*/seed-{trial.seed}"):
             try:
                 before = record.read_run(folder)
             except (BadInput, OSError):  # whose it was, nobody can tell
                 continue
             online = before.get("online") if before else None
-            if online and online["continues"] == run.fingerprint:
-                found += [folder, *(self.results / "artifacts" / last for last in _stages(folder)[-1:])]
+            if online and online["continues"] == trial.run.fingerprint:
+                found += [folder, *(self.session.artifact(last) for last in _stages(folder)[-1:])]
         return found
 
 
 def _stages(folder: Path) -> list[str]:
-    """Fingerprints of the artefacts that a run is made of, as its folder lists them; what is none is left out: nobody's
+    """Fingerprints of the lanes that a trial is made of, as its folder lists them; what is none is left out: nobody's
     text decides what is deleted."""
     try:
         words = read_plain(folder / "stages").decode("ascii").split()
@@ -191,159 +316,19 @@ def _stages(folder: Path) -> list[str]:
     return [word for word in words if re.fullmatch("[0-9a-f]{12}", word)]
 
 
-def _carry_out(members: Sequence[Member]) -> None:
-    """Each member's earlier stages, then the last one for all of them."""
-    with contextlib.ExitStack() as stack:
-        ready = []
-        for member in members:
-            with _failing([member]):
-                member.begin()
-                stack.enter_context(member.evaluator)
-                ready.append(member)
-        if not ready:
-            return
-        with _failing(ready):
-            ready[0].have(ready[0].run.nodes[-1], ready)
-        for member in ready:
-            with _failing([member]):
-                if member.status == "running":
-                    member.end()
+def _worst(statuses: Sequence[str]) -> str:
+    """Of a run, by its trials'."""
+    return next((status for status in _UNFINISHED if status in statuses), "finished")
 
 
 @contextlib.contextmanager
-def _recorded(members: Sequence[Member]) -> Iterator[None]:
-    """Whatever stops the runs, their records say so, and do not claim to run."""
+def _recorded(attempts: Sequence[Attempt]) -> Iterator[None]:
+    """Whatever stops the trials, their records say so, and do not claim to run."""
     try:
         yield
     except Interrupted:
-        for member in members:
-            member.leave("interrupted")
+        leave(attempts, "interrupted")
         raise
     except Exception as error:
-        with contextlib.suppress(OSError):
-            for member in members:
-                member.leave("failed", summary(error))
+        leave(attempts, "failed", summary(error))
         raise
-
-
-@contextlib.contextmanager
-def _failing(members: Sequence[Member]) -> Iterator[None]:
-    """Whatever a run fails of ends it with a line, and lets the others go on."""
-    try:
-        yield
-    except Exception as error:
-        if not is_of_one_run(error):
-            raise
-        for member in members:
-            member.fail(error)
-
-
-class Member:
-    """One run being carried out."""
-
-    def __init__(self, executor: Executor, run: RunNode, dataset: Dataset, folder: Path) -> None:
-        self.executor, self.run, self.dataset, self.folder = executor, run, dataset, folder
-        self.status = "running"
-        source = dataset.provenance
-        data = {"name": source.name, "sha256": source.sha256, "origin": source.origin,
-                "path": source.path, "transitions": len(dataset), "details": dict(source.details)}  # fmt: skip
-        (folder / TRACEBACK).unlink(missing_ok=True)
-        self.code = provenance.code_of(type(run.method))
-        self.record = record.RunRecord(folder, {**describe(run), "dataset": data, "code": self.code})
-        self.engine: Engine
-        self.evaluator: Evaluator
-        self.state: State = {}
-        self.columns: dict[str, Any] = {}  # of the dataset, on the device; filled by the engine that has use for them
-        self.reward = RewardTransform()  # what is learned from of a simulator's reward; likewise
-        self.texts: Any = None  # likewise a corpus in tokens
-        # by fingerprint; those of earlier sessions until this one has them, too
-        self.stages = {stage["fingerprint"]: stage for stage in self.record.content.get("stages", ())}
-
-    def say(self, text: str) -> None:
-        self.executor.progress.say(f"{self.run.label}: {text}")
-
-    def leave(self, status: str, error: str | None = None) -> None:
-        """Ends the run short of its end, unless it has ended."""
-        if self.status == "running":
-            self.status = status
-            self.record.save(status=status, error=error)
-
-    def fail(self, error: Exception) -> None:
-        """Ends the run with a line that says why, and where more is said of what was not foreseen."""
-        if self.status != "running":
-            return
-        line, more = summary(error), ""
-        with contextlib.suppress(OSError):  # the run fails all the same where its folder was removed meanwhile
-            if not is_expected(error) and self.folder.is_dir():
-                write_text(self.folder / TRACEBACK, "".join(traceback.format_exception(error)))
-                more = f"; see {self.folder / TRACEBACK}"
-            self.leave("failed", str(error) if is_expected(error) else line)
-        self.status = "failed"
-        self.say(f"failed: {line}{more}")
-
-    def begin(self) -> None:
-        """All stages but the last."""
-        if self.record.damage:
-            self.say(self.record.damage)
-        for name in ("episodes.csv", "train.csv"):
-            read_rows(self.folder / name)  # a damaged table ends this run, and none beside it
-        self.engine = engine_of(self.run)
-        self.evaluator = self.engine.evaluator(self.run)
-        self.record.save(device=self.engine.device())
-        record.write_lines(self.folder / "stages", [node.fingerprint for node in self.run.nodes])
-        self.state = self.engine.begin(self)
-        for node in self.run.nodes[:-1]:
-            self.have(node, [])
-
-    def end(self) -> None:
-        """What is recorded of the finished policy."""
-        self.engine.end(self)
-        self.status = "finished"
-        self.record.save(status="finished")
-
-    def have(self, node: StageNode, watching: Sequence[Member]) -> None:
-        """Trains a stage's parts, or adopts them where they exist. As the last stage it is `watching`'s, who are
-        evaluated on the way and get the parts too."""
-        folder = self.executor.artifact(node)
-        with (
-            record.locked(folder, wait=self._wait(node)),
-            self.engine.store(folder, node, Author(self._signature, self.code)) as store,
-        ):
-            if store.unverified:
-                self.say(f"{node.stage.name}: was stored without digests: whether it is whole cannot be verified")
-            if (note := store.note) and not note["finished"] and (difference := provenance.difference(note, self.code)):
-                self.say(f"{node.stage.name}: its first steps were {difference}; --fresh redoes it")
-            self.engine.work(self, node, store, watching).finish()
-            if not store.finished:  # everyone who watched has failed
-                return
-            about = {"name": node.stage.name, "fingerprint": node.fingerprint, "steps": node.stage.steps}
-            for member in watching or [self]:
-                with _failing([member]) if watching else contextlib.nullcontext():
-                    if member.status == "running":
-                        member._have_had(about | store.provenance(member._signature))
-
-    @property
-    def _signature(self) -> str:
-        return f"{self.run.label} ({self.run.fingerprint})"
-
-    def _have_had(self, stage: dict[str, Any]) -> None:
-        """Puts on record how a stage came to be."""
-        if difference := provenance.difference(stage, self.code):
-            self.say(f"{stage['name']}: {difference}; --fresh redoes it")
-        self.stages[stage["fingerprint"]] = stage
-        order = [node.fingerprint for node in self.run.nodes]
-        self.record.save(stages=[self.stages[one] for one in order if one in self.stages])
-
-    def _wait(self, node: StageNode) -> Callable[[record.Busy], None]:
-        """What to do while another process makes the stage: say so once, and heed a wish to stop."""
-        told = False
-
-        def wait(busy: record.Busy) -> None:
-            nonlocal told
-            if self.executor.stop():
-                raise Interrupted
-            if not told and not busy.ours:
-                self.say(f"{node.stage.name}: waiting: {busy}")
-                told = True
-
-        return wait

@@ -1,6 +1,6 @@
 """Makes a checkpoint that anything can load of a part that a stage trained.
 
-    python -m harness.export results/artifacts/FINGERPRINT --seed 0 --out FOLDER
+    python -m harness.export results/artifacts/FINGERPRINT --out FOLDER
 
 FOLDER gets config.json, model.safetensors and the tokenizer, as transformers writes them (a reward model as a
 classifier with one label), and checkpoint.json: which stage made it, from what, by which code.
@@ -25,76 +25,66 @@ from core import records
 from core.command import guarded
 from core.files import draft_folder, expanded, sweep, write_json
 from methods.core import BadInput
+from methods.language.core import MODELS, LanguageConfig, Part
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-_PARTS = {
-    "sft": "sft",
-    "reward_model": "reward",
-    "dpo": "policy",
-    "ppo": "policy",
-}  # of stages with weights to give away
 
 
 @app.command()
 def export(
     artifact: Annotated[Path, typer.Argument(help="results/artifacts/FINGERPRINT of a finished language stage")],
     out: Annotated[Path, typer.Option(help="a folder that does not exist yet")],
-    seed: Annotated[int, typer.Option(help="which of the stage's seeds")] = 0,
 ) -> None:
     """Writes the checkpoint, whole or not at all."""
     given, place = expanded(artifact), expanded(out)
-    raise typer.Exit(guarded(lambda: _export(given, seed, place)))
+    raise typer.Exit(guarded(lambda: _export(given, place)))
 
 
-def _export(artifact: Path, seed: int, out: Path) -> None:
-    from harness.artifact import Artifact
+def _export(artifact: Path, out: Path) -> None:
+    from harness.store import LaneStore
+    from harness.tensors import TensorFormat
 
-    store = Artifact(artifact, {})
+    store = LaneStore(artifact, {}, TensorFormat())
     note = store.note
     stored: Mapping[str, Any] = note["identity"] if note else {}
-    part = _PARTS.get(str(stored.get("stage")))
+    part = next((part for part in MODELS if stored.get("trains") == [part]), None)
     if part is None or not (note and note["finished"]):
-        raise BadInput(f"{artifact}: no finished stage with weights to export ({', '.join(_PARTS)})")
+        raise BadInput(f"{artifact}: no finished stage that trained a model to export ({', '.join(MODELS)})")
     config = stored.get("config")
     if isinstance(config, dict) and config.get("model", "tiny") != "tiny":
         raise BadInput(f"{artifact}: only tiny models need exporting; others load from {artifact}/state as they are")
     identity = records.check(stored, records.TinyStage, f"{artifact / 'stage.json'}: identity")
-    if seed not in identity["seeds"]:
-        raise BadInput(f"--seed {seed}: the stage has seeds {', '.join(map(str, identity['seeds']))}")
     if os.path.lexists(out):
         raise BadInput(f"--out {out}: exists already")
 
     from harness.files import NOTE, contents
-    from harness.parts import read_part
 
-    name = f"{note['step']}/{part}-{seed}.safetensors"
-    store.verify([name])
-    found = read_part(store.state / name)
+    found = LaneStore(artifact, stored, TensorFormat()).load()[part]
     with draft_folder(out) as folder:
         sweep(out.parent)  # of exports that were killed
-        _write(folder, identity, found)
+        _write(folder, identity, part, found)
         about = {key: value for key, value in found.about.items() if key != "weights"}
         write_json(folder / NOTE, {
-            "command": f"python -m harness.export results/artifacts/{artifact.resolve().name} --seed {seed} --out PATH",
-            "stage": identity["stage"], "fingerprint": artifact.resolve().name, "seed": seed, "measured": about,
+            "command": f"python -m harness.export results/artifacts/{artifact.resolve().name} --out PATH",
+            "stage": identity["stage"], "fingerprint": artifact.resolve().name, "seed": identity["seed"],
+            "measured": about,
             "sha256": contents(str(folder)), "git": note.get("git"), "identity": dict(identity)})  # fmt: skip
 
 
-def _write(folder: Path, identity: records.TinyStage, part: Any) -> None:
+def _write(folder: Path, identity: records.TinyStage, name: str, part: Part) -> None:
     from harness.backbones import Backbones, save_checkpoint, tokenizer_for
-    from methods.language.core import LanguageConfig
     from methods.language.models import load_into, reward_from
 
     size = identity["config"]
     config = LanguageConfig(layers=size["layers"], width=size["width"], heads=size["heads"])
-    suite, _, name = identity["task"].partition("/")
-    (task,) = tasks.select(suite, [name])
+    suite, _, task_name = identity["task"].partition("/")
+    (task,) = tasks.select(suite, [task_name])
     corpus = task.load("auto")
     if corpus.provenance.sha256 != identity["data"]:
         raise BadInput(f"{folder}: the corpus is another one than the stage was trained on")
     tokenizer = tokenizer_for(config, [text for example in corpus.examples("train") for text in example])
     longest = task.spec.max_prompt_tokens + task.spec.max_response_tokens + 1
     model: Any = Backbones(config, len(tokenizer), longest).fresh()
-    model = reward_from(model) if identity["stage"] == "reward_model" else model
+    model = reward_from(model) if name == "reward" else model
     load_into(model, part.tensors, str(folder))
     save_checkpoint(folder, model, tokenizer)

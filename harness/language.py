@@ -1,48 +1,58 @@
-"""The engine of methods that write: torch, `jobs` seeds at a time, every part on disk as soon as it is made.
+"""The engine of methods that write: torch, a lane at a time in each of `jobs` threads.
 
-Stages only pass each other files (`parts.py`), so no more than one stage's models are in memory (one for each job),
-and whatever is interrupted goes on from the last span.
+Lanes only pass each other files, so no more than one lane's models are in memory (one for each job), and whatever is
+interrupted goes on from the last span.
 """
 
 from __future__ import annotations
 
 import contextlib
+import csv
+import io
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from core.files import write_lines
-from harness.artifact import Author
+from core.files import write_lines, write_text
+from harness.attempts import Cohort
 from harness.backbones import GLOBAL, TINY, Backbones, check_sizes, tokenizer_for
-from harness.ending import Interrupted, NotFinite
+from harness.config import RunSettings
+from harness.ending import Interrupted, NotFinite, summary
 from harness.numerics import pin_torch
-from harness.parts import PartStore
-from harness.plan import RunNode, StageNode
-from harness.watch import each, watchers
-from methods.core import State
+from harness.plan import Lane, RunNode
+from harness.programs import Program
+from harness.session import Session
+from harness.store import LaneStore
+from harness.table import read_rows
+from harness.tensors import TensorFormat
+from methods.core import BadInput, State
 from methods.language.core import Context, Job
 from methods.language.respond import MEASURES, unpacked
 from methods.language.tokens import Texts
 from methods.language.training import NotFiniteLoss
+from tasks.core import Dataset
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from harness.execute import Member
-
-SAVE_EVERY_S = 60.0  # between saves of an unfinished seed
+SAVE_EVERY_S = 60.0  # between saves of an unfinished lane
 EXTRA = ("gold", *MEASURES)  # columns of episodes.csv after those that every suite has
+_PAUSED = "paused"  # the part that an unfinished lane goes on from
+
+Stores = Callable[[Lane], LaneStore]
 
 
 class LanguageEngine:
     """See `harness.engine.Engine`."""
+
+    form = TensorFormat()
+    side_by_side = False
 
     def __init__(self) -> None:
         pin_torch()
@@ -50,7 +60,8 @@ class LanguageEngine:
     def device(self) -> Mapping[str, Any]:
         kind = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
         return {"platform": "gpu" if torch.cuda.is_available() else "cpu", "kind": kind,
-                "count": max(1, torch.cuda.device_count())}  # fmt: skip
+                "count": max(1, torch.cuda.device_count()),
+                "precision": str(torch.get_default_dtype()).removeprefix("torch.")}  # fmt: skip
 
     def memory(self) -> float | None:
         return float(torch.cuda.mem_get_info()[1]) if torch.cuda.is_available() else None
@@ -60,169 +71,200 @@ class LanguageEngine:
         config = run.method.config
         return 4.0 * 12 * seeds * config.layers * config.width**2 if config.model == TINY else 0.0
 
-    def evaluator(self, run: RunNode) -> LanguageEvaluator:
-        return LanguageEvaluator(run)
+    def most_lanes(self, lane: Lane) -> int:
+        del lane
+        return 1
 
-    def begin(self, member: Member) -> State:
-        """No part stands by itself; the state names the store of each part that was made."""
-        member.texts = _texts(member)
+    def about(self, run: RunNode, dataset: Dataset) -> Mapping[str, Any]:
+        del run, dataset
         return {}
 
-    def store(self, folder: Path, node: StageNode, author: Author) -> PartStore:
-        return PartStore(folder, node, author)
+    def evaluator(self, session: Session, run: RunNode, seeds: Sequence[int]) -> LanguageEvaluator:
+        del session
+        return LanguageEvaluator(run, seeds)
 
-    def work(self, member: Member, node: StageNode, store: PartStore, watching: Sequence[Member]) -> LanguageWork:
-        return LanguageWork(member, node, store, watching)
+    def parts(
+        self, session: Session, run: RunNode, seeds: Sequence[int], ready: Collection[int], *, last: bool
+    ) -> State:
+        """What was made for each seed: part -> seed -> `Part`."""
+        del seeds
+        found: State = {}
+        for seed in ready:
+            lanes = run.lanes(seed)
+            for part in ("responses", "verdicts"):
+                lane = next(one for one in lanes if part in one.node.stage.trains)
+                if (lane is lanes[-1]) == last:
+                    store = LaneStore(session.artifact(lane.fingerprint), lane.identity, self.form)
+                    found.setdefault(part, {})[seed] = store.load()[part]
+        return found
 
-    def end(self, member: Member) -> None:
+    def work(
+        self, session: Session, program: Program, stores: Stores, cohorts: Sequence[Cohort], dataset: Dataset,
+        settings: RunSettings,
+    ) -> LanguageTraining:  # fmt: skip
+        return LanguageTraining(session, program, stores, cohorts, dataset, settings.log_every)
+
+    def end(self, session: Session, run: RunNode, evaluator: Any, state: State, folders: Mapping[int, Path],
+            dataset: Dataset) -> None:  # fmt: skip
         """The texts, so that another judge can read them later."""
-        rows = responses(member.run, member.state, member.texts)
-        write_lines(member.folder / "responses.jsonl", (json.dumps(row, ensure_ascii=False) for row in rows))
+        del evaluator
+        texts = _texts(session, run.method.config, run.task.spec, dataset)
+        for seed, folder in folders.items():
+            rows = responses(run, seed, state["responses"][seed], texts)
+            write_lines(folder / "responses.jsonl", (json.dumps(row, ensure_ascii=False) for row in rows))
 
-    def estimate(self, runs: Iterable[RunNode], console: Console) -> dict[str, float]:
+    def estimate(self, programs: Sequence[Program], console: Console) -> dict[str, float]:
         """None: steps of so many kinds would each need their model."""
         del console
-        return {node.fingerprint: math.nan for run in runs for node in run.nodes}
+        return {program.first.fingerprint: math.nan for program in programs}
 
 
-def _texts(member: Member) -> Texts:
-    """The run's corpus in tokens of its models, shared by runs with the same."""
-    corpus: Any = member.dataset
-    spec: Any = member.run.task.spec
-    config = member.run.method.config
+def _texts(session: Session, config: Any, spec: Any, corpus: Any) -> Texts:
+    """The corpus in tokens of a run's models, shared by runs with the same."""
     key = (corpus.provenance.sha256, config.model, config.sft_checkpoint, config.reward_checkpoint)
+
+    def make() -> Texts:
+        words = [text for example in corpus.examples("train") for text in example] if config.model == TINY else []
+        tokenizer = tokenizer_for(config, words)
+        texts = Texts(corpus, tokenizer, spec.max_prompt_tokens, spec.max_response_tokens)
+        check_sizes(config, texts)
+        return texts
+
     with GLOBAL:
-        if key not in member.executor.shared:
-            words = [text for example in corpus.examples("train") for text in example] if config.model == TINY else []
-            tokenizer = tokenizer_for(config, words)
-            texts = Texts(corpus, tokenizer, spec.max_prompt_tokens, spec.max_response_tokens)
-            check_sizes(config, texts)
-            member.executor.shared[key] = texts
-        return member.executor.shared[key]
+        return session.kept(key, make)
 
 
-class LanguageWork:
-    """The rest of one stage: its seeds, then the evaluations of those who watch."""
+class LanguageTraining:
+    """The rest of one lane, then the evaluations of those who watch."""
 
-    def __init__(self, owner: Member, node: StageNode, store: PartStore, watching: Sequence[Member]) -> None:
-        self.owner, self.node, self.store = owner, node, store
-        self.stage: Any = node.stage  # a LanguageStage
-        self.task: Any = owner.run.task  # a LanguageTask
-        self.watchers = watchers(watching, store)
-        self.forsaken = bool(watching) and not self.watchers  # all who need the stage have failed
-        self.span = owner.run.settings.log_every if node.stage.steps else 1
-        self.saving = Lock()  # seeds share the stage's note and log, and the clock
-        self.at_work, self.counted = 0, 0.0  # seeds, and until when their time was counted
-        self.failed = False  # some seed: the others save and leave
+    def __init__(
+        self, session: Session, program: Program, stores: Stores, cohorts: Sequence[Cohort], dataset: Dataset,
+        log_every: int,
+    ) -> None:  # fmt: skip
+        self.session, self.lane, self.stores, self.cohorts = session, program.first, stores, cohorts
+        self.dataset: Any = dataset
+        self.task: Any = self.lane.task  # a LanguageTask
+        self.stage: Any = self.lane.node.stage  # a LanguageStage
+        self.store = stores(self.lane)
+        self.batch = [slot.fingerprint for slot in program.slots]
+        self.span = log_every if self.stage.steps else 1
+        self.config = self.lane.method.config
+        self.counted = time.perf_counter()  # until when time was counted
+        for cohort in cohorts:
+            for attempt in cohort.running:
+                with cohort.failing_one(attempt):
+                    step = self.stage.steps if self.store.finished else 0
+                    attempt.open(step, cohort.evaluator.rows, adopted=self.store.adopted)
+        self.unwatched = not program.needed and not any(cohort.running for cohort in cohorts)
 
     def finish(self) -> None:
         """See `harness.engine.Work`."""
-        if self.forsaken:
+        if self.unwatched:
             return
         if not self.store.finished:
-            todo = [seed for seed in self.owner.run.settings.seeds if not self.store.has(seed)]
-            with ThreadPoolExecutor(self.owner.executor.jobs, initializer=self._in_thread) as pool:
-                making = [pool.submit(self._make, seed) for seed in todo]
-                try:
-                    for made_one in as_completed(making):
-                        made_one.result()
-                except BaseException:
-                    self.failed = True
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    raise
-            self.store.finish()
-        made = dict.fromkeys(self.stage.trains, self.store)
-        for member in [self.owner, *(watcher.member for watcher in self.watchers)]:
-            member.state = {**member.state, **made}
-        each(self.watchers, lambda one: one.evaluate_if_due(self.node.first + self.stage.steps, made))
+            try:
+                self._make()
+            except (NotFinite, BadInput) as error:
+                self.session.fail(self.lane, summary(error))
+                raise
+        for cohort in self.cohorts:
+            with cohort.failing():
+                ready = [attempt.trial.seed for attempt in cohort.running]
+                cohort.evaluate(self.lane.node.first + self.stage.steps, partial(cohort.parts, last=True), ready,
+                                len(self.cohorts) > 1)  # fmt: skip
 
-    def _in_thread(self) -> None:
-        if self.owner.run.method.config.model == TINY and not torch.cuda.is_available():
-            torch.set_num_threads(1)  # sums in one order, and no threads that wait for each other in models this small
-
-    def _context(self, seed: int) -> Context:
-        owner, task = self.owner, self.task
-        texts: Texts = owner.texts
+    def _context(self) -> Context:
+        lane = self.lane
+        texts = _texts(self.session, self.config, self.task.spec, self.dataset)
         # room for an end of text after a response that was cut off
         longest = texts.max_prompt + texts.max_response + 1
-        known = frozenset(digest for node in owner.run.nodes for digest in node.identity.get("files", ()))
-        models = Backbones(owner.run.method.config, texts.size, longest, known)
+        models = Backbones(self.config, texts.size, longest, frozenset(self._files(lane)))
+        gold = self.task.gold
         return Context(
-            seed, texts, models, lambda name: owner.state[name].read(name, seed),
-            torch.device("cuda" if torch.cuda.is_available() else "cpu"), task.gold,
-            verdicts_by_gold(task.gold) if task.judge == "gold" else None,
+            lane.seed, texts, models, lambda name: self.stores(lane.reads[name]).load()[name],
+            torch.device("cuda" if torch.cuda.is_available() else "cpu"), gold,
+            verdicts_by_gold(gold) if self.task.judge == "gold" else None,
         )  # fmt: skip
 
-    def _make(self, seed: int) -> None:
-        """One seed's work, once there is room for it."""
-        with self.owner.executor.room, contextlib.ExitStack() as alone:
-            if self._stop():
-                raise Interrupted
-            with self.saving:
-                self.at_work += 1
-                self.counted = time.perf_counter() if self.at_work == 1 else self.counted
-            try:
-                alone.enter_context(GLOBAL)
-                job: Job = self.stage.begin(self._context(seed))
-                if not job.alone:
-                    alone.close()
-                self._go_on(job, seed)
-            finally:
-                with self.saving:
-                    self.at_work -= 1
+    def _files(self, lane: Lane) -> Iterable[str]:
+        """Digests of the checkpoints that the lane, or one before it, starts from."""
+        yield from lane.identity.get("files", ())
+        for before in lane.reads.values():
+            yield from self._files(before)
 
-    def _stop(self) -> bool:
-        return self.failed or self.owner.executor.stop()
+    def _make(self) -> None:
+        if self.config.model == TINY and not torch.cuda.is_available():
+            torch.set_num_threads(1)  # sums in one order, and no threads that wait for each other in models this small
+        with contextlib.ExitStack() as alone:
+            alone.enter_context(GLOBAL)
+            job: Job = self.stage.begin(self._context())
+            if not job.alone:
+                alone.close()
+            self._go_on(job)
 
-    def _go_on(self, job: Job, seed: int) -> None:
-        """The seed's work from where it was left, saved on the way."""
-        progress, kept = self.owner.executor.progress, self.store.paused(seed)
-        step = 0
+    def _go_on(self, job: Job) -> None:
+        """The work from where it was left, saved on the way."""
+        step = self.store.current or 0
         rows: list[dict[str, Any]] = []
-        if kept:
-            step, part = kept
-            job.restore(part)
-            rows += [row for row in self.store.log() if int(row["seed"]) == seed and int(row["step"]) <= step]
-        saved = time.perf_counter()
-        label = f"{self.owner.run.method.name} on {self.owner.run.task.name}: {self.stage.name}, seed {seed}"
-
-        with progress.stage(label, job.total, step) as bar:
+        if step:
+            job.restore(self.store.load()[_PAUSED])
+            rows += [row for row in read_log(self.store.folder / "train.csv") if int(row["step"]) <= step]
+        saved = self.counted = time.perf_counter()
+        label = f"{self.lane.label}, seed {self.lane.seed}"
+        with self.session.progress.stage(label, job.total, step) as bar:
             while step < job.total:
                 count = min(self.span - step % self.span, job.total - step)
                 try:
                     metrics = job.run(step, count)
                 except NotFiniteLoss:
-                    raise NotFinite(self.stage.name, step + count, seed, ["loss"]) from None
+                    raise NotFinite(self.stage.name, step + count, self.lane.seed, ["loss"]) from None
                 step += count
-                rows += [{"seed": seed, "step": step, **{n: f"{v:.7g}" for n, v in metrics.items()}}] if metrics else []
+                if metrics:
+                    named = {name: f"{value:.7g}" for name, value in metrics.items()}
+                    rows.append({"seed": self.lane.seed, "step": step, **named})
                 bar.at(step)
                 if step == job.total:
                     break
-                if (stop := self._stop()) or time.perf_counter() - saved > SAVE_EVERY_S:
-                    with self._saved(seed, rows) as seconds:
-                        self.store.pause(seed, step, job.snapshot(), seconds)
+                stop = self.session.stop()
+                if stop or time.perf_counter() - saved > SAVE_EVERY_S:
+                    self._save(step, {_PAUSED: job.snapshot()}, rows)
                     saved = time.perf_counter()
                 if stop:
                     raise Interrupted
-        parts = job.parts()
-        with self._saved(seed, rows) as seconds:
-            self.store.keep(seed, parts, seconds)
-        if self._stop():
+        self._save(self.stage.steps, job.parts(), rows, finished=True)
+        if self.session.stop():
             raise Interrupted
 
-    @contextlib.contextmanager
-    def _saved(self, seed: int, rows: list[dict[str, Any]]) -> Iterator[float]:
-        """Writes the seed's rows of the log and, around what is saved, counts the stage's seconds since the last time:
-        seeds side by side take one clock's time together."""
-        with self.saving:
-            others: list[dict[str, Any]] = [row for row in self.store.log() if int(row["seed"]) != seed]
-            if rows:
-                self.store.write_log(sorted(others + rows, key=lambda row: (int(row["seed"]), int(row["step"]))))
-            now = time.perf_counter()
-            seconds, self.counted = now - self.counted, now
-            yield seconds
-            self.owner.record.add_seconds({"train" if self.stage.steps else self.stage.name: seconds})
-            self.owner.record.save()
+    def _save(
+        self, step: int, parts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], *, finished: bool = False
+    ) -> None:
+        if rows:
+            write_log(self.store.folder / "train.csv", rows)
+        now = time.perf_counter()
+        seconds, self.counted = now - self.counted, now
+        self.store.save(step, parts, finished=finished, seconds=seconds, batch=self.batch)
+        self.store.prune()
+        watching = [(cohort, attempt) for cohort in self.cohorts for attempt in cohort.running]
+        for cohort, attempt in watching[:1]:
+            with cohort.failing_one(attempt):
+                attempt.record.add_seconds({"train" if self.stage.steps else self.stage.name: seconds})
+                attempt.record.save()
+
+
+def read_log(path: Path) -> list[dict[str, str]]:
+    """Rows of a lane's train.csv. Raises: BadInput, see `read_rows`."""
+    found = read_rows(path)
+    return [dict(zip(found.header, row, strict=True)) for row in found.rows] if found else []
+
+
+def write_log(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """All of them anew: they are few."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    table = csv.DictWriter(text, names, restval="nan", lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def verdicts_by_gold(gold: Callable[[str, str], float]) -> Callable[[Sequence[tuple[str, str, str]]], list[float]]:
@@ -236,52 +278,48 @@ def verdicts_by_gold(gold: Callable[[str, str], float]) -> Callable[[Sequence[tu
 class LanguageEvaluator:
     """Turns a run's responses and verdicts into rows of the record. Rows stand as those of `harness.evaluate`."""
 
-    def __init__(self, run: RunNode) -> None:
-        self.seeds, self.settings = run.settings.seeds, run.method.knobs
+    def __init__(self, run: RunNode, seeds: Sequence[int]) -> None:
+        self.seeds, self.settings = tuple(seeds), run.method.knobs
         self.knob_names = tuple(self.settings[0])
         self.episodes = run.settings.episodes
         self.rows = len(self.settings) * self.episodes
-
-    def __enter__(self) -> LanguageEvaluator:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        del exception
 
     def close(self) -> None:
         """Nothing is held open."""
 
     def run(
-        self, state: State, step: int, *, stop: Callable[[], bool], progress: Callable[[float], None]
-    ) -> list[dict[str, Any]]:
-        """See `harness.engine.Evaluator`; `state` has the stores of "responses" and "verdicts"."""
+        self, state: State, step: int, chosen: Collection[int], *, stop: Callable[[], bool],
+        progress: Callable[[float], None],
+    ) -> dict[int, list[dict[str, Any]] | Exception]:  # fmt: skip
+        """See `harness.engine.Evaluator`; `state` has the parts "responses" and "verdicts" of each seed."""
         del stop
+        found: dict[int, list[dict[str, Any]] | Exception] = {}
+        for done, seed in enumerate(chosen, start=1):
+            found[seed] = self._rows(seed, step, state["responses"][seed].tensors, state["verdicts"][seed].tensors)
+            progress(done / len(chosen))
+        return found
+
+    def _rows(self, seed: int, step: int, responses: Any, verdicts: Any) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = []
-        for done, seed in enumerate(self.seeds, start=1):
-            responses = state["responses"].read("responses", seed).tensors
-            verdicts = state["verdicts"].read("verdicts", seed).tensors
-            length = responses["lengths"] - responses["eos"]
-            extra = {"gold": verdicts["gold"], **{name: responses[name] for name in MEASURES}}
-            for k, setting in enumerate(self.settings):
-                for episode in range(self.episodes):
-                    won = float(verdicts["verdicts"][episode, k])
-                    rows.append(
-                        {"seed": seed, "phase": "", "step": step, **setting, "episode": episode,
-                         "return": float(verdicts["gold"][episode, k]), "length": int(length[episode, k]),
-                         "success": math.nan if math.isnan(won) else int(won == 1.0), "score": won,
-                         **{name: float(value[episode, k]) for name, value in extra.items()}}
-                    )  # fmt: skip
-            progress(done / len(self.seeds))
+        length = responses["lengths"] - responses["eos"]
+        extra = {"gold": verdicts["gold"], **{name: responses[name] for name in MEASURES}}
+        for k, setting in enumerate(self.settings):
+            for episode in range(self.episodes):
+                won = float(verdicts["verdicts"][episode, k])
+                rows.append(
+                    {"seed": seed, "phase": "", "step": step, **setting, "episode": episode,
+                     "return": float(verdicts["gold"][episode, k]), "length": int(length[episode, k]),
+                     "success": math.nan if math.isnan(won) else int(won == 1.0), "score": won,
+                     **{name: float(value[episode, k]) for name, value in extra.items()}}
+                )  # fmt: skip
         return rows
 
 
-def responses(run: RunNode, state: State, texts: Texts) -> Iterable[dict[str, Any]]:
+def responses(run: RunNode, seed: int, part: Any, texts: Texts) -> Iterable[dict[str, Any]]:
     """Rows of responses.jsonl: seed, the knobs, episode, prompt, response, reference."""
     prompts = texts.prompts(run.method.config.prompt_split, run.settings.episodes)
-    for seed in run.settings.seeds:
-        tensors = state["responses"].read("responses", seed).tensors
-        for k, setting in enumerate(run.method.knobs):
-            answers = unpacked(tensors["ids"][:, k], tensors["lengths"][:, k])
-            for episode, ((_, example), ids) in enumerate(zip(prompts, answers, strict=True)):
-                yield {"seed": seed, **setting, "episode": episode, "prompt": example.prompt,
-                       "response": texts.decode(ids), "reference": example.reference}  # fmt: skip
+    for k, setting in enumerate(run.method.knobs):
+        answers = unpacked(part.tensors["ids"][:, k], part.tensors["lengths"][:, k])
+        for episode, ((_, example), ids) in enumerate(zip(prompts, answers, strict=True)):
+            yield {"seed": seed, **setting, "episode": episode, "prompt": example.prompt,
+                   "response": texts.decode(ids), "reference": example.reference}  # fmt: skip

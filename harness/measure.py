@@ -17,8 +17,8 @@ import numpy as np
 
 import methods
 from harness.config import check_keys, parse_set, resolve
-from harness.train import Trainer, Update, initial_state, seed_step, take
-from methods.core import Method, Stage, State, TaskSpec
+from harness.train import Algorithm, Trainer, initial_state, lane_step, lanes_of, take
+from methods.core import Method, State, TaskSpec
 
 ROWS = 4096  # transitions
 
@@ -55,14 +55,15 @@ def random_transitions(spec: TaskSpec, rows: int = ROWS) -> dict[str, np.ndarray
 
 
 def measure(
-    method: Method, stage: Stage, seeds: Sequence[int], *, steps: int, repeats: int, loop: bool = True
+    method: Method, number: int, seeds: Sequence[int], *, steps: int, repeats: int, loop: bool = True
 ) -> Measurement:
-    """Times `repeats` spans of `steps` steps of a stage, alternating with as many of the plain loop."""
+    """Times `repeats` spans of `steps` steps of a method's stage, alternating with as many of the plain loop."""
     columns = take(random_transitions(method.spec), method.fields)
-    state = initial_state(method.init, seeds)
-    trainer = Trainer(stage, seeds, columns, state)
+    algorithm, lanes = Algorithm(method, number), lanes_of(seeds, [method] * len(seeds))
+    state = initial_state(method, lanes)
+    trainer = Trainer(algorithm, lanes, columns, state)
     state = trainer.complete(state)
-    advance = _one_dispatch(stage, trainer) if loop else None
+    advance = _one_dispatch(trainer) if loop else None
 
     def fresh() -> State:  # the programs donate their state, so each gets its own
         return jax.tree.map(lambda leaf: leaf.copy(), state)
@@ -71,57 +72,57 @@ def measure(
     scanned, _ = trainer.run(scanned, 0, steps)  # compiles
     scan_times, loop_times = [], []
     if advance:
-        for number in range(stage.period):
-            looped = jax.block_until_ready(advance(looped, number))
+        for step in range(trainer.stage.period):
+            looped = jax.block_until_ready(advance(looped, step))
     for _ in range(repeats):
         started = time.perf_counter()
         scanned, _ = trainer.run(scanned, 0, steps)
         scan_times.append(time.perf_counter() - started)
         if advance:
             started = time.perf_counter()
-            for number in range(steps):
-                looped = advance(looped, number)
+            for step in range(steps):
+                looped = advance(looped, step)
             jax.block_until_ready(looped)
             loop_times.append(time.perf_counter() - started)
     scale = 1e3 / steps / len(seeds)
     peak = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", float("nan")) / 2**20
-    return Measurement(method.name, stage.name, len(seeds), min(scan_times) * scale,
+    return Measurement(method.name, trainer.stage.name, len(seeds), min(scan_times) * scale,
                        min(loop_times, default=float("nan")) * scale, trainer.seconds["compile"], peak)  # fmt: skip
 
 
-def _one_dispatch(stage: Stage, trainer: Trainer) -> Callable[[State, int], State]:
+def _one_dispatch(trainer: Trainer) -> Callable[[State, int], State]:
     """The plain loop's step: all seeds in one compiled update, called from Python."""
 
-    def compiled(update: Update) -> Callable[..., State]:
-        def step(state: State, prepared: Any, keys: Any, columns: Any, number: Any) -> State:
-            one = seed_step(stage, columns, update)
-            return jax.vmap(lambda s, p, k: one(s, p, k, number)[0])(state, prepared, keys)
+    def compiled(between: bool) -> Callable[..., State]:
+        def step(state: State, prepared: Any, lanes: Any, columns: Any, number: Any) -> State:
+            one = lane_step(trainer.algorithm, columns, between=between)
+            return jax.vmap(lambda lane, s, p: one(lane, s, p, number)[0])(lanes, state, prepared)
 
         return jax.jit(step, donate_argnums=0)
 
-    full = compiled(stage.update)
-    between = compiled(stage.between) if stage.between else full
+    full, period = compiled(False), trainer.stage.period
+    between = compiled(True) if trainer.stage.between else full
 
     def advance(state: State, number: int) -> State:
-        step = between if number % stage.period else full
-        return step(state, trainer.prepared, trainer.keys, trainer.columns, number)
+        step = between if number % period else full
+        return step(state, trainer.prepared, trainer.lanes, trainer.columns, number)
 
     return advance
 
 
 def distinct_stages(
     names: Sequence[str], sets: Sequence[str], spec: TaskSpec, steps: int
-) -> list[tuple[str, Method, Stage]]:
-    """Every stage of every method with the names of the methods it is of: one that several share is here once."""
+) -> list[tuple[str, Method, int]]:
+    """Every stage of every method, by its number, with the names of the methods it is of: a shared one is here once."""
     overrides = parse_set(sets)
     check_keys(names, overrides)
     users: dict[str, list[str]] = {}
-    stages: dict[str, tuple[Method, Stage]] = {}
+    stages: dict[str, tuple[Method, int]] = {}
     for name in names:
         config = replace(resolve(name, suite="", task="", layers=overrides).config, steps=steps)
         method: Method = methods.get(name)(config, spec)
-        for stage in method.stages():
+        for number, stage in enumerate(method.stages()):
             kind = repr((stage.rule, sorted(stage.trains), sorted(stage.config.items()), stage.prepare is None))
-            stages.setdefault(kind, (method, stage))
+            stages.setdefault(kind, (method, number))
             users.setdefault(kind, []).append(name)
     return [(" ".join(users[kind]), *stages[kind]) for kind in stages]

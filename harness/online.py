@@ -1,6 +1,6 @@
-"""The online phase: every seed gathers transitions in a simulator of its own and goes on learning from all it has.
+"""The online phase: every lane gathers transitions in a simulator of its own and goes on learning from all it has.
 
-An environment step of all seeds is one step of the simulators, one small program that takes the transitions into the
+An environment step of all lanes is one step of the simulators, one small program that takes the transitions into the
 buffer, and one that does the updates and acts on what follows. Steps are environment steps; in the records they go on
 from the gradient steps of the offline end.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,46 +19,44 @@ import numpy as np
 from harness import replay
 from harness.ending import Interrupted, NotFinite
 from harness.plan import StageNode
-from harness.stagework import SAVE_EVERY_S, StageWork
-from harness.train import seed_keys, span
-from methods.core import Array, Columns, Key, Method, Stage, State
+from harness.train import Algorithm, Lanes, span
+from harness.training import SAVE_EVERY_S, Training
+from methods.core import Array, Columns, Stage, State
 from methods.learner import part_key
-from tasks.core import RewardTransform, Task
-from tasks.lockstep import simulators
-
-if TYPE_CHECKING:
-    from harness.checkpoint import StageStore
-    from harness.execute import Member
+from tasks.core import Dataset, RewardTransform, Task
+from tasks.simulation.pools import simulators
+from tasks.simulation.simulators import Failures
 
 _SAVE_SHARE = 20  # saving a large buffer may take one part in so many of the time
-_BESIDES = "besides"  # the parts, in the checkpoint of an unfinished phase
+_UNFINISHED = "unfinished"  # beside the parts, in the checkpoint of an unfinished phase
 EXPLORED = ("explore/episodes", "explore/return", "explore/success")
 """Of the exploring episodes that ended since the last row of train.csv: how many, mean return, mean success."""
 
 
 def metric_names(stage: Stage, state: State, columns: Columns) -> tuple[str, ...]:
-    """What the stage's update reports, without computing it; parts `[s, ...]`."""
-    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), state)
+    """What the stage's update reports, without computing it; `state`: shapes of one lane's parts."""
     batch = {name: jax.ShapeDtypeStruct((stage.batch_size, *c.shape[1:]), c.dtype) for name, c in columns.items()}
-    return tuple(sorted(jax.eval_shape(stage.update, one, batch, jax.random.key(0))[1]))
+    return tuple(sorted(jax.eval_shape(stage.update, state, batch, jax.random.key(0))[1]))
 
 
 class OnlineTrainer:
     """The device's side: the parts, the replay buffer, and the metrics since the last report."""
 
     def __init__(
-        self, method: Method, node: StageNode, seeds: Sequence[int], columns: Columns, state: State, capacity: int
+        self, algorithm: Algorithm, node: StageNode, lanes: Lanes, columns: Columns, state: State, capacity: int
     ) -> None:
-        """`columns`: the dataset's `[t, ...]`, on the device; `state`: parts `[s, ...]`, which are given away;
+        """`columns`: the dataset's `[t, ...]`, on the device; `state`: parts `[l, ...]`, which are given away;
         `capacity`: of the replay buffer."""
         assert node.online
-        self.method, self.node, self.stage, self.online = method, node, node.stage, node.online
-        self.seeds, self.keys, self.columns, self.capacity = tuple(seeds), seed_keys(seeds), columns, capacity
+        self.algorithm, self.node, self.stage, self.online = algorithm, node, node.stage, node.online
+        self.lanes, self.columns, self.capacity = lanes, columns, capacity
+        self.count = len(lanes.keys)
         self.trained = {name: part for name, part in state.items() if name in self.stage.trains}
         self.frozen = {name: part for name, part in state.items() if name not in self.stage.trains}
-        self.own = replay.empty(columns, len(seeds), min(capacity, self.stage.steps))
-        names = metric_names(self.stage, state, columns)
-        self.tally = {name: jnp.zeros((2, len(seeds))) for name in names}  # sum and count
+        self.own = replay.empty(columns, self.count, min(capacity, self.stage.steps))
+        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), state)
+        names = metric_names(self.stage, shapes, columns)
+        self.tally = {name: jnp.zeros((2, self.count)) for name in names}  # sum and count
         self.seconds = {"compile": 0.0, "train": 0.0, "simulate": 0.0}
         self._act = jax.jit(self._explore)
         # a program of its own: in one with the gathers that read it, XLA would copy the buffer at every step
@@ -66,7 +64,7 @@ class OnlineTrainer:
         self._learn: Any = None
 
     def resume(self, own: Columns, tally: dict[str, Array]) -> None:
-        """Goes on from transitions `[s, held, ...]` gathered before, and the metrics since the last report."""
+        """Goes on from transitions `[l, held, ...]` gathered before, and the metrics since the last report."""
         self.own = {name: block.at[:, : own[name].shape[1]].set(own[name]) for name, block in self.own.items()}
         self.tally = tally
 
@@ -75,25 +73,24 @@ class OnlineTrainer:
         return {**self.frozen, **self.trained}
 
     def act(self, obs: np.ndarray, number: int) -> np.ndarray:
-        """Exploring actions `[s, a]` at observations `[s, o]`, by the draws of step `number`."""
-        return np.asarray(self._act(self.state, obs, self.keys, np.int32(number)))
+        """Exploring actions `[l, a]` at observations `[l, o]`, by the draws of step `number`."""
+        return np.nan_to_num(np.asarray(self._act(self.lanes, self.state, obs, np.int32(number))))
 
-    def step(self, row: dict[str, np.ndarray], starts: np.ndarray, obs: np.ndarray, number: int) -> np.ndarray:
+    def step(
+        self, row: dict[str, np.ndarray], starts: np.ndarray, obs: np.ndarray, number: int
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Takes in the transitions of environment step `number` (from 1), learns if the warm-up is over, and acts.
 
         Args:
-          row: `[s, ...]` a column; starts: `[s]` bool, whether each begins an episode.
-          obs: `[s, o]`, what the simulators show now.
+          row: `[l, ...]` a column; starts: `[l]` bool, whether each begins an episode.
+          obs: `[l, o]`, what the simulators show now.
 
         Returns:
-          Exploring actions `[s, a]`.
-
-        Raises:
-          NotFinite: a metric or an action was NaN or infinite; names the record's step and the seed.
+          Exploring actions `[l, a]`, and whether each lane's metrics and actions are finite, `[l]`.
         """
         started = time.perf_counter()
         self.own = self._insert(self.own, row, starts, np.int32(number - 1))
-        arguments = (self.trained, self.tally, self.frozen, self.columns, self.own, obs, self.keys, np.int32(number))
+        arguments = (self.trained, self.tally, self.lanes, self.frozen, self.columns, self.own, obs, np.int32(number))
         if self._learn is None:
             self._learn = jax.jit(self._learn_and_act, donate_argnums=(0, 1)).lower(*arguments).compile()
             self.seconds["compile"] += time.perf_counter() - started
@@ -101,29 +98,30 @@ class OnlineTrainer:
         self.trained, self.tally, actions, sound = self._learn(*arguments)
         actions, sound = jax.device_get((actions, sound))
         self.seconds["train"] += time.perf_counter() - started
-        if not sound.all():
-            seed = int(np.argmin(sound))
-            tally = {name: float(value[0, seed]) for name, value in self.tally.items()}
-            bad = [name for name, value in tally.items() if not np.isfinite(value)] or ["actions"]
-            raise NotFinite(self.stage.name, self.node.first + number, self.seeds[seed], bad)
-        return actions
+        return np.nan_to_num(actions), sound
+
+    def failure(self, place: int, seed: int, number: int) -> NotFinite:
+        """What was not finite in a lane after step `number`."""
+        tally = {name: float(value[0, place]) for name, value in self.tally.items()}
+        bad = [name for name, value in tally.items() if not np.isfinite(value)] or ["actions"]
+        return NotFinite(self.stage.name, self.node.first + number, seed, bad)
 
     def report(self) -> dict[str, np.ndarray]:
-        """Each metric's mean `[s]` over the updates since the last report; NaN where there was none."""
+        """Each metric's mean `[l]` over the updates since the last report; NaN where there was none."""
         tally = jax.device_get(self.tally)
         self.tally = jax.tree.map(jnp.zeros_like, self.tally)
         with np.errstate(invalid="ignore"):
             return {name: total / count for name, (total, count) in tally.items()}
 
     def _learn_and_act(
-        self, trained: State, tally: dict[str, Array], frozen: State, columns: Columns, own: Columns, obs: Array,
-        keys: Key, number: Array,
+        self, trained: State, tally: dict[str, Array], lanes: Lanes, frozen: State, columns: Columns, own: Columns,
+        obs: Array, number: Array,
     ) -> Any:  # fmt: skip
         def learn(trained: State, tally: dict[str, Array]) -> Any:
             draw = partial(replay.draw, gathered=number, capacity=self.capacity)
             before = (number - 1 - self.online.warmup) * self.online.updates
-            train = span(self.stage, self.online.updates, draw)
-            trained, result = train(trained, frozen, columns, own, keys, before)
+            train = span(self.algorithm, self.online.updates, draw)
+            trained, result = train(lanes, trained, frozen, columns, own, before)
             for name, value in result.metrics.items():
                 # with delayed updates a step may not report some of them
                 missing = jnp.isnan(value) if self.stage.between else jnp.zeros(value.shape, bool)
@@ -131,18 +129,18 @@ class OnlineTrainer:
             return trained, tally, result.first_bad < 0
 
         def wait(trained: State, tally: dict[str, Array]) -> Any:
-            return trained, tally, jnp.ones(len(self.seeds), bool)
+            return trained, tally, jnp.ones(self.count, bool)
 
         trained, tally, sound = jax.lax.cond(number > self.online.warmup, learn, wait, trained, tally)
-        actions = self._explore({**frozen, **trained}, obs, keys, number + 1)
+        actions = self._explore(lanes, {**frozen, **trained}, obs, number + 1)
         return trained, tally, actions, sound & jnp.isfinite(actions).all(axis=-1)
 
-    def _explore(self, state: State, obs: Array, keys: Key, number: Array) -> Array:
-        def one(state: State, obs: Array, key: Key) -> Array:
-            key = jax.random.fold_in(part_key(key, f"{self.stage.name}/explore"), number)
-            return self.method.explore(state, obs[None], key)[0]
+    def _explore(self, lanes: Lanes, state: State, obs: Array, number: Array) -> Array:
+        def one(lane: Lanes, state: State, obs: Array) -> Array:
+            key = jax.random.fold_in(part_key(lane.keys, f"{self.stage.name}/explore"), number)
+            return self.algorithm.bound(lane.settings).explore(state, obs[None], key)[0]
 
-        return jax.vmap(one)(state, obs, keys)
+        return jax.vmap(one)(lanes, state, obs)
 
 
 class Rollout:
@@ -152,12 +150,13 @@ class Rollout:
         self, task: Task, seeds: Sequence[int], episode: np.ndarray, reward: RewardTransform, seconds: dict[str, float],
         wait: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
-        """`episode`: `[s]`, which episode each seed begins with; its number and the seed decide how it starts.
+        """`episode`: `[l]`, which episode each seed begins with; its number and the seed decide how it starts.
         `reward`: what is learned from of the simulator's. `seconds`: takes the simulators' time, as "simulate".
         `wait`: called while they take long; may raise to give up."""
         self.seeds, self.episode, self.horizon = tuple(seeds), np.array(episode), task.spec.horizon
         n = len(self.seeds)
-        self.pool = simulators(task, n, online=True, wait=wait)
+        self.failed: Failures = {}  # seeds, by place, whose simulators raised; they stand still, and mean nothing
+        self.pool = simulators(task, n, online=True, wait=wait, failed=self.failed)
         self.length, self.returns, self.success = np.zeros(n, int), np.zeros(n), np.zeros(n, bool)
         self.ended = np.zeros((3, n), np.float32)  # since the last report: episodes, their returns, their successes
         self.reward, self.seconds = reward, seconds
@@ -170,19 +169,19 @@ class Rollout:
         self.pool.close()
 
     def step(self, actions: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """The transitions `[s, ...]` that actions `[s, a]` make, and which of them are the first of their episode.
+        """The transitions `[l, ...]` that actions `[l, a]` make, and which of them are the first of their episode.
 
         `masks` is 0 where an episode truly ended: at a time limit values go on. Episodes that are over give way to new
         ones, whose first states are then in `obs`.
         """
         started = time.perf_counter()
         starts = self.length == 0
-        result = self.pool.step(actions, np.ones(len(self.seeds), bool))
+        result = self.pool.step(actions, self._whole())
         row = {"observations": self.obs, "actions": actions, "rewards": self.reward(result.reward),
                "masks": 1.0 - result.terminated.astype(np.float32), "next_observations": result.obs}  # fmt: skip
         self.length, self.returns, self.success = (
             self.length + 1, self.returns + result.reward, self.success | result.success)  # fmt: skip
-        over = result.terminated | result.truncated | (self.length >= self.horizon)
+        over = (result.terminated | result.truncated | (self.length >= self.horizon)) & self._whole()
         self.obs = result.obs
         if over.any():
             self.ended += np.stack([over, over * self.returns, over & self.success])
@@ -193,10 +192,16 @@ class Rollout:
         return row, starts
 
     def report(self) -> dict[str, np.ndarray]:
-        """Exploring episodes that ended since the last report, their mean return and success, `[s]` each."""
+        """Exploring episodes that ended since the last report, their mean return and success, `[l]` each."""
         (count, returns, successes), self.ended = self.ended, np.zeros_like(self.ended)
         with np.errstate(invalid="ignore"):
             return dict(zip(EXPLORED, (count, returns / count, successes / count), strict=True))
+
+    def _whole(self) -> np.ndarray:
+        """Those whose simulators did not raise, `[l]` bool."""
+        whole = np.ones(len(self.seeds), bool)
+        whole[list(self.failed)] = False
+        return whole
 
     def _starts(self) -> np.ndarray:
         """The simulators' seeds: drawn from 2^32, so that hardly any is one of the few that evaluations start from."""
@@ -204,71 +209,86 @@ class Rollout:
         return np.array([np.random.SeedSequence(pair).generate_state(1)[0] for pair in pairs], np.int64)
 
 
-class OnlineWork(StageWork):
-    """The rest of an online phase, from where its store left off: `StageWork` with simulators.
+class OnlineTraining(Training):
+    """The rest of an online phase, from where its lanes' stores left off: `Training` with simulators.
 
-    A checkpoint holds the parts, the seeds' own transitions, and which episode each is in. The state of the simulators
-    is not among it, so whoever resumes begins with the episodes after those.
+    A checkpoint holds the parts, the lane's own transitions, and which episode it is in. The state of the simulators is
+    not among it, so whoever resumes begins with the episodes after those.
     """
 
-    def __init__(self, owner: Member, node: StageNode, store: StageStore, watching: Sequence[Member]) -> None:
-        assert node.online
-        self.metrics = metric_names(node.stage, owner.state, owner.columns)
+    def __init__(self, *arguments: Any, dataset: Dataset, reward: RewardTransform) -> None:
+        """`reward`: what is learned from of the environment's; the rest as for `Training`."""
+        self.reward, self._cost = reward, 0.0  # seconds of the last save
+        program, columns = arguments[1], arguments[4]
+        method, node = program.first.method, program.first.node
+        shapes = jax.eval_shape(method.init, jax.eval_shape(lambda: jax.random.key(0)))
+        self.metrics = metric_names(node.stage, shapes, columns)
         self.columns = (*self.metrics, *EXPLORED)
-        self.capacity = node.online.capacity or len(owner.dataset) + node.stage.steps
-        self._cost = 0.0  # seconds of the last save
-        super().__init__(owner, node, store, watching)
+        self.capacity = node.online.capacity or len(dataset) + node.stage.steps
+        super().__init__(*arguments)
 
-    def _like(self, state: State) -> State:
+    def _started(self, before: State) -> State:
+        return before
+
+    def _like(self, trained: State) -> State:
         """Beside the parts, what an unfinished phase needs."""
         if self.step == self.stage.steps:
-            return super()._like(state)
-        n, held = len(self.settings.seeds), min(self.step, self.capacity)
-        array = jax.ShapeDtypeStruct
+            return trained
+        held, array = min(self.step, self.capacity), jax.ShapeDtypeStruct
         besides = {
-            "own": {name: array((n, held, *c.shape[1:]), c.dtype) for name, c in self.owner.columns.items()},
-            "tally": {name: array((2, n), jnp.float32) for name in self.metrics},
-            "ended": array((3, n), jnp.float32), "episode": array((n,), jnp.int32),
+            "own": {name: array((held, *column.shape[1:]), column.dtype) for name, column in self.data.items()},
+            "tally": {name: array((2,), jnp.float32) for name in self.metrics},
+            "ended": array((3,), jnp.float32), "episode": array((), jnp.int32),
         }  # fmt: skip
-        return {**super()._like(state), _BESIDES: besides}
+        return {**trained, _UNFINISHED: besides}
 
-    def _train(self, state: State) -> State:
-        besides = state.pop(_BESIDES, {})
-        trainer = OnlineTrainer(self.owner.run.method, self.node, self.settings.seeds, self.owner.columns, state,
-                                self.capacity)  # fmt: skip
+    def _train(self, state: State) -> None:
+        besides = state.pop(_UNFINISHED, {})
+        trainer = OnlineTrainer(self.algorithm, self.node, self.lanes, self.data, state, self.capacity)
         if besides:
-            trainer.resume(besides["own"], besides["tally"])
+            trainer.resume(besides["own"], {name: value.T for name, value in besides["tally"].items()})
         self._saved = time.monotonic()
         self._evaluate_or_save(trainer.state, trainer.seconds)
-        if self.step < self.stage.steps:
-            episode = np.asarray(besides["episode"]) + 1 if besides else np.zeros(len(self.settings.seeds), np.int32)
-            with Rollout(self.owner.run.task, self.settings.seeds, episode, self.owner.reward, trainer.seconds,
-                         self.owner.executor.stop.heed) as rollout:  # fmt: skip
+        if self.step < self.stage.steps and self.live:
+            count = len(self.program.slots)
+            episode = np.asarray(besides["episode"]) + 1 if besides else np.zeros(count, np.int32)
+            task = self.cohorts[0].run.task
+            with Rollout(task, self._seeds(), episode, self.reward, trainer.seconds,
+                         self.session.stop.heed) as rollout:  # fmt: skip
                 if besides:
-                    rollout.ended[:] = besides["ended"]
+                    rollout.ended[:] = np.asarray(besides["ended"]).T
                 self._go_on(trainer, rollout)
-        if any(watcher.member.status == "running" for watcher in self.watchers):
-            self._save(trainer.trained, trainer.seconds, finished=True)
-        return trainer.state
+        if self.live:
+            self._save(trainer.state, trainer.seconds, finished=True)
+
+    def _seeds(self) -> list[int]:
+        return [(slot.lane or self.program.first).seed for slot in self.program.slots]
 
     def _go_on(self, trainer: OnlineTrainer, rollout: Rollout) -> None:
         """Steps to the end, with logs, saves and evaluations on the way."""
-        executor, edges = self.owner.executor, self._edges()
+        edges = self._edges()
+        self._drop_failed(rollout)
+        if not self.live:
+            return
         actions = trainer.act(rollout.obs, self.step + 1)
-        with executor.progress.stage(f"{self.owner.run.label}: steps", self.stage.steps, self.step) as bar:
+        with self.session.progress.stage(self._label(), self.stage.steps, self.step) as bar:
             while edges:
                 try:
                     row, starts = rollout.step(actions)
                 except Interrupted:  # a simulator never came back from this step
                     self._keep(trainer, rollout)
                     raise
+                self._drop_failed(rollout)
                 self.step += 1
-                actions = trainer.step(row, starts, rollout.obs, self.step)
+                actions, sound = trainer.step(row, starts, rollout.obs, self.step)
+                for place, lane in list(self.live.items()):
+                    if not sound[place]:
+                        self._fail(place, trainer.failure(place, lane.seed, self.step))
                 bar.advance(1)
-                if self.step % self.settings.log_every == 0 or self.step == edges[0]:
+                if self.step % self.log_every == 0 or self.step == edges[0]:
                     self._log({**trainer.report(), **rollout.report()})
                 due = time.monotonic() - self._saved > max(SAVE_EVERY_S, _SAVE_SHARE * self._cost)
-                stop = executor.stop()
+                stop = self.session.stop()
                 if due or stop or self.step == edges[0]:
                     self._keep(trainer, rollout)
                 if stop:
@@ -276,15 +296,23 @@ class OnlineWork(StageWork):
                 if self.step == edges[0]:
                     edges.pop(0)
                     self._evaluate_or_save(trainer.state, trainer.seconds)
-                    if all(watcher.member.status != "running" for watcher in self.watchers):
-                        return
+                if not self.live:
+                    return
+
+    def _drop_failed(self, rollout: Rollout) -> None:
+        for place in sorted(rollout.failed.keys() & self.live.keys()):
+            self._fail(place, rollout.failed[place])
 
     def _keep(self, trainer: OnlineTrainer, rollout: Rollout) -> None:
         """Saves what `_like` describes."""
-        started, kept = time.perf_counter(), trainer.trained
+        started, state = time.perf_counter(), trainer.state
         if self.step < self.stage.steps:
             own = {name: block[:, : self.step] for name, block in trainer.own.items()}
-            kept = {**kept, _BESIDES: {"own": own, "tally": trainer.tally, "ended": rollout.ended,
-                                       "episode": rollout.episode}}  # fmt: skip
-        self._save(kept, trainer.seconds)
+            tally = {name: value.T for name, value in trainer.tally.items()}
+            state[_UNFINISHED] = {"own": own, "tally": tally, "ended": rollout.ended.T, "episode": rollout.episode}
+        self._save(state, trainer.seconds)
         self._cost = time.perf_counter() - started
+
+    def _kept(self, state: State) -> State:
+        besides = {_UNFINISHED: state[_UNFINISHED]} if _UNFINISHED in state else {}
+        return {**super()._kept(state), **besides}

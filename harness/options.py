@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,21 @@ from methods.core import BadInput
 
 MOST_JOBS = 1000
 _LISTING = {"what", "listing", "suite", "results"}
-_FLAGS = {"names": "--methods", "patterns": "--tasks", "sets": "--set", "listing": "--list", "what": "METHOD",
-          "resume": "--resume/--fresh"}  # fmt: skip
+_FLAGS = {"names": "--methods", "patterns": "--tasks", "sets": "--set", "swept": "--sweep", "listing": "--list",
+          "what": "METHOD", "resume": "--resume/--fresh", "timed": "--time"}  # fmt: skip
 _OFFLINE = ("online_warmup", "updates_per_step", "online_evaluate_every", "replay_capacity")
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a plan is carried out here: none of it changes a number."""
+
+    results: Path
+    fresh: bool
+    lanes: int | None
+    stale: str
+    data: str
+    adopt: tuple[Path, ...]
 
 
 def flag(name: str) -> str:
@@ -34,15 +47,19 @@ def check(given: Mapping[str, Any]) -> None:
         texts = [value] if isinstance(value, str) else value if isinstance(value, list) else []
         if not all(text.strip() for text in texts):
             raise BadInput(f"{flag(name)}: is empty")
-    one = next((name for name in ("listing", "show_config", "dry_run") if name in given), None)
+    if "timed" in given and "dry_run" not in given:
+        raise BadInput("--time has no meaning without --dry-run")
+    one = next((name for name in ("listing", "show_config", "save_plan", "dry_run") if name in given), None)
     for name in given:
-        useless = (one == "listing" and name not in _LISTING) or (one == "show_config" and name == "dry_run")
+        useless = (one == "listing" and name not in _LISTING) or (
+            one in ("show_config", "save_plan") and name == "dry_run"
+        )
         if one and useless:
             raise BadInput(f"{flag(name)} has no meaning with {flag(one)}")
 
 
-def check_sizes(sizes: Mapping[str, int | None], online_steps: int) -> None:
-    """Refuses numbers that cannot be, and those of an online phase where there is none (`online_steps` is 0).
+def check_sizes(sizes: Mapping[str, int]) -> None:
+    """Refuses numbers that cannot be, and those of an online phase where there is none.
 
     Raises:
       BadInput: names the option.
@@ -50,12 +67,28 @@ def check_sizes(sizes: Mapping[str, int | None], online_steps: int) -> None:
     for name, value in sizes.items():
         least = 0 if name in ("online_steps", "online_warmup") else 1
         most = MOST_JOBS if name == "jobs" else LARGEST
-        if value is not None and value < least:
+        if value < least:
             raise BadInput(f"{flag(name)} {value}: expected at least {least}")
-        if value is not None and value > most:
+        if value > most:
             raise BadInput(f"{flag(name)} {value}: expected at most {most}")
-        if value is not None and name in _OFFLINE and not online_steps:
+        if name in _OFFLINE and not sizes.get("online_steps"):
             raise BadInput(f"{flag(name)} has no meaning without --online-steps")
+
+
+def lanes(text: str) -> int | None:
+    """The most lanes of a program; None: as many as memory holds. Raises: BadInput."""
+    if text == "auto":
+        return None
+    if not (text.isascii() and text.isdecimal() and len(text) < 11 and 0 < int(text) <= LARGEST):
+        raise BadInput(f"--lanes {text}: expected a whole number above 0, or auto")
+    return int(text)
+
+
+def stale(text: str) -> str:
+    """What to do with what other code made. Raises: BadInput."""
+    if text not in ("", "reuse", "redo"):
+        raise BadInput(f"--stale {text}: expected reuse or redo")
+    return text
 
 
 def parts(name: str, text: str, of: str) -> list[str]:

@@ -1,9 +1,9 @@
-"""Suite x methods -> a graph of stages by fingerprint.
+"""Suite x methods x seeds -> lanes by fingerprint.
 
-A stage's fingerprint covers all that its result depends on: data, task spec, seeds, its settings and rule, and the
-fingerprints of the parts it reads. Equal fingerprints are one node, run once; its parts are kept under
-`results/artifacts/<fingerprint>/` and adopted by every run that asks for them. Sharing, resuming and skipping what is
-done are consequences.
+A lane is one training of one stage: its fingerprint covers all that the result depends on (data, task spec, the stage's
+settings and rule, the seed, and the lanes whose parts it reads). Equal fingerprints are one lane, trained once; its
+parts are kept under `results/artifacts/<fingerprint>/` and used by every run that asks for them. Sharing, resuming,
+adding seeds and skipping what is done are consequences.
 """
 
 from __future__ import annotations
@@ -12,18 +12,19 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from graphlib import TopologicalSorter
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import methods
 import tasks
 from harness.config import Override, Resolved, RunSettings, resolve
 from harness.files import contents
-from methods.core import REWARD_SETTINGS, BadInput, Method, Rewards, Stage
+from methods.core import REWARD_SETTINGS, BadInput, Method, Rewards, Stage, structure
+from methods.inference import declaration
 from tasks.core import Task, options
 
-FORMAT = 1  # raise when the meaning of stored parts or records changes
+FORMAT = 2  # raise when the meaning of stored parts or records changes
 
 
 def fingerprint(identity: Mapping[str, Any]) -> str:
@@ -43,11 +44,12 @@ class OnlineSettings:
 
 @dataclass(frozen=True)
 class StageNode:
-    """A stage of the graph."""
+    """A stage of a run, whatever the seed."""
 
     stage: Stage
-    identity: Mapping[str, Any]
+    identity: Mapping[str, Any]  # of all that its lanes have in common
     fingerprint: str
+    number: int  # among the method's stages, in order; an online phase comes last
     first: int = 0  # steps in the record before its own: an online phase counts on from the offline end, and what
     # trains nothing (responses, verdicts) is recorded at the end of all training
     online: OnlineSettings | None = None  # of a stage that gathers its own transitions
@@ -63,9 +65,34 @@ class StageNode:
         return (self.stage.steps - self.online.warmup) * self.online.updates if self.online else self.stage.steps
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class Lane:
+    """One training of one stage, with one seed."""
+
+    node: StageNode
+    method: Method  # whose stage it is
+    task: Task
+    seed: int
+    identity: Mapping[str, Any]
+    fingerprint: str
+    reads: Mapping[str, Lane]  # part -> the lane that trains it
+    depth: int  # length of the longest chain of lanes before it
+
+    @property
+    def label(self) -> str:
+        return f"{self.method.name} on {self.task.name}: {self.node.stage.name}"
+
+    @cached_property
+    def structure(self) -> tuple[Any, ...]:
+        """Equal for lanes on one dataset that one compiled program can train side by side."""
+        shape = {key: self.identity[key] for key in ("task", "spec", "stage", "trains", "steps", "rule")}
+        return (type(self.method), self.node.number, repr(shape), structure(self.method.config),
+                self.method.rewards, self.node.online, self.depth)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
 class RunNode:
-    """One method on one task: stages to have, then an evaluation."""
+    """One method with one setting on one task: stages to have, then an evaluation."""
 
     task: Task
     method: Method
@@ -74,6 +101,7 @@ class RunNode:
     nodes: tuple[StageNode, ...]
     fingerprint: str
     continues: RunNode | None = None  # the offline run that an online phase goes on from, and whose record it takes on
+    setting: str = ""  # what tells it from the other runs of a sweep, e.g. "alpha=3"
 
     @property
     def name(self) -> str:
@@ -81,7 +109,7 @@ class RunNode:
 
     @property
     def label(self) -> str:
-        return f"{self.name} on {self.task.name}"
+        return f"{self.name} on {self.task.name}" + (f" ({self.setting})" if self.setting else "")
 
     @property
     def phase(self) -> str:
@@ -89,7 +117,24 @@ class RunNode:
         return "online" if self.continues else "offline"
 
     def folder(self, results: Path) -> Path:
+        """Of all seeds."""
         return results / "runs" / self.task.suite / self.task.name / self.method.name / self.fingerprint
+
+    def trials(self) -> tuple[Trial, ...]:
+        return tuple(Trial(self, seed) for seed in self.settings.seeds)
+
+    def lanes(self, seed: int) -> tuple[Lane, ...]:
+        """A lane for each stage, in order."""
+        lanes: list[Lane] = []
+        made_by: dict[str, Lane] = {}
+        for node in self.nodes:
+            reads = {part: made_by[part] for part in node.identity["reads"]}
+            fingerprints = {part: lane.fingerprint for part, lane in reads.items()}
+            identity = {**node.identity, "seed": seed, "reads": fingerprints}
+            depth = 1 + max((lane.depth for lane in reads.values()), default=-1)
+            lanes.append(Lane(node, self.method, self.task, seed, identity, fingerprint(identity), reads, depth))
+            made_by |= dict.fromkeys(node.stage.trains, lanes[-1])
+        return tuple(lanes)
 
     def evaluation_steps(self) -> tuple[int, ...]:
         """Steps of the record, within the last stage, after which the policy is evaluated; its end always is."""
@@ -100,8 +145,33 @@ class RunNode:
         return (*range(first + every, last, every), last)
 
 
-def plan_run(task: Task, data_id: str, name: str, overrides: Sequence[Override], settings: RunSettings) -> RunNode:
-    """The node of one run; `data_id` identifies the task's transitions (`tasks.core.Dataset.identity`)."""
+class Trial(NamedTuple):
+    """One seed of one run: the unit of the records."""
+
+    run: RunNode
+    seed: int
+
+    @property
+    def label(self) -> str:
+        return f"{self.run.label}, seed {self.seed}"
+
+    @property
+    def before(self) -> Trial | None:
+        """The offline trial that an online phase goes on from."""
+        return Trial(self.run.continues, self.seed) if self.run.continues else None
+
+    def folder(self, results: Path) -> Path:
+        return self.run.folder(results) / f"seed-{self.seed}"
+
+    def lanes(self) -> tuple[Lane, ...]:
+        return self.run.lanes(self.seed)
+
+
+def plan_run(
+    task: Task, data_id: str, name: str, overrides: Sequence[Override], settings: RunSettings, setting: str = ""
+) -> RunNode:
+    """The node of one run; `data_id` identifies the task's transitions (`tasks.core.Dataset.identity`), `setting` says
+    what tells it from others of a sweep."""
     resolved = resolve(name, task.suite, task.name, overrides, online=settings.online_steps > 0)
     method: Method = methods.get(name, tasks.family(task.suite))(resolved.config, task.spec)
     nodes: list[StageNode] = []
@@ -109,12 +179,12 @@ def plan_run(task: Task, data_id: str, name: str, overrides: Sequence[Override],
     for stage in (*method.stages(), *method.evaluation(settings.episodes, getattr(task, "judge", ""))):
         identity = {
             "format": FORMAT, "data": data_id, "task": f"{task.suite}/{task.name}", "spec": asdict(task.spec),
-            "seeds": list(settings.seeds), "stage": stage.name, "trains": sorted(stage.trains), "steps": stage.steps,
+            "stage": stage.name, "trains": sorted(stage.trains), "steps": stage.steps,
             "rule": stage.rule, "config": _config(stage, method),
             "reads": {part: made_by[part] for part in sorted(stage.reads)},
         } | ({"files": [contents(path) for path in stage.files]} if stage.files else {})  # fmt: skip
         before = sum(node.stage.steps for node in nodes) if stage.steps == 0 else 0
-        node = StageNode(stage, identity, fingerprint(identity), before)
+        node = StageNode(stage, identity, fingerprint(identity), len(nodes), before)
         made_by |= dict.fromkeys(stage.trains, node.fingerprint)
         nodes.append(node)
     hidden = method.exploring | (REWARD_SETTINGS if method.rewards == Rewards() else frozenset())
@@ -123,7 +193,7 @@ def plan_run(task: Task, data_id: str, name: str, overrides: Sequence[Override],
         "config": {key: _plain(value) for key, value in asdict(resolved.config).items() if key not in hidden},
         "episodes": settings.episodes, "evaluate_every": settings.evaluate_every, "task": options(task),
     }  # fmt: skip
-    return RunNode(task, method, resolved, settings, tuple(nodes), fingerprint(identity))
+    return RunNode(task, method, resolved, settings, tuple(nodes), fingerprint(identity), setting=setting)
 
 
 def plan_online(run: RunNode) -> RunNode:
@@ -142,29 +212,36 @@ def plan_online(run: RunNode) -> RunNode:
     online = OnlineSettings(settings.online_warmup, settings.updates_per_step, settings.replay_capacity)
     made_by = {part: node.fingerprint for node in run.nodes for part in node.stage.trains}
     identity = {
-        **{key: end.identity[key] for key in ("format", "data", "task", "spec", "seeds")},
+        **{key: end.identity[key] for key in ("format", "data", "task", "spec")},
         "stage": stage.name, "trains": sorted(stage.trains), "steps": stage.steps, "rule": stage.rule,
         "config": {**_config(stage, run.method), "online": asdict(online)},
         "reads": {part: made_by[part] for part in sorted(made_by)},
     }  # fmt: skip
-    node = StageNode(stage, identity, fingerprint(identity), end.first + end.stage.steps, online)
+    first = end.first + end.stage.steps
+    node = StageNode(stage, identity, fingerprint(identity), len(run.nodes), first, online)
     whole = {"format": FORMAT, "continues": run.fingerprint, "online": node.fingerprint,
              "evaluate_every": settings.online_evaluate_every or settings.evaluate_every}  # fmt: skip
     return replace(run, nodes=(*run.nodes, node), fingerprint=fingerprint(whole), continues=run)
 
 
 def plan_all(
-    task: Task, data_id: str, names: Sequence[str], overrides: Sequence[Override], settings: RunSettings, *,
-    chosen: bool = True,
+    task: Task, data_id: str, names: Sequence[str], overrides: Sequence[Override], settings: RunSettings,
+    sweeps: Mapping[str, Sequence[Sequence[Override]]] | None = None, *, named: bool = True,
 ) -> list[RunNode]:  # fmt: skip
-    """The runs of several methods on one task, and those that go on online from them, if that is asked for. Unless the
-    methods were `chosen`, those without an online rule are left out of it.
+    """The runs of several methods on one task, and those that go on online from them, if that is asked for. Of a method
+    in `sweeps` there is one for each setting there. Unless the methods were `named`, those without an online rule are
+    left out of it.
 
     Raises:
       BadInput: see `plan_run` and `plan_online`.
     """
-    runs = [plan_run(task, data_id, name, overrides, settings) for name in names]
-    going_on = [run for run in runs if settings.online_steps and (chosen or run.method.online())]
+    runs = []
+    for name in names:
+        for swept in (sweeps or {}).get(name, [()]):
+            label = ", ".join(f"{one.key}={one.value}" for one in swept)
+            runs.append(plan_run(task, data_id, name, (*overrides, *swept), settings, label))
+    runs = list({run.fingerprint: run for run in reversed(runs)}.values())[::-1]  # "3" and "3.0" are one setting
+    going_on = [run for run in runs if settings.online_steps and (named or run.method.online())]
     return runs + [plan_online(run) for run in going_on]
 
 
@@ -179,41 +256,17 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-@dataclass(frozen=True)
-class Groups:
-    """Runs by the stage that they share as their last, and which of these stages must come before which."""
-
-    members: Mapping[str, Sequence[RunNode]]
-    after: Mapping[str, set[str]]
-
-    def sorter(self) -> TopologicalSorter[str]:
-        """Hands out groups whose predecessors are done."""
-        return TopologicalSorter(self.after)
-
-    def ordered(self) -> list[Sequence[RunNode]]:
-        """One group after the other."""
-        return [self.members[last] for last in self.sorter().static_order()]
-
-
-def together(runs: Sequence[RunNode]) -> Groups:
-    """The runs in groups that share their last stage. One whose last stage others need on their way goes before them,
-    so that it is evaluated while that stage trains."""
-    members: dict[str, list[RunNode]] = {}
-    for run in runs:
-        members.setdefault(run.nodes[-1].fingerprint, []).append(run)
-    needed = {last: {node.fingerprint for run in group for node in run.nodes[:-1]} for last, group in members.items()}
-    return Groups(members, {last: needed[last] & members.keys() for last in members})
-
-
-def describe(run: RunNode) -> dict[str, Any]:
+def describe(trial: Trial) -> dict[str, Any]:
     """The part of `run.json` that is known before anything runs."""
+    run = trial.run
     config = asdict(run.resolved.config)
     return {
         "suite": run.task.suite, "task": run.task.name, "method": run.method.name, "fingerprint": run.fingerprint,
         "config": {key: {"value": _plain(value), "origin": run.resolved.origins[key]} for key, value in config.items()},
         "task_options": options(run.task),
-        "seeds": list(run.settings.seeds), "knobs": list(run.method.knobs[0]), "episodes": run.settings.episodes,
-        "evaluation_steps": [], **_online(run),
+        "seed": trial.seed, "knobs": list(run.method.knobs[0]), "episodes": run.settings.episodes,
+        "inference": declaration(run.method), "unit": tasks.about(run.task.suite).unit, "evaluation_steps": [],
+        **_online(run),
     }  # fmt: skip
 
 

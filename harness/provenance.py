@@ -19,9 +19,9 @@ from typing import Any
 from core.files import read_plain
 
 ROOT = Path(__file__).resolve().parents[1]
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "gymnasium", "ogbench", "mujoco",
-             "torch", "transformers", "tokenizers", "safetensors", "peft", "trl")  # fmt: skip
-_LOOPS = {"control": ("harness/train.py", "harness/online.py", "harness/replay.py"),
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "safetensors", "gymnasium", "ogbench", "mujoco",
+             "torch", "transformers", "tokenizers", "peft", "trl")  # fmt: skip
+_LOOPS = {"control": ("harness/train.py", "harness/online.py", "harness/replay.py", "harness/evaluate.py"),
           "language": ("harness/language.py", "harness/backbones.py")}  # fmt: skip
 """What draws keys and batches for every method of a family."""
 _OURS = re.compile(r"(methods|harness)(/\w+)+\.py")  # a record does not choose what is read
@@ -91,7 +91,7 @@ def changed(code: Mapping[str, str]) -> list[str]:
 
 
 def difference(made: Mapping[str, Any], reached: Collection[str] | None = None) -> str | None:
-    """Says in which code a record's maker differs from this code, if it does; records without digests know of the
+    """Says how the code that made a record differs from this code, if it does; records without digests know of the
     commit alone. `reached`: the files that the asker reaches, where only these count: what one method shares with
     another does not depend on the other's own files."""
     if code := made.get("code"):

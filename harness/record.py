@@ -15,14 +15,12 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from core import records
-from core.files import keep_copy, read_plain, sweep, write_atomically, write_json, write_lines
+from core.files import keep_copy, read_plain, sweep, write_atomically, write_json
 from core.records import SCHEMA
 from harness.provenance import git_state, versions
-from harness.table import Table
 from methods.core import BadInput
 
-__all__ = ["Busy", "RunRecord", "Table", "git_state", "locked", "now", "read_run", "status_of", "versions",
-           "write_arrays", "write_atomically", "write_json", "write_lines"]  # fmt: skip
+FORMAT = 2  # a folder a seed; 1 had one a run
 
 
 class Busy(RuntimeError):
@@ -88,10 +86,10 @@ def _sign(owner: Path) -> None:
         file.write(f"{os.getpid()} {platform.node()}\n")
 
 
-class RunRecord:
-    """`run.json` of one run, rewritten whole at every change.
+class TrialRecord:
+    """`run.json` of one seed of a run, rewritten whole at every change.
 
-    What earlier sessions of the run put on record stays: its time, its evaluations, its stages.
+    What earlier sessions put on record stays: its time, its evaluations, its stages, the seeds evaluated beside it.
     """
 
     def __init__(self, folder: Path, content: Mapping[str, Any]) -> None:
@@ -100,10 +98,18 @@ class RunRecord:
         self.damage: str | None = None
         """What was wrong with the record of earlier sessions, and where that is kept now."""
         before = self._before()
-        kept = {key: before[key] for key in ("evaluation_steps", "stages") if key in before}
+        kept = {key: before[key] for key in ("evaluation_steps", "stages", "evaluated_with") if key in before}
+        if before.get("evaluation_steps"):  # whose rows the code of then made
+            kept["code"] = before.get("code", {})
+            later = {
+                **before.get("code_later", {}),
+                **(content.get("code", {}) if content.get("code", {}) != kept["code"] else {}),
+            }
+            kept |= {"code_later": later} if later else {}
         self.content = {
-            "schema": SCHEMA, **content, **kept, "status": "running", "error": None, "versions": versions(),
-            "git": git_state(), "wall_clock_s": before.get("wall_clock_s", {}), "created": before.get("created", now()),
+            "schema": SCHEMA, "format": FORMAT, **content, **kept, "status": "running", "error": None,
+            "versions": versions(), "git": git_state(), "wall_clock_s": before.get("wall_clock_s", {}),
+            "created": before.get("created", now()),
         }  # fmt: skip
         sweep(folder, alone=True)
         self.save()
@@ -130,15 +136,15 @@ class RunRecord:
             clock[phase] = round(clock.get(phase, 0.0) + value, 3)
 
 
-def read_run(folder: Path) -> records.RunRecord | None:
-    """A run's `run.json`; None where there is none.
+def read_run(folder: Path) -> records.SeedRecord | None:
+    """The `run.json` of a seed; None where there is none.
 
     Raises:
       BadInput: it is damaged; one line that names it.
       OSError: it cannot be read.
     """
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        return records.read(folder / "run.json", records.RunRecord)
+        return records.read(folder / "run.json", records.SeedRecord)
     return None
 
 

@@ -5,29 +5,32 @@ python -m harness.run --methods vgf,fql --suite ogbench
 
 from __future__ import annotations
 
+import contextlib
+import resource
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-import methods
 import tasks
 from core.command import guarded
 from core.files import expanded
 from core.streams import STANDARD_OUTPUT
-from harness import options, quiet, show
+from harness import options, show
 from harness.ending import STORAGE, Interrupted
+from harness.options import Execution
 from methods.core import BadInput
 
 if TYPE_CHECKING:
-    from harness.adopt import Offer
-    from harness.config import Override, RunSettings
+    from harness.adopt import Adopted
     from harness.plan import RunNode
+    from harness.request import Plan, Request
 
 _MANY = 1000  # seeds: more are not planned before it is seen that they fit
+
+_SWEEP = "METHOD.KEY=V1,V2,...: a run of each value; several make a grid; also METHOD.KEY=@FILE, METHOD=@FILE.csv"
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -39,12 +42,13 @@ def run(
     names: Annotated[str, typer.Option("--methods", help="comma-separated; default: every method")] = "",
     suite: Annotated[str | None, typer.Option(help="|".join(tasks.SUITES) + "; default: the tasks', or toy")] = None,
     patterns: Annotated[str, typer.Option("--tasks", help="globs, comma-separated; default: the paper's tasks")] = "",
-    seeds: Annotated[int | None, typer.Option(help="seeds 0..N-1")] = None,
+    seeds: Annotated[str | None, typer.Option(help="how many (5), a range (3-7) or a list (0,4,9)")] = None,
     steps: Annotated[int | None, typer.Option(help="gradient steps of each method's own stage")] = None,
     preset: Annotated[str | None, typer.Option(help="paper|cpu|demo|smoke; default: paper, for toy: cpu")] = None,
     data: Annotated[str, typer.Option(help="auto|download|generate|PATH")] = "auto",
     results: Annotated[str, typer.Option(help="where records go")] = "results",
     sets: Annotated[list[str] | None, typer.Option("--set", help="[METHOD.|task.]KEY=VALUE; may be repeated")] = None,
+    swept: Annotated[list[str] | None, typer.Option("--sweep", help=_SWEEP)] = None,
     episodes: Annotated[int | None, typer.Option(help="evaluation episodes per seed and test-time setting")] = None,
     evaluate_every: Annotated[int | None, typer.Option(help="gradient steps between evaluations")] = None,
     data_episodes: Annotated[int | None, typer.Option(help="episodes of a dataset that is generated")] = None,
@@ -53,16 +57,22 @@ def run(
     updates_per_step: Annotated[int | None, typer.Option(help="gradient steps to an environment step")] = None,
     online_evaluate_every: Annotated[int | None, typer.Option(help="environment steps between evaluations")] = None,
     replay_capacity: Annotated[int | None, typer.Option(help="transitions, the dataset's too; default: all")] = None,
-    jobs: Annotated[int | None, typer.Option(help="runs (language: seeds, too) at a time on this machine")] = None,
+    jobs: Annotated[int | None, typer.Option(help="programs at a time on this machine")] = None,
+    lanes: Annotated[str, typer.Option(help="seeds and settings that train in one program, at most; auto: by memory")]
+        = "auto",
     resume: Annotated[bool, typer.Option("--resume/--fresh", help="continue and skip, or delete and redo")] = True,
+    stale: Annotated[str, typer.Option(help="reuse|redo what code made that has changed since; default: refuse")] = "",
     adopt: Annotated[list[str] | None, typer.Option(help="an artefact's folder to use; may be repeated")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and an estimate; run nothing")] = False,
+    plan: Annotated[str, typer.Option(help="a file that --save-plan wrote; options come on top of it")] = "",
+    save_plan: Annotated[str, typer.Option(help="write what is asked for to this file; run nothing")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print what is finished and what is to do")] = False,
+    timed: Annotated[bool, typer.Option("--time", help="with --dry-run: measure how long it would take")] = False,
     listing: Annotated[bool, typer.Option("--list", help="print methods, suites and tasks")] = False,
     show_config: Annotated[bool, typer.Option("--show-config", help="print every setting with its origin")] = False,
-) -> None:
+) -> None:  # fmt: skip
     """Trains and evaluates methods on tasks; records go to RESULTS. The same command continues what was stopped."""
     console = Console(stderr=True)
-    sizes = {"seeds": seeds, "episodes": episodes, "evaluate_every": evaluate_every, "data_episodes": data_episodes,
+    sizes = {"episodes": episodes, "evaluate_every": evaluate_every, "data_episodes": data_episodes,
              "online_steps": online_steps, "online_warmup": online_warmup, "updates_per_step": updates_per_step,
              "online_evaluate_every": online_evaluate_every, "replay_capacity": replay_capacity,
              "jobs": jobs}  # fmt: skip
@@ -74,9 +84,26 @@ def run(
         if listing:
             show.listing(suite)
             return 0
-        home = suite or (tasks.home(globs) if globs else "toy")
-        return _main(chosen, home, globs, preset, data, Path(results), sets or [], list(map(Path, adopt or [])), resume,
-                     dry_run, show_config, sizes, steps, console)  # fmt: skip
+        from harness.request import Request, load
+
+        asked = (load(Path(plan)) if plan else Request()).with_words(
+            suite=suite or "",
+            tasks=tuple(globs),
+            methods=tuple(chosen),
+            preset=preset,
+            seeds=seeds or "",
+            steps=steps,
+            set=tuple(sets or ()),
+            sweep=tuple(swept or ()),
+            data=data if "data" in given else "",
+            sizes={name: value for name, value in sizes.items() if value is not None},
+        )
+        options.check_sizes(asked.sizes)
+        given_parts = tuple(expanded(Path(path)) for path in adopt or ())
+        execution = Execution(expanded(Path(results)), not resume, options.lanes(lanes), options.stale(stale),
+                              asked.data, given_parts)  # fmt: skip
+        how = "save" if save_plan else "config" if show_config else "time" if timed else "dry" if dry_run else ""
+        return _main(asked, execution, how, Path(save_plan), console)
 
     raise typer.Exit(guarded(lambda: _written(go, Path(results))))
 
@@ -104,56 +131,42 @@ def _shown(what: list[str], show_config: bool, names: str, patterns: str) -> tup
     return options.parts("what", what[0], "method"), options.parts("patterns", named, "task")
 
 
-def _main(
-    named: list[str], suite: str, globs: list[str], preset: str | None, data: str, results: Path, sets: list[str],
-    adopt: list[Path], resume: bool, dry_run: bool, show_config: bool, sizes: dict[str, int | None], steps: int | None,
-    console: Console,
-) -> int:  # fmt: skip
+def _main(asked: Request, execution: Execution, how: str, save_to: Path, console: Console) -> int:
+    """Plans, and does what is wanted of the plan: `how` is "save", "config", "dry", "time", or "" to carry it out."""
     from harness.numerics import pin
 
-    chosen_tasks = tasks.select(suite, globs)
-    family = tasks.family(suite)
-    results, adopt = expanded(results), [expanded(path) for path in adopt]
-    for line in pin(family):
+    plan = asked.plan()
+    for line in pin(plan.family):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    chosen = named or list(methods.registry(family))
-    for name in chosen:
-        methods.get(name, family)
-    settings, overrides = _settings(suite, preset, sizes, steps, sets, chosen)
 
     from harness import budget
-    from harness.adopt import Offer
-    from harness.config import task_options
-    from harness.engine import engine_of
-    from harness.plan import plan_all
-    from tasks.core import choose
+    from harness.adopt import Adopted
+    from harness.engines import engine_of
 
-    def planned(task: Any, data_id: str, settings: RunSettings = settings) -> list[RunNode]:
-        return plan_all(task, data_id, chosen, overrides, settings, chosen=bool(named))
-
-    if sizes["data_episodes"] is not None:
-        _check_data_episodes(chosen_tasks, settings.data_episodes, data)
-    made = task_options(overrides)
-    chosen_tasks = tuple(choose(task.sized(settings.data_episodes), made) for task in chosen_tasks)
+    if "data_episodes" in asked.sizes:
+        _check_data_episodes(plan.tasks, plan.settings.data_episodes, execution.data)
     # looks at everything before anything is fetched or written, so that a bad value costs nothing
-    whereabouts = {task.name: task.whereabouts(data).text for task in chosen_tasks}
-    few = replace(settings, seeds=settings.seeds[:1])  # enough to see what each takes
-    engine_of(planned(chosen_tasks[0], "?", few)[0]).device()
-    if len(settings.seeds) > _MANY:
-        budget.check([run for task in chosen_tasks for run in planned(task, "?", few)], len(settings.seeds), results)
-    drafts = [run for task in chosen_tasks for run in planned(task, "?")]
-    budget.check(drafts, len(settings.seeds), results)
-    offered = [Offer(path) for path in adopt]
-    for offer in offered:
-        offer.check(drafts, data_known=False)
-    if show_config:
+    places = {task.name: task.whereabouts(execution.data) for task in plan.tasks}
+    engine_of(plan.tasks[0].suite).device()
+    seeds = plan.settings.seeds
+    if len(seeds) > _MANY:
+        budget.check(
+            [run for task in plan.tasks for run in plan.runs(task, seeds=seeds[:1])], len(seeds), execution.results
+        )
+    drafts = [run for task in plan.tasks for run in plan.runs(task)]
+    budget.check(drafts, len(seeds), execution.results)
+    adopted = [Adopted(path) for path in execution.adopt]
+    for one in adopted:
+        one.check(drafts, data_known=False)
+    if how == "save":
+        asked.save(expanded(save_to))
+    elif how == "config":
         show.settings([run for run in drafts if not run.continues])
-        return 0
-    if dry_run:
-        show.plan(drafts, whereabouts, results)
-        return 0
-    per_task = len(drafts) // len(chosen_tasks)
-    return _carry_out(chosen_tasks, planned, per_task, settings.jobs, data, results, resume, offered, console)
+    elif how:
+        show.plan(plan, places, execution, timed=how == "time")
+    else:
+        return _carry_out(plan, len(drafts) // len(plan.tasks), execution, adopted, console)
+    return 0
 
 
 def _check_data_episodes(chosen_tasks: Sequence[Any], episodes: int, data: str) -> None:
@@ -168,48 +181,27 @@ def _check_data_episodes(chosen_tasks: Sequence[Any], episodes: int, data: str) 
         budget.check_dataset(task, episodes)
 
 
-def _settings(
-    suite: str, preset: str | None, sizes: dict[str, int | None], steps: int | None, sets: list[str], chosen: list[str]
-) -> tuple[RunSettings, tuple[Override, ...]]:
-    """Run sizes and method overrides from the preset and the command line."""
-    from harness.config import Override, RunSettings, check_keys, parse_set
-    from harness.config import preset as load_preset
-
-    values, overrides = load_preset(suite, preset)
-    values |= {name: value for name, value in sizes.items() if value is not None}
-    options.check_sizes(sizes, values.get("online_steps", 0))
-    values["seeds"] = range(values["seeds"])
-    family = tasks.family(suite)
-    given = parse_set(sets, family)
-    check_keys(chosen, given, family)
-    if steps is not None:
-        given = (*given, Override(None, "steps", steps, "--steps"))
-    return RunSettings(**values), (*overrides, *given)
-
-
-def _carry_out(
-    chosen_tasks: tuple[Any, ...], planned: Callable[[Any, str], list[RunNode]], per_task: int, jobs: int,
-    data: str, results: Path, resume: bool, offered: list[Offer], console: Console,
-) -> int:  # fmt: skip
+def _carry_out(plan: Plan, per_task: int, execution: Execution, adopted: Sequence[Adopted], console: Console) -> int:
     """Runs task by task, so that one dataset is on the device at a time; returns the exit code.
 
-    A task whose data cannot be had is passed over with a line, unless none can. `planned`: a task's runs, `per_task` of
-    them, with these data.
+    A task whose data cannot be had is passed over with a line, unless none can.
     """
-    from harness.execute import Executor
-    from harness.plan import together
+    from harness.execute import Executor, StaleCode
     from harness.progress import Progress
     from harness.record import write_arrays
+    from harness.session import Session
 
     statuses: list[str] = []
-    resuming = "the same command continues" + ("" if resume else ", without --fresh")
+    _allow_open_files()
+    resuming = "the same command continues" + (", without --fresh" if execution.fresh else "")
     with Progress(console) as progress:
-        executor = Executor(results, progress, jobs)
-        for task in chosen_tasks:
+        session = Session(execution.results, progress)
+        executor = Executor(session, plan.settings.jobs, execution.lanes, execution.stale)
+        for task in plan.tasks:
             try:
-                dataset = task.load(data)
+                dataset = task.load(execution.data)
             except BadInput as error:
-                if task is chosen_tasks[-1] and set(statuses) <= {"no data"}:
+                if task is plan.tasks[-1] and set(statuses) <= {"no data"}:
                     raise
                 progress.say(f"{task.name}: passed over: {error}")
                 statuses += ["no data"] * per_task
@@ -217,19 +209,39 @@ def _carry_out(
             except KeyboardInterrupt:
                 progress.say(f"stopped while getting data for {task.name}; {resuming}")
                 return 130
-            nodes = planned(task, dataset.identity)
-            matching = [(offer, node) for offer in offered if (node := offer.check(nodes))]  # all, before any is taken
-            for offer, node in matching:
-                executor.forgotten.add(offer.take(executor.artifact(node), anew=not resume))
+            runs = plan.runs(task, dataset.identity)
+            _adopt(adopted, runs, executor, fresh=execution.fresh)
             if landscape := task.landscape():
-                write_arrays(results / "tasks" / task.suite / f"{task.name}.npz", landscape)
+                write_arrays(execution.results / "tasks" / task.suite / f"{task.name}.npz", landscape)
             try:
-                with executor.stop.listening(), quiet.about_failed_saves():
-                    statuses += executor.run(together(nodes), dataset, fresh=not resume)
+                with session.stop.listening():
+                    statuses += executor.run(runs, dataset, fresh=execution.fresh)
+            except StaleCode as error:
+                if len(plan.tasks) == 1:
+                    raise
+                progress.say(f"error: {task.name}: passed over: {error}")
+                statuses += ["stale"] * per_task
             except Interrupted:
                 progress.say(f"stopped; {resuming}")
                 return 130
     unfinished = len(statuses) - statuses.count("finished")
-    console.print(f"{statuses.count('finished')} of {len(statuses)} runs finished; records in {results}/",
+    console.print(f"{statuses.count('finished')} of {len(statuses)} runs finished; records in {execution.results}/",
                   markup=False, highlight=False, soft_wrap=True)  # fmt: skip
-    return 1 if unfinished else 0
+    return 2 if "stale" in statuses else 1 if unfinished else 0
+
+
+def _allow_open_files() -> None:
+    """As many as this user may have: a program of many lanes holds a lock for each, and one for its record."""
+    with contextlib.suppress(ValueError, OSError):
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _adopt(adopted: Sequence[Adopted], runs: list[RunNode], executor: Any, *, fresh: bool) -> None:
+    """Takes the parts given by hand that are of these runs: all are looked at before any is taken."""
+    matching = [(one, lane) for one in adopted if (lane := one.check(runs))]
+    for one, lane in matching:
+        folder = executor.session.artifact(lane.fingerprint)
+        executor.forgotten.add(one.take(lane, folder, anew=fresh))
+        if difference := one.difference():
+            executor.session.progress.say(f"{lane.label}, seed {lane.seed}: adopted: {difference}")

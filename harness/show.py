@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -14,7 +14,15 @@ from rich.tree import Tree
 
 import methods
 import tasks
-from harness.plan import RunNode, StageNode, together
+from harness.session import seeds_text
+from methods.core import leaves
+
+if TYPE_CHECKING:
+    from harness.options import Execution
+    from harness.plan import RunNode
+    from harness.programs import Program
+    from harness.request import Plan
+    from tasks.core import Whereabouts
 
 
 def listing(suite: str | None) -> None:
@@ -42,59 +50,84 @@ def settings(drafts: Sequence[RunNode]) -> None:
         console.print(table)
 
 
-def plan(drafts: Sequence[RunNode], whereabouts: Mapping[str, str], results: Path) -> None:
-    """The graph of stages by task: each stage once, under the last of those it reads, with who uses it and its time."""
-    from harness.engine import engine_of
+def plan(plan: Plan, places: Mapping[str, Whereabouts], execution: Execution, *, timed: bool = False) -> None:
+    """What of a plan is finished and what is to do: runs, then programs with their lanes, each under the last of those
+    that it reads. With `timed` how long they would take, which is measured."""
+    from harness.engines import engine_of
+    from harness.remaining import remaining
+    from harness.stale import OUTCOMES, Stale
 
     console = Console(soft_wrap=True, highlight=False)
     if not console.is_terminal:
         console.width = max(console.width, 200)  # a tree cuts its lines
-    times = engine_of(drafts[0]).estimate(drafts, Console(stderr=True))
-    for task, where in whereabouts.items():
-        runs = [run for group in together([run for run in drafts if run.task.name == task]).ordered() for run in group]
-        tree = Tree(f"[bold]{escape(task)}[/bold]  data: {escape(where)}")
+    engine = engine_of(plan.tasks[0].suite)
+    todo: list[Program] = []
+    lines: list[str] = []
+    for task in plan.tasks:
+        known = places[task.name].there
+        runs = plan.runs(task, task.load(execution.data).identity if known else "?")
+        tree = Tree(f"[bold]{escape(task.name)}[/bold]  data: {escape(places[task.name].text)}")
+        trials = [trial for run in runs for trial in run.trials()]
+        stale = Stale(execution.results, [] if execution.fresh else trials)
+        if line := stale.line():
+            lines.append(f"{line}; {OUTCOMES[execution.stale]}")
+        gone = stale.gone if execution.stale == "redo" else set()
+        made = remaining(trials, execution.results, engine, execution.lanes, nothing=execution.fresh, gone=gone)
+        todo += made.programs
+        times = engine.estimate(made.programs, Console(stderr=True)) if timed else {}
         branches: dict[str, Tree] = {}
-        for run in runs:
-            made: dict[str, str] = {}
-            for node in run.nodes:
-                if node.fingerprint not in branches:
-                    above = [made[part] for part in node.needs]
-                    below = next((fingerprint for fingerprint in reversed(branches) if fingerprint in above), None)
-                    text = _stage(node, runs, times[node.fingerprint])
-                    branches[node.fingerprint] = (branches[below] if below else tree).add(text)
-                made |= dict.fromkeys(node.stage.trains, node.fingerprint)
-            branches[run.nodes[-1].fingerprint].add(_evaluation(run, runs))
+        for program in made.programs:
+            above = [one.fingerprint for lane in program.lanes for one in lane.reads.values()]
+            below = next((branches[one] for one in reversed(above) if one in branches), tree)
+            branch = below.add(_program(program, times.get(program.first.fingerprint)))
+            branches |= {lane.fingerprint: branch for lane in program.lanes}
+            for run, seeds in _evaluated(program).items():
+                rows = len(run.method.knobs) * run.settings.episodes
+                branch.add(f"[bold]{escape(run.name)}[/bold]{_setting(run)} evaluated, {seeds_text(seeds)}, {rows} "
+                           f"episodes each")  # fmt: skip
+        for run, seeds in made.finished.items():
+            tree.add(f"[green]finished[/green]: {escape(run.label)}, {seeds_text(seeds)} ({run.fingerprint})")
         console.print(tree)
-    total = sum(times.values())
-    continued = {run.continues.fingerprint for run in drafts if run.continues}
-    alone = sum(times[node.fingerprint] for run in drafts if run.fingerprint not in continued for node in run.nodes)
-    console.print(f"{len(drafts)} runs x {len(drafts[0].settings.seeds)} seeds; results: {results}/", markup=False)
-    console.print(f"training about {duration(total)} on this device ({duration(alone - total)} saved by sharing); "
-                  f"data, compilation{', exploring' if drafts[-1].continues else ''} and evaluation come on top",
-                  markup=False)  # fmt: skip
+    for line in lines:
+        console.print(line, markup=False)
+    lanes = sum(len(program.training) for program in todo)
+    text = f"to do: {_count(lanes, 'lane')} in {_count(sum(bool(one.training) for one in todo), 'program')}"
+    console.print(f"{text}; results: {execution.results}/", markup=False)
+    if not all(place.there for place in places.values()):
+        console.print("what is finished of tasks without data cannot be told before they are there", markup=False)
 
 
-def _stage(node: StageNode, runs: Sequence[RunNode], seconds: float) -> str:
-    users = [run.name for run in _users(node, runs)]
-    whom = f"[green]shared by {len(users)}: {', '.join(users)}[/green]" if len(users) > 1 else f"for {users[0]}"
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
+def _setting(run: RunNode) -> str:
+    return f" ({escape(run.setting)})" if run.setting else ""
+
+
+def _evaluated(program: Program) -> dict[RunNode, list[int]]:
+    """Seeds by run."""
+    runs: dict[RunNode, list[int]] = {}
+    for trial in program.trials:
+        runs.setdefault(trial.run, []).append(trial.seed)
+    return runs
+
+
+def _program(program: Program, seconds: float | None) -> str:
+    node = program.first.node
     about = escape(f"{node.stage.name}: {node.stage.rule}")
+    if not program.training:
+        return f"{about}; trained before"
     steps = f"{node.updates} {'updates' if node.online else 'steps'}"
     if node.online:
         steps = f"{node.stage.steps} environment steps, {steps}"
-    return f"{about}; {steps}, {duration(seconds)}, {whom}"
-
-
-def _users(node: StageNode, runs: Sequence[RunNode]) -> list[RunNode]:
-    return [run for run in runs if node.fingerprint in {other.fingerprint for other in run.nodes}]
-
-
-def _evaluation(run: RunNode, runs: Sequence[RunNode]) -> str:
-    """Of a last stage that is an earlier one of a run before, only the end can be evaluated."""
-    last = run.nodes[-1]
-    along = _users(last, runs)[0].nodes[-1].fingerprint == last.fingerprint
-    rows = len(run.settings.seeds) * len(run.method.knobs) * run.settings.episodes
-    times = len(run.evaluation_steps()) if along else 1
-    return f"[bold]{run.name}[/bold] evaluated {times} time{'s' * (times > 1)}, {rows} episodes each"
+    lanes = _count(len(program.training), "lane")
+    values = [leaves(lane.method.config) for lane in program.training]
+    differing = [name for name in values[0] if len({one.get(name) for one in values}) > 1]
+    swept = f" of different {', '.join(differing)}" if differing else ""
+    seeds = sorted({lane.seed for lane in program.training})
+    time = "" if seconds is None else f", about {duration(seconds)}"
+    return f"{about}; {steps}, {lanes}{swept}, {seeds_text(seeds)}{time}"
 
 
 def duration(seconds: float) -> str:

@@ -106,7 +106,8 @@ class Table:
             raise BadInput(f"{self.path}: columns {header} do not match {self._header}; use --fresh")
         lines = [] if self._header else [",".join(header)]
         lines += [",".join(_cell(value) for value in row.values()) for row in rows]
-        if self._header and not self.path.exists():  # what would be begun here has lost its beginning
+        lost = self._header and not self.path.exists()  # what would be begun here has lost its beginning
+        if lost or not self.path.parent.is_dir():
             raise FileNotFoundError(errno.ENOENT, "removed while the run wrote in it", str(self.path))
         with self.path.open("a") as file:
             file.write("\n".join(lines) + "\n")

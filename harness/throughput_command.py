@@ -30,7 +30,7 @@ from harness.config import LARGEST
 from harness.measure import ROWS, Measurement, distinct_stages, measure
 from harness.numerics import pin
 from harness.train import device_memory, device_summary, least_bytes
-from methods.core import BadInput, Method, Stage, TaskSpec
+from methods.core import BadInput, Method, TaskSpec
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -76,9 +76,11 @@ def throughput(
         spec = TaskSpec(obs_dim, action_dim, 1)
         _check_memory(4.0 * ROWS * (2 * obs_dim + 2 * action_dim), "the transitions")
         stages = distinct_stages(chosen, sets or [], spec, steps)
-        for (_, method, stage), count in product(stages, counts):
+        for (_, method, number), count in product(stages, counts):
             _check_memory(least_bytes(method, count), f"{method.name}: {count} seeds")
-            _check_memory(4.0 * count * stage.batch_size * (2 * obs_dim + action_dim), f"{method.name}: batches")
+            _check_memory(
+                4.0 * count * method.stages()[number].batch_size * (2 * obs_dim + action_dim), f"{method.name}: batches"
+            )
         _show(_measured(stages, counts, steps, repeats, path))
 
     raise typer.Exit(guarded(go))
@@ -98,12 +100,12 @@ def _check_memory(least: float, what: str) -> None:
 
 
 def _measured(
-    stages: Sequence[tuple[str, Method, Stage]], counts: Sequence[int], steps: int, repeats: int, out: Path | None
+    stages: Sequence[tuple[str, Method, int]], counts: Sequence[int], steps: int, repeats: int, out: Path | None
 ) -> list[Measurement]:
     found: list[Measurement] = []
     todo = list(product(stages, counts))
-    for (users, method, stage), count in track(todo, "measuring", console=Console(stderr=True)):
-        found.append(replace(measure(method, stage, range(count), steps=steps, repeats=repeats), method=users))
+    for (users, method, number), count in track(todo, "measuring", console=Console(stderr=True)):
+        found.append(replace(measure(method, number, range(count), steps=steps, repeats=repeats), method=users))
         if out:
             _write(out, found)  # after each: all methods take long on a CPU
     return found

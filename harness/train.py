@@ -1,4 +1,7 @@
-"""One stage for all seeds as one compiled program: jit(scan(vmap(update))), the dataset on the device.
+"""One stage of many lanes as one compiled program: jit(scan(vmap(update))), the dataset on the device.
+
+A lane is a seed with its float settings, which travel with it as arrays: lanes of other seeds and other settings share
+the program. In shapes, `l` counts lanes.
 
 Imports with jax, flax and optax alone, so that training can be measured where no simulator is installed.
 """
@@ -10,6 +13,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,22 +24,55 @@ import numpy as np
 from core.memory import amount, host_memory
 from harness.ending import NotFinite
 from harness.numerics import flags
-from methods.core import Array, BadInput, Columns, Key, Method, Stage, State
+from methods.core import Array, BadInput, Columns, Key, Method, Stage, State, leaves
 from methods.learner import part_key
+from tasks.core import RewardTransform
 
 PREPARE_ROWS = 2048  # transitions a chunk of `Stage.prepare`
 
 
 class ChunkResult(NamedTuple):
-    """What one dispatched span of steps did, per seed."""
+    """What one dispatched span of steps did, per lane."""
 
-    metrics: dict[str, Array]  # mean over the span, `[s]`
-    first_bad: Array  # `[s]`: the first step whose metrics were not finite, or -1
+    metrics: dict[str, Any]  # mean over the span, `[l]`
+    first_bad: Any  # `[l]`: the first step whose metrics were not finite, or -1
+
+
+class Lanes(NamedTuple):
+    """What tells the lanes of a program apart."""
+
+    keys: Key  # `[l]`: a seed's key does not depend on which others run beside it
+    settings: dict[str, Array]  # float settings, `[l]` each
 
 
 def seed_keys(seeds: Sequence[int]) -> Key:
-    """One key a seed, `[s]`; a seed's key does not depend on which other seeds run beside it."""
+    """One key a seed, `[s]`."""
     return jnp.stack([jax.random.key(seed) for seed in seeds])
+
+
+def lanes_of(seeds: Sequence[int], methods: Sequence[Method]) -> Lanes:
+    """A lane for each seed, with the settings of the method beside it."""
+    settings = [leaves(method.config) for method in methods]
+    columns = {name: jnp.asarray([one[name] for one in settings], jnp.float32) for name in settings[0]}
+    return Lanes(seed_keys(seeds), columns)
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """A method's code and shapes; float settings come with each lane."""
+
+    method: Method
+    number: int  # of the stage among the method's; the one after the last is its online stage
+
+    def bound(self, settings: Mapping[str, Array]) -> Method:
+        """The method with these float settings, which may be traced."""
+        return self.method.having(**settings)
+
+    def stage(self, settings: Mapping[str, Array]) -> Stage:
+        stages = (method := self.bound(settings)).stages()
+        stage = stages[self.number] if self.number < len(stages) else method.online()
+        assert stage is not None
+        return stage
 
 
 def take(columns: Mapping[str, np.ndarray], fields: frozenset[str]) -> dict[str, Array]:
@@ -43,14 +80,15 @@ def take(columns: Mapping[str, np.ndarray], fields: frozenset[str]) -> dict[str,
     return {name: jnp.asarray(column) for name, column in columns.items() if name in fields}
 
 
-def prepare(stage: Stage, state: State, columns: Columns, keys: Key) -> dict[str, Array]:
-    """The stage's extra columns for every seed, `[s, t, ...]`, computed in chunks on the device."""
+def prepare(algorithm: Algorithm, lanes: Lanes, state: State, columns: Columns) -> dict[str, Array]:
+    """The stage's extra columns for every lane, `[l, t, ...]`, computed in chunks on the device."""
+    stage = algorithm.stage({})
     if stage.prepare is None:
         return {}
-    function, rows = stage.prepare, len(next(iter(columns.values())))
+    rows = len(next(iter(columns.values())))
 
     @jax.jit
-    def chunk(state: State, columns: Columns, start: Array) -> Columns:
+    def chunk(lanes: Lanes, state: State, columns: Columns, start: Array) -> Columns:
         # a chunk that would overrun the end starts earlier, so that one program serves all
         start = jnp.minimum(start, max(rows - PREPARE_ROWS, 0))
         part = {
@@ -58,20 +96,21 @@ def prepare(stage: Stage, state: State, columns: Columns, keys: Key) -> dict[str
             for name, column in columns.items()
         }
 
-        def one(state: State, key: Key) -> Columns:
-            return function(state, part, jax.random.fold_in(part_key(key, f"{stage.name}/prepare"), start))
+        def one(lane: Lanes, state: State) -> Columns:
+            function = algorithm.stage(lane.settings).prepare
+            assert function is not None
+            return function(state, part, jax.random.fold_in(part_key(lane.keys, f"{stage.name}/prepare"), start))
 
-        return jax.vmap(one)(state, keys)
+        return jax.vmap(one)(lanes, state)
 
-    parts = [chunk(state, columns, jnp.asarray(start)) for start in range(0, rows, PREPARE_ROWS)]
+    parts = [chunk(lanes, state, columns, jnp.asarray(start)) for start in range(0, rows, PREPARE_ROWS)]
     overlap = len(parts) * PREPARE_ROWS - rows if rows > PREPARE_ROWS else 0
     parts[-1] = {name: column[:, overlap:] for name, column in parts[-1].items()}
     return {name: jnp.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
 
 
-Update = Callable[[State, Any, Key], tuple[State, dict[str, Array]]]
 Draw = Callable[[Columns, Columns, Key, int], dict[str, Array]]
-"""(columns of all seeds, this seed's own, key, rows) -> a batch."""
+"""(columns of all lanes, this lane's own, key, rows) -> a batch."""
 
 
 def uniform(columns: Columns, own: Columns, key: Key, rows: int) -> dict[str, Array]:
@@ -80,54 +119,58 @@ def uniform(columns: Columns, own: Columns, key: Key, rows: int) -> dict[str, Ar
     return {name: column[index] for name, column in {**columns, **own}.items()}
 
 
-def seed_step(
-    stage: Stage, columns: Columns, update: Update | None = None, draw: Draw = uniform
-) -> Callable[[State, Columns, Key, Array], tuple[State, dict[str, Array]]]:
-    """One seed's gradient step: draws its own batch, then does `update` (by default the stage's). `own` are that
-    seed's columns."""
-    update = update or stage.update
+def lane_step(
+    algorithm: Algorithm, columns: Columns, draw: Draw = uniform, *, between: bool = False
+) -> Callable[[Lanes, State, Columns, Array], tuple[State, dict[str, Array]]]:
+    """One lane's gradient step, as a function of the lane, its parts, its own columns and the step's number: draws its
+    own batch, then does the stage's update, or the one `between`."""
 
-    def step(state: State, own: Columns, key: Key, count: Array) -> tuple[State, dict[str, Array]]:
+    def step(lane: Lanes, state: State, own: Columns, count: Array) -> tuple[State, dict[str, Array]]:
+        stage = algorithm.stage(lane.settings)
+        update = stage.between if between else stage.update
+        assert update is not None
         # keyed by the step's number: where a run stops and resumes makes no difference
-        batch_key, update_key = jax.random.split(jax.random.fold_in(part_key(key, f"{stage.name}/train"), count))
+        key = jax.random.fold_in(part_key(lane.keys, f"{stage.name}/train"), count)
+        batch_key, update_key = jax.random.split(key)
         return update(state, draw(columns, own, batch_key, stage.batch_size), update_key)
 
     return step
 
 
-def span(stage: Stage, count: int, draw: Draw = uniform) -> Callable[..., tuple[State, ChunkResult]]:
-    """`count` gradient steps of all seeds, as a function to compile: of the trained and the frozen parts `[s, ...]`,
-    the columns of all seeds `[t, ...]`, those of each `[s, ...]`, the seeds' keys `[s]`, and the steps done before."""
+def span(algorithm: Algorithm, count: int, draw: Draw = uniform) -> Callable[..., tuple[State, ChunkResult]]:
+    """`count` gradient steps of all lanes, as a function to compile: of the lanes `[l]`, their trained and frozen parts
+    `[l, ...]`, the columns of all `[t, ...]`, those of each `[l, ...]`, and the steps done before."""
+    stage = algorithm.stage({})
 
     def run(
-        trained: State, frozen: State, columns: Columns, own: Columns, keys: Key, first: Array
+        lanes: Lanes, trained: State, frozen: State, columns: Columns, own: Columns, first: Array
     ) -> tuple[State, ChunkResult]:
-        def all_seeds(update: Update, trained: State, number: Array) -> tuple[State, dict[str, Array], Array]:
-            step = seed_step(stage, columns, update, draw)
+        def all_lanes(between: bool, trained: State, number: Array) -> tuple[State, dict[str, Array], Array]:
+            step = lane_step(algorithm, columns, draw, between=between)
 
-            def one(trained: State, frozen: State, own: Columns, key: Key) -> tuple[State, dict[str, Array]]:
-                state, metrics = step({**frozen, **trained}, own, key, number)
+            def one(lane: Lanes, trained: State, frozen: State, own: Columns) -> tuple[State, dict[str, Array]]:
+                state, metrics = step(lane, {**frozen, **trained}, own, number)
                 return {name: state[name] for name in trained}, metrics
 
-            trained, metrics = jax.vmap(one)(trained, frozen, own, keys)
+            trained, metrics = jax.vmap(one)(lanes, trained, frozen, own)
             finite = jnp.stack([jnp.isfinite(value) for value in metrics.values()]).all(axis=0)
             if stage.between is not None:  # NaN is kept for what a step does not report
                 metrics = {name: jnp.where(jnp.isnan(value), jnp.inf, value) for name, value in metrics.items()}
             return trained, metrics, jnp.where(finite, -1, number)
 
         def body(trained: State, number: Array) -> tuple[State, tuple[dict[str, Array], Array]]:
-            full = partial(all_seeds, stage.update)
+            full = partial(all_lanes, False)
             if stage.between is None:
                 trained, metrics, bad = full(trained, number)
                 return trained, (metrics, bad)
-            between, names = stage.between, jax.eval_shape(full, trained, number)[1]
+            names = jax.eval_shape(full, trained, number)[1]
 
             def partly(trained: State, number: Array) -> tuple[State, dict[str, Array], Array]:
-                trained, metrics, bad = all_seeds(between, trained, number)
+                trained, metrics, bad = all_lanes(True, trained, number)
                 missing = {name: jnp.full(len(bad), jnp.nan) for name in names}  # passed over by the mean
                 return trained, {**missing, **metrics}, bad
 
-            # outside the vmap over seeds, so that only one of the two is computed
+            # outside the vmap over lanes, so that only one of the two is computed
             trained, metrics, bad = jax.lax.cond(number % stage.period == 0, full, partly, trained, number)
             return trained, (metrics, bad)
 
@@ -142,37 +185,45 @@ def span(stage: Stage, count: int, draw: Draw = uniform) -> Callable[..., tuple[
 
 
 class Trainer:
-    """Trains one stage for all its seeds, a fixed number of steps at a call.
+    """Trains one stage of all its lanes, a fixed number of steps at a call.
 
     The state is donated: the caller's copy is gone after `run`.
     """
 
-    def __init__(self, stage: Stage, seeds: Sequence[int], columns: Columns, state: State) -> None:
-        """`columns`: `[t, ...]` on the device; `state`: parts `[s, ...]` that the stage trains or reads."""
-        self.stage, self.seeds, self.columns = stage, tuple(seeds), columns
-        self.keys = seed_keys(seeds)
+    def __init__(
+        self, algorithm: Algorithm, lanes: Lanes, columns: Columns, state: State,
+        compiled: dict[int, Any] | None = None,
+    ) -> None:  # fmt: skip
+        """`columns`: `[t, ...]` on the device; `state`: parts `[l, ...]` that the stage trains or reads; `compiled`:
+        what trainers of as many lanes of equal structure have compiled, by steps."""
+        self.algorithm, self.lanes, self.columns = algorithm, lanes, columns
+        self.stage = algorithm.stage({})
         started = time.perf_counter()
-        self.prepared = jax.block_until_ready(prepare(stage, self._frozen(state), columns, self.keys))
+        self.prepared = jax.block_until_ready(prepare(algorithm, lanes, self._frozen(state), columns))
         self.seconds = {"prepare": time.perf_counter() - started, "compile": 0.0, "train": 0.0}
-        self._compiled: dict[int, Any] = {}
+        self._compiled: dict[int, Any] = {} if compiled is None else compiled
 
     def complete(self, state: State) -> State:
         """The state with the parts that the stage fits in closed form; adds its columns to `prepared`."""
-        function = self.stage.complete
-        if function is None:
+        if self.stage.complete is None:
             return state
         trained = {name: part for name, part in state.items() if name in self.stage.trains}
 
         @jax.jit
-        def run(trained: State, frozen: State, columns: Columns, prepared: Columns) -> tuple[State, Columns]:
-            def one(trained: State, frozen: State, prepared: Columns) -> tuple[State, Columns]:
+        def run(
+            lanes: Lanes, trained: State, frozen: State, columns: Columns, prepared: Columns
+        ) -> tuple[State, Columns]:
+            def one(lane: Lanes, trained: State, frozen: State, prepared: Columns) -> tuple[State, Columns]:
+                function = self.algorithm.stage(lane.settings).complete
+                assert function is not None
                 new, extra = function({**frozen, **trained}, {**columns, **prepared})
                 return {name: new[name] for name in trained}, extra
 
-            return jax.vmap(one)(trained, frozen, prepared)
+            return jax.vmap(one)(lanes, trained, frozen, prepared)
 
         started = time.perf_counter()
-        new, extra = jax.block_until_ready(run(trained, self._frozen(state), self.columns, self.prepared))
+        arguments = (self.lanes, trained, self._frozen(state), self.columns, self.prepared)
+        new, extra = jax.block_until_ready(run(*arguments))
         self.prepared = {**self.prepared, **extra}
         self.seconds["prepare"] += time.perf_counter() - started
         return {**state, **new}
@@ -180,38 +231,47 @@ class Trainer:
     def _frozen(self, state: State) -> State:
         return {name: part for name, part in state.items() if name in self.stage.reads}
 
-    def run(self, state: State, first: int, count: int) -> tuple[State, dict[str, np.ndarray]]:
+    def run(self, state: State, first: int, count: int) -> tuple[State, ChunkResult]:
         """Steps `first` + 1 .. `first` + `count`.
 
         Returns:
-          The new state, and each metric's mean over the span, `[s]`.
+          The new state, and on the host what the steps did. A lane whose metrics are not finite goes on: its numbers
+          mean nothing, and touch no other lane's.
 
         Raises:
-          NotFinite: a metric was NaN or infinite; names step and seed.
           BadInput: the program needs more memory than there is.
         """
         trained = {name: part for name, part in state.items() if name in self.stage.trains}
-        arguments = (trained, self._frozen(state), self.columns, self.prepared, self.keys, jnp.asarray(first))
+        arguments = (self.lanes, trained, self._frozen(state), self.columns, self.prepared, jnp.asarray(first))
         if count not in self._compiled:
             started = time.perf_counter()
-            program = jax.jit(span(self.stage, count), donate_argnums=0).lower(*arguments).compile()
+            program = jax.jit(span(self.algorithm, count), donate_argnums=1).lower(*arguments).compile()
             _check_fits(program, self.stage.name)
             self._compiled[count] = program
             self.seconds["compile"] += time.perf_counter() - started
         started = time.perf_counter()
         trained, result = self._compiled[count](*arguments)
-        metrics, first_bad = jax.device_get(result)
+        result = jax.device_get(result)  # NumPy's arrays
         self.seconds["train"] += time.perf_counter() - started
-        if (first_bad >= 0).any():
-            seed = int(np.argmax(first_bad >= 0))
-            bad = [name for name, value in metrics.items() if not np.isfinite(value[seed])]
-            raise NotFinite(self.stage.name, int(first_bad[seed]), self.seeds[seed], bad)
-        return {**state, **trained}, metrics
+        return {**state, **trained}, result
 
 
-def initial_state(init: Callable[[Key], State], seeds: Sequence[int]) -> State:
-    """Fresh parts for every seed, `[s, ...]`."""
-    return jax.jit(jax.vmap(init), compiler_options=quick_compile())(seed_keys(seeds))
+def failure(stage: str, result: ChunkResult, lane: int, seed: int, before: int = 0) -> NotFinite | None:
+    """What went wrong in a lane, if something did; `before`: steps of the record before the stage's own."""
+    step = int(result.first_bad[lane])
+    if step < 0:
+        return None
+    bad = [name for name, value in result.metrics.items() if not np.isfinite(value[lane])]
+    return NotFinite(stage, before + step, seed, bad)
+
+
+def initial_state(method: Method, lanes: Lanes) -> State:
+    """Fresh parts for every lane, `[l, ...]`."""
+
+    def one(lane: Lanes) -> State:
+        return method.having(**lane.settings).init(lane.keys)
+
+    return jax.jit(jax.vmap(one), compiler_options=quick_compile())(lanes)
 
 
 def quick_compile() -> dict[str, Any]:
@@ -228,13 +288,14 @@ def spans(start: int, stop: int, length: int) -> list[tuple[int, int]]:
 
 
 def device_summary() -> Mapping[str, Any]:
-    """Which device trains, for the record.
+    """Which device trains, and in which precision, for the record.
 
     Raises:
       BadInput: JAX finds none of the kind that is asked for.
     """
     device = _device()
-    return {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count(), **flags()}
+    return {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count(),
+            "precision": str(jnp.zeros(()).dtype), **flags()}  # fmt: skip
 
 
 def _check_fits(program: Any, stage: str) -> None:
@@ -242,7 +303,8 @@ def _check_fits(program: Any, stage: str) -> None:
     needs = program.memory_analysis()
     there = device_memory() or host_memory()
     if needs and (least := float(needs.temp_size_in_bytes + needs.argument_size_in_bytes)) > there:
-        raise BadInput(f"stage {stage}: out of memory: its program takes {amount(least)}, and there is {amount(there)}")
+        raise BadInput(f"stage {stage}: out of memory: its program takes {amount(least)}, and there is {amount(there)}"
+                       f"; --lanes N trains fewer seeds and settings side by side")  # fmt: skip
 
 
 def device_memory() -> float | None:
@@ -258,6 +320,18 @@ def _device() -> jax.Device:
         raise BadInput(f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: {why}") from None
 
 
+def learned(method: Method, own: RewardTransform) -> RewardTransform:
+    """What a method learns from of an environment's reward; `own`: the task's own transform."""
+    rewards = method.rewards
+    return (RewardTransform() if rewards.base == "raw" else own).followed_by(rewards.scale, rewards.shift)
+
+
+def lane_bytes(method: Method) -> float:
+    """Bytes of a lane's parts: parameters, targets and the optimisers' averages."""
+    parts = jax.eval_shape(method.init, jax.eval_shape(lambda: jax.random.key(0)))
+    return float(sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(parts)))
+
+
 def least_bytes(method: Method, seeds: int) -> float:
     """Bytes that the parts of so many seeds take at least. They are counted, which takes a while, only where they might
     be too many; else one network stands for all."""
@@ -268,8 +342,7 @@ def least_bytes(method: Method, seeds: int) -> float:
     )
     if seeds * network * _COPIES < (device_memory() or host_memory()):
         return seeds * network
-    parts = jax.eval_shape(method.init, jax.eval_shape(lambda: jax.random.key(0)))
-    return float(seeds * sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(parts)))
+    return seeds * lane_bytes(method)
 
 
 _COPIES = 100  # more than any method has of a network: ensembles, targets, Adam's averages

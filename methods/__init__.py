@@ -12,11 +12,12 @@ from importlib.abc import InspectLoader
 from typing import Any
 
 from core.errors import BadInput
+from core.extras import install
 from core.text import nearest
 
 __all__ = ["LANGUAGE", "REGISTRY", "about", "get", "nearest", "registry"]
 
-NEEDED = ("torch", "transformers", "tokenizers", "safetensors")  # by language methods; an extra of the installation
+NEEDED = ("torch", "transformers", "tokenizers")  # by language methods; the extra `rlhf` brings them
 
 REGISTRY: dict[str, str] = {
     "vgf": "methods.vgf:VGF",
@@ -62,7 +63,7 @@ def get(name: str, family: str = "control") -> Any:
     if name not in known:
         raise BadInput(f"unknown method {name!r}; {nearest(name, sorted(known))}")
     if family == "language" and (lacking := [one for one in NEEDED if importlib.util.find_spec(one) is None]):
-        raise BadInput(f"language methods need {', '.join(lacking)}: pip install -c constraints.txt -e '.[rlhf]'")
+        raise BadInput(f"language methods need {', '.join(lacking)}: {install('rlhf')}")
     module, _, attribute = known[name].partition(":")
     return getattr(importlib.import_module(module), attribute)
 

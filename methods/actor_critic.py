@@ -6,12 +6,12 @@ What an update does first (`order`) and learning rates that actor and critic do 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import jax
 import optax
 
-from methods.core import Array, Batch, ControlConfig, Metrics, Order, State, Weight
+from methods.core import Array, Batch, ControlConfig, Metrics, Order, State, Switch, Weight, is_on
 from methods.learner import Params, descend, optimizer
 from methods.parts import PartsMethod
 from methods.policy_critic import PolicyCritic
@@ -27,16 +27,16 @@ class ActorCriticConfig(ControlConfig):
     """
 
     order: Order = "simultaneous"
-    actor_learning_rate: Weight = 0.0  # 0: as learning_rate
-    critic_learning_rate: Weight = 0.0  # 0: as learning_rate
+    actor_learning_rate: Annotated[Weight, Switch] = 0.0  # 0: as learning_rate
+    critic_learning_rate: Annotated[Weight, Switch] = 0.0  # 0: as learning_rate
 
     @property
     def actor_rate(self) -> float:
-        return self.actor_learning_rate or self.learning_rate
+        return self.actor_learning_rate if is_on(self.actor_learning_rate) else self.learning_rate
 
     @property
     def critic_rate(self) -> float:
-        return self.critic_learning_rate or self.learning_rate
+        return self.critic_learning_rate if is_on(self.critic_learning_rate) else self.learning_rate
 
 
 @dataclass(frozen=True)

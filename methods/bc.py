@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 
 from methods.behavior import BehaviorConfig, BehaviorMethod
 from methods.core import Array, Key, Knobs, MethodConfig, Stage, State
+from methods.inference import Cost
 
 
 @dataclass(frozen=True)
@@ -30,3 +32,7 @@ class BC(BehaviorMethod):
         del knobs
         proposals = self.propose(state, obs, self.sampler.noise(key, (obs.shape[0], 1)))
         return proposals, jnp.ones(proposals.shape[:-1], bool)
+
+    def cost(self, knobs: Mapping[str, float]) -> Cost:
+        del knobs
+        return Cost(self.sampler.passes)

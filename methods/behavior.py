@@ -23,6 +23,7 @@ from methods.core import (
     Repeats,
     Stage,
     State,
+    is_on,
 )
 from methods.learner import Learner, create, descend, optimizer, part_key
 from methods.networks import per_action
@@ -98,7 +99,7 @@ class BehaviorMethod(PartsMethod):
 
     def init(self, key: Key) -> State:
         params = self.sampler.init(part_key(key, "behavior"), self.spec.obs_dim)
-        behavior = create(params, self.behavior_optimizer, target=self.behavior_average > 0.0)
+        behavior = create(params, self.behavior_optimizer, target=is_on(self.behavior_average))
         return {"behavior": behavior, **super().init(key)}
 
     def stages(self) -> tuple[Stage, ...]:

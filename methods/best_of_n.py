@@ -14,6 +14,7 @@ from typing import ClassVar
 import jax.numpy as jnp
 
 from methods.core import Array, Count, Key, Knobs, Method, MethodConfig, Repeats, State
+from methods.inference import SAMPLES, Cost, Knob
 from methods.value import ValueConfig, ValueMethod
 
 
@@ -32,6 +33,7 @@ class BestOfN(ValueMethod):
     config: BestOfNConfig
     Config: ClassVar[type[MethodConfig]] = BestOfNConfig
     name: ClassVar[str] = "best_of_n"
+    inference: ClassVar[tuple[Knob, ...]] = (SAMPLES,)
 
     @property
     def test_time(self) -> frozenset[str]:
@@ -49,3 +51,6 @@ class BestOfN(ValueMethod):
         most = max(self.config.test_n)
         proposals = self.propose(state, obs, self.sampler.noise(key, (obs.shape[0], most)))
         return proposals, jnp.arange(most) < knobs["N"][:, None]
+
+    def cost(self, knobs: Mapping[str, float]) -> Cost:
+        return Cost(knobs["N"] * (self.sampler.passes + 1))  # propose, and judge

@@ -8,11 +8,25 @@ Reading order for newcomers: this file, `learner.py`, `vgf.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self
+from functools import cache
+from numbers import Real
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    NamedTuple,
+    Self,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from core.errors import Absent, BadInput
+from methods.inference import Cost, Knob
 
 if TYPE_CHECKING:
     import jax
@@ -22,8 +36,8 @@ else:
     Array = Any
 
 __all__ = ["Absent", "Array", "BadInput", "Batch", "Columns", "Count", "Fraction", "Key", "Knobs", "Method",
-           "MethodConfig", "Metrics", "Moves", "PositiveFloat", "PositiveInt", "Repeats", "Stage", "State", "TaskSpec",
-           "Weight", "act_keys"]  # fmt: skip
+           "MethodConfig", "Metrics", "Moves", "PositiveFloat", "PositiveInt", "Repeats", "Stage", "State", "Static",
+           "Switch", "TaskSpec", "Weight", "act_keys", "is_on", "leaves", "structure"]  # fmt: skip
 
 Key = Array
 """A typed JAX PRNG key (`jax.random.key`)."""
@@ -59,6 +73,14 @@ Order = Literal["simultaneous", "sequential"]
 """Of the parts of an update: each learns from the others as they were, or from what has been updated before it."""
 
 
+class Static:
+    """In a float setting's type, `Annotated[Fraction, Static]`: it shapes the program. Without a mark it is a leaf."""
+
+
+class Switch:
+    """In a float setting's type: 0 turns something off, which shapes the program; any other value is a leaf."""
+
+
 @dataclass(frozen=True)
 class TaskSpec:
     """What a method may know of a task."""
@@ -70,7 +92,8 @@ class TaskSpec:
 
 @dataclass(frozen=True)
 class MethodConfig:
-    """Settings every method shares. Values that shape the compiled program are static, as the dataclass is."""
+    """Settings every method shares. Those that are floats are leaves: one compiled program serves all their values,
+    unless their type says otherwise (`Static`, `Switch`)."""
 
     steps: PositiveInt = 1_000_000  # gradient steps of the method's own stage
     batch_size: PositiveInt = 256  # transitions a step
@@ -90,6 +113,40 @@ class ControlConfig(MethodConfig):
 
 
 REWARD_SETTINGS = frozenset({"rewards", "reward_scale", "reward_shift"})
+
+
+@cache
+def _floats(settings: type[MethodConfig]) -> Mapping[str, bool]:
+    """The float settings that a class of them has for updates and policies, name -> whether it is a `Switch`. Those of
+    rewards are not among them: batches come with the rewards that the method learns from."""
+    found = {}
+    for name, hint in get_type_hints(settings, include_extras=True).items():
+        base, *marks = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+        if base is float and Static not in marks and name not in REWARD_SETTINGS:
+            found[name] = Switch in marks
+    return found
+
+
+def is_on(value: float) -> bool:
+    """Whether a `Switch` is on. A traced one is: where it is 0, that is part of the structure."""
+    return not isinstance(value, Real) or value != 0
+
+
+def leaves(config: MethodConfig) -> dict[str, float]:
+    """The settings that shape no program, in the order of the class: `method.having(**leaves)` may be given traced
+    scalars of the computation's precision in their place, inside `jax.jit` and `jax.vmap`. Configurations of equal
+    `structure` have the same leaves."""
+    kind: Any = type(config)  # which mypy takes for unhashable
+    values = {name: (getattr(config, name), switch) for name, switch in _floats(kind).items()}
+    return {name: value for name, (value, switch) in values.items() if not switch or is_on(value)}
+
+
+def structure(config: MethodConfig) -> Hashable:
+    """The settings that shape the program: all but `leaves` and those of rewards, which are the batches' business.
+    Methods of one class with equal structures (and specs) can share one."""
+    beside = leaves(config).keys() | REWARD_SETTINGS
+    values = ((field.name, getattr(config, field.name)) for field in fields(config))
+    return type(config), tuple((name, value) for name, value in values if name not in beside)
 
 
 class Rewards(NamedTuple):
@@ -149,6 +206,7 @@ class Method:
     name: ClassVar[str] = ""
     greedy: ClassVar[bool] = False  # whether it acts without randomness
     Config: ClassVar[type[MethodConfig]]  # the class of `config`
+    inference: ClassVar[tuple[Knob, ...]] = ()  # what the names in `knobs` are
 
     @property
     def fields(self) -> frozenset[str]:
@@ -157,8 +215,15 @@ class Method:
 
     @property
     def knobs(self) -> tuple[Mapping[str, float], ...]:
-        """Test-time settings to evaluate, e.g. `({"L_test": 0}, {"L_test": 1})`; `({},)` when there are none."""
+        """Test-time settings to evaluate, e.g. `({"L_test": 0}, {"L_test": 1})`; `({},)` when there are none. Each name
+        is declared in `inference`."""
         return ({},)
+
+    def cost(self, knobs: Mapping[str, float]) -> Cost | None:
+        """What one action costs where this setting of `knobs` is the only one (those that are evaluated together run in
+        one program, which does for all what the dearest needs); None: not declared, so that no figure shows it."""
+        del knobs
+        return None
 
     @property
     def rewards(self) -> Rewards:

@@ -6,6 +6,7 @@ selection by imitation loss we leave out: the last step is reported.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
@@ -27,6 +28,7 @@ from methods.core import (
     State,
     Weight,
 )
+from methods.inference import SAMPLES, Cost, Knob
 from methods.learner import Learner, Params, create
 from methods.networks import per_action
 from methods.policy_critic import PolicyCritic
@@ -67,6 +69,7 @@ class DiffusionQL(ActorCritic):
     config: DiffusionQLConfig
     Config: ClassVar[type[MethodConfig]] = DiffusionQLConfig
     name: ClassVar[str] = "diffusion_ql"
+    inference: ClassVar[tuple[Knob, ...]] = (SAMPLES,)
     rule: ClassVar[str] = "TD on the averaged diffusion policy; denoising by numbered steps, Q ascent through the chain"
 
     @property
@@ -142,3 +145,6 @@ class DiffusionQL(ActorCritic):
         wide = per_action(obs, candidates)
         values = jnp.min(self.critic.values(state["critic"].target, wide, candidates), axis=0)
         return select(candidates, values, valid, key, rule=self.config.particle_select)
+
+    def cost(self, knobs: Mapping[str, float]) -> Cost:
+        return Cost(knobs["N"] * (self.actor.passes + 1))  # propose, and judge

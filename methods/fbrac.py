@@ -6,6 +6,7 @@ actor-critic whose regulariser is the flow-matching loss.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
@@ -24,6 +25,7 @@ from methods.core import (
     State,
     Weight,
 )
+from methods.inference import Cost
 from methods.learner import Learner, Params, create, descend, optimizer
 from methods.parts import PartsMethod
 from methods.policy_critic import PolicyCritic
@@ -102,3 +104,7 @@ class FBRAC(PartsMethod):
         del knobs
         actions = self.actor.sample(state["actor"].params, obs, self.actor.noise(key, (obs.shape[0],)))[:, None]
         return actions, jnp.ones(actions.shape[:-1], bool)
+
+    def cost(self, knobs: Mapping[str, float]) -> Cost:
+        del knobs
+        return Cost(self.actor.passes)

@@ -5,6 +5,7 @@ Source: Flow Q-Learning, arXiv 2502.02538, Algorithm 1 and its public code.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 
 from methods.behavior import BehaviorConfig, BehaviorMethod
 from methods.core import Array, Batch, Key, Knobs, MethodConfig, Metrics, State, Weight
+from methods.inference import Cost
 from methods.learner import Learner, Params, create, descend, optimizer
 from methods.networks import ActionField, forward
 from methods.policy_critic import PolicyCritic
@@ -104,3 +106,7 @@ class FQL(BehaviorMethod):
         noise = jax.random.normal(key, (obs.shape[0], self.spec.action_dim))
         actions = self.policy(state["actor"].params, obs, noise)[:, None]
         return actions, jnp.ones(actions.shape[:-1], bool)
+
+    def cost(self, knobs: Mapping[str, float]) -> Cost:
+        del knobs
+        return Cost(1)

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import optax
 
 from methods.best_of_n import BestOfN, BestOfNConfig
-from methods.core import Count, Fraction, MethodConfig, PositiveInt, Repeats, Weight
+from methods.core import Count, Fraction, MethodConfig, PositiveInt, Repeats, Static, Switch, Weight
 from methods.learner import Learner, Params, optimizer
 from methods.samplers import DiffusionSampler, Sampler
 
@@ -27,11 +27,12 @@ class IDQLConfig(BestOfNConfig):
     sampler_dims: tuple[PositiveInt, ...] = (256,)  # width of the residual trunk
     diffusion_steps: Repeats = 5  # T
     blocks: PositiveInt = 3  # residual LayerNorm blocks
-    dropout: Fraction = 0.1
+    dropout: Annotated[Fraction, Static] = 0.1  # 0 and 1 are other programs in flax
     sampler_batch_size: PositiveInt = 512
-    weight_decay: Weight = 1e-4  # of the sampler's AdamW; 0: Adam
+    weight_decay: Annotated[Weight, Switch] = 1e-4  # of the sampler's AdamW; 0: Adam
     decay_steps: Count = 3_000_000  # steps in which the sampler's rate falls to 0, along a cosine; 0: it stays
-    average_rate: Fraction = 0.001  # of the average of the sampler's parameters that proposes; 0: they do themselves
+    average_rate: Annotated[Fraction, Switch] = 0.001  # of the average of the sampler's parameters that proposes; 0:
+    # they do themselves
     select_critic: Literal["target", "online"] = "target"  # which chooses among the samples
     test_n: tuple[Repeats, ...] = (16, 64, 256)  # N: each is evaluated, as the paper tunes it per domain
 

@@ -5,6 +5,7 @@ Source: Implicit Q-Learning, arXiv 2110.06169, Eq. 5-7; settings of FQL's suite 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Literal
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from methods.core import Array, Batch, ControlConfig, Fraction, Key, Knobs, MethodConfig, Metrics, Stage, State, Weight
+from methods.inference import Cost
 from methods.insample import InSampleCritic
 from methods.learner import Learner, Params, create, descend, optimizer
 from methods.networks import GaussianHead, PolicyHead, forward
@@ -112,3 +114,7 @@ class IQL(PartsMethod):
         del key, knobs  # the most likely action
         actions = jnp.clip(self.policy(state["actor"].params, obs)[0], -1.0, 1.0)[:, None]
         return actions, jnp.ones(actions.shape[:-1], bool)
+
+    def cost(self, knobs: Mapping[str, float]) -> Cost:
+        del knobs
+        return Cost(1)

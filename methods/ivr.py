@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import jax.numpy as jnp
 
@@ -23,6 +23,7 @@ from methods.core import (
     PositiveFloat,
     PositiveInt,
     State,
+    Static,
     Weight,
 )
 from methods.insample import InSampleCritic
@@ -40,7 +41,8 @@ class IVRConfig(ControlConfig):
     regularizer: Literal["sql", "eql"] = "sql"
     sql_alpha: PositiveFloat = 1.0  # weight of the regulariser in SQL (its code, locomotion)
     eql_alpha: PositiveFloat = 2.0  # the same in EQL
-    value_dropout: Fraction = 0.0  # its code sets 0.5 on AntMaze, where it is inert: V is called as in evaluation
+    value_dropout: Annotated[Fraction, Static] = 0.0  # its code sets 0.5 on AntMaze, where it is inert:
+    # V is called as in evaluation
     order: Order = "sequential"  # of the steps of V, then Q and the policy
     explore_scale: Weight = 1.0  # while exploring online: of the policy's own deviation
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from methods.core import Array, Key
+from methods.core import Array, Key, is_on
 
 Params = Any
 
@@ -32,7 +32,7 @@ def optimizer(
     """Adam, after a clip of the global gradient norm where one is asked for. With `weight_decay` it is AdamW, of every
     parameter; with `decay_steps` the rate falls to 0 along half a cosine over so many steps, and stays there."""
     rate = optax.cosine_decay_schedule(learning_rate, decay_steps) if decay_steps else learning_rate
-    adam = optax.adamw(rate, weight_decay=weight_decay) if weight_decay else optax.adam(rate)
+    adam = optax.adamw(rate, weight_decay=weight_decay) if is_on(weight_decay) else optax.adam(rate)
     return adam if clip_norm is None else optax.chain(optax.clip_by_global_norm(clip_norm), adam)
 
 

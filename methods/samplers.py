@@ -40,6 +40,10 @@ class Sampler(Protocol):
     def settings(self) -> dict[str, Any]:
         """What its fit depends on; settings of `sample` alone are left out."""
 
+    @property
+    def passes(self) -> int:
+        """Network passes that one sample takes."""
+
 
 class FlowDraws(NamedTuple):
     """Randomness of one flow-matching loss: x_0 ~ N(0, I) `[b, a]` and t in [0, 1] `[b, 1]`."""
@@ -74,6 +78,10 @@ class FlowSampler:
     @property
     def network(self) -> ActionField:
         return ActionField(self.hidden_dims, self.action_dim, self.activation, self.norm)
+
+    @property
+    def passes(self) -> int:
+        return self.steps
 
     @property
     def times(self) -> np.ndarray:
@@ -139,6 +147,10 @@ class GaussianSampler:
     @property
     def network(self) -> GaussianHead:
         return GaussianHead(self.hidden_dims, self.action_dim, self.activation)
+
+    @property
+    def passes(self) -> int:
+        return 1
 
     def init(self, key: Key, obs_dim: int) -> Params:
         return self.network.init(key, jnp.zeros((1, obs_dim)))
@@ -208,6 +220,10 @@ class DiffusionSampler:
     def network(self) -> DenoisingNetwork:
         numbered = self.steps if self.numbered else 0
         return DenoisingNetwork(self.hidden_dims, self.action_dim, self.activation, self.blocks, self.dropout, numbered)
+
+    @property
+    def passes(self) -> int:
+        return self.steps
 
     def init(self, key: Key, obs_dim: int) -> Params:
         action = jnp.zeros((1, self.action_dim))

@@ -8,9 +8,10 @@ code differ (the maximum with V at the next state or at this one) it follows the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -30,9 +31,12 @@ from methods.core import (
     Repeats,
     Stage,
     State,
+    Switch,
     Weight,
+    is_on,
 )
 from methods.critics import planned_returns, softmax_value
+from methods.inference import SAMPLES, Cost, Knob
 from methods.learner import Params, create, descend, optimizer
 from methods.networks import Critic, forward, per_action
 from methods.samplers import DiffusionSampler, Sampler
@@ -46,7 +50,7 @@ class SfBCConfig(BehaviorConfig):
 
     batch_size: PositiveInt = 4096
     learning_rate: PositiveFloat = 1e-4  # of the sampler
-    critic_learning_rate: Weight = 1e-3  # 0: as learning_rate
+    critic_learning_rate: Annotated[Weight, Switch] = 1e-3  # 0: as learning_rate
     sampler: Literal["diffusion"] = "diffusion"
     sampler_activation: Literal["relu", "gelu", "mish"] = "mish"
     solver_steps: Repeats = 15  # of the diffusion's ODE
@@ -70,6 +74,7 @@ class SfBC(BehaviorMethod):
     config: SfBCConfig
     Config: ClassVar[type[MethodConfig]] = SfBCConfig
     name: ClassVar[str] = "sfbc"
+    inference: ClassVar[tuple[Knob, ...]] = (SAMPLES,)
     rule: ClassVar[str] = "regression on planned returns, normalised, at a rate of its own"
 
     @property
@@ -99,7 +104,8 @@ class SfBC(BehaviorMethod):
 
     @property
     def critic_rate(self) -> float:
-        return self.config.critic_learning_rate or self.config.learning_rate
+        c = self.config
+        return c.critic_learning_rate if is_on(c.critic_learning_rate) else c.learning_rate
 
     def init_part(self, name: str, key: Key) -> Any:
         """A critic of normalised returns, with their mean and deviation."""
@@ -188,3 +194,6 @@ class SfBC(BehaviorMethod):
         logits = jnp.where(valid, self.config.weight * self.scores(state["critic"], obs, candidates), -jnp.inf)
         places = jax.lax.top_k(logits + jax.random.gumbel(key, logits.shape), self.config.picks)[1]
         return jnp.mean(jnp.take_along_axis(candidates, places[..., None], axis=1), axis=1)
+
+    def cost(self, knobs: Mapping[str, float]) -> Cost:
+        return Cost(knobs["N"] * (self.sampler.passes + 1))  # propose, and judge

@@ -5,6 +5,7 @@ Source: TD3, arXiv 1802.09477.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 
 from methods.actor_critic import ActorCritic, ActorCriticConfig
 from methods.core import Array, Batch, Key, Knobs, Metrics, PositiveInt, Stage, State, Weight
+from methods.inference import Cost
 from methods.learner import Learner, Params, create
 from methods.networks import PolicyHead, forward
 from methods.policy_critic import PolicyCritic
@@ -102,3 +104,7 @@ class TD3(ActorCritic):
         del key, knobs
         actions = self.policy(state["actor"].params, obs)[:, None]
         return actions, jnp.ones(actions.shape[:-1], bool)
+
+    def cost(self, knobs: Mapping[str, float]) -> Cost:
+        del knobs
+        return Cost(1)

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from methods import particles
 from methods.core import Array, Count, Key, Knobs, MethodConfig, Moves, PositiveFloat, State
 from methods.critics import aggregate
+from methods.inference import Cost, Knob
 from methods.value import ValueConfig, ValueMethod
 
 UNROLL = 3  # steps of the flow
@@ -53,6 +54,7 @@ class VGF(ValueMethod):
     config: VGFConfig
     Config: ClassVar[type[MethodConfig]] = VGFConfig
     name: ClassVar[str] = "vgf"
+    inference: ClassVar[tuple[Knob, ...]] = (Knob("L_test", "flow steps at test time", "steps", path=True),)
 
     @property
     def rule(self) -> str:  # type: ignore[override]
@@ -102,12 +104,20 @@ class VGF(ValueMethod):
 
     # acting
 
+    @property
+    def n_test(self) -> int:
+        """Particles at test time."""
+        return self.config.test_particles or self.config.n_particles
+
     def test_proposals(self, state: State, obs: Array, key: Key) -> Array:
         """Behaviour particles `[b, n, a]` that the flow starts from at test time."""
-        n = self.config.test_particles or self.config.n_particles
-        return self.propose(state, obs, self.sampler.noise(key, (obs.shape[0], n)))
+        return self.propose(state, obs, self.sampler.noise(key, (obs.shape[0], self.n_test)))
 
     def candidates(self, state: State, obs: Array, key: Key, knobs: Knobs) -> tuple[Array, Array]:
         start = self.test_proposals(state, obs, key)
         moved = self.transport(state, obs, start, max(self.config.test_flow_steps), limit=knobs["L_test"])
         return moved, jnp.ones(moved.shape[:-1], bool)
+
+    def cost(self, knobs: Mapping[str, float]) -> Cost:
+        n, steps = self.n_test, knobs["L_test"]
+        return Cost(n * (self.sampler.passes + steps + 1), gradients=n * steps)  # propose, move, and judge

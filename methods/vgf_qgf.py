@@ -7,11 +7,11 @@ particles), `vgf --set vgf.critic=iql` (IQL, flow of particles), `qgf` (IQL, gui
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import jax.numpy as jnp
 
-from methods.core import Array, Batch, MethodConfig, State, Weight
+from methods.core import Array, Batch, MethodConfig, State, Switch, Weight, is_on
 from methods.qgf import QGF, QGFConfig
 
 
@@ -20,7 +20,7 @@ class VGFQGFConfig(QGFConfig):
     """QGF's settings with VGF's critic; `train_weight` is L_train's counterpart."""
 
     critic: Literal["td"] = "td"
-    train_weight: Weight = 0.02  # w of the particles in TD targets (ours: the middle of QGF's grid)
+    train_weight: Annotated[Weight, Switch] = 0.02  # w of the particles in TD targets (ours: the middle of QGF's grid)
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,6 @@ class VGFQGF(QGF):
         return draws  # noise: `improve` samples
 
     def improve(self, state: State, obs: Array, start: Array) -> Array:
-        if not self.config.train_weight:
+        if not is_on(self.config.train_weight):
             return self.propose(state, obs, start)
         return self.guided(state, obs, start, jnp.asarray(self.config.train_weight))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import fnmatch
 import importlib
 import runpy
 import sys
-from collections.abc import Iterable
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,41 +18,100 @@ if sys.argv[:1] == ["-m"]:  # a command is starting: before anything of ours is 
     _shadows = runpy.run_path(str(Path(__file__).parents[1] / "core" / "shadows.py"))
     _shadows["refuse_strangers"]("core", "methods")
 
-from methods import nearest
-from methods.core import Absent, BadInput
+from core.errors import Absent, BadInput
+from core.text import nearest
 
 SUITES: dict[str, str] = {
-    "toy": "tasks.toy", "ogbench": "tasks.ogbench", "d4rl": "tasks.d4rl",
-    "tldr": "tasks.language_data:TLDR_SUITE", "hh": "tasks.language_data:HH_SUITE",
-    "tldr-synthetic": "tasks.language_synthetic:TLDR_SUITE", "hh-synthetic": "tasks.language_synthetic:HH_SUITE",
+    "toy": "toy", "ogbench": "ogbench", "d4rl": "d4rl", "tldr": "language/tldr", "hh": "language/hh",
+    "tldr-synthetic": "language/tldr_synthetic", "hh-synthetic": "language/hh_synthetic",
 }  # fmt: skip
-_LANGUAGE = frozenset({"tldr", "hh", "tldr-synthetic", "hh-synthetic"})
+"""Suite -> its folder, which holds all that is known of it: `About`, and `suite.py` with `names()` and `get(name)`."""
+DEFAULT = next(iter(SUITES))  # where nothing says which
+SHIPPED = "shipped:"  # stands before the name of a checkpoint that comes with a suite, "shipped:SUITE/NAME"
+Row = Mapping[str, str]
 
 
-SHIPPED = "shipped:"  # stands before the name of a checkpoint that comes with the tasks
+@dataclass(frozen=True)
+class About:
+    """What a suite's folder says of it, read without loading its tasks."""
+
+    folder: Path
+
+    @cached_property
+    def _told(self) -> Mapping[str, str]:
+        return tomllib.loads((self.folder / "suite.toml").read_text(encoding="utf-8"))
+
+    @property
+    def family(self) -> str:
+        """Which methods it takes: "control" or "language"."""
+        return self._told["family"]
+
+    @property
+    def unit(self) -> str:
+        """What its score is, on an axis: "success [%]"."""
+        return self._told["unit"]
+
+    @cached_property
+    def presets(self) -> Mapping[str, Any]:
+        """Sizes of a run by preset; the first is the default."""
+        return tomllib.loads((self.folder / "presets.toml").read_text(encoding="utf-8"))
+
+    @cached_property
+    def settings(self) -> tuple[Row, ...]:
+        """Per-task settings of methods: rows with tasks (a glob), method ("*": all that have the key), key, value and
+        source. None where every method has its defaults."""
+        return self._rows("settings.csv")
+
+    @cached_property
+    def settings_online(self) -> tuple[Row, ...]:
+        """Those that come after them where an online phase follows."""
+        return self._rows("settings_online.csv")
+
+    @cached_property
+    def expected(self) -> tuple[Row, ...]:
+        """What is known of published datasets: rows with dataset (a glob; the first that matches counts), transitions,
+        mean_return ("" where it is not known), verified and source."""
+        return self._rows("expected.csv")
+
+    def _rows(self, name: str) -> tuple[Row, ...]:
+        path = self.folder / name
+        if not path.exists():
+            return ()
+        with path.open(newline="", encoding="utf-8") as file:
+            return tuple(csv.DictReader(file))
 
 
-def shipped(name: str) -> Path:
-    """Where the checkpoint "shipped:NAME" lies."""
-    return Path(__file__).parent / "checkpoints" / name.removeprefix(SHIPPED)
-
-
-def family(suite: str) -> str:
-    """Which methods a suite takes: "control" or "language"."""
-    return "language" if suite in _LANGUAGE else "control"
-
-
-def suite(name: str) -> Any:
-    """The suite's module, or an object in one, with `names()` and `get(name)`.
+@cache
+def about(name: str) -> About:
+    """What is known of a suite beside its tasks.
 
     Raises:
       BadInput: there is none of that name.
     """
     if name not in SUITES:
         raise BadInput(f"unknown suite {name!r}; {nearest(name, sorted(SUITES))}")
-    module, _, attribute = SUITES[name].partition(":")
-    found = importlib.import_module(module)
-    return getattr(found, attribute) if attribute else found
+    return About(Path(__file__).parent / SUITES[name])
+
+
+def shipped(name: str) -> Path:
+    """Where the checkpoint "shipped:SUITE/NAME" lies; nowhere if there is no such suite."""
+    owner, _, checkpoint = name.removeprefix(SHIPPED).partition("/")
+    return Path(__file__).parent / SUITES.get(owner, owner) / "checkpoints" / checkpoint
+
+
+def family(suite: str) -> str:
+    """Which methods a suite takes: "control" or "language"; "control" of a task that is of none of the suites."""
+    return about(suite).family if suite in SUITES else "control"
+
+
+def suite(name: str) -> Any:
+    """The suite's module, with `names()` and `get(name)`.
+
+    Raises:
+      BadInput: there is none of that name.
+    """
+    about(name)
+    return importlib.import_module(f"{__name__}.{SUITES[name].replace('/', '.')}.suite")
 
 
 def home(patterns: Iterable[str]) -> str:

@@ -3,8 +3,8 @@
     python -m tasks.check                    # every task that --list shows
     python -m tasks.check ogbench --tasks 'cube-single-*'
 
-A published dataset is compared with `tasks/expected.csv`: its number of transitions and, where it is known, the mean
-return of its episodes; rows marked `verified: no` could not be compared with a file where they were written. A set
+A published dataset is compared with its suite's `expected.csv`: its number of transitions and, where it is known, the
+mean return of its episodes; rows marked `verified: no` could not be compared with a file where they were written. A set
 made here must hold the episodes or transitions that were asked for. Of texts, examples and preferences are counted.
 """
 
@@ -18,7 +18,6 @@ if __name__ == "__main__":  # before the imports below, which take a while
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before its client is loaded: texts are read from its cache alone
     run("tasks.check:app")
 
-import csv
 import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,15 +31,14 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 import tasks
-from core.errors import reason
+from core.errors import Absent, BadInput, reason
 from core.files import expanded
 from core.options import filled, parts
 from core.text import printable
-from methods.core import Absent, BadInput
-from tasks.collect_d4rl import fewest
 from tasks.core import Dataset
-from tasks.data_files import exists
-from tasks.language import Corpus
+from tasks.d4rl.collect import fewest
+from tasks.data.files import exists
+from tasks.language.core import Corpus
 
 TOLERANCE = 0.01  # of transitions: time-outs are dropped; the published counts are of steps
 RETURN_TOLERANCE = 0.02  # of the mean return: episodes that the file breaks off may be counted or not
@@ -78,17 +76,16 @@ def counts(corpus: Corpus) -> tuple[str, str]:
     return examples, preferences
 
 
-def expectation(dataset: str) -> Mapping[str, str] | None:
-    """The row of `tasks/expected.csv` for a published dataset; None where nothing is known of it."""
-    with Path(__file__).with_name("expected.csv").open(newline="") as file:
-        return next((row for row in csv.DictReader(file) if fnmatch.fnmatch(dataset, row["dataset"])), None)
+def expectation(suite: str, dataset: str) -> Mapping[str, str] | None:
+    """What is known of a suite's published dataset (`tasks.About.expected`); None where nothing is."""
+    return next((row for row in tasks.about(suite).expected if fnmatch.fnmatch(dataset, row["dataset"])), None)
 
 
-def verdict(name: str, origin: str, found: Contents, details: Mapping[str, Any]) -> tuple[bool, str]:
+def verdict(suite: str, name: str, origin: str, found: Contents, details: Mapping[str, Any]) -> tuple[bool, str]:
     """Whether a dataset is what it should be, and in words.
 
     Args:
-      name: of the dataset.
+      suite, name: of the dataset.
       origin: how it was had; see `tasks.core.Provenance`.
       details: that its provenance has of it; of a generated set the recipe.
     """
@@ -100,7 +97,7 @@ def verdict(name: str, origin: str, found: Contents, details: Mapping[str, Any])
         if found.transitions < least:
             return False, f"DIFFERS: {found.transitions:,} transitions, {least:,} were asked for"
         return True, "as asked for" if asked or least else "made here: nothing to compare with"
-    if (expected := expectation(name)) is None:
+    if (expected := expectation(suite, name)) is None:
         return True, "nothing to compare with"
     wanted = int(expected["transitions"])
     if origin == "given":  # need not be the published set
@@ -161,7 +158,7 @@ def main(
             table.add_row(task.name, *counts(dataset), "", "", "nothing to compare with", shown(where.text))
             continue
         found, made = contents(dataset), dataset.provenance
-        right, words = verdict(made.name, made.origin, found, made.details)
+        right, words = verdict(task.suite, made.name, made.origin, found, made.details)
         wrong, there = wrong + (not right), there + right
         returns = f"{found.mean_return:.1f} ({found.least_return:.1f}, {found.most_return:.1f})"
         table.add_row(task.name, f"{found.transitions:,}", f"{found.episodes:,}", returns, f"{100 * found.ends:.2f}",

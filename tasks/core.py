@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from methods import nearest
-from methods.core import BadInput, TaskSpec
+from core.errors import BadInput
+from core.text import nearest
+from methods.core import TaskSpec
 
 if TYPE_CHECKING:
     import gymnasium
 
-    from tasks.lockstep import MakeRules
-    from tasks.simulators import Clone
+    from tasks.simulation.rules import MakeRules
+    from tasks.simulation.simulators import Clone
 
 __all__ = ["BadInput", "Dataset", "Provenance", "RewardTransform", "Task", "TaskSpec", "Whereabouts",
            "check_transitions"]  # fmt: skip
@@ -123,8 +124,8 @@ class Task(Protocol):
 
     @property
     def rules(self) -> MakeRules | None:
-        """Makes `tasks.lockstep.Rules` from a built simulator: what a step comes to, for many simulators at once, which
-        is quicker than one by one. None where only a simulator's own `step` knows."""
+        """Makes `tasks.simulation.rules.Rules` from a built simulator: what a step comes to, for many simulators at
+        once, which is quicker than one by one. None where only a simulator's own `step` knows."""
 
     def load(self, data: str) -> Dataset:
         """The training transitions. `data`: "auto", "download", "generate", or a file's path.
@@ -189,7 +190,7 @@ def check_transitions(transitions: Transitions, spec: TaskSpec, name: str) -> No
 
     Raises:
       BadInput: a missing column, a wrong shape, no transitions, or a non-finite value. Actions outside [-1, 1] are
-        the business of `tasks.actions`.
+        the business of `tasks.data.actions`.
     """
     widths = {"observations": (spec.obs_dim,), "actions": (spec.action_dim,), "rewards": (), "masks": (),
               "next_observations": (spec.obs_dim,), "terminals": ()}  # fmt: skip

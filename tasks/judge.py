@@ -19,10 +19,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import tasks
 from core import strict_json
 from core.command import INTERRUPTED, guarded
-from core.errors import reason
+from core.errors import BadInput, reason
 from core.options import path
 from core.text import printable
-from methods.core import BadInput
 from tasks.judges import GoldJudge, Judge, RewardModelJudge, Verdict
 from tasks.judges import core as judges
 from tasks.judges.chat import Chat
@@ -31,7 +30,7 @@ from tasks.judges.http import HttpJudge
 from tasks.judges.prompts import TEMPLATES, Template, template_of
 from tasks.judges.reward_model import identity, load_scorer, names, weights
 from tasks.judges.spending import Budget, Cache, Price
-from tasks.language import half_character
+from tasks.language.core import half_character
 from tasks.screen import console, say
 
 KINDS = ("gold", "http", "reward-model")
@@ -44,7 +43,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 @app.command()
 def main(
-    runs: Annotated[list[Path], typer.Argument(parser=path, help="Run folders, or folders above them.")],
+    runs: Annotated[list[Path], typer.Argument(parser=path, help="Folders of seeds or runs, or above.")],
     judge: Annotated[str, typer.Option(help="gold, http or reward-model.")] = "http",
     model: Annotated[str, typer.Option(help="http: the server's name for it; reward-model: folder or hub name.")] = "",
     base_url: Annotated[str, typer.Option(help="http: up to, not including, /chat/completions.")] = "",
@@ -62,10 +61,10 @@ def main(
         bool, typer.Option("--allow-optimised", help="reward-model: also the one that the run optimised.")
     ] = False,
 ) -> None:
-    """Writes verdicts-<judge>.csv beside each run's responses.jsonl. What a judge over HTTP answered is kept: the same
-    command continues after a stop, and asks nothing twice. Exits with 1 where a run cannot be read or written to, has
-    pairs that the server failed on, or no valid verdict; the other runs have theirs. Exits with 2 where the judge is
-    given up."""
+    """Writes verdicts-<judge>.csv beside each responses.jsonl, which every seed of a run has. What a judge over HTTP
+    answered is kept: the same command continues after a stop, and asks nothing twice. Exits with 1 where a seed cannot
+    be read or written to, has pairs that the server failed on, or no valid verdict; the others have theirs. Exits with
+    2 where the judge is given up."""
 
     def judged() -> int:
         if judge not in KINDS:
@@ -154,7 +153,7 @@ def _judge(judge: Judge, found: Sequence[Responses], about: Mapping[str, Any]) -
     """Judges run after run; each has its file as soon as it is done. Returns whether every run has its verdicts."""
     found, whole = _sound(found, lambda one: _growing(one, judge.id))  # before what costs
     for one in found:
-        with _bar(f"{one.folder.parent.name} {one.folder.name[:12]}") as report:
+        with _bar(one.name) as report:
             verdicts = judge.verdicts(one.pairs, report)
         try:
             whole &= _kept(one, judge.id, verdicts, about)

@@ -23,13 +23,3 @@ class Reference:
     def score(self, returns: np.ndarray) -> np.ndarray:
         """100 (return - low) / (high - low), of undiscounted returns `[...]` of the simulator's own rewards."""
         return 100.0 * (np.asarray(returns, np.float64) - self.low) / (self.high - self.low)
-
-
-_INFOS = "D4RL, d4rl/infos.py (REF_MIN_SCORE, REF_MAX_SCORE)"
-
-D4RL: dict[str, Reference] = {
-    "halfcheetah": Reference(-280.178953, 12135.0, _INFOS),
-    "hopper": Reference(-20.272305, 3234.3, _INFOS),
-    "walker2d": Reference(1.629008, 4592.3, _INFOS),
-    "antmaze": Reference(0.0, 1.0, _INFOS),  # the return is 1 for an episode that reaches the goal
-}

@@ -8,9 +8,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from core.errors import BadInput
 from core.memory import amount, host_memory
-from methods.core import BadInput
-from tasks.simulators import cores
+from tasks.simulation.simulators import cores
 
 LARGEST = 2**31 - 1  # what programs count and measure arrays with
 CHEAP_SIMULATOR = 4e3  # bytes, at least

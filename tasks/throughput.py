@@ -2,7 +2,7 @@
 
     python -m tasks.throughput --tasks cube-single-play-singletask-v0,hopper-medium-v2
 
-Each task is stepped with random actions, past any end, in the pool that evaluations use (`tasks.lockstep.simulators`)
+Each task is stepped with random actions, past any end, in the pool that evaluations use (`tasks.simulation.pools`)
 and in a plain loop over one simulator. The two take turns, and over all turns the loop plays each of the pool's
 episodes once: what a step costs depends on where the simulator is.
 """
@@ -34,16 +34,16 @@ from rich.console import Console
 from rich.table import Table
 
 import tasks
+from core.errors import BadInput
 from core.options import parts
 from core.options import path as place
-from methods.core import BadInput
 from tasks import sizes
 from tasks.check import told
-from tasks.fetch import atomic_write
-from tasks.lockstep import simulators
+from tasks.data.download import atomic_write
 from tasks.progress import bar
 from tasks.screen import say
-from tasks.simulators import Simulators, cores, lean_children
+from tasks.simulation.pools import simulators
+from tasks.simulation.simulators import Simulators, cores, lean_children
 
 FAMILIES = (  # one task of each
     "cube-single-play-singletask-v0", "scene-play-singletask-v0", "puzzle-3x3-play-singletask-v0",

@@ -1,15 +1,36 @@
-"""What compiling costs: most of the time of these tests."""
+"""What compiling costs: most of the time of these tests; and which are left out where an extra is not installed."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
+
+from core.extras import EXTRAS
 
 # XLA without most of its optimisations, here, in worker processes and in the commands that tests start: programs that
 # run a few times compile more than twice as fast. JAX reads it once, so it stands before all that may import JAX.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
+LACKING = tuple(package for package in ("torch", "transformers", "tokenizers", "trl") if not find_spec(package))
+_IMPORTS = re.compile(rf"^(?:import|from) (?:{'|'.join(LACKING)})\b", re.MULTILINE)
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leaves out files, and folders whose `conftest.py` is one, that import at once what is not installed."""
+    file = collection_path / "conftest.py" if collection_path.is_dir() else collection_path
+    if LACKING and file.suffix == ".py" and file.exists() and _IMPORTS.search(file.read_text(encoding="utf-8")):
+        return True
+    return None
+
+
+def pytest_report_header() -> str | None:
+    lacking = ", ".join(f"{package} (extra {EXTRAS[package]})" for package in LACKING)
+    return f"left out are the tests of what is not installed: {lacking}" if LACKING else None
 
 
 @pytest.fixture(scope="module")
@@ -17,6 +38,7 @@ def optimised() -> Iterator[None]:
     """Programs that run long, as a user's are compiled."""
     import jax
 
+    before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", False)
     yield
-    jax.config.update("jax_disable_most_optimizations", True)
+    jax.config.update("jax_disable_most_optimizations", before)

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 from analysis.load import load
 from analysis.select import FIXED, scores
 from harness.run_command import app
-from tasks import toy
+from tasks.toy import suite as toy
 
 SEEDS = 10
 
@@ -91,7 +91,7 @@ def test_vgf_beats_best_of_n_beats_data_with_intervals_apart(records):
 @pytest.mark.slow
 def test_particles_keep_both_modes(records):
     run = next(run for run in records.runs if run.method == "vgf")
-    arrays = run.candidates()
+    arrays = run.candidates([])
     particles = arrays["candidates"][:, list(arrays["L_test"]).index(5)].reshape(-1, 2)
     distances = np.linalg.norm(particles[:, None] - toy.MODES, axis=-1)
     at_better = distances[:, 0] < distances[:, 1]

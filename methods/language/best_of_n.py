@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from methods.core import BadInput, MethodConfig, PositiveInt
-from methods.language.core import Context, LanguageConfig, LanguageMethod, LanguageStage
-from methods.language.respond import SAMPLING, Responding, responding, rollouts
+from methods.inference import SAMPLES, Cost, Knob
+from methods.language.core import Context, LanguageConfig, LanguageStage
+from methods.language.method import LanguageMethod
+from methods.language.respond import SAMPLING, Responding, responding, rollouts, spent
 from methods.language.reward_model import reward_stage
 from methods.language.sft import sft_stage
 
@@ -24,6 +26,11 @@ class BestOfNConfig(LanguageConfig):
 def choices(worth: Tensor, numbers: Sequence[int]) -> Tensor:
     """Index `[p, k]` of the best of the first n of `worth` `[p, N]`, for each n; the earlier of equals."""
     return torch.stack([worth[:, :n].argmax(1) for n in numbers], dim=1)
+
+
+def answer_cost(n: float) -> Cost:
+    """N samples and their scores."""
+    return Cost(passes=2 * n)
 
 
 class Choosing(Responding):
@@ -42,7 +49,7 @@ class Choosing(Responding):
         places = (torch.arange(len(prompts))[:, None] * most + best).flatten()
         counts = torch.tensor(self.numbers, dtype=torch.float32).expand(best.shape)
         return self.measured(chunk, [responses[i] for i in places.tolist()], proxy[places], edit_fraction=0.0,
-                             gradients=0.0, samples=counts, compute=2.0 * counts)  # fmt: skip
+                             samples=counts, **spent(list(map(answer_cost, self.numbers)), len(prompts)))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -52,10 +59,14 @@ class BestOfN(LanguageMethod):
     config: BestOfNConfig
     Config: ClassVar[type[MethodConfig]] = BestOfNConfig
     name: ClassVar[str] = "best_of_n"
+    inference: ClassVar[tuple[Knob, ...]] = (SAMPLES,)
 
     @property
     def knobs(self) -> tuple[Mapping[str, float], ...]:
         return tuple({"N": n} for n in self.config.test_n)
+
+    def cost(self, knobs: Mapping[str, float]) -> Cost:
+        return answer_cost(knobs["N"])
 
     def stages(self) -> tuple[Any, ...]:
         if max(self.config.test_n) > self.config.rollouts:

@@ -5,22 +5,27 @@ named `Part`s: tensors and a little JSON, which is all that is ever written to d
 work of stages too, so that it is shared, resumed and recorded as training is. Nothing here does I/O: a `Context` brings
 what was read.
 
-Reading order: this file, `models.py`, `training.py`, `sft.py`, `vgf.py`.
+Reading order: this file, `method.py`, `models.py`, `training.py`, `sft.py`, `vgf.py`.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
-from methods.core import Count, Method, MethodConfig, PositiveFloat, PositiveInt, Weight
+from methods.core import Count, MethodConfig, PositiveFloat, PositiveInt, Weight
+from methods.inference import Cost
 
 if TYPE_CHECKING:
     import torch
 
     from methods.language.tokens import Texts
+
+
+MODELS = ("sft", "reward", "policy")
+"""The parts that are models with weights: the fine-tuned one, the one that scores, the one a method trained."""
 
 
 class Part(NamedTuple):
@@ -124,43 +129,10 @@ class LanguageConfig(MethodConfig):
     respond_batch: PositiveInt = 25  # prompts at a time
 
 
+ONE_SAMPLE = Cost(passes=1)
+
 WEIGHTS = ("model", "layers", "width", "heads", "dtype", "gradient_checkpointing", "lora_rank")
 """Settings that any training depends on."""
-
-
-@dataclass(frozen=True)
-class LanguageMethod(Method):
-    """Base of language methods. `spec` is a `tasks.language.LanguageSpec`."""
-
-    config: Any
-    spec: Any
-    Config: ClassVar[type[MethodConfig]] = LanguageConfig
-
-    @property
-    def fields(self) -> frozenset[str]:
-        return frozenset()
-
-    @property
-    def exploring(self) -> frozenset[str]:
-        return frozenset()
-
-    def settings(self, *names: str) -> dict[str, Any]:
-        """Those settings, for a stage's `config`."""
-        return {name: getattr(self.config, name) for name in names}
-
-    def evaluation(self, prompts: int, judge: str) -> tuple[LanguageStage, ...]:
-        """Stages that respond to so many prompts and compare the responses with the references; before them that of
-        the reward model, where it is the judge and the method has none."""
-        from methods.language.respond import judging
-
-        measuring = replace(self, config=replace(self.config, measure_proxy=True)) if judge == "proxy" else self
-        own = {stage.name for stage in self.stages()}
-        further: list[Any] = [stage for stage in measuring.stages() if stage.name not in own]
-        return (*further, *measuring.responding(prompts), judging(self.config, prompts, judge))
-
-    def responding(self, prompts: int) -> tuple[LanguageStage, ...]:
-        """Stages that end in the part "responses": see `methods/language/respond.py`."""
-        raise NotImplementedError
 
 
 def derived_seed(*names: Any) -> int:

@@ -13,12 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from methods.core import MethodConfig, PositiveFloat
-from methods.language.core import WEIGHTS, Context, Job, LanguageConfig, LanguageMethod, LanguageStage, Part
+from methods.language.core import WEIGHTS, Context, Job, LanguageConfig, LanguageStage, Part
+from methods.language.method import LanguageMethod
 from methods.language.models import adapted, causal, merged, token_logprobs, weights
+from methods.language.respond import first_of, rollouts
 from methods.language.reward_model import reward_stage
 from methods.language.sft import sft_stage
 from methods.language.tokens import join
 from methods.language.training import Training, prepared
+from methods.language.trl_backend import TRLDPO
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,6 @@ class DPOJob(Training):
 
 def begin(context: Context, config: DPOConfig) -> Job:
     if config.backend == "trl":
-        from methods.language.trl_backend import TRLDPO
-
         return TRLDPO(context, config)
     return DPOJob(context, config)
 
@@ -90,6 +91,4 @@ class DPO(LanguageMethod):
         return (sft_stage(config), stage, *measuring)
 
     def responding(self, prompts: int) -> tuple[LanguageStage, ...]:
-        from methods.language.respond import first_of, rollouts
-
         return rollouts(self.config, prompts, "policy"), first_of(self.config, prompts, "policy")

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from core.extras import install
 from methods.core import BadInput
 from methods.language.core import Context, LanguageConfig, Part
 from methods.language.tokens import Batch
@@ -187,7 +188,7 @@ def adapted(model: Any, rank: int) -> Any:
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
-        raise BadInput(f"lora_rank={rank} needs peft ({error}): pip install -c constraints.txt -e '.[rlhf]'") from error
+        raise BadInput(f"lora_rank={rank} needs peft ({error}): {install('rlhf')}") from error
     return get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear"))
 
 

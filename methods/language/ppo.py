@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from methods.core import Fraction, MethodConfig, PositiveFloat, PositiveInt, Weight
-from methods.language.core import WEIGHTS, Context, LanguageConfig, LanguageMethod, LanguageStage, Part, derived_seed
+from methods.language.core import WEIGHTS, Context, LanguageConfig, LanguageStage, Part, derived_seed
+from methods.language.method import LanguageMethod
 from methods.language.models import RewardModel, adapted, causal, merged, reward, sample, token_logprobs, weights
 from methods.language.respond import first_of, proxy_scores, rollouts
 from methods.language.reward_model import reward_stage

@@ -13,15 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from methods.language.core import Context, Job, LanguageConfig, LanguageStage, Part, derived_seed
+from methods.inference import Cost
+from methods.language.core import ONE_SAMPLE, Context, Job, LanguageConfig, LanguageStage, Part, derived_seed
 from methods.language.models import RewardModel, causal, reward, sample, token_logprobs
-from methods.language.reward_model import scores
+from methods.language.scoring import scores
 from methods.language.tokens import join
 
 MEASURES = ("proxy", "nll", "edit_fraction", "eos", "gradients", "samples", "compute", "transport", "kl")
 """Of a response: normalised score of the reward model; mean negative log-likelihood a token under SFT; fraction of the
 sampled tokens that were changed; 1 if it has an end; backward passes; sequences sampled; passes of one sequence through
 a network (a sample or a score 1, a gradient 3); MMD^2 between particles before and after; log pi - log pi_SFT."""
+
+BACKWARD = 2  # forward passes that a backward one takes the time of
 
 SCORED = 256  # sequences in one pass
 Responses = list[list[int]]
@@ -197,8 +200,16 @@ class First(Responding):
             common = (prompts, responses, self.context.texts.pad, self.context.device, self.config.temperature)
             kl = sequence_nll(self.sft, *common) - sequence_nll(self.policy, *common)
         changed = {"edit_fraction": 0.0} if self.policy is None else {}
-        return self.measured(chunk, responses, self.proxies(prompts, responses), kl=kl, gradients=0.0, samples=1.0,
-                             compute=1.0, **changed)  # fmt: skip
+        return self.measured(chunk, responses, self.proxies(prompts, responses), kl=kl, samples=1.0, **changed,
+                             **spent([ONE_SAMPLE], len(prompts)))  # fmt: skip
+
+
+def spent(costs: Sequence[Cost], prompts: int) -> dict[str, Tensor]:
+    """The measures "gradients" and "compute" `[p, k]` of so many prompts, from an answer's cost at each setting."""
+    gradients = torch.tensor([cost.gradients for cost in costs], dtype=torch.float32)
+    passes = torch.tensor([cost.passes for cost in costs], dtype=torch.float32)
+    rows = {"gradients": gradients, "compute": passes + BACKWARD * gradients}
+    return {name: row.expand(prompts, -1) for name, row in rows.items()}
 
 
 def first_of(config: LanguageConfig, prompts: int, policy: str = "sft") -> LanguageStage:

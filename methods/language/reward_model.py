@@ -15,19 +15,9 @@ from torch import Tensor, nn
 
 from methods.language.core import WEIGHTS, Context, Job, LanguageConfig, LanguageStage, Part, derived_seed
 from methods.language.models import RewardModel, adapted, causal, merged, reward_from, weights
-from methods.language.tokens import finished, join
+from methods.language.scoring import scores, validated
 from methods.language.training import Nothing, Training, prepared
-
-VALIDATED = 500  # pairs of the validation split that scores are normalised and accuracies measured on
-
-
-def scores(
-    model: RewardModel, prompts: Sequence[Any], responses: Sequence[Sequence[int]], eos: int, pad: int,
-    device: Any = "cpu",
-) -> Tensor:  # fmt: skip
-    """r(x, y) `[b]`, not normalised."""
-    batch = join(prompts, [finished(response, eos) for response in responses], pad, device)
-    return model(batch.last, ids=batch.ids)
+from methods.language.trl_backend import TRLReward
 
 
 def preference_loss(
@@ -69,29 +59,6 @@ class RewardJob(Training):
         return {"reward": weights(self.model, **validated(self.model.eval(), self.context))}
 
 
-@torch.no_grad()
-def validated(model: RewardModel, context: Context) -> dict[str, float]:
-    """Mean and deviation of scores over validation pairs, the accuracy against their labels, and, where there is a gold
-    reward, the accuracy against that on pairs that differ in it."""
-    texts, chosen, rejected, agrees = context.texts, list[float](), list[float](), list[bool]()
-    rows = texts.preferences("validation")[:VALIDATED]
-    for first in range(0, len(rows), 100):
-        part = rows[first : first + 100]
-        prompts = [tokens[0] for tokens, _ in part]
-        for found, place in ((chosen, 1), (rejected, 2)):
-            responses = [tokens[place] for tokens, _ in part]
-            found += scores(model, prompts, responses, texts.eos, texts.pad, context.device).tolist()
-    margins = [a - b for a, b in zip(chosen, rejected, strict=True)]
-    if context.gold is not None:
-        for margin, (_, row) in zip(margins, rows, strict=True):
-            better = context.gold(row.prompt, row.chosen) - context.gold(row.prompt, row.rejected)
-            agrees += [margin * better > 0] if better else []
-    every = torch.tensor(chosen + rejected, dtype=torch.float64)
-    found_accuracy = {"gold_accuracy": sum(agrees) / len(agrees)} if agrees else {}
-    return {"mean": float(every.mean()), "deviation": float(every.std().clamp(min=1e-6)),
-            "label_accuracy": sum(m > 0 for m in margins) / len(margins), **found_accuracy}  # fmt: skip
-
-
 class GivenReward(Nothing):
     """A reward model from a folder: its scores are normalised and its accuracy measured, its weights left there."""
 
@@ -113,8 +80,6 @@ def reward_stage(config: LanguageConfig) -> LanguageStage:
 
     def begin(context: Context) -> Job:
         if config.backend == "trl":
-            from methods.language.trl_backend import TRLReward
-
             return TRLReward(context, config)
         return RewardJob(context, config)
 

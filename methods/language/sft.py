@@ -14,10 +14,14 @@ import torch
 from torch import Tensor
 
 from methods.core import MethodConfig
-from methods.language.core import WEIGHTS, Context, Job, LanguageConfig, LanguageMethod, LanguageStage, Part
+from methods.language.core import WEIGHTS, Context, Job, LanguageConfig, LanguageStage, Part
+from methods.language.method import LanguageMethod
 from methods.language.models import adapted, merged, token_logprobs, weights
+from methods.language.respond import first_of, rollouts
+from methods.language.reward_model import reward_stage
 from methods.language.tokens import join
 from methods.language.training import Nothing, Training, prepared
+from methods.language.trl_backend import TRLSFT
 
 
 def sft_loss(model: Any, prompts: Sequence[Any], responses: Sequence[Any], pad: int, device: Any = "cpu") -> Tensor:
@@ -59,8 +63,6 @@ def sft_stage(config: LanguageConfig) -> LanguageStage:
 
     def begin(context: Context) -> Job:
         if config.backend == "trl":
-            from methods.language.trl_backend import TRLSFT
-
             return TRLSFT(context, config)
         return SFTJob(context, config)
 
@@ -80,11 +82,7 @@ class SFT(LanguageMethod):
     name: ClassVar[str] = "sft"
 
     def stages(self) -> tuple[Any, ...]:
-        from methods.language.reward_model import reward_stage
-
         return (sft_stage(self.config), *([reward_stage(self.config)] if self.config.measure_proxy else []))
 
     def responding(self, prompts: int) -> tuple[LanguageStage, ...]:
-        from methods.language.respond import first_of, rollouts
-
         return (rollouts(self.config, prompts), first_of(self.config, prompts))

@@ -19,7 +19,7 @@ from methods.core import BadInput
 
 Ids = list[int]
 PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
-UNFINISHED = " …"  # as `tasks.language.UNFINISHED`: what judges see at the end of a response that was cut off
+UNFINISHED = " …"  # as `tasks.language.core.UNFINISHED`: what judges see at the end of a response that was cut off
 
 
 def word_tokenizer(texts: Sequence[str]) -> Any:
@@ -76,7 +76,7 @@ class Exchange(NamedTuple):
 
 @dataclass(frozen=True)
 class Texts:
-    """A corpus (`tasks.language.Corpus`) through a tokenizer."""
+    """A corpus (`tasks.language.core.Corpus`) through a tokenizer."""
 
     corpus: Any
     tokenizer: Any

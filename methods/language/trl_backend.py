@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
+from core.extras import install
 from methods.core import BadInput
 from methods.language.core import Context, LanguageConfig, Part, derived_seed
-from methods.language.dpo import DPOConfig
 from methods.language.models import adapted, as_classifier, causal, merged, reward_from, reward_of, weights
-from methods.language.reward_model import validated
+from methods.language.scoring import validated
 from methods.language.tokens import finished
 from methods.language.training import BETAS, CLIP_NORM, WARM_UP, WEIGHT_DECAY, without_dropout
 
@@ -32,7 +32,7 @@ class TRLJob:
     def __init__(self, context: Context, config: Any, steps: int, batch_size: int, learning_rate: float) -> None:
         self.context, self.config = context, config
         if importlib.util.find_spec("trl") is None:
-            raise BadInput("backend=trl needs trl: pip install 'trl>=1.16,<2'")
+            raise BadInput(f"backend=trl needs trl: {install('trl')}")
         self.folder = tempfile.TemporaryDirectory(prefix="trl-")
         if config.lora_rank and self.name != "sft":
             raise BadInput(f"{self.name}: with backend=trl all weights are trained, so lora_rank must be 0")
@@ -134,9 +134,11 @@ class TRLReward(TRLJob):
 
 
 class TRLDPO(TRLJob):
+    """Its settings are a `methods.language.dpo.DPOConfig`."""
+
     name = "dpo"
 
-    def __init__(self, context: Context, config: DPOConfig) -> None:
+    def __init__(self, context: Context, config: Any) -> None:
         super().__init__(context, config, config.steps, config.batch_size, config.learning_rate)
 
     def made(self) -> Any:

@@ -18,9 +18,11 @@ from torch import Tensor
 
 from methods import particles
 from methods.core import BadInput, Count, MethodConfig, PositiveFloat, PositiveInt, Weight
+from methods.inference import Cost, Knob
 from methods.language.best_of_n import choices
-from methods.language.core import Context, LanguageConfig, LanguageMethod, LanguageStage
-from methods.language.respond import SAMPLING, Responding, Responses, responding, rollouts
+from methods.language.core import Context, LanguageConfig, LanguageStage
+from methods.language.method import LanguageMethod
+from methods.language.respond import SAMPLING, Responding, Responses, responding, rollouts, spent
 from methods.language.reward_model import reward_stage
 from methods.language.sft import sft_stage
 from methods.language.surrogates import Embedding, Frame, Simplex, Surrogate, frame
@@ -64,6 +66,12 @@ def flow(config: VGFConfig, step_size: float) -> particles.Flow:
         step_size=step_size, optimizer=config.particle_optimizer, maxent=config.alpha > 0, alpha=config.alpha or 1.0,
         kernel=config.kernel, bandwidth_gradient=False, box=None,
     )  # fmt: skip
+
+
+def answer_cost(n: int, steps: float) -> Cost:
+    """Of N particles a sample each, the score of what they end as and, where they move, a teacher-forced pass before
+    and a gradient a step."""
+    return Cost(n * (2 + (steps > 0) + steps), gradients=n * steps)
 
 
 class Particles:
@@ -128,14 +136,11 @@ class Flowing(Responding):
             for decoded, moved in self.path(fixed, starts, step_size)
         ]
         best, proxy, edits, transport = zip(*found, strict=True)  # a setting each, of all prompts
-        steps = torch.tensor(config.test_flow_steps * len(config.test_step_sizes), dtype=torch.float32)
-        steps = steps.expand(len(best[0]), -1)
-        # a sample, and the score of the answer; where it moves, a teacher-forced pass before, and three a step
-        passes = n * (2.0 + 1.0 * (steps > 0) + 3.0 * steps)
+        costs = [answer_cost(n, steps) for _ in config.test_step_sizes for steps in config.test_flow_steps]
         by_prompt = [best[k][p] for p in range(len(best[0])) for k in range(len(best))]
         return self.measured(
-            chunk, by_prompt, torch.stack(proxy, 1).flatten(), edit_fraction=torch.stack(edits, 1), gradients=n * steps,
-            samples=float(n), compute=passes, transport=torch.stack(transport, 1),
+            chunk, by_prompt, torch.stack(proxy, 1).flatten(), edit_fraction=torch.stack(edits, 1), samples=float(n),
+            transport=torch.stack(transport, 1), **spent(costs, len(best[0])),
         )  # fmt: skip
 
     def path(self, fixed: Frame, starts: Responses, step_size: float) -> list[tuple[Responses, Tensor]]:
@@ -175,6 +180,9 @@ class VGF(LanguageMethod):
     config: VGFConfig
     Config: ClassVar[type[MethodConfig]] = VGFConfig
     name: ClassVar[str] = "vgf"
+    inference: ClassVar[tuple[Knob, ...]] = (
+        Knob("L_test", "flow steps at test time", "steps", path=True), Knob("eps", "step size at test time"),
+    )  # fmt: skip
 
     @property
     def knobs(self) -> tuple[Mapping[str, float], ...]:
@@ -184,6 +192,9 @@ class VGF(LanguageMethod):
             for size in self.config.test_step_sizes
             for steps in self.config.test_flow_steps
         )
+
+    def cost(self, knobs: Mapping[str, float]) -> Cost:
+        return answer_cost(self.config.n_particles, knobs["L_test"])
 
     def stages(self) -> tuple[Any, ...]:
         if self.config.n_particles > self.config.rollouts:

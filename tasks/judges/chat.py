@@ -18,12 +18,12 @@ import httpx
 import tenacity
 
 from core import strict_json
+from core.errors import BadInput
 from core.text import printable
-from methods.core import BadInput
+from tasks.data.network import opened
 from tasks.judges import key
 from tasks.judges.spending import Budget, Kept, Price, Usage
-from tasks.language import UNFINISHED, whole_characters
-from tasks.network import opened
+from tasks.language.core import UNFINISHED, whole_characters
 
 ATTEMPTS = 6  # at a server that fails
 ANSWERS = 3  # of them may be useless

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
-from methods.core import BadInput
+from core.errors import BadInput
 
 Outcome = Literal["win", "tie", "loss", "invalid"]
 SCORES: dict[str, float] = {"win": 1.0, "tie": 0.5, "loss": 0.0, "invalid": math.nan}

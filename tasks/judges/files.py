@@ -2,58 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import io
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NotRequired
-
-from pydantic import ConfigDict, with_config
-from typing_extensions import TypedDict
+from typing import Any
 
 from core import records, responses
-from core.errors import reason
+from core.errors import BadInput, reason
 from core.files import read_plain, sweep, write_json, write_text
-from methods.core import BadInput
 from tasks.judges import reward_model
 from tasks.judges.core import Pair, Verdict
-from tasks.language import whole_characters
+from tasks.language.core import whole_characters
 
 TEXTS = ("prompt", "response", "reference")
 VERDICT = ("verdict", "swap_consistent", "cost")  # columns after those that say which row it is about
 
 
-_SHAPE = ConfigDict(strict=True, extra="allow")
-
-
-@with_config(_SHAPE)
-class JudgedStage(TypedDict):
-    """Of run.json's stages."""
-
-    name: str
-    fingerprint: records.Name
-
-
-@with_config(_SHAPE)
-class JudgedRun(TypedDict):
-    """What a judge needs of run.json, which others may write, too."""
-
-    suite: records.Name
-    task: records.Name
-    knobs: NotRequired[list[records.Name]]
-    stages: NotRequired[list[JudgedStage] | None]
-    config: NotRequired[dict[str, Any] | None]
-
-
 @dataclass(frozen=True)
 class Responses:
-    """The responses of one run."""
+    """The responses of one seed of a run; of all its seeds where its records are of format 1."""
 
     folder: Path
-    meta: JudgedRun  # its run.json
+    meta: records.RunRecord | records.SeedRecord  # its run.json
     keys: tuple[str, ...]  # of a row: seed, the knobs, episode
     rows: Sequence[Mapping[str, Any]]
     sha256: str  # of responses.jsonl
@@ -64,11 +40,24 @@ class Responses:
         return [Pair(*(whole_characters(row[name]) for name in TEXTS)) for row in self.rows]
 
     @property
+    def name(self) -> str:
+        """Of the run, short, and of the seed where it has a folder of its own."""
+        run = records.run_folder(self.folder, self.meta)
+        seed = "" if run == self.folder else f" seed {records.seeds_of(self.meta)[0]}"
+        return f"{run.parent.name} {run.name[:12]}{seed}"
+
+    @property
     def optimised(self) -> set[str]:
-        """Of the reward models that the run had to do with: fingerprints of stages, the SHA-256 of what these made, and
-        the path and weights of a checkpoint."""
-        stages = {stage["fingerprint"] for stage in self.meta.get("stages") or [] if stage["name"] == "reward_model"}
-        above = self.folder.resolve().parents  # results/runs/<suite>/<task>/<method>/<fingerprint>
+        """Of the reward models that the run had to do with, whatever the seed: fingerprints of stages, the SHA-256 of
+        what these made, and the path and weights of a checkpoint."""
+        run = records.run_folder(self.folder.resolve(), self.meta)
+        stages = {
+            stage["fingerprint"]
+            for record in (self.meta, *_beside(run))
+            for stage in record.get("stages") or []
+            if stage["name"] == "reward_model"
+        }
+        above = run.parents  # results/runs/<suite>/<task>/<method>/<fingerprint>
         made = [reward_model.weights(str(above[4] / "artifacts" / stage)) for stage in stages if len(above) > 4]
         setting = (self.meta.get("config") or {}).get("reward_checkpoint")
         value = setting.get("value") if isinstance(setting, dict) else None
@@ -76,39 +65,52 @@ class Responses:
         return stages.union(given, *made)
 
 
+def _beside(run: Path) -> Iterator[records.RunRecord | records.SeedRecord]:
+    """The records of all seeds of a run that can be read."""
+    for path in run.glob("seed-*/run.json"):
+        with contextlib.suppress(OSError, BadInput):
+            yield records.read_run(path)
+
+
 def find(places: Sequence[Path]) -> list[Path]:
-    """Folders with responses: the places themselves, or all that lie below them.
+    """Folders with responses: of a seed, of a run, or of any folder above, each once; seeds by their number.
 
     Raises: BadInput for a place without any.
     """
     found: list[Path] = []
     for place in places:
-        whole = (place / "responses.jsonl").is_file()
-        here = [place] if whole else sorted(path.parent for path in place.rglob("responses.jsonl") if path.is_file())
+        here = sorted((path.parent for path in place.rglob("responses.jsonl") if path.is_file()), key=_by_number)
         if not here:
             raise BadInput(f"nothing to judge: no responses.jsonl in {place}, nor below it")
         found += [folder for folder in here if folder not in found]
     return found
 
 
+def _by_number(path: Path) -> list[str | int]:
+    """Sorts seed-10 after seed-9."""
+    return [int(piece) if piece.isdecimal() else piece for piece in re.split(r"(\d+)", str(path), flags=re.ASCII)]
+
+
 def read(folder: Path, episodes: int | None = None) -> Responses:
-    """The responses of a run, of its first so many prompts only where `episodes` says so.
+    """The responses in a folder of a run or a seed, of the first so many prompts only where `episodes` says so.
 
     Raises: BadInput for files that are missing, empty, or not what `results/README.md` says, naming the line.
     """
     path = folder / "responses.jsonl"
     try:
-        meta = records.read(folder / "run.json", JudgedRun)
+        meta = records.read_run(folder / "run.json")
         content = read_plain(path)
     except OSError as error:
         raise BadInput(f"cannot judge {folder}: {reason(error)}") from error
-    knobs = meta.get("knobs", [])
+    knobs = meta["knobs"]
     if {*knobs} & {"seed", "episode", *TEXTS, *VERDICT} or len({*knobs}) < len(knobs):
         raise BadInput(f"{folder / 'run.json'}: knobs {', '.join(knobs)} are not to be told from other columns")
     keys = ("seed", *knobs, "episode")
     rows = responses.parse(content, path, knobs)
     if not rows:
         raise BadInput(f"{path} is empty")
+    if strangers := {row["seed"] for row in rows}.difference(records.seeds_of(meta)):
+        raise BadInput(f"{path} has responses of seed {min(strangers)}, which the run.json beside it does not have")
     if episodes is not None:
         rows = [row for row in rows if row["episode"] < episodes]
         if not rows:

@@ -14,15 +14,15 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, NamedTuple
 
+from core.errors import BadInput
 from core.text import printable
-from methods.core import BadInput
 from tasks.judges.chat import Body, Chat, Unreachable, bound
 from tasks.judges.core import Pair, Progress, Verdict
 from tasks.judges.prompts import Template
 from tasks.judges.spending import Cache, Kept, Usage
 from tasks.judges.tally import Failures, Readings
 from tasks.judges.verdicts import read_choice
-from tasks.language import UNFINISHED
+from tasks.language.core import UNFINISHED
 
 MAX_TOKENS = 160  # of an answer: a sentence and a line
 EXPECTED = 60  # of them, on average

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from itertools import groupby
 from urllib.parse import quote
 
-from methods.core import BadInput
+from core.errors import BadInput
 
 SHORTEST = 8  # characters in a row of a key that are looked for; a placeholder shorter than that stands in many words
 HIDDEN = "***"

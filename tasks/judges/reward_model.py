@@ -14,12 +14,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from core.errors import reason
+from core.errors import BadInput, reason
+from core.extras import install
 from core.files import digest, expanded
-from methods.core import BadInput
 from tasks import SHIPPED, shipped
 from tasks.judges.core import Scorer
-from tasks.language import UNFINISHED
+from tasks.language.core import UNFINISHED
 
 
 def load_scorer(model: str, batch: int = 16, longest: int = 1024) -> Scorer:
@@ -40,7 +40,7 @@ def load_scorer(model: str, batch: int = 16, longest: int = 1024) -> Scorer:
         from methods.language.models import positions, reads
         from methods.language.tokens import plain_ids
     except ImportError as error:
-        raise BadInput(f"a reward model needs torch and transformers ({error}): pip install '.[rlhf]'") from error
+        raise BadInput(f"a reward model needs torch and transformers ({error}): {install('rlhf')}") from error
     place = str(_place(model)) if _place(model).is_dir() else model
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(place)

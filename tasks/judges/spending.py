@@ -9,8 +9,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from core.errors import reason
-from methods.core import BadInput
+from core.errors import BadInput, reason
 
 PROBE = 1 << 16  # characters written to see whether a cache takes them
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Literal, cast
 
-from tasks.language import UNFINISHED
+from tasks.language.core import UNFINISHED
 
 Choice = Literal["a", "b", "tie"]
 

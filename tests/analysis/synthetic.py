@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from analysis.published import FOLDER, METHODS, read
+from analysis.runs import SEEDED
 
 MODES = np.array([[0.55, 0.45], [-0.55, -0.45]])  # the first is the better one
 Effect = Callable[[float, Mapping[str, float]], float]
@@ -36,6 +37,20 @@ def reward(actions: np.ndarray) -> np.ndarray:
     return (np.array([100.0, 80.0]) * np.exp(-squares / 0.08)).sum(-1)
 
 
+def declared(grid: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """What methods declare of these settings: 3 particles a step of L_test, each a value gradient, or N samples."""
+    about = {"L_test": ("flow steps at test time", "steps"), "N": ("samples to choose from", "samples")}
+    names = [name for name in grid[0] if name in about]
+    costs = [
+        {"setting": dict(setting), "passes": 33 + 3 * setting.get("L_test", 0) + 11 * setting.get("N", 0),
+         "gradients": 3 * setting.get("L_test", 0)}
+        for setting in grid
+    ]  # fmt: skip
+    knobs = [{"name": name, "label": about[name][0], "unit": about[name][1], "path": name == "L_test"}
+             for name in names]  # fmt: skip
+    return {"knobs": knobs, "costs": costs}
+
+
 def write_run(
     root: Path,
     method: str = "fql",
@@ -53,12 +68,13 @@ def write_run(
     status: str = "finished",
     offline: int | None = None,
     settings: Mapping[str, Any] | None = None,
+    inference: Mapping[str, Any] | None = None,
     **meta: Any,
 ) -> Path:
     """One run folder. With both deviations 0, every score equals the effect exactly. Returns the folder.
 
     `steps`: of training, 1000 an evaluation if unset; `offline`: of a run that goes on online, how many of its
-    evaluations come before.
+    evaluations come before; `inference`: what the method declares, `declared` if unset, nothing if empty.
     """
     rng = np.random.default_rng([len(method), *fingerprint.encode()])
     folder = root / "runs" / suite / task / method / fingerprint
@@ -91,10 +107,55 @@ def write_run(
         "device": {"platform": "cpu", "kind": "cpu", "count": 1},
         "created": "2026-01-01T00:00:00Z", "updated": "2026-01-01T00:01:00Z",
     }  # fmt: skip
+    if inference is None:
+        inference = declared(grid)
+    if inference:
+        record["inference"] = inference
     if offline is not None:
         record["online"] = {"continues": "0" * 12, "from_step": 1000 * offline, "steps": 1000 * (evaluations - offline)}
     (folder / "run.json").write_text(json.dumps(record | meta, indent=1))
     return folder
+
+
+def split(folder: Path, **of: Mapping[str, Any]) -> dict[int, Path]:
+    """The same run with a folder a seed, in the old one's place: seed -> its folder.
+
+    `of`: by "seed3", what its run.json says otherwise.
+    """
+    record = json.loads((folder / "run.json").read_text())
+    arrays = dict(np.load(folder / "candidates.npz")) if (folder / "candidates.npz").exists() else {}
+    folders = {seed: folder / f"seed-{seed}" for seed in record.pop("seeds")}
+    for number, (seed, place) in enumerate(folders.items()):
+        place.mkdir()
+        mine = record | {"format": 2, "seed": seed} | dict(of.get(f"seed{seed}", {}))
+        (place / "run.json").write_text(json.dumps(mine, indent=1))
+        for name in ("episodes.csv", "train.csv"):
+            if (folder / name).exists():
+                header, *lines = (folder / name).read_text().splitlines()
+                kept = [header, *(line for line in lines if line.split(",", 1)[0] == str(seed))]
+                (place / name).write_text("\n".join(kept) + "\n")
+        if (folder / "responses.jsonl").exists():
+            lines = (folder / "responses.jsonl").read_text().splitlines()
+            (place / "responses.jsonl").write_text(
+                "".join(f"{line}\n" for line in lines if json.loads(line)["seed"] == seed)
+            )
+        if arrays and number < len(arrays["actions"]):
+            own = {name: array[number] if name in SEEDED else array for name, array in arrays.items()}
+            np.savez(place / "candidates.npz", **own)  # type: ignore[arg-type]
+    for path in folder.iterdir():
+        if path.is_file():
+            path.unlink()
+    return folders
+
+
+def split_all(root: Path) -> None:
+    """Gives every run below `root` a folder a seed."""
+    for path in sorted(root.glob("runs/*/*/*/*/run.json")):
+        split(path.parent)
+
+
+LAYOUTS: dict[str, Callable[[Path], None]] = {"a folder a run": lambda root: None, "a folder a seed": split_all}
+"""What gives records that were written here that layout."""
 
 
 def write_landscape(root: Path, suite: str = "toy", task: str = "toy") -> None:
@@ -120,7 +181,7 @@ def write_candidates(
     near = MODES[rng.integers(2, size=shape)]
     start = near + np.array([-0.3, 0.3]) + 0.13 * rng.normal(size=(*shape, 2))
     arrays = {name: np.array([values[i] for values in grid]) for i, name in enumerate(knobs)}
-    levels = arrays.get("L_test", np.zeros(len(grid)))
+    levels = arrays.get("L_test", arrays.get("K", np.zeros(len(grid))))
     candidates = np.stack([near + (1 - pull) ** level * (start - near) for level in levels], axis=1)
     chosen = reward(candidates).argmax(-1)
     actions = np.take_along_axis(candidates, chosen[..., None, None], axis=-2)[..., 0, :]

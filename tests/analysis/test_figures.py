@@ -11,10 +11,11 @@ import pytest
 from matplotlib.figure import Figure
 
 from analysis import aggregate, costs, plots, scaling, style
+from analysis.inference import axes_of, path_of
 from analysis.load import load
 from analysis.select import scores
 from methods.particles import Flow, mmd2, transport_bound
-from tests.analysis.synthetic import write_ablation, write_candidates, write_run
+from tests.analysis.synthetic import LAYOUTS, write_ablation, write_candidates, write_run
 
 L_TEST = {"L_test": [0, 1, 3]}
 
@@ -98,11 +99,13 @@ def test_normalised_by_hand(tmp_path: Path) -> None:
     assert set(points.loc[points["task"] == "", "tasks"]) == {2}
 
 
-def test_transport_is_measured_and_bounded(tmp_path: Path) -> None:
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_transport_is_measured_and_bounded(tmp_path: Path, layout: str) -> None:
     folder = write_run(tmp_path, "vgf", knobs=L_TEST, evaluations=1)
     write_candidates(folder, L_TEST, particles=4, pull=0.1)
-    points, notes = scaling.carried(load(tmp_path))
     particles = np.load(folder / "candidates.npz")["candidates"]
+    LAYOUTS[layout](tmp_path)
+    points, notes = scaling.carried(load(tmp_path))
     assert notes == [] and points["L_test"].tolist() == [0, 1, 3] and points["mean"].iloc[0] == 0
     assert points["mean"].iloc[2] == pytest.approx(mmd2(particles[:, 0], particles[:, 2], 1.0).mean())
     bounds = [transport_bound(Flow(), steps, 2, 1.0) for steps in (0, 1, 3)]
@@ -117,19 +120,62 @@ def test_transport_is_measured_and_bounded(tmp_path: Path) -> None:
     assert any("Lipschitz" in note for note in notes) and any("no MMD of s/two" in note for note in notes)
 
 
-def test_gradients_are_counted() -> None:
-    flow = {"n_particles": 5, "test_particles": 0, "flow_steps": 10}
-    assert costs.gradients(flow, {"L_test": 3}) == 15 and costs.gradients(flow, {"L_test": 0}) == 0
-    assert costs.gradients(flow | {"test_particles": 8}, {"L_test": 3}) == 24
-    assert costs.gradients(flow, {"w": 0.02, "N": 4}) == 40 and costs.gradients(flow, {"w": 0.0, "N": 4}) == 0
-    assert costs.gradients(flow, {"N": 50}) == 0 and costs.gradients({}, {}) == 0
+KICKS = {"knobs": [{"name": "K", "label": "kicks of $5", "unit": "kicks", "path": True}],
+         "costs": [{"setting": {"K": k}, "passes": 7 + k, "gradients": 2.5 * k} for k in (0, 1, 3)]}  # fmt: skip
 
 
-def test_wall_clock_counts_all_stages(tmp_path: Path) -> None:
-    stages = [{"name": "behavior", "fingerprint": "0a" * 6, "steps": 10, "seconds": 30.0},
-              {"name": "critic", "fingerprint": "0b" * 6, "steps": 4000, "seconds": 80.0}]  # fmt: skip
+def test_costs_and_names_are_those_declared(tmp_path: Path) -> None:
+    """Of a method and a knob that nobody here has heard of, whatever its settings are called."""
+    kicks = {"K": [0, 1, 3]}
+    folder = write_run(tmp_path, "kicked", knobs=kicks, evaluations=2, seeds=2, episodes=4, inference=KICKS)
+    write_candidates(folder, kicks)
+    write_run(tmp_path, "fql", evaluations=2, seeds=2, episodes=4)
+    records = load(tmp_path)
+    paid = costs.over_gradients(records, scores(records)[0])
+    assert paid[["label", "passes", "gradients"]].to_numpy().tolist() == [
+        ["fql", 33, 0], ["kicked", 7, 0], ["kicked", 8, 2.5], ["kicked", 10, 7.5]
+    ]  # fmt: skip
+    drawn: dict[str, str] = {}
+
+    def keep(figure: Figure, frame: pd.DataFrame, stem: Path) -> list[Path]:
+        figure.draw_without_rendering()
+        drawn[stem.name] = figure.axes[0].get_xlabel()
+        plt.close(figure)
+        return [stem]
+
+    list(plots.figures(records, tmp_path / "f", notes := [], keep))  # type: ignore[var-annotated]
+    name = r"K, kicks of \$5 [kicks]"
+    assert not notes and drawn["knob-K"] == drawn["transport"] == drawn["scaling-K"] == name
+
+
+def test_records_that_declare_nothing_have_no_cost(tmp_path: Path) -> None:
+    """Nor a unit; that candidates over L_test are paths stands in the schema, and holds of them all the same."""
+    for method in ("vgf", "qgf"):
+        write_run(tmp_path, method, knobs=L_TEST, evaluations=1, seeds=2, episodes=4, inference={})
+    write_run(tmp_path, "fql", evaluations=1, seeds=2, episodes=4)
+    records = load(tmp_path)
+    assert costs.over_gradients(records, scores(records)[0])["label"].tolist() == ["fql"]
+    (note,) = costs.undeclared(records)
+    assert note.startswith("records of qgf, vgf do not declare what an action costs")
+    assert axes_of(records.runs) == {"L_test": "L_test"} and {path_of(run) for run in records.runs} == {"L_test", None}
+
+
+def test_names_that_differ_stand_side_by_side(tmp_path: Path) -> None:
+    other = {"knobs": [{"name": "L_test", "label": "laps", "unit": "-"}], "costs": []}
+    write_run(tmp_path, "vgf", knobs=L_TEST, evaluations=1)
+    write_run(tmp_path, "avgf", knobs=L_TEST, evaluations=1, inference=other)
+    assert axes_of(load(tmp_path).runs) == {"L_test": "L_test, laps [-] / flow steps at test time [steps]"}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_wall_clock_counts_all_stages(tmp_path: Path, layout: str) -> None:
+    """Those of all seeds: in the new layout each says its own."""
+    share = 5 if layout == "a folder a seed" else 1
+    stages = [{"name": "behavior", "fingerprint": "0a" * 6, "steps": 10, "seconds": 30.0 / share},
+              {"name": "critic", "fingerprint": "0b" * 6, "steps": 4000, "seconds": 80.0 / share}]  # fmt: skip
     write_run(tmp_path, "vgf", knobs=L_TEST, evaluations=4, stages=stages, device={"platform": "gpu", "kind": "H200"})
     write_run(tmp_path, "fql", stages=[])
+    LAYOUTS[layout](tmp_path)
     records = load(tmp_path)
     points, notes = costs.clock(records)
     assert points["seconds"].tolist() == [50, 70, 90, 110] and set(points["device"]) == {"H200"}

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from analysis import language, plots
 from analysis.load import load
 from analysis.style import KNOWN, theme
-from tests.analysis.synthetic import write_run
+from tests.analysis.synthetic import LAYOUTS, write_run
 from tests.analysis.synthetic_language import best_of_n, plain, vgf, write_language, write_suite
 
 LEVELS = {"L_test": [0, 1, 4]}
@@ -49,18 +49,20 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
     plt.close("all")
 
 
-def test_points_are_means_over_prompts_and_seeds(tmp_path: Path) -> None:
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_points_are_means_over_prompts_and_seeds(tmp_path: Path, layout: str) -> None:
     accuracy = {"gold_accuracy": 0.8, "label_accuracy": 0.7}
     write_language(tmp_path, "best_of_n", best_of_n, {"N": [1, 16]}, "3c" * 6, noise=0.0, seeds=2, accuracy=accuracy)
     noisy = write_language(tmp_path, "vgf", vgf(0.7, 0.5), LEVELS, prompts=30)
     write_run(tmp_path, "fql")
+    table = pd.read_csv(noisy / "episodes.csv")
+    LAYOUTS[layout](tmp_path)
     of, notes = language.points(load(tmp_path))
     assert notes == [] and set(of["method"]) == {"best_of_n", "vgf"}
     rows = of.set_index("line").loc["best_of_n"].set_index("setting")
     assert rows.loc["N=16", "gold"] == pytest.approx(0.2 + 0.25 * math.log(16), rel=1e-6)
     assert rows.loc["N=16", "compute"] == 32 and math.isnan(rows.loc["N=16", "transport"])
     assert rows["accuracy"].tolist() == [0.8, 0.8] and rows["gold_spread"].tolist() == [0, 0]
-    table = pd.read_csv(noisy / "episodes.csv")
     mine = table[table["L_test"] == 4]
     row = of[(of["method"] == "vgf") & (of["L_test"] == 4)].iloc[0]
     assert row["proxy"] == pytest.approx(mine["proxy"].mean(), rel=1e-5)

@@ -10,7 +10,7 @@ import pytest
 
 from analysis.load import load
 from analysis.runs import RecordError
-from tests.analysis.synthetic import write_run
+from tests.analysis.synthetic import LAYOUTS, write_run
 
 KNOBS = {"L_test": [0, 1]}
 
@@ -28,10 +28,12 @@ def note(notes: list[str], *parts: str) -> str:
     return found[0]
 
 
-def test_one_frame_over_runs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_one_frame_over_runs(tmp_path: Path, layout: str) -> None:
     write_run(tmp_path, "vgf", knobs=KNOBS, seeds=3, episodes=4, evaluations=2)
     write_run(tmp_path, "fql", seeds=2, episodes=4, evaluations=2)
     write_run(tmp_path, "bc", "d4rl", "hopper", seeds=2, episodes=4, evaluations=1)
+    LAYOUTS[layout](tmp_path)
     records = load(tmp_path)
     rows = records.episodes
     assert not records.notes
@@ -42,7 +44,7 @@ def test_one_frame_over_runs(tmp_path: Path) -> None:
     assert rows["score"].dtype == np.float32 and rows["complete"].all()
     assert rows["suite"].dtype == "category" and rows["setting"].dtype == "category"
     assert set(rows.loc[rows["step"] == 2000, "phase"]) == {"final"}
-    assert len(records.runs[0].train()) > 0 and records.runs[0].candidates() is None
+    assert len(records.runs[0].train([])) > 0 and records.runs[0].candidates([]) is None
 
 
 def test_empty_folder(tmp_path: Path) -> None:

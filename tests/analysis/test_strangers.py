@@ -297,7 +297,7 @@ def test_settings_that_no_figure_can_count_with(tmp_path: Path) -> None:
     _, notes = scaling.carried(records)
     assert any("no fitting step_size, kernel, sigma" in note for note in notes)
     cells = scores(records)[0]
-    assert costs.over_gradients(records, cells)["gradients"].tolist() == [0, 1]
+    assert costs.over_gradients(records, cells)["gradients"].tolist() == [0, 3]
     assert scaling.trained(records, cells).empty
 
 
@@ -337,7 +337,7 @@ def test_train_csv_that_is_none(records: Path) -> None:
         return next(run for run in load(records).runs if run.method == "avgf")
 
     file = spoilt(records) / "train.csv"
-    assert list(run().train()) == ["seed", "step", "critic/loss"] and len(run().train()) == 2
+    assert list(run().train([])) == ["seed", "step", "critic/loss"] and len(run().train([])) == 2
     file.write_bytes(b"seed,step\n0,1,2,3\n0,1\n\xff,2,3,4,5\n")
     with pytest.raises(RecordError, match=str(file)):
-        run().train()
+        run().train([])

@@ -43,6 +43,7 @@ def run(*command: str | Path, **options: object) -> subprocess.CompletedProcess[
 NOTEBOOK = {"MPLBACKEND": "module://nowhere.backend_inline", "PYTHONIOENCODING": "ascii", "MPLCONFIGDIR": "/dev/null"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", [NOTEBOOK["MPLBACKEND"], "nonsense"])
 def test_a_notebook_s_backend_is_not_asked_for(backend: str, tmp_path: Path) -> None:
     done = run("analysis.plots", tmp_path / "none", environment=NOTEBOOK | {"MPLBACKEND": backend})

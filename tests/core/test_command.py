@@ -90,7 +90,11 @@ def test_a_wrong_option_is_one_line_and_a_bug_is_a_traceback(folder: Path) -> No
 
 
 def test_what_is_not_installed_says_how_to_have_it(folder: Path) -> None:
-    assert run(folder, "missing") == (2, "", "error: torch is not installed: pip install '.[rlhf]'\n")
+    assert run(folder, "missing") == (
+        2,
+        "",
+        "error: torch is not installed: pip install -c constraints.txt -e '.[rlhf]'\n",
+    )
 
 
 def test_a_reader_that_leaves_ends_it_silently(folder: Path) -> None:

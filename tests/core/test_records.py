@@ -21,7 +21,10 @@ RUN: dict[str, Any] = {
     "episodes": 3, "evaluation_steps": [10, 20],
     "stages": [{"name": "behavior", "fingerprint": "ab", "steps": 20, "seconds": 1.5}],
     "wall_clock_s": {"train": 1.5},
+    "inference": {"knobs": [{"name": "N", "label": "samples", "unit": "-"}],
+                  "costs": [{"setting": {"N": 1}, "passes": 11, "gradients": 0.0}]},
 }  # fmt: skip
+SEED: dict[str, Any] = {"format": 2, "seed": 3} | {key: RUN[key] for key in RUN if key != "seeds"}
 STAGE: dict[str, Any] = {"finished": True, "step": 3, "identity": {}, "files": {"3/a": "00"}}
 
 
@@ -30,6 +33,34 @@ def test_what_the_harness_writes_is_read_as_it_is(tmp_path: Path) -> None:
         (tmp_path / "r.json").write_text(json.dumps(value))
         found: Any = records.read(tmp_path / "r.json", shape)  # type: ignore[arg-type]
         assert found == value
+
+
+@pytest.mark.parametrize(
+    ("value", "seeds"),
+    [(RUN, (0, 1)), (SEED, (3,)), ({key: SEED[key] for key in SEED if key != "schema"}, (3,)),
+     (RUN | {"seed": 7}, (0, 1)), (SEED | {"seeds": [0, 1]}, (3,))],
+)  # fmt: skip
+def test_formats_are_told_apart(tmp_path: Path, value: dict[str, Any], seeds: tuple[int, ...]) -> None:
+    (tmp_path / "run.json").write_text(json.dumps(value))
+    found = records.read_run(tmp_path / "run.json")
+    assert found == value and records.seeds_of(found) == seeds
+
+
+@pytest.mark.parametrize(
+    ("value", "line"),
+    [
+        (SEED | {"format": 3}, "format: Input should be 2 (it is 3)"),
+        (RUN | {"format": 1}, "format: Input should be 2 (it is 1)"),
+        ({key: SEED[key] for key in SEED if key != "seed"}, "seed: Field required"),
+        ({key: SEED[key] for key in SEED if key != "format"}, "seeds: Field required"),
+        (SEED | {"seed": [3]}, "seed: Input should be a valid integer (it is [3])"), ([], "Input should be a valid"),
+        (SEED | {"schema": 2}, "schema: Input should be 1 (it is 2)"),
+    ],
+)  # fmt: skip
+def test_a_record_of_neither_format_is_one_line(value: Any, line: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        records.check_run(value, "where")
+    assert str(caught.value).startswith(f"where: {line}") and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +77,11 @@ def test_what_the_harness_writes_is_read_as_it_is(tmp_path: Path) -> None:
         ({"suite": "a\x1b[2J"}, "suite: holds characters that do not print"), ({"fingerprint": "a/b"}, "fingerprint: "),
         ({"knobs": ["../../x"]}, "knobs.0: cannot be part of a file's name"), ({"knobs": ["é" * 101]}, "knobs.0: "),
         ({"wall_clock_s": {"train": float("nan")}}, "wall_clock_s.train: "),
+        ({"unit": 3}, "unit: Input should be a valid string"),
+        ({"inference": {"knobs": []}}, "inference.costs: Field required"),
+        ({"inference": {"knobs": [{"name": "N", "label": 3, "unit": ""}], "costs": []}}, "inference.knobs.0.label: "),
+        ({"inference": {"knobs": [], "costs": [{"setting": {}, "passes": -1, "gradients": 0}]}},
+         "inference.costs.0.passes: "),
         ({"schema": 2}, "schema: Input should be 1 (it is 2)"), ({"stages": [None]}, "stages.0: "),
         ({"stages": [{"name": "a", "fingerprint": "../..", "steps": 1}]}, "stages.0.fingerprint: cannot be part"),
     ],

@@ -11,6 +11,7 @@ import pytest
 from analysis.verdict_files import texts
 from core.errors import BadInput
 from tasks.judges.files import read
+from tests.core.test_records import RUN
 
 
 def line(**changes: Any) -> bytes:
@@ -19,7 +20,7 @@ def line(**changes: Any) -> bytes:
 
 
 def written(folder: Path, content: bytes) -> Path:
-    (folder / "run.json").write_text(json.dumps({"suite": "tldr", "task": "tldr", "knobs": ["N"]}))
+    (folder / "run.json").write_text(json.dumps(RUN | {"knobs": ["N"]}))
     (folder / "responses.jsonl").write_bytes(content)
     return folder / "responses.jsonl"
 

@@ -13,13 +13,14 @@ import pytest
 
 from tests.harness.command import SMALL, TINY, held, invoke, refused
 
-BC = (*TINY, "--methods", "bc")
+BC = (*TINY, "--methods", "bc", "--seeds", "1")
 VGF = (*SMALL, "--methods", "vgf")
 
 
-def artifact(results: Path, stage: str) -> Path:
-    """The folder of the results' only artefact of that stage."""
-    (folder,) = (path for path in (results / "artifacts").iterdir() if note(path)["identity"]["stage"] == stage)
+def artifact(results: Path, stage: str, seed: int = 0) -> Path:
+    """The folder of the results' only lane of that stage and seed."""
+    (folder,) = (path for path in (results / "artifacts").iterdir()
+                 if [note(path)["identity"][key] for key in ("stage", "seed")] == [stage, seed])  # fmt: skip
     return folder
 
 
@@ -27,13 +28,13 @@ def note(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "stage.json").read_text())
 
 
-def run_folder(results: Path, method: str) -> Path:
-    (folder,) = (results / "runs" / "toy" / "toy" / method).iterdir()
+def seed_folder(results: Path, method: str, seed: int = 0) -> Path:
+    (folder,) = (results / "runs" / "toy" / "toy" / method).glob(f"*/seed-{seed}")
     return folder
 
 
-def origins(results: Path, method: str) -> list[tuple[str, str]]:
-    content = json.loads((run_folder(results, method) / "run.json").read_text())
+def origins(results: Path, method: str, seed: int = 0) -> list[tuple[str, str]]:
+    content = json.loads((seed_folder(results, method, seed) / "run.json").read_text())
     assert content["status"] == "finished"
     return [(stage["name"], stage["origin"]) for stage in content["stages"]]
 
@@ -60,54 +61,59 @@ def offers(*folders: Path) -> list[str]:
 
 def test_what_matches_is_used_and_nothing_is_retrained(reference: Path, tmp_path: Path) -> None:
     """By the very run that made it, which in another folder of results has the same name."""
-    behavior, critic = artifact(reference, "behavior"), artifact(reference, "critic")
-    before = files(behavior) | files(critic)
-    done = invoke(*VGF, "--results", str(tmp_path), *offers(behavior, critic))
+    given = [artifact(reference, stage, seed) for stage in ("behavior", "critic") for seed in (0, 1)]
+    before = [files(folder) for folder in given]
+    done = invoke(*VGF, "--results", str(tmp_path), *offers(*given))
     assert done.exit_code == 0, done.stderr
-    assert origins(tmp_path, "vgf") == [("behavior", "adopted"), ("critic", "adopted")]
-    for folder in (behavior, critic):
-        taken = tmp_path / "artifacts" / folder.name
-        assert files(taken / "state") == files(folder / "state") and not (taken / "train.csv").exists()
-        assert note(taken) == {**note(folder), "adopted_from": str(folder)}
-    ours, theirs = run_folder(tmp_path, "vgf"), run_folder(reference, "vgf")
-    assert not (ours / "train.csv").exists()
-    header, *rows = (ours / "episodes.csv").read_text().splitlines()
-    assert [header, *rows] == [line for line in (theirs / "episodes.csv").read_text().splitlines()
-                               if line == header or ",final," in line]  # fmt: skip
-    with np.load(ours / "candidates.npz") as one, np.load(theirs / "candidates.npz") as two:
-        np.testing.assert_array_equal(one["candidates"], two["candidates"])
-    assert files(behavior) | files(critic) == before
+    for folder in given:
+        taken, name = tmp_path / "artifacts" / folder.name, f"{note(folder)['step']}.safetensors"
+        assert files(taken / "state") == {name: files(folder / "state")[name]} and not (taken / "train.csv").exists()
+        digests = {name: note(folder)["files"][name]}
+        assert note(taken) == {**note(folder), "files": digests, "adopted_from": str(folder)}
+    for seed in (0, 1):
+        assert origins(tmp_path, "vgf", seed) == [("behavior", "adopted"), ("critic", "adopted")]
+        ours, theirs = seed_folder(tmp_path, "vgf", seed), seed_folder(reference, "vgf", seed)
+        assert not (ours / "train.csv").exists()
+        header, *rows = (ours / "episodes.csv").read_text().splitlines()
+        assert [header, *rows] == [line for line in (theirs / "episodes.csv").read_text().splitlines()
+                                   if line == header or ",final," in line]  # fmt: skip
+        with np.load(ours / "candidates.npz") as one, np.load(theirs / "candidates.npz") as two:
+            np.testing.assert_array_equal(one["candidates"], two["candidates"])
+    assert [files(folder) for folder in given] == before
 
 
+@pytest.mark.slow
 def test_what_it_is_needed_for_is_trained_on_it(reference: Path, tmp_path: Path) -> None:
-    """The same critic as if the behaviour had been trained here."""
-    done = invoke(*SMALL, "--methods", "vgf,bc", "--results", str(tmp_path), *offers(artifact(reference, "behavior")))
+    """The same critic as if the behaviour had been trained here, as that of the other seed is."""
+    given = offers(artifact(reference, "behavior"))
+    done = invoke(*SMALL, "--methods", "vgf,bc", "--results", str(tmp_path), *given)
     assert done.exit_code == 0, done.stderr
     assert origins(tmp_path, "vgf") == [("behavior", "adopted"), ("critic", "trained")]
     assert origins(tmp_path, "bc") == [("behavior", "adopted")]
-    ours, theirs = (run_folder(results, "vgf") / "train.csv" for results in (tmp_path, reference))
+    assert origins(tmp_path, "vgf", 1)[0][1] in ("trained", "shared")
+    ours, theirs = (seed_folder(results, "vgf") / "train.csv" for results in (tmp_path, reference))
     assert ours.read_text() == theirs.read_text()
 
 
 def test_it_takes_the_place_of_an_unfinished_one_only(reference: Path, tmp_path: Path) -> None:
     offered, results = artifact(reference, "behavior"), tmp_path / "results"
     own = results / "artifacts" / offered.name
-    changed(offered, own, finished=False, maker="an earlier attempt")
+    changed(offered, own, finished=False, trained_by="an earlier attempt")
     assert invoke(*BC, "--results", str(results), *offers(offered)).exit_code == 0
     assert origins(results, "bc") == [("behavior", "adopted")] and note(own)["finished"]
     shutil.rmtree(results)
-    changed(offered, own, maker="an earlier run")
+    changed(offered, own, trained_by="an earlier run")
     assert invoke(*BC, "--results", str(results), *offers(offered)).exit_code == 0
-    assert origins(results, "bc") == [("behavior", "shared")] and note(own)["maker"] == "an earlier run"
+    assert origins(results, "bc") == [("behavior", "shared")] and note(own)["trained_by"] == "an earlier run"
 
 
 def test_fresh_redoes_all_but_what_is_offered(reference: Path, tmp_path: Path) -> None:
     """What stands there is replaced; offered where it stands, it stays."""
     offered, results = artifact(reference, "behavior"), tmp_path / "results"
-    own = changed(offered, results / "artifacts" / offered.name, maker="an earlier run")
+    own = changed(offered, results / "artifacts" / offered.name, trained_by="an earlier run")
     again = (*BC, "--results", str(results), "--fresh")
     assert invoke(*again, *offers(offered)).exit_code == 0
-    assert origins(results, "bc") == [("behavior", "adopted")] and note(own)["maker"] != "an earlier run"
+    assert origins(results, "bc") == [("behavior", "adopted")] and note(own)["trained_by"] != "an earlier run"
     before = files(own / "state")
     assert invoke(*again, *offers(own)).exit_code == 0
     assert origins(results, "bc") == [("behavior", "adopted")] and files(own / "state") == before
@@ -120,10 +126,10 @@ def test_fresh_redoes_all_but_what_is_offered(reference: Path, tmp_path: Path) -
     "stage, other, line",
     [
         ("behavior", "--set behavior_steps=30", "steps is 20 there and 30 in the plan (stage behavior)"),
-        ("behavior", "--seeds 3", "seeds is [0, 1] there and [0, 1, 2] in the plan (stage behavior)"),
+        ("behavior", "--seeds 1-2", "seed is 0 there and 1 in the plan (stage behavior)"),
         ("behavior", "--set hidden_dims=9", "config.hidden_dims is [8] there and [9] in the plan (stage behavior)"),
-        ("behavior", "--seeds 1 --set hidden_dims=9",
-         "seeds is [0, 1] there and [0] in the plan (stage behavior); also different: config.hidden_dims"),
+        ("behavior", "--seeds 7-7 --set hidden_dims=9",
+         "config.hidden_dims is [8] there and [9] in the plan (stage behavior); also different: seed"),
         ("behavior", "--set behavior=joint --set bank=0", "it is stage 'behavior' of toy/toy, which the plan does not"),
         ("critic", "--set vgf.step_size=0.7", "config.step_size is 0.05 there and 0.7 in the plan (stage critic)"),
         ("critic", "--set vgf.critic=iql", "it is stage 'critic' of toy/toy, which the plan does not have"),
@@ -157,14 +163,21 @@ def test_what_is_no_finished_artefact(reference: Path, tmp_path: Path) -> None:
     unfinished = changed(behavior, tmp_path / "unfinished", finished=False, step=10)
     bare = changed(behavior, tmp_path / "bare")
     shutil.rmtree(bare / "state")
+    old = changed(behavior, tmp_path / "old", identity={"seeds": [0, 1]})
+    damaged = changed(behavior, tmp_path / "damaged")
+    state = damaged / "state" / "20.safetensors"
+    state.write_bytes(state.read_bytes()[:-1] + b"x")
     garbled, other, file = (tmp_path / name for name in ("garbled", "other", "file"))
     for folder, text in ((garbled, "{"), (other, "[1]")):
         folder.mkdir()
         (folder / "stage.json").write_text(text)
     file.touch()
-    nothing, run = "holds no artefact ({})", run_folder(reference, "vgf")
+    nothing, run = "holds no artefact ({})", seed_folder(reference, "vgf")
     for path, complaint in (
-        (unfinished, "its stage is unfinished (step 10)"), (bare, "its parts are missing (no state/20)"),
+        (unfinished, "its stage is unfinished (step 10)"),
+        (bare, f"{bare}/state/20.safetensors is missing; use --fresh to train anew"),
+        (old, "all seeds are in one there, as older versions stored them"),
+        (damaged, f"{state} is damaged (its SHA-256 is not the stored one); use --fresh to train anew"),
         (garbled, nothing.format(f"{garbled}/stage.json:1: Expecting property name enclosed in double quotes")),
         (other, nothing.format(f"{other}/stage.json: Input should be a valid dictionary (it is [1])")),
         (file, nothing.format(f"Not a directory: {file}/stage.json")),

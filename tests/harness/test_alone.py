@@ -13,16 +13,19 @@ import pytest
 
 from core.files import write_json
 from harness import numerics, provenance
-from harness.checkpoint import StageStore
-from harness.stagework import StageWork
+from harness.arrays import ArrayFormat
+from harness.store import LaneStore
+from harness.training import Training
 from methods.core import BadInput
 from tests.harness.command import TINY, invoke
 
-PAIR = (*TINY, "--methods", "ifql,qgf")  # one critic, trained once
+PAIR = (*TINY, "--evaluate-every", "20", "--methods", "vgf,best_of_n", "--set", "train_flow_steps=0", "--set",
+        "n_particles=2", "--set", "test_n=2", "--set", "test_flow_steps=0")  # fmt: skip
+"""One critic, trained once."""
 
 
-def folder_of(results: Path, method: str) -> Path:
-    (folder,) = (results / "runs" / "toy" / "toy" / method).iterdir()
+def folder_of(results: Path, method: str, seed: int = 0) -> Path:
+    (folder,) = (results / "runs" / "toy" / "toy" / method).glob(f"*/seed-{seed}")
     return folder
 
 
@@ -34,53 +37,55 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return results
 
 
-@pytest.mark.parametrize("extra", [(), pytest.param(("--fresh",), marks=pytest.mark.slow)])
-def test_a_record_that_cannot_be_read_ends_no_other_run(pair: Path, tmp_path: Path, extra: tuple[str, ...]) -> None:
-    results = tmp_path / "results"
-    shutil.copytree(pair, results)
-    record = folder_of(results, "qgf") / "run.json"
+def test_a_record_that_cannot_be_read_ends_no_other_trial(pair: Path, tmp_path: Path) -> None:
+    results = Path(shutil.copytree(pair, tmp_path / "results"))
+    record = folder_of(results, "best_of_n") / "run.json"
     record.unlink()
     record.mkdir()
-    shutil.rmtree(folder_of(results, "ifql"))
-    done = invoke(*PAIR, "--results", str(results), *extra)
-    assert json.loads((folder_of(results, "ifql") / "run.json").read_text())["status"] == "finished", done.stderr
-    if extra:  # what is unreadable goes with the rest
-        assert done.exit_code == 0
-    else:
-        assert done.exit_code == 1 and "qgf on toy: failed: " in done.stderr and "Is a directory" in done.stderr
+    shutil.rmtree(folder_of(results, "vgf", 1))
+    done = invoke(*PAIR, "--results", str(results))
+    assert json.loads((folder_of(results, "vgf", 1) / "run.json").read_text())["status"] == "finished", done.stderr
+    assert done.exit_code == 1 and "1 of 2 runs finished" in done.stderr
+    assert "best_of_n on toy, seed 0: failed: " in done.stderr and "Is a directory" in done.stderr
 
 
-def test_a_folder_that_is_removed_ends_no_run_that_shares_its_stage(
+def test_a_folder_that_is_removed_ends_no_trial_that_shares_its_lane(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    log, calls = StageWork._log, list[str]()
+    """Nor one of the same run with another seed."""
+    log, calls = Training._log, list[str]()
 
-    def logging(self: StageWork, metrics: Any) -> None:
-        if len(self.watchers) > 1:
+    def logging(self: Training, metrics: Any) -> None:
+        if self.stage.name == "critic":
             calls.append(self.stage.name)
             if len(calls) == 2:
-                shutil.rmtree(self.watchers[0].member.folder)
+                shutil.rmtree(folder_of(tmp_path, "vgf"))
         log(self, metrics)
 
-    monkeypatch.setattr(StageWork, "_log", logging)
+    monkeypatch.setattr(Training, "_log", logging)
     done = invoke(*PAIR, "--results", str(tmp_path))
     assert done.exit_code == 1 and "1 of 2 runs finished" in done.stderr, done.stderr
     assert done.stderr.count("failed: ") == 1 and "removed while the run wrote in it" in done.stderr
+    assert "vgf on toy, seed 0: failed: " in done.stderr
+    assert json.loads((folder_of(tmp_path, "vgf", 1) / "run.json").read_text())["status"] == "finished"
 
 
 def test_fresh_deletes_what_is_its_own_alone(pair: Path, tmp_path: Path) -> None:
-    outside, results = tmp_path / "outside", tmp_path / "results"
+    """And what is unreadable goes with the rest."""
+    outside, results = tmp_path / "outside", Path(shutil.copytree(pair, tmp_path / "results"))
     outside.mkdir()
     (outside / "thesis.txt").write_text("years of work")
-    shutil.copytree(pair, results)
-    run = folder_of(results, "ifql")
+    run = folder_of(results, "vgf")
     record = json.loads((run / "run.json").read_text())
-    going_on = [run.with_name(str(number) * 12) for number in range(4)]
+    unreadable = folder_of(results, "best_of_n", 1) / "run.json"
+    unreadable.unlink()
+    unreadable.mkdir()
+    going_on = [run.parent.with_name(str(number) * 12) / "seed-0" for number in range(4)]
     for folder, text in zip(going_on, (f"{outside}", "../../outside", "..", "\xff"), strict=True):
-        folder.mkdir()
+        folder.mkdir(parents=True)
         write_json(folder / "run.json", {
-            **record, "fingerprint": folder.name,
-            "online": {"continues": run.name, "from_step": 1, "steps": 1}})  # fmt: skip
+            **record, "fingerprint": folder.parent.name,
+            "online": {"continues": run.parent.name, "from_step": 1, "steps": 1}})  # fmt: skip
         (folder / "stages").write_bytes(text.encode("latin-1"))
     done = invoke(*PAIR, "--results", str(results), "--fresh")
     assert done.exit_code == 0 and (outside / "thesis.txt").exists(), done.stderr
@@ -100,19 +105,17 @@ def test_accelerates_variables_change_nothing(monkeypatch: pytest.MonkeyPatch) -
         assert line.startswith(f"{name}={value} has no effect here") and name not in numerics.os.environ
 
 
-def test_running_out_of_memory_is_not_blamed_on_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_running_out_of_memory_is_not_blamed_on_the_files(tmp_path: Path) -> None:
+    class Full(ArrayFormat):
+        def read(self, path: Path) -> dict[str, Any]:
+            raise MemoryError
+
     parts = {"critic": {"w": np.arange(4, dtype=np.float32)}}
-    with StageStore(tmp_path, {"stage": "x", "steps": 3}) as store:
-        store.save(3, parts, finished=True)
-    with StageStore(tmp_path, {"stage": "x", "steps": 3}) as store:
-        np.testing.assert_array_equal(store.restore(parts)["critic"]["w"], parts["critic"]["w"])
-
-        def full(*arguments: Any, **named: Any) -> Any:
-            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
-
-        monkeypatch.setattr(store.manager, "restore", full)
-        with pytest.raises(jax.errors.JaxRuntimeError):
-            store.restore(parts)
+    LaneStore(tmp_path, {"stage": "x", "steps": 3}, ArrayFormat()).save(3, parts, finished=True)
+    found = LaneStore(tmp_path, {"stage": "x", "steps": 3}, ArrayFormat()).load()
+    np.testing.assert_array_equal(next(iter(jax.tree.leaves(found))), parts["critic"]["w"])
+    with pytest.raises(MemoryError):
+        LaneStore(tmp_path, {"stage": "x", "steps": 3}, Full()).load()
 
 
 @pytest.mark.parametrize("setting", ["vgf.n_particles", "vgf.test_flow_steps", "vgf.flow_steps", "best_of_n.test_n"])
@@ -126,7 +129,8 @@ def test_loops_and_samples_without_end_are_refused(setting: str, tmp_path: Path)
 def test_a_stage_that_names_no_model_is_not_exported(tmp_path: Path) -> None:
     from harness.export import _export
 
-    identity = {"stage": "sft", "task": ["x"], "data": "", "seeds": [0], "config": {"model": "tiny"}, "steps": 3}
+    identity = {"stage": "sft", "trains": ["sft"], "task": ["x"], "data": "", "seed": 0, "config": {"model": "tiny"},
+                "steps": 3}  # fmt: skip
     write_json(tmp_path / "stage.json", {"finished": True, "step": 3, "identity": identity, "files": {}})
     with pytest.raises(BadInput, match=r"stage\.json: identity: task: "):
-        _export(tmp_path, 0, tmp_path / "out")
+        _export(tmp_path, tmp_path / "out")

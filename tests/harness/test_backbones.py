@@ -18,7 +18,7 @@ from methods.language.core import LanguageConfig
 from methods.language.models import load_into, reads, reward_from, tiny_model, weights
 from methods.language.tokens import vocabulary_hash, word_tokenizer
 from tasks import shipped
-from tasks.language_synthetic import TLDR_SUITE
+from tasks.language.tldr_synthetic.suite import SUITE as TLDR_SUITE
 from tests.harness.command import invoke
 
 SIZES: dict[str, Any] = {"layers": 1, "width": 16, "heads": 2}

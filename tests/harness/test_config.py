@@ -6,7 +6,7 @@ import csv
 from dataclasses import fields
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 
@@ -15,10 +15,11 @@ import methods
 import tasks
 from harness.config import Override, RunSettings, check_keys, parse_set, preset, presets, resolve
 from harness.plan import plan_run
-from methods.core import BadInput, MethodConfig
-from tasks import d4rl
+from methods.core import BadInput, Fraction, MethodConfig, Static, Switch
+from tasks.d4rl import suite as d4rl
 
-TABLES = {path.stem: path for path in sorted((Path(harness.config.__file__).parent / "tables").glob("*.csv"))}
+TABLES = {f"{suite}{online}": path for suite in tasks.SUITES for online in ("", "_online")
+          if (path := tasks.about(suite).folder / f"settings{online}.csv").exists()}  # fmt: skip
 PRESETS = [(suite, name) for suite in tasks.SUITES for name in presets(suite)]
 
 
@@ -34,7 +35,7 @@ def test_later_layers_win_and_are_named(monkeypatch: pytest.MonkeyPatch) -> None
     table = [("cube-*", None, "tau", "0.1"), ("cube-*", "vgf", "alpha", "2"), ("cube-*", "fql", "alpha", "3"),
              ("ant*", "vgf", "step_size", "9"), ("cube-*", "vgf", "discount", "0.5")]  # fmt: skip
     rows = tuple((pattern, Override(method, key, value, "a paper")) for pattern, method, key, value in table)
-    monkeypatch.setattr(harness.config, "_table", lambda suite: rows)
+    monkeypatch.setattr(harness.config, "_table", lambda suite, online: rows)
     monkeypatch.setattr(harness.config, "presets", lambda suite: {"p": {"seeds": 3, "set": {"tau": 0.2, "steps": 7}}})
     sizes, from_preset = preset("ogbench", "p")
     assert sizes == {"seeds": 3}
@@ -93,6 +94,11 @@ def test_values_that_do_not_fit_are_refused(assignment: str, complaint: str) -> 
     assert line.startswith(f"--set: {assignment} is not ") and line.endswith(complaint)
 
 
+@pytest.mark.parametrize("hint", [Annotated[float, Static], Annotated[Fraction, Switch]])
+def test_a_role_is_no_limit(hint: Any) -> None:
+    assert harness.config._coerce(Override(None, "rate", "0.5", "--set"), hint) == 0.5
+
+
 # ---- names ----
 
 
@@ -128,7 +134,7 @@ def test_unknown_methods(assignment: str) -> None:
 
 def test_unknown_setting_of_a_table_names_its_source(monkeypatch: pytest.MonkeyPatch) -> None:
     row = ("*", Override("vgf", "step_sise", "1", "Table 7"))
-    monkeypatch.setattr(harness.config, "_table", lambda suite: (row,))
+    monkeypatch.setattr(harness.config, "_table", lambda suite, online: (row,))
     with pytest.raises(BadInput, match=r"^Table 7: vgf has no setting 'step_sise'; did you mean 'step_size'\?$"):
         resolve("vgf", "ogbench", "cube", ())
 
@@ -175,7 +181,21 @@ def test_presets_name_what_exists_and_plan(suite: str, name: str, monkeypatch: p
 
 def test_every_suite_has_presets_and_no_table_is_orphaned() -> None:
     assert {suite for suite, name in PRESETS if name == "smoke"} == set(tasks.SUITES)
-    assert {table.removesuffix("_online") for table in TABLES} <= set(tasks.SUITES)
+    folder = Path(tasks.__file__).parent
+    assert set(folder.rglob("settings*.csv")) == set(TABLES.values()) and len(TABLES) == 4
+    for name in ("suite.toml", "presets.toml", "suite.py"):
+        assert {path.parent for path in folder.rglob(name)} == {tasks.about(suite).folder for suite in tasks.SUITES}
+
+
+def test_a_suite_is_a_folder_and_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(tasks.SUITES, "mine", "toy")
+    assert tasks.family("mine") == "control" and tasks.about("mine").unit == "true reward [100 = better mode]"
+    assert list(presets("mine")) == ["cpu", "paper", "smoke"] and preset("mine", None)[0]["seeds"] == 5
+    assert resolve("vgf", "mine", "toy", ()).origins["hidden_dims"] == "ours"
+    assert [task.name for task in tasks.select("mine", ())] == ["toy"]
+    for read in (tasks.about, tasks.suite, presets):
+        with pytest.raises(BadInput, match=r"^unknown suite 'min'; did you mean 'mine'\?$"):
+            read("min")
 
 
 def test_an_online_phase_has_settings_of_its_own_in_both_phases() -> None:

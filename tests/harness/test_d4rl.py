@@ -12,7 +12,7 @@ import pytest
 
 from harness.online import Rollout
 from harness.train import Trainer
-from tasks.scores import D4RL
+from tasks.d4rl.suite import REFERENCES
 from tests.harness.command import invoke
 from tests.tasks.d4rl_file import d4rl_file
 
@@ -23,9 +23,9 @@ def rewards_seen(monkeypatch: pytest.MonkeyPatch) -> tuple[list[np.ndarray], lis
     online: list[float] = []
     make, step = Trainer.__init__, Rollout.step
 
-    def made(self: Trainer, stage: Any, seeds: Any, columns: Any, state: Any) -> None:
+    def made(self: Trainer, algorithm: Any, lanes: Any, columns: Any, state: Any) -> None:
         offline.append(np.asarray(columns["rewards"]))
-        make(self, stage, seeds, columns, state)
+        make(self, algorithm, lanes, columns, state)
 
     def stepped(self: Rollout, actions: np.ndarray) -> Any:
         row, starts = step(self, actions)
@@ -37,6 +37,7 @@ def rewards_seen(monkeypatch: pytest.MonkeyPatch) -> tuple[list[np.ndarray], lis
     return offline, online
 
 
+@pytest.mark.slow
 def test_a_file_of_d4rl_s_becomes_normalised_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
     offline, online = rewards_seen(monkeypatch)
@@ -46,7 +47,7 @@ def test_a_file_of_d4rl_s_becomes_normalised_scores(tmp_path: Path, monkeypatch:
                   "--set", "hidden_dims=8", "--online-steps", "12", "--online-warmup", "6",
                   "--results", str(tmp_path / "results"))  # fmt: skip
     assert done.exit_code == 0, done.stderr
-    folders = list((tmp_path / "results/runs/d4rl/hopper-medium-v2/td3bc").iterdir())
+    folders = list((tmp_path / "results/runs/d4rl/hopper-medium-v2/td3bc").glob("*/seed-0"))
     records = {"online" in (record := json.loads((folder / "run.json").read_text())): (folder, record)
                for folder in folders}  # fmt: skip
     assert records[True][1]["status"] == "finished" and "online" in (records[True][0] / "episodes.csv").read_text()
@@ -63,5 +64,5 @@ def test_a_file_of_d4rl_s_becomes_normalised_scores(tmp_path: Path, monkeypatch:
         rows = list(csv.DictReader(file))
     assert len(rows) == 2
     for row in rows:  # of the simulator's own rewards, not of those that were learned from
-        score = float(D4RL["hopper"].score(np.array(float(row["return"]))))
+        score = float(REFERENCES["hopper"].score(np.array(float(row["return"]))))
         assert float(row["score"]) == pytest.approx(score, rel=1e-4) and 1 < float(row["length"]) < 1000

@@ -21,11 +21,12 @@ from harness import estimate, throughput_command
 from harness.config import RunSettings, parse_set
 from harness.evaluate import PROBES, Evaluator, Interrupted
 from harness.measure import measure
-from harness.plan import plan_run
-from harness.train import initial_state
-from methods.core import Method
-from tasks import ogbench
-from tasks.toy import ToyTask
+from harness.plan import RunNode, plan_run
+from harness.programs import Program, Stored, programs
+from harness.train import initial_state, lanes_of
+from methods.core import Method, MethodConfig
+from tasks.ogbench import suite as ogbench
+from tasks.toy.suite import ToyTask
 from tests.harness.line import HORIZON, LineTask
 
 STATE = {"policy": jnp.array([1.0, -1.0, 0.0])}  # which way each of three seeds goes
@@ -35,7 +36,7 @@ STATE = {"policy": jnp.array([1.0, -1.0, 0.0])}  # which way each of three seeds
 class Walker(Method):
     """Always goes one way, at the speed of its knob."""
 
-    config: Any = None
+    config: Any = MethodConfig()  # noqa: RUF009 (frozen)
     spec: Any = LineTask.spec
     name: ClassVar[str] = "walker"
     traces: ClassVar[list[int]] = []
@@ -60,7 +61,14 @@ class Looker(Walker):
 
 
 def rollout(evaluator: Evaluator, step: int = 7) -> list[dict[str, Any]]:
-    return evaluator.run(STATE, step, stop=lambda: False, progress=lambda done: None)
+    """Rows of all seeds, in their order."""
+    return rows_of(evaluator, STATE, step)
+
+
+def rows_of(evaluator: Evaluator, state: Any, step: int, **how: Any) -> list[dict[str, Any]]:
+    how = {"stop": lambda: False, "progress": lambda done: None, **how}
+    found = evaluator.run(state, step, evaluator.seeds, **how)
+    return [row for seed in evaluator.seeds for row in found[seed]]  # type: ignore[union-attr]
 
 
 def by_hand(start: int, pace: float) -> tuple[float, int, int]:
@@ -75,7 +83,7 @@ def by_hand(start: int, pace: float) -> tuple[float, int, int]:
 def test_episodes_end_where_they_should() -> None:
     shown: list[float] = []
     with Evaluator(Walker(), LineTask(), (10, 11, 12), episodes=3) as evaluator:
-        rows = evaluator.run(STATE, 7, stop=lambda: False, progress=shown.append)
+        rows = rows_of(evaluator, STATE, 7, progress=shown.append)
     expected = [
         (seed, 7, speed, episode, *by_hand(episode, direction * speed))
         for seed, direction in ((10, 1), (11, -1), (12, 0)) for speed in (1.0, 0.5) for episode in range(3)
@@ -98,7 +106,7 @@ def test_an_evaluation_stops_when_all_episodes_have_ended() -> None:
     calls = []
     with Evaluator(Walker(), LineTask(), (0,), episodes=1) as evaluator:
         state = {"policy": jnp.array([-1.0])}  # over after two steps, four at half speed
-        rows = evaluator.run(state, 1, stop=lambda: bool(calls.append(1)), progress=lambda done: None)
+        rows = rows_of(evaluator, state, 1, stop=lambda: bool(calls.append(1)))
     assert [row["length"] for row in rows] == [2, 4] and len(calls) == 4
 
 
@@ -124,7 +132,7 @@ def test_the_policy_compiles_once() -> None:
 def test_every_seed_and_setting_meets_the_same_starts() -> None:
     seen: list[np.ndarray] = []
 
-    def look(state: Any, obs: Any, keys: Any, number: Any) -> np.ndarray:
+    def look(lanes: Any, state: Any, obs: Any, knobs: Any, number: Any) -> np.ndarray:
         seen.append(np.asarray(obs))
         return np.zeros((2, 6, 1))
 
@@ -141,7 +149,48 @@ def test_every_seed_and_setting_meets_the_same_starts() -> None:
 def test_a_wish_to_stop_ends_an_evaluation() -> None:
     answers = iter([False, False, True])
     with Evaluator(Walker(), LineTask(), (10, 11, 12), episodes=1) as evaluator, pytest.raises(Interrupted):
-        evaluator.run(STATE, 1, stop=lambda: next(answers), progress=lambda done: None)
+        rows_of(evaluator, STATE, 1, stop=lambda: next(answers))
+
+
+def test_chosen_seeds_alone_are_rolled_out() -> None:
+    """And as they are beside all: what the places of the others hold means nothing, be it NaN."""
+    with Evaluator(Looker(), LineTask(), (10, 11, 12), episodes=2) as evaluator:
+        whole = rollout(evaluator)
+        state = {"policy": STATE["policy"].at[1].set(jnp.nan)}
+        found = evaluator.run(state, 7, [12, 10], stop=lambda: False, progress=lambda done: None)
+    assert found == {seed: [row for row in whole if row["seed"] == seed] for seed in (10, 12)}
+
+
+def test_a_seed_whose_actions_are_not_finite_fails_alone() -> None:
+    with Evaluator(Looker(), LineTask(), (10, 11, 12), episodes=2) as evaluator:
+        whole = rollout(evaluator)
+        state = {"policy": STATE["policy"].at[1].set(jnp.nan)}
+        found = evaluator.run(state, 7, (10, 11, 12), stop=lambda: False, progress=lambda done: None)
+    error = found.pop(11)
+    assert str(error) == "stage evaluation: actions not finite at step 7, seed 11" and isinstance(error, Exception)
+    assert found == {seed: [row for row in whole if row["seed"] == seed] for seed in (10, 12)}
+
+
+def test_methods_that_differ_in_float_settings_share_their_programs() -> None:
+    kept: dict[Any, Any] = {}
+
+    def keep(key: Any, make: Any) -> Any:
+        return kept.setdefault(key, make()) if key not in kept else kept[key]
+
+    class Scaled(Walker):
+        def candidates(self, state: Any, obs: Any, key: Any, knobs: Any) -> Any:
+            actions, valid = super().candidates(state, obs, key, knobs)
+            return self.config.discount * actions, valid
+
+    Walker.traces.clear()
+    found = []
+    for discount in (1.0, 0.5):
+        with Evaluator(Scaled(MethodConfig(discount=discount)), LineTask(), (10, 11, 12), 3, keep) as evaluator:
+            found.append([(row["length"], row["success"]) for row in rollout(evaluator)])
+    assert len(Walker.traces) == 1
+    for discount, ends in zip((1.0, 0.5), found, strict=True):
+        assert ends == [by_hand(episode, direction * speed * discount)[1:]
+                        for direction in (1, -1, 0) for speed in (1.0, 0.5) for episode in range(3)]  # fmt: skip
 
 
 def test_methods_without_knobs_have_no_columns() -> None:
@@ -160,12 +209,17 @@ def test_methods_without_knobs_have_no_columns() -> None:
 
 
 def probed(name: str, **settings: Any) -> tuple[Any, Any, dict[str, np.ndarray]]:
-    """Method, fresh state of two seeds, and the arrays of `candidates.npz` on the toy."""
+    """Method, fresh state of two seeds, and the arrays of their `candidates.npz` on the toy, `[s, ...]` where seeds
+    differ."""
     config = methods.get(name).Config(hidden_dims=(8,), flow_steps=2, **settings)
     method = methods.get(name)(config, ToyTask.spec)
-    state = initial_state(method.init, (0, 1))
+    state = initial_state(method, lanes_of((0, 1), [method] * 2))
     with Evaluator(method, ToyTask(), (0, 1), episodes=1) as evaluator:
-        return method, state, evaluator.candidates(state, ToyTask().load("auto").transitions)
+        found = evaluator.candidates(state, ToyTask().load("auto").transitions)
+    assert list(found) == [0, 1] and all(np.array_equal(found[0][same], found[1][same])
+                                         for same in ("observations", *evaluator.knob_names))  # fmt: skip
+    differing = ("candidates", "valid", "actions")
+    return method, state, found[0] | {one: np.stack([arrays[one] for arrays in found.values()]) for one in differing}
 
 
 def test_candidates_of_vgf_are_the_paths_of_its_particles() -> None:
@@ -207,7 +261,7 @@ def _taken_is_a_candidate(arrays: Mapping[str, np.ndarray]) -> bool:
 def test_measurements_are_finite_and_positive(tmp_path: Path) -> None:
     config = methods.get("bc").Config(hidden_dims=(8,), flow_steps=2, batch_size=8)
     method = methods.get("bc")(config, ToyTask.spec)
-    found = measure(method, method.stages()[-1], (0, 1), steps=3, repeats=2)
+    found = measure(method, len(method.stages()) - 1, (0, 1), steps=3, repeats=2)
     assert (found.method, found.stage, found.seeds) == ("bc", "behavior", 2)
     for value in (found.ms_scan, found.ms_loop, found.compile_s, found.ratio):
         assert math.isfinite(value) and value > 0
@@ -216,25 +270,31 @@ def test_measurements_are_finite_and_positive(tmp_path: Path) -> None:
     with (tmp_path / "t.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 2 and float(rows[0]["ratio"]) == pytest.approx(found.ratio, rel=1e-3)  # four digits
-    alone = measure(method, method.stages()[-1], (0,), steps=3, repeats=1, loop=False)
+    alone = measure(method, len(method.stages()) - 1, (0,), steps=3, repeats=1, loop=False)
     assert alone.ms_scan > 0 and math.isnan(alone.ms_loop)
 
 
+def whole(runs: list[RunNode]) -> list[Program]:
+    """The programs of runs of which nothing is stored."""
+    trials = [trial for run in runs for trial in run.trials()]
+    return programs(trials, lambda lane: Stored(), lambda lane: 10)
+
+
 @pytest.mark.slow
-def test_an_estimate_covers_every_stage() -> None:
+def test_an_estimate_covers_every_program() -> None:
     settings = RunSettings(seeds=(0, 1), episodes=1, evaluate_every=10, log_every=5)
     sizes = parse_set(["hidden_dims=8", "flow_steps=2", "steps=10", "behavior_steps=1000"])
-    runs = [plan_run(ToyTask(), "?", name, sizes, settings) for name in ("bc", "best_of_n")]
-    found = estimate.seconds_per_stage(runs, Console(quiet=True))
-    assert set(found) == {node.fingerprint for run in runs for node in run.nodes} and min(found.values()) > 0
+    made = whole([plan_run(ToyTask(), "?", name, sizes, settings) for name in ("bc", "best_of_n")])
+    found = estimate.seconds_of(made, Console(quiet=True))
+    assert set(found) == {program.first.fingerprint for program in made} and min(found.values()) > 0
 
 
-def test_stages_of_a_kind_are_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_programs_of_a_kind_are_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """What an update weighs does not change how long it takes; how wide its networks are does."""
-    measured: list[str] = []
+    measured: list[tuple[str, int]] = []
 
-    def once(method: Any, stage: Any, seeds: Any, **how: Any) -> Any:
-        measured.append(stage.name)
+    def once(method: Any, number: int, seeds: Any, **how: Any) -> Any:
+        measured.append((method.stages()[number].name, len(seeds)))
         return SimpleNamespace(ms_scan=float(len(measured)))
 
     monkeypatch.setattr(estimate, "measure", once)
@@ -244,7 +304,7 @@ def test_stages_of_a_kind_are_measured_once(monkeypatch: pytest.MonkeyPatch) -> 
     runs = [plan_run(task, "?", "fql", parse_set([f"hidden_dims={width}", "steps=10"]), settings)
             for task, width in ((cube, 8), (maze, 8), (cube, 16))]  # fmt: skip
     assert runs[0].resolved.config.alpha != runs[1].resolved.config.alpha
-    found = estimate.seconds_per_stage(runs, Console(quiet=True))
-    assert measured == ["joint", "joint"]
-    first, second, third = (found[run.nodes[-1].fingerprint] for run in runs)
+    found = estimate.seconds_of(whole(runs), Console(quiet=True))
+    assert measured == [("joint", 2), ("joint", 2)]
+    first, second, third = (found[run.lanes(0)[-1].fingerprint] for run in runs)
     assert first == second != third

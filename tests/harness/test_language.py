@@ -12,12 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
-from harness.artifact import Author
-from harness.language import EXTRA
-from harness.parts import PartStore, read_part, write_part
+from harness.backbones import Backbones
+from harness.export import app as export
+from harness.files import contents
+from harness.language import EXTRA, LanguageEvaluator
 from harness.record import read_run
-from methods.language.core import Part
+from harness.store import LaneStore
+from harness.tensors import TensorFormat
+from methods.language.core import LanguageConfig, Part
 from tests.harness.command import ROOT, Command, invoke
 
 SUITE = ("--suite", "tldr-synthetic", "--preset", "smoke")
@@ -42,8 +46,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return results
 
 
-def run_of(results: Path, method: str) -> Path:
-    (folder,) = (results / "runs" / "tldr-synthetic" / "tldr-synthetic" / method).iterdir()
+def run_of(results: Path, method: str, seed: int = 0) -> Path:
+    """The folder of one seed."""
+    (folder,) = (results / "runs" / "tldr-synthetic" / "tldr-synthetic" / method).glob(f"*/seed-{seed}")
     return folder
 
 
@@ -52,12 +57,18 @@ def table(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def lanes(folder: Path) -> list[str]:
+    """Fingerprints of what a seed is made of."""
+    return (folder / "stages").read_text().split()
+
+
 def test_every_method_has_its_record(whole: Path) -> None:
     settings = {"sft": 1, "dpo": 1, "ppo": 1, "best_of_n": 3, "vgf": 3}
     knobs: dict[str, list[str]] = {"best_of_n": ["N"], "vgf": ["L_test"]}
     for method, count in settings.items():
-        folder = run_of(whole, method)
-        meta, rows = read_run(folder), table(folder)
+        folders = [run_of(whole, method, seed) for seed in range(SEEDS)]
+        meta, rows = read_run(folders[0]), [row for folder in folders for row in table(folder)]
+        assert [read_run(folder)["seed"] for folder in folders] == [0, 1]
         assert meta["status"] == "finished" and meta["knobs"] == knobs.get(method, [])
         assert list(rows[0]) == ["seed", "phase", "step", *meta["knobs"], "episode", "return", "length", "success",
                                  "score", *EXTRA]  # fmt: skip
@@ -104,59 +115,37 @@ def texts(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "responses.jsonl").read_text().splitlines()]
 
 
-def test_what_a_finished_seed_went_on_from_is_cleared_up(tmp_path: Path) -> None:
-    from types import SimpleNamespace
-
-    stage = SimpleNamespace(steps=4, trains=frozenset({"sft"}))
-    node: Any = SimpleNamespace(stage=stage, identity={"seeds": [0, 1]})
-    store, part = PartStore(tmp_path, node, Author("x")), Part({"a": torch.ones(1)}, {})
-    for seed in (0, 1):
-        store.pause(seed, 2, part, 1.0)
-    left = store.state / "unfinished-0-2.safetensors"
-    kept = left.read_bytes()
-    store.keep(0, {"sft": part}, 1.0)
-    assert not left.exists()
-    left.write_bytes(kept)  # as if killed before that
-    with store:
-        assert not left.exists() and store.has(0) and store.paused(0) is None
-        assert not store.has(1) and store.paused(1) is not None
-
-
-def test_a_part_that_is_not_noted_yet_does_not_count(tmp_path: Path) -> None:
-    """A seed that was killed while its parts were written goes on from what was noted before."""
-    from types import SimpleNamespace
-
-    stage = SimpleNamespace(steps=4, trains=frozenset({"sft"}))
-    node: Any = SimpleNamespace(stage=stage, identity={"seeds": [0]})
-    store, part = PartStore(tmp_path, node, Author("x")), Part({"a": torch.ones(1)}, {})
-    store.pause(0, 2, part, 1.0)
-    write_part(store.path("sft", 0), part)  # the rest of `keep` did not come about
-    write_part(store.state / "unfinished-0-3.safetensors", part)  # nor that of `pause`
-    with store:
-        assert not store.has(0)
-        found = store.paused(0)
+def test_of_a_lane_counts_what_was_noted_and_no_more(tmp_path: Path) -> None:
+    """What was killed while it wrote goes on from the step that was noted before."""
+    parts = {"sft": Part({"a": torch.arange(6.0).reshape(2, 3), "none": torch.zeros(0)}, {"layers": 1})}
+    store = LaneStore(tmp_path, {"steps": 4}, TensorFormat())
+    store.save(2, {"paused": Part({"a": torch.ones(1)}, {})}, seconds=1.0)
+    store.form.write(store.path(4), parts)  # the rest of `save` did not come about
+    store.tidy()
     assert (
-        found and found[0] == 2 and [path.name for path in store.state.glob("unf*")] == ["unfinished-0-2.safetensors"]
+        store.current == 2 and not store.finished and [path.name for path in store.state.iterdir()] == ["2.safetensors"]
     )
+    store.save(4, parts, finished=True, seconds=1.0)
+    store.prune()
+    assert store.finished and [path.name for path in store.state.iterdir()] == ["4.safetensors"]
+    assert store.note and store.note["seconds"] == 2.0
+    found = store.load()
+    assert store.form.same(found, parts) and found["sft"].about == {"layers": 1}
+    assert not store.form.same(found, {"sft": Part({**parts["sft"].tensors, "a": -torch.ones(2, 3)}, {})})
 
 
 def test_no_verdict_is_no_failure() -> None:
     from types import SimpleNamespace
 
-    from harness.language import LanguageEvaluator
-
-    settings = SimpleNamespace(seeds=(0,), episodes=3)
-    node: Any = SimpleNamespace(settings=settings, method=SimpleNamespace(knobs=({},)))
-    ones = torch.ones(3, 1)
-    tensors = {name: ones for name in ("lengths", "verdicts", *EXTRA)}
+    run: Any = SimpleNamespace(settings=SimpleNamespace(episodes=3), method=SimpleNamespace(knobs=({},)))
+    tensors = dict.fromkeys(("lengths", "verdicts", *EXTRA), torch.ones(3, 1))
     tensors["verdicts"] = torch.tensor([[1.0], [0.5], [torch.nan]])
-    store = SimpleNamespace(read=lambda part, seed: SimpleNamespace(tensors=tensors))
-    rows = LanguageEvaluator(node).run(
-        {"responses": store, "verdicts": store}, 0, stop=lambda: False, progress=lambda done: None
-    )
-    assert (
-        [row["success"] for row in rows[:2]] == [1, 0] and np.isnan(rows[2]["success"]) and np.isnan(rows[2]["score"])
-    )
+    state = {part: {4: Part(tensors, {})} for part in ("responses", "verdicts")}
+    found = LanguageEvaluator(run, (3, 4)).run(state, 0, [4], stop=lambda: False, progress=lambda done: None)
+    rows: Any = found[4]
+    assert found.keys() == {4} and [row["seed"] for row in rows] == [4, 4, 4]
+    assert [row["success"] for row in rows[:2]] == [1, 0]
+    assert np.isnan(rows[2]["success"]) and np.isnan(rows[2]["score"])
 
 
 def test_the_record_names_what_language_runs_depend_on(whole: Path) -> None:
@@ -164,7 +153,7 @@ def test_the_record_names_what_language_runs_depend_on(whole: Path) -> None:
 
 
 def test_the_texts_are_there_for_another_judge(whole: Path) -> None:
-    from tasks.language_synthetic import TLDR_TASK
+    from tasks.language.tldr_synthetic.suite import TASK as TLDR_TASK
 
     folder = run_of(whole, "vgf")
     rows, measured = texts(folder), table(folder)
@@ -180,7 +169,7 @@ def test_the_texts_are_there_for_another_judge(whole: Path) -> None:
 
 
 def test_work_is_shared_and_skipped(whole: Path) -> None:
-    stages = {method: (run_of(whole, method) / "stages").read_text().split() for method in ALL.split(",")}
+    stages = {method: lanes(run_of(whole, method)) for method in ALL.split(",")}
     shared = stages["sft"][:2]
     assert all(set(shared) <= set(found) for found in stages.values()), "one SFT model, one reward model for all"
     assert stages["sft"][2] == stages["best_of_n"][2] == stages["vgf"][2], "and one set of rollouts"
@@ -189,11 +178,14 @@ def test_work_is_shared_and_skipped(whole: Path) -> None:
     }
     trained = [name for name, origins in made.items() if origins["sft"] == "trained"]
     assert len(trained) == 1
+    assert not set(shared) & set(lanes(run_of(whole, "sft", 1))), "each seed's are its own"
     files = {path: path.stat().st_mtime_ns for path in whole.rglob("*.safetensors")}
     again = go(whole, "--methods", ALL)
     assert again.exit_code == 0 and again.stderr.count("finished before") == 5
     assert files == {path: path.stat().st_mtime_ns for path in whole.rglob("*.safetensors")}
-    assert not list(whole.rglob("*.tmp")) and not list(whole.rglob("unfinished*"))
+    assert not list(whole.rglob("*.tmp")) and all(
+        len(list(folder.iterdir())) == 1 for folder in whole.glob("artifacts/*/state")
+    )
 
 
 @pytest.mark.slow  # a job alone is stopped in tests/methods/language/test_losses.py
@@ -201,7 +193,7 @@ def test_work_is_shared_and_skipped(whole: Path) -> None:
     "accident",
     [
         "methods.language.training:Training.run 2 after SIGTERM",  # of SFT's three spans, and again
-        "harness.parts:write_part 3 before SIGKILL",  # between a seed's work and its being kept
+        "harness.tensors:TensorFormat.write 3 before SIGKILL",  # between a seed's work and its being kept
         "methods.language.respond:Chunked.run 3 after SIGINT",  # while responding
         "harness.language:LanguageEvaluator.run 1 before SIGKILL",  # where all is there but the rows
     ],
@@ -212,46 +204,65 @@ def test_what_is_stopped_goes_on_as_if_it_had_not_been(
     arguments = (*SUITE, "--methods", "vgf", "--results", str(tmp_path))
     stopped = command.run(*arguments, accident=accident)
     assert stopped.returncode in (130, -9), stopped.stderr
-    if stopped.returncode == 130:
-        assert read_run(run_of(tmp_path, "vgf"))["status"] == "interrupted"
     assert command.run(*arguments).returncode == 0
-    assert (run_of(tmp_path, "vgf") / "episodes.csv").read_bytes() == (
-        run_of(whole, "vgf") / "episodes.csv"
-    ).read_bytes()
-    stages = (run_of(tmp_path, "vgf") / "stages").read_text().split()
-    for stage in stages:
-        for path in (whole / "artifacts" / stage / "state").rglob("*.safetensors"):
-            mine, theirs = read_part(tmp_path / path.relative_to(whole)), read_part(path)
-            assert all(
-                torch.equal(tensor.nan_to_num(), mine.tensors[k].nan_to_num()) for k, tensor in theirs.tensors.items()
-            )
-    log = whole / "artifacts" / stages[0] / "train.csv"
-    assert (tmp_path / log.relative_to(whole)).read_bytes() == log.read_bytes()
+    for seed in range(SEEDS):
+        mine, theirs = (run_of(results, "vgf", seed) for results in (tmp_path, whole))
+        assert (mine / "episodes.csv").read_bytes() == (theirs / "episodes.csv").read_bytes()
+        assert lanes(mine) == lanes(theirs)
+        for lane in lanes(theirs):
+            (path,) = (whole / "artifacts" / lane / "state").iterdir()
+            (other,) = (tmp_path / "artifacts" / lane / "state").iterdir()
+            assert TensorFormat().same(TensorFormat().read(path), TensorFormat().read(other))
+        log = whole / "artifacts" / lanes(theirs)[0] / "train.csv"
+        assert (tmp_path / log.relative_to(whole)).read_bytes() == log.read_bytes()
 
 
 def test_the_training_log_has_a_row_a_span(whole: Path) -> None:
-    stage = (run_of(whole, "dpo") / "stages").read_text().split()
-    logs = [(whole / "artifacts" / one / "train.csv") for one in stage]
-    with logs[0].open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = []
+    for seed in range(SEEDS):
+        with (whole / "artifacts" / lanes(run_of(whole, "dpo", seed))[0] / "train.csv").open(newline="") as file:
+            rows += list(csv.DictReader(file))
     assert [(row["seed"], row["step"]) for row in rows] == [(s, n) for s in "01" for n in "246"]
     assert set(rows[0]) == {"seed", "step", "sft/loss"} and all(float(row["sft/loss"]) > 0 for row in rows)
 
 
 def test_an_artefact_is_adopted(whole: Path, tmp_path: Path) -> None:
-    first = (run_of(whole, "sft") / "stages").read_text().split()[0]
-    done = go(tmp_path, "--methods", "sft", "--adopt", str(whole / "artifacts" / first), "--set", "measure_proxy=off")
+    first = str(whole / "artifacts" / lanes(run_of(whole, "sft", 1))[0])
+    done = go(tmp_path, "--methods", "sft", "--seeds", "1-1", "--adopt", first, "--set", "measure_proxy=off")
     assert done.exit_code == 0, done.stderr
-    (stage, *_) = read_run(run_of(tmp_path, "sft"))["stages"]
+    (stage, *_) = read_run(run_of(tmp_path, "sft", 1))["stages"]
     assert (stage["name"], stage["origin"]) == ("sft", "adopted")
-    assert {row["proxy"] for row in table(run_of(tmp_path, "sft"))} == {"nan"}
+    assert {row["proxy"] for row in table(run_of(tmp_path, "sft", 1))} == {"nan"}
+
+
+def test_a_lane_s_model_is_exported(whole: Path, tmp_path: Path) -> None:
+    """What it says of itself, and the weights, are the lane's; others load it as a checkpoint."""
+    lane = whole / "artifacts" / lanes(run_of(whole, "sft", 1))[0]
+    done = CliRunner().invoke(export, [str(lane), "--out", str(tmp_path / "sft")], catch_exceptions=False)
+    assert done.exit_code == 0, done.stderr
+    note, path = json.loads((tmp_path / "sft" / "checkpoint.json").read_text()), str(tmp_path / "sft")
+    assert (note["stage"], note["fingerprint"], note["seed"]) == ("sft", lane.name, 1)
+    assert note["command"] == f"python -m harness.export results/artifacts/{lane.name} --out PATH"
+    assert note["sha256"] == contents(path)
+    models = Backbones(LanguageConfig(sft_checkpoint=path), 10, 20, frozenset([contents(path)]))
+    mine = LaneStore(lane, note["identity"], TensorFormat()).load()["sft"].tensors
+    theirs = models.given("sft").state_dict()
+    assert mine and all(torch.equal(theirs[name], tensor) for name, tensor in mine.items())
+    rollouts = whole / "artifacts" / lanes(run_of(whole, "sft", 1))[2]
+    for source, out, line in (
+        (lane, path, f"--out {path}: exists already"),
+        (rollouts, f"{path}-2", f"{rollouts}: no finished stage that trained a model to export"),
+    ):
+        again = CliRunner().invoke(export, [str(source), "--out", out])
+        assert again.exit_code == 2 and again.stderr.startswith(f"error: {line}"), again.stderr
+    assert [folder.name for folder in tmp_path.iterdir()] == ["sft"]
 
 
 def test_the_reward_model_judges_methods_that_have_none() -> None:
     from harness.config import RunSettings, parse_set
     from harness.plan import plan_run
     from tasks.core import choose
-    from tasks.language_synthetic import TLDR_TASK
+    from tasks.language.tldr_synthetic.suite import TASK as TLDR_TASK
 
     task, settings = choose(TLDR_TASK, {"judge": "proxy"}), RunSettings((0,), 4, 2, 2)
     for method in ("sft", "dpo"):
@@ -259,7 +270,9 @@ def test_the_reward_model_judges_methods_that_have_none() -> None:
             plan_run(task, "x", method, parse_set([f"measure_proxy={on}"], "language"), settings)
             for on in ("on", "off")
         )
-        one, other = ({node.stage.name: node.fingerprint for node in run.nodes} for run in (measured, not_measured))
+        one, other = (
+            {lane.node.stage.name: lane.fingerprint for lane in run.lanes(0)} for run in (measured, not_measured)
+        )
         assert "reward_model" in other and one == other, "judged as if it had been measured"
 
 
@@ -285,4 +298,5 @@ def test_listing_and_settings_know_language_methods() -> None:
     shown = invoke("--show-config", "vgf", "tldr-synthetic")
     assert shown.exit_code == 0 and "test_flow_steps" in shown.stdout and "surrogate" in shown.stdout
     planned = invoke(*SUITE, "--dry-run", "--methods", "vgf,sft")
-    assert planned.exit_code == 0 and "shared by 2: vgf, sft" in planned.stdout.replace("\n", " ")
+    assert planned.exit_code == 0 and "to do: 14 lanes" in planned.stdout, "SFT, reward model and rollouts once a seed"
+    assert "vgf evaluated, seed 1" in planned.stdout

@@ -11,12 +11,12 @@ import torch
 
 from harness.backbones import Backbones, save_checkpoint
 from harness.files import contents
-from harness.parts import read_part
+from harness.tensors import TensorFormat
 from methods.language.core import LanguageConfig
 from methods.language.models import reward_from, tiny_model
 from methods.language.tokens import word_tokenizer
 from tests.harness.command import refused
-from tests.harness.test_language import SUITE, go, run_of, table
+from tests.harness.test_language import SUITE, go, lanes, run_of, table
 
 
 def checkpoints(folder: Path, words: list[str]) -> tuple[Path, Path]:
@@ -31,7 +31,7 @@ def checkpoints(folder: Path, words: list[str]) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    from tasks.language_synthetic import TLDR_TASK
+    from tasks.language.tldr_synthetic.suite import TASK as TLDR_TASK
 
     words = [text for example in TLDR_TASK.load("auto").examples("train") for text in example]
     torch.manual_seed(0)
@@ -47,10 +47,10 @@ def test_checkpoints_stand_in_for_training(given: tuple[Path, Path], tmp_path: P
         rows = table(run_of(tmp_path, method))
         assert np.isfinite([float(row["proxy"]) for row in rows]).all()
         assert {row["step"] for row in rows} == {"3" if method == "ppo" else "0"}
-    stages = (run_of(tmp_path, "vgf") / "stages").read_text().split()
-    part = read_part(tmp_path / "artifacts" / stages[0] / "state" / "0" / "sft-0.safetensors")
+    sft_lane = tmp_path / "artifacts" / lanes(run_of(tmp_path, "vgf"))[0]
+    part = TensorFormat().read(sft_lane / "state" / "0.safetensors")["sft"]
     assert part.about == {"given": True} and not part.tensors, "weights stay where they are"
-    identity = json.loads((tmp_path / "artifacts" / stages[0] / "stage.json").read_text())["identity"]
+    identity = json.loads((sft_lane / "stage.json").read_text())["identity"]
     assert [len(digest) for digest in identity["files"]] == [64], "but the stage knows them by their hash"
 
 
@@ -94,12 +94,17 @@ def test_bad_input_is_one_line(given: tuple[Path, Path], tmp_path: Path, monkeyp
 def test_what_only_shows_with_the_data_is_one_line_too(given: tuple[Path, Path], tmp_path: Path) -> None:
     def failed(*arguments: str) -> str:
         done = go(tmp_path, "--methods", "vgf", *arguments, "--seeds", "1")
-        (found,) = [line for line in done.stderr.splitlines() if "failed:" in line]
-        assert done.exit_code == 1
-        return str(found)
+        lane, *_, run, end = done.stderr.splitlines()  # the reward model may fail of the same
+        stage, failed, why = lane.removeprefix("vgf on tldr-synthetic: ").partition(", seed 0: failed: ")
+        assert (
+            failed and run.startswith("vgf on tldr-synthetic, seed 0: failed: its ") and run.endswith(f" failed: {why}")
+        )
+        assert done.exit_code == 1 and end.startswith("0 of 1 runs finished")
+        return f"{stage}: {why}"
 
     other = checkpoints(tmp_path / "other", ["a", "b"])[1]
     mismatch = failed("--set", f"sft_checkpoint={given[0]}", "--set", f"reward_checkpoint={other}")
     assert f"{other}: its tokenizer differs from that of {given[0]}" in mismatch
-    assert "no examples in a split called 'tset'; did you mean 'test'" in failed("--set", "prompt_split=tset")
-    assert "split 'test' has 2000 prompts" in failed("--episodes", "2001")
+    line = failed("--set", "prompt_split=tset")
+    assert "rollouts: tldr-synthetic has no examples in a split called 'tset'; did you mean 'test'" in line
+    assert "rollouts: --episodes 2001: split 'test' has 2000 prompts" in failed("--episodes", "2001")

@@ -1,16 +1,16 @@
-"""Seeds of a language stage side by side: the same parts, nothing left changed, and one that fails ends the others."""
+"""Language lanes side by side: the same parts, nothing left changed, and one that fails does so alone."""
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from harness.record import read_run
 from methods.language.training import NotFiniteLoss, Training
-from tests.harness.test_language import go
+from tests.harness.test_language import go, lanes, run_of
 from tests.harness.test_language_given import given
 
 __all__ = ["given"]  # the fixture
@@ -28,7 +28,7 @@ def test_jobs_make_no_difference(tmp_path: Path) -> None:
     alone, beside = tmp_path / "1", tmp_path / "2"
     for results, jobs in ((alone, "1"), (beside, "2")):
         assert go(results, *arguments, "--jobs", jobs).exit_code == 0
-    assert len(parts(alone)) == 13 and parts(alone) == parts(beside)
+    assert len(parts(alone)) == 15 and parts(alone) == parts(beside)
 
 
 def test_checkpoints_loaded_side_by_side_change_nothing_for_good(given: tuple[Path, Path], tmp_path: Path) -> None:
@@ -49,25 +49,27 @@ def test_trainers_of_another_library_take_turns(tmp_path: Path) -> None:
     for name, seeds, jobs in (("both", "2", "2"), ("one", "1", "1")):
         done = go(tmp_path / name, *arguments, "--seeds", seeds, "--jobs", jobs)
         assert done.exit_code == 0, done.stderr
-    (both,), (one,) = ([file for name, file in parts(tmp_path / name).items() if name.endswith("/sft-0.safetensors")]
-                       for name in ("both", "one"))  # fmt: skip
-    assert both == one, "what seed 0 learns does not depend on who else is there"
+    lane = lanes(run_of(tmp_path / "one", "sft"))[0]
+    both, one = (dict(parts(tmp_path / name)) for name in ("both", "one"))
+    mine = [name for name in one if lane in name and name.endswith(".safetensors")]
+    assert mine and all(both[name] == one[name] for name in mine), "seed 0 does not depend on who else is there"
 
 
-def test_a_seed_that_fails_ends_the_others_at_their_next_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = 0
+def test_a_seed_that_fails_does_so_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ("--methods", "sft", "--seeds", "2", "--jobs", "2", "--set", "measure_proxy=off")
+    train = Training.run
 
     def run(self: Any, first: int, count: int) -> dict[str, float]:
-        nonlocal made
         if self.context.seed == 0:
             raise NotFiniteLoss
-        made += count
-        time.sleep(0.01)
-        return {"sft/loss": 1.0}
+        return train(self, first, count)
 
-    monkeypatch.setattr(Training, "run", run)
-    done = go(tmp_path, "--methods", "sft", "--seeds", "2", "--jobs", "2", "--set", "sft_steps=5000")
-    assert done.exit_code == 1 and "loss not finite at step 2, seed 0" in done.stderr
-    assert 0 < made < 5000
-    (kept,) = tmp_path.glob("artifacts/*/state/unfinished-*.safetensors")
-    assert kept.name == "unfinished-1-2.safetensors"
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "run", run)
+        done = go(tmp_path, *arguments)
+    assert done.exit_code == 1 and "sft, seed 0: failed: stage sft: loss not finite at step 2, seed 0" in done.stderr
+    failed, finished = (read_run(run_of(tmp_path, "sft", seed)) for seed in (0, 1))
+    assert failed["status"] == "failed" and failed["error"].startswith("its sft failed: stage sft: loss not finite")
+    assert finished["status"] == "finished"
+    again = go(tmp_path, *arguments)
+    assert again.exit_code == 0 and "sft on tldr-synthetic, seed 1: finished before" in again.stderr

@@ -12,11 +12,12 @@ import transformers as hub
 from tokenizers import AddedToken
 
 from harness.backbones import check_sizes
+from harness.record import read_run
 from methods.core import BadInput
 from methods.language.core import LanguageConfig
 from methods.language.tokens import Texts, word_tokenizer
 from tasks.core import Provenance
-from tasks.language import Corpus, Example
+from tasks.language.core import Corpus, Example
 from tests.harness.test_language import go, run_of
 
 WORDS = ["a", "b", "c"]  # with three control tokens, ids 0 to 5
@@ -90,16 +91,21 @@ def test_every_token_that_texts_may_hold_has_an_embedding(tmp_path: Path) -> Non
         check_sizes(LanguageConfig(model=model), corpus(control))
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_that_line_before_it_trains(tmp_path: Path) -> None:
-    from tasks.language_synthetic import TLDR_TASK
+    from tasks.language.tldr_synthetic.suite import TASK as TLDR_TASK
 
     torch.manual_seed(0)
     tokenizer = word_tokenizer([text for example in TLDR_TASK.load("auto").examples("train") for text in example])
     short = saved(tmp_path / "short", "gpt2", 24, rows=len(tokenizer), tokenizer=tokenizer)
     done = go(tmp_path / "results", "--methods", "sft", "--set", f"model={short}", "--set", "measure_proxy=off")
-    (line,) = [line for line in done.stderr.splitlines() if "failed:" in line]
-    assert done.exit_code == 1 and f"failed: model {short!r} has 24 positions, and " in line
-    assert not (tmp_path / "results" / "artifacts").exists() and run_of(tmp_path / "results", "sft").exists()
+    failed = [line.partition(f"failed: model {short!r} has 24 positions, and ")[0] for line in done.stderr.splitlines()]
+    sft, run = "sft on tldr-synthetic: sft", "sft on tldr-synthetic"
+    assert done.exit_code == 1 and failed[:-1] == [
+        *(f"{sft}, seed {seed}: " for seed in (0, 1)), *(f"{run}, seed {seed}: failed: its sft " for seed in (0, 1))
+    ]  # fmt: skip
+    assert not list((tmp_path / "results").glob("artifacts/*/st*")), "nothing is stored"
+    assert read_run(run_of(tmp_path / "results", "sft", 1))["status"] == "failed"
 
 
 def test_control_tokens_without_a_row_are_no_obstacle(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from harness.measure import random_transitions
 from harness.online import OnlineTrainer, Rollout
 from harness.plan import OnlineSettings, StageNode
-from harness.train import NotFinite, initial_state, take
+from harness.train import Algorithm, initial_state, lanes_of, take
 from methods.core import Method, MethodConfig, Stage, State, TaskSpec
 from tasks.core import RewardTransform
 from tests.harness.line import HORIZON, Line, LineTask
@@ -36,6 +36,9 @@ class Walker(Method):
 
     def init(self, key: Any) -> State:
         return {"weights": jax.random.normal(key, (3, 2)), "steps": jnp.zeros((2,), jnp.int32)}
+
+    def stages(self) -> tuple[Stage, ...]:
+        return ()
 
     def online(self) -> Stage:
         full, between = (partial(self.drift, counted=counted) for counted in ((1, 1), (1, 0)))
@@ -58,8 +61,9 @@ def trainer(seeds: tuple[int, ...] = (3, 4)) -> OnlineTrainer:
     """Two steps of warm-up, two updates a step, a dataset of 20 transitions, 30 steps, from step 100 of the record."""
     method = Walker(MethodConfig(), SPEC)
     columns = take(random_transitions(SPEC, 20), method.fields)
-    node = StageNode(method.online(), {}, "x", 100, OnlineSettings(warmup=2, updates=2, capacity=0))
-    return OnlineTrainer(method, node, seeds, columns, initial_state(method.init, seeds), 50)
+    node = StageNode(method.online(), {}, "x", 0, 100, OnlineSettings(warmup=2, updates=2, capacity=0))
+    lanes = lanes_of(seeds, [method] * len(seeds))
+    return OnlineTrainer(Algorithm(method, 0), node, lanes, columns, initial_state(method, lanes), 50)
 
 
 def rows(seed: int, number: int) -> dict[str, np.ndarray]:
@@ -71,18 +75,20 @@ def rows(seed: int, number: int) -> dict[str, np.ndarray]:
 
 
 def feed(
-    learner: OnlineTrainer, numbers: range, spoil: int | None = None, blind: int | None = None
-) -> list[np.ndarray]:
-    """Gives each seed its own transitions; `spoil`: the seed whose reward is infinite, `blind`: whose state is NaN."""
-    taken = []
+    learner: OnlineTrainer, numbers: range, seeds: tuple[int, ...] = (3, 4), spoil: int = -1, blind: int = -1
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Gives each seed its own transitions; `spoil`: the seed whose reward is infinite, `blind`: whose state is NaN.
+    Actions of each step, and which seeds were finite in it."""
+    taken, finite, own = [], [], np.array(seeds)
     for number in numbers:
-        parts = [rows(seed, number) for seed in learner.seeds]
+        parts = [rows(seed, number) for seed in seeds]
         row = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        row["rewards"] = np.where(np.array(learner.seeds) == spoil, np.inf, row["rewards"]).astype(np.float32)
-        starts = np.full(len(learner.seeds), number % 5 == 1)
-        shown = np.where(np.array(learner.seeds)[:, None] == blind, np.nan, row["next_observations"])
-        taken.append(learner.step(row, starts, shown.astype(np.float32), number))
-    return taken
+        row["rewards"] = np.where(own == spoil, np.inf, row["rewards"]).astype(np.float32)
+        shown = np.where(own[:, None] == blind, np.nan, row["next_observations"]).astype(np.float32)
+        actions, sound = learner.step(row, np.full(len(seeds), number % 5 == 1), shown, number)
+        taken.append(actions)
+        finite.append(sound)
+    return taken, np.array(finite)
 
 
 def copy(state: State) -> State:
@@ -97,14 +103,15 @@ def test_seeds_together_are_each_alone_and_a_resume_changes_nothing() -> None:
     """float32 sums in another order, as in the contract test."""
     together = trainer((3, 4))
     before = copy(together.trained)
-    actions = feed(together, range(1, 3))
+    actions, _ = feed(together, range(1, 3))
     assert same(before, together.trained)  # the warm-up
     assert all(np.isnan(value).all() for value in together.report().values())
-    actions += feed(together, range(3, 8))
+    actions += feed(together, range(3, 8))[0]
     assert not same(before, together.trained)
     for place, seed in enumerate((3, 4)):
         alone = trainer((seed,))
-        np.testing.assert_allclose(np.concatenate(feed(alone, range(1, 8))), np.stack(actions)[:, place], atol=1e-5)
+        own = np.concatenate(feed(alone, range(1, 8), (seed,))[0])
+        np.testing.assert_allclose(own, np.stack(actions)[:, place], atol=1e-5)
         for name, block in alone.own.items():
             np.testing.assert_array_equal(block[0], together.own[name][place])
 
@@ -128,13 +135,21 @@ def test_updates_and_what_they_report_are_counted() -> None:
         np.testing.assert_allclose(mean, np.mean([one[name] for one in singles[2:]], axis=0), rtol=1e-5)
 
 
-def test_what_is_not_finite_is_named() -> None:
-    """An infinite reward of seed 4 stops the run once it is drawn, and names the step of the record."""
-    with pytest.raises(NotFinite, match=r"stage online: .*weights/reward.* not finite at step 1\d\d, seed 4") as caught:
-        feed(trainer(), range(1, 31), spoil=4)
-    assert caught.value.seed == 4
-    with pytest.raises(NotFinite, match="stage online: actions not finite at step 101, seed 3"):
-        feed(trainer(), range(1, 2), blind=3)
+def test_what_is_not_finite_is_named_and_touches_nobody_else() -> None:
+    """An infinite reward of seed 4 spoils it once it is drawn, from then on; its neighbour's numbers stay the same."""
+    learner, sound = trainer(), trainer()
+    actions, finite = feed(learner, range(1, 12), spoil=4)
+    first = int(np.argmin(finite[:, 1]))
+    assert finite[:, 0].all() and finite[:first, 1].all() and not finite[first:, 1].any() and first >= 2
+    message = str(learner.failure(1, 4, first + 1))
+    assert message.startswith("stage online: weights/")
+    assert message.endswith(f"not finite at step {101 + first}, seed 4")
+    others, _ = feed(sound, range(1, 12))
+    np.testing.assert_array_equal(np.array(actions)[:, 0], np.array(others)[:, 0])
+    assert np.isfinite(actions).all(), "what is not is no action for a simulator"
+    blind = trainer()
+    assert feed(blind, range(1, 2), blind=3)[1].tolist() == [[False, True]]
+    assert str(blind.failure(0, 3, 1)) == "stage online: actions not finite at step 101, seed 3"
 
 
 # ---- gathering ----

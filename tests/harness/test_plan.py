@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 import methods
-from harness.config import RunSettings, parse_set
-from harness.plan import RunNode, describe, plan_run
-from methods.core import TaskSpec
-from tasks import ogbench
+from harness.config import Override, RunSettings, parse_set
+from harness.plan import RunNode, describe, plan_all, plan_run
+from methods.core import BadInput, TaskSpec
 from tasks.core import choose
-from tasks.toy import ToyTask
+from tasks.ogbench import suite as ogbench
+from tasks.toy.suite import ToyTask
 from tests.harness.command import ROOT
 
 SETTINGS = RunSettings(seeds=(0, 1), episodes=5, evaluate_every=20, log_every=10)
@@ -134,14 +134,70 @@ class OtherTask(ToyTask):
 
 
 @pytest.mark.parametrize(
-    "change",
-    [{"data": "other"}, {"settings": replace(SETTINGS, seeds=(0, 2))}, {"settings": replace(SETTINGS, seeds=(0,))},
-     {"task": OtherTask(name="toy2")}, {"task": OtherTask(spec=TaskSpec(1, 2, horizon=2))}],
-)  # fmt: skip
-def test_data_seeds_and_task_change_everything(change: dict[str, Any]) -> None:
+    "change", [{"data": "other"}, {"task": OtherTask(name="toy2")}, {"task": OtherTask(spec=TaskSpec(1, 2, horizon=2))}]
+)
+def test_data_and_task_change_everything(change: dict[str, Any]) -> None:
     base, other = plan("vgf"), plan("vgf", **change)
     assert not set(stages(base).values()) & set(stages(other).values()) and base.fingerprint != other.fingerprint
     assert stages(base) == stages(plan("vgf", task=OtherTask()))
+
+
+def test_a_seed_changes_its_lanes_alone() -> None:
+    """A run is the same whatever seeds are asked for, as is a lane whatever others train beside it."""
+    base, other = plan("vgf"), plan("vgf", settings=replace(SETTINGS, seeds=(1, 7)))
+    assert base.fingerprint == other.fingerprint and stages(base) == stages(other)
+    lanes = {seed: tuple(lane.fingerprint for lane in base.lanes(seed)) for seed in (0, 1, 7)}
+    assert len({one for chain in lanes.values() for one in chain} | set(stages(base).values())) == 3 * 2 + 2
+    assert lanes[1] == tuple(lane.fingerprint for lane in other.lanes(1))
+    behavior, critic = base.lanes(7)
+    assert critic.reads == {"behavior": behavior} and critic.identity["reads"] == {"behavior": behavior.fingerprint}
+    assert (behavior.depth, critic.depth, critic.seed) == (0, 1, 7)
+
+
+def test_lanes_of_one_structure_differ_in_seeds_and_float_settings_alone() -> None:
+    def structure(*sets: str, name: str = "vgf", seed: int = 0, **more: Any) -> Any:
+        return plan(name, *sets, **more).lanes(seed)[-1].structure
+
+    base = structure()
+    for same in (structure(seed=3), structure("step_size=0.7"), structure("vgf.alpha=3", "learning_rate=0.02")):
+        assert same == base
+    for other in (structure("train_flow_steps=3"), structure("batch_size=9"), structure("steps=51"),
+                  structure("hidden_dims=9"), structure(name="best_of_n"), structure(task=OtherTask(name="toy2")),
+                  structure("rewards=raw")):  # fmt: skip
+        assert other != base
+    assert len({lane.structure for lane in plan("vgf").lanes(0)}) == 2
+
+
+def test_going_on_online_is_a_run_of_its_own_behind_the_offline_one() -> None:
+    settings = replace(SETTINGS, online_steps=30, online_warmup=10, online_evaluate_every=15)
+    offline, online = plan_all(ToyTask(), "digest", ("iql",), (), settings)
+    assert online.continues is offline and online.fingerprint != offline.fingerprint == plan_run(
+        ToyTask(), "digest", "iql", (), SETTINGS).fingerprint  # fmt: skip
+    *before, last = online.lanes(1)
+    assert [lane.fingerprint for lane in before] == [lane.fingerprint for lane in offline.lanes(1)]
+    assert set(last.reads.values()) <= set(before) and {one.fingerprint for one in last.reads.values()} == {
+        lane.fingerprint for lane in before if lane.node.stage.trains}  # fmt: skip
+    end = offline.evaluation_steps()[-1]
+    assert online.evaluation_steps() == (end + 15, end + 30) and online.nodes[-1].updates == 20
+    assert [trial.before for trial in online.trials()] == list(offline.trials())
+    assert describe(online.trials()[0])["online"] == {
+        "continues": offline.fingerprint, "from_step": end, "steps": 30, "warmup": 10, "updates": 1,
+        "capacity": 0}  # fmt: skip
+    assert "online" not in describe(offline.trials()[0])
+    with pytest.raises(BadInput, match="bc has no rule for an online phase"):
+        plan_all(ToyTask(), "digest", ("bc",), (), settings)
+    assert len(plan_all(ToyTask(), "digest", ("iql", "bc"), (), settings, named=False)) == 3
+    with pytest.raises(BadInput, match="nothing is learned in them, as --online-warmup is 30"):
+        plan_all(ToyTask(), "digest", ("iql",), (), replace(settings, online_warmup=30))
+
+
+def test_settings_of_a_sweep_are_runs_and_equal_ones_are_one() -> None:
+    def swept(*values: str) -> list[RunNode]:
+        setting = [(Override("fql", "alpha", value, "--sweep"),) for value in values]
+        return plan_all(ToyTask(), "digest", ("bc", "fql"), (), SETTINGS, {"fql": setting})
+
+    assert [run.label for run in swept("3", "10")] == ["bc on toy", "fql on toy (alpha=3)", "fql on toy (alpha=10)"]
+    assert [run.label for run in swept("3", "3.0")][1:] == ["fql on toy (alpha=3)"]
 
 
 def test_sizes_of_the_record_change_the_run_alone() -> None:
@@ -158,7 +214,8 @@ def test_what_is_chosen_of_a_task_changes_the_run_alone() -> None:
     cube = ogbench.get("cube-single-play-singletask-v0")
     post, pre = plan("vgf", task=cube), plan("vgf", task=choose(cube, {"success_timing": "pre"}))
     assert stages(post) == stages(pre) and post.fingerprint != pre.fingerprint
-    assert describe(pre)["task_options"] == {"success_timing": "pre"} and describe(plan("vgf"))["task_options"] == {}
+    assert describe(pre.trials()[0])["task_options"] == {"success_timing": "pre"}
+    assert describe(plan("vgf").trials()[0])["task_options"] == {}
 
 
 def test_joint_and_pretrained_are_different_work() -> None:
@@ -176,17 +233,20 @@ def test_evaluation_steps() -> None:
 
 def test_describe_names_every_setting_with_its_origin() -> None:
     run = plan("vgf", "test_flow_steps=0,3")
-    content = describe(run)
+    content = describe(run.trials()[1])
     assert content["config"]["test_flow_steps"] == {"value": [0, 3], "origin": "--set"}
     assert content["config"]["steps"] == {"value": 50, "origin": "--set"}
-    assert content["knobs"] == ["L_test"] and content["seeds"] == [0, 1] and content["fingerprint"] == run.fingerprint
-    assert run.folder(Path("r")) == Path("r/runs/toy/toy/vgf") / run.fingerprint
+    assert content["knobs"] == ["L_test"] and content["seed"] == 1 and content["fingerprint"] == run.fingerprint
+    assert [one["setting"] for one in content["inference"]["costs"]] == [{"L_test": 0}, {"L_test": 3}]
+    assert content["unit"] == "true reward [100 = better mode]"
+    assert content["inference"]["knobs"][0]["name"] == "L_test"
+    assert run.trials()[1].folder(Path("r")) == Path("r/runs/toy/toy/vgf") / run.fingerprint / "seed-1"
 
 
 def test_fingerprints_do_not_depend_on_the_process() -> None:
     code = ("from tests.harness.test_plan import plan, stages; run = plan('vgf', 'bank=2');"
-            "print(run.fingerprint, *stages(run).values())")  # fmt: skip
+            "print(run.fingerprint, *[lane.fingerprint for lane in run.lanes(1)])")  # fmt: skip
     environment = os.environ | {"PYTHONHASHSEED": "7"}
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
     run = plan("vgf", "bank=2")
-    assert found.stdout.split() == [run.fingerprint, *stages(run).values()], found.stderr
+    assert found.stdout.split() == [run.fingerprint, *(lane.fingerprint for lane in run.lanes(1))], found.stderr

@@ -17,21 +17,22 @@ from typing import Any
 
 import pytest
 
-from harness import control, execute, quiet, record
+from harness import attempts, record, training
 from harness.ending import Interrupted, Stop
 from harness.evaluate import Evaluator
 from harness.train import Trainer
 from tests.harness.command import ROOT, TINY, Command, invoke
 
 BC = (*TINY, "--methods", "bc")
+PAIR = (*TINY, "--evaluate-every", "40", "--methods", "bc,bc_gaussian", "--results")
 
 # The toy's simulators in worker processes. Before the n-th answer of a worker is waited for, it says so.
 _POOL = """
 import sys
 number, sys.argv = int(sys.argv[1]), sys.argv[:1] + sys.argv[2:]
 from core.command import main
-from tasks.simulators import SimulatorPool
-from tasks.toy import ToyTask
+from tasks.simulation.simulators import SimulatorPool
+from tasks.toy.suite import ToyTask
 ToyTask.cheap = False
 receive, calls = SimulatorPool._receive, 0
 def counted(self, worker):
@@ -47,9 +48,13 @@ main("harness.run_command:app")
 """
 
 
-def record_of(results: Path, method: str = "bc") -> dict[str, Any]:
-    (path,) = (results / "runs" / "toy" / "toy" / method).glob("*/run.json")
-    return json.loads(path.read_text())
+def folder_of(results: Path, method: str = "bc", seed: int = 0) -> Path:
+    (folder,) = (results / "runs" / "toy" / "toy" / method).glob(f"*/seed-{seed}")
+    return folder
+
+
+def record_of(results: Path, method: str = "bc", seed: int = 0) -> dict[str, Any]:
+    return json.loads((folder_of(results, method, seed) / "run.json").read_text())
 
 
 @pytest.mark.parametrize("number", [1, 7], ids=["while the first workers start", "in an evaluation"])
@@ -103,8 +108,8 @@ def test_what_terminals_and_batch_systems_send_saves_the_run(
     done = invoke(*BC, "--results", str(tmp_path))
     assert done.exit_code == 130 and "the same command continues" in done.stderr
     assert record_of(tmp_path)["status"] == "interrupted" and len(calls) == 1
-    (note,) = (tmp_path / "artifacts").glob("*/stage.json")
-    assert json.loads(note.read_text())["step"] == 10
+    notes = [json.loads(path.read_text()) for path in (tmp_path / "artifacts").glob("*/stage.json")]
+    assert [note["step"] for note in notes] == [10, 10] and record_of(tmp_path, seed=1)["status"] == "interrupted"
     again = invoke(*BC, "--results", str(tmp_path))
     assert again.exit_code == 0 and len(calls) == 2
 
@@ -171,7 +176,7 @@ class Exhausted(RuntimeError):
 
 
 @pytest.mark.parametrize("place, error, line", [
-    ((control, "initial_state"), Exhausted("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes."),
+    ((training, "initial_state"), Exhausted("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes."),
      "out of memory (RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.)"),
     pytest.param((Trainer, "run"), MemoryError(), "out of memory (MemoryError)", marks=pytest.mark.slow),
     pytest.param((Evaluator, "run"), ZeroDivisionError("division by zero"), "ZeroDivisionError: division by zero",
@@ -182,7 +187,7 @@ class Exhausted(RuntimeError):
 def test_an_error_nobody_foresaw_ends_its_run_alone(
     place: tuple[Any, str], error: Exception, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The traceback is kept where the line says, until the run is done again."""
+    """With all its seeds. The traceback is kept where the line says, until the run is done again."""
     owner, name = place
     works, calls = getattr(owner, name), []
 
@@ -193,30 +198,33 @@ def test_an_error_nobody_foresaw_ends_its_run_alone(
         return works(*arguments, **named)
 
     monkeypatch.setattr(owner, name, fails_first)
-    arguments = (*TINY, "--evaluate-every", "40", "--methods", "bc,bc_gaussian", "--results", str(tmp_path))
+    arguments = (*PAIR, str(tmp_path))
     done = invoke(*arguments)
     assert done.exit_code == 1 and "1 of 2 runs finished" in done.stderr and "Traceback" not in done.stderr
-    (folder,) = (tmp_path / "runs" / "toy" / "toy" / "bc").iterdir()
-    assert f"bc on toy: failed: {line}; see {folder}/traceback.txt\n" in done.stderr
-    assert record_of(tmp_path)["status"] == "failed" and record_of(tmp_path)["error"] == line
+    folder = folder_of(tmp_path)
+    assert f": failed: {line}; see {folder}/traceback.txt\n" in done.stderr and done.stderr.count("failed: ") == 1
+    for seed in (0, 1):
+        assert [record_of(tmp_path, seed=seed)[key] for key in ("status", "error")] == ["failed", line]
     assert record_of(tmp_path, "bc_gaussian")["status"] == "finished"
     assert (folder / "traceback.txt").read_text().splitlines()[-1].startswith(
         (type(error).__name__, f"{type(error).__module__}.{type(error).__name__}"))  # fmt: skip
     assert "2 of 2 runs finished" in invoke(*arguments).stderr and not (folder / "traceback.txt").exists()
 
 
-def test_a_run_whose_record_cannot_be_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    begin = record.RunRecord
+def test_a_trial_whose_record_cannot_be_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is left out of what trains, with its lane, if nobody else wants that."""
+    begin = record.TrialRecord
 
     def refuse(folder: Path, content: Any) -> Any:
-        if content["method"] == "bc":
+        if (content["method"], content["seed"]) == ("bc", 0):
             raise ZeroDivisionError("at once")
         return begin(folder, content)
 
-    monkeypatch.setattr(execute.record, "RunRecord", refuse)
-    done = invoke(*TINY, "--methods", "bc,bc_gaussian", "--results", str(tmp_path))
+    monkeypatch.setattr(attempts, "TrialRecord", refuse)
+    done = invoke(*PAIR, str(tmp_path))
     assert done.exit_code == 1 and "1 of 2 runs finished" in done.stderr
-    assert "bc on toy: failed: ZeroDivisionError: at once" in done.stderr
+    assert "bc on toy, seed 0: failed: ZeroDivisionError: at once" in done.stderr
+    assert record_of(tmp_path, seed=1)["status"] == "finished"
 
 
 def test_results_that_are_removed_midway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,9 +238,10 @@ def test_results_that_are_removed_midway(tmp_path: Path, monkeypatch: pytest.Mon
         return run(self, *arguments)
 
     monkeypatch.setattr(Trainer, "run", removing)
-    done = invoke(*TINY, "--methods", "bc,bc_gaussian", "--results", str(tmp_path / "r"))
+    done = invoke(*PAIR, str(tmp_path / "r"))
     assert done.exit_code == 1 and "1 of 2 runs finished" in done.stderr
-    assert "bc on toy: failed: FileNotFoundError: removed while the run wrote in it: " in done.stderr
+    for seed in (0, 1):
+        assert f"bc on toy, seed {seed}: failed: FileNotFoundError: removed while the run wrote in it: " in done.stderr
     assert not (tmp_path / "r" / "runs" / "toy" / "toy" / "bc").exists()
     assert record_of(tmp_path / "r", "bc_gaussian")["status"] == "finished"
 
@@ -258,7 +267,6 @@ def test_files_that_may_not_be_large_enough_are_one_line(command: Command, tmp_p
 
 @pytest.mark.slow  # test_resume.py fills a disk in every run
 def test_a_disk_that_fills_while_states_are_written_is_one_line(command: Command, tmp_path: Path) -> None:
-    """Orbax's threads, and what tensorstore had under way, have much to say of it."""
     script = f'mount -t tmpfs -o size=300k none {tmp_path} && "$@"'
     prefix = ("unshare", "-rm", "sh", "-c", script, "sh")
     if not shutil.which("unshare") or subprocess.run([*prefix, "true"], capture_output=True).returncode:
@@ -269,11 +277,3 @@ def test_a_disk_that_fills_while_states_are_written_is_one_line(command: Command
     lines = [line for line in err.splitlines() if not line.startswith(("bc on toy: step", "iql on toy: step"))]
     assert process.returncode == 2 and len(lines) == 1, err
     assert lines[0].startswith(f"error: {tmp_path}/r is full")
-
-
-def test_other_errors_are_not_silenced(capsys: pytest.CaptureFixture[str]) -> None:
-    with quiet.about_failed_saves():
-        for words in ("Event loop is closed", "something else"):
-            error = RuntimeError(words)
-            sys.excepthook(RuntimeError, error, None)
-    assert capsys.readouterr().err == "RuntimeError: something else\n"

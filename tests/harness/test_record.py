@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.files import write_atomically, write_json
 from harness import record
-from harness.record import Busy, RunRecord, Table, locked, write_arrays, write_atomically, write_json
-from harness.table import begin_with
+from harness.record import Busy, TrialRecord, locked, write_arrays
+from harness.table import Table, begin_with
 from methods.core import BadInput
 from tests.harness.command import held
 
@@ -168,25 +169,28 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytes
     assert json.loads(path.read_text()) == {"a": 1} and os.listdir(path.parent) == ["f.json"]
 
 
-KNOWN = {"suite": "toy", "task": "toy", "method": "bc", "fingerprint": "f", "config": {}, "seeds": [0], "knobs": [],
+KNOWN = {"suite": "toy", "task": "toy", "method": "bc", "fingerprint": "f", "config": {}, "seed": 3, "knobs": [],
          "episodes": 3, "evaluation_steps": []}  # fmt: skip
 
 
-def test_a_run_record_outlives_its_sessions(tmp_path: Path) -> None:
-    """Its time, evaluations and stages: what a later session has not come to yet is not taken back."""
-    first = RunRecord(tmp_path, KNOWN)
+def test_a_record_outlives_its_sessions(tmp_path: Path) -> None:
+    """Its time, evaluations, stages and the seeds beside it: what a later session has not come to yet stays."""
+    first = TrialRecord(tmp_path, KNOWN)
     first.content["created"] = "long ago"
     first.add_seconds({"train": 1.5})
     stage = {"name": "behavior", "fingerprint": "s", "steps": 20}
-    first.save(status="failed", error="why", evaluation_steps=[10, 20], stages=[stage])
+    first.save(status="failed", error="why", evaluation_steps=[10, 20], stages=[stage], evaluated_with=[3, 4])
     assert record.status_of(tmp_path) == "failed"
-    second = RunRecord(tmp_path, KNOWN)
+    second = TrialRecord(tmp_path, KNOWN)
     second.add_seconds({"train": 2.0, "compile": 1.0})
     second.save()
     content = json.loads((tmp_path / "run.json").read_text())
     assert (content["status"], content["error"], content["created"]) == ("running", None, "long ago")
     assert content["wall_clock_s"] == {"train": 3.5, "compile": 1.0} and content["schema"] == 1
-    assert content["evaluation_steps"] == [10, 20] and content["stages"] == [stage]
+    assert (
+        content["evaluation_steps"] == [10, 20] and content["stages"] == [stage] and content["evaluated_with"] == [3, 4]
+    )
+    assert content["seed"] == 3 and content["format"] == 2
 
 
 @pytest.mark.parametrize(
@@ -200,10 +204,10 @@ def test_a_damaged_run_record_is_said_and_kept_and_made_anew(tmp_path: Path, tex
     with pytest.raises(BadInput, match=re.escape(str(path))):
         record.read_run(tmp_path)
     for name in ("run.json.kept", "run.json.kept-2"):
-        damage = RunRecord(tmp_path, KNOWN).damage
+        damage = TrialRecord(tmp_path, KNOWN).damage
         assert damage and damage.startswith(str(path)) and damage.endswith(f"is kept as {name}") and "\n" not in damage
         assert (tmp_path / name).read_bytes() == path.with_name("run.json.kept").read_bytes()
-        assert record.status_of(tmp_path) == "running" and RunRecord(tmp_path, KNOWN).damage is None
+        assert record.status_of(tmp_path) == "running" and TrialRecord(tmp_path, KNOWN).damage is None
         path.write_bytes((tmp_path / name).read_bytes())
 
 

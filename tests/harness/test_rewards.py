@@ -11,12 +11,12 @@ import pytest
 import methods
 from harness.config import parse_set, resolve
 from harness.control import learned
-from harness.execute import Executor
 from harness.plan import plan_online, plan_run
+from harness.session import Session
 from harness.train import take
 from methods.core import REWARD_SETTINGS, ControlConfig, Method, MethodConfig, Rewards
-from tasks import d4rl
 from tasks.core import Dataset, RewardTransform, Task
+from tasks.d4rl import suite as d4rl
 from tests.harness.test_plan import SETTINGS, plan, stages
 from tests.tasks.d4rl_file import d4rl_file
 
@@ -51,16 +51,16 @@ LEARNED = {  # by the code of each method
 def test_each_method_learns_from_the_rewards_of_its_code(name: str, data: dict[str, Dataset], tmp_path: Path) -> None:
     for (task, dataset), expected, raw in zip(data.items(), LEARNED[name], (HOPPER, MAZE), strict=True):
         transform = learned(method(name, d4rl.get(task)), dataset.reward)
-        offline = Executor(tmp_path, None).columns(dataset, frozenset({"rewards"}), take, transform)  # type: ignore[arg-type]
+        offline = Session(tmp_path, None).columns(dataset, frozenset({"rewards"}), take, transform)  # type: ignore[arg-type]
         np.testing.assert_allclose(offline["rewards"], expected, rtol=1e-7)
         np.testing.assert_allclose(transform(raw), expected, rtol=1e-7)  # of the simulator's, online
 
 
 def test_only_rewards_are_kept_more_than_once(data: dict[str, Dataset], tmp_path: Path) -> None:
     dataset, task = data["hopper-medium-v2"], d4rl.get("hopper-medium-v2")
-    executor = Executor(tmp_path, None)  # type: ignore[arg-type]
+    session = Session(tmp_path, None)  # type: ignore[arg-type]
     kept = [
-        executor.columns(dataset, made.fields, take, learned(made, dataset.reward))
+        session.columns(dataset, made.fields, take, learned(made, dataset.reward))
         for made in (method(name, task) for name in ("vgf", "td3bc", "fql", "diffusion_ql"))
     ]  # type: ignore[arg-type]
     assert all(columns[name] is kept[0][name] for columns in kept for name in columns if name != "rewards")

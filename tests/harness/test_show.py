@@ -12,8 +12,11 @@ import pytest
 
 import methods
 from harness import estimate
-from tasks import d4rl, minari_data, ogbench
-from tasks.minari_data import Episode
+from tasks.core import Whereabouts
+from tasks.d4rl import suite as d4rl
+from tasks.minari import data as minari_data
+from tasks.minari.data import Episode
+from tasks.ogbench import suite as ogbench
 from tests.harness.command import TINY, invoke, refused
 
 CUBE = "cube-single-play-singletask-v0"
@@ -126,7 +129,9 @@ class Node(NamedTuple):
 def graph(*arguments: str) -> list[Node]:
     """The graph of a dry run of one task, line by line, without the sums below it."""
     nodes: list[Node] = []
-    for line in shown("--dry-run", *arguments)[:-2]:
+    for line in shown("--dry-run", *arguments):
+        if line.startswith("to do: "):
+            break
         depth = (len(line) - len(line.lstrip("│├└─ "))) // 4
         above = (*nodes[-1].above, nodes[-1].text)[:depth] if nodes else ()
         nodes.append(Node(line.lstrip("│├└─ "), above))
@@ -137,84 +142,84 @@ def starting(nodes: list[Node], start: str) -> list[Node]:
     return [node for node in nodes if node.text.startswith(start)]
 
 
-def test_each_stage_stands_once_with_who_uses_it() -> None:
-    nodes = graph(*TINY, "--methods", "best_of_n,bc")
-    (data, behavior, bc, critic, best_of_n) = nodes
+def evaluated(nodes: list[Node]) -> dict[str, str]:
+    """Run -> the program that it is evaluated in."""
+    return {node.text.partition(" evaluated, ")[0]: node.above[-1] for node in nodes if " evaluated, " in node.text}
+
+
+def test_each_program_stands_once_with_what_is_evaluated_in_it() -> None:
+    data, behavior, bc, critic, best_of_n = graph(*TINY, "--methods", "best_of_n,bc")
     assert data.text == "toy  data: built-in, 2000 transitions"
-    assert behavior.text == ("behavior: FlowSampler imitation, gradient clip None; 20 steps, 1 min, "
-                             "shared by 2: bc, best_of_n")  # fmt: skip
-    assert critic.text == "critic: TD on behaviour proposals; 40 steps, 3 min, for best_of_n"
-    # 2 seeds x 4 values of N x 3 episodes, at steps 10, 20, 30 and 40; BC's only stage, of 20, is on its way
-    assert best_of_n.text == "best_of_n evaluated 4 times, 24 episodes each"
-    assert bc.text == "bc evaluated 2 times, 6 episodes each"
+    assert behavior.text == "behavior: FlowSampler imitation, gradient clip None; 20 steps, 2 lanes, seeds 0-1"
+    assert critic.text == "critic: TD on behaviour proposals; 40 steps, 2 lanes, seeds 0-1"
+    # 4 values of N x 3 episodes; BC's only stage is on its way
+    assert best_of_n.text == "best_of_n evaluated, seeds 0-1, 12 episodes each"
+    assert bc.text == "bc evaluated, seeds 0-1, 3 episodes each"
     assert critic.above == bc.above == (data.text, behavior.text) and best_of_n.above == (*critic.above, critic.text)
-    runs, training = shown(*TINY, "--methods", "best_of_n,bc", "--dry-run")[-2:]
-    assert runs == "2 runs x 2 seeds; results: results/"
-    assert training.startswith("training about 4 min on this device (1 min saved by sharing); ")
+    assert shown(*TINY, "--methods", "best_of_n,bc", "--dry-run")[-1] == (
+        "to do: 4 lanes in 2 programs; results: results/")  # fmt: skip
+
+
+def test_how_long_it_takes_is_measured_on_demand() -> None:
+    """2 s an update and seed."""
+    nodes = graph(*TINY, "--methods", "best_of_n,bc", "--time")
+    assert [node.text.rpartition(", ")[2] for node in nodes if "lanes" in node.text] == ["about 1 min", "about 3 min"]
+    assert refused(*TINY, "--time") == "--time has no meaning without --dry-run"
 
 
 def test_an_online_phase_hangs_from_the_offline_end() -> None:
     nodes = graph(*TINY, "--methods", "vgf,rebrac", "--online-steps", "50", "--online-evaluate-every", "20")
     vgf, rebrac = starting(nodes, "online: ")
     assert vgf.above[-1].startswith("critic: ") and rebrac.above[-1].startswith("joint: ")
-    # 10 of the 50 steps warm up; 40 updates of 2 s for each of 2 seeds
-    assert rebrac.text.endswith("; 50 environment steps, 40 updates, 3 min, for rebrac online")
-    (evaluation,) = starting(nodes, "rebrac online evaluated ")
-    assert evaluation.text.split()[3] == "3" and evaluation.above[-1] == rebrac.text  # after 20, 40 and 50
-    runs, training = shown(*TINY, "--methods", "vgf", "--online-steps", "50", "--dry-run")[-2:]
-    assert runs == "2 runs x 2 seeds; results: results/"
-    # 20 steps of the behaviour, 40 of the critic, 40 online; the two runs share what is offline, as they are one
-    assert (
-        training.startswith("training about 7 min on this device (0 s saved by sharing); ") and "exploring" in training
-    )
+    assert rebrac.text.endswith("; 50 environment steps, 40 updates, 2 lanes, seeds 0-1")  # 10 of the 50 warm up
+    assert evaluated(nodes) == {"vgf": vgf.above[-1], "vgf online": vgf.text, "rebrac": rebrac.above[-1],
+                                "rebrac online": rebrac.text}  # fmt: skip
 
 
 def test_iql_s_critic_is_trained_once_for_all_who_use_it() -> None:
     users = ("iql", "ifql", "idql", "qgf", "best_of_n", "vgf")
     nodes = graph(*TINY, "--methods", ",".join(users), "--set", "best_of_n.critic=iql", "--set", "vgf.critic=iql")
+    (critic,), (actor,) = starting(nodes, "critic: "), starting(nodes, "actor: ")
+    assert critic.text == "critic: in-sample TD, expectile value; 40 steps, 2 lanes, seeds 0-1"
+    assert critic.above == (nodes[0].text,) and actor.above[-1] == critic.text
+    assert evaluated(nodes) == {name: critic.text for name in users} | {"iql": actor.text}
+    assert len(starting(nodes, "behavior: ")) == 3  # idql's, qgf's, and that of the others
+
+
+def test_settings_of_a_sweep_train_side_by_side_as_far_as_memory_goes() -> None:
+    swept = (*TINY, "--methods", "fql", "--sweep", "fql.alpha=3,10")
+    nodes = graph(*swept)
     (critic,) = starting(nodes, "critic: ")
-    assert critic.text.startswith("critic: in-sample TD, expectile value; 40 steps, ")
-    assert critic.text.endswith(", shared by 6: ifql, idql, qgf, best_of_n, vgf, iql") and len(critic.above) == 1
-    (actor,) = starting(nodes, "actor: ")
-    assert actor.text.endswith(", for iql") and actor.above[-1] == critic.text
-    for name in users:
-        (evaluation,) = starting(nodes, f"{name} evaluated ")
-        assert evaluation.above[-1] == (actor if name == "iql" else critic).text
-    whom = [node.text.rpartition(" s, ")[2].rpartition(" min, ")[2] for node in starting(nodes, "behavior: ")]
-    assert sorted(whom) == ["for idql", "for qgf", "shared by 3: ifql, best_of_n, vgf"]
+    assert critic.text.endswith("; 40 steps, 4 lanes of different alpha, seeds 0-1")
+    assert evaluated(nodes) == {"fql (alpha=3)": critic.text, "fql (alpha=10)": critic.text}
+    cut = starting(graph(*swept, "--lanes", "3"), "critic: ")
+    assert [node.text.rpartition("; ")[2] for node in cut] == ["40 steps, 2 lanes, seeds 0-1"] * 2
 
 
-def test_how_often_each_is_evaluated() -> None:
-    """A last stage is watched by all runs that share it, also where others need it on their way: those go after."""
-
-    def times(names: str) -> dict[str, str]:
-        nodes = graph(*TINY, "--methods", names)
-        return {node.text.split()[0]: node.text.split()[2] for node in nodes if " evaluated " in node.text}
-
-    assert times("ifql,qgf") == {"ifql": "4", "qgf": "4"}
-    assert times("iql,ifql,qgf") == {"iql": "4", "ifql": "4", "qgf": "4"}
-    assert times("ifql,iql,qgf") == {"ifql": "4", "qgf": "4", "iql": "4"}
-    # first bc's flow, of 20 steps, then the critic of those who use that flow, then the actor that reads the critic
-    assert times("iql,ifql,qgf,bc") == {"iql": "4", "ifql": "4", "qgf": "4", "bc": "2"}
+def test_seeds_stand_as_a_person_writes_them() -> None:
+    nodes = graph(*TINY, "--methods", "bc", "--seeds", "0-2,7")
+    assert [node.text.rpartition(", seeds ")[2] for node in nodes[1:]] == ["0-2, 7", "0-2, 7, 3 episodes each"]
 
 
 def test_a_pretrained_behaviour_is_shared_by_those_with_the_same_sampler() -> None:
     chosen = ("--methods", "vgf,best_of_n,bc,fql,ifql,rebrac", "--suite", "ogbench", "--tasks", CUBE)
     joint = graph(*chosen)
-    assert [node.text.rpartition(", ")[2] for node in starting(joint, "joint: ")] == [
-        f"for {name}" for name in ("vgf", "best_of_n", "fql", "rebrac")]  # fmt: skip
+    assert [evaluated(joint)[name].partition(":")[0] for name in ("vgf", "best_of_n", "fql", "rebrac")] == ["joint"] * 4
     pretrained = graph(*chosen, "--set", "behavior=pretrained")
-    first, second = starting(pretrained, "behavior: ")
-    assert first.text.endswith(", shared by 3: bc, vgf, best_of_n")  # ReLU, as VGF's code
-    assert second.text.endswith(", shared by 2: fql, ifql")  # GELU, as FQL's
-    own = {node.text.rpartition(" for ")[2]: node.above[-1] for node in starting(pretrained, "critic: ")}
-    assert own == {"vgf": first.text, "best_of_n": first.text, "fql": second.text, "ifql": pretrained[0].text}
+    assert len(starting(pretrained, "behavior: ")) == 2  # ReLU, as VGF's code, and GELU, as FQL's
+    users = {name: next(node for node in pretrained if node.text.startswith(f"{name} evaluated"))
+             for name in ("vgf", "best_of_n", "bc", "fql")}  # fmt: skip
+    assert {name: node.above[1].partition(":")[0] for name, node in users.items()} == dict.fromkeys(users, "behavior")
+    rows = [pretrained.index(node) for node in users.values()]
+    own = [max(row for row, node in enumerate(pretrained[:at]) if node.text.startswith("behavior: ")) for at in rows]
+    assert own[0] == own[1] == own[2] != own[3]
     assert len(starting(pretrained, "joint: ")) == 1  # ReBRAC imitates nobody
+    assert shown(*chosen, "--dry-run")[-1].startswith("what is finished of tasks without data cannot be told")
 
 
-def test_what_looks_like_markup_is_printed_as_it_is(tmp_path: Path) -> None:
-    path = tmp_path.parent / "data[red].npz"
-    path.touch()
-    nodes = graph("--methods", "bc", "--suite", "ogbench", "--tasks", CUBE, "--data", str(path))
-    path.unlink()
-    assert str(path) in nodes[0].text
+def test_what_looks_like_markup_is_printed_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = f"{tmp_path}/data[red].npz"
+    monkeypatch.setattr(ogbench.OGBenchTask, "whereabouts", lambda task, data: Whereabouts(text, there=False))
+    arguments = ("--methods", "bc", "--suite", "ogbench", "--tasks", CUBE, "--results", "r[bold]")
+    assert graph(*arguments)[0].text.endswith(f"data: {text}")
+    assert "; results: r[bold]/" in shown(*arguments, "--dry-run")[-2]

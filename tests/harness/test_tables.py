@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from harness.config import preset, resolve
-from tasks import d4rl, ogbench
+from tasks.d4rl import suite as d4rl
+from tasks.ogbench import suite as ogbench
 from tests.harness.test_config import TABLES
 
 LOCOMOTION = [task for task in d4rl.PAPER_TASKS if not task.startswith("antmaze")]

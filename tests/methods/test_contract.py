@@ -5,7 +5,7 @@ One test a promise, for every registered method and for the ways its behaviour c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.interpreters.partial_eval import dce_jaxpr
 
 import methods
 from methods.core import Stage, State
@@ -48,6 +49,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "sfbc": {"test_n": (1, 4), "solver_steps": 3, "plan_samples": 3},
     "rebrac": {"alpha_actor": 3.0},  # the rest of its loss is normalised, so near +-1 before and after
 }  # fmt: skip
+RESCALED = {("ivr", "eql"): {"value"}}
+"""Parts whose loss is divided by something that moves with them, so that its values at two steps are no comparison."""
 
 
 class Case:
@@ -56,6 +59,7 @@ class Case:
     def __init__(self, name: str, variant: str) -> None:
         self.method = make(name, **SETTINGS, **EXTRA[variant], **SMALL.get(name, {}))
         self.stages: tuple[Stage, ...] = self.method.stages()
+        self.rescaled = RESCALED.get((name, variant), set())
         self.batches: dict[int, dict[str, Any]] = {}
 
     def batch(self, seed: int = 0) -> dict[str, Any]:
@@ -69,6 +73,16 @@ class Case:
                     batch |= stage.complete(self.state, batch)[1]
             self.batches[seed] = {name: np.asarray(column) for name, column in batch.items()}
         return dict(self.batches[seed])
+
+    def given(self, stage: Stage, columns: Set[str]) -> tuple[State, dict[str, Any]]:
+        """The parts that a stage trains and reads, and a batch of those columns and what it prepares from them."""
+        state = {name: self.state[name] for name in stage.trains | stage.reads}
+        batch: dict[str, Any] = {name: self.batch()[name] for name in columns}
+        if stage.prepare:
+            batch |= jax.eval_shape(stage.prepare, state, batch, jax.random.key(0))
+        if stage.complete:
+            batch |= jax.eval_shape(stage.complete, state, batch)[1]
+        return state, batch
 
     @cached_property
     def state(self) -> State:
@@ -106,17 +120,16 @@ def same(a: Any, b: Any) -> bool:
     return all(np.array_equal(x, y) for x, y in zip(leaves(a), leaves(b), strict=True))
 
 
-def draws_nothing(stage: Stage) -> bool:
-    """A likelihood and regressions are functions of the batch alone."""
-    regressions = ("GaussianSampler", "in-sample TD", "advantage-weighted", "regression")
-    dropout = stage.rule.startswith("in-sample TD") and stage.config["value_dropout"] > 0.0
-    return stage.rule.startswith(regressions) and not dropout
+def draws(update: Callable[..., Any], *arguments: Any) -> bool:
+    """Whether anything that comes out hangs on the key, the last argument: not of a likelihood or a regression."""
+    program = jax.make_jaxpr(update)(*arguments).jaxpr
+    _, needed = dce_jaxpr(program, [True] * len(program.outvars))
+    return needed[-1]
 
 
 def test_init_is_what_stages_train(case: Case) -> None:
     state = jax.eval_shape(case.method.init, jax.random.key(0))
-    trained = set[str]().union(*(stage.trains for stage in case.stages))
-    assert set(state) == trained == {*case.method.parts} | ({"behavior"} & trained)
+    assert set(state) == set[str]().union(*(stage.trains for stage in case.stages))
     seen: set[str] = set()
     for stage in case.stages:
         assert not stage.trains & seen and stage.reads <= seen  # each part once, and after those it reads
@@ -135,25 +148,29 @@ def test_updates_keep_shapes_and_touch_only_what_they_train(case: Case) -> None:
 
 
 def test_updates_need_only_their_own_parts_and_columns(case: Case) -> None:
-    """A stage runs on the parts it trains and reads, and on `fields` with its prepared columns."""
+    """A stage runs on the parts it trains and reads, on `fields` and on the columns that it prepared from these."""
     for stage in case.stages:
-        state = {name: case.state[name] for name in stage.trains | stage.reads}
-        own = case.method.fields | {"bank", "returns", "values"}
-        batch = {name: column for name, column in case.batch().items() if name in own}
+        state, batch = case.given(stage, case.method.fields)
         new, _ = jax.eval_shape(stage.update, state, batch, jax.random.key(1))
         assert new.keys() == state.keys()
 
 
 def test_stages_that_are_not_rewarded_read_no_rewards(case: Case) -> None:
-    """So that what is made of rewards need not be part of their identity."""
+    """Nor parts that were made of rewards: so what is made of them need not be part of their identity."""
+    made_of_rewards: set[str] = set()
     for stage in case.stages:
-        batch = {name: column for name, column in case.batch().items() if stage.rewarded or name != "rewards"}
-        jax.eval_shape(stage.update, case.state, batch, jax.random.key(1))
-        assert stage.rewarded == (stage.trains != {"behavior"})
+        if stage.rewarded:
+            made_of_rewards |= stage.trains
+        else:
+            state, batch = case.given(stage, case.method.fields - {"rewards"})
+            jax.eval_shape(stage.update, state, batch, jax.random.key(1))
+            assert not stage.reads & made_of_rewards
+    imitates = "rewards" not in case.method.fields
+    assert imitates == (not made_of_rewards)
 
 
 def test_steps_between_are_of_the_same_kind(case: Case) -> None:
-    """They keep shapes, train some of the same parts and report some of the same metrics."""
+    """They keep shapes, train some of the same parts, from the same losses, and report some of the same metrics."""
     for stage, update in zip(case.stages, case.updates, strict=True):
         if stage.between is None:
             assert stage.period == 1
@@ -161,9 +178,9 @@ def test_steps_between_are_of_the_same_kind(case: Case) -> None:
         _, metrics = update(case.state, case.batch(), jax.random.key(1))
         new, fewer = jax.jit(stage.between)(case.state, case.batch(), jax.random.key(1))
         assert shapes(new) == shapes(case.state) and stage.period > 1
-        assert fewer.keys() < metrics.keys() and fewer["critic/loss"] == metrics["critic/loss"]
-        assert {name for name in new if not same(new[name], case.state[name])} == {"critic"}
-        assert same(new["critic"].target, case.state["critic"].target)
+        changed = {name for name in new if not same(new[name], case.state[name])}
+        assert changed == {name.split("/")[0] for name in fewer} < case.learned(stage)
+        assert fewer.keys() < metrics.keys() and all(fewer[name] == metrics[name] for name in fewer)
 
 
 def test_a_second_call_does_not_recompile(case: Case) -> None:
@@ -182,11 +199,12 @@ def test_randomness_is_the_key_s(case: Case) -> None:
     for stage, update in zip(case.stages, case.updates, strict=True):
         first, again, other = (update(case.state, batch, jax.random.key(seed)) for seed in (1, 1, 2))
         assert same(first, again)
-        assert same(first, other) == draws_nothing(stage)
+        assert same(first, other) != draws(stage.update, case.state, batch, jax.random.key(1))
     first, again, other = (case.act(case.state, batch["observations"], jax.random.key(s), knobs) for s in (1, 1, 2))
     assert same(first, again) and same(first, other) == case.method.greedy
 
 
+@pytest.mark.slow
 def test_vmap_over_seeds_is_one_seed_at_a_time(case: Case) -> None:
     """float32 sums in another order: some roundings of 6e-8. Adam's step divides by the gradient's size, which makes as
     much of 3e-3, more where a gradient is itself nearly lost in rounding."""
@@ -204,21 +222,17 @@ def test_vmap_over_seeds_is_one_seed_at_a_time(case: Case) -> None:
 
 
 def test_the_loss_falls(case: Case) -> None:
-    """150 steps on one batch whose transitions all end, so that it is all there is to learn; before and after are
-    compared on the same eight draws. V alone has no loss to bring down: it follows a critic that moves."""
-    batch, state = {**case.batch(), "masks": np.zeros(ROWS, np.float32)}, case.state
+    """150 steps of each part alone, as some losses follow other parts as these move, on one draw and one batch whose
+    transitions all end, so that there is nothing else to learn. A loss may start near a bound, so 2% are enough."""
+    batch = {**case.batch(), "masks": np.zeros(ROWS, np.float32)}
     for stage, update in zip(case.stages, case.updates, strict=True):
-        parts = case.learned(stage) - {"value"}
-
-        def losses(state: State, update: Callable = update, parts: set[str] = parts) -> dict[str, float]:
-            probes = [update(state, batch, jax.random.key(1000 + draw))[1] for draw in range(8)]
-            return {part: float(np.mean([metrics[f"{part}/loss"] for metrics in probes])) for part in parts}
-
-        before = losses(state)
-        for step in range(150):
-            state, _ = update(state, batch, jax.random.key(step))
-        after = losses(state)
-        assert all(after[part] < before[part] - 0.1 * abs(before[part]) for part in before), (before, after)
+        for part in sorted(case.learned(stage) - case.rescaled):
+            losses, state = [], case.state
+            for _ in range(150):
+                new, metrics = update(state, batch, jax.random.key(1))
+                state = {**state, part: new[part]}
+                losses.append(float(metrics[f"{part}/loss"]))
+            assert losses[-1] < losses[0] - 0.02 * abs(losses[0]), (part, losses)
 
 
 @pytest.mark.parametrize("other", [0, 5])

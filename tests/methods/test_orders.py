@@ -174,6 +174,7 @@ def test_ivr_starts_at_several_seeds_at_once() -> None:
 IDQL = {"sampler_dims": (8,), "blocks": 1, "dropout": 0.0, "sampler_batch_size": 6, "test_n": (4,)}
 
 
+@pytest.mark.slow
 def test_idql_sampler_by_hand() -> None:
     """Four steps of AdamW at rates r (1 + cos(pi k / 3)) / 2, the last of which is 0, and an average at rate 1/4 of the
     parameters after each; in NumPy, from the gradients of the loss alone."""
@@ -203,6 +204,7 @@ def test_idql_sampler_by_hand() -> None:
                 np.testing.assert_allclose(flat, theirs, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_idql_acts_by_the_average_and_the_target_critic() -> None:
     """Without an average its parameters propose, and at will the online critic chooses."""
     obs, key = jnp.asarray(make_batch(9)["observations"]), jax.random.key(1)

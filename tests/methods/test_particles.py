@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -193,6 +192,7 @@ RULES = [
 @pytest.mark.parametrize("flow", RULES)
 def test_jax_torch_and_numpy_agree(flow: Flow, n: int) -> None:
     """Five steps in float32, in each library without its autodiff."""
+    torch: Any = pytest.importorskip("torch")
     x = np.random.default_rng(n).uniform(-0.5, 0.5, size=(2, n, 3)).astype(np.float32)
     target = np.array([0.9, -0.9, 0.0], np.float32)
 

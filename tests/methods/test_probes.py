@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from harness.train import Trainer, take
+from harness.train import Algorithm, Trainer, lanes_of, take
 from methods.core import State, TaskSpec, act_keys
 from tests.methods.common import make, make_batch, per_row, random_state
 
@@ -39,10 +39,15 @@ def bandit() -> dict[str, np.ndarray]:
 
 
 def trained(method: Any, columns: dict[str, np.ndarray], steps: int) -> State:
-    (stage,) = method.stages()
+    assert len(method.stages()) == 1
     state = fresh(method)
-    state, _ = Trainer(stage, [0], take(columns, method.fields), state).run(state, 0, steps)
+    state, _ = trainer_of(method, columns, state).run(state, 0, steps)
     return first_seed(state)
+
+
+def trainer_of(method: Any, columns: dict[str, np.ndarray], state: State) -> Trainer:
+    """Of a method's first stage."""
+    return Trainer(Algorithm(method, 0), lanes_of([0], [method]), take(columns, method.fields), state)
 
 
 def regrets(method: Any, state: State, knobs: list[dict[str, int]]) -> list[float]:
@@ -145,6 +150,7 @@ def same(a: Any, b: Any) -> bool:
     return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
+@pytest.mark.slow
 def test_without_steps_vgf_trains_as_best_of_n() -> None:
     """To the bit, whatever the flow's settings."""
     vgf, best = make("vgf", **SMALL, train_flow_steps=0, step_size=0.7, maxent=False), make("best_of_n", **SMALL)

@@ -12,12 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from harness.train import Trainer, take
 from methods import critics
 from methods.core import TaskSpec, act_keys
 from methods.samplers import FlowSampler
 from tests.methods.common import double, make, make_batch, per_row, random_state
-from tests.methods.test_probes import SMALL, first_seed, fresh, same
+from tests.methods.test_probes import SMALL, first_seed, fresh, same, trainer_of
+
+pytestmark = pytest.mark.slow
 
 # losses and returns in numbers
 
@@ -86,8 +87,8 @@ def test_iql_learns_the_expectile(level: float) -> None:
     obs, done = np.ones((1000, 1), np.float32), np.zeros(1000, np.float32)
     columns = {"observations": obs, "next_observations": obs, "actions": (which[:, None] - 1.0).astype(np.float32),
                "rewards": QS[which].astype(np.float32), "masks": done}  # fmt: skip
-    state, stage = fresh(method), method.stages()[0]
-    trainer, values = Trainer(stage, [0], take(columns, method.fields), state), []
+    state = fresh(method)
+    trainer, values = trainer_of(method, columns, state), []
     for first in range(0, 1500, 100):
         state, _ = trainer.run(state, first, 100)
         values.append(float(method.in_sample.value.apply(first_seed(state)["value"].params, jnp.ones((1, 1)))[0]))

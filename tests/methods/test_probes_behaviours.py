@@ -16,6 +16,8 @@ from methods.core import TaskSpec
 from methods.samplers import DiffusionSampler, FlowSampler, GaussianSampler
 from tests.methods.common import make
 
+pytestmark = pytest.mark.slow
+
 # behaviours: at s = 0 a Gaussian, at s = 1 two modes
 
 MODES, MODE_SHARES = np.array([-0.5, 0.5]), np.array([0.3, 0.7])

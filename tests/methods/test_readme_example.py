@@ -18,6 +18,7 @@ import pytest
 import methods
 from tests.harness.command import invoke
 from tests.methods.common import make, make_batch, per_row, random_state
+from tests.methods.counting import alone, counted
 
 ROOT = Path(__file__).parents[2]
 ROWS = 8
@@ -70,6 +71,11 @@ def test_it_acts_by_a_behaviour_sample_within_the_box(method: Any) -> None:
         jax.jit(method.act).lower(state, obs, jax.random.key(2), knobs)
 
 
+def test_it_costs_what_it_declares(method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for knobs in method.knobs:
+        assert counted(alone(method, knobs), monkeypatch) == method.cost(knobs) == (2 * knobs["N"], 0)
+
+
 @pytest.mark.parametrize("n, best", [(3, 1.0), (5, 3.0)])
 def test_it_takes_the_medoid_of_those_in_play(method: Any, n: int, best: float) -> None:
     """On a line the medoid is the median: of 0, 1, 3 it is 1; with 10 and 11 it is 3."""
@@ -81,10 +87,12 @@ def test_it_takes_the_medoid_of_those_in_play(method: Any, n: int, best: float) 
 def test_it_runs_and_shares_the_behaviour(name: str, tmp_path: Path) -> None:
     done = invoke("--methods", f"bc,{name}", "--preset", "smoke", "--results", str(tmp_path))
     assert done.exit_code == 0 and "2 of 2 runs finished" in done.stderr, done.stderr
-    (path,) = (tmp_path / "runs" / "toy" / "toy" / name).glob("*/run.json")
+    path, other = sorted((tmp_path / "runs" / "toy" / "toy" / name).glob("*/seed-*/run.json"))
     content = json.loads(path.read_text())
+    assert content["seed"] == 0 and json.loads(other.read_text())["status"] == "finished"
     assert content["status"] == "finished" and content["knobs"] == ["N"]
+    assert [cost["passes"] for cost in content["inference"]["costs"]] == [80, 320]
     assert content["config"]["test_n"] == {"value": [8, 32], "origin": "default"}
-    assert len(list((tmp_path / "artifacts").iterdir())) == 1  # BC's stage is the method's
+    assert len(list((tmp_path / "artifacts").iterdir())) == 2  # BC's stage is the method's, for each seed
     with np.load(path.parent / "candidates.npz") as found:
-        assert found["N"].tolist() == [8, 32] and found["valid"][0, :, 0].sum(axis=-1).tolist() == [8, 32]
+        assert found["N"].tolist() == [8, 32] and found["valid"][:, 0].sum(axis=-1).tolist() == [8, 32]

@@ -262,6 +262,7 @@ def test_td3bc(order: str, full: bool) -> None:
 # generative policies
 
 
+@pytest.mark.slow
 def test_fbrac() -> None:
     method = make("fbrac", alpha=3.0, q_aggregation="min", **COMMON)
 

@@ -85,6 +85,7 @@ def ddpm_chain(params: Any, obs: Any, noise: Any, steps: int) -> Any:
     return jnp.clip(x, -1, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backup", "order"),
     [pytest.param(False, "sequential", marks=pytest.mark.slow), (True, "sequential"),

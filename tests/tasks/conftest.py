@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from core.command import guarded
-from tasks.collect import collect
+from tasks.ogbench.collect import collect
 
 CUBE = {"dataset": "cube-single-play-v0", "episodes": 12, "seed": 3, "steps": 61}
 

@@ -10,7 +10,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from tasks import minari_data
+from tasks.minari import data as minari_data
 
 
 def rolled(env_id: str, episodes: int = 2, steps: int = 6, seed: int = 0) -> list[Any]:

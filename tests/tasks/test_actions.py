@@ -13,11 +13,14 @@ from gymnasium.spaces import Box
 
 from core.files import digest
 from methods.core import BadInput, TaskSpec
-from tasks import actions, d4rl, minari_data, ogbench
-from tasks.actions import Bounds
 from tasks.core import LARGEST_ACTION
-from tasks.d4rl_simulators import SIMULATORS
-from tasks.simulators import Simulators
+from tasks.d4rl import suite as d4rl
+from tasks.d4rl.simulators import SIMULATORS
+from tasks.data import actions
+from tasks.data.actions import Bounds
+from tasks.minari import data as minari_data
+from tasks.ogbench import suite as ogbench
+from tasks.simulation.simulators import Simulators
 from tests.tasks.d4rl_file import d4rl_file
 from tests.tasks.minari_sets import rolled, stored
 

@@ -9,8 +9,9 @@ import pytest
 
 import tasks
 from methods.core import BadInput
-from tasks import check, d4rl, ready
+from tasks import check, fetch
 from tasks.core import Dataset, Provenance, RewardTransform
+from tasks.d4rl import suite as d4rl
 from tests.tasks.conftest import command
 from tests.tasks.d4rl_file import d4rl_file
 
@@ -47,15 +48,15 @@ def test_returns_are_the_simulator_s_own(reward):
     ],
 )
 def test_published_sets_are_compared(name, transitions, mean, words):
-    right, said = check.verdict(name, "downloaded", holding(transitions, mean), {})
+    right, said = check.verdict(suite_of(name), name, "downloaded", holding(transitions, mean), {})
     assert said.startswith(words) and right == ("DIFFERS" not in words)
 
 
 def test_a_given_set_is_compared_with_the_published_but_need_not_be_it():
-    assert check.verdict("hopper-medium-v2", "given", holding(600), {}) == (
+    assert check.verdict("d4rl", "hopper-medium-v2", "given", holding(600), {}) == (
         True, "given; not as many transitions as published (1,000,000)"
     )  # fmt: skip
-    assert check.verdict("hopper-medium-v2", "given", holding(999_000), {})[1].startswith("given; as many")
+    assert check.verdict("d4rl", "hopper-medium-v2", "given", holding(999_000), {})[1].startswith("given; as many")
 
 
 def test_a_glob_must_match_in_one_of_several_suites():
@@ -78,8 +79,12 @@ def test_a_glob_must_match_in_one_of_several_suites():
     ],
 )
 def test_generated_sets_have_what_was_asked_for(name, details, right):
-    found, said = check.verdict(name, "generated", holding(20), details)
+    found, said = check.verdict(suite_of(name), name, "generated", holding(20), details)
     assert found is right and said.startswith("as asked for" if right else "DIFFERS: ")
+
+
+def suite_of(dataset: str) -> str:
+    return "ogbench" if dataset.endswith("-v0") and "/" not in dataset else "d4rl"
 
 
 def holding(transitions: int, mean: float = 0.0) -> check.Contents:
@@ -90,7 +95,7 @@ def holding(transitions: int, mean: float = 0.0) -> check.Contents:
 def test_every_published_dataset_has_an_expectation():
     names = [task.dataset for task in tasks.select("ogbench", [])] + list(d4rl.PAPER_TASKS)
     for name in names:
-        row = check.expectation(name)
+        row = check.expectation(suite_of(name), name)
         assert row and int(row["transitions"]) > 0 and row["source"] and row["verified"] in ("yes", "no"), name
 
 
@@ -139,14 +144,14 @@ def test_fetch_readies_what_it_can_and_names_the_rest(monkeypatch):
     d4rl_file(kept("hopper-medium-v2"))
 
     def unreachable(urls, path, check):
-        raise d4rl.fetch.MissingDownload(f"missing download: {path.name}")
+        raise d4rl.download.MissingDownload(f"missing download: {path.name}")
 
-    monkeypatch.setattr(d4rl.fetch, "fetch", unreachable)
-    said = command(ready.app, "d4rl", "--tasks", "hopper-medium-v2,walker2d-medium-v2")
+    monkeypatch.setattr(d4rl.download, "fetch", unreachable)
+    said = command(fetch.app, "d4rl", "--tasks", "hopper-medium-v2,walker2d-medium-v2")
     assert said.exit_code == 2 and "1 files" in said.stdout and "1 of 2 tasks without data" in said.stdout
     assert d4rl.get("hopper-medium-v2").whereabouts().there
     assert not d4rl.get("walker2d-medium-v2").whereabouts().there
-    assert command(ready.app, "d4rl", "--data", "somewhere").exit_code == 2
-    assert command(ready.app, "toy", "--data", "generate").exit_code == 0
+    assert command(fetch.app, "d4rl", "--data", "somewhere").exit_code == 2
+    assert command(fetch.app, "toy", "--data", "generate").exit_code == 0
     with pytest.raises(BadInput, match="has no meaning"):
         tasks.suite("toy").get("toy").ready("download")

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from methods.core import BadInput
-from tasks import collect
+from tasks.ogbench import collect
 from tests.tasks.conftest import CUBE
 
 

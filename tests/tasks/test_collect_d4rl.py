@@ -12,11 +12,15 @@ import numpy as np
 import pytest
 
 from methods.core import BadInput
-from tasks import collect_d4rl, d4rl, d4rl_agent, minari_data, minari_files
 from tasks.collect import app
-from tasks.collect_d4rl import Chosen, collect, rollout, uniform
-from tasks.d4rl_agent import Agent, Recipe
-from tasks.d4rl_simulators import SIMULATORS
+from tasks.d4rl import agent as d4rl_agent
+from tasks.d4rl import collect as collect_d4rl
+from tasks.d4rl import suite as d4rl
+from tasks.d4rl.agent import Agent, Recipe
+from tasks.d4rl.collect import Chosen, collect, rollout, uniform
+from tasks.d4rl.simulators import SIMULATORS
+from tasks.minari import data as minari_data
+from tasks.minari import files as minari_files
 from tests.tasks.conftest import command
 
 pytestmark = pytest.mark.usefixtures("d4rl_folders")

@@ -13,8 +13,10 @@ import pytest
 import tasks
 from core import files
 from methods.core import BadInput
-from tasks import d4rl, minari_data, minari_files
 from tasks.core import RewardTransform
+from tasks.d4rl import suite as d4rl
+from tasks.minari import data as minari_data
+from tasks.minari import files as minari_files
 from tests.tasks.conftest import nan_at
 from tests.tasks.d4rl_file import d4rl_file
 
@@ -296,7 +298,7 @@ def test_a_download_that_is_no_dataset_is_not_kept(monkeypatch, tmp_path):
         check(d4rl_file(tmp_path / "part", timeouts=None))
         raise AssertionError("a bad file passed")
 
-    monkeypatch.setattr(d4rl.fetch, "fetch", deliver)
+    monkeypatch.setattr(d4rl.download, "fetch", deliver)
     with pytest.raises(BadInput, match="column 'timeouts' is missing"):
         HOPPER.load("download")
 

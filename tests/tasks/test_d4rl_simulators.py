@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from methods.core import TaskSpec
-from tasks import d4rl
-from tasks.d4rl_simulators import MAZES, SIMULATORS, AntMaze, make_locomotion
+from tasks.d4rl import suite as d4rl
+from tasks.d4rl.simulators import MAZES, SIMULATORS, AntMaze, make_locomotion
 
 LOCOMOTION = ("halfcheetah", "hopper", "walker2d")
 

@@ -16,7 +16,11 @@ import pytest
 
 from core import memory
 from methods.core import BadInput
-from tasks import check, d4rl, fetch, minari_data, ogbench
+from tasks import check
+from tasks.d4rl import suite as d4rl
+from tasks.data import download
+from tasks.minari import data as minari_data
+from tasks.ogbench import suite as ogbench
 from tests.tasks.conftest import command, of_another_user
 from tests.tasks.d4rl_file import d4rl_file
 from tests.tasks.test_ogbench_files import ANT, ant_file
@@ -80,7 +84,7 @@ def test_a_data_folder_or_file_behind_a_broken_link_is_not_downloaded_over(cache
     def downloads(*_: Any) -> str:
         raise AssertionError("downloaded")
 
-    monkeypatch.setattr(fetch, "fetch", downloads)
+    monkeypatch.setattr(download, "fetch", downloads)
     cache.symlink_to("/unplugged")
     d4rl.data_folder().symlink_to("/unplugged")
     for task, data in ((ANT, "auto"), (ANT, "download"), (HOPPER, "auto")):

@@ -13,7 +13,7 @@ import pytest
 import tenacity
 
 from methods.core import BadInput
-from tasks import fetch
+from tasks.data import download
 
 
 class Host:
@@ -60,7 +60,7 @@ def host(tmp_path: Path) -> Iterator[Host]:
 
 
 def get(*urls: str, path: Path) -> str:
-    return fetch.fetch(urls, path, wait=tenacity.wait_none())
+    return download.fetch(urls, path, wait=tenacity.wait_none())
 
 
 def test_broken_transfers_go_on_where_they_broke(host, tmp_path):
@@ -69,14 +69,14 @@ def test_broken_transfers_go_on_where_they_broke(host, tmp_path):
     assert get(host.url, path=path) == host.url
     assert path.read_bytes() == host.content
     assert host.ranges == [None, None, f"bytes={size // 2}-", f"bytes={size // 2 + (size - size // 2) // 2}-"]
-    assert fetch.had_from(path) == host.url
+    assert download.had_from(path) == host.url
     assert {file.name for file in tmp_path.glob("data*")} == {"data.npz", "data.npz.url"}
 
 
 def test_a_later_call_goes_on_too(host, tmp_path):
     path = tmp_path / "data.npz"
-    host.script = ["cut", *["500"] * (fetch.ATTEMPTS - 1)]
-    with pytest.raises(fetch.MissingDownload, match="HTTP 500"):
+    host.script = ["cut", *["500"] * (download.ATTEMPTS - 1)]
+    with pytest.raises(download.MissingDownload, match="HTTP 500"):
         get(host.url, path=path)
     assert not path.exists()
     get(host.url, path=path)
@@ -87,8 +87,8 @@ def test_a_later_call_goes_on_too(host, tmp_path):
 @pytest.mark.parametrize("cause", ["the file changed", "the host cannot resume"])
 def test_a_part_that_does_not_fit_is_dropped(host, tmp_path, cause):
     path = tmp_path / "data.npz"
-    host.script = ["cut", *["500"] * (fetch.ATTEMPTS - 1)]
-    with pytest.raises(fetch.MissingDownload):
+    host.script = ["cut", *["500"] * (download.ATTEMPTS - 1)]
+    with pytest.raises(download.MissingDownload):
         get(host.url, path=path)
     if cause == "the file changed":
         np.savez(tmp_path / "changed.npz", numbers=np.ones(100_000))
@@ -111,13 +111,13 @@ def test_the_mirror_is_asked_when_the_host_has_it_not(host, tmp_path):
 def test_what_is_no_archive_is_refused(host, tmp_path):
     path = tmp_path / "data.npz"
     host.content = b"<html>We are down for maintenance.</html>"
-    with pytest.raises(fetch.MissingDownload, match="not an NPZ file"):
+    with pytest.raises(download.MissingDownload, match="not an NPZ file"):
         get(host.url, path=path)
     assert not list(tmp_path.glob("data.npz*"))
 
 
 def test_unreachable_hosts_are_named_in_one_line(tmp_path):
-    with pytest.raises(fetch.MissingDownload) as caught:
+    with pytest.raises(download.MissingDownload) as caught:
         get("http://127.0.0.1:9/a.npz", "http://localhost:9/a.npz", path=tmp_path / "a.npz")
     line = str(caught.value)
     assert "a.npz" in line and "127.0.0.1" in line and "localhost" in line and "\n" not in line
@@ -129,7 +129,7 @@ def test_damage_inside_an_archive_is_found(host, tmp_path):
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     with pytest.raises(BadInput, match=r"numbers\.npy fails its checksum"):
-        fetch.check_npz(path)
+        download.check_npz(path)
 
 
 def test_a_damaged_stream_is_told_and_the_mirror_asked(host, tmp_path):
@@ -142,7 +142,7 @@ def test_a_damaged_stream_is_told_and_the_mirror_asked(host, tmp_path):
     assert get(host.url, mirror.url, path=tmp_path / "data.npz") == mirror.url
     original.write_bytes(host.content)
     with pytest.raises(BadInput, match=str(original)):
-        fetch.check_npz(original)
+        download.check_npz(original)
     mirror.server.shutdown()
     mirror.server.server_close()
 
@@ -150,11 +150,11 @@ def test_a_damaged_stream_is_told_and_the_mirror_asked(host, tmp_path):
 def test_a_changed_file_is_refused_and_named(tmp_path):
     path = tmp_path / "a.npz"
     path.write_bytes(b"first")
-    first = fetch.sha256(path)
-    assert fetch.sha256(path) == first == "a7937b64b8caa58f03721bb6bacf5c78cb235febe0e70b1b84cd99541461a08e"
+    first = download.sha256(path)
+    assert download.sha256(path) == first == "a7937b64b8caa58f03721bb6bacf5c78cb235febe0e70b1b84cd99541461a08e"
     path.write_bytes(b"second")
     with pytest.raises(BadInput, match=r"a\.npz changed since its first use"):
-        fetch.sha256(path)
+        download.sha256(path)
 
 
 # ---- what lies where a download goes ----
@@ -187,8 +187,8 @@ def test_files_have_the_permissions_that_the_user_asks_for(host, tmp_path):
     before = os.umask(0o077)
     try:
         get(host.url, path=tmp_path / "data.npz")
-        fetch.sha256(tmp_path / "data.npz")
-        with fetch.atomic_write(tmp_path / "b") as file:
+        download.sha256(tmp_path / "data.npz")
+        with download.atomic_write(tmp_path / "b") as file:
             file.write(b"b")
     finally:
         os.umask(before)
@@ -202,7 +202,7 @@ def test_notes_that_are_no_text_are_read_past(host, tmp_path):
     (tmp_path / "data.npz.part.url").write_bytes(b"\xff\xfe\x00")
     get(host.url, path=path)
     (tmp_path / "data.npz.url").write_bytes(b"\xff\n")
-    assert fetch.had_from(path) == "\ufffd"
+    assert download.had_from(path) == "\ufffd"
     (tmp_path / "data.npz.sha256").write_bytes(b"\xff")
     with pytest.raises(BadInput, match="changed since its first use"):
-        fetch.sha256(path)
+        download.sha256(path)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from methods.core import BadInput
-from tasks.hh import NotADialogue, preference, read_rows, split_last_turn
-from tasks.language import Preference
+from tasks.language.core import Preference
+from tasks.language.hh.dialogues import NotADialogue, preference, read_rows, split_last_turn
 
 OPENING = "\n\nHuman: How do I dice an onion?\n\nAssistant: With a knife.\n\nHuman: And then?\n\nAssistant:"
 

@@ -19,11 +19,14 @@ from typer.testing import CliRunner
 
 import tasks
 from methods.core import BadInput
-from tasks import check, language_data, ready
+from tasks import check, fetch
 from tasks.core import choose
-from tasks.language import Example, Preference, corpus_hash
-from tasks.language_data import HH, TLDR, TLDR_SUITE, held_out
-from tasks.language_files import files, rows
+from tasks.language import hub
+from tasks.language.core import Example, Preference, corpus_hash
+from tasks.language.files import files, rows
+from tasks.language.hh.suite import HH, held_out
+from tasks.language.tldr.suite import SUITE as TLDR_SUITE
+from tasks.language.tldr.suite import TLDR
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -181,7 +184,7 @@ def test_texts_that_are_there_or_absent(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(tasks, "suite", {"tldr": TLDR_SUITE}.__getitem__)
     apps = {}
-    for name, main in (("check", check.main), ("fetch", ready.main)):
+    for name, main in (("check", check.main), ("fetch", fetch.main)):
         apps[name] = typer.Typer()
         apps[name].command()(main)
     names = "trl-lib/tldr and trl-lib/tldr-preference"
@@ -195,7 +198,7 @@ def test_texts_that_are_there_or_absent(tmp_path: Path, monkeypatch: pytest.Monk
     assert TLDR().whereabouts("auto") == (f"{names}, in the hub's cache", True)
     said = CliRunner().invoke(apps["check"], ["tldr", "--data", str(tmp_path)])
     assert said.exit_code == 0 and "6 examples" in said.output and "4 preferences" in said.output
-    monkeypatch.setattr(language_data, "locate", lambda repository, data: tmp_path / repository)
+    monkeypatch.setattr(hub, "locate", lambda repository, data: tmp_path / repository)
     said = CliRunner().invoke(apps["fetch"], ["tldr"])
     assert said.exit_code == 0 and "0 of 1 tasks without data" in said.output
     (tmp_path / "trl-lib" / "tldr" / "data" / "train-00001-of-00002.parquet").unlink()
@@ -317,15 +320,15 @@ def test_only_news_is_refused(tmp_path: Path) -> None:
         TLDR().load(str(tmp_path))
 
 
-HUB = "from tasks.language_data import TLDR\ntry: TLDR().load('auto')\nexcept ValueError as error: print(error)"
+HUB = "from tasks.language.tldr.suite import TLDR\ntry: TLDR().load('auto')\nexcept ValueError as error: print(error)"
 
 
 def test_a_hub_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     """Without any network, and nothing in the cache. Importing the task loads no torch, transformers or datasets."""
-    hub = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "HF_HUB_ETAG_TIMEOUT": "2"}
+    variables = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "HF_HUB_ETAG_TIMEOUT": "2"}
     code = f"import sys\n{HUB}\nprint(sorted({{'torch', 'transformers', 'datasets', 'jax'}} & set(sys.modules)))"
     done = subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | hub, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code], env=os.environ | variables, capture_output=True, text=True, timeout=60
     )
     lines = done.stdout.strip().splitlines()
     assert lines[0].startswith("cannot fetch trl-lib/tldr from the hub (") and "--data PATH" in lines[0], done

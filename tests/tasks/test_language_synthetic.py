@@ -9,9 +9,9 @@ import pytest
 
 import tasks
 from methods.core import BadInput
-from tasks.language import UNFINISHED
-from tasks.language_synthetic import EXAMPLES, PREFERENCES, build, preferred
-from tasks.worlds import HARMFUL, HH, REFUSAL, TLDR, TOOLS_OF
+from tasks.language.core import UNFINISHED
+from tasks.language.synthetic import EXAMPLES, PREFERENCES, build, preferred
+from tasks.language.worlds import HARMFUL, HH, REFUSAL, TLDR, TOOLS_OF
 
 POST = "post : ann lost cats . bob saw hats . cem sold cups . dot liked maps . tl;dr :".replace("cats", "coats")
 BENIGN = "human : ann has boats and drums from bob . how do i slice the boats ? assistant :"

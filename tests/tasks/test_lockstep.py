@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks import d4rl, ogbench, toy
-from tasks.lockstep import Lockstep, simulators
-from tasks.simulators import SimulatorError, SimulatorPool, Simulators
+from tasks.d4rl import suite as d4rl
+from tasks.ogbench import suite as ogbench
+from tasks.simulation.lockstep import Lockstep
+from tasks.simulation.pools import simulators
+from tasks.simulation.simulators import Failures, SimulatorError, SimulatorPool, Simulators
+from tasks.toy import suite as toy
 
 MAZES = ("antmaze-medium-navigate", "humanoidmaze-medium-navigate", "antsoccer-arena-navigate")
 TASKS = [*(d4rl.get(f"{name}-v2") for name in ("hopper-medium", "halfcheetah-medium", "walker2d-medium",
@@ -176,6 +179,31 @@ def test_a_simulator_that_fails_is_reported_and_nobody_moves_on(mine):
         assert len(moved) == before
     with pytest.raises(SimulatorError, match="a simulator failed: ValueError: cannot be built"):
         Lockstep(broken, 2, task.rules, 5)
+
+
+def test_with_somebody_to_take_it_a_failure_is_its_own_row_s():
+    task, found = TASKS[0], []
+    actions = np.random.default_rng(0).uniform(-1, 1, (4, 3, task.spec.action_dim)).astype(np.float32)
+    for explodes in (False, True):
+        failed: Failures = {}
+        with Lockstep(task.make_env, 3, task.rules, task.spec.horizon, task.clone, 2, failed) as pool:
+            seen, advance = [pool.reset(np.arange(3))], pool.rules.advance
+
+            def exploding(model: Any, data: Any, frames: int, pool: Any = pool, advance: Any = advance) -> None:
+                if data is pool.data[1]:
+                    raise ArithmeticError("this simulator exploded")
+                advance(model, data, frames)
+
+            seen += [pool.step(actions[0], np.ones(3, bool)).obs]
+            if explodes:
+                pool.rules.advance = exploding
+            steps = [pool.step(action, np.ones(3, bool)) for action in actions[1:]]
+            seen += [step.obs for step in steps] + [pool.reset(np.arange(3))]
+            found.append(np.array(seen))
+            assert list(failed) == ([1] if explodes else [])
+    assert failed[1].row == 1 and str(failed[1]) == "a simulator failed: ArithmeticError: this simulator exploded"
+    np.testing.assert_array_equal(found[1][:, [0, 2]], found[0][:, [0, 2]])
+    assert not np.array([step.reward[1] for step in steps]).any() and (found[1][2:, 1] == found[1][1, 1]).all()
 
 
 def broken() -> Any:

@@ -14,8 +14,11 @@ import pytest
 
 import tasks
 from methods.core import BadInput, TaskSpec
-from tasks import d4rl, minari_data, minari_files, scores
-from tasks.minari_data import Episode, metadata_of, read, write
+from tasks import scores
+from tasks.d4rl import suite as d4rl
+from tasks.minari import data as minari_data
+from tasks.minari import files as minari_files
+from tasks.minari.data import Episode, metadata_of, read, write
 from tests.tasks.minari_sets import amended
 
 pytestmark = pytest.mark.usefixtures("d4rl_folders")
@@ -249,7 +252,7 @@ def test_a_goal_s_observations_are_put_together_as_d4rl_has_them():
                     "desired_goal": np.zeros((4, 2))}  # fmt: skip
     buffer = EpisodeBuffer(observations=observations, actions=np.zeros((3, 8)), rewards=np.array([0.0, 0.0, 1.0]),
                            terminations=np.array([False, False, True]), truncations=np.zeros(3, bool))  # fmt: skip
-    from tasks.d4rl_simulators import register_robotics
+    from tasks.simulation.robotics import register_robotics
 
     register_robotics()
     env = gymnasium.make("AntMaze_UMaze-v4", continuing_task=False, disable_env_checker=True)

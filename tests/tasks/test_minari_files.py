@@ -15,7 +15,10 @@ import pytest
 import tasks
 from core.files import draft_folder, sweep
 from methods.core import Absent, BadInput
-from tasks import check, d4rl, minari_data, minari_files, throughput
+from tasks import check, throughput
+from tasks.d4rl import suite as d4rl
+from tasks.minari import data as minari_data
+from tasks.minari import files as minari_files
 from tests.tasks.conftest import command, of_another_user
 from tests.tasks.minari_sets import amended, stored
 

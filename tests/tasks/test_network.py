@@ -11,7 +11,7 @@ import pytest
 import tenacity
 
 from methods.core import BadInput
-from tasks import fetch, network
+from tasks.data import download, network
 
 VARIABLES = [name for one in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "ssl_cert_file", "ssl_cert_dir")
              for name in (one, one.upper())]  # fmt: skip
@@ -23,10 +23,10 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def download(url: str, place: Path) -> str:
+def refused(url: str, place: Path) -> str:
     """The line that says why nothing came; nothing is left behind but a lock."""
     with pytest.raises(BadInput) as caught:
-        fetch.fetch([url], place / "a.npz", wait=tenacity.wait_none())
+        download.fetch([url], place / "a.npz", wait=tenacity.wait_none())
     assert {path.suffix for path in place.iterdir()} <= {".lock", ".pem"}
     assert "\n" not in str(caught.value) and "secret" not in str(caught.value)
     return str(caught.value)
@@ -51,13 +51,13 @@ def test_what_no_client_can_be_made_with_is_named(monkeypatch, tmp_path, name, v
     if "socks" in value:
         monkeypatch.setitem(sys.modules, "socksio", None)
     monkeypatch.setenv(name, value)
-    assert download("https://host.invalid/a.npz", tmp_path).startswith(f"the environment variable {line}")
+    assert refused("https://host.invalid/a.npz", tmp_path).startswith(f"the environment variable {line}")
 
 
 def test_a_certificate_file_that_is_none_is_named(monkeypatch, tmp_path):
     (tmp_path / "ca.pem").write_text("nonsense")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
-    line = download("https://host.invalid/a.npz", tmp_path)
+    line = refused("https://host.invalid/a.npz", tmp_path)
     assert line.startswith(f"the environment variable SSL_CERT_FILE cannot be used: {tmp_path}/ca.pem: ")
 
 
@@ -69,14 +69,14 @@ def test_a_certificate_file_that_is_none_is_named(monkeypatch, tmp_path):
 )  # fmt: skip
 def test_what_cannot_be_reached_through_a_proxy_names_it(monkeypatch, tmp_path, name, value, scheme):
     monkeypatch.setenv(name, value)
-    line = download(f"{scheme}://host.invalid/a.npz", tmp_path)
+    line = refused(f"{scheme}://host.invalid/a.npz", tmp_path)
     assert line.startswith("missing download: a.npz (host.invalid: ") and line.endswith(f" through {name})")
 
 
 def test_hosts_that_need_no_proxy_are_not_said_to_use_it(monkeypatch, tmp_path):
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    line = download("http://127.0.0.1:9/a.npz", tmp_path)
+    line = refused("http://127.0.0.1:9/a.npz", tmp_path)
     assert "through" not in line and not os.environ.get("HTTPS_PROXY")
 
 

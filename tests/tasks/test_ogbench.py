@@ -10,8 +10,9 @@ from ogbench.relabel_utils import relabel_dataset
 
 import tasks
 from methods.core import BadInput, TaskSpec
-from tasks import collect, ogbench
 from tasks.core import choose, options
+from tasks.ogbench import collect
+from tasks.ogbench import suite as ogbench
 
 ANT = ogbench.OGBenchTask("antmaze-medium-navigate-singletask-task1-v0")  # cheap to build
 CUBE = ogbench.OGBenchTask("cube-single-play-singletask-task2-v0")
@@ -165,6 +166,7 @@ def state(env: gymnasium.Env) -> np.ndarray:
     return np.concatenate([data.qpos, data.qvel, data.qacc, data.qacc_warmstart, data.ctrl, data.mocap_pos.ravel()])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "env", ["scene", *(pytest.param(env, marks=pytest.mark.slow) for env in ("cube-single", "puzzle-3x3"))]
 )

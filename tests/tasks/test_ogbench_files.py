@@ -11,7 +11,9 @@ import ogbench as package
 import pytest
 
 from methods.core import BadInput
-from tasks import collect, fetch, ogbench
+from tasks.data import download
+from tasks.ogbench import collect
+from tasks.ogbench import suite as ogbench
 from tests.tasks.conftest import nan_at
 
 ANT = ogbench.OGBenchTask("antmaze-medium-navigate-singletask-task1-v0")
@@ -203,10 +205,10 @@ def test_auto_generates_when_no_host_answers_and_says_so(cache, cube_file, monke
         return out
 
     def unreachable(*_: Any) -> str:
-        raise fetch.MissingDownload("missing download: x")
+        raise download.MissingDownload("missing download: x")
 
     monkeypatch.setattr(collect, "collect", generate)
-    monkeypatch.setattr(fetch, "fetch", unreachable)
+    monkeypatch.setattr(download, "fetch", unreachable)
     task = dataclasses.replace(CUBE, episodes=12)
     data = task.load("auto")
     assert calls == [("cube-single-play-v0", 12)]

@@ -12,7 +12,13 @@ import pytest
 
 from core import memory
 from methods.core import BadInput
-from tasks import check, collect, d4rl_agent, fetch, judge, minari_tasks, ogbench, ready, screen, sizes, throughput
+from tasks import check, fetch, judge, screen, sizes, throughput
+from tasks.collect import app as collecting
+from tasks.d4rl import agent as d4rl_agent
+from tasks.data import download
+from tasks.minari import tasks as minari_tasks
+from tasks.ogbench import collect
+from tasks.ogbench import suite as ogbench
 from tests.tasks.conftest import command
 
 CUBE = "cube-single-play-v0"
@@ -35,9 +41,9 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (check.app, "toy|--tasks|,", "--tasks ',' names no task"),
     (check.app, "toy|--tasks|", "--tasks: is empty"),
     (check.app, "toy|--data|", "--data: is empty"),
-    (ready.app, "ogbench|--tasks|,", "--tasks ',' names no task"),
-    (ready.app, "ogbench|--data|", "--data: is empty"),
-    (ready.app, "ogbench|--episodes|1000000000000", "--episodes must be at most 2147483647, not 1000000000000"),
+    (fetch.app, "ogbench|--tasks|,", "--tasks ',' names no task"),
+    (fetch.app, "ogbench|--data|", "--data: is empty"),
+    (fetch.app, "ogbench|--episodes|1000000000000", "--episodes must be at most 2147483647, not 1000000000000"),
     (throughput.app, "--tasks| , ", "--tasks ' , ' names no task"),
     (throughput.app, "--out|", "Invalid value for '--out': is empty; the current folder is '.'"),
     (throughput.app, "--rows|10000000000", "--rows must be at most 2147483647, not 10000000000"),
@@ -45,15 +51,15 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
      "there is 64 GB"),
     (judge.app, "", "Invalid value for 'runs': is empty; the current folder is '.'"),
     (judge.app, "x|--cache|", "Invalid value for '--cache': is empty; the current folder is '.'"),
-    (collect.app, CUBE + "|--out|", "Invalid value for '--out': is empty; the current folder is '.'"),
-    (collect.app, CUBE + "|--out|x.npz|--episodes|1000000000", "1000000000 episodes of 1001 states take at least 280 "
+    (collecting, CUBE + "|--out|", "Invalid value for '--out': is empty; the current folder is '.'"),
+    (collecting, CUBE + "|--out|x.npz|--episodes|1000000000", "1000000000 episodes of 1001 states take at least 280 "
      "TB of memory, and there is 64 GB"),
-    (collect.app, CUBE + "|--out|x.npz|--steps|1000000000000", "steps must be at most 2147483647, not 1000000000000"),
-    (collect.app, CUBE + "|--out|x.npz|--episodes|1" + "0" * 400, "episodes must be at most 2147483647, not 1000"),
-    (collect.app, CUBE + "|--out|x.npz|--workers|100000", "workers must be at most "),
-    (collect.app, "d4rl/hopper-medium|--transitions|2000000000", "--transitions 2000000000: they take at least 120 GB"),
-    (collect.app, "d4rl/hopper-medium|--training-steps|2000000000", "--training-steps 2000000000: they take at least "),
-    (collect.app, "d4rl/hopper-medium|--seed|1000000000000", "--seed must be at most 2147483647, not 1000000000000"),
+    (collecting, CUBE + "|--out|x.npz|--steps|1000000000000", "steps must be at most 2147483647, not 1000000000000"),
+    (collecting, CUBE + "|--out|x.npz|--episodes|1" + "0" * 400, "episodes must be at most 2147483647, not 1000"),
+    (collecting, CUBE + "|--out|x.npz|--workers|100000", "workers must be at most "),
+    (collecting, "d4rl/hopper-medium|--transitions|2000000000", "--transitions 2000000000: they take at least 120 GB"),
+    (collecting, "d4rl/hopper-medium|--training-steps|2000000000", "--training-steps 2000000000: they take at least "),
+    (collecting, "d4rl/hopper-medium|--seed|1000000000000", "--seed must be at most 2147483647, not 1000000000000"),
 ])  # fmt: skip
 def test_what_has_no_meaning_or_no_place_is_refused(app: Any, arguments: str, line: str, tmp_path: Path) -> None:
     before = sorted(tmp_path.rglob("*"))
@@ -71,7 +77,7 @@ def test_data_that_no_disk_holds_are_refused(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_file_in_the_home_is_made_there(elsewhere: Path) -> None:
-    done = command(collect.app, CUBE, "--out=~/x.npz", "--episodes=1", "--steps=3", "--workers=1")
+    done = command(collecting, CUBE, "--out=~/x.npz", "--episodes=1", "--steps=3", "--workers=1")
     assert done.exit_code == 0, done
     assert {"x.npz", "x-val.npz"} <= {path.name for path in elsewhere.iterdir()} and not any(Path.cwd().iterdir())
     state = {name: values[0].nbytes for name, values in np.load(elsewhere / "x.npz").items() if values.ndim}
@@ -103,7 +109,7 @@ def test_what_a_folder_is_called_is_shown_and_steers_nothing(
     """Of every line that tasks say; brackets and colons mean nothing."""
     folder = tmp_path / "a\x1b[31mX[x]:smile:"
     monkeypatch.setenv("OGBENCH_DATA_DIR", str(folder))
-    monkeypatch.setattr(ogbench.fetch, "fetch", functools.partial(_nowhere, str(folder)))
+    monkeypatch.setattr(ogbench.download, "fetch", functools.partial(_nowhere, str(folder)))
     monkeypatch.setattr(collect, "collect", lambda *arguments: None)
     ogbench.get("cube-single-play-singletask-v0")._file("auto")
     screen.say_once(f"once {folder}")
@@ -112,7 +118,7 @@ def test_what_a_folder_is_called_is_shown_and_steers_nothing(
 
 
 def _nowhere(folder: str, *arguments: Any) -> None:
-    raise fetch.MissingDownload(f"missing download for {folder}")
+    raise download.MissingDownload(f"missing download for {folder}")
 
 
 def test_a_damaged_buffer_is_one_line(tmp_path: Path) -> None:

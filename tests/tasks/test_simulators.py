@@ -16,9 +16,10 @@ import numpy as np
 import psutil
 import pytest
 
-from tasks import d4rl, ogbench
-from tasks.lockstep import simulators
-from tasks.simulators import SimulatorPool, Simulators, cores
+from tasks.d4rl import suite as d4rl
+from tasks.ogbench import suite as ogbench
+from tasks.simulation.pools import simulators
+from tasks.simulation.simulators import Failures, SimulatorPool, Simulators, cores
 
 # One of each family; success depends on none of them here.
 FAMILIES = ("cube-double-play", "scene-play", "puzzle-3x3-play", "antmaze-teleport-navigate",
@@ -155,9 +156,59 @@ def test_a_failing_worker_is_reported(action, line):
             pool.reset(np.arange(4))
 
 
+@pytest.mark.parametrize(("workers", "row", "action"), [(0, 1, 9), (2, 1, 9), (2, None, -9)])
+def test_with_somebody_to_take_it_a_failure_is_its_own_row_s(workers, row, action):
+    """The others do as without it, then and later; a process that dies takes all of its rows along."""
+    lost = [1] if row else [1, 3]  # rows are dealt out in turn
+    found = []
+    for exploding in (0.0, action):
+        failed: Failures = {}
+        pool = SimulatorPool(Probe, 4, workers, failed=failed) if workers else Simulators(Probe, 4, failed=failed)
+        with pool:
+            seen = [pool.reset(np.arange(4))]
+            actions = np.array([[0], [exploding], [1], [2]], np.float32)
+            steps = [pool.step(actions, np.ones(4, bool)) for _ in range(2)]
+            assert sorted(failed) == (lost if exploding else [])
+            assert all(error.row == row for error in failed.values())
+            seen += [step.obs for step in steps] + [pool.reset(np.arange(4) + 4)]
+            found.append((np.array(seen), np.array([step[1:] for step in steps], float)))
+    (whole, outcome), (seen, other) = found
+    left = [each for each in range(4) if each not in lost]
+    np.testing.assert_array_equal(seen[:, left], whole[:, left])
+    np.testing.assert_array_equal(other[:, :, left], outcome[:, :, left])
+    np.testing.assert_array_equal(seen[:, lost], np.broadcast_to(seen[0, lost], seen[:, lost].shape))
+    assert not other[:, :, lost].any()
+    assert ("this simulator exploded" if row else "worker 1 died with exit code 3") in str(failed[1])
+
+
+class Stillborn(Probe):
+    """Cannot begin with an even seed."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        if not seed or seed % 2 == 0:
+            raise ArithmeticError("no such start")
+        return super().reset(seed=seed)
+
+
+def test_rows_that_never_began_are_nought():
+    """Whether all rows of a worker failed or one of them."""
+    for seeds, lost in (([2, 1, 4, 3], [0, 2]), ([2, 1, 1, 1], [0]), ([0, 0, 0, 0], [0, 1, 2, 3])):
+        for workers in (0, 2):
+            failed: Failures = {}
+            pool = (
+                SimulatorPool(Stillborn, 4, workers, failed=failed)
+                if workers
+                else Simulators(Stillborn, 4, None, False, failed)
+            )
+            with pool:
+                obs = pool.reset(np.array(seeds))
+                assert sorted(failed) == lost and obs.shape == (4, 4 if len(lost) < 4 else 0)
+                assert not obs[lost].any() and pool.step(np.zeros((4, 1)), np.ones(4, bool)).obs.shape == obs.shape
+
+
 def test_a_simulator_that_cannot_be_built_is_reported():
     with pytest.raises(RuntimeError, match="cannot be built"):
-        SimulatorPool(broken, 2, 1)
+        SimulatorPool(broken, 2, 1, failed={})
 
 
 def test_workers_die_with_their_parent_and_do_not_import_its_main(tmp_path):
@@ -166,7 +217,7 @@ def test_workers_die_with_their_parent_and_do_not_import_its_main(tmp_path):
         textwrap.dedent("""
         import os, signal
         import numpy as np
-        from tasks.simulators import SimulatorPool
+        from tasks.simulation.simulators import SimulatorPool
         from tests.tasks.test_simulators import Probe
 
         print("main runs", flush=True)

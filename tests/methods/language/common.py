@@ -11,7 +11,7 @@ from methods.language.core import Context, LanguageConfig, Part
 from methods.language.models import RewardModel, reward_from, tiny_model, weights
 from methods.language.tokens import Texts, word_tokenizer
 from tasks.core import Provenance
-from tasks.language import Corpus, Example, Preference
+from tasks.language.core import Corpus, Example, Preference
 
 WORDS = tuple("abcdefgh")
 EXAMPLES = [Example("a b c", "d e f g"), Example("b a", "e d"), Example("c", "h g f"), Example("d d d a", "a b c")]

@@ -11,7 +11,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from methods.core import BadInput
 from methods.language.tokens import EOS, PAD, Texts, plain_ids, special_ids, word_tokenizer
 from tasks.core import Provenance
-from tasks.language import Corpus, Example
+from tasks.language.core import Corpus, Example
 from tests.methods.language.common import WORDS, texts
 
 

@@ -23,13 +23,26 @@ from tests.tasks.judges.server import KEY, Server, texts
 
 PROMPTS = [f"POST: my cat number {i}" for i in range(6)]
 
+SFT = {"name": "sft", "steps": 20}
+RECORD: dict[str, Any] = {
+    "schema": 1, "suite": "tldr", "task": "tldr", "method": "vgf", "fingerprint": "def456", "status": "finished",
+    "seeds": [0, 1], "knobs": ["L_test"], "episodes": len(PROMPTS), "config": {},
+}  # fmt: skip
+
+
+def write_seeds(run: Path, seeds: tuple[int, ...] = (0, 1), **meta: Any) -> list[Path]:
+    """The same, a folder a seed."""
+    return [
+        write_responses(run / f"seed-{seed}", seeds=(seed,), **{"format": 2, "seed": seed, **meta}) for seed in seeds
+    ]
+
 
 def write_responses(
     folder: Path, knobs: tuple[str, ...] = ("L_test",), seeds: tuple[int, ...] = (0, 1), **meta: Any
 ) -> Path:
     """A run of two seeds at L_test 0 and 1, whose responses to odd prompts are good at L_test 1 alone."""
     folder.mkdir(parents=True)
-    run = {"suite": "tldr", "task": "tldr", "knobs": list(knobs), "stages": [{"name": "sft", "fingerprint": "5f7"}]}
+    run = RECORD | {"seeds": list(seeds), "knobs": list(knobs), "stages": [{**SFT, "fingerprint": "5f7"}]}
     (folder / "run.json").write_text(json.dumps(run | meta))
     rows = []
     for seed in seeds:
@@ -223,7 +236,7 @@ def test_nothing_to_judge_and_twice_the_same(tmp_path: Path) -> None:
 def test_the_model_that_was_optimised_is_refused_before_it_is_loaded(tmp_path: Path) -> None:
     model = tmp_path / "artifacts" / "abc123"
     model.mkdir(parents=True)
-    stages = [{"name": "reward_model", "fingerprint": "abc123"}]
+    stages = [{"name": "reward_model", "fingerprint": "abc123", "steps": 20}]
     folder = write_responses(tmp_path / "vgf", stages=stages)
     refused = CliRunner().invoke(app, [str(folder), "--judge", "reward-model", "--model", str(model)])
     assert refused.exit_code == 2 and "is the reward model that the run optimised (abc123)" in refused.stderr
@@ -260,7 +273,7 @@ def test_what_a_stage_made_is_refused_wherever_it_lies(tmp_path: Path, judge: st
         (folder / "reward-0.safetensors").write_bytes(b"1")
     (results / "models" / "rm").mkdir(parents=True)  # another one, which may judge
     (results / "models" / "rm" / "model.safetensors").write_bytes(b"2")
-    stages = [{"name": "reward_model", "fingerprint": "abc123"}]
+    stages = [{"name": "reward_model", "fingerprint": "abc123", "steps": 20}]
     folder = write_responses(results / "runs" / "tldr" / "tldr" / "vgf" / "def456", stages=stages)
     known = reward_model.names(str(results / judge))
     if judge == "models/rm":
@@ -268,3 +281,49 @@ def test_what_a_stage_made_is_refused_wherever_it_lies(tmp_path: Path, judge: st
     else:
         with pytest.raises(tasks.BadInput, match="is the reward model that the run optimised"):
             refuse_optimised(judge, known, read(folder).optimised)
+
+
+def test_each_seed_has_its_verdicts(server: Server, tmp_path: Path) -> None:
+    """The results, a run or a seed may be named; messages name the seed, ten after two."""
+    run = tmp_path / "results" / "runs" / "tldr" / "tldr" / "vgf" / "def456"
+    two, ten = write_seeds(run, (2, 10))
+    asked = judge(server, ten)
+    assert asked.exit_code == 0 and len(verdicts(ten)) == 12 and not list(two.glob("verdicts-*"))
+    assert {row["seed"] for row in verdicts(ten)} == {"10"} and read(ten).name == "vgf def456 seed 10"
+    for place in (run, tmp_path / "results"):
+        for path in run.rglob("verdicts-*"):
+            path.unlink()
+        result = judge(server, place)
+        said = [line for line in result.stderr.splitlines() if "win rate" in line]
+        assert result.exit_code == 0 and all(f"seed-{seed}/" in line for seed, line in zip((2, 10), said, strict=True))
+        assert [len(verdicts(folder)) for folder in (two, ten)] == [12, 12]
+
+
+def test_a_torn_seed_takes_no_other_down(server: Server, tmp_path: Path) -> None:
+    torn, strange, sound = write_seeds(tmp_path / "vgf" / "def456", (0, 1, 2))
+    (torn / "run.json").write_text("{")
+    path = strange / "responses.jsonl"
+    path.write_text(path.read_text().replace('"seed": 1', '"seed": 2'))
+    result = judge(server, tmp_path)
+    said = [line for line in result.stderr.splitlines() if line.startswith("left out: ")]
+    assert result.exit_code == 1 and len(said) == 2 and f"{torn / 'run.json'}:1" in said[0]
+    assert said[1] == f"left out: {path} has responses of seed 2, which the run.json beside it does not have"
+    assert len(verdicts(sound)) == 12 and not [*torn.glob("verdicts-*"), *strange.glob("verdicts-*")]
+
+
+def test_the_reward_model_of_another_seed_was_optimised_too(tmp_path: Path) -> None:
+    run = tmp_path / "results" / "runs" / "tldr" / "tldr" / "vgf" / "def456"
+    for seed in (0, 1):
+        stage = {"name": "reward_model", "fingerprint": f"abc{seed}", "steps": 20}
+        write_seeds(run, (seed,), stages=[stage])
+        (model := tmp_path / "results" / "artifacts" / f"abc{seed}" / "state").mkdir(parents=True)
+        (model / "reward.safetensors").write_bytes(b"%d" % seed)
+    (run / "seed-5").mkdir()
+    (run / "seed-5" / "run.json").write_text("{")  # says nothing, and hides nothing
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    (copy / "reward.safetensors").write_bytes(b"1")
+    assert {"abc0", "abc1"} <= read(run / "seed-0").optimised
+    for model in (copy, tmp_path / "results" / "artifacts" / "abc1"):
+        refused = CliRunner().invoke(app, [str(run / "seed-0"), "--judge", "reward-model", "--model", str(model)])
+        assert refused.exit_code == 2 and "is the reward model that the run optimised" in refused.stderr

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from methods.core import BadInput
-from tasks import network
+from tasks.data import network
 from tasks.judges.chat import Chat, check_address
 from tasks.judges.spending import Budget, Price
 

@@ -11,7 +11,7 @@ import pytest
 from methods.core import BadInput
 from tasks.judges import Pair, RewardModelJudge
 from tasks.judges.reward_model import identity, load_scorer, names, weights
-from tasks.language import UNFINISHED
+from tasks.language.core import UNFINISHED
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -12,7 +12,7 @@ from transformers import GPT2Config, GPT2ForSequenceClassification, PreTrainedTo
 
 from methods.core import BadInput
 from tasks.judges.reward_model import load_scorer
-from tasks.language import UNFINISHED
+from tasks.language.core import UNFINISHED
 
 WORDS = ["<unk>", "<|end|>", "a", "b", "c"]
 POSITIONS = 8

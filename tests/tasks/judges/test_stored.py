@@ -15,7 +15,7 @@ import pytest
 from tasks.judges import files
 from tasks.judges.spending import Cache
 from tests.tasks.judges.server import Server, lines
-from tests.tasks.judges.test_command import judge, server, verdicts, write_responses
+from tests.tasks.judges.test_command import RECORD, judge, server, verdicts, write_responses
 
 __all__ = ["server"]  # the fixture
 pytestmark = pytest.mark.usefixtures("no_waiting")
@@ -117,17 +117,18 @@ def test_a_disk_that_fills_up_costs_one_run_its_verdicts(
     ("content", "line"),
     [
         ("[]", "dictionary"), ("null", "dictionary"), ("3", "dictionary"), ("[" * 100_000, "nested too deeply"),
-        ("9" * 5000, "too many digits"), ("\ud800", "run.json"), ('{"suite": 1}', "suite"),
-        ('{"suite": "tldr"}', "task: Field required"), ('{"suite": "../..", "task": "x"}', "cannot be part of a file"),
-        ('{"suite": "tldr", "task": "x", "knobs": "abc"}', "knobs"),
-        ('{"suite": "tldr", "task": "x", "knobs": ["prompt"]}', "knobs prompt are not to be told from other columns"),
-        ('{"suite": "tldr", "task": "x", "stages": [{"name": "reward_model", "fingerprint": "../../x"}]}', "stages.0"),
-        ('{"suite": "tldr", "task": "x", "config": []}', "config"),
+        ("9" * 5000, "too many digits"), ("\ud800", "run.json"), ('{"suite": 1}', "suite"), ({"task": 0}, "task"),
+        ('{"suite": "tldr"}', "task: Field required"), ({"suite": "../.."}, "cannot be part of a file"),
+        ({"knobs": "abc"}, "knobs"), ({"status": "done"}, "status"), ({"format": 2}, "seed: Field required"),
+        ({"knobs": ["prompt"]}, "knobs prompt are not to be told from other columns"),
+        ({"stages": [{"name": "reward_model", "fingerprint": "../../x"}]}, "stages.0"), ({"config": []}, "config"),
     ],
 )  # fmt: skip
 def test_a_record_of_another_shape_takes_no_other_run_down(
-    server: Server, tmp_path: Path, content: str, line: str
+    server: Server, tmp_path: Path, content: str | dict[str, Any], line: str
 ) -> None:
+    """What the analysis would not read is not judged either: it would be paid for, and count for nothing."""
+    content = content if isinstance(content, str) else json.dumps(RECORD | content)
     bad, good = write_responses(tmp_path / "runs" / "a"), write_responses(tmp_path / "runs" / "b")
     (bad / "run.json").write_bytes(content.encode(errors="surrogatepass"))
     result = judge(server, tmp_path / "runs", episodes=1)
@@ -184,7 +185,7 @@ def test_gold_on_prompts_of_another_world(tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
     from tasks.judge import app
-    from tasks.language_synthetic import HH_TASK
+    from tasks.language.hh_synthetic.suite import TASK as HH_TASK
 
     for name, suite in (("a", "tldr-synthetic"), ("b", "hh-synthetic"), ("c", "hh-synthetic")):
         write_responses(tmp_path / name, knobs=(), seeds=(0,), suite=suite, task=suite)

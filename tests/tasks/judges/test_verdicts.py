@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.judges.verdicts import read_choice
-from tasks.language import UNFINISHED
+from tasks.language.core import UNFINISHED
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,150 @@
+"""`python -m analysis.tune results/ --rule heldout-seeds`: every setting that was tried, the one that a rule picks,
+what it is worth on seeds or tasks that had no say, what trying cost, and the rows for the table of settings.
+
+Without `--rule` it shows the settings and picks none: a rule that is stated after the scores were seen is no rule.
+"""
+
+from __future__ import annotations
+
+if __name__ == "__main__":  # what follows is imported, which takes seconds, by `main`
+    from analysis import command
+
+    command.main("analysis.tune:app")
+
+import math
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from analysis.load import load
+from analysis.output import folder, prepare, print_notes, say, screen, short
+from analysis.picking import SEEDS, TASKS, Picked, by_seeds, by_tasks, csv_of, table_at
+from analysis.runs import RecordError, shown
+from analysis.select import ORACLE, Endpoint, Rule
+from analysis.tuning import Spent, Sweep, spent, sweeps
+from core.files import write_text
+from core.options import filled, parts
+
+WIDTH = 100
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.command()
+def main(
+    results: Annotated[Path, typer.Argument(parser=folder, help="The folder that holds runs/.")] = Path("results"),
+    rule: Annotated[str | None, typer.Option(help=f"{SEEDS} or {TASKS}; without one, none is picked.")] = None,
+    choose_on: Annotated[
+        str | None, typer.Option(help="Seeds (0-2 or 0,1) or tasks (names, *) to choose on; all splits if unset.")
+    ] = None,
+    methods: Annotated[str | None, typer.Option(help="Some methods only; * stands for anything.")] = None,
+    tasks: Annotated[str | None, typer.Option(help="Some tasks only; * stands for anything.")] = None,
+    endpoint: Annotated[str, typer.Option(help="last, last-10 or steps=800k,900k,1m.")] = "last",
+    select: Annotated[str, typer.Option(help="Test-time knobs: fixed:1, fixed:w=0.02,N=4 or held-out.")] = "held-out",
+    out: Annotated[
+        Path | None, typer.Option(parser=folder, help="A table of settings that gets the rows; the screen if unset.")
+    ] = None,
+) -> None:
+    """Every setting of each method with its score, interval and n; the one picked, its held-out score, and the cost."""
+    if rule not in (None, SEEDS, TASKS):
+        raise RecordError(f"--rule {shown(str(rule))} is none of: {SEEDS}, {TASKS}")
+    for option, given in (("--choose-on", choose_on), ("--out", out)):
+        if given is not None and rule is None:
+            raise RecordError(f"{option} goes with --rule: nothing is picked without one")
+    if choose_on is not None:
+        filled("--choose-on", choose_on)
+    knobs = Rule.parse(select)
+    if knobs.name == ORACLE:
+        raise RecordError("--select oracle: a score that is chosen on its own episodes cannot be tuned on")
+    kept = table_at(prepare(out.parent) / out.name) if out is not None else ""
+    records = load(results)
+    found, notes = sweeps(records, Endpoint.parse(endpoint), knobs)
+    if not found:
+        why = "; ".join([*notes, *records.notes][:3]) or "python -m harness.run --sweep METHOD.KEY=V1,V2 makes some"
+        raise RecordError(f"no method has two settings on a task under {results / 'runs'}; {why}")
+    found = _wanted(found, methods, tasks)
+    picks = {SEEDS: by_seeds, TASKS: by_tasks}
+    picked = list(picks[rule](found, choose_on, notes)) if rule is not None else []
+    if rule is not None and not picked:
+        raise RecordError(f"--rule {rule} can pick nothing: {'; '.join(notes[-3:])}")
+    _show(screen(WIDTH), found, picked)
+    rows = [row for one in picked for row in one.rows]
+    if rule is None:
+        say(f"No --rule was stated, so none is picked: {SEEDS} or {TASKS}.")
+    elif out is None:
+        say(*csv_of(rows).splitlines())
+    else:
+        write_text(out, kept + csv_of(rows, header=not kept))
+        say(out)
+    print_notes([*records.notes, *notes])
+
+
+def _wanted(found: Sequence[Sweep], methods: str | None, tasks: str | None) -> list[Sweep]:
+    """Raises: BadInput: a name that is nowhere among what was found."""
+    for option, given, what in (("--methods", methods, "method"), ("--tasks", tasks, "task")):
+        if given is None:
+            continue
+        patterns = parts(option, given, f"{what}s")
+        there = sorted({getattr(one, what) for one in found})
+        for pattern in patterns:
+            if not any(fnmatchcase(name, pattern) for name in there):
+                raise RecordError(f"{option} {shown(pattern)}: two settings have {', '.join(there)}")
+        found = [one for one in found if any(fnmatchcase(getattr(one, what), pattern) for pattern in patterns)]
+    if not found:
+        raise RecordError(f"--methods {methods} has no two settings on --tasks {tasks}")
+    return list(found)
+
+
+def _show(console: Console, found: Sequence[Sweep], picked: Sequence[Picked]) -> None:
+    by_place = {(one.place, one.label): one for one in picked}
+    for sweep in found:
+        one = by_place.get((f"{sweep.suite}/{sweep.task}", sweep.label))
+        console.print(_screen(sweep, one))
+        console.print("\n".join([*([_said(one)] if one else []), _cost(spent(sweep.runs)), ""]), soft_wrap=True)
+    for one in picked:
+        if here := [sweep for sweep in found if (sweep.suite, sweep.label) == (one.place, one.label)]:
+            cost = _cost(spent(run for sweep in here for run in sweep.runs))
+            console.print(f"{one.place}, {one.label}: {_said(one)}\n{cost}\n", soft_wrap=True)
+
+
+def _screen(sweep: Sweep, picked: Picked | None) -> Table:
+    """The settings of one method on one task; the one picked is bold."""
+    title = f"{sweep.suite}: {short(sweep.task)}: {sweep.label}"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("setting", overflow="fold")
+    for name in ("mean \N{PLUS-MINUS SIGN} std", "95% interval", "n", *(["splits that pick it"] if picked else [])):
+        table.add_column(name, justify="right")
+    for number, one in enumerate(sweep.settings):
+        summary = one.summary
+        spread = "" if math.isnan(summary.std) else f" \N{PLUS-MINUS SIGN} {summary.std:.1f}"
+        cells = [one.name, f"{summary.mean:.1f}{spread}", f"[{summary.low:.1f}, {summary.high:.1f}]"]
+        cells.append(f"{summary.seeds}" + (f" of {len(one.run.meant)}" if one.told else ""))
+        cells += [f"{picked.held.counts[number]} of {picked.splits}"] if picked else []
+        style = "bold" if picked and number == picked.held.pick else ""
+        table.add_row(*(Text(cell, style=style) for cell in cells))
+    return table
+
+
+def _said(one: Picked) -> str:
+    """The pick and what it is worth."""
+    value, low, high = (float(number) for number in one.held.value)
+    interval = "" if math.isnan(low) else f" [{low:.1f}, {high:.1f}]"
+    pick = f"{one.name}{' (the best over all)' if one.splits > 1 else ''}"
+    return f"{one.rule}.\npicked: {pick}; held-out score {value:.1f}{interval}"
+
+
+def _cost(of: Spent) -> str:
+    """ "spent: 3 settings x 5 seeds x 1,000 gradient steps = 15,000; 900 s of training, 30 s of evaluation"."""
+    if of.each is not None:
+        what = f"{of.settings} settings x {of.seeds // of.settings} seeds x {of.each:,} gradient steps = {of.steps:,}"
+    else:
+        what = f"{of.settings} settings, {of.seeds} seeds in all, {of.steps:,} gradient steps"
+    times = f"{of.training:,.0f} s of training, {of.evaluation:,.0f} s of evaluation"
+    return f"spent: {what}; {times}" + (f" ({of.untimed} stages do not say their time)" if of.untimed else "")

@@ -1,0 +1,269 @@
+"""Settings of one method against each other: what each scores, which a declared rule picks, and what trying them cost.
+
+The best of k settings scores above its true mean on the very seeds that made it the best. So a setting is chosen on
+some units (seeds, or tasks) and reported on the others, which had no say: that is unbiased, however many there were.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from analysis.load import Records
+from analysis.runs import Run, Source
+from analysis.select import Endpoint, Rule, choose, offline
+from analysis.statistics import Estimate, Summary, across, generator, mean_of
+
+SPLITS = 1000  # at most; of more, so many are drawn
+ONLINE = "online."
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting of a method on a task, and what it scored."""
+
+    run: Run
+    values: Mapping[str, Any]
+    """Of the keys in which the settings differ."""
+    means: pd.Series
+    """Mean score of each seed that counts, by its number."""
+    summary: Summary
+    told: str
+    """Which seeds are missing, as `Run.told`."""
+    unfinished: str
+    """What became of seeds that count and are not finished, or ""."""
+
+    @property
+    def name(self) -> str:
+        """ "alpha=10, tau=0.01"."""
+        return named(self.values)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The settings of one method on one task."""
+
+    suite: str
+    task: str
+    method: str
+    online: bool
+    settings: tuple[Setting, ...]
+    """Those with a score, two or more, in the order of their values."""
+    runs: tuple[Run, ...]
+    """All that were tried, with a score or without."""
+
+    @property
+    def label(self) -> str:
+        return f"{self.method} online" if self.online else self.method
+
+
+class Held(NamedTuple):
+    """What a rule picked among k settings, and what that is worth on units that had no say."""
+
+    pick: int
+    """By the units chosen on: of a stated split those; else all."""
+    counts: np.ndarray
+    """`[k]`: in how many splits each was picked."""
+    chosen_on: int
+    reported_on: int
+    value: Estimate
+    """Mean over the units that a choice was not made on, over all splits; interval over seeds, NaN with one."""
+
+
+class Spent(NamedTuple):
+    """What a sweep cost. A stage that several settings share was trained once, and counts once."""
+
+    settings: int
+    seeds: int
+    """Over all settings."""
+    steps: int
+    """Gradient steps (online: environment steps) of all stages."""
+    each: int | None
+    """Those of one seed of one setting, where each setting has as many seeds and each seed as many steps."""
+    training: float
+    """Seconds, of the stages that say so."""
+    evaluation: float
+    untimed: int
+    """Stages that do not say how long they took."""
+
+
+def sweeps(records: Records, endpoint: Endpoint, rule: Rule) -> tuple[list[Sweep], list[str]]:
+    """Every method and task with two settings or more, and notes on what does not count.
+
+    `rule` chooses test-time knobs within a run. Of two runs with one setting (other data or seeds, or the old layout),
+    the one with more seeds counts, the new one among equals.
+    """
+    groups: dict[tuple[str, str, str, bool], list[Run]] = defaultdict(list)
+    for run in records.runs:
+        groups[run.suite, run.task, run.method, run.online].append(run)
+    rows = {run.key: of for run, of in records.each()}
+    found, notes = [], []
+    for (suite, task, method, online), runs in sorted(groups.items()):
+        keys = differing(runs)
+        if not keys:
+            continue
+        settings = []
+        for name, same in _by_setting(runs, keys).items():
+            run = max(same, key=lambda one: (one.key in rows, len(one.seeds), not one.old, one.fingerprint))
+            if len(same) > 1:
+                prints = ", ".join(f"{one.fingerprint[:8]}{' (old layout)' * one.old}" for one in same)
+                notes.append(
+                    f"{suite}/{task} {method} {name}: {len(same)} runs ({prints}); {run.fingerprint[:8]} counts"
+                )
+            setting = _scored(run, keys, rows.get(run.key), endpoint, rule)
+            if isinstance(setting, str):
+                notes.append(f"{suite}/{task} {method} {name}: {setting}; no setting to pick")
+            else:
+                settings.append(setting)
+                said = "; ".join(filter(None, (setting.told, setting.unfinished)))
+                notes += [f"{suite}/{task} {method} {name}: {said}"] if said else []
+        if len(settings) > 1:
+            order = sorted(settings, key=lambda one: _order(one.values))
+            found.append(Sweep(suite, task, method, online, tuple(order), tuple(runs)))
+    return found, notes
+
+
+def differing(runs: Sequence[Run]) -> tuple[str, ...]:
+    """The keys in whose values runs differ."""
+    values: dict[str, set[str]] = defaultdict(set)
+    for run in runs:
+        for key, value in run.settings.items():
+            values[key].add(_text(value))
+    return tuple(sorted(key for key, seen in values.items() if len(seen) > 1))
+
+
+def named(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={as_text(value)}" for key, value in values.items())
+
+
+def as_text(value: Any) -> str:
+    """A setting's value as `--set` and the tables of settings take it."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return ",".join(map(as_text, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def common_seeds(settings: Sequence[Setting]) -> tuple[np.ndarray, list[int]]:
+    """(scores `[k, s]` of the seeds that all settings have, these seeds)."""
+    table = pd.concat([one.means for one in settings], axis=1).dropna().sort_index()
+    return table.to_numpy(float).T, [int(seed) for seed in table.index]
+
+
+def splits(units: int, rng: np.random.Generator) -> np.ndarray:
+    """`[m, units]` (bool): every way to choose on half of the units, rounded down; SPLITS random ones of more."""
+    size = units // 2
+    if math.comb(units, size) <= SPLITS:
+        chosen = list(itertools.combinations(range(units), size))
+        on = np.zeros((len(chosen), units), bool)
+        np.put_along_axis(on, np.array(chosen).reshape(len(chosen), size), True, axis=1)
+        return on
+    return rng.permuted(np.tile(np.arange(units) < size, (SPLITS, 1)), axis=1)
+
+
+def heldout_seeds(scores: np.ndarray, on: np.ndarray, rng: np.random.Generator) -> Held:
+    """Chooses among settings on some seeds and reports the others. Scores `[k, s]`, splits `on [m, s]`.
+
+    A seed's number is the mean, over the splits that did not choose on it, of what it scores at the setting picked.
+    """
+    picks = _best(scores @ on.T / on.sum(axis=1))  # [m]
+    held = (
+        np.ma.masked_array(scores[picks], mask=on).mean(axis=0).compressed()
+    )  # of seeds that are never held out: none
+    return _held(picks, on, scores, [held], rng)
+
+
+def heldout_tasks(scores: Sequence[np.ndarray], on: np.ndarray, rng: np.random.Generator) -> Held:
+    """Chooses one setting for all tasks on some of them and reports the others: scores `[k, s]` a task, splits `on
+    [m, t]`. Tasks weigh alike; the interval speaks of new seeds on these tasks."""
+    means = np.stack([task.mean(axis=1) for task in scores], axis=1)  # [k, t]
+    picks = _best(means @ on.T / on.sum(axis=1))
+    strata = [task[picks[~on[:, t]]].mean(axis=0) for t, task in enumerate(scores) if not on[:, t].all()]
+    return _held(picks, on, means, strata, rng)
+
+
+def _held(
+    picks: np.ndarray, on: np.ndarray, scores: np.ndarray, strata: list[np.ndarray], rng: np.random.Generator
+) -> Held:
+    pick = picks[0] if len(on) == 1 else _best(scores.mean(axis=1))
+    value = across(strata, rng, mean_of)
+    if min(map(len, strata)) < 2:
+        value = value._replace(low=np.asarray(np.nan), high=np.asarray(np.nan))
+    counts = np.bincount(picks, minlength=len(scores))
+    return Held(int(pick), counts, int(on[0].sum()), int((~on[0]).sum()), value)
+
+
+def _best(means: np.ndarray) -> Any:
+    """The setting with the largest mean, of `[k, ...]`; the first of equals."""
+    return np.round(means, 9).argmax(axis=0)  # equal sums in another order stay equal
+
+
+def spent(runs: Iterable[Run]) -> Spent:
+    """What runs cost, by their records; of a seed that did not finish, up to its last evaluation."""
+    runs = list(runs)
+    steps, evaluation, seconds = list[int](), 0.0, list[float | None]()
+    known: set[str] = set()
+    for source in (source for run in runs for source in run.sources):
+        evaluation += float((source.meta.get("wall_clock_s") or {}).get("evaluate", 0.0))
+        own = [stage for stage in _trained(source) if stage["fingerprint"] not in known]
+        known |= {stage["fingerprint"] for stage in own}
+        seconds += [stage.get("seconds") for stage in own]
+        steps += [sum(stage["steps"] for stage in own)] * len(source.seeds)
+    seeds = [len(run.meant) for run in runs]
+    settings = len({_text(run.settings) for run in runs})
+    alike = settings == len(runs) and len(set(seeds)) == len(set(steps)) == 1 and sum(seeds) == len(steps)
+    times = [one for one in seconds if one is not None]
+    return Spent(settings, sum(seeds), sum(steps), steps[0] if alike else None, sum(times), evaluation,
+                 len(seconds) - len(times))  # fmt: skip
+
+
+def _trained(source: Source) -> list[dict[str, Any]]:
+    """The stages of a run.json, the last one as far as it is known to have come."""
+    stages = [dict(stage) for stage in source.meta.get("stages") or []]
+    if stages and source.status != "finished":
+        stages[-1]["steps"] = min(stages[-1]["steps"], max(source.meta.get("evaluation_steps") or [0]))
+    return stages
+
+
+def _scored(run: Run, keys: Sequence[str], rows: pd.DataFrame | None, endpoint: Endpoint, rule: Rule) -> Setting | str:
+    """The setting and its score; a line that says why it has none."""
+    if rows is None:
+        return f"nothing evaluated, {run.unfinished}" if run.unfinished else "nothing evaluated"
+    if run.online:
+        rows = rows[rows["phase"] != "offline"]
+    rows, missing = endpoint(rows if run.online else offline(rows))
+    if rows.empty:
+        return missing or "nothing evaluated"
+    choice = choose(run, rows, rule)
+    if isinstance(choice, str):
+        return choice
+    values = {key: run.settings.get(key) for key in keys}
+    shown = "" if choice.status == "finished" else f"{run.unfinished}, as of step {rows['step'].max()}"
+    summary = choice.summary(generator(run.suite, run.task))
+    return Setting(run, values, choice.means().dropna(), summary, choice.told, shown)
+
+
+def _by_setting(runs: Sequence[Run], keys: Sequence[str]) -> dict[str, list[Run]]:
+    found: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        found[named({key: run.settings.get(key) for key in keys})].append(run)
+    return found
+
+
+def _order(values: Mapping[str, Any]) -> list[tuple[float, str]]:
+    """Numbers by size, before words."""
+    return [
+        (float(one) if isinstance(one, int | float) and not isinstance(one, bool) else math.inf, as_text(one))
+        for one in values.values()
+    ]
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)

@@ -1,0 +1,19 @@
+"""Packages that only some commands need: which extra of the project has them, and how it is installed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+EXTRAS = {"torch": "rlhf", "transformers": "rlhf", "tokenizers": "rlhf", "peft": "rlhf", "accelerate": "rlhf",
+          "datasets": "rlhf", "huggingface_hub": "rlhf", "pyarrow": "rlhf", "trl": "trl",
+          "stable_baselines3": "collect", "ray": "ray"}  # fmt: skip
+"""What is imported -> the extra that brings it."""
+
+_SOURCE = Path(__file__).resolve().parents[1]
+
+
+def install(extra: str) -> str:
+    """The command that installs one of the project's extras: from the source folder, or beside an installed wheel."""
+    if (_SOURCE / "pyproject.toml").exists():
+        return f"pip install -c constraints.txt -e '.[{extra}]'"
+    return f"pip install 'vgf-bench[{extra}]'"

@@ -1,0 +1,146 @@
+"""Lanes -> programs: lanes of equal structure that train side by side, and the trials that end with them.
+
+What is trained side by side makes a difference to rounding alone, and is kept for good: a lane that was begun goes on
+in the batch that it was begun in (`LaneStore.batch`), whatever is asked for now. Lanes of that batch that nobody asks
+for, or that are finished or have failed, hold their places in it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from graphlib import TopologicalSorter
+from typing import Any, NamedTuple
+
+from harness.plan import Lane, Trial
+
+
+class Slot(NamedTuple):
+    """A place in a batch."""
+
+    fingerprint: str
+    lane: Lane | None  # None: nobody asks for it now
+
+
+@dataclass(frozen=True)
+class Program:
+    """Lanes that train side by side."""
+
+    slots: tuple[Slot, ...]
+    trials: tuple[Trial, ...]  # whose last lane is among them
+    needed: frozenset[str] = frozenset()  # fingerprints of lanes that others read, or that trials act with
+    done: bool = False  # whether the lanes are finished, and only evaluations are to do
+
+    @property
+    def lanes(self) -> list[Lane]:
+        return [slot.lane for slot in self.slots if slot.lane]
+
+    @property
+    def training(self) -> list[Lane]:
+        """Those that are to be trained."""
+        return [] if self.done else self.lanes
+
+    @property
+    def first(self) -> Lane:
+        """Stands for all: what shapes the program is equal."""
+        return self.lanes[0]
+
+
+class Stored(NamedTuple):
+    """What is on disk of a lane."""
+
+    finished: bool = False
+    batch: tuple[str, ...] = ()  # that it was begun in
+    steps: tuple[int, ...] = ()  # of which its state is there
+
+
+def programs(trials: Sequence[Trial], stored: Callable[[Lane], Stored], most: Callable[[Lane], int]) -> list[Program]:
+    """What has to be carried out for `trials`, which are unfinished.
+
+    Args:
+      stored: what there is of a lane.
+      most: how many lanes like this one may train side by side.
+    """
+    lanes: dict[str, Lane] = {}
+    needed: set[str] = set()
+    for trial in trials:
+        chain = trial.lanes()
+        lanes |= {lane.fingerprint: lane for lane in chain if lane.fingerprint not in lanes}
+        needed |= {lane.fingerprint for lane in chain[:-1]}
+    return grouped(list(lanes.values()), trials, needed, stored, most)
+
+
+def grouped(
+    lanes: Sequence[Lane], trials: Sequence[Trial], needed: Collection[str], stored: Callable[[Lane], Stored],
+    most: Callable[[Lane], int], failed: Collection[str] = (),
+) -> list[Program]:  # fmt: skip
+    """The same for lanes that are looked up already. `needed`: see `Program`; `failed`: fingerprints of lanes that hold
+    a place and no more, so that the others' numbers are what they would be beside them.
+
+    Lanes that were begun side by side, but go on from different steps, are programs of their own, in which the others
+    hold their places.
+    """
+    ends: dict[str, list[Trial]] = {}
+    for trial in trials:
+        ends.setdefault(trial.lanes()[-1].fingerprint, []).append(trial)
+    found = {lane.fingerprint: stored(lane) for lane in lanes}
+    # a process that was killed as it began may have noted the batch of some of its lanes alone
+    batches = {one: there.batch for there in found.values() if not there.finished for one in there.batch}
+    groups: dict[Any, list[Lane]] = {}
+    for lane in lanes:
+        there = found[lane.fingerprint]
+        if not there.finished or lane.fingerprint in ends:
+            batch = () if there.finished else batches.get(lane.fingerprint, ())
+            groups.setdefault((lane.structure, there.finished, batch), []).append(lane)
+    made = []
+    for (_, finished, batch), members in groups.items():
+        asked = {lane.fingerprint: lane for lane in members}
+        if batch:
+            parts = _in_step({one: found[one].steps or (0,) for one in asked})
+            pieces = [tuple(Slot(one, asked[one] if one in part else None) for one in batch) for part in parts]
+        else:
+            pieces = [tuple(Slot(one, asked[one]) for one in part) for part in _cut(list(asked), most(members[0]))]
+        for places in pieces:
+            slots = tuple(Slot(one, None if one in failed else lane) for one, lane in places)
+            mine = [slot.fingerprint for slot in slots if slot.lane]
+            if not mine:
+                continue
+            watching = tuple(trial for one in mine for trial in ends.get(one, ()))
+            made.append(Program(slots, watching, frozenset(needed).intersection(mine), finished))
+    return made
+
+
+def _in_step(steps: Mapping[str, Sequence[int]]) -> list[set[str]]:
+    """Lanes by steps of which their states are there, parted into those that can go on from one step together."""
+    left, parts = dict(steps), []
+    while left:
+        common = min(max(there) for there in left.values())
+        parts.append({one for one, there in left.items() if common in there})
+        left = {one: there for one, there in left.items() if one not in parts[-1]}
+    return parts
+
+
+def _cut(items: Sequence[str], size: int) -> list[tuple[str, ...]]:
+    """In pieces of at most `size`, as even as can be."""
+    count = -(-len(items) // size)
+    edges = [round(len(items) * number / count) for number in range(count + 1)]
+    return [tuple(items[first:last]) for first, last in itertools.pairwise(edges)]
+
+
+def order(made: Sequence[Program]) -> TopologicalSorter[int]:
+    """Hands out the numbers of programs whose lanes read nothing that is still to be trained, and whose trials act with
+    nothing that is. A trial that goes on online from another comes after that one's evaluation."""
+    trains = {lane.fingerprint: number for number, program in enumerate(made) for lane in program.lanes}
+    evaluates: Mapping[tuple[str, int], int] = {
+        (trial.run.fingerprint, trial.seed): number for number, program in enumerate(made) for trial in program.trials
+    }
+    sorter: TopologicalSorter[int] = TopologicalSorter()
+    for number, program in enumerate(made):
+        reads = {one.fingerprint for lane in program.lanes for one in lane.reads.values()}
+        reads |= {lane.fingerprint for trial in program.trials for lane in trial.lanes()[:-1]}
+        before = {trains[one] for one in reads if one in trains}
+        earlier = [trial.before for trial in program.trials if trial.before]
+        keys = [(trial.run.fingerprint, trial.seed) for trial in earlier]
+        sorter.add(number, *(before | {evaluates[key] for key in keys if key in evaluates}) - {number})
+    return sorter

@@ -1,0 +1,66 @@
+"""What of a plan is on disk, and what is to do."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from harness import record
+from harness.engine import Engine
+from harness.plan import Lane, RunNode, Trial
+from harness.programs import Program, Stored, programs
+from harness.store import Artifact
+from methods.core import BadInput
+
+
+class Remaining(NamedTuple):
+    """Of some trials."""
+
+    finished: dict[RunNode, list[int]]  # seeds that are on record as finished
+    programs: list[Program]  # for the others
+
+
+def remaining(
+    trials: Sequence[Trial], results: Path, engine: Engine, most: int | None = None, *, nothing: bool = False,
+    gone: Collection[Trial | str] = (),
+) -> Remaining:  # fmt: skip
+    """Looks at the records and lanes of trials. With `nothing` it is as if there were none.
+
+    Args:
+      most: lanes that train in one program; None: as many as the engine allows.
+      gone: trials, and fingerprints of lanes, that are looked at as if there were none.
+    """
+    finished: dict[RunNode, list[int]] = {}
+    todo = []
+    for trial in trials:
+        if not (nothing or trial in gone) and status(trial, results) == "finished":
+            finished.setdefault(trial.run, []).append(trial.seed)
+        else:
+            todo.append(trial)
+
+    def stored(lane: Lane) -> Stored:
+        return Stored() if nothing or lane.fingerprint in gone else on_disk(lane, results)
+
+    return Remaining(finished, programs(todo, stored, most_lanes(engine, most)))
+
+
+def most_lanes(engine: Engine, most: int | None) -> Callable[[Lane], int]:
+    """How many lanes like one may train side by side; `most`: what the user said, None: by memory."""
+    return lambda lane: (most or engine.most_lanes(lane)) if engine.side_by_side else 1
+
+
+def status(trial: Trial, results: Path) -> str | None:
+    """What a trial's record says of it, if it can be read."""
+    with contextlib.suppress(OSError):
+        return record.status_of(trial.folder(results))
+    return None
+
+
+def on_disk(lane: Lane, results: Path) -> Stored:
+    """What is on disk of a lane; what cannot be read is found when its turn comes."""
+    there = Artifact(results / "artifacts" / lane.fingerprint, lane.identity)
+    with contextlib.suppress(BadInput, OSError):
+        return Stored(there.finished, tuple(there.batch or ()), tuple(there.steps))
+    return Stored()

@@ -1,0 +1,228 @@
+"""What a user asks for, as plain data: checked once, written to and read from a file (`plan.toml`), and planned from.
+
+A plan that travels is a request: whoever carries it out plans again, and checks the fingerprints.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import methods
+import tasks
+from core.errors import BadInput, reason
+from core.files import expanded, open_plain, write_text
+from core.text import nearest
+from harness.config import LARGEST, Override, RunSettings, check_keys, parse_set, preset, task_options
+from harness.plan import RunNode, plan_all
+from tasks.core import choose
+
+Setting = tuple[Override, ...]
+"""One of a sweep's."""
+
+_SIZES = tuple(one.name for one in fields(RunSettings) if one.name not in ("seeds", "log_every"))
+_MOST_SEEDS = 100_000
+
+
+@dataclass(frozen=True)
+class Request:
+    """The words of a command line. Empty texts and lists, and None, leave it to defaults."""
+
+    suite: str = ""
+    tasks: tuple[str, ...] = ()  # globs
+    methods: tuple[str, ...] = ()
+    preset: str | None = None
+    seeds: str = ""  # "5" (0..4), "3-7", "0,4,9"
+    steps: int | None = None  # gradient steps of each method's own stage
+    set: tuple[str, ...] = ()  # "METHOD.KEY=VALUE"
+    sweep: tuple[str, ...] = ()  # "METHOD.KEY=V1,V2"
+    data: str = "auto"
+    sizes: Mapping[str, int] = field(default_factory=dict)  # of `RunSettings`, by name
+
+    def plan(self) -> Plan:
+        """What is meant, with everything looked at that can be before data are there.
+
+        Raises:
+          BadInput: names what is wrong.
+        """
+        home = self.suite or (tasks.home(list(self.tasks)) if self.tasks else tasks.DEFAULT)
+        chosen_tasks = tasks.select(home, list(self.tasks))
+        family = tasks.family(home)
+        chosen = self.methods or tuple(methods.registry(family))
+        for name in chosen:
+            methods.get(name, family)
+        values, overrides = preset(home, self.preset)
+        values |= self.sizes
+        values["seeds"] = parse_seeds(self.seeds) if self.seeds else tuple(range(values["seeds"]))
+        given = parse_set(self.set, family)
+        check_keys(chosen, given, family)
+        if self.steps is not None:
+            given = (*given, Override(None, "steps", self.steps, "--steps"))
+        settings = RunSettings(**values)
+        made = task_options((*overrides, *given))
+        chosen_tasks = tuple(choose(task.sized(settings.data_episodes), made) for task in chosen_tasks)
+        swept = sweeps(self.sweep, chosen, family)
+        return Plan(chosen_tasks, chosen, settings, (*overrides, *given), swept, bool(self.methods))
+
+    def save(self, path: Path) -> None:
+        """Writes it, as a file that `load` reads. Raises: BadInput."""
+        import tomli_w
+
+        values = {name: value for name, value in asdict(self).items() if value not in ("", None, (), {})}
+        text = tomli_w.dumps({name: list(v) if isinstance(v, tuple) else v for name, v in values.items()})
+        try:
+            write_text(path, text)
+        except OSError as error:
+            raise BadInput(f"--save-plan {path}: {reason(error)}") from None
+
+    def with_words(self, **words: Any) -> Request:
+        """The request with what a command line says on top of it: settings and sweeps come after those that are there,
+        anything else takes its place."""
+        said = {name: value for name, value in words.items() if value not in ("", None, ())}
+        said["sizes"] = {**self.sizes, **words.get("sizes", {})}
+        said |= {name: getattr(self, name) + said[name] for name in ("set", "sweep") if name in said}
+        return replace(self, **said)
+
+
+def load(path: Path) -> Request:
+    """A request from a file.
+
+    Raises:
+      BadInput: it cannot be read, or says something else than a request does; names the key.
+    """
+    path = expanded(path)
+    try:
+        with open_plain(path) as file:
+            values = tomllib.load(file)
+    except (OSError, ValueError, RecursionError) as error:
+        raise BadInput(f"--plan {path}: {reason(error)}") from None
+    expected = {one.name: one.type for one in fields(Request)}
+    for key, value in values.items():
+        if key not in expected:
+            raise BadInput(f"--plan {path}: unknown key {key!r}; {nearest(key, sorted(expected))}")
+        _check(path, key, value, str(expected[key]))
+    words: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    return Request(**words)
+
+
+def _check(path: Path, key: str, value: Any, kind: str) -> None:
+    """Raises `BadInput`: a value of a plan's file is of another kind than its key's."""
+    if key == "sizes":
+        fits = isinstance(value, dict) and all(type(one) is int for one in value.values())
+        for name in value if fits else ():
+            if name not in _SIZES:
+                raise BadInput(f"--plan {path}: sizes: unknown key {name!r}; {nearest(name, sorted(_SIZES))}")
+        expected = "a table of whole numbers"
+    elif kind.startswith("tuple"):
+        fits, expected = isinstance(value, list) and all(isinstance(one, str) for one in value), "a list of texts"
+    elif "int" in kind:
+        fits, expected = type(value) is int and 0 < value <= LARGEST, "a whole number above 0"
+    else:
+        fits, expected = isinstance(value, str), "a text"
+    if not fits:
+        raise BadInput(f"--plan {path}: {key} is {repr(value)[:60]}, expected {expected}")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A request that was understood."""
+
+    tasks: tuple[Any, ...]
+    methods: tuple[str, ...]
+    settings: RunSettings
+    overrides: tuple[Override, ...]
+    sweeps: Mapping[str, Sequence[Setting]]  # of methods that are swept
+    named: bool  # whether the user named the methods
+
+    @property
+    def family(self) -> str:
+        return tasks.family(self.tasks[0].suite)
+
+    def runs(self, task: Any, data_id: str = "?", seeds: Sequence[int] | None = None) -> list[RunNode]:
+        """A task's runs with these data; with `seeds` in place of the plan's own."""
+        settings = self.settings if seeds is None else replace(self.settings, seeds=seeds)
+        return plan_all(task, data_id, self.methods, self.overrides, settings, self.sweeps, named=self.named)
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """The seeds that "5" (0 to 4), "3-7" or "0,4,9-11" stand for.
+
+    Raises:
+      BadInput: it is none of these.
+    """
+    words, found = text, list[int]()
+    if re.fullmatch(r"\s*\d{1,10}\s*", text, re.ASCII):
+        words = f"0-{int(text) - 1}" if int(text) else ""
+    for piece in words.split(","):
+        match = re.fullmatch(r"\s*(\d{1,10})\s*(?:-\s*(\d{1,10}))?\s*", piece, re.ASCII)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if not first <= last <= LARGEST:
+            raise BadInput(f"--seeds {text}: expected how many (5), a range (3-7) or a list (0,4,9)")
+        if last - first >= _MOST_SEEDS:
+            raise BadInput(f"--seeds {text}: {last - first + 1} seeds are more than anybody has trained")
+        found += range(first, last + 1)
+    if len(set(found)) < len(found):
+        raise BadInput(f"--seeds {text}: a seed stands twice")
+    return tuple(sorted(found))
+
+
+def sweeps(words: Sequence[str], chosen: Sequence[str], family: str) -> dict[str, list[Setting]]:
+    """The settings of each swept method: the grid of all that `--sweep` says of it.
+
+    "fql.alpha=3,10,30" is a list of values, or of ";" where values hold commas; "fql.alpha=@FILE" has one in each line;
+    "fql=@FILE.csv" is a list of settings, a row each, whose first line names the keys.
+
+    Raises:
+      BadInput: it is none of these, or its method or key is not there.
+    """
+    axes: dict[str, list[list[Setting]]] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        method, _, key = name.strip().partition(".")
+        if not equals or not method or not text.strip() or (not key and not text.startswith("@")):
+            raise BadInput(f"--sweep {word!r}: expected METHOD.KEY=V1,V2,... or METHOD=@FILE.csv")
+        if method not in chosen:
+            raise BadInput(f"--sweep {word}: {method} is not among --methods {', '.join(chosen)}")
+        rows = _values(word, key, text.strip())
+        settings = [tuple(Override(method, key, value, "--sweep") for key, value in row.items()) for row in rows]
+        if not settings:
+            raise BadInput(f"--sweep {word}: names no value")
+        if len({tuple((one.key, one.value) for one in setting) for setting in settings}) < len(settings):
+            raise BadInput(f"--sweep {word}: a value stands twice")
+        for setting in settings:
+            check_keys(chosen, setting, family)
+        axes.setdefault(method, []).append(settings)
+    for method, found in axes.items():
+        keys = [{one.key for one in axis[0]} for axis in found]
+        if len(set().union(*keys)) < sum(map(len, keys)):
+            raise BadInput(f"--sweep: a key of {method} is swept twice")
+    return {
+        method: [tuple(itertools.chain(*one)) for one in itertools.product(*found)] for method, found in axes.items()
+    }
+
+
+def _values(word: str, key: str, text: str) -> list[dict[str, str]]:
+    """Rows of key -> value."""
+    if not text.startswith("@"):
+        pieces = text.split(";" if ";" in text else ",")
+        values = [piece.strip() for piece in pieces if piece.strip()]
+        return [{key: value} for value in values]
+    path = expanded(Path(text[1:]))
+    try:
+        with open_plain(path) as file:
+            lines = [line for line in file.read().decode("utf-8-sig").splitlines() if line.strip()]
+        cells = [[cell.strip() for cell in row] for row in csv.reader(lines)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise BadInput(f"--sweep {word}: {reason(error)}") from None
+    if key:
+        return [{key: line.strip()} for line in lines]
+    names, *rows = cells or [[]]
+    if not rows or len(set(names)) < len(names) or any(len(row) != len(names) for row in rows):
+        raise BadInput(f"--sweep {word}: expected a line of different keys, then rows of a value for each")
+    return [dict(zip(names, row, strict=True)) for row in rows]

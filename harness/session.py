@@ -1,0 +1,77 @@
+"""What everything that one command carries out shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from harness.ending import Stop
+from harness.plan import Lane
+from harness.progress import Progress
+from tasks.core import Dataset, RewardTransform
+
+
+@dataclass
+class Session:
+    """Where records go, who is told, and what is held in memory for all."""
+
+    results: Path
+    progress: Progress
+    stop: Stop = field(default_factory=Stop)
+    failed: dict[str, str] = field(default_factory=dict)
+    """Lanes that failed in this session, by fingerprint, and why."""
+    shared: dict[Any, Any] = field(default_factory=dict)
+    """What engines keep: compiled programs, texts in tokens."""
+    _columns: dict[Any, Any] = field(default_factory=dict)  # of `_dataset`, on the device; rewards by transform, too
+    _dataset: Dataset | None = None
+    _loading: Lock = field(default_factory=Lock)
+
+    def artifact(self, fingerprint: str) -> Path:
+        return self.results / "artifacts" / fingerprint
+
+    def fail(self, lane: Lane, why: str) -> None:
+        self.failed.setdefault(lane.fingerprint, f"{lane.node.stage.name} failed: {why}")
+
+    def why_not(self, lanes: Iterable[Lane]) -> str | None:
+        """Which of these lanes failed, and of what; of one that another took with it, that one."""
+        return next((self.failed[lane.fingerprint] for lane in lanes if lane.fingerprint in self.failed), None)
+
+    def columns(
+        self, dataset: Dataset, fields: frozenset[str], to_device: Callable[..., Any], reward: RewardTransform
+    ) -> dict[str, Any]:
+        """The dataset's columns on the device, where all programs use the same copy; of rewards there is one for every
+        transform that is asked for."""
+        with self._loading:
+            if dataset is not self._dataset:
+                self._dataset, self._columns = dataset, {}
+            missing = fields - self._columns.keys()
+            self._columns |= to_device(dataset.columns(fields), missing)
+            found = {name: self._columns[name] for name in fields}
+            if "rewards" in fields and reward != dataset.reward:
+                if reward not in self._columns:
+                    made = to_device({"rewards": dataset.rewards(reward)}, fields)
+                    self._columns[reward] = made["rewards"]
+                found["rewards"] = self._columns[reward]
+            return found
+
+    def kept(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What was made for `key` before, or is made now."""
+        with self._loading:
+            if key not in self.shared:
+                self.shared[key] = make()
+            return self.shared[key]
+
+
+def seeds_text(seeds: Mapping[int, Any] | list[int]) -> str:
+    """Seeds as a person writes them: "seed 3", "seeds 0-4, 7"."""
+    numbers, spans = sorted(seeds), list[list[int]]()
+    for number in numbers:
+        if spans and number == spans[-1][1] + 1:
+            spans[-1][1] = number
+        else:
+            spans.append([number, number])
+    text = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in spans)
+    return f"seed{'s' * (len(numbers) > 1)} {text}"

@@ -1,0 +1,55 @@
+"""What a method declares of its inference settings (knobs) and of what acting costs: plain data, which records keep
+(`inference` in run.json) and figures read. No other room guesses it from a name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple, Protocol
+
+
+@dataclass(frozen=True)
+class Knob:
+    """A setting that is chosen at test time, without retraining."""
+
+    name: str  # of its column in episodes.csv
+    label: str  # what it is, in a few words, on the axis of a figure
+    unit: str = "-"  # "-" where it has none
+    path: bool = False  # whether candidate i at its ascending values is one particle on its way, as steps of a flow are
+
+
+class Cost(NamedTuple):
+    """What one action (one answer, of a language model) costs, summed over all samples behind it."""
+
+    passes: float
+    """Forward passes of a network for one observation and action, or one sequence; an ensemble is one network. The pass
+    that a value gradient begins with counts, too. Equal passes that a compiler may join count each."""
+    gradients: float = 0.0
+    """Value gradients, d Q / d action: exact ones, or evaluations of a network that stands in for them."""
+
+
+SAMPLES = Knob("N", "samples to choose from", "samples")
+"""Of methods that take one of N samples."""
+
+
+class Declares(Protocol):
+    """The part of `methods.core.Method` that is read here."""
+
+    @property
+    def inference(self) -> tuple[Knob, ...]: ...
+
+    @property
+    def knobs(self) -> tuple[Mapping[str, float], ...]: ...
+
+    def cost(self, knobs: Mapping[str, float]) -> Cost | None: ...
+
+
+def declaration(method: Declares) -> dict[str, Any]:
+    """The knobs and, for every setting that is evaluated, the cost of an action: JSON. What a method does not declare
+    is absent; so are costs at a knob that it does not declare, inherited maybe from a method without it."""
+    known = {knob.name for knob in method.inference}
+    costs = [(setting, method.cost(setting)) for setting in method.knobs if setting.keys() <= known]
+    return {
+        "knobs": [asdict(knob) for knob in method.inference],
+        "costs": [{"setting": dict(setting), **cost._asdict()} for setting, cost in costs if cost is not None],
+    }

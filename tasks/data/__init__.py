@@ -1,0 +1,1 @@
+"""What every suite needs for its data: downloads, files, action ranges, recipes."""

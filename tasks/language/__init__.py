@@ -1,0 +1,1 @@
+"""Tasks of writing: what suites of them share, and a folder for each suite."""

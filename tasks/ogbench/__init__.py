@@ -1,0 +1,1 @@
+"""OGBench's single-task environments."""

@@ -1,0 +1,1 @@
+"""Simulators, many of them stepped together."""

@@ -1,0 +1,150 @@
+"""The toy bandit of the VGF paper's Figure 2: two modes of reward, data beside them.
+
+The paper gives no formula; this one is built so that the figure can show what it is about. The true reward has a
+better and a worse mode. The data lie in two clusters, each on the flank of a mode, so that all of it is sub-optimal
+and the reward rises towards the mode just outside. A reward model fitted to the data is right near them and
+extrapolates the rise past the mode, where the true reward falls: whoever trusts it too far is misled, and whoever
+stays within the data gains little.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import gymnasium
+import numpy as np
+
+from core.text import nearest
+from tasks.core import BadInput, Dataset, Provenance, TaskSpec, Whereabouts
+
+MODES = np.array([[0.35, 0.45], [-0.35, -0.45]])  # better, worse
+HEIGHTS = np.array([1.0, 0.9])  # of the true reward at the modes
+WIDTH = 0.25  # of each mode, a standard deviation
+CENTRES = np.array([[0.0, 0.6], [0.0, -0.6]])  # of the data's clusters
+SPREAD = 0.07  # of each cluster
+NOISE = 0.02  # of observed rewards
+SIZE = 2000  # transitions
+
+
+def true_reward(actions: np.ndarray) -> np.ndarray:
+    """Expected reward `[...]` of actions `[..., 2]`: the sum of two Gaussian bumps, 1 at the better mode."""
+    distance2 = np.sum((actions[..., None, :] - MODES) ** 2, axis=-1)
+    bumps = np.sum(HEIGHTS * np.exp(-distance2 / (2.0 * WIDTH**2)), axis=-1)
+    return bumps / _PEAK
+
+
+_PEAK = 1.0
+_PEAK = float(true_reward(MODES[0]))
+
+
+class ToyBandit(gymnasium.Env):
+    """One step an episode; the observation is constant.
+
+    Args:
+      noise: deviation of the rewards it pays. For evaluation there is none: scores carry no noise of the bandit's own.
+    """
+
+    observation_space = gymnasium.spaces.Box(1.0, 1.0, (1,), np.float32)
+    action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
+
+    def __init__(self, noise: float = 0.0) -> None:
+        self.noise = noise
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        return np.ones(1, np.float32), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        expected = float(true_reward(np.asarray(action, np.float64)))
+        reward = expected + self.noise * float(self.np_random.standard_normal()) if self.noise else expected
+        return np.ones(1, np.float32), reward, True, False, {"success": expected > 0.9}
+
+
+@dataclass(frozen=True)
+class ToyTask:
+    """The bandit as a task. Score: true reward, 100 at the better mode."""
+
+    suite: ClassVar[str] = "toy"
+    name: ClassVar[str] = "toy"
+    spec: ClassVar[TaskSpec] = TaskSpec(obs_dim=1, action_dim=2, horizon=1)
+    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    cheap: ClassVar[bool] = True
+    clone: ClassVar[None] = None
+    rules: ClassVar[None] = None
+
+    def sized(self, episodes: int) -> ToyTask:
+        del episodes  # the data are always the same
+        return self
+
+    def whereabouts(self, data: str) -> Whereabouts:
+        if data not in ("auto", "generate"):
+            raise BadInput(f"the toy task makes its own data: --data {data} has no meaning for it")
+        return Whereabouts(f"built-in, {SIZE} transitions", True)
+
+    def ready(self, data: str) -> None:
+        self.whereabouts(data)
+
+    def load(self, data: str) -> Dataset:
+        self.whereabouts(data)
+        rng = np.random.default_rng(0)
+        cluster = rng.integers(0, 2, SIZE)
+        actions = CENTRES[cluster] + SPREAD * rng.standard_normal((SIZE, 2))
+        actions = np.clip(actions, -1.0, 1.0).astype(np.float32)
+        rewards = true_reward(actions) + NOISE * rng.standard_normal(SIZE)
+        constant = np.ones((SIZE, 1), np.float32)
+        transitions: dict[str, np.ndarray] = {
+            "observations": constant,
+            "actions": actions,
+            "rewards": rewards.astype(np.float32),
+            "masks": np.zeros(SIZE, np.float32),
+            "next_observations": constant,
+            "terminals": np.ones(SIZE, np.float32),
+        }
+        digest = hashlib.sha256(b"".join(transitions[column].tobytes() for column in sorted(transitions)))
+        return Dataset(transitions, Provenance("toy", digest.hexdigest(), "built-in"))
+
+    def make_env(self) -> gymnasium.Env:
+        return ToyBandit()
+
+    def make_online_env(self) -> gymnasium.Env:
+        return ToyBandit(NOISE)  # as the data's rewards have it
+
+    def score(self, episode_return: np.ndarray, success: np.ndarray) -> np.ndarray:
+        del success
+        return 100.0 * episode_return
+
+    def landscape(self) -> Mapping[str, np.ndarray]:
+        """The true reward on a grid, and a sample of the data."""
+        axis = np.linspace(-1.0, 1.0, 101)
+        grid = np.stack(np.meshgrid(axis, axis), axis=-1)
+        transitions = self.load("auto").transitions
+        shown = slice(0, 400)
+        return {
+            "grid_x": axis,
+            "grid_y": axis,
+            "true_reward": 100.0 * true_reward(grid),
+            "data_actions": transitions["actions"][shown],
+            "data_reward": 100.0 * transitions["rewards"][shown],
+            "modes": MODES,
+        }
+
+
+def names() -> tuple[str, ...]:
+    """The tasks of this suite."""
+    return ("toy",)
+
+
+def get(name: str) -> ToyTask:
+    """The task called `name`.
+
+    Raises:
+      BadInput: there is none of that name.
+    """
+    if name != "toy":
+        raise BadInput(f"unknown toy task {name!r}; {nearest(name, ['toy'])}")
+    return ToyTask()
