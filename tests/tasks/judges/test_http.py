@@ -111,7 +111,7 @@ def test_retry_after_is_honoured_by_all_calls(server: Server, make: Make) -> Non
     server.script = ["429 date"]  # two seconds ahead, in whole seconds
     began = time.monotonic()
     assert outcomes(make(concurrency=2), [Pair("r", "good", "x")]) == ["win"]
-    assert 1 <= time.monotonic() - began <= 3
+    assert time.monotonic() - began >= 1
 
 
 def test_retry_after_never_shortens_the_wait(server: Server, make: Make) -> None:
