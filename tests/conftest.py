@@ -1,9 +1,11 @@
-"""What compiling costs: most of the time of these tests; and which are left out where an extra is not installed."""
+"""What all tests share: cheap compiling, most of their time; and which are left out where an extra is not installed."""
 
 from __future__ import annotations
 
+import gc
 import os
 import re
+import signal
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,8 +15,14 @@ import pytest
 from core.extras import EXTRAS
 
 # XLA without most of its optimisations, here, in worker processes and in the commands that tests start: programs that
-# run a few times compile more than twice as fast. JAX reads it once, so it stands before all that may import JAX.
+# run a few times compile three times as fast. JAX reads them once, so they stand before all that may import JAX.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1")
+# Tracing makes objects by the million that live on: Python's default looks through all of them again and again.
+gc.set_threshold(200_000, 20, 100)
+# Commands that tests start and interrupt hear it also where this session was told not to (in the background, by nohup).
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LACKING = tuple(package for package in ("torch", "transformers", "tokenizers", "trl") if not find_spec(package))
 _IMPORTS = re.compile(rf"^(?:import|from) (?:{'|'.join(LACKING)})\b", re.MULTILINE)

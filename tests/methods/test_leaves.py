@@ -83,7 +83,8 @@ class Lanes:
     def reads(self) -> dict[str, set[str]]:
         """Which leaves each result is computed from, by the program's own operations."""
         found = {}
-        program, shapes = jax.make_jaxpr(jax.vmap(self.also), return_shape=True)(self.stacked(self.leaves))
+        values = {name: np.float32(value) for name, value in self.leaves.items()}
+        program, shapes = jax.make_jaxpr(self.also, return_shape=True)(values)
         outputs = [path[0].key for path, _ in jax.tree.leaves_with_path(shapes)]
         for where in shapes:
             used = partial_eval.dce_jaxpr(program.jaxpr, [where == output for output in outputs])[1]
