@@ -14,9 +14,9 @@ _STEPS = 4  # a multiple of the period of delayed updates
 
 
 def seconds_of(programs: Sequence[Program], console: Console) -> dict[str, float]:
-    """Training seconds of every program, by its first lane's fingerprint. Those of a kind share one measurement,
-    whatever their task: time depends on settings that shape a program, and hardly on how wide observations and actions
-    are. Compiling takes a while, so `console` shows how far it is."""
+    """Training seconds of every program from where it goes on, by its first lane's fingerprint. Those of a kind share
+    one measurement, whatever their task: time depends on settings that shape a program, and hardly on how wide
+    observations and actions are. Compiling takes a while, so `console` shows how far it is."""
     todo = [program for program in programs if program.training]
     kinds = {program.first.fingerprint: _kind(program) for program in todo}
     first = {kinds[program.first.fingerprint]: program for program in reversed(todo)}
@@ -27,8 +27,14 @@ def seconds_of(programs: Sequence[Program], console: Console) -> dict[str, float
         lane, count = program.first, len(program.slots)
         timing = measure(lane.method, lane.node.number, range(count), steps=_STEPS, repeats=2, loop=False)
         measured[kind] = timing.ms_scan * count / 1e3
-    return {program.first.fingerprint: measured[kinds[program.first.fingerprint]] * program.first.node.updates
+    return {program.first.fingerprint: measured[kinds[program.first.fingerprint]] * _updates(program)
             for program in todo}  # fmt: skip
+
+
+def _updates(program: Program) -> float:
+    """Gradient steps that are still to do."""
+    node = program.first.node
+    return node.updates * (1.0 - program.step / node.stage.steps)
 
 
 def _kind(program: Program) -> str:

@@ -31,6 +31,7 @@ class Program:
     trials: tuple[Trial, ...]  # whose last lane is among them
     needed: frozenset[str] = frozenset()  # fingerprints of lanes that others read, or that trials act with
     done: bool = False  # whether the lanes are finished, and only evaluations are to do
+    step: int = 0  # that training goes on from, by what was on disk when it was planned
 
     @property
     def lanes(self) -> list[Lane]:
@@ -98,26 +99,27 @@ def grouped(
         asked = {lane.fingerprint: lane for lane in members}
         if batch:
             parts = _in_step({one: found[one].steps or (0,) for one in asked})
-            pieces = [tuple(Slot(one, asked[one] if one in part else None) for one in batch) for part in parts]
+            pieces = [(step, tuple(Slot(one, asked[one] if one in part else None) for one in batch))
+                      for step, part in parts]  # fmt: skip
         else:
-            pieces = [tuple(Slot(one, asked[one]) for one in part) for part in _cut(list(asked), most(members[0]))]
-        for places in pieces:
+            pieces = [(0, tuple(Slot(one, asked[one]) for one in part)) for part in _cut(list(asked), most(members[0]))]
+        for step, places in pieces:
             slots = tuple(Slot(one, None if one in failed else lane) for one, lane in places)
             mine = [slot.fingerprint for slot in slots if slot.lane]
             if not mine:
                 continue
             watching = tuple(trial for one in mine for trial in ends.get(one, ()))
-            made.append(Program(slots, watching, frozenset(needed).intersection(mine), finished))
+            made.append(Program(slots, watching, frozenset(needed).intersection(mine), finished, step))
     return made
 
 
-def _in_step(steps: Mapping[str, Sequence[int]]) -> list[set[str]]:
+def _in_step(steps: Mapping[str, Sequence[int]]) -> list[tuple[int, set[str]]]:
     """Lanes by steps of which their states are there, parted into those that can go on from one step together."""
-    left, parts = dict(steps), []
+    left, parts = dict(steps), list[tuple[int, set[str]]]()
     while left:
         common = min(max(there) for there in left.values())
-        parts.append({one for one, there in left.items() if common in there})
-        left = {one: there for one, there in left.items() if one not in parts[-1]}
+        parts.append((common, {one for one, there in left.items() if common in there}))
+        left = {one: there for one, there in left.items() if one not in parts[-1][1]}
     return parts
 
 

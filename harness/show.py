@@ -121,6 +121,8 @@ def _program(program: Program, seconds: float | None) -> str:
     steps = f"{node.updates} {'updates' if node.online else 'steps'}"
     if node.online:
         steps = f"{node.stage.steps} environment steps, {steps}"
+    if program.step:
+        steps += f", from step {program.step} on"
     lanes = _count(len(program.training), "lane")
     values = [leaves(lane.method.config) for lane in program.training]
     differing = [name for name in values[0] if len({one.get(name) for one in values}) > 1]

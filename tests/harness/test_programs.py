@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.config import Override, RunSettings, parse_set
+from harness.estimate import _updates
 from harness.plan import Lane, RunNode, Trial, plan_all
 from harness.programs import Program, Stored, _cut, order, programs
 from tasks.toy.suite import ToyTask
@@ -126,6 +127,18 @@ def test_lanes_of_two_batches_are_two_programs() -> None:
     one, two, three = prints([run.lanes(seed)[0] for seed in (0, 1, 2)])
     found = made(run.trials(), {one: Stored(batch=(one,)), two: Stored(batch=(two, "x"))})
     assert [tuple(slot.fingerprint for slot in program.slots) for program in found] == [(one,), (two, "x"), (three,)]
+
+
+def test_lanes_go_on_from_the_last_step_that_all_have() -> None:
+    """Those that have none in common are programs of their own; only what is left is counted as time."""
+    (run,) = planned("bc")
+    batch = tuple(prints([run.lanes(seed)[0] for seed in (0, 1, 2)]))
+    steps = [(10, 30), (10,), ()]
+    found = made(run.trials(), {one: Stored(False, batch, there) for one, there in zip(batch, steps, strict=True)})
+    assert [(program.step, seeds(program)) for program in found] == [(0, [2]), (10, [0, 1])]
+    whole = found[0].first.node.updates
+    assert [round(_updates(program)) for program in found] == [whole, whole - 10]
+    assert [program.step for program in made(run.trials())] == [0]
 
 
 def test_what_is_finished_is_evaluated_at_once_and_what_others_read_needs_nothing() -> None:
