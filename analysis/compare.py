@@ -210,7 +210,7 @@ def _circumstances(run: Run) -> list[str]:
 def _units(choices: Sequence[Choice]) -> tuple[np.ndarray, list[int]]:
     """(`[seeds]`: of each seed that all tasks have, its mean over tasks; the other seeds).
 
-    Tasks of an environment share seed and dataset, so a seed is one unit, as it is in print; the tasks' own deviations
+    Tasks of an environment share seed and dataset, so a seed is one unit, as it is in print; the tasks' own stds
     would count what they share as independent.
     """
     if not choices:

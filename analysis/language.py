@@ -164,7 +164,7 @@ def distances(gold: pd.DataFrame) -> pd.DataFrame:
 
 
 def gains(moved: pd.DataFrame) -> pd.DataFrame:
-    """What L_test steps add to gold and to proxy over L_test=0, in deviations over prompts at L_test=0: `gold_gain`,
+    """What L_test steps add to gold and to proxy over L_test=0, in stds over prompts at L_test=0: `gold_gain`,
     `proxy_gain`, their intervals, and name (of the run). Lines without L_test=0 are left out."""
     found = []
     for _, one in lines(moved):

@@ -36,7 +36,7 @@ _UNKNOWN = Comparison(*[math.nan] * 6)
 
 
 @dataclass(frozen=True)
-class Duel:
+class Matchup:
     """One task on which both methods were run."""
 
     suite: str
@@ -68,7 +68,7 @@ class Duel:
 class Over(NamedTuple):
     """Two methods over the tasks of one suite that both have."""
 
-    duels: list[Duel]
+    matchups: list[Matchup]
     seeds: Comparison
     """The mean difference over tasks: what new seeds would give on these same tasks. NaN if a task has one seed."""
     starts: Comparison
@@ -81,7 +81,7 @@ class Over(NamedTuple):
     iqm: tuple[Estimate, Estimate]
 
 
-def duels(cells: Mapping[Key, Cell], first: str, second: str) -> tuple[list[Duel], list[str]]:
+def matchups(cells: Mapping[Key, Cell], first: str, second: str) -> tuple[list[Matchup], list[str]]:
     """Every task that has both methods, and a note on each that lacks one. `cells` are those of `compare.measured`."""
     found, notes = [], []
     for suite, task in sorted({key[:2] for key in cells if key[2] in (first, second)}):
@@ -89,31 +89,31 @@ def duels(cells: Mapping[Key, Cell], first: str, second: str) -> tuple[list[Duel
         absent = [f"{name}: {cell.why}" for name, cell in zip((first, second), sides, strict=True) if not cell.choice]
         unfinished = "; ".join(dict.fromkeys(cell.why for cell in sides if cell.choice and cell.why))
         if sides[0].choice and sides[1].choice:
-            found.append(Duel(suite, task, first, second, sides[0].choice, sides[1].choice, unfinished))
+            found.append(Matchup(suite, task, first, second, sides[0].choice, sides[1].choice, unfinished))
             notes += [f"{suite}/{task}: {unfinished}"] if unfinished else []
         else:
             notes.append(f"{suite}/{task} is not compared; {'; '.join(absent)}")
     return found, notes
 
 
-def tests(of: Sequence[Duel]) -> pd.DataFrame:
-    """One row a duel: suite, task, environment, first, second; of either side mean, std, seeds, meant, told (which of
-    these are missing) and picks; difference, low, high (Welch); improvement with its low and high; starts (shared);
+def tests(of: Sequence[Matchup]) -> pd.DataFrame:
+    """One row a matchup: suite, task, environment, first, second; of either side mean, std, seeds, meant, told (which
+    of these are missing) and picks; difference, low, high (Welch); improvement with its low and high; starts (shared);
     then for each of TESTS its p and the same corrected by Holm and by Benjamini-Hochberg over all rows. The paired test
     has its own difference, low and high.
     """
     rows = []
-    for duel in of:
-        (a, b), one, (two, starts) = duel.means, duel.welch, duel.paired
-        row: dict[str, Any] = {"suite": duel.suite, "task": duel.task, "environment": environment(duel.task)}
-        row |= {"first": duel.first, "second": duel.second}
-        for side, values, choice in (("first", a, duel.a), ("second", b, duel.b)):
+    for matchup in of:
+        (a, b), one, (two, starts) = matchup.means, matchup.welch, matchup.paired
+        row: dict[str, Any] = {"suite": matchup.suite, "task": matchup.task, "environment": environment(matchup.task)}
+        row |= {"first": matchup.first, "second": matchup.second}
+        for side, values, choice in (("first", a, matchup.a), ("second", b, matchup.b)):
             known = sample(values)
             row |= {f"{side}_mean": known.mean, f"{side}_std": known.std, f"{side}_seeds": known.n}
             row |= {f"{side}_meant": choice.meant, f"{side}_told": choice.told}
             row[f"{side}_picks"] = " / ".join(choice.picks)
         row |= {"difference": one.difference, "low": one.low, "high": one.high}
-        likely = improvement([a], [b], generator(duel.suite, duel.task))
+        likely = improvement([a], [b], generator(matchup.suite, matchup.task))
         row |= {"improvement": likely.value, "improvement_low": likely.low, "improvement_high": likely.high}
         row |= {"starts": starts, "paired_difference": two.difference, "paired_low": two.low, "paired_high": two.high}
         row |= {"p_welch": one.p, "p_rank": mann_whitney(a, b) if min(len(a), len(b)) > 1 else math.nan}
@@ -125,19 +125,19 @@ def tests(of: Sequence[Duel]) -> pd.DataFrame:
     return frame
 
 
-def over_tasks(of: Sequence[Duel]) -> Iterator[tuple[str, Over]]:
+def over_tasks(of: Sequence[Matchup]) -> Iterator[tuple[str, Over]]:
     """(suite, Over) of one pair of methods, for every suite with two tasks or more."""
-    for suite in dict.fromkeys(duel.suite for duel in of):
-        here = [duel for duel in of if duel.suite == suite]
+    for suite in dict.fromkeys(matchup.suite for matchup in of):
+        here = [matchup for matchup in of if matchup.suite == suite]
         if len(here) < 2:
             continue
-        differences = np.array([float(duel.welch.difference) for duel in here])
-        environments = [environment(duel.task) for duel in here]
-        strata = [list(side) for side in zip(*(duel.means for duel in here), strict=True)]
+        differences = np.array([float(matchup.welch.difference) for matchup in here])
+        environments = [environment(matchup.task) for matchup in here]
+        strata = [list(side) for side in zip(*(matchup.means for matchup in here), strict=True)]
         names = (suite, here[0].first, here[0].second)
         iqm = tuple(across(side, generator(suite, name)) for side, name in zip(strata, names[1:], strict=True))
         yield suite, Over(
-            here, averaged([duel.welch for duel in here]), averaged([duel.paired[0] for duel in here]),
+            here, averaged([matchup.welch for matchup in here]), averaged([matchup.paired[0] for matchup in here]),
             clustered(differences, environments), len(set(environments)),
             improvement(strata[0], strata[1], generator(*names)), (iqm[0], iqm[1]),
         )  # fmt: skip

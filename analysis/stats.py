@@ -24,7 +24,7 @@ from analysis.compare import Terms, measured
 from analysis.design import design, sentences, signed_rank_p
 from analysis.load import load
 from analysis.output import below, folder, prepare, print_notes, say, screen, short, write_csv
-from analysis.pairs import Duel, Over, duels, missing, over_tasks, tests
+from analysis.pairs import Matchup, Over, matchups, missing, over_tasks, tests
 from analysis.runs import RecordError
 from analysis.select import ORACLE, Endpoint, Rule
 from analysis.significance import ALPHA, Comparison
@@ -60,9 +60,9 @@ def main(
         line = f"no run of {', '.join(absent)} under {results / 'runs'}; there is {there}"
         raise RecordError("; ".join([line, *why[:3]]))
     notes = records.notes + [f"{'/'.join(key)}: {cell.remark}" for key, cell in cells.items() if cell.remark]
-    pairs = {other: duels(cells, names[0], other) for other in names[1:]}
+    pairs = {other: matchups(cells, names[0], other) for other in names[1:]}
     notes += [note for _, remarks in pairs.values() for note in remarks]
-    rows = tests([duel for found, _ in pairs.values() for duel in found])
+    rows = tests([matchup for found, _ in pairs.values() for matchup in found])
     if rows.empty:
         raise RecordError(f"{compare}: no task has two of them with an evaluation; {'; '.join(notes)}")
     path = below(place, f"compare-{'-'.join(names)}.csv")
@@ -75,7 +75,7 @@ def main(
 
 
 def show(
-    console: Console, first: str, second: str, rows: pd.DataFrame, of: Sequence[Duel], family: int, terms: Terms
+    console: Console, first: str, second: str, rows: pd.DataFrame, of: Sequence[Matchup], family: int, terms: Terms
 ) -> None:
     """Prints one pair: the tests of each task, those over tasks, and what follows."""
     console.print(screen_of(rows, first, second))
@@ -113,7 +113,7 @@ def _n(row: Mapping[Any, Any], side: str) -> str:
 
 def table_of(suite: str, over: Over) -> Table:
     """The tests over the tasks of one suite."""
-    first, second, count = over.duels[0].first, over.duels[0].second, len(over.duels)
+    first, second, count = over.matchups[0].first, over.matchups[0].second, len(over.matchups)
     table = Table(title=f"{suite}: over {count} tasks in {over.environments} environments", title_justify="left",
                   box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))  # fmt: skip
     for name in ("question", "difference [95%]", "t p", "signed-rank p", "its smallest"):
@@ -185,12 +185,12 @@ def conclusions(rows: pd.DataFrame, summaries: Sequence[tuple[str, Over]], famil
 
 def _over_sentences(suite: str, over: Over) -> list[str]:
     """What holds over the tasks of a suite, by each reading."""
-    first, second = over.duels[0].first, over.duels[0].second
+    first, second = over.matchups[0].first, over.matchups[0].second
     readings = {
         "with new seeds on these tasks": over.seeds, "on other tasks of this kind": over.units.tasks,
         "on other environments": over.units.environments,
     }  # fmt: skip
-    units = {"on other tasks of this kind": len(over.duels), "on other environments": over.environments}
+    units = {"on other tasks of this kind": len(over.matchups), "on other environments": over.environments}
     shown = {question: one for question, one in readings.items() if one.p < ALPHA}
     lines = []
     for question, one in shown.items():
@@ -207,7 +207,7 @@ def _over_sentences(suite: str, over: Over) -> list[str]:
 
 
 def _coverage(over: Over) -> str:
-    least = min(len(side) for duel in over.duels for side in duel.means)
+    least = min(len(side) for matchup in over.matchups for side in matchup.means)
     if least < 2:
         return "A task with one seed gives its bootstrap intervals no width."
     percent = stratified_coverage(least)

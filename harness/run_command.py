@@ -146,7 +146,7 @@ def _main(asked: Request, execution: Execution, how: str, save_to: Path, console
     if "data_episodes" in asked.sizes:
         _check_data_episodes(plan.tasks, plan.settings.data_episodes, execution.data)
     # looks at everything before anything is fetched or written, so that a bad value costs nothing
-    places = {task.name: task.whereabouts(execution.data) for task in plan.tasks}
+    places = {task.name: task.data_location(execution.data) for task in plan.tasks}
     engine_of(plan.tasks[0].suite).device()
     seeds = plan.settings.seeds
     if len(seeds) > _MANY:

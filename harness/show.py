@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from harness.plan import RunNode
     from harness.programs import Program
     from harness.request import Plan
-    from tasks.core import Whereabouts
+    from tasks.core import DataLocation
 
 
 def listing(suite: str | None) -> None:
@@ -50,7 +50,7 @@ def settings(drafts: Sequence[RunNode]) -> None:
         console.print(table)
 
 
-def plan(plan: Plan, places: Mapping[str, Whereabouts], execution: Execution, *, timed: bool = False) -> None:
+def plan(plan: Plan, places: Mapping[str, DataLocation], execution: Execution, *, timed: bool = False) -> None:
     """What of a plan is finished and what is to do: runs, then programs with their lanes, each under the last of those
     that it reads. With `timed` how long they would take, which is measured."""
     from harness.engines import engine_of

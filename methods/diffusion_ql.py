@@ -1,4 +1,4 @@
-"""Diffusion-QL: a diffusion policy that imitates and climbs Q through its own denoising chain.
+"""Diffusion-QL: a diffusion policy that imitates and maximises Q through its own denoising chain.
 
 Source: Diffusion Policies as an Expressive Policy Class, arXiv 2208.06193, and its public code, whose checkpoint
 selection by imitation loss we leave out: the last step is reported.
@@ -54,7 +54,7 @@ class DiffusionQLConfig(ActorCriticConfig):
 
 class DiffusionQLDraws(NamedTuple):
     """Noise at the next states `[b, n, k]` and at the states `[b, k]`, draws of the denoising loss, which critic the
-    policy climbs (0 or 1)."""
+    policy maximises (0 or 1)."""
 
     next_noise: Array
     noise: Array

@@ -1,4 +1,4 @@
-"""FBRAC: a flow policy that climbs Q by back-propagation through its own Euler steps.
+"""FBRAC: a flow policy that maximises Q by back-propagation through its own Euler steps.
 
 Source: the baseline of that name in FQL (arXiv 2502.02538) and VGF (arXiv 2604.14265): behaviour-regularised
 actor-critic whose regulariser is the flow-matching loss.

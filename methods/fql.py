@@ -1,4 +1,4 @@
-"""FQL: a one-step policy that climbs Q while staying near the behaviour flow.
+"""FQL: a one-step policy that maximises Q while staying near the behaviour flow.
 
 Source: Flow Q-Learning, arXiv 2502.02538, Algorithm 1 and its public code.
 """

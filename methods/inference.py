@@ -1,5 +1,5 @@
 """What a method declares of its inference settings (knobs) and of what acting costs: plain data, which records keep
-(`inference` in run.json) and figures read. No other room guesses it from a name."""
+(`inference` in run.json) and figures read. Nobody else guesses it from a name."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class IQLConfig(ControlConfig):
     activation: Literal["relu", "gelu"] = "gelu"
     expectile: Fraction = 0.9
     alpha: Weight = 10.0  # inverse temperature of the advantage weights
-    explore_scale: Weight = 0.2  # while exploring online: of the policy's unit deviation, which spans the box (ours)
+    explore_scale: Weight = 0.2  # while exploring online: of the policy's unit std, which spans the box (ours)
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class IQL(PartsMethod):
         return {**new, "actor": extracted["actor"]}, {**metrics, **actor_metrics}
 
     def explore(self, state: State, obs: Array, key: Key) -> Array:
-        """A draw of the policy, its deviation scaled by `explore_scale`."""
+        """A draw of the policy, its std scaled by `explore_scale`."""
         mean, log_std = self.policy(state["actor"].params, obs)
         noise = jax.random.normal(key, mean.shape)
         return jnp.clip(mean + self.config.explore_scale * jnp.exp(log_std) * noise, -1.0, 1.0)
@@ -94,7 +94,7 @@ class IQL(PartsMethod):
         return jnp.minimum(jnp.exp(self.config.alpha * advantage), LARGEST_WEIGHT)
 
     def policy(self, params: Params, obs: Array) -> tuple[Array, Array]:
-        """Mean and log deviation of the policy, `[b, a]` each."""
+        """Mean and log std of the policy, `[b, a]` each."""
         mean = forward(self.actor, params, obs)
         return mean, jnp.zeros_like(mean)
 

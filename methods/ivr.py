@@ -44,7 +44,7 @@ class IVRConfig(ControlConfig):
     value_dropout: Annotated[Fraction, Static] = 0.0  # its code sets 0.5 on AntMaze, where it is inert:
     # V is called as in evaluation
     order: Order = "sequential"  # of the steps of V, then Q and the policy
-    explore_scale: Weight = 1.0  # while exploring online: of the policy's own deviation
+    explore_scale: Weight = 1.0  # while exploring online: of the policy's own std
 
 
 _START = "orthogonal"  # of every kernel, as in its code
@@ -104,7 +104,7 @@ class IVR(IQL):
         return GaussianHead(self.config.hidden_dims, self.spec.action_dim, self.config.activation, _START)
 
     def policy(self, params: Params, obs: Array) -> tuple[Array, Array]:
-        """Mean within the box and a learned log deviation, `[b, a]` each."""
+        """Mean within the box and a learned log std, `[b, a]` each."""
         mean, log_std = forward(self.actor, params, obs)
         return jnp.tanh(mean), log_std
 

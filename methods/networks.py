@@ -194,7 +194,7 @@ class PolicyHead(nn.Module):
 class GaussianHead(nn.Module):
     """A diagonal Gaussian policy: observations `[..., o]` -> mean and log standard deviation, both `[..., a]`.
 
-    The deviation does not depend on the state; its log is held in [-5, 2].
+    The std does not depend on the state; its log is clipped to [-5, 2].
     """
 
     hidden_dims: tuple[int, ...]

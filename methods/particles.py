@@ -32,7 +32,7 @@ class Flow:
     optimizer: str = "adam"  # "adam" | "sgd" (plain steps x + eps phi, of Theorem 1) | "normalized" (x + eps phi/|phi|)
     maxent: bool = True  # repulsion between particles, and alpha
     alpha: float = 1.0  # temperature: weighs repulsion against the value gradient
-    kernel: str = "rbf"  # "rbf" | "none" (every particle climbs alone)
+    kernel: str = "rbf"  # "rbf" | "none" (every particle moves alone)
     bandwidth: str = "median"  # "median" | "fixed" (sigma below)
     sigma: float = 1.0  # bandwidth, if fixed
     bandwidth_gradient: bool = True  # whether repulsion differentiates the median too, as the public code does

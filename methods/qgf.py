@@ -80,7 +80,7 @@ class QGF(BestOfN):
         return jnp.clip(actions + (1.0 - time) * v, -1.0, 1.0)
 
     def finish(self, state: State, obs: Array, actions: Array, time: Array) -> Array:
-        """The action that the remaining Euler steps lead to, held in the box: `estimate` without its approximation."""
+        """The clipped action that the remaining Euler steps lead to: `estimate` without its approximation."""
 
         def euler(carry: Array, at: Array) -> tuple[Array, None]:
             velocity = self.velocity(state, obs, carry, at)
@@ -110,7 +110,7 @@ class QGF(BestOfN):
 
     def guided(self, state: State, obs: Array, noise: Array, weight: Array) -> Array:
         """Actions `[b, n, a]` from noise `[b, n, a]` at observations `[b, o]`, guided with weights `[b]` or a scalar:
-        a <- a + (v + w g) / steps for each Euler step, held in the box at the end."""
+        a <- a + (v + w g) / steps for each Euler step, clipped to the box at the end."""
         scale = jnp.reshape(weight, (-1, 1, 1))
 
         def euler(actions: Array, time: Array) -> tuple[Array, None]:

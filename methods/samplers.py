@@ -134,7 +134,7 @@ class FlowSampler:
 
 @dataclass(frozen=True)
 class GaussianSampler:
-    """Maximum likelihood of a diagonal Gaussian with a state-independent deviation; samples are clipped."""
+    """Maximum likelihood of a diagonal Gaussian with a state-independent std; samples are clipped."""
 
     action_dim: int
     hidden_dims: tuple[int, ...]

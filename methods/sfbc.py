@@ -41,7 +41,7 @@ from methods.learner import Params, create, descend, optimizer
 from methods.networks import Critic, forward, per_action
 from methods.samplers import DiffusionSampler, Sampler
 
-_NARROWEST = 0.1  # least deviation that returns are divided by
+_NARROWEST = 0.1  # least std that returns are divided by
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class SfBC(BehaviorMethod):
         return c.critic_learning_rate if is_on(c.critic_learning_rate) else c.learning_rate
 
     def init_part(self, name: str, key: Key) -> Any:
-        """A critic of normalised returns, with their mean and deviation."""
+        """A critic of normalised returns, with their mean and std."""
         params = self.critic.init(key, jnp.zeros((1, self.spec.obs_dim)), jnp.zeros((1, self.spec.action_dim)))
         learner = create(params, optimizer(self.critic_rate))
         return {"learner": learner, "mean": jnp.zeros(()), "std": jnp.ones(())}

@@ -26,10 +26,10 @@ class TD3Config(ActorCriticConfig):
 
     activation: Literal["relu", "gelu"] = "gelu"  # of critic and actor
     critic_norm: Literal["none", "before", "after"] = "after"  # LayerNorm of the critic
-    actor_noise: Weight = 0.2  # deviation of the noise on target actions
+    actor_noise: Weight = 0.2  # std of the noise on target actions
     actor_noise_clip: Weight = 0.5
     actor_period: PositiveInt = 2  # critic steps to one of the actor and of the targets
-    explore_noise: Weight = 0.2  # deviation of the noise while exploring online, clipped as that on target actions
+    explore_noise: Weight = 0.2  # std of the noise while exploring online, clipped as that on target actions
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class TD3(ActorCritic):
         return jnp.tanh(forward(self.actor, params, obs))
 
     def noisy(self, actions: Array, noise: Array) -> Array:
-        """Actions `[..., a]` with clipped noise, held in the box."""
+        """Actions `[..., a]` with clipped noise, clipped to the box too."""
         clip = self.config.actor_noise_clip
         return jnp.clip(actions + jnp.clip(noise, -clip, clip), -1.0, 1.0)
 

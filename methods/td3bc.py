@@ -28,7 +28,7 @@ from methods.core import (
 from methods.learner import Params
 from methods.td3 import TD3, TD3Config
 
-_FLOOR = 1e-3  # added to the deviations of observations, as its code does
+_FLOOR = 1e-3  # added to the stds of observations, as its code does
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class TD3BC(TD3):
     rule: ClassVar[str] = "TD3 on normalised observations, squared distance to the data in the actor, declared order"
 
     def init_part(self, name: str, key: Key) -> Any:
-        if name == "normalizer":  # of observations: the dataset's mean and deviation, `[o]` each
+        if name == "normalizer":  # of observations: the dataset's mean and std, `[o]` each
             return {"mean": jnp.zeros(self.spec.obs_dim), "std": jnp.ones(self.spec.obs_dim)}
         return super().init_part(name, key)
 

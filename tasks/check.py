@@ -141,7 +141,7 @@ def main(
     for task in chosen:
         choice = "generate" if task.suite == "toy" else data
         try:
-            where = (task := task.sized(episodes)).whereabouts(choice)
+            where = (task := task.sized(episodes)).data_location(choice)
             if not where.there:
                 absent.setdefault(where.text, []).append(task.name)
                 continue

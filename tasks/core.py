@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tasks.simulation.rules import MakeRules
     from tasks.simulation.simulators import Clone
 
-__all__ = ["BadInput", "Dataset", "Provenance", "RewardTransform", "Task", "TaskSpec", "Whereabouts",
+__all__ = ["BadInput", "DataLocation", "Dataset", "Provenance", "RewardTransform", "Task", "TaskSpec",
            "check_transitions"]  # fmt: skip
 
 LARGEST_ACTION = 1 - 1e-5  # the papers' code clips to it, so that squashed policies can express every action
@@ -37,7 +37,7 @@ class Provenance:
     details: Mapping[str, Any] = field(default_factory=dict)  # recipe, URL, success_timing, ...
 
 
-class Whereabouts(NamedTuple):
+class DataLocation(NamedTuple):
     """Where a task's data are."""
 
     text: str  # in a few words
@@ -136,7 +136,7 @@ class Task(Protocol):
     def sized(self, episodes: int) -> Task:
         """The task with datasets of so many episodes, where they are generated."""
 
-    def whereabouts(self, data: str) -> Whereabouts:
+    def data_location(self, data: str) -> DataLocation:
         """What `load(data)` would read, fetch or make, without doing it.
 
         Raises `BadInput` where it can be told beforehand that `load` would.

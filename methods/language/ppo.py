@@ -1,4 +1,4 @@
-"""PPO: the policy climbs the reward model, held near SFT by a KL penalty.
+"""PPO: the policy maximises the reward model, held near SFT by a KL penalty.
 
 With the details that "The N+ Implementation Details of RLHF with PPO" (2403.17031) found to matter: reward whitened to
 the reference distribution's scale, a penalty where the end of text is missing, k1 KL in every token's reward, a value
@@ -68,7 +68,7 @@ def advantages(rewards: Tensor, values: Tensor, mask: Tensor, decay: float) -> t
 
 
 def whitened(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean 0 and deviation 1 over the mask; 0 outside."""
+    """Mean 0 and std 1 over the mask; 0 outside."""
     chosen = values[mask]
     return (values - chosen.mean()) / (chosen.std(correction=0) + 1e-8) * mask
 
@@ -124,10 +124,10 @@ class PPOJob(Training):
         clipped: list[float] = []
         for _ in range(self.config.epochs):
             for rows in torch.randperm(self.batch_size, generator=order).chunk(self.config.minibatches):
-                clipped.append(self.climb(experience, rows.tolist(), rate))
+                clipped.append(self.maximise(experience, rows.tolist(), rate))
         return metrics | {"ppo/clipped": sum(clipped) / len(clipped)}
 
-    def climb(self, experience: Experience, minibatch: Sequence[int], rate: float) -> float:
+    def maximise(self, experience: Experience, minibatch: Sequence[int], rate: float) -> float:
         """One step of the optimiser on these rows; the fraction of ratios that were clipped."""
         whole, clipped = int(experience.batch.response_mask[minibatch].sum()), 0.0
         for rows in self.micro(minibatch):

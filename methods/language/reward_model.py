@@ -2,7 +2,7 @@
 
 Loss (Bradley-Terry): -log sigmoid(r(x, y_chosen) - r(x, y_rejected)), r read at the end-of-text token, which is
 appended to a response that lacks it, in training as in scoring. Afterwards scores are normalised to mean 0 and
-deviation 1 over the validation pairs' responses.
+std 1 over the validation pairs' responses.
 """
 
 from __future__ import annotations

@@ -106,7 +106,7 @@ def clone_locomotion(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
 
 class WalkerRules(Rules):
     """Hopper, Walker2d and HalfCheetah: the reward is the speed forward, less the actions' cost, and 1 for being alive
-    where one can fall, which ends the episode. Success is not spoken of."""
+    where one can fall, which ends the episode. Success is not reported."""
 
     advance = staticmethod(mujoco.mj_step)
 

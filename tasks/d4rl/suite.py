@@ -23,7 +23,7 @@ import numpy as np
 from core import files
 from core.errors import Absent, BadInput
 from core.text import nearest
-from tasks.core import Dataset, TaskSpec, Whereabouts
+from tasks.core import DataLocation, Dataset, TaskSpec
 from tasks.d4rl.collect import DATASETS as COLLECTED
 from tasks.d4rl.collect import dataset_id
 from tasks.d4rl.files import cut_episodes, read_hdf5
@@ -165,21 +165,21 @@ class D4RLTask:
         del episodes  # local sets are made by `tasks.collect`, which has its own sizes
         return self
 
-    def whereabouts(self, data: str = "auto") -> Whereabouts:
+    def data_location(self, data: str = "auto") -> DataLocation:
         """What `load(data)` would read or fetch; see `tasks.core.Task`."""
         if data not in ("auto", "download", "generate"):
-            return Whereabouts(f"given: {self._given(data)}", True)
+            return DataLocation(f"given: {self._given(data)}", True)
         if self.local:
             if not minari_data.metadata_of(self.dataset_id):
                 raise Absent(f"{self.name} was not made yet; {self._advice}")
-            return Whereabouts(f"generated: {minari_data.folder(self.dataset_id)}", True)
+            return DataLocation(f"generated: {minari_data.folder(self.dataset_id)}", True)
         if data == "generate":
             raise BadInput(f"{self.name} is D4RL's own and cannot be generated; {self._advice}")
         if minari_data.metadata_of(self.dataset_id):
-            return Whereabouts(f"imported: {minari_data.folder(self.dataset_id)}", True)
+            return DataLocation(f"imported: {minari_data.folder(self.dataset_id)}", True)
         kept = data_folder() / Path(FILES[self.name]).name
         todo = f"to import from {kept}" if data_files.exists(kept) else f"to download from {HOST}/{FILES[self.name]}"
-        return Whereabouts(todo, False)
+        return DataLocation(todo, False)
 
     def load(self, data: str = "auto") -> Dataset:
         """The training transitions, rewards transformed (see the head of this file).
@@ -203,7 +203,7 @@ class D4RLTask:
 
     def _imported(self, data: str) -> str:
         """Id of the Minari dataset that `data` asks for, once it is there."""
-        self.whereabouts(data)
+        self.data_location(data)
         if data not in ("auto", "download", "generate"):
             path = self._given(data)
             data_files.check_file(path)

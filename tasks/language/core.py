@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from core.errors import BadInput
 from core.text import nearest
-from tasks.core import Provenance, Whereabouts
+from tasks.core import DataLocation, Provenance
 
 UNFINISHED = " …"  # stands at the end of a response that was cut off: whoever judges the text sees that it has no end
 _HALF = re.compile("[\ud800-\udfff]")  # a lone surrogate, which JSON can spell out, but no UTF-8
@@ -106,7 +106,7 @@ class LanguageTask(Protocol):
 
     def sized(self, episodes: int) -> LanguageTask: ...
 
-    def whereabouts(self, data: str) -> Whereabouts:
+    def data_location(self, data: str) -> DataLocation:
         """What `load(data)` would read, fetch or make, without doing it. Raises `BadInput` where that is bound to
         fail."""
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from core.errors import BadInput
 from core.files import digest
-from tasks.core import Provenance, Whereabouts
+from tasks.core import DataLocation, Provenance
 from tasks.language.core import Corpus, Example, Gold, LanguageSpec, Preference, corpus_hash
 from tasks.language.files import cached, files, locate, rows
 
@@ -52,19 +52,19 @@ class HubTask:
     def landscape(self) -> None:
         return None
 
-    def whereabouts(self, data: str) -> Whereabouts:
+    def data_location(self, data: str) -> DataLocation:
         """See `LanguageTask`. Raises: BadInput for "generate", or a folder without the files."""
         if data == "generate":
             raise BadInput(f"{self.name} is people's writing, which cannot be generated; {self.name}-synthetic can")
         if data in ("auto", "download"):
             there = all(cached(repository, splits) for repository, splits in self.repositories.items())
             how = "in" if there else "to fetch into"
-            return Whereabouts(f"{' and '.join(self.repositories)}, {how} the hub's cache", there)
-        return Whereabouts(" and ".join(str(locate(repository, data)) for repository in self.repositories), True)
+            return DataLocation(f"{' and '.join(self.repositories)}, {how} the hub's cache", there)
+        return DataLocation(" and ".join(str(locate(repository, data)) for repository in self.repositories), True)
 
     def ready(self, data: str) -> Path | None:
         """See `LanguageTask`. Raises: BadInput in one line."""
-        self.whereabouts(data)
+        self.data_location(data)
         folders = [locate(repository, data) for repository in self.repositories]
         for folder, splits in zip(folders, self.repositories.values(), strict=True):
             for split in splits:
@@ -73,7 +73,7 @@ class HubTask:
 
     def load(self, data: str) -> Corpus:
         """See `LanguageTask`; reads all of the files. Raises: BadInput in one line."""
-        self.whereabouts(data)
+        self.data_location(data)
         folders = {repository: locate(repository, data) for repository in self.repositories}
         reader = Reader(folders)
         examples, preferences = self.read(reader)

@@ -16,7 +16,7 @@ from functools import cache
 from typing import ClassVar, Literal, Protocol
 
 from core.errors import BadInput
-from tasks.core import Provenance, Whereabouts
+from tasks.core import DataLocation, Provenance
 from tasks.language.core import Corpus, Example, LanguageSpec, Preference, corpus_hash
 
 TEMPERATURE = 0.3  # of labels
@@ -69,16 +69,16 @@ class SyntheticTask:
         del episodes  # the corpus is always the same
         return self
 
-    def whereabouts(self, data: str) -> Whereabouts:
+    def data_location(self, data: str) -> DataLocation:
         if data not in ("auto", "generate"):
             raise BadInput(f"{self.name} makes its own corpus: --data {data} has no meaning for it")
-        return Whereabouts(f"built-in, {EXAMPLES['train']} examples, {PREFERENCES['train']} preferences", True)
+        return DataLocation(f"built-in, {EXAMPLES['train']} examples, {PREFERENCES['train']} preferences", True)
 
     def ready(self, data: str) -> None:
-        self.whereabouts(data)
+        self.data_location(data)
 
     def load(self, data: str) -> Corpus:
-        self.whereabouts(data)
+        self.data_location(data)
         return _corpus(self.world)
 
     def landscape(self) -> None:

@@ -13,7 +13,7 @@ import gymnasium
 import numpy as np
 
 from core.errors import BadInput, reason
-from tasks.core import Dataset, TaskSpec, Whereabouts
+from tasks.core import DataLocation, Dataset, TaskSpec
 from tasks.data import files as data_files
 from tasks.data.actions import Bounds
 from tasks.minari import data as minari_data
@@ -69,20 +69,20 @@ class MinariTask:
         del episodes  # nothing is generated
         return self
 
-    def whereabouts(self, data: str = "auto") -> Whereabouts:
+    def data_location(self, data: str = "auto") -> DataLocation:
         """What `load(data)` would read; see `tasks.core.Task`."""
         if data not in ("auto", "download"):
             raise BadInput(f"{self.dataset_id} is Minari's own: --data {data} has no meaning for it")
-        return Whereabouts(f"Minari's: {minari_data.folder(self.dataset_id)}", True)
+        return DataLocation(f"Minari's: {minari_data.folder(self.dataset_id)}", True)
 
     def ready(self, data: str = "auto") -> Path:
         """It is there, as the task would not be otherwise; see `tasks.core.Task`."""
-        self.whereabouts(data)
+        self.data_location(data)
         return minari_data.file(self.dataset_id)
 
     def load(self, data: str = "auto") -> Dataset:
         """Its transitions; rewards of a goal's environment less 1, of others scaled, as for D4RL's own."""
-        self.whereabouts(data)
+        self.data_location(data)
         goal = isinstance(_recovered(self.dataset_id).observation_space, gymnasium.spaces.Dict)
         spec, bounds = self.spec, _bounds(minari_data.folder(self.dataset_id))  # refuses before anything is read
         reference = minari_data.reference_of(self.dataset_id)

@@ -25,7 +25,7 @@ from ogbench.relabel_utils import relabel_dataset
 
 from core.errors import BadInput, reason
 from core.text import nearest
-from tasks.core import Dataset, Provenance, TaskSpec, Whereabouts, check_transitions
+from tasks.core import DataLocation, Dataset, Provenance, TaskSpec, check_transitions
 from tasks.data import actions, download
 from tasks.data import files as data_files
 from tasks.data.recipes import recipe_of
@@ -201,20 +201,20 @@ class OGBenchTask:
         generated = data_folder() / "generated" / f"{self.dataset}-{self.episodes}-episodes.npz"
         return data_folder() / f"{self.dataset}.npz", generated
 
-    def whereabouts(self, data: str = "auto") -> Whereabouts:
+    def data_location(self, data: str = "auto") -> DataLocation:
         """What `load(data)` would read, fetch or make; see `tasks.core.Task`."""
         downloaded, generated = self._kept
         if data in ("auto", "download") and data_files.exists(downloaded):
-            return Whereabouts(f"downloaded: {downloaded}", True)
+            return DataLocation(f"downloaded: {downloaded}", True)
         if data in ("auto", "generate") and data_files.exists(generated):
-            return Whereabouts(f"generated: {generated}", True)
+            return DataLocation(f"generated: {generated}", True)
         if data == "generate":
             self._check_can_generate()
-            return Whereabouts(f"to generate: {self.episodes} episodes{self._others()}", False)
+            return DataLocation(f"to generate: {self.episodes} episodes{self._others()}", False)
         if data in ("auto", "download"):
-            return Whereabouts(f"to download from {HOSTS[0]}{self._others()}", False)
+            return DataLocation(f"to download from {HOSTS[0]}{self._others()}", False)
         self._given(data)
-        return Whereabouts(f"given: {data}", True)
+        return DataLocation(f"given: {data}", True)
 
     def _others(self) -> str:
         """A word on generated files of other sizes, where there are any."""

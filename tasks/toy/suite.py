@@ -18,7 +18,7 @@ import gymnasium
 import numpy as np
 
 from core.text import nearest
-from tasks.core import BadInput, Dataset, Provenance, TaskSpec, Whereabouts
+from tasks.core import BadInput, DataLocation, Dataset, Provenance, TaskSpec
 
 MODES = np.array([[0.35, 0.45], [-0.35, -0.45]])  # better, worse
 HEIGHTS = np.array([1.0, 0.9])  # of the true reward at the modes
@@ -44,7 +44,7 @@ class ToyBandit(gymnasium.Env):
     """One step an episode; the observation is constant.
 
     Args:
-      noise: deviation of the rewards it pays. For evaluation there is none: scores carry no noise of the bandit's own.
+      noise: std of the rewards it pays. For evaluation there is none: scores carry no noise of the bandit's own.
     """
 
     observation_space = gymnasium.spaces.Box(1.0, 1.0, (1,), np.float32)
@@ -81,16 +81,16 @@ class ToyTask:
         del episodes  # the data are always the same
         return self
 
-    def whereabouts(self, data: str) -> Whereabouts:
+    def data_location(self, data: str) -> DataLocation:
         if data not in ("auto", "generate"):
             raise BadInput(f"the toy task makes its own data: --data {data} has no meaning for it")
-        return Whereabouts(f"built-in, {SIZE} transitions", True)
+        return DataLocation(f"built-in, {SIZE} transitions", True)
 
     def ready(self, data: str) -> None:
-        self.whereabouts(data)
+        self.data_location(data)
 
     def load(self, data: str) -> Dataset:
-        self.whereabouts(data)
+        self.data_location(data)
         rng = np.random.default_rng(0)
         cluster = rng.integers(0, 2, SIZE)
         actions = CENTRES[cluster] + SPREAD * rng.standard_normal((SIZE, 2))

@@ -12,7 +12,7 @@ from scipy import stats as reference
 from analysis import stats
 from analysis.compare import Terms, measured
 from analysis.load import load
-from analysis.pairs import duels, over_tasks
+from analysis.pairs import matchups, over_tasks
 from tests.analysis.command import invoke
 from tests.analysis.synthetic import write_run
 
@@ -56,9 +56,9 @@ def test_known_effects_and_scipy(tmp_path: Path) -> None:
         assert rows.loc[task, "starts"] == 50
     np.testing.assert_allclose(rows["p_rank_holm"].to_numpy()[:3], 4 * 2 / 252, rtol=1e-5)  # all three at the smallest
     np.testing.assert_allclose(rows["p_rank_bh"].to_numpy()[:3], 4 / 3 * 2 / 252, rtol=1e-5)
-    found, notes = duels(measured(load(tmp_path), Terms()), "vgf", "fql")
+    found, notes = matchups(measured(load(tmp_path), Terms()), "vgf", "fql")
     ((suite, over),) = over_tasks(found)
-    differences = rows.loc[[duel.task for duel in found], "difference"].to_numpy()
+    differences = rows.loc[[matchup.task for matchup in found], "difference"].to_numpy()
     assert notes == [] and suite == "ogbench" and over.environments == 2
     assert over.seeds.difference == pytest.approx(differences.mean(), abs=1e-4)
     assert over.units.wilcoxon_tasks == pytest.approx(reference.wilcoxon(differences).pvalue)

@@ -12,7 +12,7 @@ import pytest
 
 import methods
 from harness import estimate
-from tasks.core import Whereabouts
+from tasks.core import DataLocation
 from tasks.d4rl import suite as d4rl
 from tasks.minari import data as minari_data
 from tasks.minari.data import Episode
@@ -219,7 +219,7 @@ def test_a_pretrained_behaviour_is_shared_by_those_with_the_same_sampler() -> No
 
 def test_what_looks_like_markup_is_printed_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = f"{tmp_path}/data[red].npz"
-    monkeypatch.setattr(ogbench.OGBenchTask, "whereabouts", lambda task, data: Whereabouts(text, there=False))
+    monkeypatch.setattr(ogbench.OGBenchTask, "data_location", lambda task, data: DataLocation(text, there=False))
     arguments = ("--methods", "bc", "--suite", "ogbench", "--tasks", CUBE, "--results", "r[bold]")
     assert graph(*arguments)[0].text.endswith(f"data: {text}")
     assert "; results: r[bold]/" in shown(*arguments, "--dry-run")[-2]

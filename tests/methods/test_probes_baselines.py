@@ -152,7 +152,7 @@ def test_guidance_in_closed_form(gradient: str, monkeypatch: pytest.MonkeyPatch)
     reached = 0.4 - 0.2 * 0.95**7
     assert method.estimate(state, obs, action, time) == pytest.approx(0.27)
     assert method.finish(state, obs, action, time) == pytest.approx(reached)
-    assert method.estimate(state, obs, action - 9.0, time) == -1.0  # held in the box
+    assert method.estimate(state, obs, action - 9.0, time) == -1.0  # clipped to the box
     expected = {
         "denoised": 2 * 0.63,
         "jacobian": 2 * 0.63 * 0.65,

@@ -118,7 +118,7 @@ def test_rewards_are_what_they_claim(seed: int, dim: int, c: float) -> None:
 
 
 def test_step_bound_is_attained() -> None:
-    """Coinciding particles climb a plane at eps c / alpha; many repel one at distance sigma by 1 / (sigma sqrt e)."""
+    """Coinciding particles move up a plane at eps c / alpha; many repel one at distance sigma by 1 / (sigma sqrt e)."""
     flow = Flow(step_size=0.1, optimizer="sgd", alpha=0.5, bandwidth="fixed", sigma=0.7, box=None)
     plane = 3.0 * unit(np.ones((4, 2)))
     together = np.full((4, 2), 0.2)

@@ -71,7 +71,7 @@ def vp_schedule(steps: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def ddpm_chain(params: Any, obs: Any, noise: Any, steps: int) -> Any:
-    """x_0 by the posteriors q(x_{i-1} | x_i, x_0) of DDPM, the clean action held in the box."""
+    """x_0 by the posteriors q(x_{i-1} | x_i, x_0) of DDPM, the clean action clipped to the box."""
     betas, bars = vp_schedule(steps)
     pieces = jnp.split(noise, steps, axis=-1)
     x = pieces[0]
@@ -120,8 +120,8 @@ def test_diffusion_ql(backup: bool, order: str) -> None:
             noisy = jnp.sqrt(bar) * batch["actions"] + jnp.sqrt(1 - bar) * eps
             imitation = jnp.mean((denoise(params, obs, noisy, of_number(number)) - eps) ** 2)
             values = q(judge, obs, ddpm_chain(params, obs, draws.noise, steps))
-            climb, scale = jnp.where(draws.which == 0, values, values[::-1])
-            return imitation - 1.5 * climb.mean() / jax.lax.stop_gradient(jnp.abs(scale).mean())
+            raised, scale = jnp.where(draws.which == 0, values, values[::-1])
+            return imitation - 1.5 * raised.mean() / jax.lax.stop_gradient(jnp.abs(scale).mean())
 
         new_actor, value = learn(actor, loss, tx, TAU / 5, sequential)
         return {"critic": new, "actor": new_actor}, {"critic": critic_loss, "actor": value}

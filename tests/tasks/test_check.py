@@ -149,8 +149,8 @@ def test_fetch_readies_what_it_can_and_names_the_rest(monkeypatch):
     monkeypatch.setattr(d4rl.download, "fetch", unreachable)
     said = command(fetch.app, "d4rl", "--tasks", "hopper-medium-v2,walker2d-medium-v2")
     assert said.exit_code == 2 and "1 files" in said.stdout and "1 of 2 tasks without data" in said.stdout
-    assert d4rl.get("hopper-medium-v2").whereabouts().there
-    assert not d4rl.get("walker2d-medium-v2").whereabouts().there
+    assert d4rl.get("hopper-medium-v2").data_location().there
+    assert not d4rl.get("walker2d-medium-v2").data_location().there
     assert command(fetch.app, "d4rl", "--data", "somewhere").exit_code == 2
     assert command(fetch.app, "toy", "--data", "generate").exit_code == 0
     with pytest.raises(BadInput, match="has no meaning"):

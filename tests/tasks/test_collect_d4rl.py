@@ -167,7 +167,7 @@ def test_an_agent_goes_on_where_it_was_stopped(small, monkeypatch):
     assert len(expert) >= len(medium) + 30
 
     task = d4rl.get("hopper-medium-local")
-    assert task.name in d4rl.names() and task.whereabouts().text.startswith("generated: ")
+    assert task.name in d4rl.names() and task.data_location().text.startswith("generated: ")
     assert task.score(np.array([15.0, 115.0]), np.zeros(2)).tolist() == [0.0, 100.0]
     provenance = medium.provenance
     assert (provenance.name, provenance.origin) == ("hopper-medium-local", "generated")

@@ -218,12 +218,12 @@ def test_scalars_kept_as_columns_are_read():
 
 def test_a_file_is_imported_once(capsys):
     path = d4rl_file(kept(HOPPER))
-    assert HOPPER.whereabouts().text == f"to import from {path}"
+    assert HOPPER.data_location().text == f"to import from {path}"
     first = HOPPER.load()
     assert "importing" in capsys.readouterr().err
     path.unlink()
     again = HOPPER.load("download")
-    assert HOPPER.whereabouts().text == f"imported: {minari_data.folder('d4rl_v2/hopper-medium-v2')}"
+    assert HOPPER.data_location().text == f"imported: {minari_data.folder('d4rl_v2/hopper-medium-v2')}"
     assert "importing" not in capsys.readouterr().err
     for name, column in first.transitions.items():
         np.testing.assert_array_equal(again.transitions[name], column)
@@ -249,10 +249,10 @@ def test_minari_reads_what_was_imported():
 def test_a_given_file_never_becomes_d4rl_s(tmp_path):
     path = d4rl_file(tmp_path / "mine.hdf5")
     data = HOPPER.load(str(path))
-    assert data.provenance.origin == "given" and HOPPER.whereabouts(str(path)).text == f"given: {path}"
+    assert data.provenance.origin == "given" and HOPPER.data_location(str(path)).text == f"given: {path}"
     (kept_as,) = minari_data.ids()
     assert kept_as == f"given/hopper-medium-{files.digest(path)[:12]}-v0"
-    assert HOPPER.whereabouts().text.startswith("to download from http")
+    assert HOPPER.data_location().text.startswith("to download from http")
     assert kept_as.replace("/", "--") not in d4rl.names()
     d4rl_file(path, rewards=np.arange(10.0))
     with pytest.raises(BadInput, match=f"{path} changed since its first use"):
@@ -279,7 +279,7 @@ def test_an_import_that_changed_is_refused():
     ],
 )  # fmt: skip
 def test_what_is_not_there_is_said_beforehand(task, data, line):
-    for ask in (d4rl.get(task).whereabouts, d4rl.get(task).load):
+    for ask in (d4rl.get(task).data_location, d4rl.get(task).load):
         with pytest.raises(BadInput, match=line):
             ask(data)
     assert not d4rl.data_folder().exists() and not minari_data.root().exists()

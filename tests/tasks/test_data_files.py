@@ -77,7 +77,7 @@ def test_links_to_files_and_folders_are_followed(tmp_path, cache):
     assert HOPPER.load(str(tmp_path / "mine.hdf5")).provenance.origin == "given"
     ant_file(tmp_path / "disk" / "antmaze-medium-navigate-v0.npz")
     cache.symlink_to("disk")
-    assert ANT.whereabouts("download").there and len(ANT.load("download")) == 9
+    assert ANT.data_location("download").there and len(ANT.load("download")) == 9
 
 
 def test_a_data_folder_or_file_behind_a_broken_link_is_not_downloaded_over(cache, monkeypatch):
@@ -88,7 +88,7 @@ def test_a_data_folder_or_file_behind_a_broken_link_is_not_downloaded_over(cache
     cache.symlink_to("/unplugged")
     d4rl.data_folder().symlink_to("/unplugged")
     for task, data in ((ANT, "auto"), (ANT, "download"), (HOPPER, "auto")):
-        for ask in (task.whereabouts, task.load):
+        for ask in (task.data_location, task.load):
             refused(lambda ask=ask, data=data: ask(data), r"is a broken link \(to /unplugged\)")
 
 

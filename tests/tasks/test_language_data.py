@@ -114,7 +114,7 @@ def test_hh_as_anthropic_has_it(tmp_path: Path) -> None:
     corpus = task.load(str(tmp_path / "hh-rlhf"))  # the folder itself
     assert len(corpus.preferences("train")) + len(corpus.preferences("validation")) == 80
     assert corpus.preferences("test")[0] == Preference(dialogue(0), " Yes 0.", " No.")
-    assert task.whereabouts(str(tmp_path)) == (str(tmp_path / "hh-rlhf"), True)
+    assert task.data_location(str(tmp_path)) == (str(tmp_path / "hh-rlhf"), True)
     assert task.ready(str(tmp_path)) == tmp_path / "hh-rlhf"
     assert corpus.provenance.sha256 == task.load(str(tmp_path)).provenance.sha256
     with pytest.raises(BadInput, match=r"task\.source=tldr: expected one of full-hh-rlhf, hh-rlhf"):
@@ -188,14 +188,14 @@ def test_texts_that_are_there_or_absent(tmp_path: Path, monkeypatch: pytest.Monk
         apps[name] = typer.Typer()
         apps[name].command()(main)
     names = "trl-lib/tldr and trl-lib/tldr-preference"
-    assert TLDR().whereabouts("auto") == (f"{names}, to fetch into the hub's cache", False)
+    assert TLDR().data_location("auto") == (f"{names}, to fetch into the hub's cache", False)
     assert "1 tasks: 0 there and sound, 1 absent" in CliRunner().invoke(apps["check"], ["tldr"]).output
     for folder in (write_tldr(tmp_path) / "trl-lib").iterdir():
         place = tmp_path / "hub" / f"datasets--trl-lib--{folder.name}"
         (place / "refs").mkdir(parents=True)
         (place / "refs" / "main").write_text("0" * 40)
         shutil.copytree(folder, place / "snapshots" / ("0" * 40))
-    assert TLDR().whereabouts("auto") == (f"{names}, in the hub's cache", True)
+    assert TLDR().data_location("auto") == (f"{names}, in the hub's cache", True)
     said = CliRunner().invoke(apps["check"], ["tldr", "--data", str(tmp_path)])
     assert said.exit_code == 0 and "6 examples" in said.output and "4 preferences" in said.output
     monkeypatch.setattr(hub, "locate", lambda repository, data: tmp_path / repository)
@@ -310,7 +310,7 @@ def test_parquet_s_bytes_that_are_no_text_are_one_line(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_data_that_cannot_be_had_is_one_line(tmp_path: Path, data: str, line: str) -> None:
     with pytest.raises(BadInput, match=line):
-        TLDR().whereabouts(str(tmp_path) if data == "." else data)
+        TLDR().data_location(str(tmp_path) if data == "." else data)
 
 
 def test_only_news_is_refused(tmp_path: Path) -> None:

@@ -234,9 +234,9 @@ def test_minari_s_own_datasets_are_tasks_under_their_ids():
     data = task.load()
     assert len(data) == 3 and data.reward.scale == 1000.0 and data.provenance.name == "mujoco/hopper/medium-v0"
     assert data.provenance.details["minari"] == "mujoco/hopper/medium-v0"
-    assert task.whereabouts().text == f"Minari's: {minari_data.folder('mujoco/hopper/medium-v0')}"
+    assert task.data_location().text == f"Minari's: {minari_data.folder('mujoco/hopper/medium-v0')}"
     with pytest.raises(BadInput, match="is Minari's own: --data generate has no meaning"):
-        task.whereabouts("generate")
+        task.data_location("generate")
 
 
 @pytest.mark.filterwarnings("ignore:.* is set to None")
