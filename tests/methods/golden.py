@@ -2,8 +2,8 @@
 
     python -m tests.methods.golden
 
-writes `golden.json` beside this file: of each case, stage by stage, the metrics, the norms of the optimiser's moments (a
-tenth of the gradient's, after one step from nought), checksums of parameters and targets, and the actions at every
+writes `golden.json` beside this file: of each case, stage by stage, the metrics, the norms of the optimiser's moments
+(a tenth of the gradient's, after one step from nought), checksums of parameters and targets, and the actions at every
 inference setting, after 1 and 5 updates from a fixed state; small networks in float64.
 """
 
@@ -66,10 +66,10 @@ def golden(case: str) -> dict[str, Any]:
         act = Actor(method, data["observations"][:3])
         for stage in method.stages():
             found[stage.name] = {}
-            for count, state, metrics in _updated(stage, state, data):
+            for count, new, metrics in _updated(stage, state, data):
                 if count in UPDATES:
-                    numbers = {"metrics": metrics, **_numbers(stage, state), "actions": act(state)}
-                    found[stage.name][str(count)] = numbers
+                    found[stage.name][str(count)] = {"metrics": metrics, **_numbers(stage, new), "actions": act(new)}
+            state = new
     return found
 
 
