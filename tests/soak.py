@@ -71,7 +71,7 @@ def soak(
         console.print((scratch / "whole.log").read_text())
         raise typer.Exit(2)
     length = time.monotonic() - started
-    expected, done, rounds = contents(scratch / "whole"), 0, 0
+    expected, done, rounds, began = contents(scratch / "whole"), 0, 0, time.monotonic()
     with Progress(console=console) as progress:
         bar = progress.add_task("kills", total=kills)
         while done < kills:
@@ -95,6 +95,8 @@ def soak(
                 console.print(f"{results}: after {done} kills {len(wrong)} files differ: {', '.join(wrong[:5])}")
                 raise typer.Exit(1)
             shutil.rmtree(results)
+            if not console.is_terminal:
+                console.print(f"{done} of {kills} kills, {time.monotonic() - began:.0f} s", highlight=False)
     console.print(f"{done} kills in {rounds} rounds: {len(expected)} files, none differs", highlight=False)
     shutil.rmtree(scratch)
 
