@@ -8,7 +8,7 @@ for, or that are finished or have failed, hold their places in it.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from typing import Any, NamedTuple
@@ -56,12 +56,17 @@ class Stored(NamedTuple):
     steps: tuple[int, ...] = ()  # of which its state is there
 
 
-def programs(trials: Sequence[Trial], stored: Callable[[Lane], Stored], most: Callable[[Lane], int]) -> list[Program]:
+def programs(
+    trials: Sequence[Trial], stored: Callable[[Lane], Stored], most: Callable[[Lane], int],
+    asked: Sequence[Trial] = (),
+) -> list[Program]:  # fmt: skip
     """What has to be carried out for `trials`, which are unfinished.
 
     Args:
       stored: what there is of a lane.
       most: how many lanes like this one may train side by side.
+      asked: all that the user asks for, finished or not: lanes that are too many for one program are cut as if none
+        had been trained, so that a command that is stopped and gone on with has the same programs.
     """
     lanes: dict[str, Lane] = {}
     needed: set[str] = set()
@@ -69,18 +74,27 @@ def programs(trials: Sequence[Trial], stored: Callable[[Lane], Stored], most: Ca
         chain = trial.lanes()
         lanes |= {lane.fingerprint: lane for lane in chain if lane.fingerprint not in lanes}
         needed |= {lane.fingerprint for lane in chain[:-1]}
-    return grouped(list(lanes.values()), trials, needed, stored, most)
+    beside: dict[Any, dict[str, None]] = {}
+    for trial in asked:
+        for lane in trial.lanes():
+            beside.setdefault(lane.structure, {})[lane.fingerprint] = None
+    return grouped(list(lanes.values()), trials, needed, stored, most, beside=beside)
 
 
 def grouped(
     lanes: Sequence[Lane], trials: Sequence[Trial], needed: Collection[str], stored: Callable[[Lane], Stored],
-    most: Callable[[Lane], int], failed: Collection[str] = (),
+    most: Callable[[Lane], int], failed: Collection[str] = (), beside: Mapping[Any, Iterable[str]] | None = None,
 ) -> list[Program]:  # fmt: skip
-    """The same for lanes that are looked up already. `needed`: see `Program`; `failed`: fingerprints of lanes that hold
-    a place and no more, so that the others' numbers are what they would be beside them.
+    """The same for lanes that are looked up already.
+
+    Args:
+      needed: see `Program`.
+      failed: fingerprints of lanes that hold a place and no more, so that the others' numbers are what they would be
+        beside them.
+      beside: fingerprints of all that is asked for, by structure; by default those of `lanes`.
 
     Lanes that were begun side by side, but go on from different steps, are programs of their own, in which the others
-    hold their places.
+    hold their places. A batch of which nothing was saved is kept if it is not larger than `most` allows.
     """
     ends: dict[str, list[Trial]] = {}
     for trial in trials:
@@ -93,16 +107,20 @@ def grouped(
         there = found[lane.fingerprint]
         if not there.finished or lane.fingerprint in ends:
             batch = () if there.finished else batches.get(lane.fingerprint, ())
+            if len(batch) > most(lane) and not any(found[one].steps for one in batch if one in found):
+                batch = ()  # it may have been more than the memory holds
             groups.setdefault((lane.structure, there.finished, batch), []).append(lane)
     made = []
-    for (_, finished, batch), members in groups.items():
+    for (structure, finished, batch), members in groups.items():
         asked = {lane.fingerprint: lane for lane in members}
         if batch:
             parts = _in_step({one: found[one].steps or (0,) for one in asked})
             pieces = [(step, tuple(Slot(one, asked[one] if one in part else None) for one in batch))
                       for step, part in parts]  # fmt: skip
         else:
-            pieces = [(0, tuple(Slot(one, asked[one]) for one in part)) for part in _cut(list(asked), most(members[0]))]
+            every = list((beside or {}).get(structure, asked))
+            pieces = [(0, tuple(Slot(one, asked[one]) for one in part if one in asked))
+                      for part in _cut(every, most(members[0]))]  # fmt: skip
         for step, places in pieces:
             slots = tuple(Slot(one, None if one in failed else lane) for one, lane in places)
             mine = [slot.fingerprint for slot in slots if slot.lane]

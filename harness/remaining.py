@@ -43,7 +43,7 @@ def remaining(
     def stored(lane: Lane) -> Stored:
         return Stored() if nothing or lane.fingerprint in gone else on_disk(lane, results)
 
-    return Remaining(finished, programs(todo, stored, most_lanes(engine, most)))
+    return Remaining(finished, programs(todo, stored, most_lanes(engine, most), trials))
 
 
 def most_lanes(engine: Engine, most: int | None) -> Callable[[Lane], int]:

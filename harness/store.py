@@ -192,7 +192,7 @@ class LaneStore(Artifact):
 
     def begin(self, batch: Sequence[str]) -> None:
         """Notes which lanes are begun side by side, before the first of them has a state."""
-        if not self.note:
+        if not self.note or (not self.steps and self.batch != list(batch)):
             self._write(0, {}, batch, finished=False, seconds=0.0)
 
     def save(

@@ -114,12 +114,33 @@ def test_a_batch_is_kept_whatever_is_asked_for_now() -> None:
     (run,) = planned("bc", seeds=(0, 1, 2, 3))
     lanes = [run.lanes(seed)[0] for seed in range(4)]
     batch = (lanes[2].fingerprint, "elsewhere", lanes[0].fingerprint)
-    begun, fresh = made(run.trials(), dict.fromkeys((batch[0], batch[2]), Stored(batch=batch)), most=1)[:2]
+    begun, fresh = made(run.trials(), dict.fromkeys((batch[0], batch[2]), Stored(batch=batch, steps=(5,))), most=1)[:2]
     assert tuple(slot.fingerprint for slot in begun.slots) == batch and begun.slots[1].lane is None
     assert [trial.seed for trial in begun.trials] == [2, 0] and begun.first.seed == 2
     assert seeds(fresh) == [1]
-    alone, *others = made([Trial(run, 2)], {batch[0]: Stored(batch=batch)}, most=1)
+    alone, *others = made([Trial(run, 2)], {batch[0]: Stored(batch=batch, steps=(5,))}, most=1)
     assert [slot.lane and slot.lane.seed for slot in alone.slots] == [2, None, None] and not others
+
+
+def test_a_batch_that_has_no_state_yet_may_become_smaller() -> None:
+    """It may have been more than the memory holds."""
+    (run,) = planned("bc")
+    batch = prints([run.lanes(seed)[0] for seed in (0, 1, 2)])
+    stored = dict.fromkeys(batch, Stored(batch=batch))
+    assert [seeds(program) for program in made(run.trials(), stored, most=3)] == [[0, 1, 2]]
+    assert [seeds(program) for program in made(run.trials(), stored, most=2)] == [[0, 1], [2]]
+
+
+@given(count=st.integers(2, 12), most=st.integers(1, 5), done=st.integers(0, 4))
+def test_a_command_that_is_gone_on_with_has_the_same_programs(count: int, most: int, done: int) -> None:
+    """Whatever was finished before it was stopped, of lanes that are too many for one program."""
+    (run,) = planned("bc", seeds=tuple(range(count)))
+    whole = made(run.trials(), most=most)
+    ended = whole[:done]
+    stored = {lane.fingerprint: Stored(True, prints(program.lanes)) for program in ended for lane in program.lanes}
+    left = [trial for trial in run.trials() if trial.lanes()[0].fingerprint not in stored]
+    rest = programs(left, lambda lane: stored.get(lane.fingerprint, Stored()), lambda lane: most, run.trials())
+    assert [seeds(program) for program in rest] == [seeds(program) for program in whole[done:]]
 
 
 def test_lanes_of_two_batches_are_two_programs() -> None:
