@@ -174,6 +174,8 @@ class StageRecord(TypedDict):
     git: NotRequired[dict[str, Any] | None]
     code: NotRequired[dict[str, str] | None]
     code_later: NotRequired[dict[str, str]]  # of files that were other ones when the lane was gone on with
+    device: NotRequired[dict[str, Any] | None]
+    device_later: NotRequired[dict[str, Any]]  # that the lane was gone on with on
     versions: NotRequired[dict[str, str] | None]
     adopted_from: NotRequired[str]
     files: NotRequired[dict[str, str]]  # SHA-256 of every file of the state, by its path there

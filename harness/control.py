@@ -39,7 +39,8 @@ class ControlEngine:
     form = ArrayFormat()
     side_by_side = True
 
-    def device(self) -> Mapping[str, Any]:
+    def device(self, run: RunNode | None = None) -> Mapping[str, Any]:
+        del run
         return device_summary()
 
     def memory(self) -> float | None:

@@ -47,8 +47,9 @@ class Engine(Protocol):
     def form(self) -> Format:
         """Of stored parts."""
 
-    def device(self) -> Mapping[str, Any]:
-        """Which device computes, for the record. Raises: BadInput where the one that is asked for is not there."""
+    def device(self, run: RunNode | None = None) -> Mapping[str, Any]:
+        """Which device computes, and in which precision if a run's settings choose it, for the record. Raises: BadInput
+        where the device that is asked for is not there."""
 
     @property
     def side_by_side(self) -> bool:

@@ -49,12 +49,14 @@ class Common:
     @classmethod
     def of(cls, runs: Sequence[RunNode], dataset: Dataset) -> Common:
         authors: dict[str, Author] = {}
+        engine = engine_of(runs[0].task.suite)
         for run in runs:
-            author = Author(f"{run.label} ({run.fingerprint})", provenance.code_of(type(run.method)))
+            code = provenance.code_of(type(run.method))
+            author = Author(f"{run.label} ({run.fingerprint})", code, engine.device(run))
             for trial in run.trials():
                 for lane in trial.lanes():
                     authors.setdefault(lane.fingerprint, author)
-        return cls(dataset, engine_of(runs[0].task.suite), runs[0].settings, authors)
+        return cls(dataset, engine, runs[0].settings, authors)
 
 
 @dataclass
@@ -213,7 +215,7 @@ class Executor:
                 return "finished"
             attempt = Attempt(self.session, trial, common.dataset)
             about = common.engine.about(trial.run, common.dataset)
-            attempt.record.save(device=common.engine.device(), **about)
+            attempt.record.save(device=common.engine.device(trial.run), **about)
             write_lines(folder / "stages", [lane.fingerprint for lane in attempt.lanes])
             return attempt
         except record.Busy as busy:

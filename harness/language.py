@@ -24,7 +24,7 @@ from harness.attempts import Cohort
 from harness.backbones import GLOBAL, TINY, Backbones, check_sizes, tokenizer_for
 from harness.config import RunSettings
 from harness.ending import Interrupted, NotFinite, summary
-from harness.numerics import pin_torch
+from harness.numerics import pin_torch, processor
 from harness.plan import Lane, RunNode
 from harness.programs import Program
 from harness.session import Session
@@ -57,11 +57,12 @@ class LanguageEngine:
     def __init__(self) -> None:
         pin_torch()
 
-    def device(self) -> Mapping[str, Any]:
+    def device(self, run: RunNode | None = None) -> Mapping[str, Any]:
         kind = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-        return {"platform": "gpu" if torch.cuda.is_available() else "cpu", "kind": kind,
-                "count": max(1, torch.cuda.device_count()),
-                "precision": str(torch.get_default_dtype()).removeprefix("torch.")}  # fmt: skip
+        precision = run.method.config.dtype if run else str(torch.get_default_dtype()).removeprefix("torch.")
+        here = {"platform": "gpu"} if torch.cuda.is_available() else {"platform": "cpu", **processor()}
+        return {**here, "kind": kind, "count": max(1, torch.cuda.device_count()), "precision": precision,
+                "matmul_precision": torch.get_float32_matmul_precision()}  # fmt: skip
 
     def memory(self) -> float | None:
         return float(torch.cuda.mem_get_info()[1]) if torch.cuda.is_available() else None

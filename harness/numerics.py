@@ -2,13 +2,18 @@
 environment says, equal fingerprints have to be equal work.
 
 What only debugs or reports, chooses the device or caches programs is the user's. XLA's flags may still choose other
-sums; those that are set stand in the record's `device`.
+sums; those that are set stand in the record's `device`, of runs and of lanes.
 """
 
 from __future__ import annotations
 
 import os
+import platform
+import re
+from pathlib import Path
 from typing import Any
+
+from core.errors import BadInput
 
 _JAX: dict[str, Any] = {
     "jax_enable_x64": False, "jax_explicit_x64_dtypes": "warn", "jax_default_dtype_bits": "64",
@@ -20,6 +25,11 @@ _JAX: dict[str, Any] = {
 }  # fmt: skip
 """JAX's own defaults. The last three: without programs nothing is fused, so sums differ; and NaN is what a metric is
 that had nothing to report, while those that are wrong the trainer finds itself."""
+_COMPILING: dict[str, Any] = {
+    "jax_disable_most_optimizations": False, "jax_optimization_level": "UNKNOWN",
+    "jax_exec_time_optimization_effort": 0.0,
+}  # fmt: skip
+"""JAX's defaults of how well to compile: what a user may have reasons to change, and which chooses other sums."""
 _VARIABLES = ("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "ONEDNN_DEFAULT_FPMATH_MODE",
               "DNNL_DEFAULT_FPMATH_MODE")  # fmt: skip
 """Of libraries below: they make products of matrices coarser than asked for."""
@@ -44,9 +54,28 @@ def pin_torch() -> None:
 
 
 def flags() -> dict[str, str]:
-    """XLA's flags that are set, for the record."""
+    """XLA's flags that are set, and JAX's settings of how well to compile that are not the default, for the record."""
+    import jax
+
     value = os.environ.get("XLA_FLAGS", "").strip()
-    return {"xla_flags": value} if value else {}
+    known = jax.config.values  # other versions have others
+    found = {name: known.get(name, default) for name, default in _COMPILING.items()}
+    changed = {name: str(value) for name, value in found.items() if value != _COMPILING[name]}
+    return {**({"xla_flags": value} if value else {}), **changed}
+
+
+def processor() -> dict[str, Any]:
+    """The processor's name and the cores that this process may use: on a CPU sums are cut by both."""
+    found = re.search(r"^model name\s*:\s*(.+)$", _processors(), re.MULTILINE)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"processor": found[1].strip() if found else platform.processor() or platform.machine(), "cores": cores}
+
+
+def _processors() -> str:
+    try:
+        return Path("/proc/cpuinfo").read_text(errors="replace")
+    except OSError:
+        return ""
 
 
 def _pin_jax() -> list[str]:
@@ -66,6 +95,8 @@ def _pin_jax() -> list[str]:
 def _pin_xla() -> list[str]:
     """Takes fast arithmetic out of XLA's flags, which are read when the first device is."""
     words = os.environ.get("XLA_FLAGS", "").split()
+    if words and not words[0].startswith("-"):  # XLA takes it for a file of flags
+        raise BadInput(f"XLA_FLAGS={words[0]} names a file, which no record would hold: give the flags")
     fast = [word for word in words if "fast_math" in word or "fast_min_max" in word]
     if fast:
         os.environ["XLA_FLAGS"] = " ".join(word for word in words if word not in fast)

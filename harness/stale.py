@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from core.records import StageRecord
 from core.records import read as read_record
@@ -44,22 +45,26 @@ class Stale:
             if trial in records or any(found[lane.fingerprint] for lane in chain):
                 self.trials.append(trial)
 
-    def _code_of(self, trial: Trial) -> Mapping[str, str]:
+    def _code_of(self, trial: Trial) -> list[Mapping[str, str]]:
         with contextlib.suppress(BadInput, OSError):
             found = record.read_run(trial.folder(self._results))
             if found and found.get("evaluation_steps"):  # else it holds nothing that code made
-                return found.get("code") or {}
-        return {}
+                return _codes(found)
+        return []
 
-    def _made_by(self, lane: Lane) -> Mapping[str, str]:
+    def _made_by(self, lane: Lane) -> list[Mapping[str, str]]:
         with contextlib.suppress(BadInput, OSError):
             note = read_record(self._results / "artifacts" / lane.fingerprint / "stage.json", StageRecord)
-            return {} if "adopted_from" in note else note.get("code") or {}
-        return {}
+            return [] if "adopted_from" in note else _codes(note)
+        return []
 
-    def _differ(self, made_by: Mapping[str, str], reached: Mapping[str, str]) -> bool:
-        files = provenance.changed({file: one for file, one in made_by.items() if file in reached})
-        self.files.update(files)
+    def _differ(self, made_by: Sequence[Mapping[str, str]], reached: Mapping[str, str]) -> bool:
+        files = {
+            file
+            for code in made_by
+            for file in provenance.changed({file: one for file, one in code.items() if file in reached})
+        }
+        self.files |= files
         return bool(files)
 
     @property
@@ -78,3 +83,8 @@ class Stale:
         (label, seeds), *others = labels.items()
         whose = f"{label}, {seeds_text(seeds)}" + (f" and {len(others)} more runs" if others else "")
         return f"{', '.join(names[:3])}{more} changed since {whose} was trained"
+
+
+def _codes(note: Mapping[str, Any]) -> list[Mapping[str, str]]:
+    """The code that began it, and the code that went on with it: it is of both."""
+    return [code for key in ("code", "code_later") if (code := note.get(key))]

@@ -49,6 +49,7 @@ class Author(NamedTuple):
 
     label: str  # "vgf on toy (fingerprint)"
     code: Mapping[str, str] = {}  # see `harness.provenance.code_of`
+    device: Mapping[str, Any] = {}  # see `harness.engine.Engine.device`
 
 
 class Artifact:
@@ -157,11 +158,12 @@ class Artifact:
     def provenance(self, asker: str) -> dict[str, Any]:
         """How the finished parts came to be: `origin` ("trained" by the run that asks, "shared" by another, or
         "adopted" from a folder that the user named), `seconds` of training, how many lanes trained side by side
-        (`batch`), and the `git` state, `code` and package `versions` that made them."""
+        (`batch`), and the `git` state, `code`, package `versions` and `device` that made them."""
         note: Mapping[str, Any] = self.note or {}
         # the same run in another folder of results has the same name, so adoption is looked at first
         origin = "adopted" if self.adopted else "trained" if note.get("trained_by") == asker else "shared"
-        kept = {key: note.get(key) for key in ("seconds", "git", "code", "versions")}
+        kept = {key: note.get(key) for key in ("seconds", "git", "code", "versions", "device")}
+        kept |= {key: note[key] for key in ("code_later", "device_later") if key in note}
         return {"origin": origin, "batch": len(note.get("batch") or [0]), **kept}
 
 
@@ -222,16 +224,19 @@ class LaneStore(Artifact):
     def _write(
         self, step: int, files: Mapping[str, str], batch: Sequence[str], *, finished: bool, seconds: float
     ) -> None:
-        """stage.json. Who began the lane, and by which code, stays; code that went on with it is noted beside."""
+        """stage.json. Who began the lane, by which code and where, stays; what went on with it is noted beside."""
         before: Mapping[str, Any] = self.note or {}
-        code = dict(self.author.code)
-        begun = before.get("code") if before.get("files") else None
-        later = {**(before.get("code_later") or {}), **(code if begun not in (None, code) else {})}
+        made_by = {"code": dict(self.author.code), "device": dict(self.author.device)}
+        if before.get("files"):
+            for key, now in list(made_by.items()):
+                made_by[key] = begun = before.get(key) or now
+                if later := {**(before.get(f"{key}_later") or {}), **(now if begun != now else {})}:
+                    made_by[f"{key}_later"] = later
         total = before.get("seconds", 0.0) + seconds
         write_json(self.folder / "stage.json", {
             "finished": finished, "step": step, "seconds": round(total, 3),
-            "trained_by": before.get("trained_by", self.author.label), "git": git_state(), "code": begun or code,
-            **({"code_later": later} if later else {}), "versions": versions(), "files": dict(files),
+            "trained_by": before.get("trained_by", self.author.label), "git": git_state(), **made_by,
+            "versions": versions(), "files": dict(files),
             "batch": list(batch), "identity": self.identity})  # fmt: skip
         self._read = False
 

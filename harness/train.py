@@ -23,7 +23,7 @@ import numpy as np
 
 from core.memory import amount, host_memory
 from harness.ending import NotFinite
-from harness.numerics import flags
+from harness.numerics import flags, processor
 from methods.core import Array, BadInput, Columns, Key, Method, Stage, State, leaves
 from methods.learner import part_key
 from tasks.core import RewardTransform
@@ -295,7 +295,8 @@ def device_summary() -> Mapping[str, Any]:
     """
     device = _device()
     return {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count(),
-            "precision": str(jnp.zeros(()).dtype), **flags()}  # fmt: skip
+            **(processor() if device.platform == "cpu" else {}), "precision": str(jnp.zeros(()).dtype),
+            "matmul_precision": jax.config.values["jax_default_matmul_precision"] or "default", **flags()}  # fmt: skip
 
 
 def _check_fits(program: Any, stage: str) -> None:

@@ -10,7 +10,7 @@ import jax
 import pytest
 
 from harness import numerics
-from tests.harness.command import Command, invoke
+from tests.harness.command import Command, invoke, refused
 
 VARIABLES = {
     "JAX_ENABLE_X64": "1", "JAX_DEFAULT_PRNG_IMPL": "rbg", "JAX_THREEFRY_PARTITIONABLE": "0",
@@ -68,9 +68,26 @@ def test_what_is_left_to_the_user_is_on_record(monkeypatch: pytest.MonkeyPatch) 
     lines = numerics.pin()
     assert [line.split(" ")[0] for line in lines] == [
         "XLA_FLAGS=--xla_cpu_enable_fast_math=1", "XLA_FLAGS=--xla_gpu_enable_fast_min_max=true"]  # fmt: skip
-    assert numerics.flags() == {"xla_flags": "--xla_a=2"} and numerics.pin() == []
+    # the latter is how these tests are compiled
+    assert numerics.flags() == {"xla_flags": "--xla_a=2", "jax_disable_most_optimizations": "True"}
+    assert numerics.pin() == []
     monkeypatch.delenv("XLA_FLAGS")
-    assert numerics.flags() == {}
+    assert "xla_flags" not in numerics.flags()
+
+
+def test_a_file_of_flags_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """XLA would read it, and no record would hold what it says."""
+    (tmp_path / "flags").write_text("--xla_cpu_enable_fast_math=true")
+    monkeypatch.setenv("XLA_FLAGS", str(tmp_path / "flags"))
+    assert refused(*ARGUMENTS, str(tmp_path / "results")) == (
+        f"XLA_FLAGS={tmp_path / 'flags'} names a file, which no record would hold: give the flags")  # fmt: skip
+    assert not (tmp_path / "results").exists()
+
+
+def test_the_processor_is_named() -> None:
+    """Sums are cut by its kind and its cores."""
+    found = numerics.processor()
+    assert found["processor"] and found["cores"] == len(os.sched_getaffinity(0))
 
 
 def test_torch_is_set_too(monkeypatch: pytest.MonkeyPatch) -> None:

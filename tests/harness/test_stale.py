@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -95,6 +96,16 @@ def test_a_changed_line(file: str, whose: str, anew: set[str], results: Path, co
     assert f"{said}; made anew\n" in looked and f"to do: {lanes} lane{'s' * (lanes > 1)} in " in looked
     assert times(results) == before and redone(results, "--stale", "redo") == anew
     assert redone(results) == set()  # it is of this code now
+
+
+def test_code_that_went_on_with_it_counts_too(results: Path, code: Path) -> None:
+    """Also when the code that began it is back."""
+    note = next(path for path in results.rglob("stage.json") if '"stage": "critic"' in path.read_text())
+    content = json.loads(note.read_text())
+    file = "methods/best_of_n.py"
+    note.write_text(json.dumps(content | {"code_later": {**content["code"], file: "0" * 16}}))
+    assert refused(*TWO, str(results)) == f"{file} changed since best_of_n on toy, seed 0 was trained; {CHOICE}"
+    assert redone(results, "--stale", "redo") == {"critic", "best_of_n"} and redone(results) == set()
 
 
 def to_do(results: Path, *more: str) -> list[str]:

@@ -115,6 +115,22 @@ def test_provenance_says_who_trained_it_and_beside_whom(whole: Path) -> None:
     assert found["origin"] == "shared" and found["seconds"] == 1.25 and found["batch"] == 2
 
 
+def test_where_it_was_trained_is_noted_and_where_it_was_gone_on_with(tmp_path: Path) -> None:
+    def at(device: str, code: str) -> LaneStore:
+        return LaneStore(tmp_path, IDENTITY, ArrayFormat(), Author("fql", {"methods/fql.py": code}, {"kind": device}))
+
+    at("cpu", "a").begin(["x"])
+    at("h100", "b").save(1, PARTS)  # nothing was saved before: it begins there
+    first = at("h100", "b").note
+    assert first and first["device"] == {"kind": "h100"} and first["code"] == {"methods/fql.py": "b"}
+    assert "device_later" not in first and "code_later" not in first
+    at("h200", "b").save(2, PARTS)
+    note = at("cpu", "c").note
+    assert note and note["device"] == {"kind": "h100"} and note["device_later"] == {"kind": "h200"}
+    assert "code_later" not in note
+    assert at("cpu", "c").provenance("fql")["device_later"] == {"kind": "h200"}
+
+
 def test_a_finished_save_is_read_back(tmp_path: Path) -> None:
     class Wrong(ArrayFormat):
         def write(self, path: Path, parts: Mapping[str, Any]) -> None:
