@@ -13,7 +13,6 @@ import json
 import math
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,7 @@ from core.files import write_lines, write_text
 from harness.attempts import Cohort
 from harness.backbones import GLOBAL, TINY, Backbones, check_sizes, tokenizer_for
 from harness.config import RunSettings
-from harness.ending import Interrupted, NotFinite, summary
+from harness.ending import Interrupted, NotFinite
 from harness.numerics import pin_torch, processor
 from harness.plan import Lane, RunNode
 from harness.programs import Program
@@ -31,6 +30,7 @@ from harness.session import Session
 from harness.store import LaneStore
 from harness.table import read_rows
 from harness.tensors import TensorFormat
+from harness.work import ProgramWork, Stores
 from methods.core import BadInput, State
 from methods.language.core import Context, Job
 from methods.language.respond import MEASURES, unpacked
@@ -44,8 +44,6 @@ if TYPE_CHECKING:
 SAVE_EVERY_S = 60.0  # between saves of an unfinished lane
 EXTRA = ("gold", *MEASURES)  # columns of episodes.csv after those that every suite has
 _PAUSED = "paused"  # the part that an unfinished lane goes on from
-
-Stores = Callable[[Lane], LaneStore]
 
 
 class LanguageEngine:
@@ -135,44 +133,26 @@ def _texts(session: Session, config: Any, spec: Any, corpus: Any) -> Texts:
         return session.kept(key, make)
 
 
-class LanguageTraining:
-    """The rest of one lane, then the evaluations of those who watch."""
+class LanguageTraining(ProgramWork):
+    """Of methods that write: one lane."""
 
     def __init__(
         self, session: Session, program: Program, stores: Stores, cohorts: Sequence[Cohort], dataset: Dataset,
         log_every: int,
     ) -> None:  # fmt: skip
-        self.session, self.lane, self.stores, self.cohorts = session, program.first, stores, cohorts
+        super().__init__(session, program, stores, cohorts)
+        self.lane = program.first
         self.dataset: Any = dataset
         self.task: Any = self.lane.task  # a LanguageTask
-        self.stage: Any = self.lane.node.stage  # a LanguageStage
-        self.store = stores(self.lane)
-        self.batch = [slot.fingerprint for slot in program.slots]
-        self.span = log_every if self.stage.steps else 1
+        self.log_every = log_every if self.stage.steps else 1
         self.config = self.lane.method.config
         self.counted = time.perf_counter()  # until when time was counted
-        for cohort in cohorts:
-            for attempt in cohort.running:
-                with cohort.failing_one(attempt):
-                    step = self.stage.steps if self.store.finished else 0
-                    attempt.open(step, cohort.evaluator.rows, adopted=self.store.adopted)
-        self.unwatched = not program.needed and not any(cohort.running for cohort in cohorts)
 
-    def finish(self) -> None:
-        """See `harness.engine.Work`."""
-        if self.unwatched:
-            return
-        if not self.store.finished:
-            try:
-                self._make()
-            except (NotFinite, BadInput) as error:
-                self.session.fail(self.lane, summary(error))
-                raise
-        for cohort in self.cohorts:
-            with cohort.failing():
-                ready = [attempt.trial.seed for attempt in cohort.running]
-                cohort.evaluate(self.lane.node.first + self.stage.steps, partial(cohort.parts, last=True), ready,
-                                len(self.cohorts) > 1)  # fmt: skip
+    def train(self) -> None:
+        try:
+            self._make()
+        except (NotFinite, BadInput) as error:
+            self.fail(0, error)
 
     def _context(self) -> Context:
         lane = self.lane
@@ -198,58 +178,53 @@ class LanguageTraining:
             torch.set_num_threads(1)  # sums in one order, and no threads that wait for each other in models this small
         with contextlib.ExitStack() as alone:
             alone.enter_context(GLOBAL)
-            job: Job = self.stage.begin(self._context())
+            stage: Any = self.stage  # a LanguageStage
+            job: Job = stage.begin(self._context())
             if not job.alone:
                 alone.close()
             self._go_on(job)
 
     def _go_on(self, job: Job) -> None:
         """The work from where it was left, saved on the way."""
-        step = self.store.current or 0
+        store = self.stores(self.lane)
         rows: list[dict[str, Any]] = []
-        if step:
-            job.restore(self.store.load()[_PAUSED])
-            rows += [row for row in read_log(self.store.folder / "train.csv") if int(row["step"]) <= step]
+        if self.step:
+            job.restore(store.load(self.step)[_PAUSED])
+            rows += [row for row in read_log(store.folder / "train.csv") if int(row["step"]) <= self.step]
         saved = self.counted = time.perf_counter()
         label = f"{self.lane.label}, seed {self.lane.seed}"
-        with self.session.progress.stage(label, job.total, step) as bar:
-            while step < job.total:
-                count = min(self.span - step % self.span, job.total - step)
+        with self.session.progress.stage(label, job.total, self.step) as bar:
+            while self.step < job.total:
+                count = min(self.log_every - self.step % self.log_every, job.total - self.step)
                 try:
-                    metrics = job.run(step, count)
+                    metrics = job.run(self.step, count)
                 except NotFiniteLoss:
-                    raise NotFinite(self.stage.name, step + count, self.lane.seed, ["loss"]) from None
-                step += count
+                    raise NotFinite(self.stage.name, self.step + count, self.lane.seed, ["loss"]) from None
+                self.step += count
                 if metrics:
                     named = {name: f"{value:.7g}" for name, value in metrics.items()}
-                    rows.append({"seed": self.lane.seed, "step": step, **named})
-                bar.at(step)
-                if step == job.total:
+                    rows.append({"seed": self.lane.seed, "step": self.step, **named})
+                bar.at(self.step)
+                if self.step == job.total:
                     break
                 stop = self.session.stop()
                 if stop or time.perf_counter() - saved > SAVE_EVERY_S:
-                    self._save(step, {_PAUSED: job.snapshot()}, rows)
+                    self._save({_PAUSED: job.snapshot()}, rows)
                     saved = time.perf_counter()
                 if stop:
                     raise Interrupted
-        self._save(self.stage.steps, job.parts(), rows, finished=True)
+        self.step = self.stage.steps
+        self._save(job.parts(), rows, finished=True)
         if self.session.stop():
             raise Interrupted
 
-    def _save(
-        self, step: int, parts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], *, finished: bool = False
-    ) -> None:
+    def _save(self, parts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], *, finished: bool = False) -> None:
         if rows:
-            write_log(self.store.folder / "train.csv", rows)
+            write_log(self.stores(self.lane).folder / "train.csv", rows)
         now = time.perf_counter()
         seconds, self.counted = now - self.counted, now
-        self.store.save(step, parts, finished=finished, seconds=seconds, batch=self.batch)
-        self.store.prune()
-        watching = [(cohort, attempt) for cohort in self.cohorts for attempt in cohort.running]
-        for cohort, attempt in watching[:1]:
-            with cohort.failing_one(attempt):
-                attempt.record.add_seconds({"train" if self.stage.steps else self.stage.name: seconds})
-                attempt.record.save()
+        what = "train" if self.stage.steps else self.stage.name
+        self.store(lambda place: parts, {what: seconds}, finished=finished)
 
 
 def read_log(path: Path) -> list[dict[str, str]]:

@@ -283,7 +283,7 @@ class OnlineTraining(Training):
                 actions, sound = trainer.step(row, starts, rollout.obs, self.step)
                 for place, lane in list(self.live.items()):
                     if not sound[place]:
-                        self._fail(place, trainer.failure(place, lane.seed, self.step))
+                        self.fail(place, trainer.failure(place, lane.seed, self.step))
                 bar.advance(1)
                 if self.step % self.log_every == 0 or self.step == edges[0]:
                     self._log({**trainer.report(), **rollout.report()})
@@ -301,7 +301,7 @@ class OnlineTraining(Training):
 
     def _drop_failed(self, rollout: Rollout) -> None:
         for place in sorted(rollout.failed.keys() & self.live.keys()):
-            self._fail(place, rollout.failed[place])
+            self.fail(place, rollout.failed[place])
 
     def _keep(self, trainer: OnlineTrainer, rollout: Rollout) -> None:
         """Saves what `_like` describes."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,78 +12,45 @@ import numpy as np
 
 from harness.arrays import fitted, single, stacked
 from harness.attempts import Cohort
-from harness.ending import Interrupted, is_of_one_run, summary
+from harness.ending import Interrupted
 from harness.plan import Lane
 from harness.programs import Program
 from harness.session import Session
-from harness.store import LaneStore
 from harness.table import Table
 from harness.train import Algorithm, ChunkResult, Lanes, Trainer, failure, initial_state, lanes_of, spans
+from harness.work import ProgramWork, Stores
 from methods.core import Columns, State
 
 SAVE_EVERY_S = 120.0  # between saves; a crash loses that much and the span (`log_every` steps) in hand
 
-Stores = Callable[[Lane], LaneStore]
 
-
-class Training:
-    """The rest of one program, from where its lanes' stores left off."""
-
-    columns: tuple[str, ...] = ()  # of train.csv, where they must be known beforehand
+class Training(ProgramWork):
+    """Of methods that act in an environment: all lanes in one compiled program."""
 
     def __init__(
         self, session: Session, program: Program, stores: Stores, cohorts: Sequence[Cohort], columns: Columns,
         log_every: int,
     ) -> None:  # fmt: skip
         """`columns`: the dataset's, on the device; `log_every`: steps in one dispatched span."""
-        self.session, self.program, self.stores, self.cohorts = session, program, stores, cohorts
+        super().__init__(session, program, stores, cohorts)
         self.data, self.log_every = columns, log_every
-        self.node, self.stage = program.first.node, program.first.node.stage
-        self.places = {slot.fingerprint: place for place, slot in enumerate(program.slots)}
-        finished = {lane.fingerprint: stores(lane).finished for lane in program.lanes}
-        self.live: dict[int, Lane] = {  # the lanes that train, by their places
-            self.places[lane.fingerprint]: lane for lane in program.lanes if not finished[lane.fingerprint]
-        }
-        self.batch = [slot.fingerprint for slot in program.slots]
         self.rows: dict[int, list[dict[str, Any]]] = {}  # of train.csv, by place, since the last save
-        self.step = self._common_step()
         self.algorithm = Algorithm(program.first.method, self.node.number)
         self.lanes = self._lanes()
-        for cohort in cohorts:
-            rows = 0
-            with cohort.failing():
-                rows = cohort.evaluator.rows
-            for attempt in cohort.running:
-                done = finished[attempt.last.fingerprint]
-                with cohort.failing_one(attempt):
-                    attempt.open(self.stage.steps if done else self.step, rows,
-                                 adopted=stores(attempt.last).adopted, columns=self.columns)  # fmt: skip
         watched = {attempt.last.fingerprint for cohort in cohorts for attempt in cohort.attempts.values()}
         self.own = {
             place: Table(stores(lane).folder / "train.csv", self.step)
             for place, lane in self.live.items() if lane.fingerprint not in watched
         }  # fmt: skip
 
-    def _common_step(self) -> int:
-        """The last step of which every lane has its state; states after it are given up."""
-        there = [{0, *self.stores(lane).steps} for lane in self.live.values()]
-        step = max(set.intersection(*there)) if there else self.stage.steps
-        for lane in self.live.values():
-            self.stores(lane).go_back(step)
-        return step
-
     def _lanes(self) -> Lanes:
         """Places that nobody asks for are held by copies of the first lane."""
         lanes = [slot.lane or self.program.first for slot in self.program.slots]
         return lanes_of([lane.seed for lane in lanes], [lane.method for lane in lanes])
 
-    def finish(self) -> None:
-        """Trains and evaluates to the stage's end, saving on the way. What fails is a lane and its trials."""
-        if self.live and (state := self._begin()):
+    def train(self) -> None:
+        if state := self._begin():
             self._train(state)
-        for cohort in self.cohorts:  # of lanes that were finished before
-            with cohort.failing():
-                cohort.evaluate(self._last, partial(cohort.parts, last=True), self._ready(cohort), self._shared)
 
     # the state
 
@@ -94,24 +60,12 @@ class Training:
         method = self.program.first.method
         like = jax.eval_shape(method.init, jax.eval_shape(lambda: jax.random.key(0)))
         shapes = self._like({name: part for name, part in like.items() if name in self.stage.trains})
-        found = self._each(lambda lane: {**self._read(lane, like), **(self._load(lane, shapes) if self.step else {})})
+        found = self.each(lambda lane: {**self._read(lane, like), **(self._load(lane, shapes) if self.step else {})})
         if not found:
             return {}
         filler = next(iter(found.values()))
         state = stacked([found.get(place, filler) for place in range(len(self.program.slots))]) if filler else {}
         return state if self.step else self._started(state)
-
-    def _each(self, do: Callable[[Lane], State]) -> dict[int, State]:
-        """What `do` finds for each lane that trains, by its place. A lane for which it fails does so alone."""
-        found = {}
-        for place, lane in list(self.live.items()):
-            try:
-                found[place] = do(lane)
-            except Exception as error:
-                if not is_of_one_run(error):
-                    raise
-                self._fail(place, error)
-        return found
 
     def _read(self, lane: Lane, like: State) -> State:
         """What earlier lanes made for this one."""
@@ -136,14 +90,6 @@ class Training:
         return trained
 
     # the way
-
-    @property
-    def _last(self) -> int:
-        return self.node.first + self.stage.steps
-
-    @property
-    def _shared(self) -> bool:
-        return len(self.cohorts) > 1
 
     def _train(self, state: State) -> None:
         for lane in self.live.values():
@@ -191,41 +137,18 @@ class Training:
         """Logs what a span did; lanes that came to be not finite fail."""
         for place, lane in list(self.live.items()):
             if error := failure(self.stage.name, result, place, lane.seed, self.node.first):
-                self._fail(place, error)
+                self.fail(place, error)
         self._log(result.metrics)
 
-    def _fail(self, place: int, error: Exception) -> None:
-        """A lane fails alone: it holds its place, and the trials that need it end."""
+    def fail(self, place: int, error: Exception) -> None:
         self._flush([place])
-        lane = self.live.pop(place)
-        self.session.fail(lane, summary(error))
-        watching = self._watching(lane)
-        for cohort, attempt in watching:
-            cohort.fail(error, [attempt.trial.seed])
-        if not watching:
-            self.session.progress.say(f"{lane.label}, seed {lane.seed}: failed: {summary(error)}")
-
-    def _watching(self, lane: Lane) -> list[tuple[Cohort, Any]]:
-        return [(cohort, attempt) for cohort in self.cohorts for attempt in cohort.running
-                if attempt.last.fingerprint == lane.fingerprint]  # fmt: skip
-
-    def _ready(self, cohort: Cohort, training: bool = False) -> list[int]:
-        """Seeds of a cohort whose lanes train, or are finished."""
-        lanes = {lane.fingerprint for lane in self.live.values()}
-        return [attempt.trial.seed for attempt in cohort.running
-                if (attempt.last.fingerprint in lanes if training else self.stores(attempt.last).finished)]  # fmt: skip
+        super().fail(place, error)
 
     def _evaluate(self, state: State) -> None:
         for cohort in self.cohorts:
             with cohort.failing():
                 cohort.evaluate(self.node.first + self.step, partial(self._slice, cohort, state),
-                                self._ready(cohort, training=True), self._shared)  # fmt: skip
-
-    def _drop_unwatched(self) -> None:
-        """Lanes whose trials have all failed (of their records, say) are not trained on for nobody."""
-        for place, lane in list(self.live.items()):
-            if lane.fingerprint not in self.program.needed and not self._watching(lane):
-                del self.live[place]
+                                self.ready(cohort, training=True), self.shared)  # fmt: skip
 
     def _slice(self, cohort: Cohort, state: State) -> State:
         """The trained parts of a cohort's seeds, `[s, ...]`; a seed that is not here gets another's."""
@@ -249,7 +172,7 @@ class Training:
             raise
         if self.step:
             self._save(state, seconds, finished=finished)
-        self._drop_unwatched()
+        self.drop_unwatched()
 
     def _log(self, metrics: Mapping[str, np.ndarray]) -> None:
         """Keeps a row of train.csv for each lane until the next save: of what comes later nothing is left anyway."""
@@ -264,37 +187,19 @@ class Training:
             rows = self.rows.pop(place, [])
             if rows and place in self.own:
                 self.own[place].append(rows)
-            for cohort, attempt in self._watching(self.live[place]) if rows else ():
+            for cohort, attempt in self.watching(self.live[place]) if rows else ():
                 with cohort.failing_one(attempt):
                     attempt.train.append(rows)
 
     def _save(self, state: State, seconds: dict[str, float], *, finished: bool = False) -> None:
-        """Saves what to resume from, and the seconds since the last time, which start anew. The states before go once
-        every lane has its new one."""
+        """Saves what to resume from, and the seconds since the last time, which start anew."""
         self._flush(list(self.live))
         kept = jax.device_get(self._kept(state))
         share = {name: value / max(len(self.live), 1) for name, value in seconds.items()}
-        places = {lane.fingerprint: place for place, lane in self.live.items()}
-
-        def save(lane: Lane) -> State:
-            parts = single(kept, places[lane.fingerprint])
-            self.stores(lane).save(self.step, parts, finished=finished, seconds=sum(share.values()), batch=self.batch)
-            return {}
-
-        for place in self._each(save):
-            self.stores(self.live[place]).prune()
-        self._record(share)
+        self.store(partial(single, kept), share, finished=finished)
         seconds.update(dict.fromkeys(seconds, 0.0))
         self._saved = time.monotonic()
 
     def _kept(self, state: State) -> State:
         """What is saved, `[l, ...]`."""
         return self._trained(state)
-
-    def _record(self, share: Mapping[str, float]) -> None:
-        """A lane's time goes on record of the first trial that watches it."""
-        for lane in self.live.values():
-            for cohort, attempt in itertools.islice(self._watching(lane), 1):
-                with cohort.failing_one(attempt):
-                    attempt.record.add_seconds(share)
-                    attempt.record.save()
