@@ -24,10 +24,8 @@ BEFORE = ("seed", "phase", "step")
 """Columns before the knobs'."""
 AFTER = ("episode", "return", "length", "success", "score")
 OPTIONAL = frozenset({"success"})  # a task without a notion of success leaves it empty
-UNJUDGED = frozenset({"return", "score"})  # of SHARES: a text without a known reward, without a valid verdict (yet)
+UNJUDGED = frozenset({"return", "score"})  # of shares: a text without a known reward, without a valid verdict (yet)
 INTEGERS = {"seed": "int32", "step": "int64", "episode": "int32"}
-SHARES = frozenset({"tldr", "hh", "tldr-synthetic", "hh-synthetic"})
-"""Suites whose recorded score is a share of a win (win 1, tie 0.5, loss 0). It is read in percent, as all others."""
 MEASURED = dict.fromkeys(("return", "length", "success", "score"), "float32")  # `%.7g` is what the records hold
 LARGEST = float(np.finfo("float32").max)
 MOST = {"seed": 2**31 - 1, "step": 2**60, "episode": 2**31 - 1}
@@ -94,7 +92,7 @@ def _text(source: Source) -> Text:
     if not whole.strip():
         return Text(path, [], frozenset(), b"", notes)
     header = _header(whole, columns, path)
-    optional = OPTIONAL.union(header[len(columns) :], UNJUDGED if source.suite in SHARES else ())
+    optional = OPTIONAL.union(header[len(columns) :], UNJUDGED if source.share else ())
     return Text(path, header, optional, whole, notes)
 
 
@@ -238,7 +236,7 @@ def _rows(table: pd.DataFrame, source: Source) -> Rows:
     phase = table["phase"].astype(pd.CategoricalDtype(PHASES)).cat.codes.to_numpy()
     types = INTEGERS | dict.fromkeys(source.knobs, "float64") | MEASURED
     columns = {name: table[name].to_numpy().astype(kind) for name, kind in types.items()}
-    if source.suite in SHARES:
+    if source.share:
         columns["score"] *= np.float32(100)
     key = codes(*(columns[name] for name in source.knobs)) if source.knobs else np.zeros(len(table), int)
     setting, present = pd.factorize(key)

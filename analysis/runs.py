@@ -57,6 +57,10 @@ class RecordError(BadInput):
     """A record cannot be read; the message is one line that names the file and, where there is one, the line."""
 
 
+SHARES = frozenset({"tldr", "hh", "tldr-synthetic", "hh-synthetic"})
+"""Suites whose score is a share of a win, where records do not say."""
+
+
 @dataclass(frozen=True, eq=False)
 class Source:
     """A folder with a run.json: of one seed, or of the old layout, with all seeds of a run."""
@@ -80,6 +84,12 @@ class Source:
     @property
     def suite(self) -> str:
         return str(self.meta["suite"])
+
+    @property
+    def share(self) -> bool:
+        """Whether the recorded score is a share of a win (win 1, tie 0.5, loss 0). It is read in percent, as all
+        others."""
+        return bool(self.meta.get("share", self.suite in SHARES))
 
     @property
     def knobs(self) -> tuple[str, ...]:

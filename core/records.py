@@ -129,6 +129,7 @@ class Recorded(TypedDict):
     knobs: list[Name]
     inference: NotRequired[InferenceRecord]
     unit: NotRequired[str]  # of the score, on an axis
+    share: NotRequired[bool]  # whether the score is a share of a win, which is read in percent
     episodes: Number
     evaluation_steps: NotRequired[list[Number]]
     dataset: NotRequired[DatasetRecord]

@@ -259,13 +259,13 @@ def _plain(value: Any) -> Any:
 def describe(trial: Trial) -> dict[str, Any]:
     """The part of `run.json` that is known before anything runs."""
     run = trial.run
-    config = asdict(run.resolved.config)
+    config, about = asdict(run.resolved.config), tasks.about(run.task.suite)
     return {
         "suite": run.task.suite, "task": run.task.name, "method": run.method.name, "fingerprint": run.fingerprint,
         "config": {key: {"value": _plain(value), "origin": run.resolved.origins[key]} for key, value in config.items()},
         "task_options": options(run.task),
         "seed": trial.seed, "knobs": list(run.method.knobs[0]), "episodes": run.settings.episodes,
-        "inference": declaration(run.method), "unit": tasks.about(run.task.suite).unit, "evaluation_steps": [],
+        "inference": declaration(run.method), "unit": about.unit, "share": about.share, "evaluation_steps": [],
         **_online(run),
     }  # fmt: skip
 

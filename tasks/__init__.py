@@ -38,7 +38,7 @@ class About:
     folder: Path
 
     @cached_property
-    def _told(self) -> Mapping[str, str]:
+    def _told(self) -> Mapping[str, Any]:
         return tomllib.loads((self.folder / "suite.toml").read_text(encoding="utf-8"))
 
     @property
@@ -50,6 +50,12 @@ class About:
     def unit(self) -> str:
         """What its score is, on an axis: "success [%]"."""
         return self._told["unit"]
+
+    @property
+    def share(self) -> bool:
+        """Whether its score is a share of a win (win 1, tie 0.5, loss 0), which may be unknown, and is read in
+        percent."""
+        return bool(self._told.get("share", False))
 
     @cached_property
     def presets(self) -> Mapping[str, Any]:

@@ -30,7 +30,7 @@ from rich.progress import Progress
 SIZES = ("--preset", "smoke", "--set", "steps=400", "--set", "behavior_steps=200", "--evaluate-every", "100")
 COMMANDS = {
     "side by side": ("--methods", "fql,vgf,td3bc", "--seeds", "3", *SIZES),
-    "in several programs": ("--methods", "best_of_n,td3bc", "--seeds", "5", "--lanes", "2", *SIZES),
+    "in several programs": ("--methods", "td3bc", "--seeds", "5", "--lanes", "2", *SIZES),
 }
 PROGRAM = """
 from harness import training
