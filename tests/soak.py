@@ -27,9 +27,9 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-SIZES = ("--preset", "smoke", "--set", "steps=400", "--set", "behavior_steps=200", "--evaluate-every", "100")
+SIZES = ("--preset", "smoke", "--steps", "400", "--evaluate-every", "100")
 COMMANDS = {
-    "side by side": ("--methods", "fql,vgf,td3bc", "--seeds", "3", *SIZES),
+    "side by side": ("--methods", "fql,vgf,td3bc", "--seeds", "3", "--set", "behavior_steps=200", *SIZES),
     "in several programs": ("--methods", "td3bc", "--seeds", "5", "--lanes", "2", *SIZES),
 }
 PROGRAM = """
