@@ -16,6 +16,8 @@ from analysis.runs import Run
 
 RUNNABLE = ("ogbench", "d4rl", "tldr", "hh")  # suites of print that `harness.run` has
 FEW = 5  # seeds, the paper's number
+BY_HAND = ("--set", "--sweep")
+"""Origins of what was set for one run; of a swept setting each value is a run of its own."""
 
 
 class Gap(NamedTuple):
@@ -56,7 +58,7 @@ def again(root: Path, run: Run, seeds: int | None = None) -> str:
     presets = sorted({str(origin).removeprefix("preset ") for origin in origins.values() if "preset " in str(origin)})
     more += ["--preset", presets[0]] if len(presets) == 1 else []
     for key, origin in sorted(origins.items()):
-        if origin == "--set":
+        if origin in BY_HAND:
             more += ["--set", f"{run.method}.{key}={_value(run.settings[key])}"]
         elif origin == "--steps":
             more += ["--steps", _value(run.settings[key])]
