@@ -28,7 +28,8 @@ from analysis.output import folder, prepare, print_notes, say, screen, short
 from analysis.picking import SEEDS, TASKS, Picked, by_seeds, by_tasks, csv_of, table_at
 from analysis.runs import RecordError, shown
 from analysis.select import ORACLE, Endpoint, Rule
-from analysis.tuning import Spent, Sweep, spent, sweeps
+from analysis.spending import Spent, spent
+from analysis.tuning import Sweep, sweeps
 from core.files import write_text
 from core.options import filled, parts
 

@@ -10,7 +10,7 @@ import itertools
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.load import Records
-from analysis.runs import Run, Source
+from analysis.runs import Run
 from analysis.select import Endpoint, Rule, choose, offline
 from analysis.statistics import Estimate, Summary, across, generator, mean_of
 
@@ -78,23 +78,6 @@ class Held(NamedTuple):
     """Mean over the units that a choice was not made on, over all splits; interval over seeds, NaN with one."""
 
 
-class Spent(NamedTuple):
-    """What a sweep cost. A stage that several settings share was trained once, and counts once."""
-
-    settings: int
-    seeds: int
-    """Over all settings."""
-    steps: int
-    """Gradient steps (online: environment steps) of all stages."""
-    each: int | None
-    """Those of one seed of one setting, where each setting has as many seeds and each seed as many steps."""
-    training: float
-    """Seconds, of the stages that say so."""
-    evaluation: float
-    untimed: int
-    """Stages that do not say how long they took."""
-
-
 def sweeps(records: Records, endpoint: Endpoint, rule: Rule) -> tuple[list[Sweep], list[str]]:
     """Every method and task with two settings or more, and notes on what does not count.
 
@@ -136,7 +119,7 @@ def differing(runs: Sequence[Run]) -> tuple[str, ...]:
     values: dict[str, set[str]] = defaultdict(set)
     for run in runs:
         for key, value in run.settings.items():
-            values[key].add(_text(value))
+            values[key].add(as_json(value))
     return tuple(sorted(key for key, seen in values.items() if len(seen) > 1))
 
 
@@ -205,33 +188,6 @@ def _best(means: np.ndarray) -> Any:
     return np.round(means, 9).argmax(axis=0)  # equal sums in another order stay equal
 
 
-def spent(runs: Iterable[Run]) -> Spent:
-    """What runs cost, by their records; of a seed that did not finish, up to its last evaluation."""
-    runs = list(runs)
-    steps, evaluation, seconds = list[int](), 0.0, list[float | None]()
-    known: set[str] = set()
-    for source in (source for run in runs for source in run.sources):
-        evaluation += float((source.meta.get("wall_clock_s") or {}).get("evaluate", 0.0))
-        own = [stage for stage in _trained(source) if stage["fingerprint"] not in known]
-        known |= {stage["fingerprint"] for stage in own}
-        seconds += [stage.get("seconds") for stage in own]
-        steps += [sum(stage["steps"] for stage in own)] * len(source.seeds)
-    seeds = [len(run.meant) for run in runs]
-    settings = len({_text(run.settings) for run in runs})
-    alike = settings == len(runs) and len(set(seeds)) == len(set(steps)) == 1 and sum(seeds) == len(steps)
-    times = [one for one in seconds if one is not None]
-    return Spent(settings, sum(seeds), sum(steps), steps[0] if alike else None, sum(times), evaluation,
-                 len(seconds) - len(times))  # fmt: skip
-
-
-def _trained(source: Source) -> list[dict[str, Any]]:
-    """The stages of a run.json, the last one as far as it is known to have come."""
-    stages = [dict(stage) for stage in source.meta.get("stages") or []]
-    if stages and source.status != "finished":
-        stages[-1]["steps"] = min(stages[-1]["steps"], max(source.meta.get("evaluation_steps") or [0]))
-    return stages
-
-
 def _scored(run: Run, keys: Sequence[str], rows: pd.DataFrame | None, endpoint: Endpoint, rule: Rule) -> Setting | str:
     """The setting and its score; a line that says why it has none."""
     if rows is None:
@@ -265,5 +221,6 @@ def _order(values: Mapping[str, Any]) -> list[tuple[float, str]]:
     ]
 
 
-def _text(value: Any) -> str:
+def as_json(value: Any) -> str:
+    """A setting's value, to compare."""
     return json.dumps(value, sort_keys=True, default=str)

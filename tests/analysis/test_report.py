@@ -101,6 +101,15 @@ def test_the_command_of_a_swept_setting_names_its_value(tmp_path: Path) -> None:
     assert not any("tau" in one for one in commands)
 
 
+def test_the_command_of_an_online_run_names_its_phase(tmp_path: Path) -> None:
+    online = {"continues": "0" * 12, "from_step": 40, "steps": 200, "warmup": 0, "updates": 2, "capacity": 0}
+    write_run(tmp_path, "fql", seeds=1, status="failed", online=online)
+    write_run(tmp_path, "vgf", seeds=1, status="failed", online=online | {"capacity": 99})
+    first, second = (shlex.split(gap.command) for gap in gaps(load(tmp_path), read()[0]) if gap.what.endswith("ffee"))
+    phase = ["--online-steps", "200", "--online-warmup", "0", "--updates-per-step", "2"]
+    assert first[11:-2] == phase and second[11:-2] == [*phase, "--replay-capacity", "99"]
+
+
 @pytest.mark.parametrize("case", ["empty", "no rows", "one seed", "corrupt", "bad candidates"])
 def test_records_that_are_not_whole(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("analysis.report.picture", lambda figure, frame, name: report.Picture(name, "", "", 1, 1))

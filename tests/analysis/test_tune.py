@@ -17,7 +17,8 @@ from analysis import tune
 from analysis.load import load
 from analysis.picking import HEADER
 from analysis.select import Endpoint, Rule
-from analysis.tuning import common_seeds, heldout_seeds, heldout_tasks, spent, splits, sweeps
+from analysis.spending import spent
+from analysis.tuning import common_seeds, heldout_seeds, heldout_tasks, splits, sweeps
 from tests.analysis.command import invoke, refused
 from tests.analysis.synthetic import split, write_run
 
@@ -184,6 +185,18 @@ def test_what_settings_share_is_charged_once(tmp_path: Path) -> None:
     found = spent(load(tmp_path).runs)
     assert (found.settings, found.seeds, found.each) == (2, 6, None)
     assert found.steps == 3 * 400 + 5 * 600 + 300 and found.training == 3 * 10 + 6 * 20 and found.evaluation == 30
+
+
+def test_online_settings_are_named_without_where_they_began(tmp_path: Path) -> None:
+    """Each goes on from another run, on each task; so the names are those of the settings, and tasks share them."""
+    for task in ("one", "two"):
+        for alpha, level in ((1.0, 40.0), (3.0, 60.0)):
+            went_on = {"continues": f"{task}{alpha}", "from_step": int(alpha) * 1000, "steps": 7000}
+            write_run(tmp_path, task=task, fingerprint=f"{task}{alpha:g}", seeds=2, episodes=4, offline=3,
+                      effect=lambda t, s, level=level: level, settings={"alpha": alpha}, online=went_on)  # fmt: skip
+    done = invoke(tune.app, tmp_path, "--rule", "heldout-tasks")
+    assert done.exit_code == 0 and "continues" not in done.output and "from_step" not in done.output, done.output
+    assert "picked: alpha=3.0 (the best over all)" in done.stdout and "not on all" not in done.stdout
 
 
 def test_the_old_layout_is_charged_for_all_its_seeds(tmp_path: Path) -> None:
