@@ -198,9 +198,11 @@ def table_at(path: Path) -> str:
         rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
     except (UnicodeDecodeError, csv.Error) as error:
         raise RecordError(f"--out {path} is no table of settings: {reason(error)}") from None
-    if text.strip() and rows[0] != list(HEADER):
+    if not text.strip():
+        return ""
+    if rows[0] != list(HEADER):
         raise RecordError(f"--out {path} is no table of settings ({','.join(HEADER)})")
-    return text if not text or text.endswith("\n") else f"{text}\n"
+    return text if text.endswith("\n") else f"{text}\n"
 
 
 def merged(text: str, rows: Sequence[Row], notes: list[str]) -> str:

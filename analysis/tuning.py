@@ -10,7 +10,7 @@ import itertools
 import json
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -143,17 +143,16 @@ def _differing_only(runs: Sequence[Run], keys: Collection[str]) -> tuple[list[Ru
     for run in runs:
         alike[as_json({key: value for key, value in run.settings.items() if key not in keys})].append(run)
     kept = max(alike.values(), key=lambda some: (len(some), sum(len(run.seeds) for run in some)))
-    others = [run for run in runs if run not in kept]
-    beside = [key for key in differing(runs) if key not in keys]
-    named_ones = [
-        f"{run.fingerprint[:8]} ({named({key: run.settings.get(key) for key in _apart(run, kept[0], beside)})})"
-        for run in others
-    ]
-    return kept, f"left out, as they differ in more than {', '.join(keys)}: {', '.join(named_ones)}" if others else ""
+    counted = {run.key for run in kept}
+    others = [f"{run.fingerprint[:8]} ({named(_apart(run, kept[0], keys))})" for run in runs if run.key not in counted]
+    return kept, f"left out, as they differ in more than {', '.join(keys)}: {', '.join(others)}" if others else ""
 
 
-def _apart(a: Run, b: Run, keys: Iterable[str]) -> list[str]:
-    return [key for key in keys if as_json(a.settings.get(key)) != as_json(b.settings.get(key))]
+def _apart(run: Run, other: Run, beside: Collection[str]) -> dict[str, Any]:
+    """The settings of a run that another does not have, or has otherwise, beside some."""
+    mine, its = run.settings, other.settings
+    keys = sorted({*mine, *its}.difference(beside))
+    return {key: mine.get(key) for key in keys if as_json(mine.get(key)) != as_json(its.get(key))}
 
 
 def _label(method: str, online: bool) -> str:
