@@ -16,6 +16,13 @@ from analysis.runs import Run
 
 RUNNABLE = ("ogbench", "d4rl", "tldr", "hh")  # suites of print that `harness.run` has
 FEW = 5  # seeds, the paper's number
+BY_HAND = ("--set", "--sweep")
+"""Origins of what was set for one run; of a swept setting each value is a run of its own."""
+ONLINE_OPTIONS = {
+    "steps": "--online-steps", "warmup": "--online-warmup", "updates": "--updates-per-step",
+    "capacity": "--replay-capacity",
+}  # fmt: skip
+"""What names a setting of an online phase, whose record does not say where it came from."""
 
 
 class Gap(NamedTuple):
@@ -56,12 +63,14 @@ def again(root: Path, run: Run, seeds: int | None = None) -> str:
     presets = sorted({str(origin).removeprefix("preset ") for origin in origins.values() if "preset " in str(origin)})
     more += ["--preset", presets[0]] if len(presets) == 1 else []
     for key, origin in sorted(origins.items()):
-        if origin == "--set":
+        if origin in BY_HAND:
             more += ["--set", f"{run.method}.{key}={_value(run.settings[key])}"]
         elif origin == "--steps":
             more += ["--steps", _value(run.settings[key])]
-    if run.online:
-        more += ["--online-steps", str((run.meta["online"] or {}).get("steps", ""))]
+    online = run.meta.get("online") or {}
+    for key, option in ONLINE_OPTIONS.items():
+        if key in online and (key != "capacity" or online[key]):  # 0: room for all, which no option says
+            more += [option, str(online[key])]
     return command(root, run.suite, [run.task], [run.method], *more)
 
 

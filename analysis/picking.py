@@ -29,10 +29,11 @@ from analysis.tuning import (
     named,
     splits,
 )
+from core.errors import reason
 
 SEEDS, TASKS = "heldout-seeds", "heldout-tasks"
 HEADER = ("tasks", "method", "key", "value", "source")
-"""Of a table of settings, `harness/tables/<suite>.csv`."""
+"""Of a table of settings: `tasks/<suite>/settings.csv`, or `settings_online.csv` beside it for online runs."""
 ABREAST = 4  # tasks that a line names
 MOST_SEEDS = 10_000  # that an option can name
 
@@ -59,6 +60,12 @@ class Picked(NamedTuple):
     rule: str
     """In words: by what was chosen and reported."""
     rows: list[Row]
+    online: bool
+
+    @property
+    def table(self) -> str:
+        """Where its rows belong: "toy/settings.csv"."""
+        return f"{self.place.partition('/')[0]}/settings{'_online' * self.online}.csv"
 
     @property
     def splits(self) -> int:
@@ -73,6 +80,9 @@ def by_seeds(found: Sequence[Sweep], choose_on: str | None, notes: list[str]) ->
     stated = seeds_of(choose_on) if choose_on is not None else None
     for sweep in found:
         place = f"{sweep.suite}/{sweep.task}"
+        if len(sweep.settings) < 2:
+            notes.append(f"{place} {sweep.label}: {_few(sweep)}")
+            continue
         scores, seeds = common_seeds(sweep.settings)
         dropped = sorted({int(seed) for one in sweep.settings for seed in one.means.index}.difference(seeds))
         if dropped:
@@ -90,8 +100,9 @@ def by_seeds(found: Sequence[Sweep], choose_on: str | None, notes: list[str]) ->
         held = heldout_seeds(scores, on, generator(sweep.suite, sweep.task))
         setting = sweep.settings[held.pick]
         source = f"{SEEDS}, {how or _all(on)}; {len(sweep.settings)} settings, {len(seeds)} seeds"
-        rows = _rows(sweep.task, sweep.method, setting, tuple(setting.values), source, notes)
-        yield Picked(place, sweep.label, setting.name, held, _rule(SEEDS, held, "seeds", how or _all(on)), rows)
+        rows = _rows(sweep.task, setting, tuple(setting.values), source, notes)
+        said = _rule(SEEDS, held, "seeds", how or _all(on))
+        yield Picked(place, sweep.label, setting.name, held, said, rows, sweep.online)
 
 
 def by_tasks(found: Sequence[Sweep], choose_on: str | None, notes: list[str]) -> Iterator[Picked]:
@@ -121,20 +132,28 @@ def by_tasks(found: Sequence[Sweep], choose_on: str | None, notes: list[str]) ->
         count = sorted({len(seeds) for _, seeds in tables})
         source = f"{TASKS}, {how or _all(on)}; {len(names)} settings, {len(tasks)} tasks, "
         source += f"{'-'.join(map(str, dict.fromkeys((count[0], count[-1]))))} seeds"
-        rows = _rows("*", method, chosen[0][held.pick], keys, source, notes)
-        yield Picked(suite, here[0].label, names[held.pick], held, _rule(TASKS, held, "tasks", how or _all(on)), rows)
+        rows = _rows("*", chosen[0][held.pick], keys, source, notes)
+        said = _rule(TASKS, held, "tasks", how or _all(on))
+        yield Picked(suite, here[0].label, names[held.pick], held, said, rows, online)
 
 
 def _on_all(
     here: Sequence[Sweep], name: str, notes: list[str]
 ) -> tuple[list[str], list[list[Setting]], tuple[str, ...]]:
-    """(the settings that all tasks have, by name; on each task; the keys in which settings differ on any)."""
-    keys = tuple(sorted({key for one in here for setting in one.settings for key in setting.values}))
+    """(the settings with a score on all tasks, by name; on each task; the keys in which settings differ on any)."""
+    keys = tuple(sorted({key for one in here for setting in one.tried for key in setting.values}))
     each = [{named({key: s.run.settings.get(key) for key in keys}): s for s in one.settings} for one in here]
     names = [one for one in each[0] if all(one in settings for settings in each)]
-    if some := list(dict.fromkeys(one for settings in each for one in settings if one not in names)):
-        notes.append(f"{name}: not on all of its {len(here)} tasks, so not picked: {_listed(some)}")
+    tried = [named({key: s.run.settings.get(key) for key in keys}) for one in here for s in one.tried]
+    if some := [one for one in dict.fromkeys(tried) if one not in names]:
+        notes.append(f"{name}: without a score on some of its {len(here)} tasks, so not picked: {_listed(some)}")
     return names, [[settings[one] for one in names] for settings in each], keys
+
+
+def _few(sweep: Sweep) -> str:
+    """Why nothing is picked of a sweep with fewer than two scores."""
+    why = "; ".join(f"{one.name}: {one.why}" for one in sweep.unscored[:ABREAST])
+    return f"{len(sweep.settings)} of {len(sweep.tried)} settings have a score, picking takes two ({why})"
 
 
 def _rule(rule: str, held: Held, units: str, how: str) -> str:
@@ -146,9 +165,10 @@ def _all(on: np.ndarray) -> str:
     return f"{'all' if len(on) < SPLITS else 'random'} {len(on)} splits"
 
 
-def _rows(tasks: str, method: str, setting: Setting, keys: Sequence[str], source: str, notes: list[str]) -> list[Row]:
+def _rows(tasks: str, setting: Setting, keys: Sequence[str], source: str, notes: list[str]) -> list[Row]:
     """The rows of a table of settings that make the pick what the method has there."""
-    source = f"tuned here: {source}, {datetime.datetime.now(datetime.UTC).date()}"
+    method, phase = setting.run.method, " offline to online" * setting.run.online
+    source = f"tuned here{phase}: {source}, {datetime.datetime.now(datetime.UTC).date()}"
     if online := [key for key in keys if key.startswith(ONLINE)]:
         notes.append(f"{method}: {', '.join(online)} can stand in no table of settings")
     return [
@@ -173,10 +193,30 @@ def seeds_of(text: str) -> set[int]:
 
 def table_at(path: Path) -> str:
     """What a table of settings holds already, "" where there is none. Raises: RecordError: it is something else."""
-    text = (content(path) or b"").decode("utf-8-sig", errors="replace")
-    if text.strip() and next(csv.reader([text.splitlines()[0]]), []) != list(HEADER):
+    try:
+        text = (content(path) or b"").decode("utf-8-sig")
+        rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise RecordError(f"--out {path} is no table of settings: {reason(error)}") from None
+    if not text.strip():
+        return ""
+    if rows[0] != list(HEADER):
         raise RecordError(f"--out {path} is no table of settings ({','.join(HEADER)})")
-    return text if not text or text.endswith("\n") else f"{text}\n"
+    return text if text.endswith("\n") else f"{text}\n"
+
+
+def merged(text: str, rows: Sequence[Row], notes: list[str]) -> str:
+    """A table of settings with these rows at its end, where they win over all others; they replace those of the same
+    tasks, method and key, which `notes` then names. The other rows stay as they are, to the letter."""
+    lines, start, kept = list(io.StringIO(text, newline="")), 0, list[str]()
+    mine, reader = {row[:3] for row in rows}, csv.reader(lines)
+    for cells in reader:
+        if tuple(cells[:3]) in mine:
+            notes.append(f"replaced in the table: {','.join(cells[:4])} ({shown(' '.join(cells[4:]), quote=False)})")
+        else:
+            kept += lines[start : reader.line_num]
+        start = reader.line_num
+    return "".join(kept) + csv_of(rows, header=not text)
 
 
 def csv_of(rows: Sequence[Row], header: bool = True) -> str:

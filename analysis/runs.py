@@ -37,6 +37,8 @@ STATES = {
 }  # fmt: skip
 SEEDED = ("candidates", "valid", "actions")
 """Arrays of candidates.npz that are each seed's own."""
+BEGINNING = ("continues", "from_step")
+"""Of an online phase: the run that it goes on from, and at which step of it."""
 T = TypeVar("T")
 LONGEST = 60  # characters of something wrong that a line repeats
 MOST = 1e15  # of a setting that a figure counts with
@@ -174,9 +176,11 @@ class Run:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The configuration's values, without their origins, and those of an online phase."""
+        """The configuration's values, without their origins, and those of an online phase; not where that began, which
+        follows from the offline run."""
         config = {k: v["value"] if isinstance(v, dict) and "value" in v else v for k, v in self.config.items()}
-        return config | {f"online.{key}": value for key, value in (self.meta.get("online") or {}).items()}
+        online = self.meta.get("online") or {}
+        return config | {f"online.{key}": value for key, value in online.items() if key not in BEGINNING}
 
     @property
     def inference(self) -> Mapping[str, Any]:

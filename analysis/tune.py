@@ -23,16 +23,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from analysis.load import load
+from analysis.load import Records, load
 from analysis.output import folder, prepare, print_notes, say, screen, short
-from analysis.picking import SEEDS, TASKS, Picked, by_seeds, by_tasks, csv_of, table_at
+from analysis.picking import SEEDS, TASKS, Picked, by_seeds, by_tasks, csv_of, merged, table_at
 from analysis.runs import RecordError, shown
 from analysis.select import ORACLE, Endpoint, Rule
-from analysis.tuning import Spent, Sweep, spent, sweeps
+from analysis.spending import Spent, spent
+from analysis.tuning import Sweep, Unscored, sweeps
 from core.files import write_text
 from core.options import filled, parts
+from core.text import nearest
 
 WIDTH = 100
+PHASES = ("offline", "online")
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -44,6 +47,11 @@ def main(
     choose_on: Annotated[
         str | None, typer.Option(help="Seeds (0-2 or 0,1) or tasks (names, *) to choose on; all splits if unset.")
     ] = None,
+    keys: Annotated[
+        str | None, typer.Option(help="Only runs that differ in these settings alone: alpha,tau; else in any.")
+    ] = None,
+    suite: Annotated[str | None, typer.Option(help="One suite only.")] = None,
+    phase: Annotated[str | None, typer.Option(help="offline or online runs only.")] = None,
     methods: Annotated[str | None, typer.Option(help="Some methods only; * stands for anything.")] = None,
     tasks: Annotated[str | None, typer.Option(help="Some tasks only; * stands for anything.")] = None,
     endpoint: Annotated[str, typer.Option(help="last, last-10 or steps=800k,900k,1m.")] = "last",
@@ -65,25 +73,51 @@ def main(
         raise RecordError("--select oracle: a score that is chosen on its own episodes cannot be tuned on")
     kept = table_at(prepare(out.parent) / out.name) if out is not None else ""
     records = load(results)
-    found, notes = sweeps(records, Endpoint.parse(endpoint), knobs)
+    found, notes = sweeps(records, Endpoint.parse(endpoint), knobs, _known(records, keys))
     if not found:
         why = "; ".join([*notes, *records.notes][:3]) or "python -m harness.run --sweep METHOD.KEY=V1,V2 makes some"
         raise RecordError(f"no method has two settings on a task under {results / 'runs'}; {why}")
-    found = _wanted(found, methods, tasks)
+    found = _wanted(_of(found, suite, phase), methods, tasks)
     picks = {SEEDS: by_seeds, TASKS: by_tasks}
     picked = list(picks[rule](found, choose_on, notes)) if rule is not None else []
     if rule is not None and not picked:
         raise RecordError(f"--rule {rule} can pick nothing: {'; '.join(notes[-3:])}")
+    tables = {one.table: [row for other in picked if other.table == one.table for row in other.rows] for one in picked}
+    if out is not None and len(tables) > 1:
+        raise RecordError(f"--out {out}: the picks belong in {' and '.join(tables)}; --suite and --phase choose")
     _show(screen(WIDTH), found, picked)
-    rows = [row for one in picked for row in one.rows]
     if rule is None:
         say(f"No --rule was stated, so none is picked: {SEEDS} or {TASKS}.")
     elif out is None:
-        say(*csv_of(rows).splitlines())
+        for number, (table, rows) in enumerate(tables.items()):
+            say(*([""] if number else []), f"rows for {table}:", *csv_of(rows).splitlines())
     else:
-        write_text(out, kept + csv_of(rows, header=not kept))
+        write_text(out, merged(kept, [row for rows in tables.values() for row in rows], notes))
         say(out)
     print_notes([*records.notes, *notes])
+
+
+def _known(records: Records, keys: str | None) -> list[str]:
+    """The keys that an option names; [] if unset. Raises: RecordError: no run has such a setting."""
+    found = parts("--keys", keys, "settings") if keys is not None else []
+    there = sorted({key for run in records.runs for key in run.settings})
+    for key in found:
+        if key not in there:
+            raise RecordError(f"--keys {shown(key)}: no run has such a setting; {nearest(key, there)}")
+    return found
+
+
+def _of(found: Sequence[Sweep], suite: str | None, phase: str | None) -> list[Sweep]:
+    """The sweeps of a suite and a phase. Raises: RecordError: there are none."""
+    suites = sorted({one.suite for one in found})
+    if suite is not None and suite not in suites:
+        raise RecordError(f"--suite {shown(suite)}: two settings have {', '.join(suites)}")
+    if phase not in (None, *PHASES):
+        raise RecordError(f"--phase {shown(str(phase))} is none of: {', '.join(PHASES)}")
+    here = [one for one in found if suite in (None, one.suite) and phase in (None, PHASES[one.online])]
+    if not here:
+        raise RecordError(f"--phase {phase}: no method has two settings there")
+    return here
 
 
 def _wanted(found: Sequence[Sweep], methods: str | None, tasks: str | None) -> list[Sweep]:
@@ -121,8 +155,13 @@ def _screen(sweep: Sweep, picked: Picked | None) -> Table:
     table.add_column("setting", overflow="fold")
     for name in ("mean \N{PLUS-MINUS SIGN} std", "95% interval", "n", *(["splits that pick it"] if picked else [])):
         table.add_column(name, justify="right")
-    for number, one in enumerate(sweep.settings):
-        summary = one.summary
+    numbers = {one.run.key: number for number, one in enumerate(sweep.settings)}
+    for one in sweep.tried:
+        if isinstance(one, Unscored):
+            why = Text(f"{one.name} ({one.why})")
+            table.add_row(why, "", "", f"0 of {len(one.run.meant)}", *([""] if picked else []))
+            continue
+        number, summary = numbers[one.run.key], one.summary
         spread = "" if math.isnan(summary.std) else f" \N{PLUS-MINUS SIGN} {summary.std:.1f}"
         cells = [one.name, f"{summary.mean:.1f}{spread}", f"[{summary.low:.1f}, {summary.high:.1f}]"]
         cells.append(f"{summary.seeds}" + (f" of {len(one.run.meant)}" if one.told else ""))

@@ -10,7 +10,7 @@ import itertools
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.load import Records
-from analysis.runs import Run, Source
+from analysis.runs import Run
 from analysis.select import Endpoint, Rule, choose, offline
 from analysis.statistics import Estimate, Summary, across, generator, mean_of
 
@@ -48,6 +48,20 @@ class Setting:
 
 
 @dataclass(frozen=True)
+class Unscored:
+    """One setting of a method on a task that was tried and has no score."""
+
+    run: Run
+    values: Mapping[str, Any]
+    why: str
+
+    @property
+    def name(self) -> str:
+        """As that of a setting with a score."""
+        return named(self.values)
+
+
+@dataclass(frozen=True)
 class Sweep:
     """The settings of one method on one task."""
 
@@ -56,13 +70,20 @@ class Sweep:
     method: str
     online: bool
     settings: tuple[Setting, ...]
-    """Those with a score, two or more, in the order of their values."""
+    """Those with a score, in the order of their values."""
+    unscored: tuple[Unscored, ...]
+    """The others."""
     runs: tuple[Run, ...]
     """All that were tried, with a score or without."""
 
     @property
     def label(self) -> str:
-        return f"{self.method} online" if self.online else self.method
+        return _label(self.method, self.online)
+
+    @property
+    def tried(self) -> list[Setting | Unscored]:
+        """All settings, two or more, in the order of their values."""
+        return sorted([*self.settings, *self.unscored], key=lambda one: _order(one.values))
 
 
 class Held(NamedTuple):
@@ -78,28 +99,13 @@ class Held(NamedTuple):
     """Mean over the units that a choice was not made on, over all splits; interval over seeds, NaN with one."""
 
 
-class Spent(NamedTuple):
-    """What a sweep cost. A stage that several settings share was trained once, and counts once."""
-
-    settings: int
-    seeds: int
-    """Over all settings."""
-    steps: int
-    """Gradient steps (online: environment steps) of all stages."""
-    each: int | None
-    """Those of one seed of one setting, where each setting has as many seeds and each seed as many steps."""
-    training: float
-    """Seconds, of the stages that say so."""
-    evaluation: float
-    untimed: int
-    """Stages that do not say how long they took."""
-
-
-def sweeps(records: Records, endpoint: Endpoint, rule: Rule) -> tuple[list[Sweep], list[str]]:
+def sweeps(
+    records: Records, endpoint: Endpoint, rule: Rule, only: Collection[str] = ()
+) -> tuple[list[Sweep], list[str]]:
     """Every method and task with two settings or more, and notes on what does not count.
 
     `rule` chooses test-time knobs within a run. Of two runs with one setting (other data or seeds, or the old layout),
-    the one with more seeds counts, the new one among equals.
+    the one with more seeds counts, the new one among equals. `only`: keys in which settings may differ; any if empty.
     """
     groups: dict[tuple[str, str, str, bool], list[Run]] = defaultdict(list)
     for run in records.runs:
@@ -107,28 +113,50 @@ def sweeps(records: Records, endpoint: Endpoint, rule: Rule) -> tuple[list[Sweep
     rows = {run.key: of for run, of in records.each()}
     found, notes = [], []
     for (suite, task, method, online), runs in sorted(groups.items()):
+        place = f"{suite}/{task} {_label(method, online)}"
+        if only:
+            runs, note = _differing_only(runs, only)
+            notes += [f"{place}: {note}"] if note else []
         keys = differing(runs)
-        if not keys:
-            continue
-        settings = []
-        for name, same in _by_setting(runs, keys).items():
+        settings, unscored = list[Setting](), list[Unscored]()
+        for name, same in _by_setting(runs, keys).items() if keys else ():
             run = max(same, key=lambda one: (one.key in rows, len(one.seeds), not one.old, one.fingerprint))
             if len(same) > 1:
                 prints = ", ".join(f"{one.fingerprint[:8]}{' (old layout)' * one.old}" for one in same)
-                notes.append(
-                    f"{suite}/{task} {method} {name}: {len(same)} runs ({prints}); {run.fingerprint[:8]} counts"
-                )
+                notes.append(f"{place} {name}: {len(same)} runs ({prints}); {run.fingerprint[:8]} counts")
             setting = _scored(run, keys, rows.get(run.key), endpoint, rule)
-            if isinstance(setting, str):
-                notes.append(f"{suite}/{task} {method} {name}: {setting}; no setting to pick")
-            else:
-                settings.append(setting)
-                said = "; ".join(filter(None, (setting.told, setting.unfinished)))
-                notes += [f"{suite}/{task} {method} {name}: {said}"] if said else []
-        if len(settings) > 1:
+            if isinstance(setting, Unscored):
+                unscored.append(setting)
+                continue
+            settings.append(setting)
+            said = "; ".join(filter(None, (setting.told, setting.unfinished)))
+            notes += [f"{place} {name}: {said}"] if said else []
+        if settings or unscored:
             order = sorted(settings, key=lambda one: _order(one.values))
-            found.append(Sweep(suite, task, method, online, tuple(order), tuple(runs)))
+            found.append(Sweep(suite, task, method, online, tuple(order), tuple(unscored), tuple(runs)))
     return found, notes
+
+
+def _differing_only(runs: Sequence[Run], keys: Collection[str]) -> tuple[list[Run], str]:
+    """(the runs that have beside `keys` what most runs have; a line that names the others, or "")."""
+    alike: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        alike[as_json({key: value for key, value in run.settings.items() if key not in keys})].append(run)
+    kept = max(alike.values(), key=lambda some: (len(some), sum(len(run.seeds) for run in some)))
+    counted = {run.key for run in kept}
+    others = [f"{run.fingerprint[:8]} ({named(_apart(run, kept[0], keys))})" for run in runs if run.key not in counted]
+    return kept, f"left out, as they differ in more than {', '.join(keys)}: {', '.join(others)}" if others else ""
+
+
+def _apart(run: Run, other: Run, beside: Collection[str]) -> dict[str, Any]:
+    """The settings of a run that another does not have, or has otherwise, beside some."""
+    mine, its = run.settings, other.settings
+    keys = sorted({*mine, *its}.difference(beside))
+    return {key: mine.get(key) for key in keys if as_json(mine.get(key)) != as_json(its.get(key))}
+
+
+def _label(method: str, online: bool) -> str:
+    return f"{method} online" if online else method
 
 
 def differing(runs: Sequence[Run]) -> tuple[str, ...]:
@@ -136,7 +164,7 @@ def differing(runs: Sequence[Run]) -> tuple[str, ...]:
     values: dict[str, set[str]] = defaultdict(set)
     for run in runs:
         for key, value in run.settings.items():
-            values[key].add(_text(value))
+            values[key].add(as_json(value))
     return tuple(sorted(key for key, seen in values.items() if len(seen) > 1))
 
 
@@ -205,46 +233,21 @@ def _best(means: np.ndarray) -> Any:
     return np.round(means, 9).argmax(axis=0)  # equal sums in another order stay equal
 
 
-def spent(runs: Iterable[Run]) -> Spent:
-    """What runs cost, by their records; of a seed that did not finish, up to its last evaluation."""
-    runs = list(runs)
-    steps, evaluation, seconds = list[int](), 0.0, list[float | None]()
-    known: set[str] = set()
-    for source in (source for run in runs for source in run.sources):
-        evaluation += float((source.meta.get("wall_clock_s") or {}).get("evaluate", 0.0))
-        own = [stage for stage in _trained(source) if stage["fingerprint"] not in known]
-        known |= {stage["fingerprint"] for stage in own}
-        seconds += [stage.get("seconds") for stage in own]
-        steps += [sum(stage["steps"] for stage in own)] * len(source.seeds)
-    seeds = [len(run.meant) for run in runs]
-    settings = len({_text(run.settings) for run in runs})
-    alike = settings == len(runs) and len(set(seeds)) == len(set(steps)) == 1 and sum(seeds) == len(steps)
-    times = [one for one in seconds if one is not None]
-    return Spent(settings, sum(seeds), sum(steps), steps[0] if alike else None, sum(times), evaluation,
-                 len(seconds) - len(times))  # fmt: skip
-
-
-def _trained(source: Source) -> list[dict[str, Any]]:
-    """The stages of a run.json, the last one as far as it is known to have come."""
-    stages = [dict(stage) for stage in source.meta.get("stages") or []]
-    if stages and source.status != "finished":
-        stages[-1]["steps"] = min(stages[-1]["steps"], max(source.meta.get("evaluation_steps") or [0]))
-    return stages
-
-
-def _scored(run: Run, keys: Sequence[str], rows: pd.DataFrame | None, endpoint: Endpoint, rule: Rule) -> Setting | str:
-    """The setting and its score; a line that says why it has none."""
+def _scored(
+    run: Run, keys: Sequence[str], rows: pd.DataFrame | None, endpoint: Endpoint, rule: Rule
+) -> Setting | Unscored:
+    """The setting, with its score or why it has none."""
+    values = {key: run.settings.get(key) for key in keys}
     if rows is None:
-        return f"nothing evaluated, {run.unfinished}" if run.unfinished else "nothing evaluated"
+        return Unscored(run, values, "; ".join(filter(None, ("nothing evaluated", run.unfinished))))
     if run.online:
         rows = rows[rows["phase"] != "offline"]
     rows, missing = endpoint(rows if run.online else offline(rows))
     if rows.empty:
-        return missing or "nothing evaluated"
+        return Unscored(run, values, "; ".join(filter(None, (missing or "nothing evaluated", run.unfinished))))
     choice = choose(run, rows, rule)
     if isinstance(choice, str):
-        return choice
-    values = {key: run.settings.get(key) for key in keys}
+        return Unscored(run, values, choice)
     shown = "" if choice.status == "finished" else f"{run.unfinished}, as of step {rows['step'].max()}"
     summary = choice.summary(generator(run.suite, run.task))
     return Setting(run, values, choice.means().dropna(), summary, choice.told, shown)
@@ -265,5 +268,6 @@ def _order(values: Mapping[str, Any]) -> list[tuple[float, str]]:
     ]
 
 
-def _text(value: Any) -> str:
+def as_json(value: Any) -> str:
+    """A setting's value, to compare."""
     return json.dumps(value, sort_keys=True, default=str)

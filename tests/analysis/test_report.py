@@ -90,6 +90,26 @@ def test_what_is_missing_and_its_command(tmp_path: Path) -> None:
         assert shlex.split(gap.command)[3:7] == ["--suite", suite, "--tasks", suite] and "best_of_n" in gap.command
 
 
+def test_the_command_of_a_swept_setting_names_its_value(tmp_path: Path) -> None:
+    for alpha in (1.0, 10.0, 100.0):
+        config = {"alpha": {"value": alpha, "origin": "--sweep"}, "tau": {"value": 0.5, "origin": "default"}}
+        write_run(tmp_path, "fql", fingerprint=f"{int(alpha):012x}", seeds=1, config=config, status="failed")
+    published, _ = read()
+    commands = [gap.command for gap in gaps(load(tmp_path), published) if gap.what.startswith("toy/toy/fql/")]
+    assert sorted(shlex.split(one)[11:13] for one in commands) == [
+        ["--set", "fql.alpha=1.0"], ["--set", "fql.alpha=10.0"], ["--set", "fql.alpha=100.0"]]  # fmt: skip
+    assert not any("tau" in one for one in commands)
+
+
+def test_the_command_of_an_online_run_names_its_phase(tmp_path: Path) -> None:
+    online = {"continues": "0" * 12, "from_step": 40, "steps": 200, "warmup": 0, "updates": 2, "capacity": 0}
+    write_run(tmp_path, "fql", seeds=1, status="failed", online=online)
+    write_run(tmp_path, "vgf", seeds=1, status="failed", online=online | {"capacity": 99})
+    first, second = (shlex.split(gap.command) for gap in gaps(load(tmp_path), read()[0]) if gap.what.endswith("ffee"))
+    phase = ["--online-steps", "200", "--online-warmup", "0", "--updates-per-step", "2"]
+    assert first[11:-2] == phase and second[11:-2] == [*phase, "--replay-capacity", "99"]
+
+
 @pytest.mark.parametrize("case", ["empty", "no rows", "one seed", "corrupt", "bad candidates"])
 def test_records_that_are_not_whole(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("analysis.report.picture", lambda figure, frame, name: report.Picture(name, "", "", 1, 1))

@@ -15,9 +15,9 @@ import pytest
 
 from analysis import tune
 from analysis.load import load
-from analysis.picking import HEADER
 from analysis.select import Endpoint, Rule
-from analysis.tuning import common_seeds, heldout_seeds, heldout_tasks, spent, splits, sweeps
+from analysis.spending import spent
+from analysis.tuning import common_seeds, heldout_seeds, heldout_tasks, splits, sweeps
 from tests.analysis.command import invoke, refused
 from tests.analysis.synthetic import split, write_run
 
@@ -158,7 +158,7 @@ def test_the_command_by_tasks(tmp_path: Path) -> None:
     said = " ".join(done.stdout.split())
     assert done.exit_code == 0 and "toy, fql: heldout-tasks (all 3 splits): chosen on 1 of 3 tasks" in said
     assert "picked: alpha=3.0, q_aggregation=mean (the best over all); held-out score 2.3 [" in said
-    assert "not on all of its 3 tasks, so not picked: alpha=9.0, q_aggregation=min" in said
+    assert "without a score on some of its 3 tasks, so not picked: alpha=9.0, q_aggregation=min" in said
     assert "spent: 3 settings, 14 seeds in all, 14,000 gradient steps; 420 s of training, 70 s of evaluation" in said
     source = f"tuned here: heldout-tasks, all 3 splits; 2 settings, 3 tasks, 2 seeds, {TODAY}"
     assert table(done.stdout) == [["*", "fql", "alpha", "3.0", source], ["*", "fql", "q_aggregation", "mean", source]]
@@ -186,6 +186,18 @@ def test_what_settings_share_is_charged_once(tmp_path: Path) -> None:
     assert found.steps == 3 * 400 + 5 * 600 + 300 and found.training == 3 * 10 + 6 * 20 and found.evaluation == 30
 
 
+def test_online_settings_are_named_without_where_they_began(tmp_path: Path) -> None:
+    """Each goes on from another run, on each task; so the names are those of the settings, and tasks share them."""
+    for task in ("one", "two"):
+        for alpha, level in ((1.0, 40.0), (3.0, 60.0)):
+            went_on = {"continues": f"{task}{alpha}", "from_step": int(alpha) * 1000, "steps": 7000}
+            write_run(tmp_path, task=task, fingerprint=f"{task}{alpha:g}", seeds=2, episodes=4, offline=3,
+                      effect=lambda t, s, level=level: level, settings={"alpha": alpha}, online=went_on)  # fmt: skip
+    done = invoke(tune.app, tmp_path, "--rule", "heldout-tasks")
+    assert done.exit_code == 0 and "continues" not in done.output and "from_step" not in done.output, done.output
+    assert "picked: alpha=3.0 (the best over all)" in done.stdout and "not on all" not in done.stdout
+
+
 def test_the_old_layout_is_charged_for_all_its_seeds(tmp_path: Path) -> None:
     """Its stages say the time of all seeds together. Beside a new run of one setting it does not count, and is said."""
     write_setting(tmp_path, A, alpha=3.0, old=True)
@@ -201,8 +213,9 @@ def test_the_old_layout_is_charged_for_all_its_seeds(tmp_path: Path) -> None:
     assert len(notes) == 1 and "alpha=3.0: 2 runs (" in notes[0] and "(old layout)" in notes[0]
 
 
-def test_settings_are_compared_on_seeds_that_all_have(tmp_path: Path) -> None:
+def test_settings_are_compared_on_seeds_that_all_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A seed that failed in one setting is left out of the choice, and said; it still has its cost."""
+    monkeypatch.setattr(tune, "WIDTH", 200)
     write_setting(tmp_path, [*A, 100.0], alpha=3.0)
     folder = write_setting(tmp_path, [*B, 0.0], alpha=10.0, status={3: "failed"})
     (folder / "seed-3" / "episodes.csv").unlink()
@@ -215,31 +228,73 @@ def test_settings_are_compared_on_seeds_that_all_have(tmp_path: Path) -> None:
     done = invoke(tune.app, tmp_path, "--rule", "heldout-seeds")
     assert "picked: alpha=10.0 (the best over all); held-out score 4.5" in done.stdout and "3 of 4" in done.stdout
     assert any("alpha=10.0: n = 3 of 4 (seed 3 failed)" in note for note in notes)
-    assert any("alpha=30.0: nothing evaluated, seeds 0-3 failed; no setting to pick" in note for note in notes)
+    assert "alpha=30.0 (nothing evaluated; seeds 0-3 failed) 0 of 4" in " ".join(done.stdout.split())
     assert "toy/toy fql: picked without seed 3, which not all settings have" in done.stdout
     assert "spent: 3 settings x 4 seeds x 1,000 gradient steps = 12,000" in done.stdout
 
 
-def test_rows_go_to_a_table_that_keeps_its_own(tmp_path: Path) -> None:
-    root = tmp_path / "results"
-    write_setting(root, A, alpha=3.0, layer_norm=True)
-    write_setting(root, B, alpha=10.0, layer_norm=False)
-    out = tmp_path / "tables" / "toy.csv"
-    done = invoke(tune.app, root, "--rule", "heldout-seeds", "--out", out)
-    assert done.exit_code == 0 and "tasks,method,key" not in done.stdout
-    rows = list(csv.DictReader(out.open()))
-    assert [(row["key"], row["value"]) for row in rows] == [("alpha", "10.0"), ("layer_norm", "off")]
-    out.write_text('tasks,method,key,value,source\ntoy,*,hidden_dims,"64,64",ours')  # its last line without an end
-    assert invoke(tune.app, root, "--rule", "heldout-seeds", "--out", out).exit_code == 0
-    rows = list(csv.DictReader(out.open()))
-    assert [row["key"] for row in rows] == ["hidden_dims", "alpha", "layer_norm"] and rows[0]["source"] == "ours"
+def write_failed(root: Path, *seconds: float, error: str = "critic/loss not finite at step 2", **settings: Any) -> None:
+    """A run of which no seed was evaluated: each failed in its first stage after so many seconds."""
+    folder = write_setting(root, [0.0] * len(seconds), **settings)
+    for seed, each in enumerate(seconds):
+        (folder / f"seed-{seed}" / "episodes.csv").unlink()
+        path = folder / f"seed-{seed}" / "run.json"
+        record = json.loads(path.read_text()) | {"status": "failed", "error": error, "evaluation_steps": []}
+        behavior, actor = record["stages"]
+        stages = [behavior | {"seconds": each}, actor | {"seconds": None}]
+        path.write_text(json.dumps(record | {"stages": stages, "wall_clock_s": {}}))
 
 
-def test_the_tables_of_settings_have_these_columns() -> None:
-    root = Path(__file__).parents[2]
-    files = [path for folder in ("harness", "tasks") for path in root.glob(f"{folder}/**/*.csv")]
-    headers = [path.open().readline().strip() for path in files]
-    assert ",".join(HEADER) in headers
+def test_a_setting_whose_seeds_all_failed_is_a_row_and_charged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one other, too: then all is shown, and nothing can be picked."""
+    monkeypatch.setattr(tune, "WIDTH", 200)
+    write_setting(tmp_path, A, alpha=3.0)
+    write_failed(tmp_path, 2.0, 2.0, 0.0, alpha=1e30)
+    done = invoke(tune.app, tmp_path)
+    said = " ".join(done.stdout.split())
+    assert done.exit_code == 0, done.stderr
+    assert "alpha=3.0 5.0 ± 5.0 [0.0, 10.0] 3 " in said
+    why = "nothing evaluated; seeds 0-2 failed: critic/loss not finite at step 2"
+    assert f"alpha=1e+30 ({why}) 0 of 3" in said
+    assert "2 settings, 6 seeds in all, 3,800 gradient steps; 94 s of training, 15 s of evaluation" in said
+    line = refused(tune.app, tmp_path, "--rule", "heldout-seeds")
+    assert f"toy/toy fql: 1 of 2 settings have a score, picking takes two (alpha=1e+30: {why})" in line
+    write_setting(tmp_path, B, alpha=10.0)
+    picked = invoke(tune.app, tmp_path, "--rule", "heldout-seeds").stdout
+    assert "picked: alpha=10.0" in picked and "0 of 3" in picked
+
+
+def test_a_setting_that_failed_on_a_task_is_not_picked_for_the_suite(tmp_path: Path) -> None:
+    """Though it is the best on the others, and but one has a score there."""
+    for task in ("one", "three"):
+        write_setting(tmp_path, B, task, alpha=10.0)
+        write_setting(tmp_path, [90.0, 90.0, 90.0], task, alpha=99.0)
+    write_setting(tmp_path, B, "two", alpha=10.0)
+    write_failed(tmp_path, 2.0, 2.0, 2.0, task="two", alpha=99.0)
+    line = refused(tune.app, tmp_path, "--rule", "heldout-tasks")
+    assert "without a score on some of its 3 tasks, so not picked: alpha=99.0; " in line
+    assert "toy fql: 1 settings on 3 tasks; heldout-tasks takes two of each" in line
+    done = invoke(tune.app, tmp_path, "--rule", "heldout-tasks", "--tasks", "one,three")
+    assert "picked: alpha=99.0" in done.stdout
+
+
+def test_runs_that_differ_in_more_than_the_keys_are_left_out(tmp_path: Path) -> None:
+    """A later run of fewer steps is no fourth setting."""
+    for alpha, scores in ((3.0, A), (10.0, B), (30.0, [1.0, 1.0, 1.0])):
+        write_setting(tmp_path, scores, alpha=alpha, steps=600)
+    write_setting(tmp_path, [99.0, 99.0, 99.0], alpha=3.0, steps=20)
+    (mixed,), _ = sweeps(load(tmp_path), Endpoint(), Rule())
+    assert len(mixed.tried) == 4
+    write_setting(tmp_path, [98.0, 98.0, 98.0], tau=0.5, alpha=3.0, steps=600)  # a key that the others lack
+    done = invoke(tune.app, tmp_path, "--keys", "alpha,kernel", "--rule", "heldout-seeds")
+    assert done.exit_code == 0 and "steps=600" not in done.stdout and "picked: alpha=10.0" in done.stdout
+    assert "spent: 3 settings x 3 seeds" in done.stdout
+    said = " ".join(done.stdout.split())
+    assert "toy/toy fql: left out, as they differ in more than alpha, kernel: " in said
+    assert " (steps=20)" in said and " (tau=0.5)" in said
+    line = refused(tune.app, tmp_path, "--keys", "alhpa")
+    assert line == "--keys 'alhpa': no run has such a setting; did you mean 'alpha'?"
+    assert "no method has two settings on a task" in refused(tune.app, tmp_path, "--keys", "kernel")
 
 
 @pytest.mark.parametrize(
