@@ -35,7 +35,7 @@ _SWEEP = "METHOD.KEY=V1,V2,...: a run of each value; several make a grid; also M
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
-@app.command()
+@app.command(cls=options.Command)
 def run(
     context: typer.Context,
     what: Annotated[list[str] | None, typer.Argument(metavar="[METHOD [TASK]]", help="with --show-config")] = None,
@@ -79,6 +79,7 @@ def run(
     given = {name: context.params[name] for name in options.on_command_line(context, context.params)}
 
     def go() -> int:
+        options.check_once(context)
         options.check(given)
         chosen, globs = _shown(what or [], show_config, names, patterns)
         if listing:
