@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from typer.core import TyperCommand
 
 from core import options
 from harness.config import LARGEST
@@ -14,9 +17,12 @@ from methods.core import BadInput
 
 MOST_JOBS = 1000
 _LISTING = {"what", "listing", "suite", "results"}
+_CARRYING_OUT = {"lanes", "resume", "stale", "adopt", "dry_run", "show_config"}  # no plan's file has them
 _FLAGS = {"names": "--methods", "patterns": "--tasks", "sets": "--set", "swept": "--sweep", "listing": "--list",
           "what": "METHOD", "resume": "--resume/--fresh", "timed": "--time"}  # fmt: skip
-_OFFLINE = ("online_warmup", "updates_per_step", "online_evaluate_every", "replay_capacity")
+_TWICE = "harness.options.twice"
+ONLINE = ("online_warmup", "updates_per_step", "online_evaluate_every", "replay_capacity")
+"""Sizes of an online phase, which mean nothing without one."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +42,29 @@ def flag(name: str) -> str:
     return _FLAGS.get(name, f"--{name.replace('_', '-')}")
 
 
+class Command(TyperCommand):
+    """A command that notes which options were given twice where the last would silently count: see `check_once`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        *_, order = self.make_parser(ctx).parse_args(list(args))
+        times = Counter(one.name for one in order if not getattr(one, "multiple", True))
+        ctx.meta[_TWICE] = [name for name, count in times.items() if count > 1]
+        return super().parse_args(ctx, args)
+
+
+def check_once(context: Any) -> None:
+    """Refuses an option of one value that was given twice to a `Command`.
+
+    Raises:
+      BadInput: names the option.
+    """
+    for name in context.meta[_TWICE]:
+        raise BadInput(f"{flag(name)}: is given twice, and has one value")
+
+
 def check(given: Mapping[str, Any]) -> None:
-    """Refuses what was given empty or twice, or has no meaning beside the rest. `given`: parameters that stand on the
-    command line, and their values.
+    """Refuses what was given empty, or has no meaning beside the rest. `given`: parameters that stand on the command
+    line, and their values.
 
     Raises:
       BadInput: names the option.
@@ -49,13 +75,13 @@ def check(given: Mapping[str, Any]) -> None:
             raise BadInput(f"{flag(name)}: is empty")
     if "timed" in given and "dry_run" not in given:
         raise BadInput("--time has no meaning without --dry-run")
-    one = next((name for name in ("listing", "show_config", "save_plan", "dry_run") if name in given), None)
+    one = next((name for name in ("listing", "save_plan", "show_config") if name in given), None)
     for name in given:
-        useless = (one == "listing" and name not in _LISTING) or (
-            one in ("show_config", "save_plan") and name == "dry_run"
-        )
-        if one and useless:
+        if (one == "listing" and name not in _LISTING) or (one == "show_config" and name == "dry_run"):
             raise BadInput(f"{flag(name)} has no meaning with {flag(one)}")
+        if one == "save_plan" and name in _CARRYING_OUT:
+            raise BadInput(f"{flag(name)} has no meaning with --save-plan: "
+                           "it belongs to the command that carries the plan out")  # fmt: skip
 
 
 def check_sizes(sizes: Mapping[str, int]) -> None:
@@ -71,7 +97,7 @@ def check_sizes(sizes: Mapping[str, int]) -> None:
             raise BadInput(f"{flag(name)} {value}: expected at least {least}")
         if value > most:
             raise BadInput(f"{flag(name)} {value}: expected at most {most}")
-        if name in _OFFLINE and not sizes.get("online_steps"):
+        if name in ONLINE and not sizes.get("online_steps"):
             raise BadInput(f"{flag(name)} has no meaning without --online-steps")
 
 

@@ -35,7 +35,7 @@ _SWEEP = "METHOD.KEY=V1,V2,...: a run of each value; several make a grid; also M
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
-@app.command()
+@app.command(cls=options.Command)
 def run(
     context: typer.Context,
     what: Annotated[list[str] | None, typer.Argument(metavar="[METHOD [TASK]]", help="with --show-config")] = None,
@@ -79,6 +79,7 @@ def run(
     given = {name: context.params[name] for name in options.on_command_line(context, context.params)}
 
     def go() -> int:
+        options.check_once(context)
         options.check(given)
         chosen, globs = _shown(what or [], show_config, names, patterns)
         if listing:
@@ -86,7 +87,8 @@ def run(
             return 0
         from harness.request import Request, load
 
-        asked = (load(Path(plan)) if plan else Request()).with_words(
+        saved = load(Path(plan)) if plan else Request()
+        asked = saved.with_words(
             suite=suite or "",
             tasks=tuple(globs),
             methods=tuple(chosen),
@@ -103,7 +105,7 @@ def run(
         execution = Execution(expanded(Path(results)), not resume, options.lanes(lanes), options.stale(stale),
                               asked.data, given_parts)  # fmt: skip
         how = "save" if save_plan else "config" if show_config else "time" if timed else "dry" if dry_run else ""
-        return _main(asked, execution, how, Path(save_plan), console)
+        return _main(asked, saved, execution, how, expanded(Path(save_plan or plan)), console)
 
     raise typer.Exit(guarded(lambda: _written(go, Path(results))))
 
@@ -131,8 +133,11 @@ def _shown(what: list[str], show_config: bool, names: str, patterns: str) -> tup
     return options.parts("what", what[0], "method"), options.parts("patterns", named, "task")
 
 
-def _main(asked: Request, execution: Execution, how: str, save_to: Path, console: Console) -> int:
-    """Plans, and does what is wanted of the plan: `how` is "save", "config", "dry", "time", or "" to carry it out."""
+def _main(asked: Request, saved: Request, execution: Execution, how: str, file: Path, console: Console) -> int:
+    """Plans, and does what is wanted of the plan: `how` is "save", "config", "dry", "time", or "" to carry it out.
+
+    `saved`: what options came on top of; `file`: where it is to be saved, or else where it is from.
+    """
     from harness.numerics import pin
 
     plan = asked.plan()
@@ -144,7 +149,7 @@ def _main(asked: Request, execution: Execution, how: str, save_to: Path, console
     from harness.engines import engine_of
 
     if "data_episodes" in asked.sizes:
-        _check_data_episodes(plan.tasks, plan.settings.data_episodes, execution.data)
+        _check_data_episodes(plan)
     # looks at everything before anything is fetched or written, so that a bad value costs nothing
     places = {task.name: task.data_location(execution.data) for task in plan.tasks}
     engine_of(plan.tasks[0].suite).device()
@@ -154,12 +159,14 @@ def _main(asked: Request, execution: Execution, how: str, save_to: Path, console
             [run for task in plan.tasks for run in plan.runs(task, seeds=seeds[:1])], len(seeds), execution.results
         )
     drafts = [run for task in plan.tasks for run in plan.runs(task)]
+    if how != "save":
+        saved.check_unchanged(file, drafts if asked == saved else None)
     budget.check(drafts, len(seeds), execution.results)
     adopted = [Adopted(path) for path in execution.adopt]
     for one in adopted:
         one.check(drafts, data_known=False)
     if how == "save":
-        asked.save(expanded(save_to))
+        asked.save(file)
     elif how == "config":
         show.settings([run for run in drafts if not run.continues])
     elif how:
@@ -169,16 +176,15 @@ def _main(asked: Request, execution: Execution, how: str, save_to: Path, console
     return 0
 
 
-def _check_data_episodes(chosen_tasks: Sequence[Any], episodes: int, data: str) -> None:
+def _check_data_episodes(plan: Plan) -> None:
     """Refuses a size for data that are not generated, or that no memory holds. Raises: BadInput."""
     from harness import budget
 
-    generated = data in ("auto", "generate") and any(task.sized(1) != task.sized(2) for task in chosen_tasks)
-    if not generated:
-        where = f"--data {data}" if data not in ("auto", "generate") else f"suite {chosen_tasks[0].suite}"
+    if not plan.generated:
+        where = f"--data {plan.data}" if plan.data not in ("auto", "generate") else f"suite {plan.tasks[0].suite}"
         raise BadInput(f"--data-episodes has no meaning for {where}: nothing is generated in that size")
-    for task in chosen_tasks:
-        budget.check_dataset(task, episodes)
+    for task in plan.tasks:
+        budget.check_dataset(task, plan.settings.data_episodes)
 
 
 def _carry_out(plan: Plan, per_task: int, execution: Execution, adopted: Sequence[Adopted], console: Console) -> int:

@@ -6,10 +6,11 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from harness.run_command import app
@@ -18,6 +19,9 @@ ROOT = Path(__file__).parents[2]
 TINY = ("--preset", "smoke", "--seeds", "2", "--steps", "40", "--evaluate-every", "10", "--episodes", "3",
         "--set", "behavior_steps=20", "--set", "hidden_dims=8", "--set", "flow_steps=2")  # fmt: skip
 SMALL = (*TINY, "--methods", "vgf", "--set", "vgf.train_flow_steps=1", "--set", "vgf.test_flow_steps=0,2")
+
+_ONCE = {word for one in get_command(app).params for word in one.opts
+         if not (getattr(one, "multiple", True) or getattr(one, "is_flag", True))}  # fmt: skip
 
 _HOLD = """
 import sys
@@ -29,9 +33,16 @@ with locked(Path(sys.argv[1])):
 """
 
 
+def over(arguments: Sequence[str]) -> list[str]:
+    """Without what a later one replaces: tests put options on top of `TINY`'s, and the command takes each once."""
+    words = list(arguments)
+    again = [place for place, word in enumerate(words) if word in _ONCE and word in words[place + 1 :]]
+    return [word for place, word in enumerate(words) if not {place, place - 1} & set(again)]
+
+
 def invoke(*arguments: str) -> Any:
     """The command in this process: its `exit_code`, `stdout` and `stderr`."""
-    return CliRunner().invoke(app, arguments, catch_exceptions=False)
+    return CliRunner().invoke(app, over(arguments), catch_exceptions=False)
 
 
 def refused(*arguments: str) -> str:
@@ -57,7 +68,7 @@ class Command:
         """`accident`: see `tests/harness/accident.py`; `prefix`: a command that runs this one."""
         module = ("tests.harness.accident", accident) if accident else ("harness.run",)
         return subprocess.Popen(
-            [*prefix, sys.executable, "-m", *module, *arguments], cwd=ROOT, env=self.environment, text=True,
+            [*prefix, sys.executable, "-m", *module, *over(arguments)], cwd=ROOT, env=self.environment, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
 

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from core import memory
 from harness import budget, train
+from harness.run_command import app as run
 from harness.throughput_command import app as throughput
 from methods.core import BadInput
 from tests.harness.command import ROOT, TINY, invoke, refused
@@ -40,6 +41,34 @@ def test_an_empty_option_is_refused(option: str, value: str) -> None:
 ])  # fmt: skip
 def test_what_has_no_meaning_is_refused(arguments: str, line: str) -> None:
     assert refused(*arguments.split("|")).startswith(line)
+
+
+CARRY_OUT = ("--lanes 2", "--fresh", "--resume", "--stale redo", "--adopt X", "--dry-run", "--show-config")
+
+
+@pytest.mark.parametrize("words", CARRY_OUT)
+def test_what_no_plan_holds_is_refused_beside_save_plan(words: str, tmp_path: Path) -> None:
+    name = "--resume/--fresh" if words in ("--fresh", "--resume") else words.split()[0]
+    line = refused("--methods", "bc", "--save-plan", str(tmp_path / "plan.toml"), *words.split())
+    assert line == f"{name} has no meaning with --save-plan: it belongs to the command that carries the plan out"
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("words, name", [
+    ("--seeds 3 --seeds 2", "--seeds"), ("--seeds=3 --methods bc --seeds=3", "--seeds"),
+    ("--methods bc --methods fql", "--methods"), ("--data-episodes 3 --data-episodes 4", "--data-episodes"),
+    ("--fresh --resume", "--resume/--fresh"), ("--dry-run --dry-run", "--dry-run"),
+    ("--show-config bc --preset smoke --preset cpu", "--preset"), ("--list --suite toy --suite ogbench", "--suite"),
+])  # fmt: skip
+def test_an_option_of_one_value_is_given_once(words: str, name: str) -> None:
+    done = CliRunner().invoke(run, words.split(), catch_exceptions=False)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr == f"error: {name}: is given twice, and has one value\n"
+
+
+def test_options_of_several_values_are_given_as_often_as_one_likes() -> None:
+    done = invoke("--show-config", "bc", "--set", "bc.batch_size=8", "--set", "bc.batch_size=4321")
+    assert done.exit_code == 0 and "4321" in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize("arguments, line", [

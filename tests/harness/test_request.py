@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.request import Request, load, parse_seeds, sweeps
+from harness import request
+from harness.request import Axis, Request, load, parse_seeds, sweeps
 from harness.session import seeds_text
 from methods.core import BadInput
 from tests.harness.command import TINY, invoke, refused
@@ -131,14 +132,18 @@ WHOLE = Request("ogbench", ("cube-single-*",), ("vgf", "fql"), "smoke", "0,4", 7
 SIZES = st.dictionaries(st.sampled_from(["episodes", "jobs", "online_steps"]), st.integers(0, 2**31 - 1))
 TEXTS = st.text(min_size=1, max_size=9)
 LISTS = st.lists(TEXTS, max_size=3).map(tuple)
+ROWS = st.sets(TEXTS, min_size=1, max_size=2).flatmap(lambda keys: st.lists(
+    st.fixed_dictionaries({key: st.text(max_size=3) for key in sorted(keys)}), min_size=1, max_size=3))  # fmt: skip
+SWEPT = st.lists(st.builds(Axis, TEXTS, ROWS.map(tuple)), max_size=2).map(tuple)
 
 
 @given(st.just(WHOLE) | st.builds(
     Request, suite=TEXTS | st.just(""), tasks=LISTS, methods=LISTS, preset=st.none() | TEXTS, seeds=TEXTS,
-    steps=st.none() | st.integers(1, 2**31 - 1), set=LISTS, sweep=LISTS, data=TEXTS, sizes=SIZES))  # fmt: skip
+    steps=st.none() | st.integers(1, 2**31 - 1), set=LISTS, sweep=LISTS, data=TEXTS, sizes=SIZES, swept=SWEPT,
+    fingerprint=TEXTS | st.just("")))  # fmt: skip
 def test_a_request_is_read_as_it_was_written(request_: Request) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        request_.save(path := Path(folder) / "plan.toml")
+        request_.write(path := Path(folder) / "plan.toml")
         assert load(path) == request_
         if request_ == WHOLE:
             values = tomllib.loads(path.read_text())
@@ -169,7 +174,118 @@ def test_a_plan_is_saved_and_carried_out_with_options_on_top(tmp_path: Path) -> 
     assert refused("--plan", str(plan), "--set", "bc.batch=9").startswith("--set batch: no such setting in bc; did")
 
 
+def planned(request_: Request) -> list[str]:
+    plan = request_.plan()
+    return [run.fingerprint for task in plan.tasks for run in plan.runs(task)]
+
+
+def test_a_plan_holds_what_the_files_of_its_sweeps_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "there")
+    Path("s.csv").write_text('alpha,hidden_dims\n3,"8,8"\n10,9\n')
+    Path("taus").write_text("0.1\n0.2\n")
+    words = ("fql=@s.csv", "vgf.alpha=1,2", "fql.tau = @taus")
+    asked = Request(methods=("fql", "vgf"), preset="smoke", sweep=words)
+    before = planned(asked)
+    done = invoke("--methods", "fql,vgf", "--preset", "smoke", *(w for word in words for w in ("--sweep", word)),
+                  "--save-plan", "plan.toml")  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    Path("s.csv").write_text("alpha\n7\n")  # another's meanwhile
+    Path("taus").unlink()
+    plan = Path("plan.toml").absolute()
+    monkeypatch.chdir(tmp_path)
+    found = load(plan)
+    assert planned(found) == before and len(before) == 6 and "@" not in plan.read_text()
+    values = tomllib.loads(plan.read_text())
+    assert values["swept"][0] == {"method": "fql", "rows": [{"alpha": "3", "hidden_dims": "8,8"},
+                                                            {"alpha": "10", "hidden_dims": "9"}]}  # fmt: skip
+    assert invoke("--plan", str(plan), "--sweep", "vgf.tau=0.1,0.2", "--save-plan", str(plan)).exit_code == 0
+    assert len(planned(load(plan))) == 8, "swept on top"
+    line = refused("--plan", str(plan), "--methods", "vgf", "--dry-run")
+    assert line == "swept fql: fql is not among --methods vgf"
+
+
+def test_data_at_a_path_are_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for data, kept in (("d.npz", str(tmp_path / "d.npz")), ("/d.npz", "/d.npz"), ("~/d", str(Path.home() / "d")),
+                       *((name, name) for name in ("auto", "download", "generate"))):  # fmt: skip
+        Request(methods=("bc",), data=data).save(path := tmp_path / "plan.toml")
+        assert load(path).data == kept
+
+
+def test_a_plan_that_means_other_runs_is_refused_until_it_is_saved_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = str(tmp_path / "plan.toml")
+    asked = ("--methods", "bc", "--preset", "smoke", "--set", "bc.batch_size=8")
+    assert invoke(*asked, "--save-plan", plan).exit_code == 0
+    look = ("--plan", plan, "--results", str(tmp_path / "r"), "--dry-run")
+    line = (f"--plan {plan}: means other runs in this version than when it was saved, or was edited; "
+            f"to accept them, save it anew: --plan {plan} --save-plan {plan}")  # fmt: skip
+    assert invoke(*look).exit_code == 0 and invoke(*look, "--seeds", "9-9").exit_code == 0
+    tell = request.preset
+    for change in ({"episodes": 77}, {"seeds": 4}):  # another version's preset
+
+        def other(suite: str, name: str | None, change: dict[str, int] = change) -> Any:
+            sizes, overrides = tell(suite, name)
+            return {**sizes, **change}, overrides
+
+        with monkeypatch.context() as patch:
+            patch.setattr(request, "preset", other)
+            assert refused(*look) == line
+            assert refused(*look, "--seeds", "9-9") == line, "whatever comes on top"
+            assert invoke("--plan", plan, "--save-plan", plan).exit_code == 0
+            assert invoke(*look).exit_code == 0
+        assert refused(*look) == line
+        assert invoke("--plan", plan, "--save-plan", plan).exit_code == 0
+    text = Path(plan).read_text()
+    Path(plan).write_text(text.replace("bc.batch_size=8", "bc.batch_size=9"))
+    assert refused(*look) == line
+    Path(plan).write_text("\n".join(one for one in text.splitlines() if not one.startswith("fingerprint")))
+    assert invoke(*look).exit_code == 0, "written by hand"
+
+
+def test_no_online_steps_on_top_of_an_online_plan(tmp_path: Path) -> None:
+    plan = str(tmp_path / "plan.toml")
+    online = ("--online-steps", "50", "--online-warmup", "10", "--updates-per-step", "2")
+    assert invoke(*TINY, "--methods", "vgf", *online, "--save-plan", plan).exit_code == 0
+    assert len(planned(load(Path(plan)))) == 2
+    done = invoke("--plan", plan, "--online-steps", "0", "--save-plan", plan)
+    assert done.exit_code == 0, done.stderr
+    assert set(load(Path(plan)).sizes) & {"online_warmup", "updates_per_step"} == set()
+    assert len(planned(load(Path(plan)))) == 1
+    line = refused("--plan", plan, "--online-steps", "0", "--online-warmup", "3", "--dry-run")
+    assert line == "--online-warmup has no meaning without --online-steps"
+
+
+@pytest.mark.parametrize("words, line", [
+    ("--set fql.alpha=9", "--set: fql.alpha=9 has no effect, as --sweep sets fql.alpha"),
+    ("--set alpha=9 --methods fql", "--set: alpha=9 has no effect, as --sweep sets fql.alpha"),
+    ("--sweep fql.steps=3,4 --steps 9 --methods fql", "--steps: steps=9 has no effect, as --sweep sets fql.steps"),
+])  # fmt: skip
+def test_a_setting_that_a_sweep_replaces_is_refused(words: str, line: str, tmp_path: Path) -> None:
+    plan = tmp_path / "plan.toml"
+    plan.write_text("preset = 'smoke'\nmethods = ['fql', 'vgf']\nsweep = ['fql.alpha=3,10']\n")
+    assert refused("--plan", str(plan), "--dry-run", *words.split()) == line
+    words += "" if "--methods" in words else " --methods fql"
+    assert refused("--preset", "smoke", "--sweep", "fql.alpha=3,10", *words.split()) == line
+    assert invoke("--plan", str(plan), "--set", "alpha=9", "--show-config").exit_code == 0, "vgf has it, too"
+
+
+def test_a_sweep_on_top_takes_the_place_of_a_setting() -> None:
+    asked = Request(methods=("fql",), set=("fql.alpha=3", "fql.tau=0.1")).with_words(sweep=("fql.alpha=1,2",))
+    assert asked.set == ("fql.tau=0.1",) and len(planned(asked)) == 2
+
+
 @pytest.mark.parametrize("text, line", [
+    ("swept = 3", "{path}: swept is 3, expected tables of a method and its rows"),
+    ("swept = ['fql']", "{path}: swept is ['fql'], expected tables of a method and its rows"),
+    ("[[swept]]\nrows = [{alpha = '3'}]", "{path}: swept: method is None, expected a text"),
+    ("[[swept]]\nmetod = 'fql'", "{path}: swept: unknown key 'metod'; did you mean 'method'?"),
+    *((f"[[swept]]\nmethod = 'fql'\n{rows}", "{path}: swept: rows is ") for rows in (
+        "", "rows = []", "rows = 3", "rows = [3]", "rows = [{}]", "rows = [{alpha = '3'}, {tau = '3'}]")),
+    ("[[swept]]\nmethod = 'fql'\nrows = [{alpha = 3}]", "{path}: swept: rows: alpha is 3, expected a text"),
+    ("fingerprint = 3", "{path}: fingerprint is 3, expected a text"),
     ("seeds = 5", "{path}: seeds is 5, expected a text"),
     ("sweeps = 'x'", "{path}: unknown key 'sweeps'; did you mean 'sweep'?"),
     ("methods = 'vgf'", "{path}: methods is 'vgf', expected a list of texts"),
@@ -200,6 +316,9 @@ def test_a_file_that_is_no_plan(text: str, line: str, tmp_path: Path) -> None:
     ("preset = 'papre'", "unknown preset 'papre' for suite toy; did you mean 'paper'?"),
     ("set = ['steps']", "--set 'steps': expected [METHOD.]KEY=VALUE"),
     ("sweep = ['a']", "--sweep 'a': expected METHOD."),
+    ("[[swept]]\nmethod = 'fqll'\nrows = [{alpha = '3'}]", "swept fqll: fqll is not among --methods "),
+    ("[[swept]]\nmethod = 'fql'\nrows = [{alpa = '3'}]", "--sweep alpa: no such setting in fql; did you mean 'alpha'?"),
+    ("[[swept]]\nmethod = 'fql'\nrows = [{alpha = '3'}, {alpha = '3'}]", "swept fql: a value stands twice"),
 ])  # fmt: skip
 def test_a_plan_is_checked_as_a_command_line_is(text: str, line: str, tmp_path: Path) -> None:
     path = tmp_path / "plan.toml"
