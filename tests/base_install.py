@@ -57,7 +57,7 @@ def results(outside: Outside) -> Path:
 
 def test_it_is_the_wheel_and_there_is_no_extra(outside: Outside) -> None:
     where = outside.python("-c", "import core; print(core.__path__[0])").stdout
-    assert "site-packages" in where and not Path(where.strip()).is_relative_to(ROOT)
+    assert Path(where.strip()).parent.name == "site-packages"
     for package in ("torch", "transformers", "stable_baselines3", "trl", "pytest"):
         assert f"No module named '{package}'" in outside.python("-c", f"import {package}").stderr
 
