@@ -14,7 +14,6 @@ import pytest
 
 import tasks
 
-ROOT = Path(__file__).parents[1]
 CUBE = "cube-single-play-singletask-v0"
 LANGUAGE = [name for name in tasks.SUITES if tasks.family(name) == "language"]
 TINY = ("--preset", "smoke", "--seeds", "2", "--steps", "20", "--set", "hidden_dims=8")

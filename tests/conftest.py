@@ -7,6 +7,7 @@ import os
 import re
 import signal
 from collections.abc import Iterator
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from core.extras import EXTRAS
 # XLA without most of its optimisations, here, in worker processes and in the commands that tests start: programs that
 # run a few times compile three times as fast. JAX reads them once, so they stand before all that may import JAX.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1")
+emitters = " --xla_cpu_use_fusion_emitters=false" if version("jaxlib").startswith("0.10.") else ""  # later: unknown
+os.environ.setdefault("XLA_FLAGS", f"--xla_cpu_parallel_codegen_split_count=1{emitters}")
 # Tracing makes objects by the million that live on: Python's default looks through all of them again and again.
 gc.set_threshold(200_000, 20, 100)
 # Commands that tests start and interrupt hear it also where this session was told not to (in the background, by nohup).
