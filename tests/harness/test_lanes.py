@@ -31,8 +31,10 @@ from tests.harness.command import invoke
 IQL = ("--preset", "smoke", "--methods", "iql", "--steps", "30", "--evaluate-every", "10", "--episodes", "3",
        "--set", "hidden_dims=8")  # fmt: skip
 STEPS = 30
-CLOSE = 2e-5
-"""Parameters after STEPS steps of Adam at 3e-4, which move them by up to 9e-3, in batches of other sizes."""
+CLOSE = 1e-4
+"""Largest difference of a parameter after STEPS steps of Adam at 3e-4, which move it by up to 9e-3, in batches of other
+sizes: sums in another order differ by a few 1e-8, of which Adam, dividing by the gradient's size, makes more where a
+gradient is small. Measured: 3e-5."""
 
 
 class Killed(BaseException):
@@ -86,7 +88,7 @@ def assert_close(results: Path, folder: Path, other_results: Path, other: Path) 
         mine, theirs = load_file(one), load_file(two)
         assert mine.keys() == theirs.keys()
         for name, array in mine.items():
-            np.testing.assert_allclose(array, theirs[name], atol=CLOSE, rtol=1e-3, err_msg=name)
+            np.testing.assert_allclose(array, theirs[name], atol=CLOSE, rtol=0, err_msg=name)
 
 
 def snapshot(results: Path) -> dict[str, bytes]:
