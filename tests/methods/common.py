@@ -13,6 +13,15 @@ from methods.core import State, TaskSpec
 from methods.learner import Learner
 
 SPEC = TaskSpec(obs_dim=3, action_dim=2, horizon=10)
+ROWS = 16  # of a batch
+GUIDED = {"test_weights": (0.0, 0.5), "test_n": (1, 4), "flow_steps": 3}
+SMALL: dict[str, dict[str, Any]] = {
+    "vgf": {"test_flow_steps": (0, 2)}, "avgf": {"test_flow_steps": (0, 2)}, "best_of_n": {"test_n": (1, 4)},
+    "qgf": GUIDED, "vgf_qgf": GUIDED, "ifql": {"test_n": (1, 4)}, "diffusion_ql": {"test_n": (1, 4)},
+    "idql": {"test_n": (1, 4), "sampler_dims": (8,), "blocks": 1, "sampler_batch_size": ROWS},
+    "sfbc": {"test_n": (1, 4), "solver_steps": 3, "plan_samples": 3},
+}  # fmt: skip
+"""Settings with which methods compile fast; two values of each knob."""
 
 
 def make(name: str, spec: TaskSpec = SPEC, **settings: Any) -> Any:

@@ -23,19 +23,11 @@ import typer
 import methods
 from methods.core import Stage, State
 from methods.learner import Learner
-from tests.methods.common import double, make, make_batch, random_state
+from tests.methods.common import ROWS, SMALL, double, make, make_batch, random_state
 
 STORED = Path(__file__).with_name("golden.json")
 UPDATES = (1, 5)
-ROWS = 16
 SETTINGS = {"hidden_dims": (8, 8), "learning_rate": 3e-3, "tau": 0.1}
-GUIDED = {"test_weights": (0.0, 0.5), "test_n": (1, 4), "flow_steps": 3}
-SMALL: dict[str, dict[str, Any]] = {
-    "vgf": {"test_flow_steps": (0, 2)}, "avgf": {"test_flow_steps": (0, 2)}, "best_of_n": {"test_n": (1, 4)},
-    "qgf": GUIDED, "vgf_qgf": GUIDED, "ifql": {"test_n": (1, 4)}, "diffusion_ql": {"test_n": (1, 4)},
-    "idql": {"test_n": (1, 4), "sampler_dims": (8,), "blocks": 1, "sampler_batch_size": ROWS},
-    "sfbc": {"test_n": (1, 4), "solver_steps": 3, "plan_samples": 3},
-}  # fmt: skip
 BANK = {"behavior": "pretrained", "bank": 6}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "bc diffusion": ("bc", {"sampler": "diffusion"}),

@@ -19,9 +19,9 @@ from jax.interpreters.partial_eval import dce_jaxpr
 import methods
 from methods.core import Stage, State
 from methods.learner import Learner
-from tests.methods.common import make, make_batch, per_row, random_state
+from tests.methods.common import ROWS, SMALL, make, make_batch, per_row, random_state
 
-ROWS, BANK = 16, 6
+BANK = 6
 LEARNING_RATE = 3e-3
 SETTINGS = {"hidden_dims": (12,), "learning_rate": LEARNING_RATE, "tau": 0.1}
 VARIANTS: list[Any] = [(name, "joint") for name in methods.REGISTRY]
@@ -41,14 +41,8 @@ EXTRA: dict[str, dict[str, Any]] = {
     "backup": {"max_q_backup": True, "backup_n": 3},
     **{gradient: {"gradient": gradient} for gradient in ("full", "jacobian", "noisy")},
 }
-GUIDED = {"test_weights": (0.0, 0.5), "test_n": (1, 4), "flow_steps": 3}
-SMALL: dict[str, dict[str, Any]] = {
-    "vgf": {"test_flow_steps": (0, 2)}, "avgf": {"test_flow_steps": (0, 2)}, "best_of_n": {"test_n": (1, 4)},
-    "qgf": GUIDED, "vgf_qgf": GUIDED, "ifql": {"test_n": (1, 4)}, "diffusion_ql": {"test_n": (1, 4)},
-    "idql": {"test_n": (1, 4), "sampler_dims": (8,), "blocks": 1, "sampler_batch_size": ROWS},
-    "sfbc": {"test_n": (1, 4), "solver_steps": 3, "plan_samples": 3},
-    "rebrac": {"alpha_actor": 3.0},  # the rest of its loss is normalised, so near +-1 before and after
-}  # fmt: skip
+# the rest of ReBRAC's loss is normalised, so near +-1 before and after
+SIZES = {**SMALL, "rebrac": {"alpha_actor": 3.0}}
 RESCALED = {("ivr", "eql"): {"value"}}
 """Parts whose loss is divided by something that moves with them, so that its values at two steps are no comparison."""
 
@@ -57,7 +51,7 @@ class Case:
     """A method, batches and compiled functions, each made once."""
 
     def __init__(self, name: str, variant: str) -> None:
-        self.method = make(name, **SETTINGS, **EXTRA[variant], **SMALL.get(name, {}))
+        self.method = make(name, **SETTINGS, **EXTRA[variant], **SIZES.get(name, {}))
         self.stages: tuple[Stage, ...] = self.method.stages()
         self.rescaled = RESCALED.get((name, variant), set())
         self.batches: dict[int, dict[str, Any]] = {}
