@@ -127,6 +127,7 @@ def test_loops_and_samples_without_end_are_refused(setting: str, tmp_path: Path)
 
 
 def test_a_stage_that_names_no_model_is_not_exported(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
     from harness.export import _export
 
     identity = {"stage": "sft", "trains": ["sft"], "task": ["x"], "data": "", "seed": 0, "config": {"model": "tiny"},

@@ -99,6 +99,7 @@ def test_a_damaged_table_of_returns_is_named(monkeypatch, tmp_path, text):
 
 
 def test_seen_episodes_are_cut_where_they_ended_or_were_broken_off(tmp_path):
+    pytest.importorskip("stable_baselines3")
     rows = np.arange(9, dtype=np.float32)
     numbers = {"observations": rows[:, None], "next_observations": rows[:, None] + 0.5, "actions": rows[:, None] / 10,
                "rewards": rows, "dones": np.isin(rows, [1, 5]), "timeouts": np.isin(rows, [5])}  # fmt: skip
@@ -131,6 +132,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_agent_goes_on_where_it_was_stopped(small, monkeypatch):
+    pytest.importorskip("stable_baselines3")
     import stable_baselines3
 
     learn = stable_baselines3.SAC.learn

@@ -88,6 +88,7 @@ def test_a_broken_link_is_named():
 
 
 def test_all_of_minari_s_formats_hold_the_same(monkeypatch):
+    pytest.importorskip("pyarrow")
     found = []
     for kind in ("hdf5", "arrow", "parquet"):
         loaded = minari_data.read(stored(f"own/{kind}-v0", "Pendulum-v1", kind))
@@ -101,6 +102,7 @@ def test_all_of_minari_s_formats_hold_the_same(monkeypatch):
 
 
 def test_numbers_in_many_files_are_pinned_too():
+    pytest.importorskip("pyarrow")
     task = d4rl.get(stored("own/pendulum-v0", "Pendulum-v1", "arrow"))
     task.load()
     first, second = (minari_data.file("own/pendulum-v0") / number for number in "01")
@@ -125,6 +127,7 @@ def test_numbers_in_many_files_are_pinned_too():
     ],
 )
 def test_damage_to_other_formats_is_told(spoil, line):
+    pytest.importorskip("pyarrow")
     data = minari_data.folder(stored("own/pendulum-v0", "Pendulum-v1", "arrow")) / "data"
     spoil(data)
     with pytest.raises(BadInput, match=line) as caught:
@@ -133,6 +136,7 @@ def test_damage_to_other_formats_is_told(spoil, line):
 
 
 def test_arrow_without_pyarrow_says_what_is_missing(monkeypatch):
+    pytest.importorskip("pyarrow")
     stored("own/pendulum-v0", "Pendulum-v1", "arrow")
     monkeypatch.delitem(sys.modules, "minari.dataset._storages.arrow_storage")
     monkeypatch.setitem(sys.modules, "pyarrow", None)

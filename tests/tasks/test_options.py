@@ -62,6 +62,8 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (collecting, "d4rl/hopper-medium|--seed|1000000000000", "--seed must be at most 2147483647, not 1000000000000"),
 ])  # fmt: skip
 def test_what_has_no_meaning_or_no_place_is_refused(app: Any, arguments: str, line: str, tmp_path: Path) -> None:
+    if "d4rl/" in arguments:
+        pytest.importorskip("stable_baselines3")
     before = sorted(tmp_path.rglob("*"))
     done = command(app, *arguments.split("|"))
     assert done.exit_code == 2 and done.stderr.startswith(f"error: {line}"), done
