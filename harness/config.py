@@ -10,12 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from functools import cache
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin
 
 import methods
 import tasks
 from methods import nearest
 from methods.core import BadInput, MethodConfig
+from methods.settings import marks
 
 LARGEST = 2**31 - 1  # what programs count and measure arrays with
 TASK = "task"  # stands where a method's name does: "task.success_timing"
@@ -120,7 +121,7 @@ def resolve(method: str, suite: str, task: str, layers: Iterable[Override], *, o
       BadInput: a value that does not fit its key, or a key (named for this method) that it does not have.
     """
     cls = methods.get(method, tasks.family(suite)).Config
-    hints = get_type_hints(cls, include_extras=True)
+    hints = marks(cls)
     values: dict[str, Any] = {}
     origins = {field.name: "default" for field in fields(cls)}
     table = tuple(override for pattern, override in _table(suite, online) if fnmatchcase(task, pattern))
@@ -161,17 +162,17 @@ def check_keys(names: Iterable[str], overrides: Iterable[Override], family: str 
             raise BadInput(f"{override.origin} {override.key}: no such setting in {where}; {valid}")
 
 
-def _coerce(override: Override, hint: Any) -> Any:
-    """The override's value as the type its setting declares."""
+def _coerce(override: Override, hint: tuple[Any, ...]) -> Any:
+    """The override's value as the type its setting declares, a bare type and its marks."""
 
     def refuse(expected: str) -> BadInput:
         value = str(override.value)
         value = value if len(value) <= 60 else f"{value[:57]}..."
         return BadInput(f"{override.origin}: {override.key}={value} is not {expected}")
 
-    def scalar(text: str, hint: Any) -> Any:
-        base, *marks = get_args(hint) if hasattr(hint, "__metadata__") else (hint,)
-        limits = [mark for mark in marks if isinstance(mark, str)]
+    def scalar(text: str, hint: tuple[Any, ...]) -> Any:
+        base, *rest = hint
+        limits = [mark for mark in rest if isinstance(mark, str)]
         if get_origin(base) is Literal:
             if text not in get_args(base):
                 raise refuse("one of " + ", ".join(get_args(base)))
@@ -198,8 +199,10 @@ def _coerce(override: Override, hint: Any) -> Any:
         return number
 
     text = str(override.value)
-    if get_origin(hint) is tuple:
-        parts = tuple(scalar(part.strip(), get_args(hint)[0]) for part in text.split(",") if part.strip())
+    if get_origin(hint[0]) is tuple:
+        inner = get_args(hint[0])[0]
+        each = get_args(inner) if hasattr(inner, "__metadata__") else (inner,)
+        parts = tuple(scalar(part.strip(), each) for part in text.split(",") if part.strip())
         if not parts:
             raise refuse("a list of values")
         if override.key.startswith("test_") and len(set(parts)) < len(parts):

@@ -20,9 +20,9 @@ from harness.programs import Program
 from harness.record import write_arrays
 from harness.session import Session
 from harness.store import LaneStore
-from harness.train import device_memory, device_summary, lane_bytes, learned, least_bytes, take
+from harness.train import device_memory, device_summary, lane_bytes, learned, least_bytes, needed, take
 from harness.training import Training
-from methods.core import State
+from methods.core import BadInput, State
 from tasks.core import Dataset
 
 if TYPE_CHECKING:
@@ -85,7 +85,10 @@ class ControlEngine:
     ) -> Training:  # fmt: skip
         method = program.first.method
         reward = learned(method, dataset.reward)
-        columns = session.columns(dataset, method.fields, take, reward)
+        if reward.sparse and (paid := float(dataset.reward.undone(dataset.transitions["rewards"]).max())) > 0.0:
+            raise BadInput(f"{method.name}.rewards=sparse: the task must count what is unsolved (0, -1, ...), and its "
+                           f"data have a reward of {paid:g}")  # fmt: skip
+        columns = session.columns(dataset, needed(method), take, reward, method.rewards.masks)
         if program.first.node.online:
             return OnlineTraining(session, program, stores, cohorts, columns, settings.log_every,
                                   dataset=dataset, reward=reward)  # fmt: skip

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from harness.ending import Interrupted, NotFinite
+from harness.openloop import OpenLoop
 from harness.train import Lanes, lanes_of, quick_compile
 from methods.core import Method, State, act_keys, structure
 from methods.learner import part_key
@@ -87,6 +88,7 @@ class Evaluator:
         lanes = Lanes(keys, self.lanes.settings)
         failed: dict[int, list[dict[str, Any]] | Exception] = {}
         obs = self._pool.reset(self.episode_seeds)
+        chunks = OpenLoop(n, self.method.spec.action_dim, width)
         active, success = np.repeat([seed in chosen for seed in self.seeds], self.rows), np.zeros(n, bool)
         returns, lengths = np.zeros(n), np.zeros(n, int)
         for number in range(self.task.spec.horizon):
@@ -94,8 +96,13 @@ class Evaluator:
             if not active.any():
                 break
             self._heed()
-            batch = jnp.asarray(obs).reshape(len(self.seeds), self.rows, -1)
-            actions = np.asarray(self._act(lanes, state, batch, self.knobs, number), np.float32).reshape(n, width)
+            due = chunks.due(np.zeros(n, bool))
+            fresh: np.ndarray | None = None
+            if due.any():
+                batch = jnp.asarray(obs).reshape(len(self.seeds), self.rows, -1)
+                acted = self._act(lanes, state, batch, self.knobs, number)
+                fresh = np.asarray(acted, np.float32).reshape(n, -1)
+            actions = chunks.step(due, fresh)
             if not np.isfinite(actions[active]).all():
                 sound = (np.isfinite(actions).all(axis=1) | ~active).reshape(len(self.seeds), self.rows).all(axis=1)
                 for place in np.flatnonzero(~sound).tolist():

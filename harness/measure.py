@@ -15,9 +15,9 @@ from typing import Any
 import jax
 import numpy as np
 
-import methods
 from harness.config import check_keys, parse_set, resolve
-from harness.train import Algorithm, Trainer, initial_state, lane_step, lanes_of, take
+from harness.plan import bound
+from harness.train import Algorithm, Trainer, initial_state, lane_step, lanes_of, needed, take
 from methods.core import Method, State, TaskSpec
 
 ROWS = 4096  # transitions
@@ -58,7 +58,9 @@ def measure(
     method: Method, number: int, seeds: Sequence[int], *, steps: int, repeats: int, loop: bool = True
 ) -> Measurement:
     """Times `repeats` spans of `steps` steps of a method's stage, alternating with as many of the plain loop."""
-    columns = take(random_transitions(method.spec), method.fields)
+    # a chunk's transitions are those of single actions
+    single = replace(method.spec, action_dim=method.spec.action_dim // method.config.chunk)
+    columns = take(random_transitions(single), needed(method))
     algorithm, lanes = Algorithm(method, number), lanes_of(seeds, [method] * len(seeds))
     state = initial_state(method, lanes)
     trainer = Trainer(algorithm, lanes, columns, state)
@@ -120,7 +122,7 @@ def distinct_stages(
     stages: dict[str, tuple[Method, int]] = {}
     for name in names:
         config = replace(resolve(name, suite="", task="", layers=overrides).config, steps=steps)
-        method: Method = methods.get(name)(config, spec)
+        method = bound(name, config, spec)
         for number, stage in enumerate(method.stages()):
             kind = repr((stage.rule, sorted(stage.trains), sorted(stage.config.items()), stage.prepare is None))
             stages.setdefault(kind, (method, number))

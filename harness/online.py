@@ -18,6 +18,7 @@ import numpy as np
 
 from harness import replay
 from harness.ending import Interrupted, NotFinite
+from harness.openloop import OpenLoop
 from harness.plan import StageNode
 from harness.train import Algorithm, Lanes, span
 from harness.training import SAVE_EVERY_S, Training
@@ -50,6 +51,7 @@ class OnlineTrainer:
         assert node.online
         self.algorithm, self.node, self.stage, self.online = algorithm, node, node.stage, node.online
         self.lanes, self.columns, self.capacity = lanes, columns, capacity
+        self.chunk = algorithm.method.config.chunk
         self.count = len(lanes.keys)
         self.trained = {name: part for name, part in state.items() if name in self.stage.trains}
         self.frozen = {name: part for name, part in state.items() if name not in self.stage.trains}
@@ -73,24 +75,33 @@ class OnlineTrainer:
         return {**self.frozen, **self.trained}
 
     def act(self, obs: np.ndarray, number: int) -> np.ndarray:
-        """Exploring actions `[l, a]` at observations `[l, o]`, by the draws of step `number`."""
+        """Exploring actions, or chunks of them, `[l, h * a]`, at observations `[l, o]`, by step `number`'s draws."""
         return np.nan_to_num(np.asarray(self._act(self.lanes, self.state, obs, np.int32(number))))
 
     def step(
-        self, row: dict[str, np.ndarray], starts: np.ndarray, obs: np.ndarray, number: int
+        self,
+        row: dict[str, np.ndarray],
+        starts: np.ndarray,
+        obs: np.ndarray,
+        number: int,
+        *,
+        acting: bool | np.bool_ = True,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Takes in the transitions of environment step `number` (from 1), learns if the warm-up is over, and acts.
 
         Args:
           row: `[l, ...]` a column; starts: `[l]` bool, whether each begins an episode.
           obs: `[l, o]`, what the simulators show now.
+          acting: whether an action is chosen; false where every simulator is in the midst of a chunk.
 
         Returns:
-          Exploring actions `[l, a]`, and whether each lane's metrics and actions are finite, `[l]`.
+          Exploring actions, or chunks of them, `[l, h * a]`, and whether each lane's metrics and actions are finite,
+          `[l]`.
         """
         started = time.perf_counter()
         self.own = self._insert(self.own, row, starts, np.int32(number - 1))
-        arguments = (self.trained, self.tally, self.lanes, self.frozen, self.columns, self.own, obs, np.int32(number))
+        arguments = (self.trained, self.tally, self.lanes, self.frozen, self.columns, self.own, obs, np.int32(number),
+                     np.bool_(acting))  # fmt: skip
         if self._learn is None:
             self._learn = jax.jit(self._learn_and_act, donate_argnums=(0, 1)).lower(*arguments).compile()
             self.seconds["compile"] += time.perf_counter() - started
@@ -115,12 +126,12 @@ class OnlineTrainer:
 
     def _learn_and_act(
         self, trained: State, tally: dict[str, Array], lanes: Lanes, frozen: State, columns: Columns, own: Columns,
-        obs: Array, number: Array,
+        obs: Array, number: Array, acting: Array,
     ) -> Any:  # fmt: skip
         def learn(trained: State, tally: dict[str, Array]) -> Any:
-            draw = partial(replay.draw, gathered=number, capacity=self.capacity)
+            source = partial(replay.held, gathered=number, capacity=self.capacity)
             before = (number - 1 - self.online.warmup) * self.online.updates
-            train = span(self.algorithm, self.online.updates, draw)
+            train = span(self.algorithm, self.online.updates, source)
             trained, result = train(lanes, trained, frozen, columns, own, before)
             for name, value in result.metrics.items():
                 # with delayed updates a step may not report some of them
@@ -132,7 +143,15 @@ class OnlineTrainer:
             return trained, tally, jnp.ones(self.count, bool)
 
         trained, tally, sound = jax.lax.cond(number > self.online.warmup, learn, wait, trained, tally)
-        actions = self._explore(lanes, {**frozen, **trained}, obs, number + 1)
+
+        def choose(trained: State) -> Array:
+            return self._explore(lanes, {**frozen, **trained}, obs, number + 1)
+
+        width = self.algorithm.method.spec.action_dim
+        if self.chunk == 1:
+            actions = choose(trained)
+        else:
+            actions = jax.lax.cond(acting, choose, lambda _: jnp.zeros((self.count, width)), trained)
         return trained, tally, actions, sound & jnp.isfinite(actions).all(axis=-1)
 
     def _explore(self, lanes: Lanes, state: State, obs: Array, number: Array) -> Array:
@@ -148,18 +167,19 @@ class Rollout:
 
     def __init__(
         self, task: Task, seeds: Sequence[int], episode: np.ndarray, reward: RewardTransform, seconds: dict[str, float],
-        wait: Callable[[], None] = lambda: None,
+        wait: Callable[[], None] = lambda: None, *, masks: str = "task",
     ) -> None:  # fmt: skip
         """`episode`: `[l]`, which episode each seed begins with; its number and the seed decide how it starts.
         `reward`: what is learned from of the simulator's. `seconds`: takes the simulators' time, as "simulate".
-        `wait`: called while they take long; may raise to give up."""
+        `wait`: called while they take long; may raise to give up. `masks`: what stops the bootstrap, the end of the
+        "task" or that of the "trajectory", a time limit included."""
         self.seeds, self.episode, self.horizon = tuple(seeds), np.array(episode), task.spec.horizon
         n = len(self.seeds)
         self.failed: Failures = {}  # seeds, by place, whose simulators raised; they stand still, and mean nothing
         self.pool = simulators(task, n, online=True, wait=wait, failed=self.failed)
         self.length, self.returns, self.success = np.zeros(n, int), np.zeros(n), np.zeros(n, bool)
         self.ended = np.zeros((3, n), np.float32)  # since the last report: episodes, their returns, their successes
-        self.reward, self.seconds = reward, seconds
+        self.reward, self.seconds, self.masks = reward, seconds, masks
         self.obs = self.pool.reset(self._starts())
 
     def __enter__(self) -> Rollout:
@@ -171,17 +191,19 @@ class Rollout:
     def step(self, actions: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """The transitions `[l, ...]` that actions `[l, a]` make, and which of them are the first of their episode.
 
-        `masks` is 0 where an episode truly ended: at a time limit values go on. Episodes that are over give way to new
-        ones, whose first states are then in `obs`.
+        `masks` is 0 where an episode truly ended: at a time limit values go on, unless told otherwise. Episodes that
+        are over give way to new ones, whose first states are then in `obs`.
         """
         started = time.perf_counter()
-        starts = self.length == 0
+        starts = self.starting
         result = self.pool.step(actions, self._whole())
-        row = {"observations": self.obs, "actions": actions, "rewards": self.reward(result.reward),
-               "masks": 1.0 - result.terminated.astype(np.float32), "next_observations": result.obs}  # fmt: skip
         self.length, self.returns, self.success = (
             self.length + 1, self.returns + result.reward, self.success | result.success)  # fmt: skip
-        over = (result.terminated | result.truncated | (self.length >= self.horizon)) & self._whole()
+        ended = result.terminated | result.truncated | (self.length >= self.horizon)
+        stops = ended if self.masks == "trajectory" else result.terminated
+        row = {"observations": self.obs, "actions": actions, "rewards": self.reward(result.reward),
+               "masks": 1.0 - stops.astype(np.float32), "next_observations": result.obs}  # fmt: skip
+        over = ended & self._whole()
         self.obs = result.obs
         if over.any():
             self.ended += np.stack([over, over * self.returns, over & self.success])
@@ -190,6 +212,11 @@ class Rollout:
             self.obs = self.pool.reset(self._starts(), over)
         self.seconds["simulate"] += time.perf_counter() - started
         return row, starts
+
+    @property
+    def starting(self) -> np.ndarray:
+        """Those about to begin an episode, `[l]` bool."""
+        return self.length == 0
 
     def report(self) -> dict[str, np.ndarray]:
         """Exploring episodes that ended since the last report, their mean return and success, `[l]` each."""
@@ -253,8 +280,8 @@ class OnlineTraining(Training):
             count = len(self.program.slots)
             episode = np.asarray(besides["episode"]) + 1 if besides else np.zeros(count, np.int32)
             task = self.cohorts[0].run.task
-            with Rollout(task, self._seeds(), episode, self.reward, trainer.seconds,
-                         self.session.stop.heed) as rollout:  # fmt: skip
+            with Rollout(task, self._seeds(), episode, self.reward, trainer.seconds, self.session.stop.heed,
+                         masks=self.algorithm.method.rewards.masks) as rollout:  # fmt: skip
                 if besides:
                     rollout.ended[:] = np.asarray(besides["ended"]).T
                 self._go_on(trainer, rollout)
@@ -270,17 +297,20 @@ class OnlineTraining(Training):
         self._drop_failed(rollout)
         if not self.live:
             return
-        actions = trainer.act(rollout.obs, self.step + 1)
+        width, action_dim = self.algorithm.method.spec.action_dim, self.cohorts[0].run.task.spec.action_dim
+        chunks = OpenLoop(trainer.count, width, action_dim)
+        choosing, chosen = chunks.due(rollout.starting), trainer.act(rollout.obs, self.step + 1)
         with self.session.progress.stage(self._label(), self.stage.steps, self.step) as bar:
             while edges:
                 try:
-                    row, starts = rollout.step(actions)
+                    row, starts = rollout.step(chunks.step(choosing, chosen))
                 except Interrupted:  # a simulator never came back from this step
                     self._keep(trainer, rollout)
                     raise
                 self._drop_failed(rollout)
                 self.step += 1
-                actions, sound = trainer.step(row, starts, rollout.obs, self.step)
+                choosing = chunks.due(rollout.starting)
+                chosen, sound = trainer.step(row, starts, rollout.obs, self.step, acting=choosing.any())
                 for place, lane in list(self.live.items()):
                     if not sound[place]:
                         self.fail(place, trainer.failure(place, lane.seed, self.step))

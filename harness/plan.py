@@ -20,8 +20,10 @@ import methods
 import tasks
 from harness.config import Override, Resolved, RunSettings, resolve
 from harness.files import contents
-from methods.core import REWARD_SETTINGS, BadInput, Method, Rewards, Stage, structure
+from methods.core import BadInput, ControlConfig, Method, Stage
 from methods.inference import declaration
+from methods.sampling import ROWS
+from methods.settings import REWARD_SETTINGS, Rewards, neutral, structure
 from tasks.core import Task, options
 
 FORMAT = 2  # raise when the meaning of stored parts or records changes
@@ -167,27 +169,36 @@ class Trial(NamedTuple):
         return self.run.lanes(self.seed)
 
 
+def bound(name: str, config: Any, spec: Any, family: str = "control") -> Method:
+    """A method with its settings, bound to a task's spec: where it chooses chunks of actions, to that of chunks."""
+    spec = spec.chunked(config.chunk) if isinstance(config, ControlConfig) else spec
+    method: Method = methods.get(name, family)(config, spec)
+    return method
+
+
 def plan_run(
     task: Task, data_id: str, name: str, overrides: Sequence[Override], settings: RunSettings, setting: str = ""
 ) -> RunNode:
     """The node of one run; `data_id` identifies the task's transitions (`tasks.core.Dataset.identity`), `setting` says
     what tells it from others of a sweep."""
     resolved = resolve(name, task.suite, task.name, overrides, online=settings.online_steps > 0)
-    method: Method = methods.get(name, tasks.family(task.suite))(resolved.config, task.spec)
+    method = bound(name, resolved.config, task.spec, tasks.family(task.suite))
     nodes: list[StageNode] = []
     made_by: dict[str, str] = {}
     for stage in (*method.stages(), *method.evaluation(settings.episodes, getattr(task, "judge", ""))):
         identity = {
-            "format": FORMAT, "data": data_id, "task": f"{task.suite}/{task.name}", "spec": asdict(task.spec),
+            "format": FORMAT, "data": data_id, "task": f"{task.suite}/{task.name}", "spec": asdict(method.spec),
             "stage": stage.name, "trains": sorted(stage.trains), "steps": stage.steps,
             "rule": stage.rule, "config": _config(stage, method),
             "reads": {part: made_by[part] for part in sorted(stage.reads)},
+            **_sampling(stage),
         } | ({"files": [contents(path) for path in stage.files]} if stage.files else {})  # fmt: skip
         before = sum(node.stage.steps for node in nodes) if stage.steps == 0 else 0
         node = StageNode(stage, identity, fingerprint(identity), len(nodes), before)
         made_by |= dict.fromkeys(stage.trains, node.fingerprint)
         nodes.append(node)
-    hidden = method.exploring | (REWARD_SETTINGS if method.rewards == Rewards() else frozenset())
+    hidden = method.exploring | neutral(resolved.config)
+    hidden |= REWARD_SETTINGS if method.rewards == Rewards() else frozenset()
     identity = {
         "format": FORMAT, "method": name, "stages": [node.fingerprint for node in nodes],
         "config": {key: _plain(value) for key, value in asdict(resolved.config).items() if key not in hidden},
@@ -215,7 +226,7 @@ def plan_online(run: RunNode) -> RunNode:
         **{key: end.identity[key] for key in ("format", "data", "task", "spec")},
         "stage": stage.name, "trains": sorted(stage.trains), "steps": stage.steps, "rule": stage.rule,
         "config": {**_config(stage, run.method), "online": asdict(online)},
-        "reads": {part: made_by[part] for part in sorted(made_by)},
+        "reads": {part: made_by[part] for part in sorted(made_by)}, **_sampling(stage),
     }  # fmt: skip
     first = end.first + end.stage.steps
     node = StageNode(stage, identity, fingerprint(identity), len(run.nodes), first, online)
@@ -248,8 +259,15 @@ def plan_all(
 def _config(stage: Stage, method: Method) -> dict[str, Any]:
     """A stage's settings; those of rewards only where they change the task's own and the stage learns from rewards."""
     rewarded = method.rewards != Rewards() and stage.rewarded
-    rewards = {key: getattr(method.config, key) for key in sorted(REWARD_SETTINGS)} if rewarded else {}
+    names = sorted(REWARD_SETTINGS - neutral(method.config)) if rewarded else ()
+    rewards = {key: getattr(method.config, key) for key in names}
     return {key: _plain(value) for key, value in {**stage.config, **rewards}.items()}
+
+
+def _sampling(stage: Stage) -> dict[str, Any]:
+    """How a stage's batches are drawn, where not by single rows."""
+    by: Any = stage.sample
+    return {} if by == ROWS else {"sample": {"by": type(by).__name__, **asdict(by)}}
 
 
 def _plain(value: Any) -> Any:

@@ -14,7 +14,8 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from methods.core import Array, Columns, Key
+from methods.core import Array, Columns
+from methods.sampling import Pick
 
 
 def empty(columns: Columns, seeds: int, size: int) -> dict[str, Array]:
@@ -50,8 +51,8 @@ def _put(block: Array, values: Array, place: Array) -> Array:
     return jax.lax.dynamic_update_slice_in_dim(block, values[:, None], place, axis=1)
 
 
-def draw(columns: Columns, own: Columns, key: Key, rows: int, *, gathered: Array, capacity: int) -> dict[str, Array]:
-    """A batch of `rows` transitions, with replacement, for one seed.
+def held(columns: Columns, own: Columns, *, gathered: Array, capacity: int) -> tuple[Pick, Array]:
+    """What gives one seed's transitions by their place in the buffer, oldest first, and how many it holds.
 
     Args:
       columns: the dataset's, `[t, ...]`; own: this seed's block, `[size, ...]`.
@@ -59,12 +60,17 @@ def draw(columns: Columns, own: Columns, key: Key, rows: int, *, gathered: Array
       capacity: the most transitions that the buffer holds.
     """
     offline, size = len(next(iter(columns.values()))), len(next(iter(own.values())))
-    held = jnp.minimum(offline + gathered, capacity)
-    place = offline + gathered - held + jax.random.randint(key, (rows,), 0, held)
-    old, new = jnp.minimum(place, offline - 1), jnp.maximum(place - offline, 0) % size
+    count = jnp.minimum(offline + gathered, capacity)
 
-    def pick(name: str) -> Array:
-        ours, theirs = own[name][new], columns[name][old]
-        return jnp.where(jnp.reshape(place < offline, (-1,) + (1,) * (ours.ndim - 1)), theirs, ours)
+    def pick(places: Array) -> dict[str, Array]:
+        place = offline + gathered - count + places
+        old, new = jnp.minimum(place, offline - 1), jnp.maximum(place - offline, 0) % size
 
-    return {name: pick(name) for name in columns}
+        def column(name: str) -> Array:
+            ours, theirs = own[name][new], columns[name][old]
+            early = jnp.reshape(place < offline, place.shape + (1,) * (ours.ndim - place.ndim))
+            return jnp.where(early, theirs, ours)
+
+        return {name: column(name) for name in columns}
+
+    return pick, count

@@ -40,10 +40,11 @@ class Session:
         return next((self.failed[lane.fingerprint] for lane in lanes if lane.fingerprint in self.failed), None)
 
     def columns(
-        self, dataset: Dataset, fields: frozenset[str], to_device: Callable[..., Any], reward: RewardTransform
-    ) -> dict[str, Any]:
+        self, dataset: Dataset, fields: frozenset[str], to_device: Callable[..., Any], reward: RewardTransform,
+        masks: str = "task",
+    ) -> dict[str, Any]:  # fmt: skip
         """The dataset's columns on the device, where all programs use the same copy; of rewards there is one for every
-        transform that is asked for."""
+        transform that is asked for, and of `masks` one for each of what may stop the bootstrap."""
         with self._loading:
             if dataset is not self._dataset:
                 self._dataset, self._columns = dataset, {}
@@ -55,6 +56,11 @@ class Session:
                     made = to_device({"rewards": dataset.rewards(reward)}, fields)
                     self._columns[reward] = made["rewards"]
                 found["rewards"] = self._columns[reward]
+            if "masks" in fields and masks == "trajectory":
+                if masks not in self._columns:
+                    ends = to_device({"masks": 1.0 - dataset.transitions["terminals"]}, fields)
+                    self._columns[masks] = ends["masks"]
+                found["masks"] = self._columns[masks]
             return found
 
     def kept(self, key: Any, make: Callable[[], Any]) -> Any:

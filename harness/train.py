@@ -26,6 +26,7 @@ from harness.ending import NotFinite
 from harness.numerics import flags, processor
 from methods.core import Array, BadInput, Columns, Key, Method, Stage, State, leaves
 from methods.learner import part_key
+from methods.sampling import Pick
 from tasks.core import RewardTransform
 
 PREPARE_ROWS = 2048  # transitions a chunk of `Stage.prepare`
@@ -75,6 +76,11 @@ class Algorithm:
         return stage
 
 
+def needed(method: Method) -> frozenset[str]:
+    """The columns that a method's updates and its sampling read."""
+    return method.fields | method.sample.reads
+
+
 def take(columns: Mapping[str, np.ndarray], fields: frozenset[str]) -> dict[str, Array]:
     """The dataset's columns that a method reads, on the device."""
     return {name: jnp.asarray(column) for name, column in columns.items() if name in fields}
@@ -109,18 +115,18 @@ def prepare(algorithm: Algorithm, lanes: Lanes, state: State, columns: Columns) 
     return {name: jnp.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
 
 
-Draw = Callable[[Columns, Columns, Key, int], dict[str, Array]]
-"""(columns of all lanes, this lane's own, key, rows) -> a batch."""
+Source = Callable[[Columns, Columns], tuple[Pick, "Array | int"]]
+"""(columns of all lanes, this lane's own) -> what gives transitions by place, and how many there are."""
 
 
-def uniform(columns: Columns, own: Columns, key: Key, rows: int) -> dict[str, Array]:
-    """Rows of the dataset, with replacement; `own` are further columns of it."""
-    index = jax.random.randint(key, (rows,), 0, len(next(iter(columns.values()))))
-    return {name: column[index] for name, column in {**columns, **own}.items()}
+def dataset(columns: Columns, own: Columns) -> tuple[Pick, int]:
+    """The transitions of the dataset; `own` are further columns of it."""
+    whole = {**columns, **own}
+    return lambda places: {name: column[places] for name, column in whole.items()}, len(next(iter(columns.values())))
 
 
 def lane_step(
-    algorithm: Algorithm, columns: Columns, draw: Draw = uniform, *, between: bool = False
+    algorithm: Algorithm, columns: Columns, source: Source = dataset, *, between: bool = False
 ) -> Callable[[Lanes, State, Columns, Array], tuple[State, dict[str, Array]]]:
     """One lane's gradient step, as a function of the lane, its parts, its own columns and the step's number: draws its
     own batch, then does the stage's update, or the one `between`."""
@@ -132,12 +138,13 @@ def lane_step(
         # keyed by the step's number: where a run stops and resumes makes no difference
         key = jax.random.fold_in(part_key(lane.keys, f"{stage.name}/train"), count)
         batch_key, update_key = jax.random.split(key)
-        return update(state, draw(columns, own, batch_key, stage.batch_size), update_key)
+        pick, held = source(columns, own)
+        return update(state, stage.sample.draw(pick, held, batch_key, stage.batch_size), update_key)
 
     return step
 
 
-def span(algorithm: Algorithm, count: int, draw: Draw = uniform) -> Callable[..., tuple[State, ChunkResult]]:
+def span(algorithm: Algorithm, count: int, source: Source = dataset) -> Callable[..., tuple[State, ChunkResult]]:
     """`count` gradient steps of all lanes, as a function to compile: of the lanes `[l]`, their trained and frozen parts
     `[l, ...]`, the columns of all `[t, ...]`, those of each `[l, ...]`, and the steps done before."""
     stage = algorithm.stage({})
@@ -146,7 +153,7 @@ def span(algorithm: Algorithm, count: int, draw: Draw = uniform) -> Callable[...
         lanes: Lanes, trained: State, frozen: State, columns: Columns, own: Columns, first: Array
     ) -> tuple[State, ChunkResult]:
         def all_lanes(between: bool, trained: State, number: Array) -> tuple[State, dict[str, Array], Array]:
-            step = lane_step(algorithm, columns, draw, between=between)
+            step = lane_step(algorithm, columns, source, between=between)
 
             def one(lane: Lanes, trained: State, frozen: State, own: Columns) -> tuple[State, dict[str, Array]]:
                 state, metrics = step(lane, {**frozen, **trained}, own, number)
@@ -324,7 +331,8 @@ def _device() -> jax.Device:
 def learned(method: Method, own: RewardTransform) -> RewardTransform:
     """What a method learns from of an environment's reward; `own`: the task's own transform."""
     rewards = method.rewards
-    return (RewardTransform() if rewards.base == "raw" else own).followed_by(rewards.scale, rewards.shift)
+    base = {"task": own, "raw": RewardTransform(), "sparse": RewardTransform(sparse=True)}[rewards.base]
+    return base.followed_by(rewards.scale, rewards.shift)
 
 
 def lane_bytes(method: Method) -> float:

@@ -6,21 +6,29 @@ without a kernel; the global gradient norm is clipped to 1 in every optimiser, t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 
-from methods import particles
-from methods.core import Array, Batch, Key, MethodConfig, Metrics, State
-from methods.learner import Learner, Params, create, descend, optimizer
-from methods.networks import ActionField, forward, per_action
-from methods.vgf import VGF, VGFConfig
+from methods import vgf
+from methods.actors import FieldActor
+from methods.behavior import Behavior
+from methods.best_of_n import BestOfN
+from methods.core import Array, Batch, Key, Knobs, Method, MethodConfig, Metrics, Part, State
+from methods.critic import Critic
+from methods.inference import Cost, Knob
+from methods.learner import Learner, Params, descend
+from methods.particles import Flow
+
+CLIP_NORM = 1.0  # of every gradient
 
 
 @dataclass(frozen=True)
-class AVGFConfig(VGFConfig):
+class AVGFConfig(vgf.VGFConfig):
     """As VGF, without a kernel and without repulsion; `flow_q_aggregation` is that of the regressed gradient."""
 
     critic: Literal["td"] = "td"  # the gradient is regressed beside it
@@ -29,59 +37,87 @@ class AVGFConfig(VGFConfig):
 
 
 @dataclass(frozen=True)
-class AVGF(VGF):
+class AVGF(BestOfN):
     """VGF whose value gradient is a learned network."""
 
-    config: AVGFConfig
+    config: AVGFConfig  # type: ignore[assignment]
     Config: ClassVar[type[MethodConfig]] = AVGFConfig
     name: ClassVar[str] = "avgf"
-    parts: ClassVar[tuple[str, ...]] = ("critic", "gradient")
     rule: ClassVar[str] = "TD on particles moved by a regressed value gradient"
-    behavior_clip_norm: ClassVar[float | None] = 1.0
-    critic_clip_norm: ClassVar[float | None] = 1.0
+    inference: ClassVar[tuple[Knob, ...]] = (vgf.FLOW_STEPS,)
+
+    # parts
 
     @property
-    def gradient(self) -> ActionField:
-        return ActionField(self.config.hidden_dims, self.spec.action_dim, self.config.activation, norm="before")
+    def behavior(self) -> Behavior:
+        return Behavior.of(self.spec, self.config, clip_norm=CLIP_NORM)
 
     @property
-    def flow(self) -> particles.Flow:
-        return replace(super().flow, clip_norm=1.0)
+    def critic(self) -> Critic:
+        return replace(super().critic, clip_norm=CLIP_NORM)
 
     @property
-    def test_time(self) -> frozenset[str]:
-        return super().test_time - {"flow_q_aggregation"}  # the regressed gradient's, whatever L_train is
+    def gradient(self) -> FieldActor:
+        """f(s, a)."""
+        return FieldActor.of(self.spec, self.config, self.config.activation, norm="before", clip_norm=CLIP_NORM)
 
-    def init_part(self, name: str, key: Key) -> Learner:
-        if name != "gradient":
-            return super().init_part(name, key)
-        params = self.gradient.init(key, jnp.zeros((1, self.spec.obs_dim)), jnp.zeros((1, self.spec.action_dim)))
-        return create(params, optimizer(self.config.learning_rate, 1.0))
+    @property
+    def parts(self) -> Mapping[str, Part]:
+        return {**super().parts, "gradient": self.gradient}
 
-    def score(self, state: State, obs: Array, actions: Array) -> Array:
-        """f(s, a), `[b, n, a]`."""
-        wide = per_action(obs, actions)
-        return forward(self.gradient, state["gradient"].params, wide, actions)
+    # the flow
+
+    @property
+    def flow(self) -> Flow:
+        return replace(self.config.flow, clip_norm=CLIP_NORM)
+
+    def action_grad(self, state: State, obs: Array, actions: Array) -> Array:
+        """f(s, a), `[b, n, a]`, at observations `[b, o]`, actions `[b, n, a]`."""
+        return self.gradient(state["gradient"].params, obs, actions)
+
+    def transport(self, state: State, obs: Array, start: Array, steps: int, limit: Array | None = None) -> Array:
+        """Particles `[b, n, a]` after `steps` steps of the flow (or `limit` `[b]`, if fewer) from `start`."""
+        return vgf.moved(start, partial(self.action_grad, state, obs), steps, self.flow, limit)
+
+    # training
+
+    def idle(self) -> frozenset[str]:
+        return super().idle() | (self.config.unseen - {"flow_q_aggregation"})  # the regressed gradient's in any case
+
+    def next_actions(self, state: State, batch: Batch, draws: Array) -> Array:
+        """Behaviour particles after L_train steps of the flow, `[b, n, a]`."""
+        start = super().next_actions(state, batch, draws)
+        return self.transport(state, batch["next_observations"], start, self.config.train_flow_steps)
 
     def update_parts(self, state: State, batch: Batch, draws: Any) -> tuple[State, Metrics]:
-        critic, metrics = self.update_critic(state, batch, self.next_proposals(state, batch, draws))
+        new, metrics = super().update_parts(state, batch, draws)
         gradient, gradient_metrics = self.update_gradient(state, batch)
-        return {**state, "critic": critic, "gradient": gradient}, {**metrics, **gradient_metrics}
+        return {**new, "gradient": gradient}, {**metrics, **gradient_metrics}
 
     def update_gradient(self, state: State, batch: Batch) -> tuple[Learner, Metrics]:
         """One step of |f(s, a) - grad_a Q(s, a)|^2, mean over rows and dimensions, at dataset actions."""
         learner, obs, actions = state["gradient"], batch["observations"], batch["actions"]
-        target = super().score(state, obs, actions[:, None])[:, 0]
+        target = self.critic.action_grad(state["critic"].params, obs, actions, self.config.flow_q_aggregation)
 
         def loss_fn(params: Params) -> Array:
-            return jnp.mean((forward(self.gradient, params, obs, actions) - target) ** 2)
+            return jnp.mean((self.gradient(params, obs, actions) - target) ** 2)
 
         loss, grads = jax.value_and_grad(loss_fn)(learner.params)
-        return descend(learner, grads, optimizer(self.config.learning_rate, 1.0)), {"gradient/loss": loss}
+        return descend(learner, grads, self.gradient.optimizer), {"gradient/loss": loss}
 
-    def candidates(self, state: State, obs: Array, key: Key, knobs: Any) -> tuple[Array, Array]:
+    # acting
+
+    @property
+    def knobs(self) -> tuple[Mapping[str, float], ...]:
+        return self.config.knobs
+
+    @property
+    def explorer(self) -> Method:
+        return self.having(test_flow_steps=(self.config.explore_flow_steps,))
+
+    def candidates(self, state: State, obs: Array, key: Key, knobs: Knobs) -> tuple[Array, Array]:
         # the norm clip is over one observation's particles at test time: rows must not depend on each other
-        start = self.test_proposals(state, obs, key)
+        start = self.behavior.propose(state["behavior"], obs, key, self.config.n_test)
         steps = max(self.config.test_flow_steps)
 
         def one(obs: Array, start: Array, limit: Array) -> Array:
@@ -89,3 +125,6 @@ class AVGF(VGF):
 
         moved = jax.vmap(one)(obs, start, knobs["L_test"])
         return moved, jnp.ones(moved.shape[:-1], bool)
+
+    def cost(self, knobs: Mapping[str, float]) -> Cost:
+        return vgf.cost(self.config, self.behavior.sampler.passes, knobs)

@@ -30,5 +30,5 @@ class BCGaussian(BC):
 
     def candidates(self, state: State, obs: Array, key: Key, knobs: Knobs) -> tuple[Array, Array]:
         del key, knobs
-        proposals = self.propose(state, obs, jnp.zeros((obs.shape[0], 1, self.spec.action_dim)))
-        return proposals, jnp.ones(proposals.shape[:-1], bool)
+        actions = self.behavior.sample(state["behavior"], obs, jnp.zeros((obs.shape[0], 1, self.spec.action_dim)))
+        return actions, jnp.ones(actions.shape[:-1], bool)

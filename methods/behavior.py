@@ -1,10 +1,10 @@
-"""The base of every method that imitates the behaviour policy: which sampler, and where it is trained."""
+"""The behaviour policy as a component: which sampler, how it is fitted, and in which stage."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -23,12 +23,13 @@ from methods.core import (
     Repeats,
     Stage,
     State,
+    TaskSpec,
     is_on,
 )
-from methods.learner import Learner, create, descend, optimizer, part_key
+from methods.learner import Learner, create, descend, optimizer
 from methods.networks import per_action
-from methods.parts import PartsMethod
 from methods.samplers import DiffusionSampler, FlowSampler, GaussianSampler, Sampler
+from methods.sampling import ROWS, Sampling, Windows
 
 
 @dataclass(frozen=True)
@@ -44,126 +45,53 @@ class BehaviorConfig(ControlConfig):
     # has no meaning, and no cost, for methods that do not sample the behaviour at next states
 
 
-_STAGE_FIELDS = frozenset({"behavior", "behavior_steps"})  # where the work happens, not what it computes
+_WHERE = frozenset({"behavior", "behavior_steps"})  # where the work happens, not what it computes
 
 
 @dataclass(frozen=True)
-class BehaviorMethod(PartsMethod):
-    """A method made of a behaviour sampler and parts of its own.
+class Behavior:
+    """A behaviour sampler as the part "behavior"."""
 
-    Whether the behaviour is trained on the same batches as the rest or beforehand is decided here, once, for all of
-    them. Where the other parts learn nothing from it (`uses_behavior` is false) it always has a stage of its own:
-    together or one after the other is then the same computation.
-    """
-
+    sampler: Sampler
     config: BehaviorConfig
-    behavior_clip_norm: ClassVar[float | None] = None
+    obs_dim: int
+    batch_size: int  # transitions a gradient step
+    clip_norm: float | None = None
+    weight_decay: float = 0.0
+    decay_steps: int = 0  # steps in which the learning rate falls to 0, along a cosine; 0: it stays
+    average: float = 0.0  # rate at which an average of the parameters follows them, and samples; 0: there is none
+    settings: Mapping[str, Any] = field(default_factory=dict)  # what its fit depends on beside the sampler, the
+    # learning rate and the batch
+
+    @classmethod
+    def of(cls, spec: TaskSpec, config: BehaviorConfig, sampler: Sampler | None = None, **rest: Any) -> Behavior:
+        """The sampler that the settings ask for, or another, and `rest`, which wins."""
+        found = sampler or _sampler(spec, config)
+        return cls(**{"sampler": found, "config": config, "obs_dim": spec.obs_dim, "batch_size": config.batch_size,
+                      **rest})  # fmt: skip
 
     @property
-    def uses_behavior(self) -> bool:
-        """Whether the updates of the method's own parts read the behaviour."""
-        return True
+    def optimizer(self) -> optax.GradientTransformation:
+        rate, decay = self.config.learning_rate, self.weight_decay
+        return optimizer(rate, self.clip_norm, weight_decay=decay, decay_steps=self.decay_steps)
 
-    @property
-    def draws_next(self) -> bool:
-        """Whether those updates sample the behaviour at next states, which a bank can serve."""
-        return False
+    def init(self, key: Key) -> Learner:
+        return create(self.sampler.init(key, self.obs_dim), self.optimizer, target=is_on(self.average))
 
-    @property
-    def behavior_batch(self) -> int:
-        """Transitions a gradient step of the behaviour's own stage."""
-        return self.config.batch_size
+    # samples
 
-    @property
-    def behavior_optimizer(self) -> optax.GradientTransformation:
-        return optimizer(self.config.learning_rate, self.behavior_clip_norm)
+    def sample(self, learner: Learner, obs: Array, noise: Array) -> Array:
+        """Behaviour actions `[..., a]` in [-1, 1], one for each noise `[..., k]`, at observations `[..., o]` (or `[b,
+        o]` for noise `[b, n, k]`); by the average of the sampler's parameters where one is kept."""
+        params = learner.params if learner.target is None else learner.target
+        return self.sampler.sample(params, per_action(obs, noise), noise)
 
-    @property
-    def behavior_average(self) -> float:
-        """Rate at which an average of the sampler's parameters follows them; 0: there is none."""
-        return 0.0
+    def propose(self, learner: Learner, obs: Array, key: Key, n: int) -> Array:
+        """`n` behaviour actions `[b, n, a]` at observations `[b, o]`. `key` is consumed."""
+        return self.sample(learner, obs, self.sampler.noise(key, (obs.shape[0], n)))
 
-    @property
-    def behavior_settings(self) -> Mapping[str, Any]:
-        """What its fit depends on beside the sampler, the learning rate and the batch."""
-        return {}
-
-    @property
-    def sampler(self) -> Sampler:
-        config, shape = self.config, (self.spec.action_dim, self.config.hidden_dims, self.config.sampler_activation)
-        if config.sampler == "flow":
-            return FlowSampler(*shape, steps=config.flow_steps)
-        return GaussianSampler(*shape) if config.sampler == "gaussian" else DiffusionSampler(*shape)
-
-    # the contract
-
-    def init(self, key: Key) -> State:
-        params = self.sampler.init(part_key(key, "behavior"), self.spec.obs_dim)
-        behavior = create(params, self.behavior_optimizer, target=is_on(self.behavior_average))
-        return {"behavior": behavior, **super().init(key)}
-
-    def stages(self) -> tuple[Stage, ...]:
-        config = self.config
-        pretrained = config.behavior == "pretrained"
-        if config.bank and self.draws_next and not pretrained:
-            raise BadInput(f"{self.name}.bank={config.bank} needs behavior=pretrained: a joint sampler keeps changing")
-        behavior = self._behavior_stage(config.behavior_steps if pretrained else config.steps)
-        if not self.parts:
-            return (behavior,)
-        if pretrained or not self.uses_behavior:
-            return (behavior, *self.own_stages())
-        return (_joined(self.own_stage("joint", skip=_STAGE_FIELDS | {"bank"}), behavior),)
-
-    def online(self) -> Stage | None:
-        """Joint, however the behaviour was trained offline: it imitates what the buffer holds, and a bank, made for the
-        dataset's next states, is no longer looked at."""
-        return _joined(self.online_stage(), self._behavior_stage(self.config.steps))
-
-    def _behavior_stage(self, steps: int) -> Stage:
-        batch, rate = self.behavior_batch, self.config.learning_rate
-        return Stage(
-            name="behavior",
-            trains=frozenset({"behavior"}),
-            steps=steps,
-            update=self._behavior_stage_update,
-            rule=f"{type(self.sampler).__name__} imitation, gradient clip {self.behavior_clip_norm}",
-            config={**self.sampler.settings, "learning_rate": rate, "batch_size": batch, **self.behavior_settings},
-            batch_size=batch,
-            rewarded=False,
-        )
-
-    def own_stages(self) -> tuple[Stage, ...]:
-        """The stages after the behaviour's, where that has one of its own."""
-        banked = self.draws_next and self.config.bank > 0
-        skip = _STAGE_FIELDS if self.draws_next else _STAGE_FIELDS | {"bank"}
-        reads, fill = frozenset({"behavior"}), self._fill_bank if banked else None
-        return (self.own_stage(self.parts[0], skip=skip, reads=reads, prepare=fill),)
-
-    # stages
-
-    def update_behavior(self, learner: Learner, batch: Batch, draws: Any) -> tuple[Learner, Metrics]:
-        """One gradient step of imitation."""
-        loss, grads = jax.value_and_grad(self.sampler.loss)(
-            learner.params, batch["observations"], batch["actions"], draws
-        )
-        new = descend(learner, grads, self.behavior_optimizer, tau=self.behavior_average, after=True)
-        return new, {"behavior/loss": loss}
-
-    def _behavior_stage_update(self, state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
-        draws = self.sampler.draw(key, batch["actions"].shape[0])
-        learner, metrics = self.update_behavior(state["behavior"], batch, draws)
-        return {**state, "behavior": learner}, metrics
-
-    # samples of the behaviour policy
-
-    def propose(self, state: State, obs: Array, noise: Array) -> Array:
-        """Behaviour actions `[b, n, a]` at observations `[b, o]` from noise `[b, n, a]`; by the average of the
-        sampler's parameters where one is kept."""
-        wide, learner = per_action(obs, noise), state["behavior"]
-        return self.sampler.sample(learner.params if learner.target is None else learner.target, wide, noise)
-
-    def draw_proposals(self, key: Key, batch: Batch, n: int) -> Array:
-        """What `next_proposals` needs: noise `[b, n, a]`, or `n` places `[b, n]` in the bank."""
+    def draw_next(self, key: Key, batch: Batch, n: int) -> Array:
+        """What `propose_next` needs: noise `[b, n, k]`, or `n` places `[b, n]` in the bank. `key` is consumed."""
         rows = batch["actions"].shape[0]
         if "bank" not in batch:
             return self.sampler.noise(key, (rows, n))
@@ -172,18 +100,97 @@ class BehaviorMethod(PartsMethod):
             return jax.random.randint(key, (rows, n), 0, size)
         return jax.lax.top_k(jax.random.uniform(key, (rows, size)), n)[1]  # without replacement
 
-    def next_proposals(self, state: State, batch: Batch, draws: Array) -> Array:
+    def propose_next(self, learner: Learner, batch: Batch, draws: Array) -> Array:
         """Behaviour actions `[b, n, a]` at the batch's next observations."""
         if "bank" in batch:
             return jnp.take_along_axis(batch["bank"], draws[..., None], axis=1)
-        return self.propose(state, batch["next_observations"], draws)
+        return self.sample(learner, batch["next_observations"], draws)
+
+    # training
+
+    def update(self, learner: Learner, batch: Batch, draws: Any) -> tuple[Learner, Metrics]:
+        """One gradient step of imitation."""
+        weights = imitated(batch, self.config)
+        loss, grads = jax.value_and_grad(self.sampler.loss)(
+            learner.params, batch["observations"], batch["actions"], draws, weights
+        )
+        new = descend(learner, grads, self.optimizer, tau=self.average, after=True)
+        return new, {"behavior/loss": loss}
+
+    def stage(self, steps: int, sample: Sampling = ROWS) -> Stage:
+        """Imitation alone."""
+        c, masked = self.config, self.config.chunk > 1 and self.config.chunk_mask != "window"
+        return Stage(
+            name="behavior",
+            trains=frozenset({"behavior"}),
+            steps=steps,
+            update=self._update_alone,
+            rule=f"{type(self.sampler).__name__} imitation, gradient clip {self.clip_norm}",
+            config={**self.sampler.settings, "learning_rate": c.learning_rate, "batch_size": self.batch_size,
+                    **self.settings, **({"chunk_mask": c.chunk_mask} if masked else {})},
+            batch_size=self.batch_size,
+            rewarded=False,
+            # rewards are not looked at
+            sample=replace(sample, discount=1.0) if isinstance(sample, Windows) else sample,
+        )  # fmt: skip
+
+    def _update_alone(self, state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
+        learner, metrics = self.update(state["behavior"], batch, self.sampler.draw(key, batch["actions"].shape[0]))
+        return {**state, "behavior": learner}, metrics
+
+    # where it is trained
+
+    def alone(self, sample: Sampling = ROWS) -> Stage:
+        """A stage of its own, where no other part looks at it while it learns."""
+        pretrained = self.config.behavior == "pretrained"
+        return self.stage(self.config.behavior_steps if pretrained else self.config.steps, sample)
+
+    def beside(self, own: Stage, *, next_samples: bool = True) -> tuple[Stage, ...]:
+        """The behaviour and a stage whose updates sample it, on the same batches or one after the other, as the
+        settings say; `next_samples`: whether the updates sample it at next states, which a bank can serve.
+
+        Raises:
+          BadInput: a bank of a sampler that keeps changing.
+        """
+        c = self.config
+        unused = _WHERE if next_samples and c.behavior == "pretrained" else _WHERE | {"bank"}
+        own = own._replace(config={name: value for name, value in own.config.items() if name not in unused})
+        if c.behavior == "joint":
+            if c.bank and next_samples:
+                raise BadInput(f"bank={c.bank} needs behavior=pretrained: a joint sampler keeps changing")
+            return (joined(own, self.stage(own.steps, own.sample)),)
+        filled = self._fill_bank if c.bank and next_samples else None
+        seen = frozenset({"behavior"})
+        own = own._replace(name="critic", trains=own.trains - seen, reads=seen, prepare=filled)
+        return self.stage(c.behavior_steps, own.sample), own
+
+    def online(self, own: Stage) -> Stage:
+        """Joint, however the behaviour was trained offline: it imitates what the buffer holds, and a bank, made for the
+        dataset's next states, is no longer looked at."""
+        return joined(own, self.stage(self.config.steps, own.sample))
 
     def _fill_bank(self, state: State, columns: Columns, key: Key) -> Mapping[str, Array]:
-        obs = columns["next_observations"]
-        return {"bank": self.propose(state, obs, self.sampler.noise(key, (obs.shape[0], self.config.bank)))}
+        return {"bank": self.propose(state["behavior"], columns["next_observations"], key, self.config.bank)}
 
 
-def _joined(own: Stage, behavior: Stage) -> Stage:
+def _sampler(spec: TaskSpec, config: BehaviorConfig) -> Sampler:
+    shape, precision = (spec.action_dim, config.hidden_dims, config.sampler_activation), config.precision
+    if config.sampler == "flow":
+        return FlowSampler(*shape, steps=config.flow_steps, precision=precision)
+    return (GaussianSampler if config.sampler == "gaussian" else DiffusionSampler)(*shape, precision=precision)
+
+
+def imitated(batch: Batch, config: ControlConfig) -> Array | None:
+    """Weights `[b, 1]` or `[b, h * a]` of the terms of an imitation loss, by `chunk_mask`; None: all are 1."""
+    if "valid" not in batch or config.chunk_mask == "none":
+        return None
+    valid = batch["valid"][:, : config.chunk]
+    if config.chunk_mask == "window":
+        return valid[:, -1:]
+    return jnp.repeat(valid, batch["actions"].shape[1] // config.chunk, axis=1)
+
+
+def joined(own: Stage, behavior: Stage) -> Stage:
     """One stage that trains both on the same batches, each from the other as it was."""
 
     def update(state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:

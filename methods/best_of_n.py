@@ -9,35 +9,135 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import jax.numpy as jnp
 
-from methods.core import Array, Count, Key, Knobs, Method, MethodConfig, Repeats, State
+from methods.behavior import Behavior, BehaviorConfig
+from methods.core import (
+    Array,
+    Batch,
+    Count,
+    Explore,
+    Fraction,
+    Key,
+    Knobs,
+    Method,
+    MethodConfig,
+    Metrics,
+    Part,
+    PositiveFloat,
+    Repeats,
+    Stage,
+    State,
+    Test,
+)
+from methods.critic import Aggregation, Critic, CriticConfig, InSample
 from methods.inference import SAMPLES, Cost, Knob
-from methods.value import ValueConfig, ValueMethod
+from methods.learner import Learner, Params
+from methods.losses import particle_value
+from methods.select import select
 
 
 @dataclass(frozen=True)
-class BestOfNConfig(ValueConfig):
+class ProposalConfig(BehaviorConfig, CriticConfig):
+    """Settings of proposals and the critic that chooses among them."""
+
+    critic: Literal["td", "iql"] = "td"  # TD on the method's own proposals, or IQL's critic
+    activation: Literal["relu", "gelu"] = "relu"  # of the TD critic
+    n_particles: Repeats = 5  # N: proposals a TD target sees
+    q_aggregation: Aggregation = "mean"  # of the critics, in the TD target and in the choice at test time
+    target_select: Literal["mean", "max"] = "mean"  # over the proposals' target values
+    expectile: Fraction = 0.9  # of the IQL critic (FQL's suite; 0.7 on D4RL locomotion)
+    iql_activation: Literal["relu", "gelu"] = "gelu"  # of the IQL critic
+    iql_norm: Literal["before", "after"] = "after"  # LayerNorm of the IQL critic: FQL's suite; QGF's own has it before
+    particle_select: Annotated[Literal["argmax", "softmax", "uniform"], Test] = "argmax"  # among the proposals
+    temperature: Annotated[PositiveFloat, Test] = 1.0  # of softmax
+
+
+@dataclass(frozen=True)
+class BestOfNConfig(ProposalConfig):
     """`n_particles` is the number of samples in TD targets, `test_n` that at test time."""
 
-    test_n: tuple[Repeats, ...] = (1, 5, 20, 50)  # N: each is evaluated, none needs retraining
-    explore_n: Count = 0  # N while exploring online; 0: the largest of `test_n`
+    test_n: Annotated[tuple[Repeats, ...], Test] = (1, 5, 20, 50)  # N: each is evaluated, none needs retraining
+    explore_n: Annotated[Count, Explore] = 0  # N while exploring online; 0: the largest of `test_n`
 
 
 @dataclass(frozen=True)
-class BestOfN(ValueMethod):
-    """argmax over N behaviour samples."""
+class BestOfN(Method):
+    """argmax over N behaviour samples.
+
+    VGF, QGF, IFQL and IDQL are built on it: they improve the samples by the critic's gradient, in TD targets
+    (`next_actions`), at test time (`candidates`) or both, or bring another sampler or critic.
+    """
 
     config: BestOfNConfig
     Config: ClassVar[type[MethodConfig]] = BestOfNConfig
     name: ClassVar[str] = "best_of_n"
+    rule: ClassVar[str] = "TD on behaviour proposals"
     inference: ClassVar[tuple[Knob, ...]] = (SAMPLES,)
 
+    # parts
+
     @property
-    def test_time(self) -> frozenset[str]:
-        return super().test_time | {"test_n"}
+    def behavior(self) -> Behavior:
+        return Behavior.of(self.spec, self.config)
+
+    @property
+    def critic(self) -> Critic:
+        c = self.config
+        if c.critic == "iql":
+            return self.in_sample.critic
+        return Critic.of(self.spec, c, activation=c.activation, norm="before", aggregation=c.q_aggregation, loss="sum")
+
+    @property
+    def in_sample(self) -> InSample:
+        """IQL's critic, if that is the one asked for."""
+        c = self.config
+        return InSample.of(self.spec, c, expectile=c.expectile, activation=c.iql_activation, norm=c.iql_norm)
+
+    @property
+    def parts(self) -> Mapping[str, Part]:
+        own = self.in_sample.parts if self.config.critic == "iql" else {"critic": self.critic}
+        return {"behavior": self.behavior, **own}
+
+    # training
+
+    def stages(self) -> tuple[Stage, ...]:
+        if self.config.critic == "td":
+            return self.behavior.beside(self.stage("joint"))
+        return self.behavior.alone(self.sample), self._in_sample_stage()
+
+    def _in_sample_stage(self) -> Stage:
+        return self.in_sample.stage(self.config.steps, self.config.batch_size, self.sample)
+
+    def online(self) -> Stage | None:
+        if self.config.critic == "td":
+            return self.behavior.online(self.online_stage())
+        own = self._in_sample_stage()
+        return self.behavior.online(self.online_stage(update=own.update, rule=own.rule))
+
+    def idle(self) -> frozenset[str]:
+        return frozenset({"critic", "expectile", "iql_activation", "iql_norm"})  # IQL's critic has a stage of its own
+
+    def draw(self, key: Key, batch: Batch) -> Array:
+        return self.behavior.draw_next(key, batch, self.config.n_particles)
+
+    def next_actions(self, state: State, batch: Batch, draws: Array) -> Array:
+        """What TD targets see at the next observations, `[b, n, a]`: behaviour samples."""
+        return self.behavior.propose_next(state["behavior"], batch, draws)
+
+    def next_value(self, state: State, batch: Batch, draws: Array) -> Array:
+        """V(s') `[b]`: the target critic's mean (or largest) value of those (VGF, arXiv 2604.14265, Algorithm 1)."""
+        actions = self.next_actions(state, batch, draws)
+        values = self.critic.q(state["critic"].target, batch["next_observations"], actions)
+        return particle_value(values, self.config.target_select)
+
+    def update_parts(self, state: State, batch: Batch, draws: Any) -> tuple[State, Metrics]:
+        critic, metrics = self.critic.update(state["critic"], batch, self.next_value(state, batch, draws))
+        return {**state, "critic": critic}, metrics
+
+    # acting
 
     @property
     def knobs(self) -> tuple[Mapping[str, float], ...]:
@@ -49,8 +149,22 @@ class BestOfN(ValueMethod):
 
     def candidates(self, state: State, obs: Array, key: Key, knobs: Knobs) -> tuple[Array, Array]:
         most = max(self.config.test_n)
-        proposals = self.propose(state, obs, self.sampler.noise(key, (obs.shape[0], most)))
-        return proposals, jnp.arange(most) < knobs["N"][:, None]
+        return self.behavior.propose(state["behavior"], obs, key, most), jnp.arange(most) < knobs["N"][:, None]
 
-    def cost(self, knobs: Mapping[str, float]) -> Cost:
-        return Cost(knobs["N"] * (self.sampler.passes + 1))  # propose, and judge
+    def judge(self, critic: Learner) -> Params:
+        """The critic that chooses among candidates: the online one."""
+        return critic.params
+
+    @property
+    def judging(self) -> str:
+        """How its ensemble is aggregated then: as in the TD target, the smaller for IQL's."""
+        return self.critic.aggregation
+
+    def choose(self, state: State, obs: Array, candidates: Array, valid: Array, key: Key) -> Array:
+        """The best candidate by `judge`."""
+        values = self.critic.q(self.judge(state["critic"]), obs, candidates, self.judging)
+        rule, temperature = self.config.particle_select, self.config.temperature
+        return select(candidates, values, valid, key, rule=rule, temperature=temperature)
+
+    def cost(self, knobs: Mapping[str, float]) -> Cost | None:
+        return Cost(knobs["N"] * (self.behavior.sampler.passes + 1))  # propose, and judge

@@ -3,30 +3,43 @@
 This file imports nothing but the standard library and the ground floor, so that tasks and simulator processes can
 name a `TaskSpec` without loading JAX.
 
-Reading order for newcomers: this file, `learner.py`, `vgf.py`.
+Reading order for newcomers: this file, `learner.py`, `fql.py`, `vgf.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, fields, replace
-from functools import cache
-from numbers import Real
-from typing import (
-    TYPE_CHECKING,
-    Annotated,
-    Any,
-    ClassVar,
-    Literal,
-    NamedTuple,
-    Self,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from math import ceil
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
 
 from core.errors import Absent, BadInput
 from methods.inference import Cost, Knob
+from methods.sampling import ROWS, Sampling, Windows
+from methods.settings import (
+    REWARD_SETTINGS,
+    Added,
+    ControlConfig,
+    Count,
+    Explore,
+    Fraction,
+    MethodConfig,
+    Moves,
+    Order,
+    PositiveFloat,
+    PositiveInt,
+    Repeats,
+    Rewards,
+    Static,
+    Switch,
+    Test,
+    Weight,
+    is_on,
+    leaves,
+    marked,
+    neutral,
+    structure,
+)
 
 if TYPE_CHECKING:
     import jax
@@ -35,9 +48,10 @@ if TYPE_CHECKING:
 else:
     Array = Any
 
-__all__ = ["Absent", "Array", "BadInput", "Batch", "Columns", "Count", "Fraction", "Key", "Knobs", "Method",
-           "MethodConfig", "Metrics", "Moves", "PositiveFloat", "PositiveInt", "Repeats", "Stage", "State", "Static",
-           "Switch", "TaskSpec", "Weight", "act_keys", "is_on", "leaves", "structure"]  # fmt: skip
+__all__ = ["Absent", "Added", "Array", "BadInput", "Batch", "Columns", "ControlConfig", "Count", "Explore", "Fraction",
+           "Key", "Knobs", "Method", "MethodConfig", "Metrics", "Moves", "Order", "Part", "PositiveFloat",
+           "PositiveInt", "Repeats", "Rewards", "Stage", "State", "Static", "Switch", "TaskSpec", "Test", "Weight",
+           "act_keys", "is_on", "leaves", "neutral", "structure"]  # fmt: skip
 
 Key = Array
 """A typed JAX PRNG key (`jax.random.key`)."""
@@ -60,27 +74,6 @@ Knobs = Mapping[str, Array]
 """Test-time settings, one value a row: name -> `[b]`. `{}` for methods that have none."""
 
 
-PositiveInt = Annotated[int, "positive"]
-PositiveFloat = Annotated[float, "positive"]
-Count = Annotated[int, "not negative"]
-Repeats = Annotated[int, "from 1 to 100,000"]
-"""Of what is done or drawn so many times for one action: more is a slip of the keyboard."""
-Moves = Annotated[int, "from 0 to 100,000"]
-"""The same where none is a choice, too."""
-Weight = Annotated[float, "not negative"]
-Fraction = Annotated[float, "within [0, 1]"]
-Order = Literal["simultaneous", "sequential"]
-"""Of the parts of an update: each learns from the others as they were, or from what has been updated before it."""
-
-
-class Static:
-    """In a float setting's type, `Annotated[Fraction, Static]`: it shapes the program. Without a mark it is a leaf."""
-
-
-class Switch:
-    """In a float setting's type: 0 turns something off, which shapes the program; any other value is a leaf."""
-
-
 @dataclass(frozen=True)
 class TaskSpec:
     """What a method may know of a task."""
@@ -89,73 +82,16 @@ class TaskSpec:
     action_dim: int  # actions live in [-1, 1]^action_dim
     horizon: int  # longest episode, in environment steps
 
-
-@dataclass(frozen=True)
-class MethodConfig:
-    """Settings every method shares. Those that are floats are leaves: one compiled program serves all their values,
-    unless their type says otherwise (`Static`, `Switch`)."""
-
-    steps: PositiveInt = 1_000_000  # gradient steps of the method's own stage
-    batch_size: PositiveInt = 256  # transitions a step
-    learning_rate: PositiveFloat = 3e-4  # Adam, every network
-    discount: Fraction = 0.99  # gamma of the TD target
-    tau: Fraction = 0.005  # Polyak rate of target networks
-    hidden_dims: tuple[PositiveInt, ...] = (512, 512, 512, 512)  # every network
+    def chunked(self, h: int) -> TaskSpec:
+        """As a method sees it that chooses h actions at once, flattened step by step: `[h * action_dim]`."""
+        return self if h == 1 else TaskSpec(self.obs_dim, h * self.action_dim, ceil(self.horizon / h))
 
 
-@dataclass(frozen=True)
-class ControlConfig(MethodConfig):
-    """Settings that every method which acts in an environment shares: it learns from reward_scale r + reward_shift."""
+class Part(Protocol):
+    """What makes a part of the state: a component, such as a critic or an actor."""
 
-    rewards: Literal["task", "raw"] = "task"  # r: after the task's own transform, or the environment's own
-    reward_scale: PositiveFloat = 1.0
-    reward_shift: float = 0.0
-
-
-REWARD_SETTINGS = frozenset({"rewards", "reward_scale", "reward_shift"})
-
-
-@cache
-def _floats(settings: type[MethodConfig]) -> Mapping[str, bool]:
-    """The float settings that a class of them has for updates and policies, name -> whether it is a `Switch`. Those of
-    rewards are not among them: batches come with the rewards that the method learns from."""
-    found = {}
-    for name, hint in get_type_hints(settings, include_extras=True).items():
-        base, *marks = get_args(hint) if get_origin(hint) is Annotated else (hint,)
-        if base is float and Static not in marks and name not in REWARD_SETTINGS:
-            found[name] = Switch in marks
-    return found
-
-
-def is_on(value: float) -> bool:
-    """Whether a `Switch` is on. A traced one is: where it is 0, that is part of the structure."""
-    return not isinstance(value, Real) or value != 0
-
-
-def leaves(config: MethodConfig) -> dict[str, float]:
-    """The settings that shape no program, in the order of the class: `method.having(**leaves)` may be given traced
-    scalars of the computation's precision in their place, inside `jax.jit` and `jax.vmap`. Configurations of equal
-    `structure` have the same leaves."""
-    kind: Any = type(config)  # which mypy takes for unhashable
-    values = {name: (getattr(config, name), switch) for name, switch in _floats(kind).items()}
-    return {name: value for name, (value, switch) in values.items() if not switch or is_on(value)}
-
-
-def structure(config: MethodConfig) -> Hashable:
-    """The settings that shape the program: all but `leaves` and those of rewards, which are the batches' business.
-    Methods of one class with equal structures (and specs) can share one."""
-    beside = leaves(config).keys() | REWARD_SETTINGS
-    values = ((field.name, getattr(config, field.name)) for field in fields(config))
-    return type(config), tuple((name, value) for name, value in values if name not in beside)
-
-
-class Rewards(NamedTuple):
-    """What a method learns from, offline and online alike: scale r + shift. Scores are always of the environment's own
-    rewards."""
-
-    base: str = "task"  # r: after the task's own transform ("task"), or the environment's own ("raw")
-    scale: float = 1.0
-    shift: float = 0.0
+    def init(self, key: Key) -> Any:
+        """The part at its start. `key` is consumed."""
 
 
 class Stage(NamedTuple):
@@ -195,15 +131,22 @@ class Stage(NamedTuple):
     """Folders that it starts from, whose contents are part of its identity."""
     rewarded: bool = True
     """Whether it learns from rewards, so that `Method.rewards` is part of its identity (imitation does not)."""
+    sample: Sampling = ROWS
+    """How its batches are drawn from the data."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """Base of every method: its settings and the task it is bound to. Subclasses are frozen dataclasses too."""
+    """Base of every method: its settings and the task it is bound to. Subclasses are frozen dataclasses too.
+
+    A method names its `parts`, says what an update draws (`draw`) and does (`update_parts`), and how to act
+    (`candidates`, `choose`). One stage then trains all parts together; methods with more stages say so in `stages`.
+    """
 
     config: Any
-    spec: TaskSpec
+    spec: TaskSpec  # of actions as the method chooses them, chunks if it is told to
     name: ClassVar[str] = ""
+    rule: ClassVar[str] = ""  # what its own stage computes, in words that change whenever its result would
     greedy: ClassVar[bool] = False  # whether it acts without randomness
     Config: ClassVar[type[MethodConfig]]  # the class of `config`
     inference: ClassVar[tuple[Knob, ...]] = ()  # what the names in `knobs` are
@@ -231,16 +174,68 @@ class Method:
         c = self.config
         if not isinstance(c, ControlConfig):
             return Rewards()
-        return Rewards(c.rewards, c.reward_scale, c.reward_shift)
+        return Rewards(c.rewards, c.reward_scale, c.reward_shift, c.masks)
+
+    # training
+
+    @property
+    def parts(self) -> Mapping[str, Part]:
+        """What its own stage trains: name -> what makes it."""
+        raise NotImplementedError
+
+    def draw(self, key: Key, batch: Batch) -> Any:
+        """The random draws of one `update_parts`; none by default. `key` is consumed."""
+        del key, batch
+
+    def update_parts(self, state: State, batch: Batch, draws: Any) -> tuple[State, Metrics]:
+        """The state after one gradient step of the parts."""
+        raise NotImplementedError
+
+    def idle(self) -> frozenset[str]:
+        """Settings of training that have no bearing on it as the others stand."""
+        return frozenset()
 
     def init(self, key: Key) -> State:
         """Fresh parts, each a function of `key` and its own name alone, so that a part trained by another
         method from the same key and settings is the same part. `key` is consumed."""
-        raise NotImplementedError
+        from methods.learner import part_key
+
+        return {name: part.init(part_key(key, name)) for name, part in self.parts.items()}
 
     def stages(self) -> tuple[Stage, ...]:
         """The stages in the order they run."""
-        raise NotImplementedError
+        return (self.stage("joint"),)
+
+    def stage(self, name: str, **changes: Any) -> Stage:
+        """A stage that trains the parts, with `changes` to its fields."""
+        stage = Stage(
+            name=name,
+            trains=frozenset(self.parts),
+            steps=self.config.steps,
+            update=self.update,
+            rule=self.rule,
+            config=self.settings(),
+            batch_size=self.config.batch_size,
+            sample=self.sample,
+        )
+        return stage._replace(**changes)
+
+    def update(self, state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
+        """One gradient step with draws of its own."""
+        return self.update_parts(state, batch, self.draw(key, batch))
+
+    def settings(self) -> Mapping[str, Any]:
+        """The settings that training depends on."""
+        skip = {"steps"} | REWARD_SETTINGS | self.idle() | neutral(self.config)
+        skip |= marked(self.config, Test) | marked(self.config, Explore)
+        return {name: value for name, value in asdict(self.config).items() if name not in skip}
+
+    @property
+    def sample(self) -> Sampling:
+        """How batches are drawn: rows, or windows of consecutive ones where actions come in chunks or rewards in n."""
+        c = self.config
+        windows = isinstance(c, ControlConfig) and c.window > 1
+        return Windows(c.window, c.chunk, c.discount) if windows else ROWS
 
     def evaluation(self, episodes: int, judge: str) -> tuple[Any, ...]:
         """Stages that carry out the evaluation at so many episodes, where its pieces are worth keeping and sharing;
@@ -269,7 +264,15 @@ class Method:
         """The stage that goes on, from the parts as `stages` leave them, while the method gathers transitions itself;
         None: there is no rule for that. Its `config` covers how the method explores, too; how many steps it has is for
         the harness to say. Its batches have the columns of `fields` and no others."""
-        return None
+        return self.online_stage()
+
+    def online_stage(self, **changes: Any) -> Stage:
+        """A stage of the parts gone on with: what was fitted in closed form stays as the dataset had it. In `config`
+        the grids of knobs give way to the setting that explores."""
+        values, skip = asdict(self.config), {"steps"} | REWARD_SETTINGS | neutral(self.config)
+        config = {name: values[name] for name in values if name not in skip and not _is_grid(name, values[name])}
+        config["explores_by"] = dict(self.explorer.knobs[0])
+        return self.stage("online", **{"config": config, **changes})
 
     @property
     def explorer(self) -> Method:
@@ -286,8 +289,8 @@ class Method:
 
     @property
     def exploring(self) -> frozenset[str]:
-        """Settings that have a bearing on exploring alone: those named `explore_...`."""
-        return frozenset(field.name for field in fields(self.config) if field.name.startswith("explore_"))
+        """Settings that have a bearing on exploring alone."""
+        return marked(self.config, Explore)
 
     def having(self, **settings: Any) -> Self:
         """The method with some settings changed."""
@@ -300,3 +303,8 @@ def act_keys(key: Key) -> tuple[Key, Key]:
 
     candidates_key, choose_key = jax.random.split(key)
     return candidates_key, choose_key
+
+
+def _is_grid(name: str, value: Any) -> bool:
+    """Whether a setting lists the values of a test-time knob."""
+    return name.startswith("test_") and isinstance(value, tuple)

@@ -13,34 +13,36 @@ from typing import ClassVar, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from methods.actors import SamplerActor
+from methods.behavior import imitated
 from methods.core import (
     Array,
     Batch,
-    ControlConfig,
     Key,
     Knobs,
+    Method,
     MethodConfig,
     Metrics,
+    Part,
     Repeats,
     State,
     Weight,
 )
+from methods.critic import Aggregation, Critic, CriticConfig
 from methods.inference import Cost
-from methods.learner import Learner, Params, create, descend, optimizer
-from methods.parts import PartsMethod
-from methods.policy_critic import PolicyCritic
+from methods.learner import Params, descend
 from methods.samplers import FlowDraws, FlowSampler
 
 
 @dataclass(frozen=True)
-class FBRACConfig(ControlConfig):
+class FBRACConfig(CriticConfig):
     """FBRAC's settings. Papers tune `alpha` for each environment, under other protocols (docs/methods.md), so ours is a
     start."""
 
     activation: Literal["relu", "gelu"] = "gelu"  # of critic and flow
     flow_steps: Repeats = 10  # Euler steps
     alpha: Weight = 10.0  # weight of flow matching: the regulariser (ours: a start)
-    q_aggregation: Literal["mean", "min"] = "mean"  # of the critics in the TD target
+    q_aggregation: Aggregation = "mean"  # of the critics in the TD target
 
 
 class FBRACDraws(NamedTuple):
@@ -52,59 +54,59 @@ class FBRACDraws(NamedTuple):
 
 
 @dataclass(frozen=True)
-class FBRAC(PartsMethod):
+class FBRAC(Method):
     """Behaviour-regularised actor-critic with a flow policy."""
 
     config: FBRACConfig
     Config: ClassVar[type[MethodConfig]] = FBRACConfig
     name: ClassVar[str] = "fbrac"
-    parts: ClassVar[tuple[str, ...]] = ("critic", "actor")
     rule: ClassVar[str] = "TD on the flow policy; flow matching and Q ascent through the Euler steps"
 
     @property
-    def critic(self) -> PolicyCritic:
+    def critic(self) -> Critic:
         c = self.config
-        return PolicyCritic.of(self.spec, c, activation=c.activation, q_aggregation=c.q_aggregation)
+        return Critic.of(self.spec, c, activation=c.activation, aggregation=c.q_aggregation)
 
     @property
-    def actor(self) -> FlowSampler:
+    def actor(self) -> SamplerActor:
+        """The flow policy."""
         c = self.config
-        return FlowSampler(self.spec.action_dim, c.hidden_dims, c.activation, c.flow_steps)
+        sampler = FlowSampler(self.spec.action_dim, c.hidden_dims, c.activation, c.flow_steps, precision=c.precision)
+        return SamplerActor(sampler, self.spec.obs_dim, c.learning_rate)
 
-    def init_part(self, name: str, key: Key) -> Learner:
-        if name == "critic":
-            return self.critic.init(key)
-        return create(self.actor.init(key, self.spec.obs_dim), optimizer(self.config.learning_rate))
+    @property
+    def parts(self) -> Mapping[str, Part]:
+        return {"critic": self.critic, "actor": self.actor}
 
     def draw(self, key: Key, batch: Batch) -> FBRACDraws:
         next_key, key, flow_key = jax.random.split(key, 3)
-        rows = batch["actions"].shape[0]
-        return FBRACDraws(self.actor.noise(next_key, (rows,)), self.actor.noise(key, (rows,)),
-                          self.actor.draw(flow_key, rows))  # fmt: skip
+        rows, sampler = batch["actions"].shape[0], self.actor.sampler
+        return FBRACDraws(sampler.noise(next_key, (rows,)), sampler.noise(key, (rows,)), sampler.draw(flow_key, rows))
 
     def actor_loss(self, params: Params, state: State, batch: Batch, draws: FBRACDraws) -> tuple[Array, Metrics]:
         """alpha L_flow - Q(s, ODE(s, z)), differentiated through the Euler steps; Q the mean of the critics."""
         obs = batch["observations"]
-        imitation = self.actor.loss(params, obs, batch["actions"], draws.flow)
-        values = self.critic.values(state["critic"].params, obs, self.actor.sample(params, obs, draws.noise))
-        q_loss = -jnp.mean(values)
+        weights = imitated(batch, self.config)
+        imitation = self.actor.sampler.loss(params, obs, batch["actions"], draws.flow, weights)
+        q_loss = -jnp.mean(self.critic.q_values(state["critic"].params, obs, self.actor(params, obs, draws.noise)))
         return self.config.alpha * imitation + q_loss, {"actor/imitation": imitation, "actor/q_loss": q_loss}
 
     def update_parts(self, state: State, batch: Batch, draws: FBRACDraws) -> tuple[State, Metrics]:
-        next_actions = self.actor.sample(state["actor"].params, batch["next_observations"], draws.next_noise)
-        next_value = self.critic.next_value(state["critic"], batch, next_actions)
+        obs = batch["next_observations"]
+        next_actions = self.actor(state["actor"].params, obs, draws.next_noise)
+        next_value = self.critic.q(state["critic"].target, obs, next_actions)
         critic, metrics = self.critic.update(state["critic"], batch, next_value)
         (loss, actor_metrics), grads = jax.value_and_grad(self.actor_loss, has_aux=True)(
             state["actor"].params, state, batch, draws
         )
-        actor = descend(state["actor"], grads, optimizer(self.config.learning_rate))
+        actor = descend(state["actor"], grads, self.actor.optimizer)
         return {**state, "critic": critic, "actor": actor}, {**metrics, "actor/loss": loss, **actor_metrics}
 
     def candidates(self, state: State, obs: Array, key: Key, knobs: Knobs) -> tuple[Array, Array]:
         del knobs
-        actions = self.actor.sample(state["actor"].params, obs, self.actor.noise(key, (obs.shape[0],)))[:, None]
+        actions = self.actor(state["actor"].params, obs, self.actor.sampler.noise(key, (obs.shape[0],)))[:, None]
         return actions, jnp.ones(actions.shape[:-1], bool)
 
     def cost(self, knobs: Mapping[str, float]) -> Cost:
         del knobs
-        return Cost(self.actor.passes)
+        return Cost(self.actor.sampler.passes)

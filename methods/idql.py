@@ -5,16 +5,14 @@ Source: Implicit Diffusion Q-learning, arXiv 2304.10573, Algorithms 1 and 2; set
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-import optax
-
+from methods.behavior import Behavior
 from methods.best_of_n import BestOfN, BestOfNConfig
-from methods.core import Count, Fraction, MethodConfig, PositiveInt, Repeats, Static, Switch, Weight
-from methods.learner import Learner, Params, optimizer
-from methods.samplers import DiffusionSampler, Sampler
+from methods.core import Count, Fraction, MethodConfig, PositiveInt, Repeats, Static, Switch, Test, Weight
+from methods.learner import Learner, Params
+from methods.samplers import DiffusionSampler
 
 
 @dataclass(frozen=True)
@@ -33,8 +31,12 @@ class IDQLConfig(BestOfNConfig):
     decay_steps: Count = 3_000_000  # steps in which the sampler's rate falls to 0, along a cosine; 0: it stays
     average_rate: Annotated[Fraction, Switch] = 0.001  # of the average of the sampler's parameters that proposes; 0:
     # they do themselves
-    select_critic: Literal["target", "online"] = "target"  # which chooses among the samples
-    test_n: tuple[Repeats, ...] = (16, 64, 256)  # N: each is evaluated, as the paper tunes it per domain
+    select_critic: Annotated[Literal["target", "online"], Test] = "target"  # which chooses among the samples
+    test_n: Annotated[tuple[Repeats, ...], Test] = (
+        16,
+        64,
+        256,
+    )  # N: each is evaluated, as the paper tunes it per domain
 
 
 @dataclass(frozen=True)
@@ -46,34 +48,17 @@ class IDQL(BestOfN):
     name: ClassVar[str] = "idql"
 
     @property
-    def sampler(self) -> Sampler:
+    def behavior(self) -> Behavior:
         c = self.config
-        return DiffusionSampler(
+        sampler = DiffusionSampler(
             self.spec.action_dim, c.sampler_dims, c.sampler_activation, steps=c.diffusion_steps, blocks=c.blocks,
-            dropout=c.dropout, solver="langevin",
+            dropout=c.dropout, solver="langevin", precision=c.precision,
         )  # fmt: skip
-
-    @property
-    def behavior_batch(self) -> int:
-        return self.config.sampler_batch_size
-
-    @property
-    def behavior_optimizer(self) -> optax.GradientTransformation:
-        c = self.config
-        return optimizer(c.learning_rate, weight_decay=c.weight_decay, decay_steps=c.decay_steps)
-
-    @property
-    def behavior_average(self) -> float:
-        return self.config.average_rate
-
-    @property
-    def behavior_settings(self) -> Mapping[str, Any]:
-        c = self.config
-        return {"weight_decay": c.weight_decay, "decay_steps": c.decay_steps, "average_rate": c.average_rate}
-
-    @property
-    def test_time(self) -> frozenset[str]:
-        return super().test_time | {"select_critic"}
+        settings = {name: getattr(c, name) for name in ("weight_decay", "decay_steps", "average_rate")}
+        return Behavior.of(
+            self.spec, c, sampler, batch_size=c.sampler_batch_size, weight_decay=c.weight_decay,
+            decay_steps=c.decay_steps, average=c.average_rate, settings=settings,
+        )  # fmt: skip
 
     def judge(self, critic: Learner) -> Params:
         return critic.target if self.config.select_critic == "target" else critic.params

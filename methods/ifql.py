@@ -7,10 +7,10 @@ with its diffusion model exchanged for a flow: argmax over N samples of min Q.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from methods.best_of_n import BestOfN, BestOfNConfig
-from methods.core import MethodConfig, Repeats
+from methods.core import MethodConfig, Repeats, Test
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class IFQLConfig(BestOfNConfig):
 
     critic: Literal["iql"] = "iql"
     sampler_activation: Literal["relu", "gelu", "mish"] = "gelu"
-    test_n: tuple[Repeats, ...] = (32,)  # N per task stands in the task tables
+    test_n: Annotated[tuple[Repeats, ...], Test] = (32,)  # N per task stands in the task tables
 
 
 @dataclass(frozen=True)

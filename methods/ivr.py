@@ -8,15 +8,15 @@ code V steps first, Q and the policy learn from the new V, and V has LayerNorm w
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Annotated, ClassVar, Literal
 
 import jax.numpy as jnp
 
+from methods.actors import GaussianActor
 from methods.core import (
     Array,
     Batch,
-    ControlConfig,
+    Explore,
     Fraction,
     MethodConfig,
     Order,
@@ -26,14 +26,13 @@ from methods.core import (
     Static,
     Weight,
 )
-from methods.insample import InSampleCritic
+from methods.critic import Critic, CriticConfig, InSample, StateValue
 from methods.iql import IQL, LARGEST_WEIGHT
 from methods.learner import Params
-from methods.networks import Critic, GaussianHead, Value, forward
 
 
 @dataclass(frozen=True)
-class IVRConfig(ControlConfig):
+class IVRConfig(CriticConfig):
     """IVR's settings; alphas per task stand in the task tables."""
 
     hidden_dims: tuple[PositiveInt, ...] = (256, 256)  # its code
@@ -44,33 +43,10 @@ class IVRConfig(ControlConfig):
     value_dropout: Annotated[Fraction, Static] = 0.0  # its code sets 0.5 on AntMaze, where it is inert:
     # V is called as in evaluation
     order: Order = "sequential"  # of the steps of V, then Q and the policy
-    explore_scale: Weight = 1.0  # while exploring online: of the policy's own std
+    explore_scale: Annotated[Weight, Explore] = 1.0  # while exploring online: of the policy's own std
 
 
 _START = "orthogonal"  # of every kernel, as in its code
-
-
-@dataclass(frozen=True)
-class RegularizedCritic(InSampleCritic):
-    """Q and V of IVR: V with LayerNorm before the activation, and first to step."""
-
-    order: str = "sequential"
-
-    @property
-    def sequential(self) -> bool:
-        return self.order == "sequential"
-
-    @property
-    def rule(self) -> str:
-        return f"{super().rule}, V normalised, {_START} start"
-
-    @property
-    def critic(self) -> Critic:
-        return Critic(self.hidden_dims, self.activation, "none", start=_START)
-
-    @property
-    def value(self) -> Value:
-        return Value(self.hidden_dims, self.activation, self.norm, self.value_dropout, _START)
 
 
 @dataclass(frozen=True)
@@ -82,30 +58,34 @@ class IVR(IQL):
     name: ClassVar[str] = "ivr"
     rule: ClassVar[str] = f"regression weighted by the regulariser's optimal policy, at most 100, {_START} start"
 
-    @cached_property
-    def in_sample(self) -> RegularizedCritic:
+    @property
+    def in_sample(self) -> InSample:
+        """V with LayerNorm before the activation, Q without, and V first to step."""
         c = self.config
-        return RegularizedCritic.of(
-            self.spec, c, loss=c.regularizer, level=self.alpha, activation=c.activation, norm="before",
-            value_dropout=c.value_dropout, order=c.order,
+        critic = Critic.of(self.spec, c, activation=c.activation, norm="none", start=_START, aggregation="min",
+                           loss="sum")  # fmt: skip
+        value = StateValue(
+            self.spec.obs_dim, c.hidden_dims, c.learning_rate, c.regularizer, self.alpha, c.activation, "before",
+            _START, c.value_dropout, c.precision,
         )  # fmt: skip
+        first = c.order == "sequential"
+        return InSample(critic, value, first, f", V normalised, {_START} start", {"order": c.order})
 
     @property
     def alpha(self) -> float:
         """The regulariser's weight in the form that is asked for."""
         return self.config.sql_alpha if self.config.regularizer == "sql" else self.config.eql_alpha
 
-    @property
-    def test_time(self) -> frozenset[str]:
-        return frozenset({"eql_alpha" if self.config.regularizer == "sql" else "sql_alpha"})  # has no bearing
+    def idle(self) -> frozenset[str]:
+        return frozenset({"eql_alpha" if self.config.regularizer == "sql" else "sql_alpha"})
 
     @property
-    def actor(self) -> GaussianHead:
-        return GaussianHead(self.config.hidden_dims, self.spec.action_dim, self.config.activation, _START)
+    def actor(self) -> GaussianActor:  # type: ignore[override]
+        return GaussianActor.of(self.spec, self.config, self.config.activation, start=_START)
 
     def policy(self, params: Params, obs: Array) -> tuple[Array, Array]:
         """Mean within the box and a learned log std, `[b, a]` each."""
-        mean, log_std = forward(self.actor, params, obs)
+        mean, log_std = self.actor(params, obs)
         return jnp.tanh(mean), log_std
 
     def weights(self, state: State, batch: Batch) -> Array:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -36,11 +37,48 @@ def _orthogonal(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> A
     return jax.custom_batching.sequential_vmap(lambda key: draw(key, shape, dtype))(key)
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _product(x: Array, y: Array, dims: Any) -> Array:
+    """The product of two arrays rounded to bfloat16, summed in float32; so are the products of its derivative."""
+    return jax.lax.dot_general(_round(x), _round(y), dims, preferred_element_type=jnp.float32).astype(x.dtype)
+
+
+def _round(x: Array) -> Array:
+    return x.astype(jnp.bfloat16)
+
+
+def _product_forward(x: Array, y: Array, dims: Any) -> tuple[Array, tuple[Array, Array]]:
+    return _product(x, y, dims), (_round(x), _round(y))
+
+
+def _product_backward(dims: Any, rounded: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    x, y = rounded
+    ((over,), (rows,)), _ = dims
+    del over, rows
+    g = _round(g)
+    dx = jax.lax.dot_general(g, y, (((g.ndim - 1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
+    flat_x, flat_g = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
+    dy = jax.lax.dot_general(flat_x, flat_g, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+    return dx, dy
+
+
+_product.defvjp(_product_forward, _product_backward)
+
+
+def matmul_bfloat16(x: Array, kernel: Array, dims: Any, precision: Any = None, **_: Any) -> Array:
+    """`jax.lax.dot_general` as a dense layer calls it: x `[..., i]` times kernel `[i, j]`."""
+    del precision
+    return _product(x, kernel, dims)
+
+
 STARTS: dict[str, Callable[..., Array]] = {
     "uniform": nn.initializers.variance_scaling(1.0, "fan_avg", "uniform"),
     "orthogonal": _orthogonal,
 }
 
+
+PRODUCTS: dict[str, Callable[..., Array] | None] = {"float32": None, "bfloat16": matmul_bfloat16}
+"""Precision -> what multiplies matrices; None: as the computation's own precision has it."""
 
 _NORM_EPSILON = 1e-6  # of the variance, as flax's LayerNorm
 
@@ -83,16 +121,30 @@ class LayerNorm(nn.Module):
         return standardize(x) * scale + bias
 
 
-def forward(network: nn.Module, params: Any, *inputs: Array, dropout: Key | None = None) -> Any:
+def forward(network: nn.Module, params: Any, *inputs: Array, dropout: Key | None = None, **named: Any) -> Any:
     """The network's output; `params` as its `init` made them. With a `dropout` key it drops units, as in training."""
     if dropout is None:
-        return network.apply(params, *inputs)
-    return network.apply(params, *inputs, train=True, rngs={"dropout": dropout})
+        return network.apply(params, *inputs, **named)
+    return network.apply(params, *inputs, **named, train=True, rngs={"dropout": dropout})
 
 
-def per_action(obs: Array, actions: Array) -> Array:
-    """Observations `[b, o]` beside each of their actions `[b, n, a]`: `[b, n, o]`."""
-    return jnp.broadcast_to(obs[:, None], (*actions.shape[:-1], obs.shape[-1]))
+def per_action(obs: Any, actions: Array) -> Any:
+    """Observations `[b, o]` beside each of their actions `[b, n, a]`: `[b, n, o]`. One for each action already, `[...,
+    o]` and `[..., a]`, they stay. A pytree's leaves are treated alike."""
+
+    def wide(leaf: Array) -> Array:
+        if leaf.ndim == actions.ndim:
+            return leaf
+        return jnp.broadcast_to(leaf[:, None], (*actions.shape[:-1], leaf.shape[-1]))
+
+    return jax.tree.map(wide, obs)
+
+
+def features(obs: Any) -> Array:
+    """Of observations `[..., o]` what networks begin with, `[..., f]`: themselves, or a pytree's leaves one after
+    another. The place for an encoder."""
+    leaves = jax.tree.leaves(obs)
+    return leaves[0] if len(leaves) == 1 else jnp.concatenate(leaves, axis=-1)
 
 
 class MLP(nn.Module):
@@ -104,13 +156,14 @@ class MLP(nn.Module):
     norm: str = "none"  # "none" | "before" | "after" | "inner"
     dropout: float = 0.0  # after each hidden layer, while training
     start: str = "uniform"
+    precision: str = "float32"
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
-        init = STARTS[self.start]
+        init, product = STARTS[self.start], PRODUCTS[self.precision]
         activate = ACTIVATIONS[self.activation]
         for number, width in enumerate(self.hidden_dims, start=1):
-            x = nn.Dense(width, kernel_init=init)(x)
+            x = nn.Dense(width, kernel_init=init, dot_general=product)(x)
             if self.norm == "before" or (self.norm == "inner" and number < len(self.hidden_dims)):
                 x = LayerNorm()(x)
             x = activate(x)
@@ -118,10 +171,10 @@ class MLP(nn.Module):
                 x = LayerNorm()(x)
             if self.dropout:
                 x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        return nn.Dense(self.out_dim, kernel_init=init)(x)
+        return nn.Dense(self.out_dim, kernel_init=init, dot_general=product)(x)
 
 
-class Critic(nn.Module):
+class QNetwork(nn.Module):
     """An ensemble of Q(s, a): observations `[..., o]`, actions `[..., a]` -> `[members, ...]`."""
 
     hidden_dims: tuple[int, ...]
@@ -129,6 +182,7 @@ class Critic(nn.Module):
     norm: str = "before"
     members: int = 2
     start: str = "uniform"
+    precision: str = "float32"
 
     @nn.compact
     def __call__(self, obs: Array, actions: Array) -> Array:
@@ -140,26 +194,36 @@ class Critic(nn.Module):
             out_axes=0,
             axis_size=self.members,
         )
-        net = ensemble(self.hidden_dims, 1, self.activation, self.norm, start=self.start)
-        return net(jnp.concatenate([obs, actions], axis=-1)).squeeze(-1)
+        net = ensemble(self.hidden_dims, 1, self.activation, self.norm, start=self.start, precision=self.precision)
+        return net(jnp.concatenate([features(obs), actions], axis=-1)).squeeze(-1)
+
+
+LABEL_WIDTH = 32  # of the vector that stands for a class (QGF's code of CFGRL)
 
 
 class ActionField(nn.Module):
     """A vector field on actions: observations `[..., o]` and actions `[..., a]`, with any further inputs (flow time
-    `[..., 1]`) -> `[..., a]`. Serves the flow's velocity, the one-step policy and the amortised value gradient."""
+    `[..., 1]`) -> `[..., a]`. Serves the flow's velocity, the one-step policy and the amortised value gradient. With
+    `labels` it is conditioned on one of so many classes, which a learned vector stands for."""
 
     hidden_dims: tuple[int, ...]
     action_dim: int
     activation: str = "relu"
     norm: str = "none"
+    labels: int = 0
+    precision: str = "float32"
 
     @nn.compact
-    def __call__(self, obs: Array, actions: Array, *more: Array) -> Array:
-        net = MLP(self.hidden_dims, self.action_dim, self.activation, self.norm)
-        return net(jnp.concatenate([obs, actions, *more], axis=-1))
+    def __call__(self, obs: Array, actions: Array, *more: Array, label: Array | None = None) -> Array:
+        net = MLP(self.hidden_dims, self.action_dim, self.activation, self.norm, precision=self.precision)
+        inputs = [features(obs), actions, *more]
+        if self.labels:
+            assert label is not None
+            inputs.append(nn.Embed(self.labels, LABEL_WIDTH)(jnp.broadcast_to(label, actions.shape[:-1])))
+        return net(jnp.concatenate(inputs, axis=-1))
 
 
-class Value(nn.Module):
+class ValueNetwork(nn.Module):
     """V(s): observations `[..., o]` -> `[...]`."""
 
     hidden_dims: tuple[int, ...]
@@ -167,11 +231,12 @@ class Value(nn.Module):
     norm: str = "none"
     dropout: float = 0.0
     start: str = "uniform"
+    precision: str = "float32"
 
     @nn.compact
     def __call__(self, obs: Array, train: bool = False) -> Array:
-        net = MLP(self.hidden_dims, 1, self.activation, self.norm, self.dropout, self.start)
-        return net(obs, train=train).squeeze(-1)
+        net = MLP(self.hidden_dims, 1, self.activation, self.norm, self.dropout, self.start, self.precision)
+        return net(features(obs), train=train).squeeze(-1)
 
 
 class PolicyHead(nn.Module):
@@ -181,14 +246,16 @@ class PolicyHead(nn.Module):
     action_dim: int
     activation: str = "relu"
     start: str = "uniform"
+    precision: str = "float32"
 
     @nn.compact
     def __call__(self, obs: Array) -> Array:
         near_0 = nn.initializers.variance_scaling(1e-2, "fan_avg", "uniform")
         init = near_0 if self.start == "uniform" else STARTS[self.start]
-        trunk = MLP(self.hidden_dims[:-1], self.hidden_dims[-1], self.activation, start=self.start)
-        features = ACTIVATIONS[self.activation](trunk(obs))
-        return nn.Dense(self.action_dim, kernel_init=init)(features)
+        trunk = MLP(self.hidden_dims[:-1], self.hidden_dims[-1], self.activation, start=self.start,
+                    precision=self.precision)  # fmt: skip
+        hidden = ACTIVATIONS[self.activation](trunk(features(obs)))
+        return nn.Dense(self.action_dim, kernel_init=init, dot_general=PRODUCTS[self.precision])(hidden)
 
 
 class GaussianHead(nn.Module):
@@ -201,10 +268,11 @@ class GaussianHead(nn.Module):
     action_dim: int
     activation: str = "relu"
     start: str = "uniform"
+    precision: str = "float32"
 
     @nn.compact
     def __call__(self, obs: Array) -> tuple[Array, Array]:
-        mean = PolicyHead(self.hidden_dims, self.action_dim, self.activation, self.start)(obs)
+        mean = PolicyHead(self.hidden_dims, self.action_dim, self.activation, self.start, self.precision)(obs)
         log_std = self.param("log_std", nn.initializers.zeros, (self.action_dim,))
         return mean, jnp.broadcast_to(jnp.clip(log_std, -5.0, 2.0), mean.shape)
 
@@ -224,22 +292,25 @@ class DenoisingNetwork(nn.Module):
     blocks: int = 0
     dropout: float = 0.0
     numbered: int = 0
+    precision: str = "float32"
 
     @nn.compact
     def __call__(self, obs: Array, noisy: Array, time: Array, train: bool = False) -> Array:
-        activate = ACTIVATIONS[self.activation]
-        encoded = MLP((32,), 16, self.activation)(self._features(time))
-        x = jnp.concatenate([obs, noisy, encoded], axis=-1)
+        activate, product = ACTIVATIONS[self.activation], PRODUCTS[self.precision]
+        encoded = MLP((32,), 16, self.activation, precision=self.precision)(self._sinusoids(time))
+        x = jnp.concatenate([features(obs), noisy, encoded], axis=-1)
         if not self.blocks:
-            return MLP(self.hidden_dims, self.action_dim, self.activation)(x)
+            return MLP(self.hidden_dims, self.action_dim, self.activation, precision=self.precision)(x)
         width = self.hidden_dims[-1]
-        x = nn.Dense(width)(x)
+        x = nn.Dense(width, dot_general=product)(x)
         for _ in range(self.blocks):
             inner = nn.Dropout(self.dropout, deterministic=not train)(x) if self.dropout else x
-            x = x + nn.Dense(width)(activate(nn.Dense(4 * width)(LayerNorm()(inner))))
-        return nn.Dense(self.action_dim)(activate(x))
+            # in this order, so that parameters keep the names that the first of the two layers had
+            second, first = (nn.Dense(size, dot_general=product) for size in (width, 4 * width))
+            x = x + second(activate(first(LayerNorm()(inner))))
+        return nn.Dense(self.action_dim, dot_general=product)(activate(x))
 
-    def _features(self, time: Array) -> Array:
+    def _sinusoids(self, time: Array) -> Array:
         if not self.numbered:
             return sinusoids(1e3 * time, 16)
         return sinusoids(jnp.round(self.numbered * time) - 1.0, 16, closed=True)

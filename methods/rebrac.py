@@ -7,11 +7,12 @@ and CORL's go by `order=sequential`, which the table of D4RL sets.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
+from methods.behavior import imitated
 from methods.core import Array, Batch, MethodConfig, Metrics, State, Weight
 from methods.learner import Params
 from methods.td3 import TD3, TD3Config
@@ -45,12 +46,12 @@ class ReBRAC(TD3):
         distance = jnp.sum((next_actions - batch["next_actions"]) ** 2, axis=-1)
         return self.config.alpha_critic * jnp.where(batch["terminals"] > 0.0, 0.0, distance)
 
-    def actor_loss(self, params: Params, state: State, batch: Batch, draws: Any = None) -> tuple[Array, Metrics]:
-        """-min Q / mean |min Q| + a1 |pi(s) - a|^2, summed over dimensions, mean over rows; draws nothing."""
-        del draws
-        actions = self.policy(params, batch["observations"])
-        q = jnp.min(self.critic.values(state["critic"].params, batch["observations"], actions), axis=0)
+    def actor_loss(self, params: Params, state: State, batch: Batch) -> tuple[Array, Metrics]:
+        """-min Q / mean |min Q| + a1 |pi(s) - a|^2, summed over dimensions, mean over rows."""
+        actions, weights = self.policy(params, batch["observations"]), imitated(batch, self.config)
+        q = self.critic.q(state["critic"].params, batch["observations"], actions)
         scale = jax.lax.stop_gradient(1.0 / jnp.mean(jnp.abs(q)))
-        distance = jnp.mean(jnp.sum((actions - batch["actions"]) ** 2, axis=-1))
+        squares = (actions - batch["actions"]) ** 2
+        distance = jnp.mean(jnp.sum(squares if weights is None else weights * squares, axis=-1))
         q_loss = -scale * jnp.mean(q)
         return q_loss + self.config.alpha_actor * distance, {"actor/distance": distance, "actor/q_loss": q_loss}

@@ -2,11 +2,12 @@
 
 `loss(params, obs, actions, draws)` imitates; `sample(params, obs, noise)` acts. Random draws are arguments (`draw`,
 `noise`), so both are pure functions of what they are given. What `sample` starts from is `[..., k]`, where k is the
-sampler's business.
+sampler's business. Losses are means over rows and dimensions; `weights` `[b, 1]` or `[b, a]` multiply their terms.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from methods.core import Array, Key
 from methods.learner import Params
-from methods.networks import ActionField, DenoisingNetwork, GaussianHead, forward, sinusoids
+from methods.networks import ActionField, DenoisingNetwork, GaussianHead, forward, per_action, sinusoids
 
 
 class Sampler(Protocol):
@@ -27,7 +28,7 @@ class Sampler(Protocol):
     def draw(self, key: Key, rows: int) -> Any:
         """The random draws of one `loss`."""
 
-    def loss(self, params: Params, obs: Array, actions: Array, draws: Any) -> Array:
+    def loss(self, params: Params, obs: Array, actions: Array, draws: Any, weights: Array | None = None) -> Array:
         """A scalar, at observations `[b, o]` and actions `[b, a]`."""
 
     def noise(self, key: Key, shape: tuple[int, ...]) -> Array:
@@ -67,17 +68,17 @@ class FlowSampler:
     norm: str = "none"  # LayerNorm's place: see `methods/networks.py`
     time_embedding: int = 0  # sinusoids of the time; 0: the time itself
     grid: bool = False  # t ~ U{0, 1/steps, ..., 1} instead of U[0, 1]
+    labels: int = 0  # classes that the flow is conditioned on; 0: no condition
+    precision: str = "float32"
 
     @property
     def settings(self) -> dict[str, Any]:
-        kept = asdict(self)
-        if not self.grid:
-            del kept["steps"]
-        return kept
+        unseen = set() if self.grid else {"steps"}
+        return _settings(self, unseen | (set() if self.labels else {"labels"}))
 
     @property
     def network(self) -> ActionField:
-        return ActionField(self.hidden_dims, self.action_dim, self.activation, self.norm)
+        return ActionField(self.hidden_dims, self.action_dim, self.activation, self.norm, self.labels, self.precision)
 
     @property
     def passes(self) -> int:
@@ -89,8 +90,8 @@ class FlowSampler:
         return np.arange(self.steps) / self.steps  # by NumPy: XLA would multiply by a rounded 1 / steps
 
     def init(self, key: Key, obs_dim: int) -> Params:
-        action = jnp.zeros((1, self.action_dim))
-        return self.network.init(key, jnp.zeros((1, obs_dim)), action, self._embed(action[:, :1]))
+        action, label = jnp.zeros((1, self.action_dim)), jnp.zeros(1, int) if self.labels else None
+        return self.network.init(key, jnp.zeros((1, obs_dim)), action, self._embed(action[:, :1]), label=label)
 
     def draw(self, key: Key, rows: int) -> FlowDraws:
         start_key, time_key = jax.random.split(key)
@@ -100,15 +101,20 @@ class FlowSampler:
             time = jax.random.uniform(time_key, (rows, 1))
         return FlowDraws(jax.random.normal(start_key, (rows, self.action_dim)), time)
 
-    def loss(self, params: Params, obs: Array, actions: Array, draws: FlowDraws) -> Array:
-        """Mean squared velocity error over rows and dimensions, a scalar."""
+    def loss(
+        self, params: Params, obs: Array, actions: Array, draws: FlowDraws, weights: Array | None = None,
+        label: Array | None = None,
+    ) -> Array:  # fmt: skip
+        """Mean squared velocity error over rows and dimensions, a scalar; `label` `[b]`, of a conditioned flow."""
         start, time = draws
-        velocity = self.velocity(params, obs, (1.0 - time) * start + time * actions, time)
-        return jnp.mean((velocity - (actions - start)) ** 2)
+        velocity = self.velocity(params, obs, (1.0 - time) * start + time * actions, time, label)
+        return weighted((velocity - (actions - start)) ** 2, weights)
 
-    def velocity(self, params: Params, obs: Array, actions: Array, time: Array) -> Array:
-        """v(s, a_t, t) `[..., a]` at observations `[..., o]`, actions `[..., a]` and times `[..., 1]`."""
-        return forward(self.network, params, obs, actions, self._embed(time))
+    def velocity(self, params: Params, obs: Array, actions: Array, time: Array, label: Array | None = None) -> Array:
+        """v(s, a_t, t) `[..., a]` for actions `[..., a]` at observations `[..., o]` (or `[b, o]` for actions `[b, n,
+        a]`), times `[..., 1]` or a scalar, and labels `[...]` or a scalar."""
+        time = jnp.broadcast_to(time, (*actions.shape[:-1], 1))
+        return forward(self.network, params, per_action(obs, actions), actions, self._embed(time), label=label)
 
     def _embed(self, time: Array) -> Array:
         return sinusoids(1e4 * time, self.time_embedding) if self.time_embedding else time
@@ -117,19 +123,19 @@ class FlowSampler:
         """What `sample` starts from, `[*shape, a]`."""
         return jax.random.normal(key, (*shape, self.action_dim))
 
-    def sample(self, params: Params, obs: Array, noise: Array) -> Array:
+    def sample(self, params: Params, obs: Array, noise: Array, label: Array | None = None) -> Array:
         """Actions `[..., a]` in [-1, 1] at observations `[..., o]`, one for each noise `[..., a]`."""
-        return jnp.clip(self.integrate(params, obs, noise), -1.0, 1.0)
+        return self.integrate(lambda action, time: self.velocity(params, obs, action, time, label), noise)
 
-    def integrate(self, params: Params, obs: Array, noise: Array) -> Array:
-        """As `sample`, without the clip."""
+    def integrate(self, field: Callable[[Array, Array], Array], noise: Array) -> Array:
+        """Where Euler's steps along a field lead from noise `[..., a]`, clipped to [-1, 1]; `field`: unfinished actions
+        and a scalar time -> `[..., a]`."""
 
         def euler(action: Array, time: Array) -> tuple[Array, None]:
-            times = jnp.broadcast_to(time, (*action.shape[:-1], 1))
-            return action + self.velocity(params, obs, action, times) / self.steps, None
+            return action + field(action, time) / self.steps, None
 
         action, _ = jax.lax.scan(euler, noise, jnp.asarray(self.times, noise.dtype))
-        return action
+        return jnp.clip(action, -1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -139,14 +145,15 @@ class GaussianSampler:
     action_dim: int
     hidden_dims: tuple[int, ...]
     activation: str = "relu"
+    precision: str = "float32"
 
     @property
     def settings(self) -> dict[str, Any]:
-        return asdict(self)
+        return _settings(self)
 
     @property
     def network(self) -> GaussianHead:
-        return GaussianHead(self.hidden_dims, self.action_dim, self.activation)
+        return GaussianHead(self.hidden_dims, self.action_dim, self.activation, precision=self.precision)
 
     @property
     def passes(self) -> int:
@@ -159,11 +166,11 @@ class GaussianSampler:
         del key, rows  # the likelihood needs no draws
         return ()
 
-    def loss(self, params: Params, obs: Array, actions: Array, draws: tuple[()]) -> Array:
-        """-mean log pi(a | s), a scalar."""
+    def loss(self, params: Params, obs: Array, actions: Array, draws: tuple[()], weights: Array | None = None) -> Array:
+        """-mean log pi(a | s) over rows, a scalar."""
         del draws
         mean, log_std = forward(self.network, params, obs)
-        return -jnp.mean(gaussian_log_prob(mean, log_std, actions))
+        return -jnp.mean(gaussian_log_prob(mean, log_std, actions, weights))
 
     def noise(self, key: Key, shape: tuple[int, ...]) -> Array:
         """What `sample` starts from, `[*shape, a]`."""
@@ -203,23 +210,23 @@ class DiffusionSampler:
     solver: str = "ancestral"  # "ancestral" | "langevin" | "ode"
     beta: tuple[float, float] = (0.1, 10.0)
     numbered: bool = False  # whether the network sees the number of a step on the grid instead of its time
+    precision: str = "float32"
     shortest: ClassVar[float] = 1e-5  # the least time that "ode" trains on
     last: ClassVar[float] = 1e-3  # the time at which it ends sampling
 
     @property
     def settings(self) -> dict[str, Any]:
-        kept = asdict(self)
-        kept["solver"] = f"continuous times from {self.shortest}" if self.solver == "ode" else "grid"
-        if self.solver == "ode":
-            del kept["steps"]
-        if not self.numbered:
-            del kept["numbered"]  # so that what was trained before there was a choice is still the same work
-        return kept
+        unseen = {"steps"} if self.solver == "ode" else set()
+        unseen |= set() if self.numbered else {"numbered"}  # as before there was a choice
+        solver = f"continuous times from {self.shortest}" if self.solver == "ode" else "grid"
+        return {**_settings(self, unseen), "solver": solver}
 
     @property
     def network(self) -> DenoisingNetwork:
         numbered = self.steps if self.numbered else 0
-        return DenoisingNetwork(self.hidden_dims, self.action_dim, self.activation, self.blocks, self.dropout, numbered)
+        return DenoisingNetwork(
+            self.hidden_dims, self.action_dim, self.activation, self.blocks, self.dropout, numbered, self.precision
+        )
 
     @property
     def passes(self) -> int:
@@ -242,12 +249,14 @@ class DiffusionSampler:
             time = jax.random.randint(time_key, (rows, 1), 1, self.steps + 1) / self.steps
         return DiffusionDraws(jax.random.normal(eps_key, (rows, self.action_dim)), time, dropout_key)
 
-    def loss(self, params: Params, obs: Array, actions: Array, draws: DiffusionDraws) -> Array:
+    def loss(
+        self, params: Params, obs: Array, actions: Array, draws: DiffusionDraws, weights: Array | None = None
+    ) -> Array:
         """Mean squared error of eps over rows and dimensions, a scalar."""
         signal = self.signal(draws.time)
         noisy = jnp.sqrt(signal) * actions + jnp.sqrt(1.0 - signal) * draws.eps
         eps = forward(self.network, params, obs, noisy, draws.time, dropout=draws.dropout if self.dropout else None)
-        return jnp.mean((eps - draws.eps) ** 2)
+        return weighted((eps - draws.eps) ** 2, weights)
 
     def noise(self, key: Key, shape: tuple[int, ...]) -> Array:
         """What `sample` starts from and, but for "ode", adds on the way: `[*shape, a * draws]`."""
@@ -315,6 +324,18 @@ class DiffusionSampler:
         return action
 
 
-def gaussian_log_prob(mean: Array, log_std: Array, actions: Array) -> Array:
-    """log N(a; mean, exp(log_std)^2), summed over dimensions, `[...]`."""
-    return jax.scipy.stats.norm.logpdf(actions, mean, jnp.exp(log_std)).sum(axis=-1)
+def gaussian_log_prob(mean: Array, log_std: Array, actions: Array, weights: Array | None = None) -> Array:
+    """log N(a; mean, exp(log_std)^2), summed over dimensions, each times its weight, `[...]`."""
+    terms = jax.scipy.stats.norm.logpdf(actions, mean, jnp.exp(log_std))
+    return (terms if weights is None else weights * terms).sum(axis=-1)
+
+
+def weighted(terms: Array, weights: Array | None) -> Array:
+    """The mean of a loss's terms `[b, a]`, each times its weight `[b, 1]` or `[b, a]`."""
+    return jnp.mean(terms if weights is None else weights * terms)
+
+
+def _settings(sampler: Any, unseen: Collection[str] = ()) -> dict[str, Any]:
+    """What a sampler's fit depends on: its fields, without those that its loss does not see."""
+    known = {"precision"} if sampler.precision == "float32" else set()
+    return {name: value for name, value in asdict(sampler).items() if name not in known.union(unseen)}

@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from methods.behavior import BehaviorConfig, BehaviorMethod
+from methods.behavior import Behavior, BehaviorConfig
 from methods.core import (
     Array,
     BadInput,
@@ -24,22 +25,26 @@ from methods.core import (
     Columns,
     Key,
     Knobs,
+    Method,
     MethodConfig,
     Metrics,
+    Part,
     PositiveFloat,
     PositiveInt,
     Repeats,
     Stage,
     State,
     Switch,
+    TaskSpec,
+    Test,
     Weight,
     is_on,
 )
-from methods.critics import planned_returns, softmax_value
 from methods.inference import SAMPLES, Cost, Knob
 from methods.learner import Params, create, descend, optimizer
-from methods.networks import Critic, forward, per_action
-from methods.samplers import DiffusionSampler, Sampler
+from methods.losses import planned_returns, softmax_value
+from methods.networks import QNetwork, forward, per_action
+from methods.samplers import DiffusionSampler
 
 _NARROWEST = 0.1  # least std that returns are divided by
 
@@ -58,17 +63,40 @@ class SfBCConfig(BehaviorConfig):
     rounds: PositiveInt = 2  # critics, the first of Monte-Carlo returns; `steps` are divided among them
     plan_samples: PositiveInt = 16  # behaviour samples in V(s)
     plan_weight: PositiveFloat = 20.0  # of Q in V's softmax, returns normalised
-    weight: PositiveFloat = 100.0  # of Q in the softmax that acts, returns normalised
-    test_n: tuple[Repeats, ...] = (32,)  # N behaviour candidates
-    picks: Repeats = 1  # the action is the mean of so many different draws (4 on locomotion)
+    weight: Annotated[PositiveFloat, Test] = 100.0  # of Q in the softmax that acts, returns normalised
+    test_n: Annotated[tuple[Repeats, ...], Test] = (32,)  # N behaviour candidates
+    picks: Annotated[Repeats, Test] = 1  # the action is the mean of so many different draws (4 on locomotion)
 
     def __post_init__(self) -> None:
         if self.picks > min(self.test_n):
             raise BadInput(f"sfbc.picks={self.picks} is more than sfbc.test_n={min(self.test_n)}")
+        if self.window > 1:
+            raise BadInput(f"sfbc takes single actions and whole returns: chunk={self.chunk}, n_step={self.n_step}")
 
 
 @dataclass(frozen=True)
-class SfBC(BehaviorMethod):
+class ReturnCritic:
+    """Q of normalised returns, with their mean and std."""
+
+    network: QNetwork
+    spec: TaskSpec
+    learning_rate: float
+
+    @property
+    def optimizer(self) -> optax.GradientTransformation:
+        return optimizer(self.learning_rate)
+
+    def init(self, key: Key) -> State:
+        params = self.network.init(key, jnp.zeros((1, self.spec.obs_dim)), jnp.zeros((1, self.spec.action_dim)))
+        return {"learner": create(params, self.optimizer), "mean": jnp.zeros(()), "std": jnp.ones(())}
+
+    def q(self, params: Params, obs: Array, actions: Array) -> Array:
+        """Normalised Q `[...]` of actions `[..., a]` at observations `[..., o]`, or `[b, o]` for `[b, n, a]`."""
+        return forward(self.network, params, per_action(obs, actions), actions)[0]
+
+
+@dataclass(frozen=True)
+class SfBC(Method):
     """Selecting from behaviour candidates."""
 
     config: SfBCConfig
@@ -77,66 +105,55 @@ class SfBC(BehaviorMethod):
     inference: ClassVar[tuple[Knob, ...]] = (SAMPLES,)
     rule: ClassVar[str] = "regression on planned returns, normalised, at a rate of its own"
 
+    # parts
+
     @property
-    def parts(self) -> tuple[str, ...]:  # type: ignore[override]
-        """One critic a round; the last acts."""
+    def behavior(self) -> Behavior:
+        c = self.config
+        sampler = DiffusionSampler(
+            self.spec.action_dim, c.hidden_dims, c.sampler_activation, steps=c.solver_steps, solver="ode",
+            beta=(0.1, 20.0), precision=c.precision,
+        )  # fmt: skip
+        return Behavior.of(self.spec, c, sampler)
+
+    @property
+    def critic(self) -> ReturnCritic:
+        c = self.config
+        rate = c.critic_learning_rate if is_on(c.critic_learning_rate) else c.learning_rate
+        network = QNetwork(c.hidden_dims, c.activation, norm="none", members=1, precision=c.precision)
+        return ReturnCritic(network, self.spec, rate)
+
+    @property
+    def critics(self) -> tuple[str, ...]:
+        """The parts that are critics: one a round; the last acts."""
         return (*(f"critic_{number}" for number in range(1, self.config.rounds)), "critic")
+
+    @property
+    def parts(self) -> Mapping[str, Part]:
+        return {"behavior": self.behavior, **dict.fromkeys(self.critics, self.critic)}
 
     @property
     def fields(self) -> frozenset[str]:
         return super().fields | {"terminals"}
 
-    @property
-    def uses_behavior(self) -> bool:
-        return False  # only between rounds, and then it must be finished
-
-    @property
-    def sampler(self) -> Sampler:
-        c = self.config
-        return DiffusionSampler(
-            self.spec.action_dim, c.hidden_dims, c.sampler_activation, steps=c.solver_steps, solver="ode",
-            beta=(0.1, 20.0),
-        )  # fmt: skip
-
-    @property
-    def critic(self) -> Critic:
-        return Critic(self.config.hidden_dims, self.config.activation, norm="none", members=1)
-
-    @property
-    def critic_rate(self) -> float:
-        c = self.config
-        return c.critic_learning_rate if is_on(c.critic_learning_rate) else c.learning_rate
-
-    def init_part(self, name: str, key: Key) -> Any:
-        """A critic of normalised returns, with their mean and std."""
-        params = self.critic.init(key, jnp.zeros((1, self.spec.obs_dim)), jnp.zeros((1, self.spec.action_dim)))
-        learner = create(params, optimizer(self.critic_rate))
-        return {"learner": learner, "mean": jnp.zeros(()), "std": jnp.ones(())}
-
-    @property
-    def test_time(self) -> frozenset[str]:
-        return frozenset({"test_n", "picks", "weight"})
-
-    @property
-    def knobs(self) -> tuple[dict[str, float], ...]:
-        return tuple({"N": n} for n in self.config.test_n)
-
     # training
 
-    def own_stages(self) -> tuple[Stage, ...]:
-        stages = []
-        c, before = self.config, None
+    def stages(self) -> tuple[Stage, ...]:
+        """The behaviour's, which must be finished between rounds, and one a round."""
+        stages, before = [self.behavior.alone()], None
+        c = self.config
         planning = {"plan_samples", "plan_weight", "solver_steps"}
         sampling = {"behavior", "behavior_steps", "bank", "rounds", "sampler", "sampler_activation", "flow_steps"}
-        for number, name in enumerate(self.parts):
+        for number, name in enumerate(self.critics):
             steps = c.steps * (number + 1) // c.rounds - c.steps * number // c.rounds
-            stage = self.own_stage(
+            skip = sampling if before else sampling | planning
+            stage = self.stage(
                 name,
-                skip=frozenset(sampling if before else sampling | planning),
                 trains=frozenset({name}),
                 steps=max(steps, 1),
                 update=partial(self.update_critic, name),
                 complete=partial(self.plan, name),
+                config={key: value for key, value in self.settings().items() if key not in skip},
             )
             if before:
                 reads, prepare = frozenset({"behavior", before}), partial(self.value, before)
@@ -148,16 +165,12 @@ class SfBC(BehaviorMethod):
     def online(self) -> Stage | None:
         return None  # its critics are regressed on returns along the episodes of a finished dataset
 
-    def scores(self, part: Any, obs: Array, actions: Array) -> Array:
-        """Normalised Q `[b, n]` at observations `[b, o]`, actions `[b, n, a]`."""
-        wide = per_action(obs, actions)
-        return forward(self.critic, part["learner"].params, wide, actions)[0]
-
     def value(self, name: str, state: State, columns: Columns, key: Key) -> Columns:
         """V(s) of the last round's critic, `[t]`: the softmax mean over behaviour samples."""
         obs, part = columns["observations"], state[name]
-        actions = self.propose(state, obs, self.sampler.noise(key, (obs.shape[0], self.config.plan_samples)))
-        normalised = softmax_value(self.scores(part, obs, actions), self.config.plan_weight)
+        actions = self.behavior.propose(state["behavior"], obs, key, self.config.plan_samples)
+        q = self.critic.q(part["learner"].params, obs, actions)
+        normalised = softmax_value(q, self.config.plan_weight)
         return {"values": part["mean"] + part["std"] * normalised}
 
     def plan(self, name: str, state: State, columns: Columns) -> tuple[State, Columns]:
@@ -175,25 +188,29 @@ class SfBC(BehaviorMethod):
         learner = state[name]["learner"]
 
         def loss_fn(params: Params) -> Array:
-            values = forward(self.critic, params, batch["observations"], batch["actions"])
-            return jnp.mean((values[0] - batch["returns"]) ** 2)
+            q = self.critic.q(params, batch["observations"], batch["actions"])
+            return jnp.mean((q - batch["returns"]) ** 2)
 
         loss, grads = jax.value_and_grad(loss_fn)(learner.params)
-        learner = descend(learner, grads, optimizer(self.critic_rate))
+        learner = descend(learner, grads, self.critic.optimizer)
         return {**state, name: {**state[name], "learner": learner}}, {f"{name}/loss": loss}
 
     # acting
 
+    @property
+    def knobs(self) -> tuple[dict[str, float], ...]:
+        return tuple({"N": n} for n in self.config.test_n)
+
     def candidates(self, state: State, obs: Array, key: Key, knobs: Knobs) -> tuple[Array, Array]:
         most = max(self.config.test_n)
-        proposals = self.propose(state, obs, self.sampler.noise(key, (obs.shape[0], most)))
-        return proposals, jnp.arange(most) < knobs["N"][:, None]
+        return self.behavior.propose(state["behavior"], obs, key, most), jnp.arange(most) < knobs["N"][:, None]
 
     def choose(self, state: State, obs: Array, candidates: Array, valid: Array, key: Key) -> Array:
         """The mean of `picks` draws without replacement, with odds exp(weight Q) (by the Gumbel trick)."""
-        logits = jnp.where(valid, self.config.weight * self.scores(state["critic"], obs, candidates), -jnp.inf)
+        q = self.critic.q(state["critic"]["learner"].params, obs, candidates)
+        logits = jnp.where(valid, self.config.weight * q, -jnp.inf)
         places = jax.lax.top_k(logits + jax.random.gumbel(key, logits.shape), self.config.picks)[1]
         return jnp.mean(jnp.take_along_axis(candidates, places[..., None], axis=1), axis=1)
 
     def cost(self, knobs: Mapping[str, float]) -> Cost:
-        return Cost(knobs["N"] * (self.sampler.passes + 1))  # propose, and judge
+        return Cost(knobs["N"] * (self.behavior.sampler.passes + 1))  # propose, and judge

@@ -5,27 +5,32 @@ Source: A Minimalist Approach to Offline RL, arXiv 2106.06860.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 
+from methods.behavior import imitated
 from methods.core import (
     Array,
     Batch,
     Columns,
+    Explore,
     Key,
     Knobs,
     MethodConfig,
     Metrics,
     Order,
+    Part,
     PositiveInt,
     Stage,
     State,
     Weight,
 )
 from methods.learner import Params
+from methods.samplers import weighted
 from methods.td3 import TD3, TD3Config
 
 _FLOOR = 1e-3  # added to the stds of observations, as its code does
@@ -41,7 +46,18 @@ class TD3BCConfig(TD3Config):
     critic_norm: Literal["none", "before", "after"] = "none"
     alpha: Weight = 2.5  # weight of Q against imitation
     normalize_observations: bool = True
-    explore_noise: Weight = 0.1  # TD3, arXiv 1802.09477
+    explore_noise: Annotated[Weight, Explore] = 0.1  # TD3, arXiv 1802.09477
+
+
+@dataclass(frozen=True)
+class Normalizer:
+    """The dataset's mean and std of observations, `[o]` each."""
+
+    obs_dim: int
+
+    def init(self, key: Key) -> State:
+        del key
+        return {"mean": jnp.zeros(self.obs_dim), "std": jnp.ones(self.obs_dim)}
 
 
 @dataclass(frozen=True)
@@ -51,13 +67,11 @@ class TD3BC(TD3):
     config: TD3BCConfig
     Config: ClassVar[type[MethodConfig]] = TD3BCConfig
     name: ClassVar[str] = "td3bc"
-    parts: ClassVar[tuple[str, ...]] = ("critic", "actor", "normalizer")
     rule: ClassVar[str] = "TD3 on normalised observations, squared distance to the data in the actor, declared order"
 
-    def init_part(self, name: str, key: Key) -> Any:
-        if name == "normalizer":  # of observations: the dataset's mean and std, `[o]` each
-            return {"mean": jnp.zeros(self.spec.obs_dim), "std": jnp.ones(self.spec.obs_dim)}
-        return super().init_part(name, key)
+    @property
+    def parts(self) -> Mapping[str, Part]:
+        return {**super().parts, "normalizer": Normalizer(self.spec.obs_dim)}
 
     def stages(self) -> tuple[Stage, ...]:
         (stage,) = super().stages()
@@ -81,13 +95,12 @@ class TD3BC(TD3):
     def update_critic_alone(self, state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
         return super().update_critic_alone(state, self._normalized(state, batch), key)
 
-    def actor_loss(self, params: Params, state: State, batch: Batch, draws: Any = None) -> tuple[Array, Metrics]:
-        """-alpha Q_1 / mean |Q_1| + |pi(s) - a|^2, means over rows and dimensions; draws nothing."""
-        del draws
+    def actor_loss(self, params: Params, state: State, batch: Batch) -> tuple[Array, Metrics]:
+        """-alpha Q_1 / mean |Q_1| + |pi(s) - a|^2, means over rows and dimensions."""
         actions = self.policy(params, batch["observations"])
-        q = self.critic.values(state["critic"].params, batch["observations"], actions)[0]
+        q = self.critic.q_values(state["critic"].params, batch["observations"], actions)[0]
         scale = jax.lax.stop_gradient(self.config.alpha / jnp.mean(jnp.abs(q)))
-        distance = jnp.mean((actions - batch["actions"]) ** 2)
+        distance = weighted((actions - batch["actions"]) ** 2, imitated(batch, self.config))
         q_loss = -scale * jnp.mean(q)
         return q_loss + distance, {"actor/distance": distance, "actor/q_loss": q_loss}
 

@@ -50,18 +50,21 @@ class RewardTransform:
 
     scale: float = 1.0
     shift: float = 0.0
+    sparse: bool = False  # whether r is first made -1 where it is not 0 (of counts of what is unsolved)
 
     def __call__(self, rewards: np.ndarray) -> np.ndarray:
         """Of the simulator's rewards `[...]`, those to learn from, float32."""
-        return (self.scale * np.asarray(rewards, np.float64) + self.shift).astype(np.float32)
+        own = np.asarray(rewards, np.float64)
+        own = -(own != 0.0).astype(np.float64) if self.sparse else own
+        return (self.scale * own + self.shift).astype(np.float32)
 
     def undone(self, rewards: np.ndarray) -> np.ndarray:
-        """Of transformed rewards `[...]` the simulator's own, float64."""
+        """Of transformed rewards `[...]` the simulator's own, float64; what was made sparse cannot be had back."""
         return (np.asarray(rewards, np.float64) - self.shift) / self.scale
 
     def followed_by(self, scale: float, shift: float) -> RewardTransform:
         """This transform and then another: scale (self(r)) + shift."""
-        return RewardTransform(scale * self.scale, scale * self.shift + shift)
+        return RewardTransform(scale * self.scale, scale * self.shift + shift, self.sparse)
 
 
 @dataclass(frozen=True)

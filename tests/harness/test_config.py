@@ -6,7 +6,7 @@ import csv
 from dataclasses import fields
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import pytest
 
@@ -96,7 +96,7 @@ def test_values_that_do_not_fit_are_refused(assignment: str, complaint: str) -> 
 
 @pytest.mark.parametrize("hint", [Annotated[float, Static], Annotated[Fraction, Switch]])
 def test_a_role_is_no_limit(hint: Any) -> None:
-    assert harness.config._coerce(Override(None, "rate", "0.5", "--set"), hint) == 0.5
+    assert harness.config._coerce(Override(None, "rate", "0.5", "--set"), get_args(hint)) == 0.5
 
 
 # ---- names ----

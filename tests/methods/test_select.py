@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from methods.critics import aggregate, td_loss, td_target
+from methods.losses import aggregate, td_loss, td_target
 from methods.select import RULES, select
 
 ROWS = 20_000

@@ -8,9 +8,13 @@ import jax.numpy as jnp
 from methods.core import Array
 
 
-def aggregate(values: Array, how: str) -> Array:
-    """One value out of an ensemble's, `[members, ...]` -> `[...]`; `how`: "mean" | "min"."""
-    return jnp.min(values, axis=0) if how == "min" else jnp.mean(values, axis=0)
+def aggregate(values: Array, how: str, rho: float = 0.5) -> Array:
+    """One value out of an ensemble's, `[members, ...]` -> `[...]`; `how`: "mean" | "min" | "mean_minus_std", which is
+    mean - rho std, of the population (QAM, arXiv 2601.14234)."""
+    if how == "min":
+        return jnp.min(values, axis=0)
+    mean = jnp.mean(values, axis=0)
+    return mean - rho * jnp.std(values, axis=0) if how == "mean_minus_std" else mean
 
 
 def td_target(rewards: Array, masks: Array, next_values: Array, discount: float) -> Array:
@@ -18,9 +22,12 @@ def td_target(rewards: Array, masks: Array, next_values: Array, discount: float)
     return rewards + discount * masks * next_values
 
 
-def td_loss(values: Array, target: Array) -> Array:
-    """Sum over the ensemble of the mean squared TD error, a scalar; `values` `[members, b]`, `target` `[b]`."""
-    return jnp.mean(jnp.sum((values - target) ** 2, axis=0))
+def td_loss(values: Array, target: Array, over: str = "sum", whole: Array | None = None) -> Array:
+    """The squared TD error, its mean over rows and sum (or "mean") `over` the ensemble, a scalar; `values` `[members,
+    b]`, `target` `[b]`. Rows where `whole` `[b]` is 0 count as 0, not as absent (Q-chunking's and QAM's codes)."""
+    errors = (values - target) ** 2
+    errors = errors if whole is None else whole * errors
+    return jnp.mean(errors) if over == "mean" else jnp.mean(jnp.sum(errors, axis=0))
 
 
 def particle_value(values: Array, how: str) -> Array:
