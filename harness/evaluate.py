@@ -13,8 +13,7 @@ import numpy as np
 from harness.ending import Interrupted, NotFinite
 from harness.openloop import OpenLoop
 from harness.train import Lanes, lanes_of, quick_compile
-from methods.core import Method, State, act_keys, structure
-from methods.learner import part_key
+from methods.core import Method, State, act_keys, part_key, structure
 from tasks.core import Task, Transitions
 from tasks.simulation.pools import simulators
 from tasks.simulation.simulators import Failures, SimulatorError, SimulatorPool, Simulators

@@ -22,8 +22,7 @@ from harness.openloop import OpenLoop
 from harness.plan import StageNode
 from harness.train import Algorithm, Lanes, span
 from harness.training import SAVE_EVERY_S, Training
-from methods.core import Array, Columns, Stage, State
-from methods.learner import part_key
+from methods.core import Array, Columns, Stage, State, part_key
 from tasks.core import Dataset, RewardTransform, Task
 from tasks.simulation.pools import simulators
 from tasks.simulation.simulators import Failures
@@ -51,7 +50,7 @@ class OnlineTrainer:
         assert node.online
         self.algorithm, self.node, self.stage, self.online = algorithm, node, node.stage, node.online
         self.lanes, self.columns, self.capacity = lanes, columns, capacity
-        self.chunk = algorithm.method.config.chunk
+        self.chunk = algorithm.method.spec.action_dim // columns["actions"].shape[-1]
         self.count = len(lanes.keys)
         self.trained = {name: part for name, part in state.items() if name in self.stage.trains}
         self.frozen = {name: part for name, part in state.items() if name not in self.stage.trains}

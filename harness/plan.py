@@ -266,7 +266,7 @@ def _config(stage: Stage, method: Method) -> dict[str, Any]:
 
 def _sampling(stage: Stage) -> dict[str, Any]:
     """How a stage's batches are drawn, where not by single rows."""
-    by: Any = stage.sample
+    by: Any = stage.sample if isinstance(stage, Stage) else ROWS  # language's stages see to their batches themselves
     return {} if by == ROWS else {"sample": {"by": type(by).__name__, **asdict(by)}}
 
 

@@ -24,8 +24,7 @@ import numpy as np
 from core.memory import amount, host_memory
 from harness.ending import NotFinite
 from harness.numerics import flags, processor
-from methods.core import Array, BadInput, Columns, Key, Method, Stage, State, leaves
-from methods.learner import part_key
+from methods.core import Array, BadInput, Columns, Key, Method, Stage, State, leaves, part_key
 from methods.sampling import Pick
 from tasks.core import RewardTransform
 

@@ -8,6 +8,7 @@ Reading order for newcomers: this file, `learner.py`, `fql.py`, `vgf.py`.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from math import ceil
@@ -51,7 +52,7 @@ else:
 __all__ = ["Absent", "Added", "Array", "BadInput", "Batch", "Columns", "ControlConfig", "Count", "Explore", "Fraction",
            "Key", "Knobs", "Method", "MethodConfig", "Metrics", "Moves", "Order", "Part", "PositiveFloat",
            "PositiveInt", "Repeats", "Rewards", "Stage", "State", "Static", "Switch", "TaskSpec", "Test", "Weight",
-           "act_keys", "is_on", "leaves", "neutral", "structure"]  # fmt: skip
+           "act_keys", "is_on", "leaves", "neutral", "part_key", "structure"]  # fmt: skip
 
 Key = Array
 """A typed JAX PRNG key (`jax.random.key`)."""
@@ -198,8 +199,6 @@ class Method:
     def init(self, key: Key) -> State:
         """Fresh parts, each a function of `key` and its own name alone, so that a part trained by another
         method from the same key and settings is the same part. `key` is consumed."""
-        from methods.learner import part_key
-
         return {name: part.init(part_key(key, name)) for name, part in self.parts.items()}
 
     def stages(self) -> tuple[Stage, ...]:
@@ -295,6 +294,13 @@ class Method:
     def having(self, **settings: Any) -> Self:
         """The method with some settings changed."""
         return replace(self, config=replace(self.config, **settings))
+
+
+def part_key(key: Key, name: str) -> Key:
+    """The key of a part or stage, from the seed's key and its name alone: the same whichever method asks."""
+    import jax
+
+    return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
 def act_keys(key: Key) -> tuple[Key, Key]:

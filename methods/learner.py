@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import zlib
 from typing import Any, NamedTuple
 
 import jax
 import optax
 
-from methods.core import Array, Key, is_on
+from methods.core import Array, is_on
 
 Params = Any
 
@@ -19,11 +18,6 @@ class Learner(NamedTuple):
     params: Params
     opt_state: optax.OptState
     target: Params | None = None  # Polyak average of `params`, where the part has one
-
-
-def part_key(key: Key, name: str) -> Key:
-    """The key of a part or stage, from the seed's key and its name alone: the same whichever method asks."""
-    return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
 def optimizer(

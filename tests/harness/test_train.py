@@ -18,8 +18,7 @@ import harness.train
 import methods
 from harness import measure
 from harness.train import Algorithm, Lanes, Trainer, failure, initial_state, lanes_of, prepare, spans, take
-from methods.core import Method, MethodConfig, Stage, TaskSpec
-from methods.learner import part_key
+from methods.core import Method, MethodConfig, Stage, TaskSpec, part_key
 from tasks.toy.suite import ToyTask
 
 ROWS = {"x": jnp.arange(50.0)}

@@ -9,7 +9,8 @@ import numpy as np
 import optax
 import pytest
 
-from methods.learner import create, descend, global_norm, optimizer, part_key
+from methods.core import part_key
+from methods.learner import create, descend, global_norm, optimizer
 from methods.networks import MLP, Critic, GaussianHead, LayerNorm
 from tests.methods.common import double, make, random_state
 
