@@ -108,10 +108,6 @@ class AVGF(BestOfN):
     # acting
 
     @property
-    def knobs(self) -> tuple[Mapping[str, float], ...]:
-        return self.config.knobs
-
-    @property
     def explorer(self) -> Method:
         return self.having(test_flow_steps=(self.config.explore_flow_steps,))
 

@@ -145,9 +145,9 @@ class Behavior:
         pretrained = self.config.behavior == "pretrained"
         return self.stage(self.config.behavior_steps if pretrained else self.config.steps, sample)
 
-    def beside(self, own: Stage, *, next_samples: bool = True) -> tuple[Stage, ...]:
-        """The behaviour and a stage whose updates sample it, on the same batches or one after the other, as the
-        settings say; `next_samples`: whether the updates sample it at next states, which a bank can serve.
+    def beside(self, method: str, own: Stage, *, next_samples: bool = True) -> tuple[Stage, ...]:
+        """The behaviour and the stage of a `method` whose updates sample it, on the same batches or one after the
+        other, as the settings say; `next_samples`: whether the updates sample it at next states, as a bank can serve.
 
         Raises:
           BadInput: a bank of a sampler that keeps changing.
@@ -157,7 +157,7 @@ class Behavior:
         own = own._replace(config={name: value for name, value in own.config.items() if name not in unused})
         if c.behavior == "joint":
             if c.bank and next_samples:
-                raise BadInput(f"bank={c.bank} needs behavior=pretrained: a joint sampler keeps changing")
+                raise BadInput(f"{method}.bank={c.bank} needs behavior=pretrained: a joint sampler keeps changing")
             return (joined(own, self.stage(own.steps, own.sample)),)
         filled = self._fill_bank if c.bank and next_samples else None
         seen = frozenset({"behavior"})

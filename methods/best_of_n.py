@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-import jax.numpy as jnp
-
 from methods.behavior import Behavior, BehaviorConfig
 from methods.core import (
     Array,
@@ -32,15 +30,15 @@ from methods.core import (
     State,
     Test,
 )
-from methods.critic import Aggregation, Critic, CriticConfig, InSample
+from methods.critic import Aggregation, Critic, InSample, TDConfig
 from methods.inference import SAMPLES, Cost, Knob
 from methods.learner import Learner, Params
 from methods.losses import particle_value
-from methods.select import select
+from methods.select import first, select
 
 
 @dataclass(frozen=True)
-class ProposalConfig(BehaviorConfig, CriticConfig):
+class ProposalConfig(BehaviorConfig, TDConfig):
     """Settings of proposals and the critic that chooses among them."""
 
     critic: Literal["td", "iql"] = "td"  # TD on the method's own proposals, or IQL's critic
@@ -88,7 +86,7 @@ class BestOfN(Method):
         c = self.config
         if c.critic == "iql":
             return self.in_sample.critic
-        return Critic.of(self.spec, c, activation=c.activation, norm="before", aggregation=c.q_aggregation, loss="sum")
+        return Critic.of(self.spec, c, activation=c.activation, norm="before", loss="sum")
 
     @property
     def in_sample(self) -> InSample:
@@ -105,7 +103,7 @@ class BestOfN(Method):
 
     def stages(self) -> tuple[Stage, ...]:
         if self.config.critic == "td":
-            return self.behavior.beside(self.stage("joint"))
+            return self.behavior.beside(self.name, self.stage("joint"))
         return self.behavior.alone(self.sample), self._in_sample_stage()
 
     def _in_sample_stage(self) -> Stage:
@@ -140,16 +138,12 @@ class BestOfN(Method):
     # acting
 
     @property
-    def knobs(self) -> tuple[Mapping[str, float], ...]:
-        return tuple({"N": n} for n in self.config.test_n)
-
-    @property
     def explorer(self) -> Method:
         return self.having(test_n=(self.config.explore_n or max(self.config.test_n),))
 
     def candidates(self, state: State, obs: Array, key: Key, knobs: Knobs) -> tuple[Array, Array]:
         most = max(self.config.test_n)
-        return self.behavior.propose(state["behavior"], obs, key, most), jnp.arange(most) < knobs["N"][:, None]
+        return self.behavior.propose(state["behavior"], obs, key, most), first(knobs["N"], most)
 
     def judge(self, critic: Learner) -> Params:
         """The critic that chooses among candidates: the online one."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from math import ceil
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
 
@@ -159,9 +160,11 @@ class Method:
 
     @property
     def knobs(self) -> tuple[Mapping[str, float], ...]:
-        """Test-time settings to evaluate, e.g. `({"L_test": 0}, {"L_test": 1})`; `({},)` when there are none. Each name
-        is declared in `inference`."""
-        return ({},)
+        """Test-time settings to evaluate, e.g. `({"L_test": 0}, {"L_test": 1})`; `({},)` when there are none: every
+        combination of the values that the settings of `inference` list."""
+        grids = [getattr(self.config, knob.setting) for knob in self.inference]
+        return tuple({knob.name: value for knob, value in zip(self.inference, values, strict=True)}
+                     for values in product(*grids))  # fmt: skip
 
     def cost(self, knobs: Mapping[str, float]) -> Cost | None:
         """What one action costs where this setting of `knobs` is the only one (those that are evaluated together run in

@@ -29,6 +29,13 @@ class CriticConfig(ControlConfig):
     """Settings of methods that learn a critic."""
 
     critics: Annotated[PositiveInt, Added] = 2  # K, Q-networks in the ensemble
+
+
+@dataclass(frozen=True)
+class TDConfig(CriticConfig):
+    """Settings of methods that may choose how TD targets aggregate the ensemble."""
+
+    q_aggregation: Aggregation = "mean"  # of the critics in the TD target
     rho: Annotated[Weight, Added] = 0.5  # of the std that "mean_minus_std" takes off (QAM)
 
 
@@ -56,9 +63,9 @@ class Critic:
     def of(cls, spec: TaskSpec, config: CriticConfig, **rest: Any) -> Critic:
         """With the settings that every method with a critic has, and `rest`, which wins."""
         c = config
-        shared = {"hidden_dims": c.hidden_dims, "discount": c.discount if c.window == 1 else c.discount**c.window,
-                  "learning_rate": c.learning_rate, "tau": c.tau, "members": c.critics, "rho": c.rho,
-                  "precision": c.precision}  # fmt: skip
+        shared = {name: getattr(c, name) for name in ("hidden_dims", "learning_rate", "tau", "precision")}
+        shared |= {"discount": c.discount if c.window == 1 else c.discount**c.window, "members": c.critics}
+        shared |= {"aggregation": c.q_aggregation, "rho": c.rho} if isinstance(c, TDConfig) else {}
         return cls(spec.obs_dim, spec.action_dim, **{**shared, **rest})
 
     @property

@@ -38,7 +38,7 @@ from methods.inference import SAMPLES, Cost, Knob
 from methods.learner import Params
 from methods.losses import aggregate
 from methods.samplers import DiffusionDraws, DiffusionSampler
-from methods.select import select
+from methods.select import first, select
 
 
 @dataclass(frozen=True)
@@ -144,14 +144,10 @@ class DiffusionQL(Method):
 
     # acting
 
-    @property
-    def knobs(self) -> tuple[dict[str, float], ...]:
-        return tuple({"N": n} for n in self.config.test_n)
-
     def candidates(self, state: State, obs: Array, key: Key, knobs: Knobs) -> tuple[Array, Array]:
         most = max(self.config.test_n)
         noise = self.actor.sampler.noise(key, (obs.shape[0], most))
-        return self.actor(state["actor"].params, obs, noise), jnp.arange(most) < knobs["N"][:, None]
+        return self.actor(state["actor"].params, obs, noise), first(knobs["N"], most)
 
     def choose(self, state: State, obs: Array, candidates: Array, valid: Array, key: Key) -> Array:
         """By the smaller target critic, as its code."""

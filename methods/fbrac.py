@@ -28,21 +28,20 @@ from methods.core import (
     State,
     Weight,
 )
-from methods.critic import Aggregation, Critic, CriticConfig
+from methods.critic import Critic, TDConfig
 from methods.inference import Cost
 from methods.learner import Params, descend
 from methods.samplers import FlowDraws, FlowSampler
 
 
 @dataclass(frozen=True)
-class FBRACConfig(CriticConfig):
+class FBRACConfig(TDConfig):
     """FBRAC's settings. Papers tune `alpha` for each environment, under other protocols (docs/methods.md), so ours is a
     start."""
 
     activation: Literal["relu", "gelu"] = "gelu"  # of critic and flow
     flow_steps: Repeats = 10  # Euler steps
     alpha: Weight = 10.0  # weight of flow matching: the regulariser (ours: a start)
-    q_aggregation: Aggregation = "mean"  # of the critics in the TD target
 
 
 class FBRACDraws(NamedTuple):
@@ -65,7 +64,7 @@ class FBRAC(Method):
     @property
     def critic(self) -> Critic:
         c = self.config
-        return Critic.of(self.spec, c, activation=c.activation, aggregation=c.q_aggregation)
+        return Critic.of(self.spec, c, activation=c.activation)
 
     @property
     def actor(self) -> SamplerActor:

@@ -15,19 +15,18 @@ import jax.numpy as jnp
 from methods.actors import FieldActor
 from methods.behavior import Behavior, BehaviorConfig
 from methods.core import Array, Batch, Key, Knobs, Method, MethodConfig, Metrics, Part, Stage, State, Weight
-from methods.critic import Aggregation, Critic, CriticConfig
+from methods.critic import Critic, TDConfig
 from methods.inference import Cost
 from methods.learner import Params, descend
 
 
 @dataclass(frozen=True)
-class FQLConfig(BehaviorConfig, CriticConfig):
+class FQLConfig(BehaviorConfig, TDConfig):
     """FQL's settings; `alpha` per task stands in the task tables."""
 
     sampler_activation: Literal["relu", "gelu", "mish"] = "gelu"
     activation: Literal["relu", "gelu"] = "gelu"  # of critic and one-step policy
     alpha: Weight = 10.0  # weight of distillation: the regulariser
-    q_aggregation: Aggregation = "mean"  # of the critics in the TD target
     normalize_q: bool = False  # divide the Q loss by the batch's mean |Q|
 
 
@@ -56,7 +55,7 @@ class FQL(Method):
     @property
     def critic(self) -> Critic:
         c = self.config
-        return Critic.of(self.spec, c, activation=c.activation, aggregation=c.q_aggregation)
+        return Critic.of(self.spec, c, activation=c.activation)
 
     @property
     def actor(self) -> FieldActor:
@@ -70,7 +69,7 @@ class FQL(Method):
     # training
 
     def stages(self) -> tuple[Stage, ...]:
-        return self.behavior.beside(self.stage("joint"), next_samples=False)
+        return self.behavior.beside(self.name, self.stage("joint"), next_samples=False)
 
     def online(self) -> Stage | None:
         return self.behavior.online(self.online_stage())

@@ -16,6 +16,7 @@ class Knob:
     label: str  # what it is, in a few words, on the axis of a figure
     unit: str = "-"  # "-" where it has none
     path: bool = False  # whether candidate i at its ascending values is one particle on its way, as steps of a flow are
+    setting: str = ""  # of a method's, which lists the values to evaluate
 
 
 class Cost(NamedTuple):
@@ -28,7 +29,7 @@ class Cost(NamedTuple):
     """Value gradients, d Q / d action: exact ones, or evaluations of a network that stands in for them."""
 
 
-SAMPLES = Knob("N", "samples to choose from", "samples")
+SAMPLES = Knob("N", "samples to choose from", "samples", setting="test_n")
 """Of methods that take one of N samples."""
 
 
@@ -50,6 +51,6 @@ def declaration(method: Declares) -> dict[str, Any]:
     known = {knob.name for knob in method.inference}
     costs = [(setting, method.cost(setting)) for setting in method.knobs if setting.keys() <= known]
     return {
-        "knobs": [asdict(knob) for knob in method.inference],
+        "knobs": [{key: value for key, value in asdict(knob).items() if key != "setting"} for knob in method.inference],
         "costs": [{"setting": dict(setting), **cost._asdict()} for setting, cost in costs if cost is not None],
     }

@@ -9,10 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import product
 from typing import Annotated, Any, ClassVar, Literal
-
-import jax.numpy as jnp
 
 from methods.behavior import Behavior
 from methods.best_of_n import BestOfN, BestOfNConfig
@@ -36,8 +33,9 @@ from methods.guidance import Guidance
 from methods.inference import SAMPLES, Cost, Knob
 from methods.learner import Learner, Params
 from methods.samplers import FlowSampler
+from methods.select import first
 
-WEIGHT = Knob("w", "weight of the guidance")
+WEIGHT = Knob("w", "weight of the guidance", setting="test_weights")
 
 
 @dataclass(frozen=True)
@@ -53,11 +51,6 @@ class QGFConfig(BestOfNConfig):
     # w; 0 is BC
     test_n: Annotated[tuple[Repeats, ...], Test] = (1,)  # N: the best of so many guided samples
     explore_weight: Annotated[Weight, Switch, Explore] = 0.02  # w while exploring online (ours: the middle of its grid)
-
-    @property
-    def knobs(self) -> tuple[Mapping[str, float], ...]:
-        """A setting for each w and N."""
-        return tuple({"w": w, "N": n} for w, n in product(self.test_weights, self.test_n))
 
     @property
     def explored(self) -> Mapping[str, Any]:
@@ -97,10 +90,6 @@ class QGF(BestOfN):
         return guidance_of(self.spec, self.config, self.critic)
 
     @property
-    def knobs(self) -> tuple[Mapping[str, float], ...]:
-        return self.config.knobs
-
-    @property
     def explorer(self) -> Method:
         return self.having(**self.config.explored)
 
@@ -108,7 +97,7 @@ class QGF(BestOfN):
         if not any(map(is_on, self.config.test_weights)):  # plain samples
             return super().candidates(state, obs, key, knobs)
         most = max(self.config.test_n)
-        return self.guidance.candidates(state, obs, key, most, knobs["w"]), jnp.arange(most) < knobs["N"][:, None]
+        return self.guidance.candidates(state, obs, key, most, knobs["w"]), first(knobs["N"], most)
 
     def judge(self, critic: Learner) -> Params:
         """The target critic, which guides, as in its code."""

@@ -10,6 +10,11 @@ from methods.core import Array, Key
 RULES = ("argmax", "softmax", "uniform")
 
 
+def first(n: Array, most: int) -> Array:
+    """Which of `most` candidates are in play where the first `n` `[b]` of them are, `[b, most]` bool."""
+    return jnp.arange(most) < n[:, None]
+
+
 def select(
     candidates: Array, values: Array, valid: Array, key: Key, *, rule: str = "argmax", temperature: float = 1.0
 ) -> Array:

@@ -45,6 +45,7 @@ from methods.learner import Params, create, descend, optimizer
 from methods.losses import planned_returns, softmax_value
 from methods.networks import QNetwork, forward, per_action
 from methods.samplers import DiffusionSampler
+from methods.select import first
 
 _NARROWEST = 0.1  # least std that returns are divided by
 
@@ -197,13 +198,9 @@ class SfBC(Method):
 
     # acting
 
-    @property
-    def knobs(self) -> tuple[dict[str, float], ...]:
-        return tuple({"N": n} for n in self.config.test_n)
-
     def candidates(self, state: State, obs: Array, key: Key, knobs: Knobs) -> tuple[Array, Array]:
         most = max(self.config.test_n)
-        return self.behavior.propose(state["behavior"], obs, key, most), jnp.arange(most) < knobs["N"][:, None]
+        return self.behavior.propose(state["behavior"], obs, key, most), first(knobs["N"], most)
 
     def choose(self, state: State, obs: Array, candidates: Array, valid: Array, key: Key) -> Array:
         """The mean of `picks` draws without replacement, with odds exp(weight Q) (by the Gumbel trick)."""

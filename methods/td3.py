@@ -29,13 +29,13 @@ from methods.core import (
     State,
     Weight,
 )
-from methods.critic import Aggregation, Critic
+from methods.critic import Aggregation, Critic, TDConfig
 from methods.inference import Cost
 from methods.learner import Params
 
 
 @dataclass(frozen=True)
-class TD3Config(ActorCriticConfig):
+class TD3Config(ActorCriticConfig, TDConfig):
     """Settings of TD3."""
 
     activation: Literal["relu", "gelu"] = "gelu"  # of critic and actor
@@ -60,8 +60,7 @@ class TD3(Method):
     @property
     def critic(self) -> Critic:
         c = self.config
-        return Critic.of(self.spec, c, learning_rate=c.critic_rate, activation=c.activation, norm=c.critic_norm,
-                         aggregation=c.q_aggregation)  # fmt: skip
+        return Critic.of(self.spec, c, learning_rate=c.critic_rate, activation=c.activation, norm=c.critic_norm)
 
     @property
     def actor(self) -> MeanActor:

@@ -33,7 +33,7 @@ from methods.core import (
 from methods.inference import Cost, Knob
 
 UNROLL = 3  # steps of the flow
-FLOW_STEPS = Knob("L_test", "flow steps at test time", "steps", path=True)
+FLOW_STEPS = Knob("L_test", "flow steps at test time", "steps", path=True, setting="test_flow_steps")
 _FLOW_SETTINGS = frozenset(
     {"train_flow_steps", "step_size", "alpha", "particle_optimizer", "maxent", "kernel", "bandwidth", "sigma",
      "bandwidth_gradient", "flow_q_aggregation"}
@@ -68,11 +68,6 @@ class VGFConfig(ProposalConfig):
             step_size=self.step_size, optimizer=self.particle_optimizer, maxent=self.maxent, alpha=self.alpha,
             kernel=self.kernel, bandwidth=self.bandwidth, sigma=self.sigma, bandwidth_gradient=self.bandwidth_gradient,
         )  # fmt: skip
-
-    @property
-    def knobs(self) -> tuple[Mapping[str, float], ...]:
-        """A setting for each L_test."""
-        return tuple({FLOW_STEPS.name: steps} for steps in self.test_flow_steps)
 
     @property
     def n_test(self) -> int:
@@ -117,10 +112,6 @@ class VGF(BestOfN):
         return self.transport(state, batch["next_observations"], start, self.config.train_flow_steps)
 
     # acting
-
-    @property
-    def knobs(self) -> tuple[Mapping[str, float], ...]:
-        return self.config.knobs
 
     @property
     def explorer(self) -> Method:

@@ -19,6 +19,7 @@ from methods.guidance import Guidance
 from methods.inference import SAMPLES, Cost, Knob
 from methods.learner import Learner, Params
 from methods.qgf import WEIGHT, QGFConfig, flow_of, guidance_of
+from methods.select import first
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class VGFQGF(BestOfN):
     # training
 
     def stages(self) -> tuple[Stage, ...]:
-        return self.behavior.beside(self.stage("joint"), next_samples=False)  # a bank holds finished samples
+        return self.behavior.beside(self.name, self.stage("joint"), next_samples=False)  # a bank holds finished samples
 
     def next_actions(self, state: State, batch: Batch, draws: Array) -> Array:
         """Samples guided with `train_weight`, `[b, n, a]`; `draws`: the noise that they start from."""
@@ -65,10 +66,6 @@ class VGFQGF(BestOfN):
     # acting
 
     @property
-    def knobs(self) -> tuple[Mapping[str, float], ...]:
-        return self.config.knobs
-
-    @property
     def explorer(self) -> Method:
         return self.having(**self.config.explored)
 
@@ -76,7 +73,7 @@ class VGFQGF(BestOfN):
         if not any(map(is_on, self.config.test_weights)):  # plain samples
             return super().candidates(state, obs, key, knobs)
         most = max(self.config.test_n)
-        return self.guidance.candidates(state, obs, key, most, knobs["w"]), jnp.arange(most) < knobs["N"][:, None]
+        return self.guidance.candidates(state, obs, key, most, knobs["w"]), first(knobs["N"], most)
 
     def judge(self, critic: Learner) -> Params:
         """The target critic, which guides."""

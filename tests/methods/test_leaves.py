@@ -30,16 +30,18 @@ SIZES: dict[str, dict[str, Any]] = {
     "sfbc": {"test_n": (4,), "solver_steps": 3, "plan_samples": 3, "critic_learning_rate": 4e-3, "rounds": 2},
     "diffusion_ql": {"test_n": (4,), "diffusion_steps": 3}, "rebrac": NOISE, "td3bc": NOISE,
 }  # fmt: skip
+PESSIMISTIC = {"q_aggregation": "mean_minus_std"}
 STRUCTURES: dict[str, list[dict[str, Any]]] = {
-    "vgf": [{"bandwidth": "fixed"}, {"critic": "iql"}], "best_of_n": [{"critic": "iql"}],
-    "avgf": [{"maxent": True, "kernel": "rbf", "bandwidth": "fixed"}], "ivr": [{"regularizer": "eql"}],
-    "rebrac": [RATES], "td3bc": [RATES], "diffusion_ql": [RATES],
+    "vgf": [{"bandwidth": "fixed", **PESSIMISTIC}, {"critic": "iql"}], "best_of_n": [{"critic": "iql"}, PESSIMISTIC],
+    "avgf": [{"maxent": True, "kernel": "rbf", "bandwidth": "fixed", **PESSIMISTIC}], "ivr": [{"regularizer": "eql"}],
+    "rebrac": [RATES | PESSIMISTIC], "td3bc": [RATES | PESSIMISTIC], "diffusion_ql": [RATES],
+    "fql": [PESSIMISTIC], "fbrac": [PESSIMISTIC], "qgf": [{"critic": "td", **PESSIMISTIC}], "vgf_qgf": [PESSIMISTIC],
 }  # fmt: skip
 """Beside the default, where some leaves have no bearing."""
 OTHER_VALUES = {"clip_norm": 1e-6, "temperature": 0.01, "weight": 0.01}  # of the rest: half
 STATES = {"ivr": 3}  # whose advantages are positive: its policy learns nothing of the others
 IDLE = {"bc": {"discount", "tau"}, "bc_gaussian": {"discount", "tau"}, "sfbc": {"tau"},
-        "avgf": {"expectile"}, "vgf_qgf": {"expectile"}}  # fmt: skip
+        "avgf": {"expectile"}, "vgf_qgf": {"expectile"}, "ifql": {"rho"}, "idql": {"rho"}}  # fmt: skip
 """Settings of their bases that these methods have no use for, in any structure."""
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from methods.core import part_key
 from methods.learner import create, descend, global_norm, optimizer
-from methods.networks import MLP, Critic, GaussianHead, LayerNorm
+from methods.networks import MLP, GaussianHead, LayerNorm, QNetwork
 from tests.methods.common import double, make, random_state
 
 
@@ -57,7 +57,7 @@ def test_mlp_is_its_layers_in_order(norm: str) -> None:
 
 def test_initial_parameters() -> None:
     """Kernels are uniform within sqrt(3 / fan_avg), biases 0, norms the identity; the two critics differ."""
-    params = Critic((200, 100)).init(jax.random.key(0), jnp.zeros((1, 30)), jnp.zeros((1, 10)))["params"]["VmapMLP_0"]
+    params = QNetwork((200, 100)).init(jax.random.key(0), jnp.zeros((1, 30)), jnp.zeros((1, 10)))["params"]["VmapMLP_0"]
     for name, fan_in, fan_out in (("Dense_0", 40, 200), ("Dense_1", 200, 100), ("Dense_2", 100, 1)):
         kernel, edge = np.asarray(params[name]["kernel"]), np.sqrt(3.0 / ((fan_in + fan_out) / 2.0))
         assert kernel.shape == (2, fan_in, fan_out) and np.abs(kernel).max() <= edge
@@ -78,7 +78,7 @@ def test_gaussian_head_holds_its_deviation() -> None:
 
 
 @pytest.mark.parametrize(("activation", "how"), [("relu", "mean"), ("gelu", "min")])
-def test_score_is_the_gradient_of_q(activation: str, how: str) -> None:
+def test_the_action_gradient_is_the_slope_of_q(activation: str, how: str) -> None:
     """Central differences of the aggregated critics, step 1e-6 in float64: rounding 1e-16 / 1e-6 = 1e-10 of Q, and a
     truncation of 1e-12; none of these points has a kink of ReLU within 1e-6."""
     method = make("vgf", activation=activation, flow_q_aggregation=how)
@@ -89,14 +89,14 @@ def test_score_is_the_gradient_of_q(activation: str, how: str) -> None:
         @jax.jit
         def q(actions: jax.Array) -> jax.Array:
             wide = jnp.broadcast_to(obs[:, None], (4, 9, 3))
-            return getattr(jnp, how)(method.critic.apply(state["critic"].params, wide, actions), axis=0)
+            return getattr(jnp, how)(method.critic.network.apply(state["critic"].params, wide, actions), axis=0)
 
-        score = jax.jit(method.score)(state, obs, actions)
+        found = jax.jit(method.action_grad)(state, obs, actions)
         for i in range(2):
             shift = h * jnp.eye(2)[i]
             slope = (q(actions + shift) - q(actions - shift)) / (2 * h)
-            np.testing.assert_allclose(score[..., i], slope, rtol=1e-6, atol=1e-7)
-    assert np.abs(score).max() > 0.05
+            np.testing.assert_allclose(found[..., i], slope, rtol=1e-6, atol=1e-7)
+    assert np.abs(found).max() > 0.05
 
 
 def test_target_follows_the_parameters_before_the_step() -> None:

@@ -132,7 +132,7 @@ def test_ivr_steps_v_first(order: str) -> None:
     method = make("ivr", ONE, hidden_dims=(2,), learning_rate=RATE, tau=TAU, discount=0.5, order=order)
     batch = {**BATCH, "rewards": np.zeros(1, np.float32), "masks": np.ones(1, np.float32)}
     state = ivr_state(method)
-    forward = jax.jit(method.in_sample.value.apply)
+    forward = jax.jit(method.in_sample.value.network.apply)
     value = lambda state: forward(state["value"].params, jnp.ones((1, 1)))[0]  # noqa: E731
     assert value(state) == pytest.approx(0.5, rel=1e-5)  # 1e-6 in the variance
     new, _ = jax.jit(method.online().update)(state, batch, jax.random.key(0))
@@ -184,14 +184,14 @@ def test_idql_sampler_by_hand() -> None:
                              {"behavior": random_state(method)["behavior"]})  # fmt: skip
         batch, behavior = make_batch(6), state["behavior"]
         assert behavior.target is not None
-        slope = jax.jit(jax.grad(method.sampler.loss))
+        slope = jax.jit(jax.grad(method.behavior.sampler.loss))
         update = jax.jit(method.stages()[0].update)
         params, average = (np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
                            for tree in (behavior.params, behavior.target))  # fmt: skip
         first, second = np.zeros_like(params), np.zeros_like(params)
         for step in range(4):
             key = jax.random.key(step)
-            draws = method.sampler.draw(key, 6)
+            draws = method.behavior.sampler.draw(key, 6)
             grads = slope(state["behavior"].params, batch["observations"], batch["actions"], draws)
             g = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(grads)])
             first, second = 0.9 * first + 0.1 * g, 0.999 * second + 0.001 * g**2
@@ -216,8 +216,8 @@ def test_idql_acts_by_the_average_and_the_target_critic() -> None:
         return method, state, (candidates, jax.jit(method.choose)(state, obs, candidates, valid, key))
 
     method, state, (candidates, chosen) = acted()
-    sample, judge = jax.jit(method.sampler.sample), jax.jit(method.critic.apply)
-    noise = method.sampler.noise(key, (9, 4))
+    sample, judge = jax.jit(method.behavior.sampler.sample), jax.jit(method.critic.network.apply)
+    noise = method.behavior.sampler.noise(key, (9, 4))
     wide = jnp.broadcast_to(obs[:, None], (9, 4, 3))
     np.testing.assert_allclose(candidates, sample(state["behavior"].target, wide, noise), atol=1e-5)
     judged = {which: judge(getattr(state["critic"], which), wide, candidates).min(0).argmax(-1)
@@ -250,7 +250,7 @@ def test_idql_shares_its_critic_and_keeps_its_sampler_apart() -> None:
 def test_diffusion_ql_sees_the_number_of_the_step() -> None:
     """Of five steps at times 1/5, ..., 1: cos and sin of 0, ..., 4 times 10^(-4 j / 7), j = 0, ..., 7, which the first
     layer of the time's network adds up here."""
-    network = make("diffusion_ql", ONE, hidden_dims=(4,)).actor.network
+    network = make("diffusion_ql", ONE, hidden_dims=(4,)).actor.sampler.network
     assert isinstance(network, DenoisingNetwork) and network.numbered == 5
     time, nothing = jnp.arange(1, 6, dtype=jnp.float32)[:, None] / 5, jnp.zeros((5, 1))
     params = network.init(jax.random.key(0), nothing, nothing, time)
@@ -273,9 +273,9 @@ def test_sfbc_has_the_settings_of_its_code() -> None:
         old, now = (each[part] if part == "behavior" else each[part]["learner"] for each in (state, new))
         moved = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), now.params, old.params)
         assert max(jax.tree.leaves(moved)) == pytest.approx(rate, rel=1e-2)
-    assert make("sfbc", learning_rate=0.5, critic_learning_rate=0.0).critic_rate == 0.5
-    times = np.asarray(method.sampler.draw(jax.random.key(0), 20000).time)
+    assert make("sfbc", learning_rate=0.5, critic_learning_rate=0.0).critic.learning_rate == 0.5
+    times = np.asarray(method.behavior.sampler.draw(jax.random.key(0), 20000).time)
     assert 1e-5 <= times.min() < 1e-3 and times.max() > 0.999  # all above 1e-3: odds of 2e-9
     still = jax.tree.map(jnp.zeros_like, state["behavior"].params)  # eps = 0
-    _, clean = method.sampler.denoise(still, jnp.zeros((1, 3)), jnp.ones((1, 2)), jnp.asarray(1.0))
+    _, clean = method.behavior.sampler.denoise(still, jnp.zeros((1, 3)), jnp.ones((1, 2)), jnp.asarray(1.0))
     np.testing.assert_allclose(clean, np.exp((0.1 + 0.5 * 19.9) / 2), rtol=1e-5)  # 1 / sqrt(abar_1) = 152

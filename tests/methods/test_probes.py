@@ -129,7 +129,7 @@ def test_values_of_six_states(name: str, settings: dict[str, Any], value: float)
     """
     method = make(name, STATES, discount=GAMMA, **TRAINING, **settings)
     (stage,) = method.stages()
-    critic = method.critic.network if name == "fql" else method.critic
+    critic = method.critic.network
     state, columns = fresh(method), take(walks(), method.fields)
     trainer, values = Trainer(stage, [0], columns, state), []
     for first in range(0, 2000, 200):
@@ -183,7 +183,7 @@ def test_best_of_n_takes_the_best_of_the_first_n(how: str) -> None:
     state, obs, key = random_state(method), jnp.asarray(make_batch(40)["observations"]), jax.random.key(2)
     candidates, _ = method.candidates(state, obs, act_keys(key)[0], per_row({"N": 6}, 40))
     wide = jnp.broadcast_to(obs[:, None], (40, 6, 3))
-    members = np.asarray(method.critic.apply(state["critic"].params, wide, candidates))
+    members = np.asarray(method.critic.network.apply(state["critic"].params, wide, candidates))
     values = getattr(members, how)(axis=0)
     for n in (1, 3, 6):
         taken = jax.jit(method.act)(state, obs, key, per_row({"N": n}, 40))

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from methods import critics
+from methods import losses
 from methods.core import TaskSpec, act_keys
+from methods.critic import Critic
 from methods.samplers import FlowSampler
 from tests.methods.common import double, make, make_batch, per_row, random_state
 from tests.methods.test_probes import SMALL, first_seed, fresh, same, trainer_of
@@ -25,27 +26,27 @@ pytestmark = pytest.mark.slow
 
 def test_losses_of_v_by_hand() -> None:
     u, v = jnp.array([1.0, -2.0]), jnp.array([0.5, 3.0])
-    assert critics.expectile_loss(u, 0.9) == pytest.approx((0.9 * 1 + 0.1 * 4) / 2)
+    assert losses.expectile_loss(u, 0.9) == pytest.approx((0.9 * 1 + 0.1 * 4) / 2)
     # weights 1 + u / 1 = 2 and -1, the second cut: (4 + 0.5 / 0.5 + 0 + 3 / 0.5) / 2
-    assert critics.sparse_loss(u, v, 0.5) == pytest.approx((4 + 1 + 0 + 6) / 2)
+    assert losses.sparse_loss(u, v, 0.5) == pytest.approx((4 + 1 + 0 + 6) / 2)
     # u / a = 2 and -4, over exp(2): (1 + exp(-2) 1 + exp(-6) + exp(-2) 6) / 2
-    assert critics.exponential_loss(u, v, 0.5) == pytest.approx((1 + 7 * np.exp(-2) + np.exp(-6)) / 2)
+    assert losses.exponential_loss(u, v, 0.5) == pytest.approx((1 + 7 * np.exp(-2) + np.exp(-6)) / 2)
     # u / a = 20 counts as 5; all far below -1: the shift stops at -1
-    assert critics.exponential_loss(10 * u[:1], v[:1], 0.5) == pytest.approx(1 + np.exp(-5))
-    assert critics.exponential_loss(u[1:], v[1:], 0.5) == pytest.approx(np.exp(-3) + np.exp(1) * 6)
+    assert losses.exponential_loss(10 * u[:1], v[:1], 0.5) == pytest.approx(1 + np.exp(-5))
+    assert losses.exponential_loss(u[1:], v[1:], 0.5) == pytest.approx(np.exp(-3) + np.exp(1) * 6)
 
 
 def test_softmax_value_by_hand() -> None:
     """Weights 1 : 3 where the values differ by log(3) / 2 at weight 2."""
     values = jnp.array([[1.0, 1.0 + np.log(3.0) / 2], [4.0, 4.0]])
-    np.testing.assert_allclose(critics.softmax_value(values, 2.0), [1.0 + 0.75 * np.log(3.0) / 2, 4.0], rtol=1e-6)
-    assert critics.softmax_value(jnp.array([0.0, 1.0, 3.0]), 1e3) == 3.0
+    np.testing.assert_allclose(losses.softmax_value(values, 2.0), [1.0 + 0.75 * np.log(3.0) / 2, 4.0], rtol=1e-6)
+    assert losses.softmax_value(jnp.array([0.0, 1.0, 3.0]), 1e3) == 3.0
 
 
 def test_planned_returns_by_hand() -> None:
     """Two transitions cut by a time limit, then three that end truly; discount 1/2."""
     rewards, masks = jnp.array([8.0, 16.0, 1.0, 2.0, 4.0]), jnp.array([1.0, 1.0, 1.0, 1.0, 0.0])
-    plan = partial(critics.planned_returns, rewards, masks, jnp.array([0.0, 1.0, 0.0, 0.0, 1.0]), discount=0.5)
+    plan = partial(losses.planned_returns, rewards, masks, jnp.array([0.0, 1.0, 0.0, 0.0, 1.0]), discount=0.5)
     # backwards: 4, 2 + 2, 1 + 2; then 16 alone, 8 + 8
     np.testing.assert_array_equal(plan(values=jnp.full(5, -jnp.inf)), [16.0, 16.0, 3.0, 4.0, 4.0])
     # 10 beats the return 3, which nothing before it in the same episode sees; 20 beats 16 and is passed on: 8 + 10
@@ -63,9 +64,9 @@ def solutions() -> dict[str, tuple[Callable[[Any], Any], float]]:
     sparse = grid[np.abs((SHARES * np.maximum(1 + u / 2, 0)).sum(-1) - 1).argmin()]  # E[(1 + u / 2a)_+] = 1
     exponential = 2.0 * np.log(SHARES @ np.exp(QS / 2.0))  # E exp(u / a) = 1
     return {
-        "expectile": (lambda v: critics.expectile_loss(q - v, 0.9), expectile),
-        "sparse": (lambda v: critics.sparse_loss(q - v, jnp.full(10, v), 1.0), sparse),
-        "exponential": (lambda v: critics.exponential_loss(q - v, jnp.full(10, v), 2.0), exponential),
+        "expectile": (lambda v: losses.expectile_loss(q - v, 0.9), expectile),
+        "sparse": (lambda v: losses.sparse_loss(q - v, jnp.full(10, v), 1.0), sparse),
+        "exponential": (lambda v: losses.exponential_loss(q - v, jnp.full(10, v), 2.0), exponential),
     }
 
 
@@ -91,7 +92,7 @@ def test_iql_learns_the_expectile(level: float) -> None:
     trainer, values = trainer_of(method, columns, state), []
     for first in range(0, 1500, 100):
         state, _ = trainer.run(state, first, 100)
-        values.append(float(method.in_sample.value.apply(first_seed(state)["value"].params, jnp.ones((1, 1)))[0]))
+        values.append(float(method.in_sample.value.v(first_seed(state)["value"].params, jnp.ones((1, 1)))[0]))
     # V moves with the batches it sees: the mean of ten
     expected = 0.9 if level == 0.5 else solutions()["expectile"][1]
     assert np.mean(values[-10:]) == pytest.approx(expected, abs=0.1)
@@ -129,7 +130,7 @@ def test_unguided_qgf_is_its_behaviour() -> None:
     method = make("qgf", **SMALL, test_weights=(0.0, 0.3), test_n=(1, 4), flow_steps=3)
     state, obs, key = random_state(method), jnp.asarray(make_batch(9)["observations"]), jax.random.key(1)
     candidates = jax.jit(method.candidates)
-    plain = jax.jit(method.propose)(state, obs, method.sampler.noise(key, (9, 4)))
+    plain = jax.jit(method.behavior.propose, static_argnums=3)(state["behavior"], obs, key, 4)
     still, valid = candidates(state, obs, key, per_row({"w": 0.0, "N": 1}, 9))
     np.testing.assert_allclose(still, plain, atol=1e-6)  # float32: two programs
     assert (np.asarray(valid) == [True, False, False, False]).all()
@@ -147,22 +148,23 @@ def test_guidance_in_closed_form(gradient: str, monkeypatch: pytest.MonkeyPatch)
     )
     monkeypatch.setattr(FlowSampler, "velocity", lambda self, params, obs, actions, time: 0.5 * (0.4 - actions))
     q = lambda self, params, obs, x: jnp.stack([-((x - 0.9) ** 2)[..., 0], 0.1 - ((x - 0.9) ** 2)[..., 0]])  # noqa: E731
-    monkeypatch.setattr(type(method), "values", q)
+    monkeypatch.setattr(Critic, "q_values", q)
+    guidance = method.guidance
     action, time = jnp.full((1, 1, 1), 0.2), jnp.asarray(0.3)
     reached = 0.4 - 0.2 * 0.95**7
-    assert method.estimate(state, obs, action, time) == pytest.approx(0.27)
-    assert method.finish(state, obs, action, time) == pytest.approx(reached)
-    assert method.estimate(state, obs, action - 9.0, time) == -1.0  # clipped to the box
+    assert guidance.estimate(state, obs, action, time) == pytest.approx(0.27)
+    assert guidance.finish(state, obs, action, time) == pytest.approx(reached)
+    assert guidance.estimate(state, obs, action - 9.0, time) == -1.0  # clipped to the box
     expected = {
         "denoised": 2 * 0.63,
         "jacobian": 2 * 0.63 * 0.65,
         "noisy": 2 * 0.7,
         "full": 2 * (0.9 - reached) * 0.95**7,
     }
-    assert method.guidance(state, obs, action, time) == pytest.approx(expected[gradient])
+    assert guidance.action_grad(state, obs, action, time) == pytest.approx(expected[gradient])
     # beyond the box the estimate does not move with the action, so its Jacobian is 0; without it the gradient stays
     outside = {"denoised": 2 * 1.9, "jacobian": 0.0, "noisy": 2 * 9.7, "full": 0.0}[gradient]
-    assert method.guidance(state, obs, action - 9.0, time) == pytest.approx(outside)
+    assert guidance.action_grad(state, obs, action - 9.0, time) == pytest.approx(outside)
 
 
 def test_ifql_is_best_of_n_with_its_critic() -> None:
@@ -182,7 +184,7 @@ def test_ifql_is_best_of_n_with_its_critic() -> None:
     candidates, _ = ifql.candidates(state, obs, act_keys(key)[0], per_row({"N": 4}, 9))
     wide = jnp.broadcast_to(obs[:, None], (9, 4, 3))
     chosen = (
-        ifql.critic.apply(state["critic"].params, wide, candidates).min(0).argmax(-1)
+        ifql.critic.network.apply(state["critic"].params, wide, candidates).min(0).argmax(-1)
     )  # the online critics' smaller
     np.testing.assert_allclose(acted[0], candidates[np.arange(9), chosen], atol=1e-5)  # float32: two programs
 
@@ -191,11 +193,16 @@ def test_ifql_is_best_of_n_with_its_critic() -> None:
 
 
 def imitation(m: Any, p: Any, s: Any, b: Any, key: Any) -> Any:
-    return m.sampler.loss(p, b["observations"], b["actions"], m.sampler.draw(key, 8))
+    sampler = m.behavior.sampler
+    return sampler.loss(p, b["observations"], b["actions"], sampler.draw(key, 8))
 
 
 def regression(m: Any, p: Any, s: Any, b: Any, key: Any) -> Any:
     return m.actor_loss(p, s, b)
+
+
+def td_loss(m: Any, p: Any, b: Any) -> Any:
+    return m.critic.td_loss(p, b, m.critic.target(b, jnp.ones(8)))[0]
 
 
 def generative(m: Any, p: Any, s: Any, b: Any, key: Any) -> Any:
@@ -210,12 +217,12 @@ LOSSES: dict[str, tuple[dict[str, Any], str, Callable[..., Any]]] = {
     "ivr value sql": ({}, "value", lambda m, p, s, b, key: m.in_sample.value_loss(p, s, b)),
     "ivr value eql": ({"regularizer": "eql", "value_dropout": 0.5}, "value",
                       lambda m, p, s, b, key: m.in_sample.value_loss(p, s, b, key)),
-    "iql critic": ({}, "critic", lambda m, p, s, b, key: m.in_sample.critic_loss(p, s, b)[0]),
-    "rebrac critic": ({}, "critic", lambda m, p, s, b, key: m.critic.loss(p, b, jnp.ones(8))[0]),
+    "iql critic": ({}, "critic", lambda m, p, s, b, key: td_loss(m.in_sample, p, b)),
+    "rebrac critic": ({}, "critic", lambda m, p, s, b, key: td_loss(m, p, b)),
     "iql": ({}, "actor", regression),
     "ivr": ({}, "actor", regression),
-    "rebrac": ({}, "actor", generative),
-    "td3bc": ({}, "actor", generative),
+    "rebrac": ({}, "actor", lambda m, p, s, b, key: m.actor_loss(p, s, b)[0]),
+    "td3bc": ({}, "actor", lambda m, p, s, b, key: m.actor_loss(p, s, b)[0]),
     "fql": ({"normalize_q": True, "flow_steps": 2}, "actor", lambda m, p, s, b, key: m.actor_loss(
         p, s, b, m.draw(key, b).noise)[0]),
     "fbrac": ({"flow_steps": 3}, "actor", generative),

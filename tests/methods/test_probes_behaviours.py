@@ -94,9 +94,9 @@ def test_solvers_given_the_exact_noise(solver: str, steps: int, monkeypatch: pyt
 
 HIDDEN = (32, 32)
 # with eta = 0 it imitates alone; its own 5 steps would leave the modes half merged, with any network
-DIFFUSION_QL = make("diffusion_ql", TaskSpec(1, 1, 1), hidden_dims=HIDDEN, eta=0.0, diffusion_steps=20).actor
+DIFFUSION_QL = make("diffusion_ql", TaskSpec(1, 1, 1), hidden_dims=HIDDEN, eta=0.0, diffusion_steps=20).actor.sampler
 FLOW = FlowSampler(1, HIDDEN)
-SFBC = make("sfbc", TaskSpec(1, 1, 1), hidden_dims=HIDDEN).sampler
+SFBC = make("sfbc", TaskSpec(1, 1, 1), hidden_dims=HIDDEN).behavior.sampler
 
 
 @pytest.mark.parametrize("name", ["diffusion_ql", "langevin", "sfbc"])

@@ -1,12 +1,15 @@
-"""The method that README.md adds, taken from there word by word: it fulfils the contract and runs."""
+"""The methods that README.md and docs/writing-a-method.md add, taken from there word by word: they fulfil the contract
+and run."""
 
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ import numpy as np
 import pytest
 
 import methods
+from methods.core import Method
 from tests.harness.command import invoke
 from tests.methods.common import make, make_batch, per_row, random_state
 from tests.methods.counting import alone, counted
@@ -26,18 +30,23 @@ ROWS = 8
 
 @pytest.fixture(scope="module")
 def name(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The example's name, once its file and its line are where the README says."""
     section = (ROOT / "README.md").read_text().partition("### Add a method")[2].partition("### Add a task")[0]
-    source, line = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    with added(section, tmp_path_factory.mktemp("methods")) as (name, _):
+        yield name
+
+
+@contextmanager
+def added(text: str, folder: Path) -> Iterator[tuple[str, str]]:
+    """The example's name and source, while its file and its line are where the text says."""
+    source, line = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     ((name, place),) = ast.literal_eval("{" + line.strip() + "}").items()
     module = place.partition(":")[0]
-    assert f"Write `{module.replace('.', '/')}.py`:" in section
-    folder = tmp_path_factory.mktemp("methods")
+    assert f"Write `{module.replace('.', '/')}.py`:" in text
     (folder / f"{module.removeprefix('methods.')}.py").write_text(source)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(methods, "__path__", [*methods.__path__, str(folder)])
         patch.setattr(methods, "REGISTRY", {**methods.REGISTRY, name: place})
-        yield name
+        yield name, source
     sys.modules.pop(module, None)
     vars(methods).pop(module.removeprefix("methods."), None)
 
@@ -96,3 +105,75 @@ def test_it_runs_and_shares_the_behaviour(name: str, tmp_path: Path) -> None:
     assert len(list((tmp_path / "artifacts").iterdir())) == 2  # BC's stage is the method's, for each seed
     with np.load(path.parent / "candidates.npz") as found:
         assert found["N"].tolist() == [8, 32] and found["valid"][:, 0].sum(axis=-1).tolist() == [8, 32]
+
+
+# the second one
+
+
+PAGE = ROOT / "docs" / "writing-a-method.md"
+OBS = 3.0 * make_batch(ROWS)["observations"]
+
+
+@pytest.fixture(scope="module")
+def flow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The method with the label, small; its source has no more lines than are promised."""
+    with added(PAGE.read_text(), tmp_path_factory.mktemp("flow")) as (name, source):
+        assert len(source.splitlines()) < 100 and "velocity - (actions" not in source
+        yield make(name, hidden_dims=(12,), flow_steps=3, test_weights=(0.0, 1.0, 3.0))
+
+
+def test_its_critic_is_iql_s_and_its_flow_learns_from_it(flow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows without advantage leave the labelled flow as it is; with it they teach it what the plain one learns."""
+    critic, actor = flow.stages()
+    theirs = make("iql", hidden_dims=(12,)).stages()[0]
+    assert (critic.rule, critic.config, critic.trains) == (theirs.rule, theirs.config, theirs.trains)
+    assert actor.trains == {"actor"} and actor.reads == critic.trains
+
+    state, batch = random_state(flow), make_batch(ROWS)
+    draws = flow.draw(jax.random.key(0), batch)
+    slopes = {}
+    for sign in (-1.0, 1.0):
+        monkeypatch.setattr(type(flow.in_sample), "advantage", lambda *_, sign=sign: jnp.full(ROWS, sign))
+        grads = jax.grad(flow.actor_loss)(state["actor"].params, state, batch, draws)
+        slopes[sign] = np.asarray(grads["params"]["Embed_0"]["embedding"])
+    assert not slopes[-1.0][1].any() and slopes[1.0][1].any()  # the label's own vector
+    np.testing.assert_array_equal(slopes[-1.0][0], slopes[1.0][0])
+
+
+def test_it_goes_from_the_plain_flow_to_the_labelled_one_and_on(flow: Any) -> None:
+    """omega = 0 and 1 are the two flows; at 3 the first Euler step goes three times as far as to the labelled one."""
+    state, key = random_state(flow), jax.random.key(1)
+    params, sampler = state["actor"].params, flow.actor.sampler
+    noise = sampler.noise(key, (ROWS,))
+    acted = {omega: flow.candidates(state, OBS, key, per_row({"omega": omega}, ROWS))[0][:, 0] for omega in (0, 1)}
+    for label, actions in acted.items():
+        expected = sampler.sample(params, OBS, noise, jnp.full((), label))
+        np.testing.assert_allclose(actions, expected, atol=1e-6)
+    assert np.abs(acted[0] - acted[1]).max() > 1e-3
+    one = make("advantage_flow", hidden_dims=(12,), flow_steps=1)
+    far, plain, labelled = (
+        one.candidates(state, OBS, key, per_row({"omega": omega}, ROWS))[0][:, 0] for omega in (3.0, 0.0, 1.0)
+    )
+    inside = np.abs(np.stack([far, plain, labelled])).max(0) < 1.0  # not clipped
+    assert inside.any()
+    np.testing.assert_allclose(far[inside], (plain + 3.0 * (labelled - plain))[inside], atol=1e-5)
+
+
+def test_the_page_lists_the_names_to_know() -> None:
+    """Fewer than 25, each where the page says, and all that the examples import among them or among settings' types."""
+    rows = re.findall(r"^\| (`[^|]+`) \| `(\w+)\.py` \|", PAGE.read_text(), re.MULTILINE)
+    listed = [(name, module) for names, module in rows for name in re.findall(r"`([\w.]+)`", names)]
+    assert 15 < len(listed) < 25
+    for name, module in listed:
+        where: Any = importlib.import_module(f"methods.{module}")
+        outer, _, inner = name.partition(".")
+        if outer != "Method" or not inner:
+            assert hasattr(where, outer), name
+        else:
+            assert inner in Method.__dataclass_fields__, name
+    known = {name for name, _ in listed}
+    text = PAGE.read_text() + (ROOT / "README.md").read_text()
+    imported = {name.strip() for line in re.findall(r"^from methods\S* import (.*)$", text, re.MULTILINE)
+                for name in line.split(",")}  # fmt: skip
+    types = {"Fraction", "PositiveInt", "Repeats", "Weight", "BehaviorConfig", "CriticConfig", "SAMPLES", "BC"}
+    assert imported <= known | types, imported - known - types

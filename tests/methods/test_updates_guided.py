@@ -207,7 +207,7 @@ def test_sfbc_solver() -> None:
     """DPM-Solver++(2M) in its own variables: half log signal-to-noise, equal steps h; order one at both ends. The clean
     actions leave the box on the way and are not clipped."""
     steps = 5
-    sampler = make("sfbc", solver_steps=steps, **COMMON).sampler
+    sampler = make("sfbc", solver_steps=steps, **COMMON).behavior.sampler
     params = double(random_state(make("sfbc", **COMMON))["behavior"].params)
     rng = np.random.default_rng(0)
     obs, x = jnp.asarray(rng.normal(size=(B, SPEC.obs_dim))), jnp.asarray(rng.normal(size=(B, A)))
