@@ -207,7 +207,7 @@ def two_steps(method: Any, oracle: Any, draw: Any) -> None:
 
     @jax.jit
     def update(state: Any, batch: Any, flow_draws: Any, draws: Any) -> Any:
-        behavior, _ = method.update_behavior(state["behavior"], batch, flow_draws)
+        behavior, _ = method.behavior.update(state["behavior"], batch, flow_draws)
         new, _ = method.update_parts(state, batch, draws)
         return {**new, "behavior": behavior}
 
