@@ -50,7 +50,6 @@ class Request:
     tasks: tuple[str, ...] = ()  # globs
     methods: tuple[str, ...] = ()
     preset: str | None = None
-    protocol: str = ""
     seeds: str = ""  # "5" (0..4), "3-7", "0,4,9"
     steps: int | None = None  # gradient steps of each method's own stage
     set: tuple[str, ...] = ()  # "METHOD.KEY=VALUE"
@@ -59,6 +58,7 @@ class Request:
     sizes: Mapping[str, int] = field(default_factory=dict)  # of `RunSettings`, by name
     swept: tuple[Axis, ...] = ()  # sweeps whose values were in files; they come before those of `sweep`
     fingerprint: str = ""  # of what it meant when it was saved; empty: nobody has said
+    protocol: str = ""
 
     def plan(self) -> Plan:
         """What is meant, with everything looked at that can be before data are there.
