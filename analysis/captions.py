@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from analysis.load import Records
 from analysis.output import short
+from analysis.protocols import heading
 from analysis.select import headline
 
 MOST = 6  # lines
@@ -21,8 +22,14 @@ Save = Callable[[Figure, pd.DataFrame, Path], list[Path]]
 
 
 def told(records: Records) -> Mapping[Path, Sequence[str]]:
-    """<suite>/<task>, or <suite> -> "vgf: n = 4 of 5 (seed 3 failed: ...)" of its runs that lack seeds at the end."""
+    """<suite>/<task>, or <suite> -> "vgf: n = 4 of 5 (seed 3 failed: ...)" of its runs that lack seeds at the end;
+    before that the protocols, unless all runs are of the suite's default one."""
     found: dict[Path, list[str]] = defaultdict(list)
+    for suite in {run.suite for run in records.runs}:
+        here = [run for run in records.runs if run.suite == suite]
+        if (line := heading(suite, [run.protocol for run in here])) != suite:
+            for place in {Path(suite), *(Path(suite, run.task) for run in here)}:
+                found[place].append(line)
     for run, rows in records.each(scored=False):
         if said := run.told(headline(rows)["seed"].unique().tolist()):
             found[Path(run.suite, run.task)].append(f"{run.label}: {said}")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ import pandas as pd
 
 from analysis.load import Records
 from analysis.output import short
-from analysis.published import METHODS, canonical, tasks_of
+from analysis.published import METHODS, canonical, protocol_of, tasks_of
 from analysis.runs import RecordError, Run, shown
 from analysis.select import HELD_OUT, PAPER_KNOB, PICKS, Choice, Endpoint, Rule, choose, offline
 from analysis.significance import (
@@ -43,7 +43,7 @@ NO_RUN = "no run"
 OTHER = ("generated", "given")  # origins of data that need not be those in print
 
 Key = tuple[str, str, str]
-"""(suite, canonical task, our method)."""
+"""(suite, canonical task, our method, with its protocol where several of the suite are shown)."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,8 @@ class Terms:
     """Over the cells of a table that are tested: a key of CORRECTIONS."""
     runs: tuple[str, ...] = ()
     """Which run speaks where a task has several of a method: beginnings of fingerprints, or settings as `bank=16`."""
+    protocols: tuple[str, ...] = ()
+    """Those that were asked for. Runs of one that is asked for alone count beside numbers of any."""
 
 
 @dataclass
@@ -80,8 +82,9 @@ def compare(records: Records, published: pd.DataFrame, terms: Terms) -> tuple[pd
     are missing), picks, rule, bias, step, difference,
     low, high, p, p_corrected, p_equivalence, detectable, verdict, why, runs, remark. What is not known is NaN.
     """
+    records, notes = _as_published(records, published, terms.protocols)
     cells = measured(records, terms)
-    notes = [f"{'/'.join(key)}: {cell.remark}" for key, cell in cells.items() if cell.remark]
+    notes += [f"{'/'.join(key)}: {cell.remark}" for key, cell in cells.items() if cell.remark]
     rows = []
     unused = set(cells)
     for row in published.to_dict("records"):
@@ -106,6 +109,21 @@ def compare(records: Records, published: pd.DataFrame, terms: Terms) -> tuple[pd
     return frame, notes
 
 
+def _as_published(records: Records, published: pd.DataFrame, asked: Sequence[str]) -> tuple[Records, list[str]]:
+    """(the records of runs under the protocols of the published numbers, notes on the others); all where one protocol
+    was asked for."""
+    if len(asked) == 1:
+        return records, []
+    theirs: dict[str, set[str]] = defaultdict(set)
+    for row in published.to_dict("records"):
+        theirs[row["suite"]].add(protocol_of(row))
+    kept = [run for run in records.runs if run.protocol in theirs.get(run.suite, (run.protocol,))]
+    left = sorted({(run.suite, run.protocol) for run in records.runs} - {(run.suite, run.protocol) for run in kept})
+    notes = [f"{suite}: runs of protocol {name} are not laid beside numbers of {', '.join(sorted(theirs[suite]))}; "
+             f"--protocol {name} does" for suite, name in left]  # fmt: skip
+    return replace(records, runs=tuple(replace(run, mark="") for run in kept)), notes
+
+
 def measured(records: Records, terms: Terms) -> dict[Key, Cell]:
     """What the records hold of each method on each task, default tasks under their number.
 
@@ -122,7 +140,7 @@ def measured(records: Records, terms: Terms) -> dict[Key, Cell]:
                           f"{nearest(unknown[0], sorted(set(knobs)))}")  # fmt: skip
     found: dict[Key, list[tuple[Run, pd.DataFrame]]] = defaultdict(list)
     for run, rows in records.each():
-        found[run.suite, canonical(run.task), run.method].append((run, rows))
+        found[run.suite, canonical(run.task), run.method + run.mark].append((run, rows))
     return {key: _cell(several, terms) for key, several in found.items()}
 
 
@@ -177,6 +195,8 @@ def _compared(row: Mapping[Any, Any], method: str, cells: Sequence[Cell], terms:
     remarks = [f"{min(early):,} of {row['steps']:,.0f} steps"] if early else []
     remarks += [f"without seeds {', '.join(map(str, dropped))}, which not all its tasks have"] if dropped else []
     remarks += list(dict.fromkeys(note for cell in known if cell.run for note in _circumstances(cell.run)))
+    if other := {cell.run.protocol for cell in known if cell.run} - {protocol_of(row)}:
+        remarks.append(f"protocol {', '.join(sorted(other))}, published {protocol_of(row)}")
     told = choices[0].told if len(cells) == 1 and choices else ""
     if len(cells) > 1:
         several = [(cell.run.task, cell.choice.told) for cell in known if cell.run and cell.choice]

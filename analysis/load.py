@@ -19,6 +19,7 @@ import pandas as pd
 
 from analysis.episodes import AFTER, BEFORE, PHASES, Rows, read_episodes
 from analysis.folders import Place, differences, odd_ones, places, read_source, unite
+from analysis.protocols import asked, chosen
 from analysis.runs import KILLED, RecordError, Run, Source, last_written, named, read_npz
 from core.errors import BadInput, reason
 
@@ -78,13 +79,15 @@ class Read(NamedTuple):
     wrong: str = ""
 
 
-def load(results: Path, empty: bool = False) -> Records:
-    """Reads every `results/runs/<suite>/<task>/<method>/<fingerprint>/[seed-<k>/]`; `tests/analysis/load_speed.py`
-    times it.
+def load(results: Path, empty: bool = False, protocol: str | None = None) -> Records:
+    """Reads every `results/runs/<suite>/<task>/<method>/<fingerprint>/[seed-<k>/]`, and keeps those of the protocols
+    that `protocol` names ("fql,qam", EVERY); `tests/analysis/load_speed.py` times it.
 
-    Raises: RecordError if there is no folder `results`, or no run folder in it, unless `empty` allows that; a seed, or
-    a run of the old layout, that cannot be read is a note and left out.
+    Raises: RecordError if there is no folder `results`, or no run folder in it, unless `empty` allows that; or if a
+    suite has runs of several protocols and none is named. A seed, or a run of the old layout, that cannot be read is a
+    note and left out.
     """
+    wanted = asked(protocol)
     if not results.is_dir():
         raise RecordError(f"no folder {results}")
     folders, notes = places(results / "runs")
@@ -92,17 +95,26 @@ def load(results: Path, empty: bool = False) -> Records:
         notes = [f"no runs under {results / 'runs'}", *notes]
         if not empty:
             raise RecordError("; ".join(notes[:3]))
-    runs, found, extras = list[Run](), list[Rows](), {}
+    read, told = list[Run](), dict[tuple[Path, bool], tuple[list[Rows], list[str]]]()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         groups = groupby(folders, lambda one: (one.run, one.seed is None))
         for run, rows, remarks in pool.map(_one_run, [list(group) for _, group in groups]):
-            notes += remarks
-            if run is not None:
-                start = runs[-1].rows.stop if runs else 0
-                runs.append(replace(run, rows=slice(start, start + sum(map(len, rows)))))
-                found += rows
-                if of_suite := _extras(rows):
-                    extras[run.key] = of_suite
+            if run is None:
+                notes += remarks
+            else:
+                read.append(run)
+                told[run.key] = rows, remarks
+    kept, of_protocols = chosen(read, wanted)
+    runs, found, extras = list[Run](), list[Rows](), {}
+    for run in kept:
+        rows, remarks = told[run.key]
+        notes += remarks
+        start = runs[-1].rows.stop if runs else 0
+        runs.append(replace(run, rows=slice(start, start + sum(map(len, rows)))))
+        found += rows
+        if of_suite := _extras(rows):
+            extras[run.key] = of_suite
+    notes += of_protocols
     labels, remarks = _labels([run for run in runs if run.rows.start < run.rows.stop])
     runs = [replace(run, label=labels.get(run.key, run.label)) for run in runs]
     knobs = tuple(dict.fromkeys(knob for run in runs for knob in run.knobs))

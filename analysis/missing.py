@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from analysis.load import Records
-from analysis.published import METHODS, canonical, tasks_of
-from analysis.runs import Run
+from analysis.published import METHODS, canonical, protocol_of, tasks_of
+from analysis.runs import PROTOCOLS, Run
 
 RUNNABLE = ("ogbench", "d4rl", "tldr", "hh")  # suites of print that `harness.run` has
 FEW = 5  # seeds, the paper's number
@@ -58,7 +58,7 @@ def command(root: Path, suite: str, tasks: list[str], methods: list[str], *more:
 
 def again(root: Path, run: Run, seeds: int | None = None) -> str:
     """The command of a run, as far as its record tells: presets and what was set by hand are named by their origin."""
-    more = ["--seeds", str(seeds) if seeds else _seeds(run)]
+    more = [*_protocol(run), "--seeds", str(seeds) if seeds else _seeds(run)]
     origins = {key: one.get("origin", "") for key, one in run.config.items() if isinstance(one, dict)}
     presets = sorted({str(origin).removeprefix("preset ") for origin in origins.values() if "preset " in str(origin)})
     more += ["--preset", presets[0]] if len(presets) == 1 else []
@@ -92,25 +92,26 @@ def _few(records: Records) -> Iterator[Gap]:
 
 def _holes(records: Records) -> Iterator[Gap]:
     """Of each suite's methods, the tasks that another method has."""
-    tasks: dict[str, set[str]] = defaultdict(set)
-    have: dict[tuple[str, str], set[str]] = defaultdict(set)
+    tasks: dict[tuple[str, str], set[str]] = defaultdict(set)
+    have: dict[tuple[str, str, str], list[Run]] = defaultdict(list)
     for run in records.runs:
-        tasks[run.suite].add(run.task)
-        have[run.suite, run.method].add(run.task)
-    for (suite, method), there in sorted(have.items()):
-        if absent := sorted(tasks[suite] - there):
+        tasks[run.suite, run.protocol].add(run.task)
+        have[run.suite, run.method, run.protocol].append(run)
+    for (suite, method, protocol), runs in sorted(have.items()):
+        if absent := sorted(tasks[suite, protocol] - {run.task for run in runs}):
             text = f"{len(absent)} task{'s' * (len(absent) != 1)} that others of its suite have"
-            yield Gap(f"{suite}: {method}", text, command(records.root, suite, absent, [method]))
+            words = command(records.root, suite, absent, [method], *_protocol(runs[0]))
+            yield Gap(f"{suite}: {method}{runs[0].mark}", text, words)
 
 
 def _unmeasured(records: Records, published: pd.DataFrame) -> Iterator[Gap]:
     """Of each suite, methods of print, by the tasks that they lack."""
-    have = {(run.suite, canonical(run.task), run.method) for run in records.runs}
+    have = {(run.suite, canonical(run.task), run.method, run.protocol) for run in records.runs}
     lacking: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)
     for row in published.to_dict("records"):
         ours = METHODS.get(row["method"], (str(row["method"]).lower(),))
         for task in tasks_of(row):
-            if not any((row["suite"], task, name) in have for name in ours):
+            if not any((row["suite"], task, name, protocol_of(row)) in have for name in ours):
                 lacking[row["suite"], ours[0]][task] = None
     groups: dict[tuple[str, tuple[str, ...]], list[str]] = defaultdict(list)
     for (suite, method), absent in lacking.items():
@@ -122,6 +123,11 @@ def _unmeasured(records: Records, published: pd.DataFrame) -> Iterator[Gap]:
             yield Gap(what, why, command(records.root, suite, list(absent_tasks), methods))
         else:
             yield Gap(what, f"{why}; this suite cannot run them yet", "")
+
+
+def _protocol(run: Run) -> list[str]:
+    """The option that asks for its protocol, unless that is the suite's default."""
+    return ["--protocol", run.protocol] if run.protocol not in ("", PROTOCOLS.get(run.suite)) else []
 
 
 def _seeds(run: Run) -> str:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from analysis.runs import RecordError, content, shown
+from analysis.runs import PROTOCOLS, RecordError, content, shown
 from analysis.runs import named as seed_names
 from analysis.statistics import generator
 from analysis.tuning import (
@@ -61,11 +61,15 @@ class Picked(NamedTuple):
     """In words: by what was chosen and reported."""
     rows: list[Row]
     online: bool
+    protocol: str = ""
 
     @property
     def table(self) -> str:
-        """Where its rows belong: "toy/settings.csv"."""
-        return f"{self.place.partition('/')[0]}/settings{'_online' * self.online}.csv"
+        """Where its rows belong: "toy/settings.csv"; "ogbench/settings_qam.csv" under another protocol than the suite's
+        default one, as no value is carried from one to another."""
+        suite = self.place.partition("/")[0]
+        by = f"_{self.protocol}" if self.protocol not in ("", PROTOCOLS.get(suite)) else ""
+        return f"{suite}/settings{by}{'_online' * self.online}.csv"
 
     @property
     def splits(self) -> int:
@@ -102,15 +106,15 @@ def by_seeds(found: Sequence[Sweep], choose_on: str | None, notes: list[str]) ->
         source = f"{SEEDS}, {how or _all(on)}; {len(sweep.settings)} settings, {len(seeds)} seeds"
         rows = _rows(sweep.task, setting, tuple(setting.values), source, notes)
         said = _rule(SEEDS, held, "seeds", how or _all(on))
-        yield Picked(place, sweep.label, setting.name, held, said, rows, sweep.online)
+        yield Picked(place, sweep.label, setting.name, held, said, rows, sweep.online, sweep.protocol)
 
 
 def by_tasks(found: Sequence[Sweep], choose_on: str | None, notes: list[str]) -> Iterator[Picked]:
     """Of every method of a suite, the setting that some tasks choose for all, reported on the others. Adds to `notes`
     why none is picked."""
-    for suite, method, online in dict.fromkeys((one.suite, one.method, one.online) for one in found):
-        here = [one for one in found if (one.suite, one.method, one.online) == (suite, method, online)]
-        name, tasks = f"{suite} {here[0].label}", [one.task for one in here]
+    for suite, label in dict.fromkeys((one.suite, one.label) for one in found):
+        here = [one for one in found if (one.suite, one.label) == (suite, label)]
+        name, method, tasks = f"{suite} {label}", here[0].method, [one.task for one in here]
         names, chosen, keys = _on_all(here, name, notes)
         if len(here) < 2 or len(names) < 2:
             notes.append(f"{name}: {len(names)} settings on {len(here)} tasks; {TASKS} takes two of each")
@@ -134,7 +138,7 @@ def by_tasks(found: Sequence[Sweep], choose_on: str | None, notes: list[str]) ->
         source += f"{'-'.join(map(str, dict.fromkeys((count[0], count[-1]))))} seeds"
         rows = _rows("*", chosen[0][held.pick], keys, source, notes)
         said = _rule(TASKS, held, "tasks", how or _all(on))
-        yield Picked(suite, here[0].label, names[held.pick], held, said, rows, online)
+        yield Picked(suite, label, names[held.pick], held, said, rows, here[0].online, here[0].protocol)
 
 
 def _on_all(

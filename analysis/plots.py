@@ -21,6 +21,7 @@ from analysis.captions import Save, captioned, told
 from analysis.inference import axes_of, units_of
 from analysis.load import Records, load
 from analysis.output import below, folder, prepare, print_notes, say
+from analysis.protocols import Asked
 from analysis.runs import RecordError
 from analysis.select import scores
 from analysis.style import save, theme
@@ -33,11 +34,12 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 def main(
     results: Annotated[Path, typer.Argument(parser=folder, help="The folder that holds runs/.")] = Path("results"),
     out: Annotated[Path | None, typer.Option(parser=folder, help="A folder; RESULTS/figures if unset.")] = None,
+    protocol: Asked = None,
 ) -> None:
     """Curves over training, knobs, wall-clock and gradients, transport, the landscape of 2-D bandits: a folder a task;
     profiles, aggregates, who beats whom and L_test scaling: a folder a suite."""
     place = prepare(out or results / "figures")
-    records = load(results)
+    records = load(results, protocol=protocol)
     notes = list(records.notes)
     if not records.episodes["complete"].any():
         raise RecordError(f"no episodes to show under {results / 'runs'}: {'; '.join(notes)}")

@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.runs import PROTOCOLS as DEFAULT_PROTOCOLS
 from analysis.runs import RecordError, content, shown
 from core.errors import BadInput
 from core.records import file_name
@@ -24,6 +25,10 @@ TITLES = {
     "table1": "D4RL, normalised score", "table2": "OGBench by environment, success in percent (mean of five tasks)",
     "table3": "Language, win rate in percent", "table7": "OGBench by task, success in percent",
 }  # fmt: skip
+
+PROTOCOLS = {"table2": "fql", "table7": "fql"}
+"""Table -> the protocol of its numbers; of others, the suite's default one. (The column `protocol` says in words which
+evaluations a number is the mean of.)"""
 
 # The paper's name -> ours, in the order to show. Which variant made VGF's columns is open (facts/vgf.md, item 6): where
 # both were run, both stand beside them.
@@ -49,6 +54,11 @@ def canonical(task: str) -> str:
     """The numbered name of a default task: `cube-single-play-singletask-v0` -> `...-singletask-task2-v0`."""
     number = DEFAULTS.get(task.split("-")[0])
     return re.sub(r"-singletask-v(\d+)$", rf"-singletask-task{number}-v\1", task) if number else task
+
+
+def protocol_of(row: Mapping[Any, Any]) -> str:
+    """The protocol of a published row; "" where its suite has no names for protocols."""
+    return PROTOCOLS.get(row["table"]) or DEFAULT_PROTOCOLS.get(row["suite"], "")
 
 
 def tasks_of(row: Mapping[Any, Any]) -> list[str]:

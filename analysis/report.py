@@ -31,6 +31,7 @@ from analysis.load import Records, load
 from analysis.missing import again, gaps
 from analysis.output import csv_text, folder, prepare, print_notes, say, short
 from analysis.plots import figures
+from analysis.protocols import Asked, asked
 from analysis.published import FOLDER, read
 from analysis.pyplot import plt
 from analysis.runs import Run
@@ -52,10 +53,12 @@ def main(
     published: Annotated[
         Path | None, typer.Option(parser=folder, help="A folder of published numbers; ours if unset.")
     ] = None,
+    protocol: Asked = None,
 ) -> None:
     """Provenance, verdicts, tables, figures, runs with their configurations, and what is missing: OUT/index.html."""
     path = prepare(out) / "index.html"
-    page, notes = build(load(results, empty=True), published or FOLDER)
+    records = load(results, empty=True, protocol=protocol)
+    page, notes = build(records, published or FOLDER, asked(protocol))
     write_text(path, page)
     say(f"{path} ({len(page) / 1e6:.1f} MB)")
     print_notes(notes)
@@ -86,10 +89,13 @@ class Picture(NamedTuple):
     height: int
 
 
-def build(records: Records, published: Path) -> tuple[str, list[str]]:
-    """(the page, notes). Raises: RecordError if there are no published numbers."""
+def build(records: Records, published: Path, protocols: Sequence[str] = ()) -> tuple[str, list[str]]:
+    """(the page, notes); `protocols` are those that were asked for.
+
+    Raises: RecordError if there are no published numbers.
+    """
     rows, notes = read(published)
-    terms = Terms()
+    terms = Terms(protocols=tuple(protocols))
     compared, remarks = compare(records, rows, terms)
     notes += records.notes + remarks
     cells, remarks = scores(records)
@@ -189,7 +195,7 @@ def described(records: Records, run: Run) -> dict[str, Any]:
     why = meta.get("error") if run.old else run.unfinished
     facts = {
         "status": run.status + (f": {why}" if why else ""), "seeds": ", ".join(map(str, run.meant)),
-        "fingerprint": run.fingerprint, "device": device(meta),
+        "fingerprint": run.fingerprint, "protocol": run.protocol or DASH, "device": device(meta),
         "wall-clock [s]": ", ".join(f"{phase} {_plain(seconds)}" for phase, seconds in clock.items()) or DASH,
         "dataset": f"{data.get('name', DASH)} ({data.get('origin', 'origin unknown')})",
         "dataset SHA-256": data.get("sha256", DASH),

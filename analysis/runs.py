@@ -50,7 +50,7 @@ TAKEN = frozenset(FRAME) | {
     "row", "rule", "picks", "mean", "std", "low", "high", "over", "seeds", "episodes", "bias", "line", "gradients",
     "passes", "knob",
     "L_train", "accuracy", "verdict", "swap_consistent", "consistent", "cost", "longer", "prompt", "response",
-    "reference", "observations", "candidates", "valid", "actions", "meant", "told",
+    "reference", "observations", "protocol", "candidates", "valid", "actions", "meant", "told",
 }  # fmt: skip
 """What else stands in a table or file that has a column a knob."""
 
@@ -61,6 +61,8 @@ class RecordError(BadInput):
 
 SHARES = frozenset({"tldr", "hh", "tldr-synthetic", "hh-synthetic"})
 """Suites whose score is a share of a win, where records do not say."""
+PROTOCOLS = {"ogbench": "fql"}
+"""Suite -> its default protocol, of which runs are whose records do not say."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,6 +131,8 @@ class Run:
     """By seed."""
     lost: Mapping[int, str] = field(default_factory=dict)
     """Seed -> what is wrong with its folder, of those that cannot be read."""
+    mark: str = ""
+    """ " [qam]" where runs of several protocols of the suite are shown; its label ends with it."""
     rows: slice = field(default_factory=lambda: slice(0, 0))
     """Where its episodes stand in `Records.episodes`."""
 
@@ -168,6 +172,11 @@ class Run:
     def ending(self) -> str:
         """What became of it, as the rest of a sentence."""
         return next((one.ending for one in self.sources if one.status == self.status), ENDINGS[self.status])
+
+    @property
+    def protocol(self) -> str:
+        """Its name; "" where the suite has no names for protocols."""
+        return self.meta.get("protocol") or PROTOCOLS.get(self.suite, "")
 
     @property
     def online(self) -> bool:

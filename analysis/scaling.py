@@ -41,7 +41,7 @@ def trained(records: Records, cells: pd.DataFrame) -> pd.DataFrame:
             data = json.dumps(
                 [run.meta.get("dataset"), run.seeds if run.old else None, run.online], sort_keys=True, default=str
             )
-            groups[run.suite, run.task, run.method, rest, data].append(run)
+            groups[run.suite, run.task, run.method + run.mark, rest, data].append(run)
     found = []
     for runs in groups.values():
         levels = {run.fingerprint: run.number(TRAIN) or 0.0 for run in runs}
@@ -51,7 +51,7 @@ def trained(records: Records, cells: pd.DataFrame) -> pd.DataFrame:
         rows = rows.assign(knob=knob, L_train=rows["fingerprint"].map(levels))
         if rows["L_train"].nunique() > 1:
             names = rows["setting"].where(rows["rule"] == FIXED, f"held-out {knob}")
-            found.append(rows.assign(line=[f"{runs[0].method} {name}".strip() for name in names]))
+            found.append(rows.assign(line=[f"{runs[0].method}{runs[0].mark} {name}".strip() for name in names]))
     return pd.concat(found).sort_values(["line", "L_train"], ignore_index=True) if found else cells.iloc[:0]
 
 

@@ -282,9 +282,10 @@ def scores(
 ) -> tuple[pd.DataFrame, list[str]]:
     """One row a (run, rule, setting) of the evaluations that count, and notes on it.
 
-    Columns: suite, task, method, label, row (the name to show), rule, setting, picks, <knobs> (NaN unless the rule is
-    `fixed`), status (of the seeds in it), fingerprint, phase, step, mean, std, low, high, over, seeds, episodes, bias
-    (of the oracle), meant (seeds that were started) and told ("n = 4 of 5 (seed 3 failed: ...)", "" if all are in it).
+    Columns: suite, protocol ("" where the suite has no names for them), task, method, label, row (the name to show),
+    rule, setting, picks, <knobs> (NaN unless the rule is `fixed`), status (of the seeds in it), fingerprint, phase,
+    step, mean, std, low, high, over, seeds, episodes, bias (of the oracle), meant (seeds that were started) and told
+    ("n = 4 of 5 (seed 3 failed: ...)", "" if all are in it).
     """
     cells: list[dict[str, object]] = []
     notes = []
@@ -317,7 +318,8 @@ def scores(
             fixed = one.rule == FIXED
             values = {k: at.loc[one.picks[0], k] if fixed and k in run.knobs else None for k in records.knobs}
             cells.append(
-                {"suite": run.suite, "task": run.task, "method": run.method, "label": run.label}
+                {"suite": run.suite, "protocol": run.protocol, "task": run.task, "method": run.method}
+                | {"label": run.label}
                 | {"row": f"{run.label} {one.picks[0]}".strip() if fixed else f"{run.label} ({one.rule})"}
                 | {"rule": one.rule, "setting": one.picks[0] if fixed else "", "picks": PICKS.join(one.picks), **values}
                 | {"status": status, "fingerprint": run.fingerprint, "phase": first["phase"], "step": first["step"]}

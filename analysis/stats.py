@@ -25,6 +25,7 @@ from analysis.design import design, sentences, signed_rank_p
 from analysis.load import load
 from analysis.output import below, folder, prepare, print_notes, say, screen, short, write_csv
 from analysis.pairs import Matchup, Over, matchups, missing, over_tasks, tests
+from analysis.protocols import Asked
 from analysis.runs import RecordError
 from analysis.select import ORACLE, Endpoint, Rule
 from analysis.significance import ALPHA, Comparison
@@ -44,13 +45,14 @@ def main(
     out: Annotated[Path | None, typer.Option(parser=folder, help="A folder; RESULTS/tables if unset.")] = None,
     endpoint: Annotated[str, typer.Option(help="last, last-10 or steps=800k,900k,1m.")] = "last",
     select: Annotated[str, typer.Option(help="fixed:1, fixed:w=0.02,N=4, held-out or oracle.")] = "held-out",
+    protocol: Asked = None,
     which: Annotated[list[str] | None, typer.Option("--run", help="Of several: fingerprint or K=V.")] = None,
 ) -> None:
     """Welch, Mann-Whitney, tests paired over start states, signed ranks over tasks; Holm and Benjamini-Hochberg."""
     console = screen(WIDTH)
     place = prepare(out or results / "tables")
     terms = Terms(Endpoint.parse(endpoint), Rule.parse(select), runs=tuple(which or ()))
-    records = load(results)
+    records = load(results, protocol=protocol)
     cells = measured(records, terms)
     names = _methods(compare, sorted({key[2] for key in cells}))
     absent = [name for name in names if missing(cells, name)]

@@ -39,6 +39,7 @@ from analysis.output import (
 from analysis.paper import legend as terms_of
 from analysis.paper import power, summary, title, write
 from analysis.paper import screen as print_of
+from analysis.protocols import EVERY, Asked, asked, heading
 from analysis.published import FOLDER, read
 from analysis.runs import RecordError
 from analysis.select import FIXED, HELD_OUT, ORACLE, Endpoint, Rule, scores
@@ -68,6 +69,7 @@ def main(
     oracle: Annotated[bool, typer.Option("--oracle", help="Add the best setting in hindsight (biased).")] = False,
     budget: Annotated[bool, typer.Option("--budget", help="Add what choosing a knob costs: OUT/budget.csv.")] = False,
     endpoint: Annotated[str, typer.Option(help="last, last-10 or steps=800k,900k,1m.")] = "last",
+    protocol: Asked = None,
     paper: Annotated[str | None, typer.Option(help="table1, table2, table3, table7 or all.")] = None,
     select: Annotated[str, typer.Option(help="--paper: fixed:1, fixed:w=0.02,N=4, held-out or oracle.")] = "held-out",
     margin: Annotated[float, typer.Option(help="--paper: points within which a difference is none.")] = MARGIN,
@@ -82,15 +84,16 @@ def main(
     console = screen(WIDTH)
     if paper is None:
         place = prepare(out or results / "tables")
-        scored(results, place, Endpoint.parse(endpoint), oracle, budget, console)
+        scored(load(results, protocol=protocol), place, Endpoint.parse(endpoint), oracle, budget, console)
         return
     if correct not in CORRECTIONS:
         raise RecordError(f"--correct {correct} is none of {', '.join(CORRECTIONS)}")
     if not 0 < margin < math.inf:
         raise RecordError(f"--margin {margin:g}: a number of points above 0")
     filled("--paper", paper)
-    terms = Terms(Endpoint.parse(endpoint), Rule.parse(select), margin, correct, tuple(which or ()))
-    beside(results, prepare(out or results / "tables" / "paper"), published or FOLDER, paper, terms, console)
+    terms = Terms(Endpoint.parse(endpoint), Rule.parse(select), margin, correct, tuple(which or ()), asked(protocol))
+    records = load(results, empty=True, protocol=protocol or EVERY)  # print's own count where none is named
+    beside(records, prepare(out or results / "tables" / "paper"), published or FOLDER, paper, terms, console)
 
 
 def _belong(context: typer.Context, paper: bool) -> None:
@@ -101,13 +104,12 @@ def _belong(context: typer.Context, paper: bool) -> None:
             raise RecordError(f"{option} does not go with --paper" if paper else f"{option} goes with --paper only")
 
 
-def scored(results: Path, place: Path, endpoint: Endpoint, oracle: bool, budget: bool, console: Console) -> None:
+def scored(records: Records, place: Path, endpoint: Endpoint, oracle: bool, budget: bool, console: Console) -> None:
     """Prints and writes place/scores.{md,csv}, and place/budget.csv if asked for."""
-    records = load(results)
     cells, remarks = scores(records, oracle, endpoint)
     notes = [*records.notes, *remarks, *_data(records)]
     if cells.empty:
-        raise RecordError(f"no episodes to show under {results / 'runs'}: {'; '.join(notes)}")
+        raise RecordError(f"no episodes to show under {records.root / 'runs'}: {'; '.join(notes)}")
     write_text(place / "scores.md", page(cells, notes))
     write_csv(place / "scores.csv", cells)
     paths = [place / "scores.md", place / "scores.csv"]
@@ -131,14 +133,13 @@ def _data(records: Records) -> list[str]:
     return [f"{', '.join(sorted(names))}: {text}" for text, names in sorted(tasks.items())]
 
 
-def beside(results: Path, place: Path, published: Path, which: str, terms: Terms, console: Console) -> None:
+def beside(records: Records, place: Path, published: Path, which: str, terms: Terms, console: Console) -> None:
     """Prints and writes place/<table>.{md,csv,tex} of the published tables asked for."""
     rows, notes = read(published)
     if which != "all":
         if which not in set(rows["table"]):
             raise RecordError(f"--paper {which}: there are {', '.join(sorted(set(rows['table'])))} and all")
         rows = rows[rows["table"] == which]
-    records = load(results, empty=True)
     compared, remarks = compare(records, rows, terms)
     notes += records.notes + remarks
     paths = list(write(compared, terms, place, notes))
@@ -193,7 +194,8 @@ def screen_of(cells: pd.DataFrame, suite: str, tasks: list[str], width: int = WI
     widths = [max(len(name) for name, _ in rows)]
     widths += [max(len(task), *(len(" ".join(row[i])) for _, row in rows)) for i, task in enumerate(map(short, tasks))]
     joint = " " if sum(widths) + 3 * len(widths) + 1 <= width else "\n"
-    table = Table(title=f"{suite}: {amount(cells, suite, tasks)}", title_justify="left", min_width=40)
+    title = f"{named(cells, suite, tasks)}: {amount(cells, suite, tasks)}"
+    table = Table(title=title, title_justify="left", min_width=min(max(40, len(title)), width))
     table.add_column("method", no_wrap=True)
     for task in tasks:
         table.add_column(short(task), justify="right", overflow="fold")
@@ -208,13 +210,24 @@ def page(cells: pd.DataFrame, notes: list[str]) -> str:
     lines = ["# Scores", "", *(f"{line}  " for line in legend(cells))]
     for suite, tasks in blocks(cells):
         names = [markdown(short(task)) for task in tasks]
-        lines += ["", f"## {markdown(suite)}: {', '.join(names)}", "", amount(cells, suite, tasks), ""]
+        lines += [
+            "",
+            f"## {markdown(named(cells, suite, tasks))}: {', '.join(names)}",
+            "",
+            amount(cells, suite, tasks),
+            "",
+        ]
         lines += ["| method | " + " | ".join(names) + " |", "|:--|" + "--:|" * len(tasks)]
         for name, row in grid(cells, suite, tasks):
             lines.append(f"| {markdown(name)} | " + " | ".join(" ".join(texts).strip() for texts in row) + " |")
     if notes:
         lines += ["", "## Notes", "", *(f"- {markdown(note)}" for note in notes)]
     return "\n".join(lines) + "\n"
+
+
+def named(cells: pd.DataFrame, suite: str, tasks: list[str]) -> str:
+    """ "ogbench", or "ogbench (protocols fql and qam)" of a block's cells."""
+    return heading(suite, cells.loc[(cells["suite"] == suite) & cells["task"].isin(tasks), "protocol"].tolist())
 
 
 def amount(cells: pd.DataFrame, suite: str, tasks: list[str]) -> str:

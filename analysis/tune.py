@@ -26,6 +26,7 @@ from rich.text import Text
 from analysis.load import Records, load
 from analysis.output import folder, prepare, print_notes, say, screen, short
 from analysis.picking import SEEDS, TASKS, Picked, by_seeds, by_tasks, csv_of, merged, table_at
+from analysis.protocols import Asked
 from analysis.runs import RecordError, shown
 from analysis.select import ORACLE, Endpoint, Rule
 from analysis.spending import Spent, spent
@@ -51,6 +52,7 @@ def main(
         str | None, typer.Option(help="Only runs that differ in these settings alone: alpha,tau; else in any.")
     ] = None,
     suite: Annotated[str | None, typer.Option(help="One suite only.")] = None,
+    protocol: Asked = None,
     phase: Annotated[str | None, typer.Option(help="offline or online runs only.")] = None,
     methods: Annotated[str | None, typer.Option(help="Some methods only; * stands for anything.")] = None,
     tasks: Annotated[str | None, typer.Option(help="Some tasks only; * stands for anything.")] = None,
@@ -72,7 +74,7 @@ def main(
     if knobs.name == ORACLE:
         raise RecordError("--select oracle: a score that is chosen on its own episodes cannot be tuned on")
     kept = table_at(prepare(out.parent) / out.name) if out is not None else ""
-    records = load(results)
+    records = load(results, protocol=protocol)
     found, notes = sweeps(records, Endpoint.parse(endpoint), knobs, _known(records, keys))
     if not found:
         why = "; ".join([*notes, *records.notes][:3]) or "python -m harness.run --sweep METHOD.KEY=V1,V2 makes some"

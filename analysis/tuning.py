@@ -69,6 +69,9 @@ class Sweep:
     task: str
     method: str
     online: bool
+    protocol: str
+    mark: str
+    """Of its runs."""
     settings: tuple[Setting, ...]
     """Those with a score, in the order of their values."""
     unscored: tuple[Unscored, ...]
@@ -78,7 +81,7 @@ class Sweep:
 
     @property
     def label(self) -> str:
-        return _label(self.method, self.online)
+        return _label(self.method, self.online) + self.mark
 
     @property
     def tried(self) -> list[Setting | Unscored]:
@@ -107,13 +110,14 @@ def sweeps(
     `rule` chooses test-time knobs within a run. Of two runs with one setting (other data or seeds, or the old layout),
     the one with more seeds counts, the new one among equals. `only`: keys in which settings may differ; any if empty.
     """
-    groups: dict[tuple[str, str, str, bool], list[Run]] = defaultdict(list)
+    groups: dict[tuple[str, str, str, bool, str], list[Run]] = defaultdict(list)
     for run in records.runs:
-        groups[run.suite, run.task, run.method, run.online].append(run)
+        groups[run.suite, run.task, run.method, run.online, run.protocol].append(run)
     rows = {run.key: of for run, of in records.each()}
     found, notes = [], []
-    for (suite, task, method, online), runs in sorted(groups.items()):
-        place = f"{suite}/{task} {_label(method, online)}"
+    for (suite, task, method, online, protocol), runs in sorted(groups.items()):
+        mark = runs[0].mark
+        place = f"{suite}/{task} {_label(method, online)}{mark}"
         if only:
             runs, note = _differing_only(runs, only)
             notes += [f"{place}: {note}"] if note else []
@@ -133,7 +137,7 @@ def sweeps(
             notes += [f"{place} {name}: {said}"] if said else []
         if settings or unscored:
             order = sorted(settings, key=lambda one: _order(one.values))
-            found.append(Sweep(suite, task, method, online, tuple(order), tuple(unscored), tuple(runs)))
+            found.append(Sweep(suite, task, method, online, protocol, mark, tuple(order), tuple(unscored), tuple(runs)))
     return found, notes
 
 

@@ -24,6 +24,7 @@ from rich.table import Table
 
 from analysis.load import Records, load
 from analysis.output import folder, prepare, print_notes, say, screen, write_csv
+from analysis.protocols import EVERY
 from analysis.runs import RecordError, Run
 from analysis.select import FIXED, HELD_OUT, Arms, headline, held_out, settings
 from analysis.statistics import generator
@@ -64,7 +65,7 @@ def main(
     if judge is not None and not judge.strip():
         raise RecordError("--judge is empty")
     place = prepare(out or results / "tables")
-    records = load(results)
+    records = load(results, protocol=EVERY)  # language suites have no names for them
     table, differences, notes = tabulate(records, judge or "", names)
     if table.empty:
         why = "; ".join(map(str, notes[:3]))

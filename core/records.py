@@ -45,6 +45,7 @@ def file_name(name: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(file_name)]
+NameOrNone = Annotated[str, AfterValidator(lambda name: name and file_name(name))]
 Number = Annotated[int, Field(ge=0, lt=2**63)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -122,6 +123,7 @@ class Recorded(TypedDict):
     suite: Name
     task: Name
     method: Name
+    protocol: NotRequired[NameOrNone]  # "" where the suite has no names for protocols
     fingerprint: Name
     status: Literal["running", "finished", "interrupted", "failed"]
     error: NotRequired[str | None]

@@ -1,6 +1,9 @@
 """Settings in layers, each value remembering where it came from.
 
-method defaults < the suite's per-task `settings.csv` < preset (its `presets.toml`) < `--set`
+method defaults < the protocol's per-task tables < its `set` (the suite's `protocols.toml`) < preset (`presets.toml`)
+< `--set`
+
+Sizes of a run: the suite's default preset < the protocol < a preset that was named < options.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import tasks
 from methods import nearest
 from methods.core import BadInput, MethodConfig
 from methods.settings import marks
+from tasks.protocols import Protocol
 
 LARGEST = 2**31 - 1  # what programs count and measure arrays with
 TASK = "task"  # stands where a method's name does: "task.success_timing"
@@ -78,6 +82,35 @@ def preset(suite: str, name: str | None) -> tuple[dict[str, Any], tuple[Override
     return sizes, tuple(_override(key, value, f"preset {name}", family) for key, value in overrides.items())
 
 
+def protocol(suite: str, name: str = "") -> Protocol:
+    """A suite's protocol; "": its default one, which of a task that is of none of the suites has no name.
+
+    Raises:
+      BadInput: the suite has none of that name.
+    """
+    known = tasks.about(suite).protocols if suite in tasks.SUITES else {"": Protocol()}
+    if not name:
+        return next(iter(known.values()))
+    if name not in known:
+        hint = nearest(name, sorted(known)) if any(known) else "it has one alone, which has no name"
+        raise BadInput(f"unknown protocol {name!r} for suite {suite}; {hint}")
+    return known[name]
+
+
+def layered(suite: str, preset_name: str | None, protocol_name: str) -> tuple[dict[str, Any], tuple[Override, ...]]:
+    """Run sizes and method overrides of a preset and a protocol together: a preset that was named goes over the
+    protocol, the suite's default one (None) does not.
+
+    Raises:
+      BadInput: the suite has none of that name.
+    """
+    bundle, chosen, family = protocol(suite, protocol_name), preset(suite, preset_name), tasks.family(suite)
+    origin = f"protocol {bundle.name}"
+    own = dict(bundle.sizes), tuple(_override(key, value, origin, family) for key, value in bundle.set.items())
+    (sizes, overrides), (above, later) = (chosen, own) if preset_name is None else (own, chosen)
+    return sizes | above, (*overrides, *later)
+
+
 def parse_set(assignments: Iterable[str], family: str = "control") -> tuple[Override, ...]:
     """`--set` arguments, for methods of a family: "vgf.step_size=0.1", "batch_size=128" or "task.success_timing=pre".
 
@@ -102,20 +135,23 @@ def _override(name: str, value: Any, origin: str, family: str) -> Override:
 
 
 @cache
-def _table(suite: str, online: bool) -> tuple[tuple[str, Override], ...]:
-    """Rows of a suite's per-task settings: task pattern and override; none of a task that is of none of the suites."""
+def _table(suite: str, name: str, online: bool) -> tuple[tuple[str, Override], ...]:
+    """Rows of a protocol's per-task settings: task pattern and override; none of a task that is of none of the
+    suites."""
     if suite not in tasks.SUITES:
         return ()
-    about = tasks.about(suite)
     return tuple(
         (row["tasks"], Override(row["method"].replace("*", "") or None, row["key"], row["value"], row["source"]))
-        for row in (*about.settings, *(about.settings_online if online else ()))
+        for row in tasks.about(suite).settings(protocol(suite, name), online=online)
     )
 
 
-def resolve(method: str, suite: str, task: str, layers: Iterable[Override], *, online: bool = False) -> Resolved:
-    """The method's settings for a task: defaults, then the suite's table, then `layers` in order. Where an `online`
-    phase follows, the settings that are published for both phases then (`settings_online.csv`) come after the table's.
+def resolve(
+    method: str, suite: str, task: str, layers: Iterable[Override], *, online: bool = False, protocol: str = ""
+) -> Resolved:
+    """The method's settings for a task: defaults, then the tables of the protocol ("": the suite's default one), then
+    `layers` in order. Where an `online` phase follows, the settings that are published for both phases then
+    (`settings_online.csv`) come after the tables'.
 
     Raises:
       BadInput: a value that does not fit its key, or a key (named for this method) that it does not have.
@@ -124,7 +160,7 @@ def resolve(method: str, suite: str, task: str, layers: Iterable[Override], *, o
     hints = marks(cls)
     values: dict[str, Any] = {}
     origins = {field.name: "default" for field in fields(cls)}
-    table = tuple(override for pattern, override in _table(suite, online) if fnmatchcase(task, pattern))
+    table = tuple(override for pattern, override in _table(suite, protocol, online) if fnmatchcase(task, pattern))
     for override in (*table, *layers):
         if override.method not in (None, method):
             continue

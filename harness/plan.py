@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import methods
 import tasks
-from harness.config import Override, Resolved, RunSettings, resolve
+from harness.config import Override, Resolved, RunSettings, protocol, resolve
 from harness.files import contents
 from methods.core import BadInput, ControlConfig, Method, Stage
 from methods.inference import declaration
@@ -104,6 +104,7 @@ class RunNode:
     fingerprint: str
     continues: RunNode | None = None  # the offline run that an online phase goes on from, and whose record it takes on
     setting: str = ""  # what tells it from the other runs of a sweep, e.g. "alpha=3"
+    protocol: str = ""  # its name; "" where the suite has no names for protocols
 
     @property
     def name(self) -> str:
@@ -177,11 +178,13 @@ def bound(name: str, config: Any, spec: Any, family: str = "control") -> Method:
 
 
 def plan_run(
-    task: Task, data_id: str, name: str, overrides: Sequence[Override], settings: RunSettings, setting: str = ""
-) -> RunNode:
+    task: Task, data_id: str, name: str, overrides: Sequence[Override], settings: RunSettings, setting: str = "",
+    bundle: str = "",
+) -> RunNode:  # fmt: skip
     """The node of one run; `data_id` identifies the task's transitions (`tasks.core.Dataset.identity`), `setting` says
-    what tells it from others of a sweep."""
-    resolved = resolve(name, task.suite, task.name, overrides, online=settings.online_steps > 0)
+    what tells it from others of a sweep, `bundle` names its protocol, whose own overrides are among `overrides`."""
+    usual, chosen = protocol(task.suite).name, protocol(task.suite, bundle).name
+    resolved = resolve(name, task.suite, task.name, overrides, online=settings.online_steps > 0, protocol=chosen)
     method = bound(name, resolved.config, task.spec, tasks.family(task.suite))
     nodes: list[StageNode] = []
     made_by: dict[str, str] = {}
@@ -203,8 +206,10 @@ def plan_run(
         "format": FORMAT, "method": name, "stages": [node.fingerprint for node in nodes],
         "config": {key: _plain(value) for key, value in asdict(resolved.config).items() if key not in hidden},
         "episodes": settings.episodes, "evaluate_every": settings.evaluate_every, "task": options(task),
+        **({} if chosen == usual else {"protocol": chosen}),  # of runs alone: equal lanes are one
     }  # fmt: skip
-    return RunNode(task, method, resolved, settings, tuple(nodes), fingerprint(identity), setting=setting)
+    whole = fingerprint(identity)
+    return RunNode(task, method, resolved, settings, tuple(nodes), whole, setting=setting, protocol=chosen)
 
 
 def plan_online(run: RunNode) -> RunNode:
@@ -237,7 +242,7 @@ def plan_online(run: RunNode) -> RunNode:
 
 def plan_all(
     task: Task, data_id: str, names: Sequence[str], overrides: Sequence[Override], settings: RunSettings,
-    sweeps: Mapping[str, Sequence[Sequence[Override]]] | None = None, *, named: bool = True,
+    sweeps: Mapping[str, Sequence[Sequence[Override]]] | None = None, *, named: bool = True, bundle: str = "",
 ) -> list[RunNode]:  # fmt: skip
     """The runs of several methods on one task, and those that go on online from them, if that is asked for. Of a method
     in `sweeps` there is one for each setting there. Unless the methods were `named`, those without an online rule are
@@ -250,7 +255,7 @@ def plan_all(
     for name in names:
         for swept in (sweeps or {}).get(name, [()]):
             label = ", ".join(f"{one.key}={one.value}" for one in swept)
-            runs.append(plan_run(task, data_id, name, (*overrides, *swept), settings, label))
+            runs.append(plan_run(task, data_id, name, (*overrides, *swept), settings, label, bundle))
     runs = list({run.fingerprint: run for run in reversed(runs)}.values())[::-1]  # "3" and "3.0" are one setting
     going_on = [run for run in runs if settings.online_steps and (named or run.method.online())]
     return runs + [plan_online(run) for run in going_on]
@@ -280,6 +285,7 @@ def describe(trial: Trial) -> dict[str, Any]:
     config, about = asdict(run.resolved.config), tasks.about(run.task.suite)
     return {
         "suite": run.task.suite, "task": run.task.name, "method": run.method.name, "fingerprint": run.fingerprint,
+        "protocol": run.protocol,
         "config": {key: {"value": _plain(value), "origin": run.resolved.origins[key]} for key, value in config.items()},
         "task_options": options(run.task),
         "seed": trial.seed, "knobs": list(run.method.knobs[0]), "episodes": run.settings.episodes,

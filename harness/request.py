@@ -20,7 +20,7 @@ import tasks
 from core.errors import BadInput, reason
 from core.files import expanded, open_plain, write_text
 from core.text import nearest
-from harness.config import LARGEST, Override, RunSettings, check_keys, parse_set, preset, task_options
+from harness.config import LARGEST, Override, RunSettings, check_keys, layered, parse_set, protocol, task_options
 from harness.options import ONLINE
 from harness.plan import RunNode, fingerprint, plan_all
 from tasks.core import choose
@@ -58,6 +58,7 @@ class Request:
     sizes: Mapping[str, int] = field(default_factory=dict)  # of `RunSettings`, by name
     swept: tuple[Axis, ...] = ()  # sweeps whose values were in files; they come before those of `sweep`
     fingerprint: str = ""  # of what it meant when it was saved; empty: nobody has said
+    protocol: str = ""
 
     def plan(self) -> Plan:
         """What is meant, with everything looked at that can be before data are there.
@@ -71,7 +72,7 @@ class Request:
         chosen = self.methods or tuple(methods.registry(family))
         for name in chosen:
             methods.get(name, family)
-        values, overrides = preset(home, self.preset)
+        values, overrides = layered(home, self.preset, self.protocol)
         values |= self.sizes
         values["seeds"] = parse_seeds(self.seeds) if self.seeds else tuple(range(values["seeds"]))
         given = parse_set(self.set, family)
@@ -83,7 +84,8 @@ class Request:
         chosen_tasks = tuple(choose(task.sized(settings.data_episodes), made) for task in chosen_tasks)
         swept = sweeps(self.sweep, chosen, family, self.swept)
         _check_reached(given, swept, chosen, family)
-        return Plan(chosen_tasks, chosen, settings, (*overrides, *given), swept, bool(self.methods), self.data)
+        bundle = protocol(home, self.protocol).name
+        return Plan(chosen_tasks, chosen, settings, (*overrides, *given), swept, bool(self.methods), self.data, bundle)
 
     def save(self, path: Path) -> None:
         """Writes it to a file that means the same wherever and whenever it is read. Raises: BadInput."""
@@ -214,6 +216,7 @@ class Plan:
     sweeps: Mapping[str, Sequence[Setting]]  # of methods that are swept
     named: bool  # whether the user named the methods
     data: str  # as in the request
+    protocol: str  # its name; "" where the suite has no names for protocols
 
     @property
     def family(self) -> str:
@@ -222,7 +225,8 @@ class Plan:
     def runs(self, task: Any, data_id: str = "?", seeds: Sequence[int] | None = None) -> list[RunNode]:
         """A task's runs with these data; with `seeds` in place of the plan's own."""
         settings = self.settings if seeds is None else replace(self.settings, seeds=seeds)
-        return plan_all(task, data_id, self.methods, self.overrides, settings, self.sweeps, named=self.named)
+        return plan_all(task, data_id, self.methods, self.overrides, settings, self.sweeps, named=self.named,
+                        bundle=self.protocol)  # fmt: skip
 
     @property
     def generated(self) -> bool:

@@ -45,6 +45,8 @@ def run(
     seeds: Annotated[str | None, typer.Option(help="how many (5), a range (3-7) or a list (0,4,9)")] = None,
     steps: Annotated[int | None, typer.Option(help="gradient steps of each method's own stage")] = None,
     preset: Annotated[str | None, typer.Option(help="paper|cpu|demo|smoke; default: paper, for toy: cpu")] = None,
+    protocol: Annotated[str, typer.Option(help="by whose rules: chunks, critics, networks, sizes; --list has them")]
+        = "",
     data: Annotated[str, typer.Option(help="auto|download|generate|PATH")] = "auto",
     results: Annotated[str, typer.Option(help="where records go")] = "results",
     sets: Annotated[list[str] | None, typer.Option("--set", help="[METHOD.|task.]KEY=VALUE; may be repeated")] = None,
@@ -93,6 +95,7 @@ def run(
             tasks=tuple(globs),
             methods=tuple(chosen),
             preset=preset,
+            protocol=protocol,
             seeds=seeds or "",
             steps=steps,
             set=tuple(sets or ()),

@@ -37,6 +37,8 @@ def listing(suite: str | None) -> None:
         console.print(f"suite {name}", style="bold")
         for line in (*names, more) if more else names:
             console.print(f"  {line}", highlight=False, markup=False)
+        for protocol in filter(lambda one: one.name, tasks.about(name).protocols.values()):
+            console.print(f"  --protocol {protocol.name:<8}{protocol.about}", highlight=False, markup=False)
 
 
 def settings(drafts: Sequence[RunNode]) -> None:
@@ -66,7 +68,8 @@ def plan(plan: Plan, places: Mapping[str, DataLocation], execution: Execution, *
     for task in plan.tasks:
         known = places[task.name].there
         runs = plan.runs(task, task.load(execution.data).identity if known else "?")
-        tree = Tree(f"[bold]{escape(task.name)}[/bold]  data: {escape(places[task.name].text)}")
+        by = f"  protocol: {escape(plan.protocol)}" if plan.protocol else ""
+        tree = Tree(f"[bold]{escape(task.name)}[/bold]{by}  data: {escape(places[task.name].text)}")
         trials = [trial for run in runs for trial in run.trials()]
         stale = Stale(execution.results, [] if execution.fresh else trials)
         if line := stale.line():

@@ -20,6 +20,8 @@ if sys.argv[:1] == ["-m"]:  # a command is starting: before anything of ours is 
 
 from core.errors import Absent, BadInput
 from core.text import nearest
+from tasks.protocols import Protocol
+from tasks.protocols import read as read_protocols
 
 SUITES: dict[str, str] = {
     "toy": "toy", "ogbench": "ogbench", "d4rl": "d4rl", "tldr": "language/tldr", "hh": "language/hh",
@@ -63,15 +65,15 @@ class About:
         return tomllib.loads((self.folder / "presets.toml").read_text(encoding="utf-8"))
 
     @cached_property
-    def settings(self) -> tuple[Row, ...]:
-        """Per-task settings of methods: rows with tasks (a glob), method ("*": all that have the key), key, value and
-        source. None where every method has its defaults."""
-        return self._rows("settings.csv")
+    def protocols(self) -> Mapping[str, Protocol]:
+        """Its protocols by name; the first is the default."""
+        return read_protocols(self.folder)
 
-    @cached_property
-    def settings_online(self) -> tuple[Row, ...]:
-        """Those that come after them where an online phase follows."""
-        return self._rows("settings_online.csv")
+    def settings(self, protocol: Protocol, *, online: bool = False) -> tuple[Row, ...]:
+        """Per-task settings of methods: rows with tasks (a glob), method ("*": all that have the key), key, value and
+        source, later ones over earlier ones. None where every method has its defaults. `online`: those, too, that are
+        for runs with an online phase."""
+        return tuple(row for name in protocol.files(online=online) for row in self._rows(name))
 
     @cached_property
     def expected(self) -> tuple[Row, ...]:

@@ -13,13 +13,25 @@ import pytest
 import harness.config
 import methods
 import tasks
-from harness.config import Override, RunSettings, check_keys, parse_set, preset, presets, resolve
+from harness.config import (
+    Override,
+    RunSettings,
+    check_keys,
+    parse_set,
+    preset,
+    presets,
+    protocol,
+    resolve,
+)
 from harness.plan import plan_run
 from methods.core import BadInput, Fraction, MethodConfig, Static, Switch
 from tasks.d4rl import suite as d4rl
 
-TABLES = {f"{suite}{online}": path for suite in tasks.SUITES for online in ("", "_online")
-          if (path := tasks.about(suite).folder / f"settings{online}.csv").exists()}  # fmt: skip
+PROTOCOLS = [(suite, name) for suite in tasks.SUITES for name in tasks.about(suite).protocols]
+TABLES = {path: (suite, name) for suite, name in reversed(PROTOCOLS)
+          for file in protocol(suite, name).files(online=True)
+          if (path := tasks.about(suite).folder / file).exists()}  # fmt: skip
+"""Every table of settings, and the first protocol that reads it."""
 PRESETS = [(suite, name) for suite in tasks.SUITES for name in presets(suite)]
 
 
@@ -35,7 +47,7 @@ def test_later_layers_win_and_are_named(monkeypatch: pytest.MonkeyPatch) -> None
     table = [("cube-*", None, "tau", "0.1"), ("cube-*", "vgf", "alpha", "2"), ("cube-*", "fql", "alpha", "3"),
              ("ant*", "vgf", "step_size", "9"), ("cube-*", "vgf", "discount", "0.5")]  # fmt: skip
     rows = tuple((pattern, Override(method, key, value, "a paper")) for pattern, method, key, value in table)
-    monkeypatch.setattr(harness.config, "_table", lambda suite, online: rows)
+    monkeypatch.setattr(harness.config, "_table", lambda suite, protocol, online: rows)
     monkeypatch.setattr(harness.config, "presets", lambda suite: {"p": {"seeds": 3, "set": {"tau": 0.2, "steps": 7}}})
     sizes, from_preset = preset("ogbench", "p")
     assert sizes == {"seeds": 3}
@@ -134,7 +146,7 @@ def test_unknown_methods(assignment: str) -> None:
 
 def test_unknown_setting_of_a_table_names_its_source(monkeypatch: pytest.MonkeyPatch) -> None:
     row = ("*", Override("vgf", "step_sise", "1", "Table 7"))
-    monkeypatch.setattr(harness.config, "_table", lambda suite, online: (row,))
+    monkeypatch.setattr(harness.config, "_table", lambda suite, protocol, online: (row,))
     with pytest.raises(BadInput, match=r"^Table 7: vgf has no setting 'step_sise'; did you mean 'step_size'\?$"):
         resolve("vgf", "ogbench", "cube", ())
 
@@ -147,22 +159,22 @@ def test_unknown_preset() -> None:
 # ---- what we ship ----
 
 
-@pytest.mark.parametrize("table", TABLES)
-def test_table_rows_name_what_exists(table: str) -> None:
-    suite = table.removesuffix("_online")
+@pytest.mark.parametrize("table", TABLES, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_table_rows_name_what_exists(table: Path) -> None:
+    suite, name = TABLES[table]
     names = tasks.suite(suite).names()
-    with TABLES[table].open(newline="") as file:
+    with table.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert rows
     for row in rows:
         assert set(row) == {"tasks", "method", "key", "value", "source"} and all(row.values()), row
-        matched = [name for name in names if fnmatchcase(name, row["tasks"])]
+        matched = [one for one in names if fnmatchcase(one, row["tasks"])]
         assert matched, row
         reached = list(methods.REGISTRY) if row["method"] == "*" else [row["method"]]
-        having = [name for name in reached if row["key"] in {field.name for field in fields(methods.get(name).Config)}]
+        having = [one for one in reached if row["key"] in {field.name for field in fields(methods.get(one).Config)}]
         assert having, row
-        for name in having:
-            resolve(name, suite, matched[0], ())  # its value fits
+        for one in having:
+            resolve(one, suite, matched[0], (), protocol=name)  # its value fits
 
 
 @pytest.mark.parametrize("suite, name", PRESETS)
@@ -184,7 +196,7 @@ def test_presets_name_what_exists_and_plan(suite: str, name: str, monkeypatch: p
 def test_every_suite_has_presets_and_no_table_is_orphaned() -> None:
     assert {suite for suite, name in PRESETS if name == "smoke"} == set(tasks.SUITES)
     folder = Path(tasks.__file__).parent
-    assert set(folder.rglob("settings*.csv")) == set(TABLES.values()) and len(TABLES) == 4
+    assert set(folder.rglob("settings*.csv")) == set(TABLES) and len(TABLES) == 6
     for name in ("suite.toml", "presets.toml", "suite.py"):
         assert {path.parent for path in folder.rglob(name)} == {tasks.about(suite).folder for suite in tasks.SUITES}
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness import request
+from harness import config
 from harness.request import Axis, Request, load, parse_seeds, sweeps
 from harness.session import seeds_text
 from methods.core import BadInput
@@ -140,7 +140,7 @@ SWEPT = st.lists(st.builds(Axis, TEXTS, ROWS.map(tuple)), max_size=2).map(tuple)
 @given(st.just(WHOLE) | st.builds(
     Request, suite=TEXTS | st.just(""), tasks=LISTS, methods=LISTS, preset=st.none() | TEXTS, seeds=TEXTS,
     steps=st.none() | st.integers(1, 2**31 - 1), set=LISTS, sweep=LISTS, data=TEXTS, sizes=SIZES, swept=SWEPT,
-    fingerprint=TEXTS | st.just("")))  # fmt: skip
+    fingerprint=TEXTS | st.just(""), protocol=TEXTS | st.just("")))  # fmt: skip
 def test_a_request_is_read_as_it_was_written(request_: Request) -> None:
     with tempfile.TemporaryDirectory() as folder:
         request_.write(path := Path(folder) / "plan.toml")
@@ -223,7 +223,7 @@ def test_a_plan_that_means_other_runs_is_refused_until_it_is_saved_anew(
     line = (f"--plan {plan}: means other runs in this version than when it was saved, or was edited; "
             f"to accept them, save it anew: --plan {plan} --save-plan {plan}")  # fmt: skip
     assert invoke(*look).exit_code == 0 and invoke(*look, "--seeds", "9-9").exit_code == 0
-    tell = request.preset
+    tell = config.preset
     for change in ({"episodes": 77}, {"seeds": 4}):  # another version's preset
 
         def other(suite: str, name: str | None, change: dict[str, int] = change) -> Any:
@@ -231,7 +231,7 @@ def test_a_plan_that_means_other_runs_is_refused_until_it_is_saved_anew(
             return {**sizes, **change}, overrides
 
         with monkeypatch.context() as patch:
-            patch.setattr(request, "preset", other)
+            patch.setattr(config, "preset", other)
             assert refused(*look) == line
             assert refused(*look, "--seeds", "9-9") == line, "whatever comes on top"
             assert invoke("--plan", plan, "--save-plan", plan).exit_code == 0

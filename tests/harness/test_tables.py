@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+import tasks
 from harness.config import preset, resolve
 from tasks.d4rl import suite as d4rl
 from tasks.ogbench import suite as ogbench
@@ -75,7 +76,7 @@ def test_verified_values_are_called_so() -> None:
         name = f"{task}-navigate-singletask-v0"
         found = values("fql", name, "alpha", suite="ogbench", online=True)["alpha"]
         assert found == (alpha, "FQL README: offline to online")
-    for table in TABLES.values():
+    for table in TABLES:
         with table.open(newline="") as file:
             for row in csv.DictReader(file):
                 recalled = "recalled" in row["source"] or "unverified" in row["source"]
@@ -85,7 +86,7 @@ def test_verified_values_are_called_so() -> None:
 
 def test_what_is_recalled_is_iql_s_and_rebrac_s_alone() -> None:
     """And one N of IFQL, whose others are its code's default."""
-    with TABLES["ogbench"].open(newline="") as file:
+    with (tasks.about("ogbench").folder / "settings.csv").open(newline="") as file:
         recalled = [row for row in csv.DictReader(file) if "recalled" in row["source"]]
     assert {(row["method"], row["key"]) for row in recalled} == {
         ("iql", "alpha"), ("rebrac", "alpha_actor"), ("rebrac", "alpha_critic"), ("ifql", "test_n")}  # fmt: skip
