@@ -7,6 +7,7 @@ counts.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,9 +17,11 @@ import jax
 import numpy as np
 
 from harness.config import check_keys, parse_set, resolve
+from harness.operations import work
 from harness.plan import bound
-from harness.train import Algorithm, Trainer, initial_state, lane_step, lanes_of, needed, take
+from harness.train import Algorithm, Trainer, dataset, initial_state, lane_step, lanes_of, needed, take
 from methods.core import Method, State, TaskSpec
+from methods.precision import PRODUCTS
 
 ROWS = 4096  # transitions
 
@@ -34,10 +37,23 @@ class Measurement:
     ms_loop: float  # per update and seed, one dispatch a step from Python; NaN if not measured
     compile_s: float
     memory_mb: float  # peak on the device, where it says; else NaN
+    operations: float  # of matrix products, per update and seed
+    matrix_rate: float  # of the device, operations a second, in the method's precision; NaN if not measured
+    precision: str = "float32"
 
     @property
     def ratio(self) -> float:
         return self.ms_scan / self.ms_loop
+
+    @property
+    def dispatch_ms(self) -> float:
+        """What one dispatch a step costs, per update and seed, beside the update itself."""
+        return self.ms_loop - self.ms_scan
+
+    @property
+    def share(self) -> float:
+        """Of the device's matrix rate, that an update reaches."""
+        return self.operations / (self.ms_scan * 1e-3) / self.matrix_rate
 
 
 def random_transitions(spec: TaskSpec, rows: int = ROWS) -> dict[str, np.ndarray]:
@@ -54,13 +70,62 @@ def random_transitions(spec: TaskSpec, rows: int = ROWS) -> dict[str, np.ndarray
     }
 
 
+def batch_shapes(method: Method, number: int) -> Any:
+    """The shapes of a batch of the method's stage `number`, extra columns among them."""
+    stage, columns = method.stages()[number], take(_single(method), needed(method))
+    state = jax.eval_shape(method.init, jax.random.key(0))
+    data = jax.tree.map(lambda column: jax.ShapeDtypeStruct(column.shape, column.dtype), columns)
+    if stage.prepare:
+        data |= jax.eval_shape(stage.prepare, state, data, jax.random.key(0))
+    if stage.complete:
+        data |= jax.eval_shape(stage.complete, state, data)[1]
+
+    def drawn(data: Any, key: Any) -> Any:
+        pick, held = dataset(data, {})
+        return stage.sample.draw(pick, held, key, stage.batch_size)
+
+    return jax.eval_shape(drawn, data, jax.random.key(0))
+
+
+def _single(method: Method) -> dict[str, np.ndarray]:
+    """Random transitions of the environment that a method acts in, single actions where it chooses chunks."""
+    width = method.spec.action_dim // method.config.chunk
+    return random_transitions(replace(method.spec, action_dim=width))
+
+
+MATRIX = (1024, 512, 512)  # rows and widths of the product that the device's rate is measured by: a wide batch of
+# the papers' layers
+_PRODUCTS = 16  # in a row, in one program
+
+
+def matrix_seconds(precision: str) -> Callable[[], float]:
+    """What measures the seconds of one such product."""
+    rows, width, _ = MATRIX
+    multiply = PRODUCTS[precision] or jax.lax.dot_general
+
+    @jax.jit
+    def chain(x: Any, kernel: Any) -> Any:
+        for _ in range(_PRODUCTS):
+            x = multiply(x, kernel, (((1,), (0,)), ((), ())))
+        return x
+
+    x, kernel = np.ones((rows, width), np.float32), np.eye(width, dtype=np.float32)
+    jax.block_until_ready(chain(x, kernel))
+
+    def seconds() -> float:
+        started = time.perf_counter()
+        jax.block_until_ready(chain(x, kernel))
+        return (time.perf_counter() - started) / _PRODUCTS
+
+    return seconds
+
+
 def measure(
     method: Method, number: int, seeds: Sequence[int], *, steps: int, repeats: int, loop: bool = True
 ) -> Measurement:
-    """Times `repeats` spans of `steps` steps of a method's stage, alternating with as many of the plain loop."""
-    # a chunk's transitions are those of single actions
-    single = replace(method.spec, action_dim=method.spec.action_dim // method.config.chunk)
-    columns = take(random_transitions(single), needed(method))
+    """Times `repeats` spans of `steps` steps of a method's stage, alternating with as many of the plain loop and with
+    matrix products alone."""
+    columns = take(_single(method), needed(method))
     algorithm, lanes = Algorithm(method, number), lanes_of(seeds, [method] * len(seeds))
     state = initial_state(method, lanes)
     trainer = Trainer(algorithm, lanes, columns, state)
@@ -72,7 +137,9 @@ def measure(
 
     scanned, looped = fresh(), fresh()
     scanned, _ = trainer.run(scanned, 0, steps)  # compiles
-    scan_times, loop_times = [], []
+    scan_times, loop_times, matrix_times = [], [], []
+    precision = method.config.precision
+    multiply = matrix_seconds(precision) if loop else None
     if advance:
         for step in range(trainer.stage.period):
             looped = jax.block_until_ready(advance(looped, step))
@@ -86,10 +153,14 @@ def measure(
                 looped = advance(looped, step)
             jax.block_until_ready(looped)
             loop_times.append(time.perf_counter() - started)
+        if multiply:
+            matrix_times += [multiply() for _ in range(3)]
     scale = 1e3 / steps / len(seeds)
     peak = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", float("nan")) / 2**20
     return Measurement(method.name, trainer.stage.name, len(seeds), min(scan_times) * scale,
-                       min(loop_times, default=float("nan")) * scale, trainer.seconds["compile"], peak)  # fmt: skip
+                       min(loop_times, default=float("nan")) * scale, trainer.seconds["compile"], peak,
+                       work(method, number, batch_shapes(method, number)).operations if loop else float("nan"),
+                       2.0 * math.prod(MATRIX) / min(matrix_times, default=float("nan")), precision)  # fmt: skip
 
 
 def _one_dispatch(trainer: Trainer) -> Callable[[State, int], State]:

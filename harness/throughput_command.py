@@ -1,6 +1,7 @@
 """Updates a second, compile time and memory of every method; needs no simulator and no data (`harness/measure.py`).
 
-Each method trains on random transitions of cube-single's size (or --obs-dim, --action-dim).
+Each method trains on random transitions of cube-single's size (or --obs-dim, --action-dim). With --on-paper nothing
+runs: it prints what an update must do, and the least time that takes on an accelerator.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ from core.files import write_text
 from core.memory import amount, host_memory
 from harness import options
 from harness.config import LARGEST
-from harness.measure import ROWS, Measurement, distinct_stages, measure
+from harness.measure import ROWS, Measurement, batch_shapes, distinct_stages, measure
 from harness.numerics import pin
+from harness.operations import DEVICES, work
 from harness.train import device_memory, device_summary, least_bytes
 from methods.core import BadInput, Method, TaskSpec
 
@@ -40,11 +42,13 @@ def _write(path: Path, found: Sequence[Measurement]) -> None:
     device, command = device_summary(), "python -m harness.throughput " + " ".join(sys.argv[1:])
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["method", "stage", "seeds", "ms_per_update_and_seed", "ms_one_dispatch_a_step", "ratio",
-                     "compile_s", "peak_memory_mb", "device", "jax", "date", "command"])  # fmt: skip
+    writer.writerow(["method", "stage", "seeds", "precision", "ms_per_update_and_seed", "ms_one_dispatch_a_step",
+                     "ratio", "ms_dispatch", "gflop", "matrix_gflops", "share_of_matrix_rate", "compile_s",
+                     "peak_memory_mb", "device", "jax", "date", "command"])  # fmt: skip
     for m in found:
-        numbers = [f"{value:.4g}" for value in (m.ms_scan, m.ms_loop, m.ratio, m.compile_s, m.memory_mb)]
-        writer.writerow([m.method, m.stage, m.seeds, *numbers, device["kind"], jax.__version__,
+        numbers = [f"{value:.4g}" for value in (m.ms_scan, m.ms_loop, m.ratio, m.dispatch_ms, m.operations / 1e9,
+                                                m.matrix_rate / 1e9, m.share, m.compile_s, m.memory_mb)]  # fmt: skip
+        writer.writerow([m.method, m.stage, m.seeds, m.precision, *numbers, device["kind"], jax.__version__,
                          time.strftime("%Y-%m-%d", time.gmtime()), command])  # fmt: skip
     write_text(path, text.getvalue())
 
@@ -59,6 +63,9 @@ def throughput(
     repeats: Annotated[int, typer.Option(min=1, max=LARGEST, help="timed spans of each kind; the shortest counts")] = 5,
     obs_dim: Annotated[int, typer.Option(min=1, max=LARGEST)] = 28,
     action_dim: Annotated[int, typer.Option(min=1, max=LARGEST)] = 5,
+    on_paper: Annotated[
+        str, typer.Option(help=f"run nothing: least work, and least time on one of {', '.join(DEVICES)}")
+    ] = "",
     out: Annotated[str | None, typer.Option(help="also write the table to this CSV file")] = None,
 ) -> None:
     """Time per update and seed of each stage of the methods, and the ratio to one dispatch a step."""
@@ -66,6 +73,10 @@ def throughput(
 
     def go() -> None:
         options.check(given)
+        if on_paper and on_paper not in DEVICES:
+            raise BadInput(f"--on-paper {on_paper}: unknown device; {methods.nearest(on_paper, sorted(DEVICES))}")
+        if on_paper and out:
+            raise BadInput("--on-paper measures nothing, so there is nothing for --out")
         chosen = options.parts("names", names, "method") or list(methods.REGISTRY)
         counts, path = _counts(seeds), Path(out) if out else None
         if path:
@@ -76,6 +87,9 @@ def throughput(
         spec = TaskSpec(obs_dim, action_dim, 1)
         _check_memory(4.0 * ROWS * (2 * obs_dim + 2 * action_dim), "the transitions")
         stages = distinct_stages(chosen, sets or [], spec, steps)
+        if on_paper:
+            _show_on_paper(stages, on_paper)
+            return
         for (_, method, number), count in product(stages, counts):
             _check_memory(least_bytes(method, count), f"{method.name}: {count} seeds")
             _check_memory(
@@ -113,10 +127,31 @@ def _measured(
 
 def _show(found: Sequence[Measurement]) -> None:
     console = Console()
-    console.width = max(console.width, 100)  # as wide as the table, where the output is no terminal
-    table = Table("method", "stage", "seeds", "ms/update/seed", "one dispatch a step", "ratio", "compile s", "peak MB")
+    console.width = max(console.width, 120)  # as wide as the table, where the output is no terminal
+    table = Table("method", "stage", "seeds", "ms/update/seed", "one dispatch a step", "ratio", "dispatch ms", "GFLOP",
+                  "of matrix rate", "compile s", "peak MB")  # fmt: skip
     for m in found:
         table.add_row(m.method, m.stage, str(m.seeds), f"{m.ms_scan:.3g}", f"{m.ms_loop:.3g}", f"{m.ratio:.2f}",
-                      f"{m.compile_s:.1f}", f"{m.memory_mb:.0f}")  # fmt: skip
+                      f"{m.dispatch_ms:.2g}", f"{m.operations / 1e9:.3g}", f"{m.share:.0%}", f"{m.compile_s:.1f}",
+                      f"{m.memory_mb:.0f}")  # fmt: skip
     console.print(table)
-    console.print(f"device: {device_summary()['kind']}, jax {jax.__version__}", highlight=False)
+    rates = {m.precision: max(one.matrix_rate for one in found if one.precision == m.precision) for m in found}
+    measured = ", ".join(f"{rate / 1e9:.0f} GFLOP/s in {precision}" for precision, rate in rates.items())
+    console.print(f"device: {device_summary()['kind']}, jax {jax.__version__}; matrix products alone: {measured}",
+                  highlight=False)  # fmt: skip
+
+
+def _show_on_paper(stages: Sequence[tuple[str, Method, int]], name: str) -> None:
+    console, device = Console(), DEVICES[name]
+    console.width = max(console.width, 100)
+    table = Table("method", "stage", "precision", "GFLOP/update", "MB/update", "least ms/update", "set by")
+    for users, method, number in stages:
+        precision, least = method.config.precision, work(method, number, batch_shapes(method, number))
+        floor = least.floor(device, precision)
+        bound = "operations" if floor > least.bytes / device.bytes_per_s else "memory"
+        table.add_row(users, method.stages()[number].name, precision, f"{least.operations / 1e9:.3g}",
+                      f"{least.bytes / 1e6:.3g}", f"{1e3 * floor:.3g}", bound)  # fmt: skip
+    console.print(table)
+    rates = ", ".join(f"{rate / 1e12:.0f} TFLOP/s in {precision}" for precision, rate in device.flops.items())
+    console.print(f"one seed on one {name}, from its data sheet: {rates}, {device.bytes_per_s / 1e12:.2f} TB/s",
+                  highlight=False)  # fmt: skip

@@ -151,6 +151,17 @@ def span(algorithm: Algorithm, count: int, source: Source = dataset) -> Callable
     def run(
         lanes: Lanes, trained: State, frozen: State, columns: Columns, own: Columns, first: Array
     ) -> tuple[State, ChunkResult]:
+        if len(lanes.keys) > 1:
+            return spanned(jax.vmap, lanes, trained, frozen, columns, own, first)
+        # a batch of one makes batched products of all, for which XLA copies and transposes the weights
+        lane, trained, frozen, own = jax.tree.map(lambda leaf: leaf[0], (lanes, trained, frozen, own))
+        alone = spanned(lambda one: one, lane, trained, frozen, columns, own, first)
+        return jax.tree.map(lambda leaf: leaf[None], alone)
+
+    def spanned(
+        over: Callable[..., Any], lanes: Lanes, trained: State, frozen: State, columns: Columns, own: Columns,
+        first: Array,
+    ) -> tuple[State, ChunkResult]:  # fmt: skip
         def all_lanes(between: bool, trained: State, number: Array) -> tuple[State, dict[str, Array], Array]:
             step = lane_step(algorithm, columns, source, between=between)
 
@@ -158,7 +169,7 @@ def span(algorithm: Algorithm, count: int, source: Source = dataset) -> Callable
                 state, metrics = step(lane, {**frozen, **trained}, own, number)
                 return {name: state[name] for name in trained}, metrics
 
-            trained, metrics = jax.vmap(one)(lanes, trained, frozen, own)
+            trained, metrics = over(one)(lanes, trained, frozen, own)
             finite = jnp.stack([jnp.isfinite(value) for value in metrics.values()]).all(axis=0)
             if stage.between is not None:  # NaN is kept for what a step does not report
                 metrics = {name: jnp.where(jnp.isnan(value), jnp.inf, value) for name, value in metrics.items()}
@@ -173,7 +184,7 @@ def span(algorithm: Algorithm, count: int, source: Source = dataset) -> Callable
 
             def partly(trained: State, number: Array) -> tuple[State, dict[str, Array], Array]:
                 trained, metrics, bad = all_lanes(True, trained, number)
-                missing = {name: jnp.full(len(bad), jnp.nan) for name in names}  # passed over by the mean
+                missing = {name: jnp.full(bad.shape, jnp.nan) for name in names}  # passed over by the mean
                 return trained, {**missing, **metrics}, bad
 
             # outside the vmap over lanes, so that only one of the two is computed

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -17,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from methods.core import Array, Key
+from methods.precision import PRODUCTS
 
 
 def mish(x: Array) -> Array:
@@ -37,48 +37,11 @@ def _orthogonal(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> A
     return jax.custom_batching.sequential_vmap(lambda key: draw(key, shape, dtype))(key)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _product(x: Array, y: Array, dims: Any) -> Array:
-    """The product of two arrays rounded to bfloat16, summed in float32; so are the products of its derivative."""
-    return jax.lax.dot_general(_round(x), _round(y), dims, preferred_element_type=jnp.float32).astype(x.dtype)
-
-
-def _round(x: Array) -> Array:
-    return x.astype(jnp.bfloat16)
-
-
-def _product_forward(x: Array, y: Array, dims: Any) -> tuple[Array, tuple[Array, Array]]:
-    return _product(x, y, dims), (_round(x), _round(y))
-
-
-def _product_backward(dims: Any, rounded: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
-    x, y = rounded
-    ((over,), (rows,)), _ = dims
-    del over, rows
-    g = _round(g)
-    dx = jax.lax.dot_general(g, y, (((g.ndim - 1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
-    flat_x, flat_g = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
-    dy = jax.lax.dot_general(flat_x, flat_g, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
-    return dx, dy
-
-
-_product.defvjp(_product_forward, _product_backward)
-
-
-def matmul_bfloat16(x: Array, kernel: Array, dims: Any, precision: Any = None, **_: Any) -> Array:
-    """`jax.lax.dot_general` as a dense layer calls it: x `[..., i]` times kernel `[i, j]`."""
-    del precision
-    return _product(x, kernel, dims)
-
-
 STARTS: dict[str, Callable[..., Array]] = {
     "uniform": nn.initializers.variance_scaling(1.0, "fan_avg", "uniform"),
     "orthogonal": _orthogonal,
 }
 
-
-PRODUCTS: dict[str, Callable[..., Array] | None] = {"float32": None, "bfloat16": matmul_bfloat16}
-"""Precision -> what multiplies matrices; None: as the computation's own precision has it."""
 
 _NORM_EPSILON = 1e-6  # of the variance, as flax's LayerNorm
 
