@@ -176,13 +176,26 @@ def bound(name: str, config: Any, spec: Any, family: str = "control") -> Method:
     return method
 
 
+def _check_chunk(method: Method, task: Task) -> None:
+    """Raises `BadInput`: a chunk of actions is longer than any episode."""
+    chunk = getattr(method.config, "chunk", 1)
+    if chunk > 1 and chunk > task.spec.horizon:
+        raise BadInput(f"{method.name}.chunk={chunk}: an episode of {task.name} has at most {task.spec.horizon} "
+                       f"step{'s' * (task.spec.horizon > 1)}")  # fmt: skip
+
+
 def plan_run(
     task: Task, data_id: str, name: str, overrides: Sequence[Override], settings: RunSettings, setting: str = ""
 ) -> RunNode:
     """The node of one run; `data_id` identifies the task's transitions (`tasks.core.Dataset.identity`), `setting` says
-    what tells it from others of a sweep."""
+    what tells it from others of a sweep.
+
+    Raises:
+      BadInput: a setting that does not fit its key or the task.
+    """
     resolved = resolve(name, task.suite, task.name, overrides, online=settings.online_steps > 0)
     method = bound(name, resolved.config, task.spec, tasks.family(task.suite))
+    _check_chunk(method, task)
     nodes: list[StageNode] = []
     made_by: dict[str, str] = {}
     for stage in (*method.stages(), *method.evaluation(settings.episodes, getattr(task, "judge", ""))):
@@ -219,6 +232,9 @@ def plan_online(run: RunNode) -> RunNode:
     if settings.online_steps <= settings.online_warmup:
         raise BadInput(f"--online-steps {settings.online_steps}: nothing is learned in them, as --online-warmup is "
                        f"{settings.online_warmup}")  # fmt: skip
+    if 0 < settings.replay_capacity < stage.sample.length:
+        raise BadInput(f"--replay-capacity {settings.replay_capacity}: {run.method.name} learns from "
+                       f"{stage.sample.length} consecutive transitions (chunk, n_step)")  # fmt: skip
     stage = stage._replace(steps=settings.online_steps)
     online = OnlineSettings(settings.online_warmup, settings.updates_per_step, settings.replay_capacity)
     made_by = {part: node.fingerprint for node in run.nodes for part in node.stage.trains}
