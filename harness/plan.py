@@ -176,9 +176,14 @@ def bound(name: str, config: Any, spec: Any, family: str = "control") -> Method:
     return method
 
 
+def _chunk(method: Method) -> int:
+    """Actions that it chooses at once."""
+    return method.config.chunk if isinstance(method.config, ControlConfig) else 1
+
+
 def _check_chunk(method: Method, task: Task) -> None:
     """Raises `BadInput`: a chunk of actions is longer than any episode."""
-    chunk = getattr(method.config, "chunk", 1)
+    chunk = _chunk(method)
     if chunk > 1 and chunk > task.spec.horizon:
         raise BadInput(f"{method.name}.chunk={chunk}: an episode of {task.name} has at most {task.spec.horizon} "
                        f"step{'s' * (task.spec.horizon > 1)}")  # fmt: skip
@@ -299,7 +304,8 @@ def describe(trial: Trial) -> dict[str, Any]:
         "config": {key: {"value": _plain(value), "origin": run.resolved.origins[key]} for key, value in config.items()},
         "task_options": options(run.task),
         "seed": trial.seed, "knobs": list(run.method.knobs[0]), "episodes": run.settings.episodes,
-        "inference": declaration(run.method), "unit": about.unit, "share": about.share, "evaluation_steps": [],
+        "inference": declaration(run.method, _chunk(run.method)), "unit": about.unit, "share": about.share,
+        "evaluation_steps": [],
         **_online(run),
     }  # fmt: skip
 

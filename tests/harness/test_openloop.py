@@ -8,26 +8,35 @@ import os
 import shutil
 import signal
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 from typing import Any, ClassVar
 
 import gymnasium
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from harness import budget, estimate
+from harness.config import RunSettings, parse_set
 from harness.evaluate import Evaluator
 from harness.execute import Executor
-from harness.online import OnlineTrainer, Rollout
+from harness.measure import distinct_stages, measure, random_transitions
+from harness.online import OnlineTrainer, Rollout, metric_names
 from harness.openloop import OpenLoop
-from harness.plan import RunNode
+from harness.plan import RunNode, describe, plan_online, plan_run
+from harness.programs import Stored, programs
+from harness.train import needed, take
 from methods.core import ControlConfig, Method, TaskSpec
 from tasks.d4rl import suite as d4rl
 from tests.harness.command import invoke, refused
 from tests.harness.line import LineTask
 from tests.tasks.d4rl_file import d4rl_file
+
+HOPPER = d4rl.get("hopper-medium-v2")
+SETTINGS = RunSettings(seeds=(0, 1), episodes=5, evaluate_every=20, log_every=10)
 
 # ---- the queue ----
 
@@ -342,3 +351,54 @@ def test_a_task_whose_data_do_not_serve_is_passed_over_beside_one_that_does(
                   *CHUNKS, "--results", str(tmp_path / "results"))  # fmt: skip
     assert ran == ["hopper-medium-v2"] and done.exit_code == 1, done.stderr
     assert "hopper-medium-replay-v2: passed over: best_of_n.chunk=5: no episode of the data" in done.stderr
+
+
+# ---- what is said and measured of them ----
+
+
+def test_an_action_costs_its_share_of_a_chunk_s() -> None:
+    """Best of 4, five Euler steps and a judge each: 24 passes for one action, or for five."""
+    sets = parse_set(["best_of_n.test_n=4", "flow_steps=5"])
+    costs = [describe(plan_run(HOPPER, "?", "best_of_n", (*sets, *parse_set([f"chunk={h}"])), SETTINGS).trials()[0])
+             ["inference"]["costs"] for h in (1, 5)]  # fmt: skip
+    assert costs == [[{"setting": {"N": 4}, "passes": 24, "gradients": 0.0}],
+                     [{"setting": {"N": 4}, "passes": 4.8, "gradients": 0.0}]]  # fmt: skip
+
+
+def test_batches_are_weighed_with_their_chunks_and_buffers_without() -> None:
+    """float32: two observations of 11, the actions, a reward and a mask."""
+    settings = replace(SETTINGS, online_steps=1000, online_warmup=10)
+    sets = parse_set(["chunk=5", "batch_size=100"])
+    run = plan_online(plan_run(HOPPER, "?", "fql", sets, settings))
+    assert budget._batch(run) == 100 * 4 * (22 + 5 * 3 + 2) and budget._buffer(run) == 1000 * 4 * (22 + 3 + 2)
+
+
+def test_windows_of_other_lengths_are_measured_apart() -> None:
+    """Their updates take other times, though the critic is one of single actions; other discounts do not."""
+
+    def kind(*sets: str) -> str:
+        run = plan_run(HOPPER, "?", "iql", parse_set(["steps=10", *sets]), SETTINGS)
+        trials = run.trials()
+        first, *_ = programs(trials, lambda lane: Stored(), lambda lane: 10)
+        return estimate._kind(first)
+
+    assert len({kind(), kind("n_step=3"), kind("n_step=5")}) == 3
+    assert kind("n_step=3") == kind("n_step=3", "discount=0.9")
+
+
+def test_chunked_methods_are_timed_on_transitions_of_single_actions() -> None:
+    """As throughput does it, through every stage."""
+    overrides = ("hidden_dims=8", "flow_steps=2", "batch_size=8", "chunk=2", "n_step=3")
+    for _, method, number in distinct_stages(["fql", "iql"], overrides, HOPPER.spec, 4):
+        assert method.spec.action_dim == 6
+        found = measure(method, number, (0, 1), steps=2, repeats=1, loop=False)
+        assert found.ms_scan > 0
+
+
+def test_an_online_phase_knows_the_names_of_its_metrics_from_windows() -> None:
+    method = plan_run(HOPPER, "?", "rebrac", parse_set(["chunk=3", "hidden_dims=8"]), SETTINGS).method
+    columns = take(random_transitions(HOPPER.spec, 20), needed(method))
+    stage, shapes = method.online(), jax.eval_shape(method.init, jax.random.key(0))
+    assert stage
+    names = metric_names(stage, shapes, columns)
+    assert {"critic/loss", "actor/loss", "actor/distance"} <= set(names)
