@@ -209,4 +209,4 @@ def joined(own: Stage, behavior: Stage) -> Stage:
 
 
 def _first(batch: Batch, rows: int) -> Batch:
-    return {name: column[:rows] for name, column in batch.items()}
+    return jax.tree.map(lambda column: column[:rows], dict(batch))

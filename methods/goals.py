@@ -91,7 +91,7 @@ class Goals:
     def __post_init__(self) -> None:
         """Raises: BadInput."""
         needs = self.value.geometric or self.actor.geometric
-        if needs and isinstance(self.discount, Real) and not 0.0 <= self.discount < 1.0:
+        if needs and isinstance(self.discount, Real) and not 0.0 <= float(self.discount) < 1.0:
             raise BadInput(f"goals: a geometric law needs a discount below 1, not {self.discount}")
 
     @property

@@ -11,9 +11,8 @@ from tests.tasks.d4rl_file import d4rl_file
 
 H = 5
 TINY = ("--suite", "d4rl", "--tasks", "hopper-medium-v2", "--preset", "smoke", "--seeds", "2", "--steps", "10",
-        "--evaluate-every", "10", "--episodes", "1", "--set", "hidden_dims=8", "--set", "flow_steps=2",
-        "--set", "batch_size=16")  # fmt: skip
-CHUNKS = ("--methods", "best_of_n", "--set", f"chunk={H}", "--set", "best_of_n.test_n=2")
+        "--evaluate-every", "10", "--episodes", "1", "--set", "hidden_dims=8", "--set", "batch_size=16")  # fmt: skip
+CHUNKS = ("--methods", "best_of_n", "--set", f"chunk={H}", "--set", "best_of_n.test_n=2", "--set", "flow_steps=2")
 ONLINE = ("--online-steps", "40", "--online-warmup", "6", "--online-evaluate-every", "40")
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from methods.behavior import Behavior, BehaviorConfig
+from methods.behavior import Behavior, BehaviorConfig, joined
 from methods.core import TaskSpec
 from methods.critic import Critic, CriticConfig, InSample
 from methods.networks import (
@@ -133,4 +133,7 @@ def test_the_behaviour_takes_a_pytree(sampler: Any) -> None:
         return behavior.propose(learner, obs, key, N), there, update
 
     proposed, there, _ = both(use)
+    whole = behavior.stage(1)
+    stage = joined(whole._replace(trains=frozenset(), update=lambda state, batch, key: (state, {})), whole)
+    both(lambda obs: stage.update({"behavior": learner}, batch(obs), key))
     assert proposed.shape == there.shape == (B, N, A)
