@@ -193,11 +193,7 @@ def plan_run(
     task: Task, data_id: str, name: str, overrides: Sequence[Override], settings: RunSettings, setting: str = ""
 ) -> RunNode:
     """The node of one run; `data_id` identifies the task's transitions (`tasks.core.Dataset.identity`), `setting` says
-    what tells it from others of a sweep.
-
-    Raises:
-      BadInput: a setting that does not fit its key or the task.
-    """
+    what tells it from others of a sweep."""
     resolved = resolve(name, task.suite, task.name, overrides, online=settings.online_steps > 0)
     method = bound(name, resolved.config, task.spec, tasks.family(task.suite))
     _check_chunk(method, task)

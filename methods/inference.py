@@ -49,12 +49,12 @@ def declaration(method: Declares, chunk: int = 1) -> dict[str, Any]:
     is absent; so are costs at a knob that it does not declare, inherited maybe from a method without it. Of actions
     that are chosen `chunk` at once each costs its share."""
     known = {knob.name for knob in method.inference}
-    costs = [(setting, method.cost(setting)) for setting in method.knobs if setting.keys() <= known]
+    costs = [(setting, _share(method.cost(setting), chunk)) for setting in method.knobs if setting.keys() <= known]
     return {
         "knobs": [asdict(knob) for knob in method.inference],
-        "costs": [{"setting": dict(setting), **_share(cost, chunk)} for setting, cost in costs if cost is not None],
+        "costs": [{"setting": dict(setting), **cost._asdict()} for setting, cost in costs if cost is not None],
     }
 
 
-def _share(cost: Cost, chunk: int) -> dict[str, float]:
-    return {name: value if chunk == 1 else value / chunk for name, value in cost._asdict().items()}
+def _share(cost: Cost | None, chunk: int) -> Cost | None:
+    return cost if cost is None or chunk == 1 else Cost(*(part / chunk for part in cost))
