@@ -14,7 +14,7 @@ from core.memory import amount, host_memory
 from harness.config import LARGEST
 from harness.engines import engine_of
 from harness.plan import RunNode
-from methods.core import BadInput
+from methods.core import BadInput, TaskSpec
 from tasks.sizes import CHEAP_SIMULATOR, SIMULATOR
 
 ROW = 30  # bytes of a row of episodes.csv, at least
@@ -68,20 +68,19 @@ def _check_steps(run: RunNode) -> None:
                            f"{LARGEST}")  # fmt: skip
 
 
-def _row(run: RunNode) -> float:
+def _row(spec: object) -> float:
     """Bytes of a transition on the device: float32."""
-    spec = run.task.spec
-    return 4.0 * (2 * spec.obs_dim + spec.action_dim + 2) if hasattr(spec, "obs_dim") else 0.0
+    return 4.0 * (2 * spec.obs_dim + spec.action_dim + 2) if isinstance(spec, TaskSpec) else 0.0
 
 
 def _batch(run: RunNode) -> float:
-    return max(getattr(node.stage, "batch_size", 0) for node in run.nodes) * _row(run)
+    return max(getattr(node.stage, "batch_size", 0) for node in run.nodes) * _row(run.method.spec)
 
 
 def _buffer(run: RunNode) -> float:
     online = run.nodes[-1].online
     held = min(online.capacity or math.inf, run.nodes[-1].stage.steps) if online else 0
-    return held * _row(run)
+    return held * _row(run.task.spec)
 
 
 def _evaluations(run: RunNode) -> int:

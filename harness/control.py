@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ from harness.session import Session
 from harness.store import LaneStore
 from harness.train import device_memory, device_summary, lane_bytes, learned, least_bytes, needed, take
 from harness.training import Training
-from methods.core import BadInput, State
+from methods.core import BadInput, Method, State
 from tasks.core import Dataset
 
 if TYPE_CHECKING:
@@ -53,7 +52,12 @@ class ControlEngine:
         return max(1, int(_SHARE * (device_memory() or host_memory()) / lane_bytes(lane.method)))
 
     def about(self, run: RunNode, dataset: Dataset) -> Mapping[str, Any]:
-        return {"reward": asdict(learned(run.method, dataset.reward))}
+        return {"reward": learned(run.method, dataset.reward).record}
+
+    def check(self, runs: Sequence[RunNode], dataset: Dataset) -> None:
+        for run in runs:
+            check_rewards(run.method, dataset)
+            check_windows(run, dataset)
 
     def evaluator(self, session: Session, run: RunNode, seeds: Sequence[int]) -> Evaluator:
         return Evaluator(run.method, run.task, seeds, run.settings.episodes, session.kept)
@@ -85,9 +89,6 @@ class ControlEngine:
     ) -> Training:  # fmt: skip
         method = program.first.method
         reward = learned(method, dataset.reward)
-        if reward.sparse and (paid := float(dataset.reward.undone(dataset.transitions["rewards"]).max())) > 0.0:
-            raise BadInput(f"{method.name}.rewards=sparse: the task must count what is unsolved (0, -1, ...), and its "
-                           f"data have a reward of {paid:g}")  # fmt: skip
         columns = session.columns(dataset, needed(method), take, reward, method.rewards.masks)
         if program.first.node.online:
             return OnlineTraining(session, program, stores, cohorts, columns, settings.log_every,
@@ -105,3 +106,21 @@ class ControlEngine:
         from harness.estimate import seconds_of
 
         return seconds_of(programs, console)
+
+
+def check_rewards(method: Method, dataset: Dataset) -> None:
+    """Raises `BadInput`: rewards are to be made sparse that do not count what is unsolved."""
+    if not learned(method, dataset.reward).sparse:
+        return
+    if (paid := float(dataset.reward.undone(dataset.transitions["rewards"]).max())) > 0.0:
+        raise BadInput(f"{method.name}.rewards=sparse: the task must count what is unsolved (0, -1, ...), and its data "
+                       f"have a reward of {paid:g}")  # fmt: skip
+
+
+def check_windows(run: RunNode, dataset: Dataset) -> None:
+    """Raises `BadInput`: a sample is of more consecutive transitions than any episode of the data has."""
+    length = max(node.stage.sample.length for node in run.nodes)
+    if length > 1 and length > (longest := int(dataset.columns({"remaining"})["remaining"].max()) + 1):
+        name = "chunk" if run.method.config.chunk == length else "n_step"
+        raise BadInput(f"{run.method.name}.{name}={length}: no episode of the data has so many transitions, the "
+                       f"longest {longest}")  # fmt: skip

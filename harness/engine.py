@@ -67,6 +67,9 @@ class Engine(Protocol):
     def about(self, run: RunNode, dataset: Dataset) -> Mapping[str, Any]:
         """What is put on record of how a run learns from a dataset."""
 
+    def check(self, runs: Sequence[RunNode], dataset: Dataset) -> None:
+        """Before anything is written: raises `BadInput` where a run cannot learn from these data."""
+
     def evaluator(self, session: Session, run: RunNode, seeds: Sequence[int]) -> Evaluator: ...
 
     def parts(

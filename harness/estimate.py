@@ -42,4 +42,4 @@ def _kind(program: Program) -> str:
     stage = program.first.node.stage
     shaping = sorted((key, value) for key, value in stage.config.items()
                      if not isinstance(value, float) and not key.endswith("action_dim"))  # fmt: skip
-    return repr((stage.name, stage.rule, shaping, len(program.slots)))
+    return repr((stage.name, stage.rule, shaping, stage.sample.length, len(program.slots)))

@@ -78,6 +78,9 @@ class LanguageEngine:
         del run, dataset
         return {}
 
+    def check(self, runs: Sequence[RunNode], dataset: Dataset) -> None:
+        """Whatever the texts, all methods learn from them."""
+
     def evaluator(self, session: Session, run: RunNode, seeds: Sequence[int]) -> LanguageEvaluator:
         del session
         return LanguageEvaluator(run, seeds)

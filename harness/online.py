@@ -20,9 +20,9 @@ from harness import replay
 from harness.ending import Interrupted, NotFinite
 from harness.openloop import OpenLoop
 from harness.plan import StageNode
-from harness.train import Algorithm, Lanes, span
+from harness.train import Algorithm, Lanes, dataset, span
 from harness.training import SAVE_EVERY_S, Training
-from methods.core import Array, Columns, Stage, State, part_key
+from methods.core import Array, Columns, Key, Stage, State, part_key
 from tasks.core import Dataset, RewardTransform, Task
 from tasks.simulation.pools import simulators
 from tasks.simulation.simulators import Failures
@@ -35,8 +35,13 @@ EXPLORED = ("explore/episodes", "explore/return", "explore/success")
 
 def metric_names(stage: Stage, state: State, columns: Columns) -> tuple[str, ...]:
     """What the stage's update reports, without computing it; `state`: shapes of one lane's parts."""
-    batch = {name: jax.ShapeDtypeStruct((stage.batch_size, *c.shape[1:]), c.dtype) for name, c in columns.items()}
-    return tuple(sorted(jax.eval_shape(stage.update, state, batch, jax.random.key(0))[1]))
+
+    def update(state: State, columns: Columns, key: Key) -> Any:
+        draw_key, update_key = jax.random.split(key)
+        batch = stage.sample.draw(*dataset(columns, {}), draw_key, stage.batch_size)
+        return stage.update(state, batch, update_key)[1]
+
+    return tuple(sorted(jax.eval_shape(update, state, columns, jax.random.key(0))))
 
 
 class OnlineTrainer:

@@ -177,6 +177,19 @@ def bound(name: str, config: Any, spec: Any, family: str = "control") -> Method:
     return method
 
 
+def _chunk(method: Method) -> int:
+    """Actions that it chooses at once."""
+    return method.config.chunk if isinstance(method.config, ControlConfig) else 1
+
+
+def _check_chunk(method: Method, task: Task) -> None:
+    """Raises `BadInput`: a chunk of actions is longer than any episode."""
+    chunk = _chunk(method)
+    if chunk > 1 and chunk > task.spec.horizon:
+        raise BadInput(f"{method.name}.chunk={chunk}: an episode of {task.name} has at most {task.spec.horizon} "
+                       f"step{'s' * (task.spec.horizon > 1)}")  # fmt: skip
+
+
 def plan_run(
     task: Task, data_id: str, name: str, overrides: Sequence[Override], settings: RunSettings, setting: str = "",
     bundle: str = "",
@@ -186,6 +199,7 @@ def plan_run(
     usual, chosen = protocol(task.suite).name, protocol(task.suite, bundle).name
     resolved = resolve(name, task.suite, task.name, overrides, online=settings.online_steps > 0, protocol=chosen)
     method = bound(name, resolved.config, task.spec, tasks.family(task.suite))
+    _check_chunk(method, task)
     nodes: list[StageNode] = []
     made_by: dict[str, str] = {}
     for stage in (*method.stages(), *method.evaluation(settings.episodes, getattr(task, "judge", ""))):
@@ -224,6 +238,9 @@ def plan_online(run: RunNode) -> RunNode:
     if settings.online_steps <= settings.online_warmup:
         raise BadInput(f"--online-steps {settings.online_steps}: nothing is learned in them, as --online-warmup is "
                        f"{settings.online_warmup}")  # fmt: skip
+    if 0 < settings.replay_capacity < stage.sample.length:
+        raise BadInput(f"--replay-capacity {settings.replay_capacity}: {run.method.name} learns from "
+                       f"{stage.sample.length} consecutive transitions (chunk, n_step)")  # fmt: skip
     stage = stage._replace(steps=settings.online_steps)
     online = OnlineSettings(settings.online_warmup, settings.updates_per_step, settings.replay_capacity)
     made_by = {part: node.fingerprint for node in run.nodes for part in node.stage.trains}
@@ -289,7 +306,8 @@ def describe(trial: Trial) -> dict[str, Any]:
         "config": {key: {"value": _plain(value), "origin": run.resolved.origins[key]} for key, value in config.items()},
         "task_options": options(run.task),
         "seed": trial.seed, "knobs": list(run.method.knobs[0]), "episodes": run.settings.episodes,
-        "inference": declaration(run.method), "unit": about.unit, "share": about.share, "evaluation_steps": [],
+        "inference": declaration(run.method, _chunk(run.method)), "unit": about.unit, "share": about.share,
+        "evaluation_steps": [],
         **_online(run),
     }  # fmt: skip
 

@@ -193,14 +193,16 @@ def _check_data_episodes(plan: Plan) -> None:
 def _carry_out(plan: Plan, per_task: int, execution: Execution, adopted: Sequence[Adopted], console: Console) -> int:
     """Runs task by task, so that one dataset is on the device at a time; returns the exit code.
 
-    A task whose data cannot be had is passed over with a line, unless none can.
+    A task whose data cannot be had, or not be learned from as is asked, is passed over with a line, unless all are.
     """
+    from harness.engines import engine_of
     from harness.execute import Executor, StaleCode
     from harness.progress import Progress
     from harness.record import write_arrays
     from harness.session import Session
 
     statuses: list[str] = []
+    engine = engine_of(plan.tasks[0].suite)
     _allow_open_files()
     resuming = "the same command continues" + (", without --fresh" if execution.fresh else "")
     with Progress(console) as progress:
@@ -209,6 +211,8 @@ def _carry_out(plan: Plan, per_task: int, execution: Execution, adopted: Sequenc
         for task in plan.tasks:
             try:
                 dataset = task.load(execution.data)
+                runs = plan.runs(task, dataset.identity)
+                engine.check(runs, dataset)
             except BadInput as error:
                 if task is plan.tasks[-1] and set(statuses) <= {"no data"}:
                     raise
@@ -218,7 +222,6 @@ def _carry_out(plan: Plan, per_task: int, execution: Execution, adopted: Sequenc
             except KeyboardInterrupt:
                 progress.say(f"stopped while getting data for {task.name}; {resuming}")
                 return 130
-            runs = plan.runs(task, dataset.identity)
             _adopt(adopted, runs, executor, fresh=execution.fresh)
             if landscape := task.landscape():
                 write_arrays(execution.results / "tasks" / task.suite / f"{task.name}.npz", landscape)

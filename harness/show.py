@@ -67,7 +67,10 @@ def plan(plan: Plan, places: Mapping[str, DataLocation], execution: Execution, *
     lines: list[str] = []
     for task in plan.tasks:
         known = places[task.name].there
-        runs = plan.runs(task, task.load(execution.data).identity if known else "?")
+        dataset = task.load(execution.data) if known else None
+        runs = plan.runs(task, dataset.identity if dataset else "?")
+        if dataset:
+            engine.check(runs, dataset)
         by = f"  protocol: {escape(plan.protocol)}" if plan.protocol else ""
         tree = Tree(f"[bold]{escape(task.name)}[/bold]{by}  data: {escape(places[task.name].text)}")
         trials = [trial for run in runs for trial in run.trials()]

@@ -88,7 +88,7 @@ class Behavior:
 
     def propose(self, learner: Learner, obs: Array, key: Key, n: int) -> Array:
         """`n` behaviour actions `[b, n, a]` at observations `[b, o]`. `key` is consumed."""
-        return self.sample(learner, obs, self.sampler.noise(key, (obs.shape[0], n)))
+        return self.sample(learner, obs, self.sampler.noise(key, (len(jax.tree.leaves(obs)[0]), n)))
 
     def draw_next(self, key: Key, batch: Batch, n: int) -> Array:
         """What `propose_next` needs: noise `[b, n, k]`, or `n` places `[b, n]` in the bank. `key` is consumed."""
@@ -209,4 +209,4 @@ def joined(own: Stage, behavior: Stage) -> Stage:
 
 
 def _first(batch: Batch, rows: int) -> Batch:
-    return {name: column[:rows] for name, column in batch.items()}
+    return jax.tree.map(lambda column: column[:rows], dict(batch))

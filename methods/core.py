@@ -64,7 +64,9 @@ State = dict[str, Any]
 Batch = Mapping[str, Array]
 """Column name -> `[b, ...]`. Always: observations `[b, o]`, actions `[b, a]`, rewards `[b]`, masks `[b]`
 (0 where the episode truly ended), next_observations `[b, o]`. On request (`Method.fields`): terminals `[b]` (1 at the
-last transition of its episode) and next_actions `[b, a]` (of the same episode; 0 where there is none)."""
+last transition of its episode) and next_actions `[b, a]` (of the same episode; 0 where there is none). What a stage's
+`sample` makes of them stands there: windows (`methods/sampling.py`) have `valid`, too, goals (`methods/goals.py`)
+value_goals and actor_goals."""
 
 Columns = Mapping[str, Array]
 """The same columns for a whole dataset: `[t, ...]`."""

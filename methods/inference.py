@@ -20,7 +20,7 @@ class Knob:
 
 
 class Cost(NamedTuple):
-    """What one action (one answer, of a language model) costs, summed over all samples behind it."""
+    """What one action (one chunk of them, one answer of a language model) costs, summed over all samples behind it."""
 
     passes: float
     """Forward passes of a network for one observation and action, or one sequence; an ensemble is one network. The pass
@@ -45,12 +45,17 @@ class Declares(Protocol):
     def cost(self, knobs: Mapping[str, float]) -> Cost | None: ...
 
 
-def declaration(method: Declares) -> dict[str, Any]:
+def declaration(method: Declares, chunk: int = 1) -> dict[str, Any]:
     """The knobs and, for every setting that is evaluated, the cost of an action: JSON. What a method does not declare
-    is absent; so are costs at a knob that it does not declare, inherited maybe from a method without it."""
+    is absent; so are costs at a knob that it does not declare, inherited maybe from a method without it. Of actions
+    that are chosen `chunk` at once each costs its share."""
     known = {knob.name for knob in method.inference}
-    costs = [(setting, method.cost(setting)) for setting in method.knobs if setting.keys() <= known]
+    costs = [(setting, _share(method.cost(setting), chunk)) for setting in method.knobs if setting.keys() <= known]
     return {
         "knobs": [{key: value for key, value in asdict(knob).items() if key != "setting"} for knob in method.inference],
         "costs": [{"setting": dict(setting), **cost._asdict()} for setting, cost in costs if cost is not None],
     }
+
+
+def _share(cost: Cost | None, chunk: int) -> Cost | None:
+    return cost if cost is None or chunk == 1 else Cost(*(part / chunk for part in cost))

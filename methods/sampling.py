@@ -28,6 +28,10 @@ class Sampling(Protocol):
     def reads(self) -> frozenset[str]:
         """Columns that it looks at, whether the updates do or not."""
 
+    @property
+    def length(self) -> int:
+        """Consecutive transitions that a sample is made of."""
+
     def draw(self, pick: Pick, held: Array | int, key: Array, rows: int) -> dict[str, Array]:
         """A batch of `rows` samples, with replacement, from `held` transitions (maybe traced). `key` is consumed."""
 
@@ -37,6 +41,7 @@ class Rows:
     """Transitions, each as likely as any other."""
 
     reads: ClassVar[frozenset[str]] = frozenset()
+    length: ClassVar[int] = 1
 
     def draw(self, pick: Pick, held: Array | int, key: Array, rows: int) -> dict[str, Array]:
         import jax
@@ -53,7 +58,7 @@ class Windows:
 
     Any place may start a window, so one may cross an episode's end. From there on its rows are not `valid`, `[b,
     length]` (the first always is): their rewards do not count, and what follows the window is what followed the last
-    valid row.
+    valid row. What is held must be at least `length` transitions, the newest of which is the last of its episode.
     The batch has
 
       observations, and whatever else is of a row: the first row's;
@@ -61,7 +66,7 @@ class Windows:
       rewards: sum_j gamma^j r_j over valid rows; masks: the least of the valid rows;
       next_observations, bank, terminals: the last valid row's;
       next_actions: the `chunk` actions after the window, `[b, chunk * a]`; where the episode does not have them all,
-        `terminals` is 1.
+        they are 0 and `terminals` is 1.
     """
 
     length: int
@@ -79,23 +84,24 @@ class Windows:
         """The windows that start at given places `[b]`."""
         import jax.numpy as jnp
 
-        window = pick(start[:, None] + jnp.arange(self.length))
+        # a column that is read at one place of the window alone is gathered there alone
+        window, first = pick(start[:, None] + jnp.arange(self.length)), pick(start)
         ended = jnp.cumsum(window["terminals"] > 0.0, axis=1)
         valid = jnp.concatenate([jnp.ones_like(ended[:, :1], bool), ended[:, :-1] == 0], axis=1)
-        place, last = jnp.arange(len(start)), jnp.sum(valid, axis=1) - 1
-        batch = {name: column[place, last if name in SUCCESSORS else 0] for name, column in window.items()}
+        last = pick(start + jnp.sum(valid, axis=1) - 1)
+        batch = {name: (last if name in SUCCESSORS else first)[name] for name in first}
         batch["valid"] = valid.astype(window["actions"].dtype)
         batch["actions"] = _flat(window["actions"][:, : self.chunk])
-        if "rewards" in window:
+        if "rewards" in batch:
             gains = jnp.power(self.discount, jnp.arange(self.length)) * valid
             batch["rewards"] = jnp.sum(gains * window["rewards"], axis=1)
-        if "masks" in window:
+        if "masks" in batch:
             batch["masks"] = jnp.min(jnp.where(valid, window["masks"], 1.0), axis=1)
-        if "next_actions" in window:
+        if "next_actions" in batch:
             after = pick(jnp.minimum(start[:, None] + self.length + jnp.arange(self.chunk), held - 1))
             ends = jnp.concatenate([window["terminals"], after["terminals"][:, :-1]], axis=1)
-            batch["next_actions"] = _flat(after["actions"])
             batch["terminals"] = jnp.max(ends, axis=1)
+            batch["next_actions"] = jnp.where(batch["terminals"][:, None] > 0.0, 0.0, _flat(after["actions"]))
         return batch
 
 

@@ -8,6 +8,8 @@ from functools import cache
 from numbers import Real
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
+from core.errors import BadInput
+
 PositiveInt = Annotated[int, "positive"]
 PositiveFloat = Annotated[float, "positive"]
 Count = Annotated[int, "not negative"]
@@ -72,6 +74,12 @@ class ControlConfig(MethodConfig):
     chunk_mask: Annotated[Literal["window", "step", "none"], Added] = "window"  # which chunks are imitated that cross
     # an episode's end: none (QAM), their steps before it (QC), or whole (QGF)
     precision: Annotated[Literal["float32", "bfloat16"], Added] = "float32"  # of matrix products; sums are float32
+
+    def __post_init__(self) -> None:
+        """Raises: BadInput."""
+        if 1 < self.n_step < self.chunk:
+            raise BadInput(f"n_step={self.n_step} is less than chunk={self.chunk}: values go on where a chunk ends at "
+                           "the earliest; n_step=1 stands for that")  # fmt: skip
 
     @property
     def window(self) -> int:

@@ -62,6 +62,11 @@ class RewardTransform:
         """Of transformed rewards `[...]` the simulator's own, float64; what was made sparse cannot be had back."""
         return (np.asarray(rewards, np.float64) - self.shift) / self.scale
 
+    @property
+    def record(self) -> dict[str, float | bool]:
+        """What records say of it."""
+        return {"scale": self.scale, "shift": self.shift} | ({"sparse": True} if self.sparse else {})
+
     def followed_by(self, scale: float, shift: float) -> RewardTransform:
         """This transform and then another: scale (self(r)) + shift."""
         return RewardTransform(scale * self.scale, scale * self.shift + shift, self.sparse)
@@ -91,13 +96,26 @@ class Dataset:
         return reward(self.reward.undone(self.transitions["rewards"]))
 
     def columns(self, names: Collection[str]) -> Transitions:
-        """The transitions, with `next_actions` if asked for: `[t, a]`, the action that follows in the same episode; 0
-        at an episode's last transition, which has none."""
-        if "next_actions" not in names:
-            return self.transitions
-        actions, last = self.transitions["actions"], self.transitions["terminals"] > 0.0
-        following = np.concatenate([actions[1:], np.zeros_like(actions[:1])])
-        return {**self.transitions, "next_actions": np.where(last[:, None], 0.0, following).astype(actions.dtype)}
+        """The transitions, with what is derived of them if asked for: `next_actions` `[t, a]`, the action that follows
+        in the same episode, 0 at an episode's last transition, which has none; `remaining` `[t]`, int32, how many
+        transitions of the same episode follow."""
+        made = {name: make(self.transitions) for name, make in _DERIVED.items() if name in names}
+        return {**self.transitions, **made} if made else self.transitions
+
+
+def _next_actions(transitions: Transitions) -> np.ndarray:
+    actions, last = transitions["actions"], transitions["terminals"] > 0.0
+    following = np.concatenate([actions[1:], np.zeros_like(actions[:1])])
+    return np.where(last[:, None], 0.0, following).astype(actions.dtype)
+
+
+def _remaining(transitions: Transitions) -> np.ndarray:
+    rows = np.arange(len(transitions["terminals"]))
+    ends = np.append(np.flatnonzero(transitions["terminals"] > 0.0), len(rows) - 1)
+    return (ends[np.searchsorted(ends, rows)] - rows).astype(np.int32)
+
+
+_DERIVED = {"next_actions": _next_actions, "remaining": _remaining}
 
 
 class Task(Protocol):

@@ -251,7 +251,7 @@ def as_dataset(
     own = loaded.metadata if is_ours(loaded.metadata["dataset_id"]) else {}
     known = {key: value for key, value in own.items() if key in _RECORDED}
     details = {
-        "minari": loaded.metadata["dataset_id"], **known, "reward": asdict(reward), "reference": asdict(reference),
+        "minari": loaded.metadata["dataset_id"], **known, "reward": reward.record, "reference": asdict(reference),
         "episodes": len(returns), "return_mean": float(returns.mean()), "return_max": float(returns.max()),
         "return_min": float(returns.min()),
         "score_mean": float(reference.score(returns.clip(max=1.0) if goal else returns).mean()),

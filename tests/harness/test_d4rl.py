@@ -23,9 +23,9 @@ def rewards_seen(monkeypatch: pytest.MonkeyPatch) -> tuple[list[np.ndarray], lis
     online: list[float] = []
     make, step = Trainer.__init__, Rollout.step
 
-    def made(self: Trainer, algorithm: Any, lanes: Any, columns: Any, state: Any) -> None:
+    def made(self: Trainer, algorithm: Any, lanes: Any, columns: Any, *rest: Any) -> None:
         offline.append(np.asarray(columns["rewards"]))
-        make(self, algorithm, lanes, columns, state)
+        make(self, algorithm, lanes, columns, *rest)
 
     def stepped(self: Rollout, actions: np.ndarray) -> Any:
         row, starts = step(self, actions)
