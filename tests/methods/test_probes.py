@@ -128,10 +128,9 @@ def test_values_of_six_states(name: str, settings: dict[str, Any], value: float)
     2.8.
     """
     method = make(name, STATES, discount=GAMMA, **TRAINING, **settings)
-    (stage,) = method.stages()
     critic = method.critic.network
-    state, columns = fresh(method), take(walks(), method.fields)
-    trainer, values = Trainer(stage, [0], columns, state), []
+    state = fresh(method)
+    trainer, values = trainer_of(method, walks(), state), []
     for first in range(0, 2000, 200):
         state, _ = trainer.run(state, first, 200)
         target = first_seed(state)["critic"].target
