@@ -28,6 +28,7 @@ from methods.core import Array, BadInput, Columns, Key, Method, Stage, State, le
 from methods.sampling import Pick
 from tasks.core import RewardTransform
 
+LONG = 100_000  # steps of a stage that make up for compiling twice as much
 PREPARE_ROWS = 2048  # transitions a chunk of `Stage.prepare`
 
 
@@ -191,7 +192,9 @@ def span(algorithm: Algorithm, count: int, source: Source = dataset) -> Callable
             trained, metrics, bad = jax.lax.cond(number % stage.period == 0, full, partly, trained, number)
             return trained, (metrics, bad)
 
-        trained, (metrics, bad) = jax.lax.scan(body, trained, first + 1 + jnp.arange(count))
+        # two steps a turn write each other's buffers; one has to copy parameters that others still read
+        turns = 2 if count % 2 == 0 and stage.steps >= LONG else 1
+        trained, (metrics, bad) = jax.lax.scan(body, trained, first + 1 + jnp.arange(count), unroll=turns)
         never = jnp.iinfo(bad.dtype).max
         first_bad = jnp.min(jnp.where(bad < 0, never, bad), axis=0)
         average = jnp.mean if stage.between is None else jnp.nanmean
