@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
+import numpy as np
 
 from core.memory import host_memory
 from harness.arrays import ArrayFormat, fitted, stacked
@@ -27,6 +28,7 @@ from tasks.core import Dataset
 if TYPE_CHECKING:
     from rich.console import Console
 
+_ROUNDING = 1e-4  # of rewards that were scaled in float32
 _SHARE = (
     0.2  # of the device's memory that parts may take: copies of them, gradients, activations and batches come on top
 )
@@ -112,9 +114,11 @@ def check_rewards(method: Method, dataset: Dataset) -> None:
     """Raises `BadInput`: rewards are to be made sparse that do not count what is unsolved."""
     if not learned(method, dataset.reward).sparse:
         return
-    if (paid := float(dataset.reward.undone(dataset.transitions["rewards"]).max())) > 0.0:
+    paid = dataset.reward.undone(dataset.transitions["rewards"])
+    counts = (paid <= 0.0) & (np.abs(paid - np.round(paid)) < _ROUNDING)
+    if not counts.all():
         raise BadInput(f"{method.name}.rewards=sparse: the task must count what is unsolved (0, -1, ...), and its data "
-                       f"have a reward of {paid:g}")  # fmt: skip
+                       f"have a reward of {paid[~counts].max():g}")  # fmt: skip
 
 
 def check_windows(run: RunNode, dataset: Dataset) -> None:

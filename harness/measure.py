@@ -183,19 +183,19 @@ def _one_dispatch(trainer: Trainer) -> Callable[[State, int], State]:
     return advance
 
 
-def distinct_stages(
-    names: Sequence[str], sets: Sequence[str], spec: TaskSpec, steps: int
-) -> list[tuple[str, Method, int]]:
+def distinct_stages(names: Sequence[str], sets: Sequence[str], spec: TaskSpec) -> list[tuple[str, Method, int]]:
     """Every stage of every method, by its number, with the names of the methods it is of: a shared one is here once."""
     overrides = parse_set(sets)
     check_keys(names, overrides)
     users: dict[str, list[str]] = {}
     stages: dict[str, tuple[Method, int]] = {}
     for name in names:
-        config = replace(resolve(name, suite="", task="", layers=overrides).config, steps=steps)
+        config = resolve(name, suite="", task="", layers=overrides).config
         method = bound(name, config, spec)
         for number, stage in enumerate(method.stages()):
-            kind = repr((stage.rule, sorted(stage.trains), sorted(stage.config.items()), stage.prepare is None))
+            kind = repr(
+                (stage.rule, sorted(stage.trains), sorted(stage.config.items()), stage.sample, stage.prepare is None)
+            )
             stages.setdefault(kind, (method, number))
             users.setdefault(kind, []).append(name)
     return [(" ".join(users[kind]), *stages[kind]) for kind in stages]

@@ -25,9 +25,9 @@ class Device:
 
 
 DEVICES = {
-    # float32: TF32 tensor cores would be 494e12, but products here are exact to float32
-    "h100": Device({"float32": 67e12, "bfloat16": 989e12}, 3.35e12),  # NVIDIA H100 SXM
-    "h200": Device({"float32": 67e12, "bfloat16": 989e12}, 4.8e12),  # NVIDIA H200 SXM
+    # float32: of tensor cores in TF32, which JAX takes for float32 products there unless told otherwise
+    "h100": Device({"float32": 494e12, "bfloat16": 989e12}, 3.35e12),  # NVIDIA H100 SXM
+    "h200": Device({"float32": 494e12, "bfloat16": 989e12}, 4.8e12),  # NVIDIA H200 SXM
 }
 
 
@@ -36,7 +36,7 @@ class Work:
     """Of one update of one lane."""
 
     operations: float  # multiplications and additions in matrix products
-    bytes: float  # trained parts read and written once, other parts and the batch read once
+    bytes: float  # what the update looks at read once, trained parts written once
 
     def floor(self, device: Device, precision: str) -> float:
         """The least seconds that an update takes there."""
@@ -49,16 +49,23 @@ def work(method: Method, number: int, batch: Shapes) -> Work:
     state = jax.eval_shape(method.init, key)
     often = [(stage.update, 1.0 / stage.period)]
     often += [(stage.between, 1.0 - 1.0 / stage.period)] if stage.between else []
-    operations = sum(share * _of_products(update, state, batch, key) for update, share in often)
-    moved = sum((2 if name in stage.trains else 1) * _bytes(part) for name, part in state.items()
-                if name in stage.trains | stage.reads)  # fmt: skip
-    return Work(operations, moved + _bytes(batch))
+    operations, moved = 0.0, 0.0
+    for update, share in often:
+        found = _work(update, stage.trains, state, batch, key)
+        operations, moved = operations + share * found.operations, moved + share * found.bytes
+    return Work(operations, moved)
 
 
-def _of_products(update: Any, state: State, batch: Batch, key: Any) -> float:
-    program = jax.make_jaxpr(update)(state, batch, key).jaxpr
-    needed, _ = dce_jaxpr(program, [True] * len(program.outvars))  # a compiler leaves out what nobody asks for, too
-    return float(sum(_products(needed)))
+def _work(update: Any, trains: frozenset[str], state: State, batch: Batch, key: Any) -> Work:
+    def trained(state: State, batch: Batch, key: Any) -> Any:
+        new, metrics = update(state, batch, key)
+        return {name: new[name] for name in trains}, metrics
+
+    program, outputs = jax.make_jaxpr(trained, return_shape=True)(state, batch, key)
+    # a compiler leaves out what nobody asks for, too
+    needed, used = dce_jaxpr(program.jaxpr, [True] * len(program.jaxpr.outvars))
+    inputs = [leaf for leaf, read in zip(jax.tree.leaves((state, batch, key)), used, strict=True) if read]
+    return Work(float(sum(_products(needed))), _bytes(inputs) + _bytes(outputs))
 
 
 def _products(program: Any, times: int = 1) -> Iterator[float]:

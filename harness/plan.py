@@ -235,6 +235,9 @@ def plan_online(run: RunNode) -> RunNode:
     settings, stage, end = run.settings, run.method.online(), run.nodes[-1]
     if stage is None:
         raise BadInput(f"--online-steps {settings.online_steps}: {run.method.name} has no rule for an online phase")
+    if not stage.sample.online:
+        raise BadInput(f"--online-steps {settings.online_steps}: {run.method.name} learns from finished episodes "
+                       "alone")  # fmt: skip
     if settings.online_steps <= settings.online_warmup:
         raise BadInput(f"--online-steps {settings.online_steps}: nothing is learned in them, as --online-warmup is "
                        f"{settings.online_warmup}")  # fmt: skip

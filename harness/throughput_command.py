@@ -86,7 +86,7 @@ def throughput(
         device_summary()
         spec = TaskSpec(obs_dim, action_dim, 1)
         _check_memory(4.0 * ROWS * (2 * obs_dim + 2 * action_dim), "the transitions")
-        stages = distinct_stages(chosen, sets or [], spec, steps)
+        stages = distinct_stages(chosen, sets or [], spec)
         if on_paper:
             _show_on_paper(stages, on_paper)
             return
@@ -154,4 +154,4 @@ def _show_on_paper(stages: Sequence[tuple[str, Method, int]], name: str) -> None
     console.print(table)
     rates = ", ".join(f"{rate / 1e12:.0f} TFLOP/s in {precision}" for precision, rate in device.flops.items())
     console.print(f"one seed on one {name}, from its data sheet: {rates}, {device.bytes_per_s / 1e12:.2f} TB/s",
-                  highlight=False)  # fmt: skip
+                  highlight=False, soft_wrap=True)  # fmt: skip

@@ -77,8 +77,8 @@ class Algorithm:
 
 
 def needed(method: Method) -> frozenset[str]:
-    """The columns that a method's updates and its sampling read."""
-    return method.fields | method.sample.reads
+    """The columns that a method's updates and its samplings read."""
+    return method.fields.union(*(stage.sample.reads for stage in method.stages()))
 
 
 def take(columns: Mapping[str, np.ndarray], fields: frozenset[str]) -> dict[str, Array]:

@@ -77,7 +77,7 @@ class AVGF(BestOfN):
 
     def transport(self, state: State, obs: Array, start: Array, steps: int, limit: Array | None = None) -> Array:
         """Particles `[b, n, a]` after `steps` steps of the flow (or `limit` `[b]`, if fewer) from `start`."""
-        return vgf.moved(start, partial(self.action_grad, state, obs), steps, self.flow, limit)
+        return vgf.transported(start, partial(self.action_grad, state, obs), steps, self.flow, limit)
 
     # training
 
@@ -123,4 +123,4 @@ class AVGF(BestOfN):
         return moved, jnp.ones(moved.shape[:-1], bool)
 
     def cost(self, knobs: Mapping[str, float]) -> Cost:
-        return vgf.cost(self.config, self.behavior.sampler.passes, knobs)
+        return vgf.flow_cost(self.config, self.behavior.sampler.passes, knobs)

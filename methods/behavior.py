@@ -130,9 +130,14 @@ class Behavior:
                     **self.settings, **({"chunk_mask": c.chunk_mask} if masked else {})},
             batch_size=self.batch_size,
             rewarded=False,
-            # rewards are not looked at
-            sample=replace(sample, discount=1.0) if isinstance(sample, Windows) else sample,
+            sample=self._alone(sample),
         )  # fmt: skip
+
+    def _alone(self, sample: Sampling) -> Sampling:
+        """How batches are drawn where nobody looks at rewards and successors: rows, or windows of a chunk's length."""
+        if not isinstance(sample, Windows):
+            return sample
+        return ROWS if self.config.chunk == 1 else replace(sample, length=self.config.chunk, discount=1.0)
 
     def _update_alone(self, state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
         learner, metrics = self.update(state["behavior"], batch, self.sampler.draw(key, batch["actions"].shape[0]))

@@ -2,7 +2,8 @@
 
 With `critic=td` the critic is trained by TD on behaviour samples at the next state, so this is VGF without the flow:
 the same critic, L = 0. `target_select=mean` evaluates the behaviour policy (VGF's rule at L_train = 0); `max` evaluates
-best-of-n itself (EMaQ, arXiv 2007.11091, Eq. 6). With `critic=iql` it is IQL's. N is a test-time knob.
+best-of-n itself (EMaQ, arXiv 2007.11091, Eq. 6); `online` does so without the target critic's own optimism (Q-chunking,
+arXiv 2507.07969). With `critic=iql` it is IQL's. N is a test-time knob.
 """
 
 from __future__ import annotations
@@ -11,8 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
+import jax.numpy as jnp
+
 from methods.behavior import Behavior, BehaviorConfig
 from methods.core import (
+    Added,
     Array,
     Batch,
     Count,
@@ -45,9 +49,11 @@ class ProposalConfig(BehaviorConfig, TDConfig):
     activation: Literal["relu", "gelu"] = "relu"  # of the TD critic
     n_particles: Repeats = 5  # N: proposals a TD target sees
     q_aggregation: Aggregation = "mean"  # of the critics, in the TD target and in the choice at test time
-    target_select: Literal["mean", "max"] = "mean"  # over the proposals' target values
+    target_select: Literal["mean", "max", "online"] = "mean"  # of their target values: the mean, the largest,
+    # or that of the proposal which the online critic prefers (Q-chunking)
     expectile: Fraction = 0.9  # of the IQL critic (FQL's suite; 0.7 on D4RL locomotion)
     iql_activation: Literal["relu", "gelu"] = "gelu"  # of the IQL critic
+    value_aggregation: Annotated[Aggregation, Added] = "min"  # of the critics, in the loss of IQL's V
     iql_norm: Literal["before", "after"] = "after"  # LayerNorm of the IQL critic: FQL's suite; QGF's own has it before
     particle_select: Annotated[Literal["argmax", "softmax", "uniform"], Test] = "argmax"  # among the proposals
     temperature: Annotated[PositiveFloat, Test] = 1.0  # of softmax
@@ -92,7 +98,8 @@ class BestOfN(Method):
     def in_sample(self) -> InSample:
         """IQL's critic, if that is the one asked for."""
         c = self.config
-        return InSample.of(self.spec, c, expectile=c.expectile, activation=c.iql_activation, norm=c.iql_norm)
+        return InSample.of(self.spec, c, expectile=c.expectile, activation=c.iql_activation, norm=c.iql_norm,
+                           aggregation=c.value_aggregation)  # fmt: skip
 
     @property
     def parts(self) -> Mapping[str, Part]:
@@ -116,7 +123,8 @@ class BestOfN(Method):
         return self.behavior.online(self.online_stage(update=own.update, rule=own.rule))
 
     def idle(self) -> frozenset[str]:
-        return frozenset({"critic", "expectile", "iql_activation", "iql_norm"})  # IQL's critic has a stage of its own
+        # IQL's critic has a stage of its own
+        return frozenset({"critic", "expectile", "iql_activation", "iql_norm", "value_aggregation"})
 
     def draw(self, key: Key, batch: Batch) -> Array:
         return self.behavior.draw_next(key, batch, self.config.n_particles)
@@ -127,8 +135,11 @@ class BestOfN(Method):
 
     def next_value(self, state: State, batch: Batch, draws: Array) -> Array:
         """V(s') `[b]`: the target critic's mean (or largest) value of those (VGF, arXiv 2604.14265, Algorithm 1)."""
-        actions = self.next_actions(state, batch, draws)
-        values = self.critic.q(state["critic"].target, batch["next_observations"], actions)
+        obs, actions = batch["next_observations"], self.next_actions(state, batch, draws)
+        values = self.critic.q(state["critic"].target, obs, actions)
+        if self.config.target_select == "online":
+            best = jnp.argmax(self.critic.q(state["critic"].params, obs, actions), axis=-1, keepdims=True)
+            return jnp.take_along_axis(values, best, axis=-1)[:, 0]
         return particle_value(values, self.config.target_select)
 
     def update_parts(self, state: State, batch: Batch, draws: Any) -> tuple[State, Metrics]:
@@ -152,7 +163,7 @@ class BestOfN(Method):
     @property
     def judging(self) -> str:
         """How its ensemble is aggregated then: as in the TD target, the smaller for IQL's."""
-        return self.critic.aggregation
+        return "min" if self.config.critic == "iql" else self.critic.aggregation
 
     def choose(self, state: State, obs: Array, candidates: Array, valid: Array, key: Key) -> Array:
         """The best candidate by `judge`."""

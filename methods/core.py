@@ -1,9 +1,8 @@
 """The contract every method fulfils: stages that train named parts of a state, and a way to act.
 
-This file imports nothing but the standard library and the ground floor, so that tasks and simulator processes can
-name a `TaskSpec` without loading JAX.
+Neither this file nor what it imports loads JAX, so that tasks and simulator processes can name a `TaskSpec`.
 
-Reading order for newcomers: this file, `learner.py`, `fql.py`, `vgf.py`.
+Reading order for newcomers: this file, `settings.py`, `learner.py`, `fql.py`, `vgf.py`.
 """
 
 from __future__ import annotations
@@ -123,7 +122,7 @@ class Stage(NamedTuple):
     """Parts it needs but does not change."""
     prepare: Callable[[State, Columns, Key], Columns] | None = None
     """Extra per-transition columns, computed once before the first step from the parts it reads.
-    Called with a chunk of at most a few thousand transitions, so it must treat rows independently."""
+    Called with a block of at most a few thousand transitions, so it must treat rows independently."""
     complete: Callable[[State, Columns], tuple[State, Columns]] | None = None
     """What takes the whole dataset in order, after `prepare`: trained parts with a closed form (a normaliser), and
     further columns (returns along episodes). Done whenever the stage starts or resumes, so it must be repeatable."""
@@ -273,8 +272,8 @@ class Method:
     def online_stage(self, **changes: Any) -> Stage:
         """A stage of the parts gone on with: what was fitted in closed form stays as the dataset had it. In `config`
         the grids of knobs give way to the setting that explores."""
-        values, skip = asdict(self.config), {"steps"} | REWARD_SETTINGS | neutral(self.config)
-        config = {name: values[name] for name in values if name not in skip and not _is_grid(name, values[name])}
+        skip = {"steps"} | REWARD_SETTINGS | neutral(self.config) | {knob.setting for knob in self.inference}
+        config = {name: value for name, value in asdict(self.config).items() if name not in skip}
         config["explores_by"] = dict(self.explorer.knobs[0])
         return self.stage("online", **{"config": config, **changes})
 
@@ -314,8 +313,3 @@ def act_keys(key: Key) -> tuple[Key, Key]:
 
     candidates_key, choose_key = jax.random.split(key)
     return candidates_key, choose_key
-
-
-def _is_grid(name: str, value: Any) -> bool:
-    """Whether a setting lists the values of a test-time knob."""
-    return name.startswith("test_") and isinstance(value, tuple)

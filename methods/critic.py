@@ -172,10 +172,13 @@ class InSample:
     names: ClassVar[frozenset[str]] = frozenset({"critic", "value"})
 
     @classmethod
-    def of(cls, spec: TaskSpec, config: CriticConfig, *, expectile: float, activation: str, norm: str) -> InSample:
-        """IQL's: V an expectile of the smaller Q."""
+    def of(
+        cls, spec: TaskSpec, config: CriticConfig, *, expectile: float, activation: str, norm: str,
+        aggregation: str = "min",
+    ) -> InSample:  # fmt: skip
+        """IQL's: V an expectile of the smaller Q, or of another aggregation."""
         c = config
-        critic = Critic.of(spec, c, activation=activation, norm=norm, aggregation="min", loss="sum")
+        critic = Critic.of(spec, c, activation=activation, norm=norm, aggregation=aggregation, loss="sum")
         value = StateValue(spec.obs_dim, c.hidden_dims, c.learning_rate, "expectile", expectile, activation, norm,
                            precision=c.precision)  # fmt: skip
         return cls(critic, value)
@@ -227,7 +230,12 @@ class InSample:
     def settings(self) -> Mapping[str, Any]:
         """What its result depends on."""
         q, v = self.critic, self.value
-        added = {"critics": (q.members, 2), "precision": (q.precision, "float32")}
+        added = {
+            "critics": (q.members, 2),
+            "precision": (q.precision, "float32"),
+            "aggregation": (q.aggregation, "min"),
+        }
+        added |= {"rho": (q.rho, None)} if q.aggregation == "mean_minus_std" else {}
         return {"obs_dim": q.obs_dim, "action_dim": q.action_dim, "hidden_dims": q.hidden_dims, "discount": q.discount,
                 "learning_rate": q.learning_rate, "tau": q.tau, "loss": v.regression, "level": v.level,
                 "activation": q.activation, "norm": v.norm, "value_dropout": v.dropout, **self.more,

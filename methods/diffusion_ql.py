@@ -18,6 +18,7 @@ from methods.actors import SamplerActor
 from methods.behavior import imitated
 from methods.core import (
     Array,
+    BadInput,
     Batch,
     Key,
     Knobs,
@@ -57,10 +58,14 @@ class DiffusionQLConfig(ActorCriticConfig):
     particle_select: Annotated[Literal["argmax", "softmax", "uniform"], Test] = "softmax"  # its code draws with weights
     # exp(Q)
 
+    def __post_init__(self) -> None:
+        if self.critics < 2:
+            raise BadInput(f"diffusion_ql.critics={self.critics}: one critic scales the other, so it takes two")
+
 
 class DiffusionQLDraws(NamedTuple):
     """Noise at the next states `[b, n, k]` and at the states `[b, k]`, draws of the denoising loss, which critic the
-    policy maximises (0 or 1)."""
+    policy maximises."""
 
     next_noise: Array
     noise: Array
@@ -112,7 +117,7 @@ class DiffusionQL(Method):
         next_shape = (rows, c.backup_n) if c.max_q_backup else (rows,)
         return DiffusionQLDraws(
             sampler.noise(next_key, next_shape), sampler.noise(noise_key, (rows,)),
-            sampler.draw(denoising_key, rows), jax.random.randint(which_key, (), 0, 2),
+            sampler.draw(denoising_key, rows), jax.random.randint(which_key, (), 0, c.critics),
         )  # fmt: skip
 
     def next_value(self, state: State, batch: Batch, draws: DiffusionQLDraws) -> Array:
@@ -125,12 +130,13 @@ class DiffusionQL(Method):
         return aggregate(jnp.max(self.critic.q_values(target, obs, actions), axis=-1), self.critic.aggregation)
 
     def actor_loss(self, params: Params, state: State, batch: Batch, draws: DiffusionQLDraws) -> tuple[Array, Metrics]:
-        """L_eps - eta mean Q_i / mean |Q_j|, i and j the two critics in random order (its Eq. 3, normalised as its code
-        does), differentiated through the denoising chain."""
+        """L_eps - eta mean Q_i / mean |Q_j|, i a critic at random and j the next one: with two, both in random order
+        (its Eq. 3, normalised as its code does). Differentiated through the denoising chain."""
         obs, weights = batch["observations"], imitated(batch, self.config)
         imitation = self.actor.sampler.loss(params, obs, batch["actions"], draws.denoising, weights)
         values = self.critic.q_values(state["critic"].params, obs, self.actor(params, obs, draws.noise))
-        scale = jax.lax.stop_gradient(jnp.mean(jnp.abs(values[1 - draws.which])))
+        other = (draws.which + 1) % self.config.critics
+        scale = jax.lax.stop_gradient(jnp.mean(jnp.abs(values[other])))
         q_loss = -jnp.mean(values[draws.which]) / scale
         return imitation + self.config.eta * q_loss, {"actor/imitation": imitation, "actor/q_loss": q_loss}
 

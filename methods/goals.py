@@ -94,6 +94,8 @@ class Goals:
         if needs and isinstance(self.discount, Real) and not 0.0 <= float(self.discount) < 1.0:
             raise BadInput(f"goals: a geometric law needs a discount below 1, not {self.discount}")
 
+    online: ClassVar[bool] = False  # a buffer learns an episode's end only when it comes
+
     @property
     def reads(self) -> frozenset[str]:
         return frozenset({"remaining", self.goal})

@@ -14,7 +14,11 @@ def aggregate(values: Array, how: str, rho: float = 0.5) -> Array:
     if how == "min":
         return jnp.min(values, axis=0)
     mean = jnp.mean(values, axis=0)
-    return mean - rho * jnp.std(values, axis=0) if how == "mean_minus_std" else mean
+    if how == "mean":
+        return mean
+    variance = jnp.var(values, axis=0)
+    apart = variance > 0.0  # where all are equal the root has no slope
+    return mean - rho * jnp.where(apart, jnp.sqrt(jnp.where(apart, variance, 1.0)), 0.0)
 
 
 def td_target(rewards: Array, masks: Array, next_values: Array, discount: float) -> Array:

@@ -1,7 +1,7 @@
 """Value gradient flow on particles: kernels, one step of the flow, MMD, and the transport it can cause.
 
 Written once for JAX, torch and NumPy arrays: every function takes its operations from its argument's own array
-namespace. There are no networks here; whoever calls brings `score` = grad_a Q(s, a) at the particles.
+namespace. There are no networks here; whoever calls brings the action `gradient`, grad_a Q(s, a) at the particles.
 
 Notation: particles x are `[..., n, d]`; leading axes are independent problems (observations). sigma is the RBF
 bandwidth, k(x, y) = exp(-|x - y|^2 / (2 sigma^2)), and gamma = 1 / (1e-6 + 2 sigma^2).
@@ -90,8 +90,8 @@ def median_bandwidth(distances: Array, weights: Array | None = None) -> Array:
     return xp.clip(median / (2.0 * math.log(distances.shape[-1] + 1.0)), _MIN_BANDWIDTH, None)
 
 
-def velocity(x: Array, score: Array, flow: Flow) -> Array:
-    """The direction phi `[..., n, d]` in which particles x `[..., n, d]` move, given score = grad_a Q at x.
+def direction(x: Array, gradient: Array, flow: Flow) -> Array:
+    """The direction phi `[..., n, d]` in which particles x `[..., n, d]` move, given gradient = grad_a Q at x.
 
     phi(x_i) = 1/n sum_j [ k(x_j, x_i) score_j / alpha + grad_{x_j} k(x_j, x_i) ]  (Algorithm 1); without maxent
     the second term and alpha are dropped. With `bandwidth_gradient` the repulsion is the derivative of sum_ij k
@@ -100,7 +100,7 @@ def velocity(x: Array, score: Array, flow: Flow) -> Array:
     xp = _namespace(x)
     scale = 1.0 / flow.alpha if flow.maxent else 1.0
     if flow.kernel == "none":
-        return score * scale
+        return gradient * scale
     n = x.shape[-2]
     distances = squared_distances(x, x)
     weights = None
@@ -111,7 +111,7 @@ def velocity(x: Array, score: Array, flow: Flow) -> Array:
         sigma2 = xp.zeros_like(distances[..., :1, :1]) + flow.sigma**2
     gamma = 1.0 / (_GAMMA_OFFSET + 2.0 * sigma2)
     kernel = xp.exp(-gamma * distances)
-    attraction = xp.matmul(kernel, score) * scale
+    attraction = xp.matmul(kernel, gradient) * scale
     if not flow.maxent:
         return attraction / n
 
@@ -126,30 +126,30 @@ def velocity(x: Array, score: Array, flow: Flow) -> Array:
     return (attraction + repulsion) / n
 
 
-def init(x: Array) -> Moments:
+def fresh_moments(x: Array) -> Moments:
     """Fresh moments for particles x: the optimiser's memory lasts for one call of the flow."""
     xp = _namespace(x)
     return Moments(xp.zeros_like(x), xp.zeros_like(x))
 
 
-def step(x: Array, score: Array, moments: Moments, count: Any, flow: Flow) -> tuple[Array, Moments]:
+def step(x: Array, gradient: Array, moments: Moments, count: Any, flow: Flow) -> tuple[Array, Moments]:
     """One step of the flow.
 
     Args:
       x: particles `[..., n, d]`.
-      score: grad_a Q at x, `[..., n, d]`.
-      moments: from `init` or the step before.
+      gradient: grad_a Q at x, `[..., n, d]`.
+      moments: from `fresh_moments` or the step before.
       count: which step this is, from 1; may be traced.
       flow: how to move.
 
     Returns:
       The moved particles and the new moments.
     """
-    return move(x, velocity(x, score, flow), moments, count, flow)
+    return move(x, direction(x, gradient, flow), moments, count, flow)
 
 
 def move(x: Array, phi: Array, moments: Moments, count: Any, flow: Flow, *, scale: Any = 1.0) -> tuple[Array, Moments]:
-    """As `step`, for a direction phi `[..., n, d]` that need not be the velocity at x itself: where particles are
+    """As `step`, for a direction phi `[..., n, d]` that need not be the direction at x itself: where particles are
     compared in other coordinates than they move in. `scale` `[..., n, 1]` multiplies steps."""
     xp = _namespace(x)
     if flow.clip_norm is not None:
@@ -179,7 +179,7 @@ def python_loop(first: int, stop: int, body: Callable[[int, Any], Any], value: A
 
 def transport(
     x: Array,
-    score_fn: Callable[[Array], Array],
+    action_grad: Callable[[Array], Array],
     steps: int,
     flow: Flow,
     *,
@@ -189,7 +189,7 @@ def transport(
     """Moves particles x `[..., n, d]` by `steps` steps up the value gradient.
 
     Args:
-      score_fn: particles `[..., n, d]` -> grad_a Q there, `[..., n, d]`.
+      action_grad: particles `[..., n, d]` -> grad_a Q there, `[..., n, d]`.
       limit: `[...]`, optional: stop each problem after its own number of steps (at most `steps`). So one program
         serves every L_test.
       loop: what repeats the steps, such as `jax.lax.fori_loop`.
@@ -198,10 +198,10 @@ def transport(
 
     def body(count: Any, carry: tuple[Array, Moments]) -> tuple[Array, Moments]:
         x, moments = carry
-        moved, moments = step(x, score_fn(x), moments, count, flow)
+        moved, moments = step(x, action_grad(x), moments, count, flow)
         return (moved if limit is None else xp.where((limit >= count)[..., None, None], moved, x)), moments
 
-    return loop(1, steps + 1, body, (x, init(x)))[0]
+    return loop(1, steps + 1, body, (x, fresh_moments(x)))[0]
 
 
 def mmd2(x: Array, y: Array, sigma: float) -> Array:
@@ -250,8 +250,7 @@ def transport_bound(flow: Flow, steps: int, dim: int, sigma: float, *, lipschitz
 
     Args:
       flow: the rule. steps: L. dim: of the actions. sigma: bandwidth of the MMD.
-      lipschitz: c, for SGD; more exactly a bound on |score|, which a regressed gradient (amortised VGF) must be given
-        as such.
+      lipschitz: c, for SGD; more exactly a bound on |gradient|, and of a regressed gradient (amortised VGF) just that.
 
     Raises:
       ValueError: nothing can be certified: SGD without c, or SGD with repulsion and a median bandwidth (which can
@@ -264,11 +263,11 @@ def transport_bound(flow: Flow, steps: int, dim: int, sigma: float, *, lipschitz
     elif flow.optimizer == "normalized":
         total = steps * flow.step_size
     else:
-        total = steps * flow.step_size * _largest_velocity(flow, lipschitz)
+        total = steps * flow.step_size * _largest_direction(flow, lipschitz)
     return 2.0 * total / (sigma * math.sqrt(math.e))
 
 
-def _largest_velocity(flow: Flow, lipschitz: float | None) -> float:
+def _largest_direction(flow: Flow, lipschitz: float | None) -> float:
     """sup |phi(x_i)|, Euclidean, for plain steps."""
     if flow.clip_norm is not None and lipschitz is None:
         return flow.clip_norm

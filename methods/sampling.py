@@ -25,6 +25,10 @@ class Sampling(Protocol):
     """How a batch is drawn."""
 
     @property
+    def online(self) -> bool:
+        """Whether it can draw from a replay buffer, too."""
+
+    @property
     def reads(self) -> frozenset[str]:
         """Columns that it looks at, whether the updates do or not."""
 
@@ -40,6 +44,7 @@ class Sampling(Protocol):
 class Rows:
     """Transitions, each as likely as any other."""
 
+    online: ClassVar[bool] = True
     reads: ClassVar[frozenset[str]] = frozenset()
     length: ClassVar[int] = 1
 
@@ -72,6 +77,7 @@ class Windows:
     length: int
     chunk: int
     discount: Any  # gamma; may be traced
+    online: ClassVar[bool] = True
     reads: ClassVar[frozenset[str]] = frozenset({"terminals"})
 
     def draw(self, pick: Pick, held: Array | int, key: Array, rows: int) -> dict[str, Array]:

@@ -113,11 +113,18 @@ def marked(config: MethodConfig, mark: type) -> frozenset[str]:
 
 
 def neutral(config: MethodConfig) -> frozenset[str]:
-    """The settings that came later (`Added`) and stand at their default."""
+    """The settings that came later (`Added`) and change nothing as the others stand: those at their default, and those
+    of what is not used."""
     values = {field.name: (getattr(config, field.name), field.default) for field in fields(config)}
     added = {name: values[name] for name in marked(config, Added)}
     known = {name: pair for name, pair in added.items() if type(pair[0]) is type(pair[1])}  # not those that are traced
-    return frozenset(name for name, (value, default) in known.items() if value == default)
+    unused = {name for name, (value, default) in known.items() if value == default}
+    if isinstance(config, ControlConfig):
+        unused |= {"chunk_mask"} if config.chunk == 1 else set()
+        unused |= {"n_step"} if config.n_step == config.window == config.chunk else set()
+    if "mean_minus_std" not in (value for value, _ in values.values() if isinstance(value, str)):
+        unused |= {"rho"}
+    return frozenset(unused & added.keys())
 
 
 @cache

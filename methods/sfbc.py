@@ -125,13 +125,13 @@ class SfBC(Method):
         return ReturnCritic(network, self.spec, rate)
 
     @property
-    def critics(self) -> tuple[str, ...]:
+    def round_parts(self) -> tuple[str, ...]:
         """The parts that are critics: one a round; the last acts."""
         return (*(f"critic_{number}" for number in range(1, self.config.rounds)), "critic")
 
     @property
     def parts(self) -> Mapping[str, Part]:
-        return {"behavior": self.behavior, **dict.fromkeys(self.critics, self.critic)}
+        return {"behavior": self.behavior, **dict.fromkeys(self.round_parts, self.critic)}
 
     @property
     def fields(self) -> frozenset[str]:
@@ -145,7 +145,7 @@ class SfBC(Method):
         c = self.config
         planning = {"plan_samples", "plan_weight", "solver_steps"}
         sampling = {"behavior", "behavior_steps", "bank", "rounds", "sampler", "sampler_activation", "flow_steps"}
-        for number, name in enumerate(self.critics):
+        for number, name in enumerate(self.round_parts):
             steps = c.steps * (number + 1) // c.rounds - c.steps * number // c.rounds
             skip = sampling if before else sampling | planning
             stage = self.stage(

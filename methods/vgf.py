@@ -104,7 +104,7 @@ class VGF(BestOfN):
 
     def transport(self, state: State, obs: Array, start: Array, steps: int, limit: Array | None = None) -> Array:
         """Particles `[b, n, a]` after `steps` steps of the flow (or `limit` `[b]`, if fewer) from `start`."""
-        return moved(start, partial(self.action_grad, state, obs), steps, self.config.flow, limit)
+        return transported(start, partial(self.action_grad, state, obs), steps, self.config.flow, limit)
 
     def next_actions(self, state: State, batch: Batch, draws: Array) -> Array:
         """Behaviour particles after L_train steps of the flow, `[b, n, a]`."""
@@ -123,10 +123,10 @@ class VGF(BestOfN):
         return moved, jnp.ones(moved.shape[:-1], bool)
 
     def cost(self, knobs: Mapping[str, float]) -> Cost:
-        return cost(self.config, self.behavior.sampler.passes, knobs)
+        return flow_cost(self.config, self.behavior.sampler.passes, knobs)
 
 
-def moved(
+def transported(
     start: Array, action_grad: Callable[[Array], Array], steps: int, flow: particles.Flow, limit: Array | None = None
 ) -> Array:
     """Particles `[b, n, a]` after `steps` steps of a flow along `action_grad` (or `limit` `[b]`, if fewer)."""
@@ -135,7 +135,7 @@ def moved(
     return particles.transport(start, action_grad, steps, flow, limit=limit, loop=loop)
 
 
-def cost(config: VGFConfig, passes: int, knobs: Mapping[str, float]) -> Cost:
+def flow_cost(config: VGFConfig, passes: int, knobs: Mapping[str, float]) -> Cost:
     """What an action costs: propose in so many passes a sample, move, and judge."""
     n, steps = config.n_test, knobs["L_test"]
     return Cost(n * (passes + steps + 1), gradients=n * steps)

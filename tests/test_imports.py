@@ -18,6 +18,7 @@ import pytest
 
 import methods
 import tasks
+from methods.core import Method
 
 ROOT = Path(__file__).parents[1]
 MAY_IMPORT = {  # folder -> the folders, or modules, of ours that its modules may import
@@ -162,3 +163,19 @@ def test_tasks_and_what_simulates_load_nothing_heavy() -> None:
     ]
     assert {(name, heavy) for name in light for heavy in _reached(graph, name) & HEAVY} == set()
     assert _reached(graph, "methods.vgf") >= {"jax"} and _reached(graph, "methods.language.vgf") >= {"torch"}
+
+
+def test_a_name_of_methods_is_defined_once() -> None:
+    """What a module of `methods/` defines (language's apart, a family of its own) no other defines, too; and between a
+    method's class and `Method` stands one class at most."""
+    places: dict[str, list[str]] = {}
+    for path in (ROOT / "methods").glob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            names = [node.name] if isinstance(node, ast.FunctionDef | ast.ClassDef) else []
+            names += [one.id for one in getattr(node, "targets", []) if isinstance(one, ast.Name)]
+            for name in names:
+                places.setdefault(name, []).append(path.name)
+    assert {name: found for name, found in places.items() if len(found) > 1 and name != "__all__"} == {}
+    for name in methods.REGISTRY:
+        between = [kind for kind in methods.get(name).__mro__[1:] if issubclass(kind, Method) and kind is not Method]
+        assert len(between) <= 1, name

@@ -80,7 +80,7 @@ class Particles:
     def __init__(self, surrogate: Surrogate, frame: Frame, number: int, flow: particles.Flow) -> None:
         self.surrogate, self.number, self.flow = surrogate, number, flow
         self.z, self.count = surrogate.init(), 0
-        self.moments = particles.init(self._grouped(torch.zeros_like(self.z).flatten(1)))
+        self.moments = particles.fresh_moments(self._grouped(torch.zeros_like(self.z).flatten(1)))
         # phi/|phi| has length 1 for the whole response, which sqrt(length) makes 1 a token
         self.scale = self._grouped(surrogate.unit * frame.length.to(self.z.dtype).sqrt()[:, None])
         self.origin = self._grouped(surrogate.coords(self.z))
@@ -94,7 +94,7 @@ class Particles:
     def step(self) -> None:
         """phi_i = 1/n sum_j k(p_i, p_j) dr/dz_j (plus repulsion), then a step of the optimiser along it."""
         scores = self._grouped(self.surrogate.spread(self.surrogate.grad(self.z)))
-        phi = particles.velocity(self._grouped(self.surrogate.coords(self.z)), scores, self.flow)
+        phi = particles.direction(self._grouped(self.surrogate.coords(self.z)), scores, self.flow)
         own = self.surrogate.gather(phi.reshape(len(self.z), -1)).flatten(1)
         self.count += 1
         still = torch.where(torch.isfinite(self.z), self.z, 0.0)  # slots that are no candidates hold -inf

@@ -16,7 +16,7 @@ from harness.operations import DEVICES, Work, work
 from harness.throughput_command import app
 from harness.train import Algorithm, Lanes, lanes_of, needed, prepare, span, take
 from methods.core import TaskSpec, leaves
-from tests.methods.common import SMALL, make, make_batch
+from tests.methods.common import SMALL, make, make_batch, per_row, random_state
 
 OBS, A, H, B, N = 3, 2, 16, 8, 5  # widths of observations, actions, layers; rows; particles
 SPEC = TaskSpec(OBS, A, 10)
@@ -64,7 +64,7 @@ def test_a_delayed_update_counts_by_its_share() -> None:
 
 
 def test_bytes_are_those_of_parts_and_batch() -> None:
-    """Parameters and two moments of each, read and written; two floats count Adam's steps; rows of s and a."""
+    """Parameters and two moments of each, read and written; rows of s and a; Adam's counter, a key and the loss."""
     parameters = (OBS + A + 1) * H + H + H * H + H + H * A + A
     method = make("bc", SPEC)
     found = work(method, 0, batch_shapes(method, 0)).bytes
@@ -73,8 +73,8 @@ def test_bytes_are_those_of_parts_and_batch() -> None:
 
 def test_the_floor_is_what_takes_longer() -> None:
     h100 = DEVICES["h100"]
-    assert Work(67e12, 1.0).floor(h100, "float32") == pytest.approx(1.0)
-    assert Work(67e12, 1.0).floor(h100, "bfloat16") == pytest.approx(67 / 989)
+    assert Work(494e12, 1.0).floor(h100, "float32") == pytest.approx(1.0)
+    assert Work(494e12, 1.0).floor(h100, "bfloat16") == pytest.approx(494 / 989)
     assert Work(1.0, 3.35e12).floor(h100, "float32") == pytest.approx(1.0)
 
 
@@ -95,6 +95,18 @@ STAGES = [
     (name, number) for name in methods.REGISTRY for number in range(len(make(name, **SMALL.get(name, {})).stages()))
 ]
 QUICK = {("vgf", 0), ("fql", 0), ("td3bc", 0)}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(one, marks=[] if one == "vgf" else pytest.mark.slow) for one in methods.REGISTRY]
+)
+def test_acting_lowers_for_cuda(name: str) -> None:
+    """In float32, at the first inference setting."""
+    method = make(name, **SMALL.get(name, {}))
+    state, obs = random_state(method), jnp.asarray(make_batch(4)["observations"])
+    act = jax.jit(method.act)
+    exported = jax.export.export(act, platforms=["cuda"])(state, obs, jax.random.key(0), per_row(method.knobs[0], 4))
+    assert exported.platforms == ("cuda",) and exported.out_avals[0].shape == (4, method.spec.action_dim)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -95,9 +96,9 @@ def test_qam() -> None:
     assert settings("rebrac", P44, "qam", *keys) == [5, "sparse", 0.99, 0.5, *shared]
     assert settings("vgf", GIANT, "qam", *keys) == [1, "task", 0.995, 0.5, *shared]
     assert settings("fbrac", LARGE, "qam", *keys) == [1, "task", 0.995, 0.0, *shared]
-    assert settings("ifql", LARGE, "qam", "expectile", "test_n") == [0.8, (32,)]
+    assert settings("ifql", LARGE, "qam", "expectile", "test_n", "value_aggregation") == [0.8, (32,), "mean_minus_std"]
     assert settings("rebrac", P44, "qam", "alpha_actor", "alpha_critic", "actor_noise") == [0.01, 0.0, 0.2]
-    assert settings("best_of_n", DOUBLE, "qam", "n_particles", "target_select", "test_n") == [32, "max", (32,)]
+    assert settings("best_of_n", DOUBLE, "qam", "n_particles", "target_select", "test_n") == [32, "online", (32,)]
     assert settings("sfbc", DOUBLE, "qam", "chunk") == [1]
 
 
@@ -156,6 +157,9 @@ def test_what_was_planned_before_there_were_protocols_is_the_same_today() -> Non
     """Fingerprints of the commit before them, with data unknown."""
     runs = planned(tasks=(DOUBLE,), methods=("fql", "vgf"), sizes={"online_steps": 20_000})
     assert [run.fingerprint for run in runs] == ["ffd70b3ff57b", "8c2f5ac5f273", "1f5cae5c6af4", "7df87c716cf7"]
+    everything = planned(tasks=(DOUBLE,), methods=tuple(methods.REGISTRY))
+    digest = hashlib.sha256(" ".join(run.fingerprint for run in everything).encode()).hexdigest()
+    assert digest.startswith("2e6a3dbc87f7"), [(run.method.name, run.fingerprint) for run in everything]
 
 
 # ---- the command line ----

@@ -119,7 +119,7 @@ def test_windows_of_other_lengths_are_measured_apart() -> None:
 def test_chunked_methods_are_timed_on_transitions_of_single_actions() -> None:
     """As throughput does it."""
     overrides = ("hidden_dims=8", "flow_steps=2", "batch_size=8", "chunk=2", "n_step=3")
-    ((_, method, number),) = distinct_stages(["bc"], overrides, HOPPER.spec, 4)
+    ((_, method, number),) = distinct_stages(["bc"], overrides, HOPPER.spec)
     assert method.spec.action_dim == 6
     assert measure(method, number, (0,), steps=2, repeats=1, loop=False).ms_scan > 0
 

@@ -15,7 +15,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from methods.particles import Flow, init, median_bandwidth, median_weights, squared_distances, step, transport, velocity
+from methods.particles import (
+    Flow,
+    direction,
+    fresh_moments,
+    median_bandwidth,
+    median_weights,
+    squared_distances,
+    step,
+    transport,
+)
 
 seeds = st.integers(0, 2**32 - 1)
 counts = st.integers(1, 9)
@@ -66,11 +75,11 @@ def test_velocity_in_numbers() -> None:
     """
     x, score = np.array([[0.0], [1.0]]), np.array([[1.0], [2.0]])
     flow = Flow(alpha=0.5, bandwidth="fixed", sigma=1.0)
-    assert velocity(x, score, flow).ravel() == pytest.approx([1.909796, 2.909796], abs=2e-6)
-    plain = velocity(x, score, replace(flow, maxent=False)).ravel()
+    assert direction(x, score, flow).ravel() == pytest.approx([1.909796, 2.909796], abs=2e-6)
+    plain = direction(x, score, replace(flow, maxent=False)).ravel()
     assert plain == pytest.approx([1.106531, 1.303265], abs=2e-6)
-    assert velocity(x, score, replace(flow, kernel="none")).ravel() == pytest.approx([2.0, 4.0])
-    assert velocity(x, score, replace(flow, kernel="none", maxent=False)).ravel() == pytest.approx([1.0, 2.0])
+    assert direction(x, score, replace(flow, kernel="none")).ravel() == pytest.approx([2.0, 4.0])
+    assert direction(x, score, replace(flow, kernel="none", maxent=False)).ravel() == pytest.approx([1.0, 2.0])
 
 
 def test_median_bandwidth_in_numbers() -> None:
@@ -82,7 +91,7 @@ def test_median_bandwidth_in_numbers() -> None:
     assert median_bandwidth(squared_distances(three, three)) == pytest.approx(1.0 / (2.0 * math.log(4.0)))
     assert median_bandwidth(squared_distances(two, two)) == pytest.approx(1.0 / math.log(3.0))
     score = np.array([[0.0], [0.0], [4.0**9 * 3.0]])
-    moved = velocity(three, score, Flow(maxent=False)).ravel()
+    moved = direction(three, score, Flow(maxent=False)).ravel()
     # 1 / gamma = 1e-6 + 0.72135, and k = 4^-9 is off by 9 ln 4 times its share, 1.7e-5
     assert moved == pytest.approx([1.0, 4.0**5, 4.0**9], rel=3e-5)
 
@@ -95,7 +104,7 @@ def test_velocity_is_algorithm_1(seed: int, n: int, d: int, alpha: float, maxent
     sigma2 = 0.7**2 if fixed else max(median / (2.0 * math.log(n + 1.0)), 1e-12)
     flow = replace(FIXED if fixed else Flow(bandwidth_gradient=False), alpha=alpha, maxent=maxent)
     expected = loops(x, score, 1.0 / (1e-6 + 2.0 * sigma2), alpha if maxent else 1.0, maxent)
-    np.testing.assert_allclose(velocity(x, score, flow), expected, **EXACT)
+    np.testing.assert_allclose(direction(x, score, flow), expected, **EXACT)
 
 
 @pytest.mark.parametrize("through_median", [True, False])
@@ -107,7 +116,7 @@ def test_repulsion_is_the_public_code_s_autodiff(n: int, through_median: bool) -
     x[4:8] *= 1e-2
     with jax.enable_x64(True):
         expected = jax.jit(jax.vmap(lambda x: public_code_repulsion(x, through_median)))(jnp.asarray(x))
-    ours = velocity(x, np.zeros_like(x), Flow(bandwidth_gradient=through_median))
+    ours = direction(x, np.zeros_like(x), Flow(bandwidth_gradient=through_median))
     assert np.abs(expected).max() > 0.1
     np.testing.assert_allclose(ours, expected, **EXACT)
 
@@ -131,7 +140,7 @@ def test_the_public_code_s_rounding_takes_the_other_particle_or_ours(n: int, d: 
     x = 0.5 * np.random.default_rng(0).normal(size=(2048, n, d)).astype(np.float64 if double else np.float32)
     with jax.enable_x64(double):
         public = np.asarray(jax.jit(public_code_by_products)(jnp.asarray(x)))
-    first, other = velocity(x, 0 * x, Flow()), velocity(x[:, ::-1], 0 * x, Flow())[:, ::-1]
+    first, other = direction(x, 0 * x, Flow()), direction(x[:, ::-1], 0 * x, Flow())[:, ::-1]
     size = np.abs(first).max(axis=(1, 2), keepdims=True)
     agrees, differs = (np.abs(public - way).max(axis=(1, 2)) < 1e-3 * size[:, 0, 0] for way in (first, other))
     print(f"N = {n}, d = {d}, {x.dtype}: {np.sum(~agrees)} of {len(x)} take the other particle")
@@ -159,7 +168,7 @@ def test_adam_steps_are_optax_s(clip_norm: float | None) -> None:
     flow = Flow(step_size=0.05, maxent=False, kernel="none", clip_norm=clip_norm, box=None)
     adam = optax.adam(0.05)
     tx = adam if clip_norm is None else optax.chain(optax.clip_by_global_norm(clip_norm), adam)
-    moments, ours = init(x), x
+    moments, ours = fresh_moments(x), x
     with jax.enable_x64(True):
         theirs = jnp.asarray(x)
         state, update = tx.init(theirs), jax.jit(tx.update)
@@ -173,9 +182,9 @@ def test_adam_steps_are_optax_s(clip_norm: float | None) -> None:
 def test_plain_step_clips_norm_then_box() -> None:
     x, score = np.array([[0.95, 0.0]]), np.array([[30.0, 40.0]])
     flow = Flow(step_size=0.5, optimizer="sgd", maxent=False, clip_norm=0.5)
-    moved, _ = step(x, score, init(x), 1, flow)
+    moved, _ = step(x, score, fresh_moments(x), 1, flow)
     assert moved.ravel() == pytest.approx([1.0, 0.2])  # (0.3, 0.4) after the norm clip, halved, then the box
-    moved, _ = step(x, score, init(x), 1, replace(flow, clip_norm=1e3, box=None))
+    moved, _ = step(x, score, fresh_moments(x), 1, replace(flow, clip_norm=1e3, box=None))
     assert moved.ravel() == pytest.approx([15.95, 20.0])
 
 
@@ -229,7 +238,7 @@ def test_one_particle_climbs_its_own_gradient(bandwidth: str) -> None:
 def test_order_of_particles_does_not_matter(seed: int, n: int, d: int, flow: Flow) -> None:
     x, score = particles(seed, n, d)
     order = np.random.default_rng(seed).permutation(n)
-    np.testing.assert_allclose(velocity(x[order], score[order], flow), velocity(x, score, flow)[order], **EXACT)
+    np.testing.assert_allclose(direction(x[order], score[order], flow), direction(x, score, flow)[order], **EXACT)
 
 
 @settings(max_examples=50, deadline=None)
@@ -241,7 +250,7 @@ def test_order_matters_to_the_median_s_pair_alone(seed: int, n: int, d: int) -> 
     order = np.random.default_rng(seed).permutation(n)
     weights = median_weights(squared_distances(x, x))
     pair = (weights + weights.T).sum(-1) > 0
-    difference = velocity(x[order], score[order], Flow()) - velocity(x, score, Flow())[order]
+    difference = direction(x[order], score[order], Flow()) - direction(x, score, Flow())[order]
     np.testing.assert_allclose(difference[~pair[order]], 0.0, **EXACT)
 
 
@@ -250,7 +259,7 @@ def test_order_matters_to_the_median_s_pair_alone(seed: int, n: int, d: int) -> 
 def test_shifted_particles_move_alike(seed: int, n: int, d: int, shift: float, flow: Flow) -> None:
     x, score = particles(seed, n, d)
     # the shift costs a digit of the differences between particles, which repulsion from a close one divides by
-    np.testing.assert_allclose(velocity(x + shift, score, flow), velocity(x, score, flow), rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(direction(x + shift, score, flow), direction(x, score, flow), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("flow", RULES[:4])
@@ -274,7 +283,7 @@ def test_coinciding_particles_stay_finite(seed: int, n: int, gap: float, flow: F
     x, score = x.astype(np.float32), score.astype(np.float32)
     assert np.isfinite(transport(x, lambda _: score, 4, flow)).all()
     same = np.broadcast_to(x[:1], x.shape)
-    phi = velocity(same, score, flow)
+    phi = direction(same, score, flow)
     np.testing.assert_allclose(phi, np.broadcast_to(score.mean(0) / 2.0, x.shape), atol=1e-5)  # float32; k = 1
 
 
@@ -305,8 +314,8 @@ def test_box_holds_and_binds(seed: int, n: int, d: int, box: float, flow: Flow, 
 def test_a_high_temperature_leaves_repulsion_alone(seed: int, n: int, d: int, flow: Flow, power: float) -> None:
     """phi differs from its repulsion by at most max |grad Q| / alpha."""
     x, score = particles(seed, n, d)
-    alone = velocity(x, np.zeros_like(score), flow)
-    attraction = velocity(x, score, replace(flow, alpha=10.0**power)) - alone
+    alone = direction(x, np.zeros_like(score), flow)
+    attraction = direction(x, score, replace(flow, alpha=10.0**power)) - alone
     assert np.linalg.norm(attraction, axis=-1).max() <= np.linalg.norm(score, axis=-1).max() / 10.0**power + 1e-10
 
 

@@ -91,3 +91,29 @@ def test_weights_are_rounded_once_an_update() -> None:
     assert loops, "the flow is a loop"
     for part in loops:
         assert not re.search(r"bf16\[(2,)?24,24\]\S* (convert|fusion)\(%?param", part)
+
+
+@pytest.mark.parametrize("name", methods.REGISTRY)
+def test_every_network_multiplies_in_bfloat16(name: str) -> None:
+    """In every stage and in acting; what particles do with their kernel stays in float32."""
+    method = make(name, precision="bfloat16", **SMALL.get(name, {}))
+    state, batch, key = random_state(method), make_batch(ROWS), jax.random.key(0)
+    programs = [jax.make_jaxpr(method.act)(state, batch["observations"], key, per_row(method.knobs[-1], ROWS))]
+    for stage in method.stages():
+        extra = {"returns": np.zeros(ROWS)}  # of SfBC's plan
+        programs.append(jax.make_jaxpr(stage.update)(state, {**batch, **extra}, key))
+    found = [equation for program in programs for equation in dots(program.jaxpr)]
+    wide = [one for one in found if one.invars[0].aval.dtype != jnp.bfloat16]
+    assert len(found) > len(wide)
+    particles = {"vgf"}
+    assert all(name in particles and one.invars[1].aval.shape[-1] == method.spec.action_dim for one in wide)
+
+
+def dots(program: Any) -> list[Any]:
+    """The matrix products of a program."""
+    found = []
+    for equation in program.eqns:
+        found += [equation] if equation.primitive.name == "dot_general" else []
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda one: hasattr(one, "eqns")):
+            found += dots(getattr(inner, "jaxpr", inner)) if hasattr(inner, "eqns") else []
+    return found

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import logsumexp, softmax
 
-from methods.particles import ADAM_BETAS, Flow, adam_gains, init, mmd2, step, transport, transport_bound
+from methods.particles import ADAM_BETAS, Flow, adam_gains, fresh_moments, mmd2, step, transport, transport_bound
 from methods.select import RULES, select
 
 ROUNDING = 1e-12
@@ -94,7 +94,7 @@ def test_theorem_1(
     velocity_bound = c / alpha + 1.0 / (sigma * ROOT_E)
     start = x = rng.normal(size=(n, dim)) * spread
     for count in range(1, steps + 1):
-        before, (x, _) = x, step(x, score(x), init(x), count, flow)
+        before, (x, _) = x, step(x, score(x), fresh_moments(x), count, flow)
         assert longest(x - before) <= eps * velocity_bound * (1 + 1e-9) + 1e-15 * np.abs(before).max()  # float64 of x
         bound = 2.0 * eps * count / (sigma * ROOT_E) * velocity_bound
         assert mmd2(start, x, sigma) <= bound + ROUNDING
@@ -122,11 +122,11 @@ def test_step_bound_is_attained() -> None:
     flow = Flow(step_size=0.1, optimizer="sgd", alpha=0.5, bandwidth="fixed", sigma=0.7, box=None)
     plane = 3.0 * unit(np.ones((4, 2)))
     together = np.full((4, 2), 0.2)
-    moved, _ = step(together, plane, init(together), 1, flow)
+    moved, _ = step(together, plane, fresh_moments(together), 1, flow)
     assert longest(moved - together) == pytest.approx(0.1 * 3.0 / 0.5)
 
     lone = np.array([[0.7, 0.0]] + [[0.0, 0.0]] * 999)
-    moved, _ = step(lone, np.zeros_like(lone), init(lone), 1, flow)
+    moved, _ = step(lone, np.zeros_like(lone), fresh_moments(lone), 1, flow)
     reach = 0.1 * 0.999 / (0.7 * ROOT_E)  # 999 of 1000 push
     assert moved[0] - lone[0] == pytest.approx([reach, 0.0], rel=1e-5)  # 1e-6 in gamma, over 2 sigma^2
 
@@ -176,7 +176,7 @@ def steepest(count: int) -> np.ndarray:
 def adam_moves(gradients: np.ndarray, **settings: object) -> np.ndarray:
     """|update| / eps at each step, `[L, n, d]`, under gradients `[L, n, d]` that do not depend on the particles."""
     flow = Flow(step_size=0.5, maxent=False, kernel="none", box=None, **settings)
-    x, moments, moves = np.zeros(gradients.shape[1:]), init(gradients[0]), []
+    x, moments, moves = np.zeros(gradients.shape[1:]), fresh_moments(gradients[0]), []
     for count, gradient in enumerate(gradients, 1):
         before, (x, moments) = x, step(x, gradient, moments, count, flow)
         moves.append(np.abs(x - before) / 0.5)
