@@ -166,7 +166,9 @@ def _act(method: Method, lanes: Lanes, state: State, obs: Any, knobs: Mapping[st
     """Actions `[l, r, a]` at observations `[l, r, o]` with knobs `[r]`, by the draws of step `number`."""
 
     def one(lane: Lanes, state: State, obs: Any) -> Any:
-        return method.having(**lane.settings).act(state, obs, jax.random.fold_in(lane.keys, number), knobs)
+        return method.having(**lane.settings).act(
+            state, method.spec.split(obs), jax.random.fold_in(lane.keys, number), knobs
+        )
 
     return jax.vmap(one)(lanes, state, obs)
 
@@ -177,7 +179,8 @@ def _probe(method: Method, lanes: Lanes, state: State, obs: Any, knobs: Mapping[
     def one(lane: Lanes, state: State) -> Any:
         bound = method.having(**lane.settings)
         candidates_key, choose_key = act_keys(lane.keys)
-        candidates, valid = bound.candidates(state, obs, candidates_key, knobs)
-        return candidates, valid, bound.choose(state, obs, candidates, valid, choose_key)
+        seen = method.spec.split(obs)
+        candidates, valid = bound.candidates(state, seen, candidates_key, knobs)
+        return candidates, valid, bound.choose(state, seen, candidates, valid, choose_key)
 
     return jax.vmap(one)(lanes, state)

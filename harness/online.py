@@ -22,7 +22,7 @@ from harness.openloop import OpenLoop
 from harness.plan import StageNode
 from harness.train import Algorithm, Lanes, dataset, span
 from harness.training import SAVE_EVERY_S, Training
-from methods.core import Array, Columns, Key, Stage, State, part_key
+from methods.core import Array, Columns, Key, Stage, State, TaskSpec, part_key
 from tasks.core import Dataset, RewardTransform, Task
 from tasks.simulation.pools import simulators
 from tasks.simulation.simulators import Failures
@@ -33,13 +33,13 @@ EXPLORED = ("explore/episodes", "explore/return", "explore/success")
 """Of the exploring episodes that ended since the last row of train.csv: how many, mean return, mean success."""
 
 
-def metric_names(stage: Stage, state: State, columns: Columns) -> tuple[str, ...]:
+def metric_names(spec: TaskSpec, stage: Stage, state: State, columns: Columns) -> tuple[str, ...]:
     """What the stage's update reports, without computing it; `state`: shapes of one lane's parts."""
 
     def update(state: State, columns: Columns, key: Key) -> Any:
         draw_key, update_key = jax.random.split(key)
         batch = stage.sample.draw(*dataset(columns, {}), draw_key, stage.batch_size)
-        return stage.update(state, batch, update_key)[1]
+        return stage.update(state, spec.seen(batch), update_key)[1]
 
     return tuple(sorted(jax.eval_shape(update, state, columns, jax.random.key(0))))
 
@@ -61,7 +61,7 @@ class OnlineTrainer:
         self.frozen = {name: part for name, part in state.items() if name not in self.stage.trains}
         self.own = replay.empty(columns, self.count, min(capacity, self.stage.steps))
         shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), state)
-        names = metric_names(self.stage, shapes, columns)
+        names = metric_names(algorithm.method.spec, self.stage, shapes, columns)
         self.tally = {name: jnp.zeros((2, self.count)) for name in names}  # sum and count
         self.seconds = {"compile": 0.0, "train": 0.0, "simulate": 0.0}
         self._act = jax.jit(self._explore)
@@ -161,7 +161,8 @@ class OnlineTrainer:
     def _explore(self, lanes: Lanes, state: State, obs: Array, number: Array) -> Array:
         def one(lane: Lanes, state: State, obs: Array) -> Array:
             key = jax.random.fold_in(part_key(lane.keys, f"{self.stage.name}/explore"), number)
-            return self.algorithm.bound(lane.settings).explore(state, obs[None], key)[0]
+            method = self.algorithm.bound(lane.settings)
+            return method.explore(state, method.spec.split(obs[None]), key)[0]
 
         return jax.vmap(one)(lanes, state, obs)
 
@@ -253,7 +254,7 @@ class OnlineTraining(Training):
         program, columns = arguments[1], arguments[4]
         method, node = program.first.method, program.first.node
         shapes = jax.eval_shape(method.init, jax.eval_shape(lambda: jax.random.key(0)))
-        self.metrics = metric_names(node.stage, shapes, columns)
+        self.metrics = metric_names(method.spec, node.stage, shapes, columns)
         self.columns = (*self.metrics, *EXPLORED)
         self.capacity = node.online.capacity or len(dataset) + node.stage.steps
         super().__init__(*arguments)

@@ -204,7 +204,7 @@ def plan_run(
     made_by: dict[str, str] = {}
     for stage in (*method.stages(), *method.evaluation(settings.episodes, getattr(task, "judge", ""))):
         identity = {
-            "format": FORMAT, "data": data_id, "task": f"{task.suite}/{task.name}", "spec": asdict(method.spec),
+            "format": FORMAT, "data": data_id, "task": f"{task.suite}/{task.name}", "spec": _spec(method),
             "stage": stage.name, "trains": sorted(stage.trains), "steps": stage.steps,
             "rule": stage.rule, "config": _config(stage, method),
             "reads": {part: made_by[part] for part in sorted(stage.reads)},
@@ -287,6 +287,11 @@ def _config(stage: Stage, method: Method) -> dict[str, Any]:
     names = sorted(REWARD_SETTINGS - neutral(method.config)) if rewarded else ()
     rewards = {key: getattr(method.config, key) for key in names}
     return {key: _plain(value) for key, value in {**stage.config, **rewards}.items()}
+
+
+def _spec(method: Method) -> dict[str, Any]:
+    """The task's spec as the method sees it; what observations are made of only where they are more than a vector."""
+    return {key: value for key, value in asdict(method.spec).items() if key != "observation" or value}
 
 
 def _sampling(stage: Stage) -> dict[str, Any]:

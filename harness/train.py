@@ -105,7 +105,11 @@ def prepare(algorithm: Algorithm, lanes: Lanes, state: State, columns: Columns) 
         def one(lane: Lanes, state: State) -> Columns:
             function = algorithm.stage(lane.settings).prepare
             assert function is not None
-            return function(state, part, jax.random.fold_in(part_key(lane.keys, f"{stage.name}/prepare"), start))
+            return function(
+                state,
+                algorithm.method.spec.seen(part),
+                jax.random.fold_in(part_key(lane.keys, f"{stage.name}/prepare"), start),
+            )
 
         return jax.vmap(one)(lanes, state)
 
@@ -139,7 +143,8 @@ def lane_step(
         key = jax.random.fold_in(part_key(lane.keys, f"{stage.name}/train"), count)
         batch_key, update_key = jax.random.split(key)
         pick, held = source(columns, own)
-        return update(state, stage.sample.draw(pick, held, batch_key, stage.batch_size), update_key)
+        batch = stage.sample.draw(pick, held, batch_key, stage.batch_size)
+        return update(state, algorithm.method.spec.seen(batch), update_key)
 
     return step
 
@@ -236,7 +241,8 @@ class Trainer:
             def one(lane: Lanes, trained: State, frozen: State, prepared: Columns) -> tuple[State, Columns]:
                 function = self.algorithm.stage(lane.settings).complete
                 assert function is not None
-                new, extra = function({**frozen, **trained}, {**columns, **prepared})
+                seen = self.algorithm.method.spec.seen({**columns, **prepared})
+                new, extra = function({**frozen, **trained}, seen)
                 return {name: new[name] for name in trained}, extra
 
             return jax.vmap(one)(lanes, trained, frozen, prepared)

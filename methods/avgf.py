@@ -116,8 +116,9 @@ class AVGF(BestOfN):
         start = self.behavior.propose(state["behavior"], obs, key, self.config.n_test)
         steps = max(self.config.test_flow_steps)
 
-        def one(obs: Array, start: Array, limit: Array) -> Array:
-            return self.transport(state, obs[None], start[None], steps, limit=limit[None])[0]
+        def one(obs: Any, start: Array, limit: Array) -> Array:
+            alone = jax.tree.map(lambda leaf: leaf[None], obs)
+            return self.transport(state, alone, start[None], steps, limit=limit[None])[0]
 
         moved = jax.vmap(one)(obs, start, knobs["L_test"])
         return moved, jnp.ones(moved.shape[:-1], bool)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from methods.bc import BC
 from methods.behavior import BehaviorConfig
 from methods.core import Array, Key, Knobs, MethodConfig, State
+from methods.networks import rows
 
 
 @dataclass(frozen=True)
@@ -30,5 +31,5 @@ class BCGaussian(BC):
 
     def candidates(self, state: State, obs: Array, key: Key, knobs: Knobs) -> tuple[Array, Array]:
         del key, knobs
-        actions = self.behavior.sample(state["behavior"], obs, jnp.zeros((obs.shape[0], 1, self.spec.action_dim)))
+        actions = self.behavior.sample(state["behavior"], obs, jnp.zeros((rows(obs), 1, self.spec.action_dim)))
         return actions, jnp.ones(actions.shape[:-1], bool)

@@ -61,11 +61,11 @@ State = dict[str, Any]
 """Part name -> pytree. Parts are what stages train and what artefacts store: "behavior", "critic", "actor"."""
 
 Batch = Mapping[str, Array]
-"""Column name -> `[b, ...]`. Always: observations `[b, o]`, actions `[b, a]`, rewards `[b]`, masks `[b]`
-(0 where the episode truly ended), next_observations `[b, o]`. On request (`Method.fields`): terminals `[b]` (1 at the
-last transition of its episode) and next_actions `[b, a]` (of the same episode; 0 where there is none). What a stage's
-`sample` makes of them stands there: windows (`methods/sampling.py`) have `valid`, too, goals (`methods/goals.py`)
-value_goals and actor_goals."""
+"""Column name -> `[b, ...]`. Always: observations and next_observations `[b, o]` (or a pytree of them: `TaskSpec.split`),
+actions `[b, a]`, rewards `[b]`, masks `[b]` (0 where the episode truly ended). On request (`Method.fields`): terminals
+`[b]` (1 at the last transition of its episode) and next_actions `[b, a]` (of the same episode; 0 where there is none).
+What a stage's `sample` makes of them stands there: windows (`methods/sampling.py`) have `valid`, too, goals
+(`methods/goals.py`) value_goals and actor_goals."""
 
 Columns = Mapping[str, Array]
 """The same columns for a whole dataset: `[t, ...]`."""
@@ -84,10 +84,32 @@ class TaskSpec:
     obs_dim: int
     action_dim: int  # actions live in [-1, 1]^action_dim
     horizon: int  # longest episode, in environment steps
+    observation: tuple[tuple[str, int], ...] = ()  # names and widths of what an observation is made of, in the order of
+    # the names, where it is more than one vector
+
+    def __post_init__(self) -> None:
+        """Raises: BadInput."""
+        names, widths = [name for name, _ in self.observation], [width for _, width in self.observation]
+        if names and (names != sorted(set(names)) or sum(widths) != self.obs_dim):
+            raise BadInput(f"observation {dict(self.observation)}: names must be sorted and different, and widths "
+                           f"add up to {self.obs_dim}")  # fmt: skip
 
     def chunked(self, h: int) -> TaskSpec:
         """As a method sees it that chooses h actions at once, flattened step by step: `[h * action_dim]`."""
-        return self if h == 1 else TaskSpec(self.obs_dim, h * self.action_dim, ceil(self.horizon / h))
+        return self if h == 1 else replace(self, action_dim=h * self.action_dim, horizon=ceil(self.horizon / h))
+
+    def split(self, obs: Array) -> Any:
+        """Observations as methods see them, from vectors `[..., o]`: those, or name -> `[..., width]`."""
+        parts, start = {}, 0
+        for name, width in self.observation:
+            parts[name] = obs[..., start : start + width]
+            start += width
+        return parts or obs
+
+    def seen(self, columns: Mapping[str, Array]) -> dict[str, Any]:
+        """Columns with their observations split."""
+        names = columns.keys() & {"observations", "next_observations"}
+        return {**columns, **{name: self.split(columns[name]) for name in names}}
 
 
 class Part(Protocol):
@@ -284,10 +306,12 @@ class Method:
 
     def explore(self, state: State, obs: Array, key: Key) -> Array:
         """Actions `[b, a]` in [-1, 1] to gather transitions by, at observations `[b, o]`. `key` is consumed."""
+        import jax
         import jax.numpy as jnp
 
         explorer = self.explorer
-        knobs = {name: jnp.full(obs.shape[0], value, jnp.float32) for name, value in explorer.knobs[0].items()}
+        rows = len(jax.tree.leaves(obs)[0])
+        knobs = {name: jnp.full(rows, value, jnp.float32) for name, value in explorer.knobs[0].items()}
         return explorer.act(state, obs, key, knobs)
 
     @property

@@ -38,6 +38,7 @@ from methods.critic import Critic
 from methods.inference import SAMPLES, Cost, Knob
 from methods.learner import Params
 from methods.losses import aggregate
+from methods.networks import rows
 from methods.samplers import DiffusionDraws, DiffusionSampler
 from methods.select import first, select
 
@@ -113,18 +114,18 @@ class DiffusionQL(Method):
 
     def draw(self, key: Key, batch: Batch) -> DiffusionQLDraws:
         next_key, noise_key, denoising_key, which_key = jax.random.split(key, 4)
-        rows, c, sampler = batch["actions"].shape[0], self.config, self.actor.sampler
-        next_shape = (rows, c.backup_n) if c.max_q_backup else (rows,)
+        size, c, sampler = batch["actions"].shape[0], self.config, self.actor.sampler
+        next_shape = (size, c.backup_n) if c.max_q_backup else (size,)
         return DiffusionQLDraws(
-            sampler.noise(next_key, next_shape), sampler.noise(noise_key, (rows,)),
-            sampler.draw(denoising_key, rows), jax.random.randint(which_key, (), 0, c.critics),
+            sampler.noise(next_key, next_shape), sampler.noise(noise_key, (size,)),
+            sampler.draw(denoising_key, size), jax.random.randint(which_key, (), 0, c.critics),
         )  # fmt: skip
 
     def next_value(self, state: State, batch: Batch, draws: DiffusionQLDraws) -> Array:
         """V(s') `[b]`: the smaller target critic at the averaged policy's action, or at each critic's best of n."""
         obs, target = batch["next_observations"], state["critic"].target
         actions = self.actor(state["actor"].target, obs, draws.next_noise)
-        if actions.ndim == obs.ndim:
+        if actions.ndim == 2:
             return self.critic.q(target, obs, actions)
         # each critic's own best, then the smaller, as its code has it
         return aggregate(jnp.max(self.critic.q_values(target, obs, actions), axis=-1), self.critic.aggregation)
@@ -152,7 +153,7 @@ class DiffusionQL(Method):
 
     def candidates(self, state: State, obs: Array, key: Key, knobs: Knobs) -> tuple[Array, Array]:
         most = max(self.config.test_n)
-        noise = self.actor.sampler.noise(key, (obs.shape[0], most))
+        noise = self.actor.sampler.noise(key, (rows(obs), most))
         return self.actor(state["actor"].params, obs, noise), first(knobs["N"], most)
 
     def choose(self, state: State, obs: Array, candidates: Array, valid: Array, key: Key) -> Array:

@@ -31,6 +31,7 @@ from methods.core import (
 from methods.critic import Critic, TDConfig
 from methods.inference import Cost
 from methods.learner import Params, descend
+from methods.networks import rows
 from methods.samplers import FlowDraws, FlowSampler
 
 
@@ -79,8 +80,8 @@ class FBRAC(Method):
 
     def draw(self, key: Key, batch: Batch) -> FBRACDraws:
         next_key, key, flow_key = jax.random.split(key, 3)
-        rows, sampler = batch["actions"].shape[0], self.actor.sampler
-        return FBRACDraws(sampler.noise(next_key, (rows,)), sampler.noise(key, (rows,)), sampler.draw(flow_key, rows))
+        size, sampler = batch["actions"].shape[0], self.actor.sampler
+        return FBRACDraws(sampler.noise(next_key, (size,)), sampler.noise(key, (size,)), sampler.draw(flow_key, size))
 
     def actor_loss(self, params: Params, state: State, batch: Batch, draws: FBRACDraws) -> tuple[Array, Metrics]:
         """alpha L_flow - Q(s, ODE(s, z)), differentiated through the Euler steps; Q the mean of the critics."""
@@ -103,7 +104,7 @@ class FBRAC(Method):
 
     def candidates(self, state: State, obs: Array, key: Key, knobs: Knobs) -> tuple[Array, Array]:
         del knobs
-        actions = self.actor(state["actor"].params, obs, self.actor.sampler.noise(key, (obs.shape[0],)))[:, None]
+        actions = self.actor(state["actor"].params, obs, self.actor.sampler.noise(key, (rows(obs),)))[:, None]
         return actions, jnp.ones(actions.shape[:-1], bool)
 
     def cost(self, knobs: Mapping[str, float]) -> Cost:

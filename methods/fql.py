@@ -18,6 +18,7 @@ from methods.core import Array, Batch, Key, Knobs, Method, MethodConfig, Metrics
 from methods.critic import Critic, TDConfig
 from methods.inference import Cost
 from methods.learner import Params, descend
+from methods.networks import rows
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ class FQL(Method):
 
     def candidates(self, state: State, obs: Array, key: Key, knobs: Knobs) -> tuple[Array, Array]:
         del knobs
-        noise = jax.random.normal(key, (obs.shape[0], self.spec.action_dim))
+        noise = jax.random.normal(key, (rows(obs), self.spec.action_dim))
         actions = jnp.clip(self.actor(state["actor"].params, obs, noise), -1.0, 1.0)[:, None]
         return actions, jnp.ones(actions.shape[:-1], bool)
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from methods.core import Array, Key, State
 from methods.critic import Critic
 from methods.inference import Cost
+from methods.networks import rows
 from methods.samplers import FlowSampler
 
 
@@ -72,7 +73,7 @@ class Guidance:
 
     def candidates(self, state: State, obs: Array, key: Key, n: int, weight: Array) -> Array:
         """`n` guided samples `[b, n, a]` at observations `[b, o]` with weights `[b]`. `key` is consumed."""
-        return self.sample(state, obs, self.sampler.noise(key, (obs.shape[0], n)), weight)
+        return self.sample(state, obs, self.sampler.noise(key, (rows(obs), n)), weight)
 
     def cost(self, n: float, *, guided: bool) -> Cost:
         """What it takes to sample `n` actions and judge them."""

@@ -103,6 +103,11 @@ def per_action(obs: Any, actions: Array) -> Any:
     return jax.tree.map(wide, obs)
 
 
+def rows(obs: Any) -> int:
+    """How many observations there are, of `[b, o]` or a pytree of such."""
+    return len(jax.tree.leaves(obs)[0])
+
+
 def features(obs: Any) -> Array:
     """Of observations `[..., o]` what networks begin with, `[..., f]`: themselves, or a pytree's leaves one after
     another. The place for an encoder."""

@@ -30,6 +30,7 @@ from methods.core import (
     Weight,
 )
 from methods.learner import Params
+from methods.networks import features
 from methods.samplers import weighted
 from methods.td3 import TD3, TD3Config
 
@@ -78,7 +79,7 @@ class TD3BC(TD3):
         return (stage._replace(complete=self.fit_normalizer),) if self.config.normalize_observations else (stage,)
 
     def fit_normalizer(self, state: State, columns: Columns) -> tuple[State, Columns]:
-        obs = columns["observations"]
+        obs = features(columns["observations"])
         normalizer = {"mean": jnp.mean(obs, axis=0), "std": jnp.std(obs, axis=0) + _FLOOR}
         return {**state, "normalizer": normalizer}, {}
 
@@ -87,7 +88,7 @@ class TD3BC(TD3):
         return {**batch, **{name: self._scale(state, batch[name]) for name in names}}
 
     def _scale(self, state: State, obs: Array) -> Array:
-        return (obs - state["normalizer"]["mean"]) / state["normalizer"]["std"]
+        return (features(obs) - state["normalizer"]["mean"]) / state["normalizer"]["std"]
 
     def update_parts(self, state: State, batch: Batch, draws: Array) -> tuple[State, Metrics]:
         return super().update_parts(state, self._normalized(state, batch), draws)

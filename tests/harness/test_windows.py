@@ -129,5 +129,5 @@ def test_an_online_phase_knows_the_names_of_its_metrics_from_windows() -> None:
     columns = take(random_transitions(HOPPER.spec, 20), needed(method))
     stage, shapes = method.online(), jax.eval_shape(method.init, jax.random.key(0))
     assert stage
-    names = metric_names(stage, shapes, columns)
+    names = metric_names(method.spec, stage, shapes, columns)
     assert {"critic/loss", "actor/loss", "actor/distance"} <= set(names)

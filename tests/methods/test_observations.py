@@ -10,8 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import methods
+from harness.train import Algorithm, Trainer, initial_state, lanes_of, needed, take
 from methods.behavior import Behavior, BehaviorConfig, joined
-from methods.core import TaskSpec
+from methods.core import BadInput, TaskSpec
 from methods.critic import Critic, CriticConfig, InSample
 from methods.networks import (
     ActionField,
@@ -23,6 +25,7 @@ from methods.networks import (
     features,
     per_action,
 )
+from tests.methods.common import SMALL, make, make_batch, per_row
 
 B, N, A = 4, 3, 2
 RNG = np.random.default_rng(0)
@@ -137,3 +140,42 @@ def test_the_behaviour_takes_a_pytree(sampler: Any) -> None:
     stage = joined(whole._replace(trains=frozenset(), update=lambda state, batch, key: (state, {})), whole)
     both(lambda obs: stage.update({"behavior": learner}, batch(obs), key))
     assert proposed.shape == there.shape == (B, N, A)
+
+
+# the whole way
+
+PARTS = TaskSpec(5, A, 10, (("goal", 2), ("state", 3)))
+
+
+def test_a_spec_splits_what_tasks_give() -> None:
+    equal(PARTS.split(FLAT), OBS)
+    assert SPEC.split(FLAT) is FLAT and PARTS.chunked(3).observation == PARTS.observation
+    seen = PARTS.seen({"observations": FLAT, "next_observations": FLAT, "actions": ACTIONS})
+    equal(seen, {"observations": OBS, "next_observations": OBS, "actions": ACTIONS})
+    for parts in ((("state", 3), ("goal", 2)), (("goal", 2), ("state", 4)), (("goal", 2), ("goal", 3))):
+        with pytest.raises(BadInput, match="names must be sorted and different, and widths add up to 5"):
+            TaskSpec(5, A, 10, parts)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(one, marks=[] if one in ("fql", "td3bc") else pytest.mark.slow) for one in methods.REGISTRY]
+)
+def test_every_method_learns_and_acts_alike_from_a_pytree(name: str) -> None:
+    """From one state, by the harness's own program: a few steps, then actions."""
+    small = {"hidden_dims": (12,), "batch_size": 8, **SMALL.get(name, {})}
+    found = []
+    for spec in (SPEC, PARTS):
+        method = make(name, spec, **small)
+        lanes, data = lanes_of((0,), [method]), make_batch(40, spec)
+        state = initial_state(method, lanes)
+        for number in range(len(method.stages())):
+            trainer = Trainer(Algorithm(method, number), lanes, take(data, needed(method)), state)
+            state, result = trainer.run(trainer.complete(state), 0, 4)
+            assert (result.first_bad < 0).all()
+        own, obs = jax.tree.map(lambda leaf: leaf[0], state), spec.split(FLAT)
+        knobs = per_row(method.knobs[-1], B)
+        acted = [jax.jit(method.act)(own, obs, jax.random.key(1), knobs)]
+        if method.online():
+            acted.append(jax.jit(method.explore)(own, obs, jax.random.key(2)))
+        found.append((own, acted))
+    near(*found)
