@@ -61,7 +61,7 @@ State = dict[str, Any]
 """Part name -> pytree. Parts are what stages train and what artefacts store: "behavior", "critic", "actor"."""
 
 Batch = Mapping[str, Array]
-"""Column name -> `[b, ...]`. Always: observations and next_observations `[b, o]` (or a pytree of them: `TaskSpec.split`),
+"""Column name -> `[b, ...]`. Always: observations and next_observations `[b, o]` (or pytrees: `TaskSpec.split`),
 actions `[b, a]`, rewards `[b]`, masks `[b]` (0 where the episode truly ended). On request (`Method.fields`): terminals
 `[b]` (1 at the last transition of its episode) and next_actions `[b, a]` (of the same episode; 0 where there is none).
 What a stage's `sample` makes of them stands there: windows (`methods/sampling.py`) have `valid`, too, goals
