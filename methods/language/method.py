@@ -28,6 +28,9 @@ class LanguageMethod(Method):
     def exploring(self) -> frozenset[str]:
         return frozenset()
 
+    def online(self) -> None:
+        return None  # nothing acts in an environment
+
     def settings(self, *names: str) -> dict[str, Any]:
         """Those settings, for a stage's `config`."""
         return {name: getattr(self.config, name) for name in names}

@@ -155,10 +155,10 @@ def at_step(number: int, accident: Callable[[], None], patch: pytest.MonkeyPatch
     """Has the accident before the trainer's n-th step in this process."""
     step, calls = OnlineTrainer.step, itertools.count(1)
 
-    def wrapped(self: OnlineTrainer, *arguments: Any) -> Any:
+    def wrapped(self: OnlineTrainer, *arguments: Any, **named: Any) -> Any:
         if next(calls) == number:
             accident()
-        return step(self, *arguments)
+        return step(self, *arguments, **named)
 
     patch.setattr(OnlineTrainer, "step", wrapped)
 

@@ -184,7 +184,7 @@ def test_qgf_guidance(how: str, deeper: None) -> None:
         value = lambda x: jnp.min(suite_q(state["critic"].target, wide, x), axis=0)  # noqa: E731
         return guided(state["behavior"].params, value, wide, noise, weight[:, None, None], how)
 
-    ours, theirs = jax.jit(method.guided)(state, obs, noise, weight), jax.jit(oracle)(state)
+    ours, theirs = jax.jit(method.guidance.sample)(state, obs, noise, weight), jax.jit(oracle)(state)
     np.testing.assert_allclose(ours, theirs, **TOLERANCE)
     assert spread(np.abs(ours) == 1.0) and np.abs(ours - ours[:, :1]).max() > 0.1
 
