@@ -168,8 +168,16 @@ def _one_dispatch(trainer: Trainer) -> Callable[[State, int], State]:
 
     def compiled(between: bool) -> Callable[..., State]:
         def step(state: State, prepared: Any, lanes: Any, columns: Any, number: Any) -> State:
-            one = lane_step(trainer.algorithm, columns, between=between)
-            return jax.vmap(lambda lane, s, p: one(lane, s, p, number)[0])(lanes, state, prepared)
+            update = lane_step(trainer.algorithm, columns, between=between)
+
+            def one(lane: Any, state: State, prepared: Any) -> State:
+                return update(lane, state, prepared, number)[0]
+
+            if len(lanes.keys) > 1:
+                return jax.vmap(one)(lanes, state, prepared)
+            # as the harness's program: see `harness.train.span`
+            alone = one(*jax.tree.map(lambda leaf: leaf[0], (lanes, state, prepared)))
+            return jax.tree.map(lambda leaf: leaf[None], alone)
 
         return jax.jit(step, donate_argnums=0)
 
