@@ -11,6 +11,7 @@ parameters, batch and draws, is compared elsewhere (`tests/methods/test_updates.
 from __future__ import annotations
 
 import csv
+import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -25,7 +26,7 @@ import optax
 import typer
 
 from harness.measure import matrix_seconds, random_transitions
-from harness.train import Algorithm, Trainer, initial_state, lanes_of, needed, take
+from harness.train import Algorithm, Trainer, device_summary, initial_state, lanes_of, needed, take
 from methods import get
 from methods.core import TaskSpec
 
@@ -273,8 +274,12 @@ def main(
     if out:
         with out.open("w", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["method", "precision", "ms_authors_way", "ms_ours", "ratio"])
-            writer.writerows(rows)
+            writer.writerow(
+                ["method", "precision", "ms_authors_way", "ms_ours", "ratio", "device", "jax", "date", "command"]
+            )
+            about = [device_summary()["kind"], jax.__version__, time.strftime("%Y-%m-%d", time.gmtime()),
+                     "python -m tests.authors " + " ".join(sys.argv[1:])]  # fmt: skip
+            writer.writerows([*row, *about] for row in rows)
 
 
 if __name__ == "__main__":

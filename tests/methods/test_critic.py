@@ -10,11 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from methods.core import BadInput, neutral
+import methods
+from methods.core import BadInput, Test, neutral
 from methods.critic import Critic
 from methods.losses import aggregate
 from methods.sampling import ROWS as SINGLE
 from methods.sampling import Windows
+from methods.settings import marked
 from tests.methods.common import ROWS, make, make_batch, random_state
 
 
@@ -90,3 +92,10 @@ def test_imitation_alone_draws_no_longer_windows_than_it_looks_at() -> None:
     assert make("bc", chunk=3).stages()[0].sample == Windows(3, 3, 1.0)
     behavior, _ = make("ifql", chunk=2, n_step=4).stages()
     assert behavior.sample == Windows(2, 2, 1.0)
+
+
+@pytest.mark.parametrize("name", methods.REGISTRY)
+def test_what_is_listed_for_test_time_retrains_nothing(name: str) -> None:
+    """The settings that list a knob's values are marked, so that no stage is another for them."""
+    method = make(name)
+    assert {knob.setting for knob in method.inference} <= marked(method.config, Test)
