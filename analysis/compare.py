@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.load import Records
 from analysis.output import short
 from analysis.published import METHODS, canonical, protocol_of, tasks_of
-from analysis.runs import RecordError, Run, shown
+from analysis.query import named
+from analysis.records.load import Records
+from analysis.records.runs import RecordError, Run, shown
 from analysis.select import HELD_OUT, PAPER_KNOB, PICKS, Choice, Endpoint, Rule, choose, offline
-from analysis.significance import (
+from analysis.statistics.significance import (
     ALPHA,
     CORRECTIONS,
     Comparison,
@@ -132,7 +133,7 @@ def measured(records: Records, terms: Terms) -> dict[Key, Cell]:
     Raises: RecordError: `terms` name a run or a knob that is nowhere.
     """
     for one in terms.runs:
-        if not one.strip() or not any(_named(run, [one]) for run in records.runs):
+        if not one.strip() or not any(named(run, [one]) for run in records.runs):
             raise RecordError(f"--run {shown(one)}: no run has such a fingerprint or setting")
     knobs = (PAPER_KNOB, *records.knobs)  # what the paper fixes may be asked for before it was run
     if unknown := [knob for knob in terms.rule.at if knob not in knobs]:
@@ -146,7 +147,7 @@ def measured(records: Records, terms: Terms) -> dict[Key, Cell]:
 
 def _cell(several: Sequence[tuple[Run, pd.DataFrame]], terms: Terms) -> Cell:
     if len(several) > 1:
-        named = [one for one in several if _named(one[0], terms.runs)]
+        named = [one for one in several if named(one[0], terms.runs)]
         stayed = [one for one in named if not one[0].online]  # whose online twin began as it did
         named = stayed if len(stayed) == 1 else named
         if len(named) != 1:
@@ -167,13 +168,6 @@ def _cell(several: Sequence[tuple[Run, pd.DataFrame]], terms: Terms) -> Cell:
     open_knobs = choice.rule == HELD_OUT and terms.rule.name != HELD_OUT
     open_ = f"{terms.rule} leaves {', '.join(set(run.knobs) - set(terms.rule.at))} open: held-out" if open_knobs else ""
     return Cell(run, choice, missing, "; ".join(filter(None, (open_, choice.told))), step)
-
-
-def _named(run: Run, wanted: Sequence[str]) -> bool:
-    """Whether a run has every setting and one of the fingerprints in `wanted`."""
-    settings = {f"{key}={value}" for key, value in run.settings.items()}
-    prints = tuple(one for one in wanted if "=" not in one)
-    return settings.issuperset(one for one in wanted if "=" in one) and run.fingerprint.startswith(prints or "")
 
 
 def _compared(row: Mapping[Any, Any], method: str, cells: Sequence[Cell], terms: Terms) -> dict[str, object]:

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from analysis.load import Records
 from analysis.published import METHODS, canonical, protocol_of, tasks_of
-from analysis.runs import PROTOCOLS, Run
+from analysis.records.load import Records
+from analysis.records.runs import PROTOCOLS, Run
 
 RUNNABLE = ("ogbench", "d4rl", "tldr", "hh")  # suites of print that `harness.run` has
 FEW = 5  # seeds, the paper's number

@@ -17,7 +17,8 @@ import pandas as pd
 from analysis.compare import NO_RUN, Cell, Key
 from analysis.output import environment
 from analysis.select import Choice, shared_starts
-from analysis.significance import (
+from analysis.statistics.estimates import Estimate, across, generator, improvement
+from analysis.statistics.significance import (
     Clustered,
     Comparison,
     averaged,
@@ -29,7 +30,6 @@ from analysis.significance import (
     sample,
     welch,
 )
-from analysis.statistics import Estimate, across, generator, improvement
 
 TESTS = ("welch", "rank", "paired")
 _UNKNOWN = Comparison(*[math.nan] * 6)

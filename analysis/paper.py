@@ -12,11 +12,11 @@ import pandas as pd
 from rich.table import Table
 
 from analysis.compare import DIFFERS, OPEN, REPRODUCED, Terms, counts, overall
-from analysis.design import design, sentences
 from analysis.output import below, short, write_csv
 from analysis.output import markdown as plain
 from analysis.published import METHODS, TITLES
 from analysis.select import ORACLE
+from analysis.statistics.design import design, sentences
 from core.files import write_text
 from core.text import printable
 

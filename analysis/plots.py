@@ -16,15 +16,15 @@ import numpy as np
 import pandas as pd
 import typer
 
-from analysis import aggregate, costs, curves, landscape, language, scaling
-from analysis.captions import Save, captioned, told
-from analysis.inference import axes_of, units_of
-from analysis.load import Records, load
+from analysis.figures import aggregate, costs, curves, landscape, language, scaling
+from analysis.figures.captions import Save, captioned, told
+from analysis.figures.style import save, theme
 from analysis.output import below, folder, prepare, print_notes, say
-from analysis.protocols import Asked
-from analysis.runs import RecordError
+from analysis.records.inference import axes_of, units_of
+from analysis.records.load import Records, load
+from analysis.records.protocols import Asked
+from analysis.records.runs import RecordError
 from analysis.select import scores
-from analysis.style import save, theme
 from core.errors import BadInput
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)

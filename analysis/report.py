@@ -26,17 +26,17 @@ from matplotlib.figure import Figure
 
 from analysis import paper
 from analysis.compare import Terms, compare
-from analysis.costs import device
-from analysis.load import Records, load
+from analysis.figures.costs import device
+from analysis.figures.pyplot import plt
+from analysis.figures.style import theme
 from analysis.missing import again, gaps
 from analysis.output import csv_text, folder, prepare, print_notes, say, short
 from analysis.plots import figures
-from analysis.protocols import Asked, asked
 from analysis.published import FOLDER, read
-from analysis.pyplot import plt
-from analysis.runs import Run
+from analysis.records.load import Records, load
+from analysis.records.protocols import Asked, asked
+from analysis.records.runs import Run
 from analysis.select import scores
-from analysis.style import theme
 from analysis.tables import legend
 from core.files import write_text
 

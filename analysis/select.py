@@ -18,10 +18,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.episodes import PHASES, setting_name
-from analysis.load import Records
-from analysis.runs import RecordError, Run, shown
-from analysis.statistics import Summary, generator, summarise
+from analysis.records.episodes import PHASES, setting_name
+from analysis.records.load import Records
+from analysis.records.runs import RecordError, Run, shown
+from analysis.statistics.estimates import Summary, generator, summarise
 
 FIXED, HELD_OUT, ORACLE = "fixed", "held-out", "oracle"
 PICKS = " / "  # between the picks for odd and for even episodes, where they differ

@@ -21,15 +21,15 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.compare import Terms, measured
-from analysis.design import design, sentences, signed_rank_p
-from analysis.load import load
 from analysis.output import below, folder, prepare, print_notes, say, screen, short, write_csv
 from analysis.pairs import Matchup, Over, matchups, missing, over_tasks, tests
-from analysis.protocols import Asked
-from analysis.runs import RecordError
+from analysis.records.load import load
+from analysis.records.protocols import Asked
+from analysis.records.runs import RecordError
 from analysis.select import ORACLE, Endpoint, Rule
-from analysis.significance import ALPHA, Comparison
-from analysis.statistics import Estimate, coverage, stratified_coverage
+from analysis.statistics.design import design, sentences, signed_rank_p
+from analysis.statistics.estimates import Estimate, coverage, stratified_coverage
+from analysis.statistics.significance import ALPHA, Comparison
 
 WIDTH = 100
 DASH = "\N{EM DASH}"

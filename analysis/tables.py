@@ -22,9 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from analysis.budget import curves
 from analysis.compare import MARGIN, OTHER, Terms, compare
-from analysis.load import Records, load
 from analysis.output import (
     environment,
     folder,
@@ -39,12 +37,14 @@ from analysis.output import (
 from analysis.paper import legend as terms_of
 from analysis.paper import power, summary, title, write
 from analysis.paper import screen as print_of
-from analysis.protocols import EVERY, Asked, asked, heading
 from analysis.published import FOLDER, read
-from analysis.runs import RecordError
+from analysis.records.load import Records, load
+from analysis.records.protocols import EVERY, Asked, asked, heading
+from analysis.records.runs import RecordError
 from analysis.select import FIXED, HELD_OUT, ORACLE, Endpoint, Rule, scores
-from analysis.significance import CORRECTIONS
-from analysis.statistics import coverage
+from analysis.statistics.estimates import coverage
+from analysis.statistics.significance import CORRECTIONS
+from analysis.tuning.budget import curves
 from core.files import write_text
 from core.options import filled
 

@@ -23,14 +23,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from analysis.load import Records, load
 from analysis.output import folder, prepare, print_notes, say, screen, short
-from analysis.picking import SEEDS, TASKS, Picked, by_seeds, by_tasks, csv_of, merged, table_at
-from analysis.protocols import Asked
-from analysis.runs import RecordError, shown
+from analysis.records.load import Records, load
+from analysis.records.protocols import Asked
+from analysis.records.runs import RecordError, shown
 from analysis.select import ORACLE, Endpoint, Rule
-from analysis.spending import Spent, spent
-from analysis.tuning import Sweep, Unscored, sweeps
+from analysis.tuning.picking import SEEDS, TASKS, Picked, by_seeds, by_tasks, csv_of, merged, table_at
+from analysis.tuning.spending import Spent, spent
+from analysis.tuning.sweeps import Sweep, Unscored, sweeps
 from core.files import write_text
 from core.options import filled, parts
 from core.text import nearest

@@ -22,14 +22,14 @@ import typer
 from rich import box
 from rich.table import Table
 
-from analysis.load import Records, load
 from analysis.output import folder, prepare, print_notes, say, screen, write_csv
-from analysis.protocols import EVERY
-from analysis.runs import RecordError, Run
+from analysis.records.load import Records, load
+from analysis.records.protocols import EVERY
+from analysis.records.runs import RecordError, Run
+from analysis.records.verdict_files import judged, texts, verdict_files
 from analysis.select import FIXED, HELD_OUT, Arms, headline, held_out, settings
-from analysis.statistics import generator
-from analysis.verdict_files import judged, texts, verdict_files
-from analysis.winrate import length_controlled, paired, rates, wilson, win_rate
+from analysis.statistics.estimates import generator
+from analysis.statistics.winrate import length_controlled, paired, rates, wilson, win_rate
 from core.errors import BadInput
 
 RECORDED = "recorded"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from analysis.load import load
+from analysis.records.load import load
 from analysis.select import FIXED, scores
 from harness.run_command import app
 from tasks.toy import suite as toy

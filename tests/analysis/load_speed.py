@@ -23,7 +23,7 @@ RUNS, DISTINCT = 2000, 20
 LOAD = """
 import resource, sys, time
 from pathlib import Path
-from analysis.load import load
+from analysis.records.load import load
 start = time.perf_counter()
 records = load(Path(sys.argv[1]))
 seconds, cpu = time.perf_counter() - start, time.process_time()

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from analysis.published import FOLDER, METHODS, read
-from analysis.runs import SEEDED
+from analysis.records.runs import SEEDED
 
 MODES = np.array([[0.55, 0.45], [-0.55, -0.45]])  # the first is the better one
 Effect = Callable[[float, Mapping[str, float]], float]

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.budget import POLICIES, Policy, curve, curves, halving, uniform
-from analysis.load import load
+from analysis.records.load import load
 from analysis.select import Arms
+from analysis.tuning.budget import POLICIES, Policy, curve, curves, halving, uniform
 from tests.analysis.synthetic import write_run
 
 

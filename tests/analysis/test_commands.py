@@ -14,11 +14,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import curves, landscape, plots, tables
-from analysis.load import load
+from analysis import plots, tables
+from analysis.figures import curves, landscape
+from analysis.figures.style import KNOWN, looks, shade
 from analysis.output import short
+from analysis.records.load import load
 from analysis.select import scores
-from analysis.style import KNOWN, looks, shade
 from tests.analysis.command import invoke
 from tests.analysis.synthetic import MODES, write_candidates, write_landscape, write_run, write_suite
 
@@ -181,7 +182,7 @@ def test_a_landscape_of_methods_without_particles(tmp_path: Path) -> None:
 
 
 def test_bad_landscape_and_candidates_are_notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("analysis.style.FORMATS", ("png",))  # saving is what takes time
+    monkeypatch.setattr("analysis.figures.style.FORMATS", ("png",))  # saving is what takes time
     write_landscape(tmp_path)
     folder = write_run(tmp_path, "fql", evaluations=1)
     (folder / "candidates.npz").write_bytes(b"PK\x03\x04 cut short")

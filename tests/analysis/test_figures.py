@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from analysis import aggregate, costs, plots, scaling, style
-from analysis.inference import axes_of, path_of
-from analysis.load import load
+from analysis import plots
+from analysis.figures import aggregate, costs, scaling, style
+from analysis.records.inference import axes_of, path_of
+from analysis.records.load import load
 from analysis.select import scores
 from methods.particles import Flow, mmd2, transport_bound
 from tests.analysis.synthetic import LAYOUTS, write_ablation, write_candidates, write_run

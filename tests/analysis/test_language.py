@@ -14,9 +14,10 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from analysis import language, plots
-from analysis.load import load
-from analysis.style import KNOWN, theme
+from analysis import plots
+from analysis.figures import language
+from analysis.figures.style import KNOWN, theme
+from analysis.records.load import load
 from tests.analysis.synthetic import LAYOUTS, write_run
 from tests.analysis.synthetic_language import best_of_n, plain, vgf, write_language, write_suite
 

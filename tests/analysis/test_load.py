@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.load import load
-from analysis.runs import RecordError
+from analysis.records.load import load
+from analysis.records.runs import RecordError
 from tests.analysis.synthetic import LAYOUTS, write_run
 
 KNOBS = {"L_test": [0, 1]}

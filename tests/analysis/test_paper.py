@@ -12,11 +12,11 @@ import pytest
 
 from analysis import tables
 from analysis.compare import DIFFERS, OPEN, REPRODUCED, Terms, compare, overall
-from analysis.load import load
 from analysis.published import FOLDER, METHODS, canonical, environments, read
-from analysis.runs import RecordError
+from analysis.records.load import load
+from analysis.records.runs import RecordError
 from analysis.select import Endpoint, Rule
-from analysis.significance import Sample, equivalence, holm, sample, welch
+from analysis.statistics.significance import Sample, equivalence, holm, sample, welch
 from tests.analysis.command import Result, invoke
 from tests.analysis.synthetic import STUDY, write_run, write_study
 

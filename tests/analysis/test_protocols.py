@@ -9,13 +9,13 @@ import pytest
 
 import tasks
 from analysis import plots, report, stats, tables, tune, verdicts
-from analysis.captions import told
 from analysis.compare import Terms, compare
-from analysis.load import load
+from analysis.figures.captions import told
 from analysis.missing import gaps
-from analysis.protocols import EVERY, heading
 from analysis.published import read
-from analysis.runs import PROTOCOLS, RecordError
+from analysis.records.load import load
+from analysis.records.protocols import EVERY, heading
+from analysis.records.runs import PROTOCOLS, RecordError
 from analysis.select import scores
 from tests.analysis.command import invoke, refused
 from tests.analysis.synthetic import write_run

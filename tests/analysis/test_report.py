@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from analysis import report
-from analysis.load import load
 from analysis.missing import gaps
 from analysis.published import read
+from analysis.records.load import load
 from tests.analysis.command import invoke
 from tests.analysis.synthetic import write_candidates, write_run
 

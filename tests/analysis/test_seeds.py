@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.load import load
-from analysis.runs import Run, named
+from analysis.records.load import load
+from analysis.records.runs import Run, named
 from analysis.select import Endpoint, scores
 from tests.analysis.synthetic import split, split_all, write_candidates, write_run
 from tests.analysis.test_load import note, rewrite

@@ -14,10 +14,10 @@ from scipy import stats as reference
 
 from analysis import plots, report, stats, tables, verdicts
 from analysis.compare import OPEN, REPRODUCED, Terms, compare
-from analysis.load import load
+from analysis.figures.style import plt, theme
 from analysis.missing import gaps
 from analysis.published import read
-from analysis.style import plt, theme
+from analysis.records.load import load
 from tests.analysis.command import invoke
 from tests.analysis.synthetic import split, split_all, write_run
 from tests.analysis.synthetic_language import plain, write_language

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.load import load
-from analysis.runs import RecordError
+from analysis.records.load import load
+from analysis.records.runs import RecordError
 from analysis.select import (
     FIXED,
     HELD_OUT,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.design import design, sentences, signed_rank_p
-from analysis.significance import (
+from analysis.statistics.design import design, sentences, signed_rank_p
+from analysis.statistics.significance import (
     Comparison,
     Sample,
     averaged,

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from analysis.load import load
-from analysis.spending import spent
+from analysis.records.load import load
+from analysis.tuning.spending import spent
 from tests.analysis.synthetic import write_run
 
 

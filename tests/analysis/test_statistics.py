@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import trim_mean
 
-from analysis.statistics import (
+from analysis.statistics.estimates import (
     AGGREGATES,
     COVERAGE,
     across,

@@ -11,8 +11,8 @@ from scipy import stats as reference
 
 from analysis import stats
 from analysis.compare import Terms, measured
-from analysis.load import load
 from analysis.pairs import matchups, over_tasks
+from analysis.records.load import load
 from tests.analysis.command import invoke
 from tests.analysis.synthetic import write_run
 

@@ -14,9 +14,9 @@ import pandas as pd
 import pytest
 
 from analysis import plots, report, stats, tables, verdicts
-from analysis.load import load
-from analysis.runs import RecordError, Run, read_npz
-from analysis.style import plt
+from analysis.figures.style import plt
+from analysis.records.load import load
+from analysis.records.runs import RecordError, Run, read_npz
 from tests.analysis.command import invoke
 from tests.analysis.synthetic import write_candidates, write_landscape, write_run
 from tests.analysis.synthetic_language import vgf, write_language
@@ -214,7 +214,7 @@ def test_candidates_and_landscapes_that_do_not_fit(
     whole = dict(np.load(path))
     path.write_bytes(npz(**{**whole, name: change(whole[name])}))
     records = load(tmp_path)
-    from analysis import landscape, scaling
+    from analysis.figures import landscape, scaling
     from analysis.select import scores
 
     points, notes = landscape.shown(records, "toy", "toy", scores(records)[0]) or (pd.DataFrame(), [])
@@ -274,7 +274,7 @@ def test_a_lone_surrogate_in_a_prompt_is_read(language: Path) -> None:
 
 @pytest.mark.parametrize("about", ["[]", "3", "[" * 10**5, "", '"x"'])
 def test_weights_whose_header_is_none(language: Path, about: str) -> None:
-    from analysis.language import points
+    from analysis.figures.language import points
 
     (path,) = language.parents[4].glob("artifacts/*/state/*/reward-0.safetensors")
     header = json.dumps({"__metadata__": {"about": about}}).encode()
@@ -286,7 +286,7 @@ def test_weights_whose_header_is_none(language: Path, about: str) -> None:
 
 
 def test_settings_that_no_figure_can_count_with(tmp_path: Path) -> None:
-    from analysis import costs, scaling
+    from analysis.figures import costs, scaling
     from analysis.select import scores
 
     wrong: dict[str, Any] = {"step_size": "wide", "sigma": 0, "n_particles": float("nan"), "kernel": [1]}

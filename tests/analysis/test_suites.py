@@ -9,9 +9,8 @@ import pytest
 
 import tasks
 from analysis import published
-from analysis.inference import units_of
 from analysis.missing import RUNNABLE
-from analysis.style import UNITS, unit
+from analysis.records.inference import UNITS, unit, units_of
 
 
 @pytest.mark.parametrize("suite", tasks.SUITES)

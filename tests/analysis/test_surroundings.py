@@ -13,9 +13,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from analysis import load, plots, report, stats, style, tables, verdicts
+from analysis import plots, report, stats, tables, verdicts
+from analysis.figures import style
 from analysis.paper import _escape
-from analysis.runs import held
+from analysis.records import load
+from analysis.records.runs import held
 from tests.analysis.command import invoke, refused
 from tests.analysis.synthetic import write_run
 from tests.harness.command import held as holding

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from analysis import transport
+from analysis.statistics import transport
 from methods import particles
 
 LONG = 3000  # steps, more than any run has

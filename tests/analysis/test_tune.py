@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from analysis import tune
-from analysis.load import load
+from analysis.records.load import load
 from analysis.select import Endpoint, Rule
-from analysis.spending import spent
-from analysis.tuning import common_seeds, heldout_seeds, heldout_tasks, splits, sweeps
+from analysis.tuning.spending import spent
+from analysis.tuning.sweeps import common_seeds, heldout_seeds, heldout_tasks, splits, sweeps
 from tests.analysis.command import invoke, refused
 from tests.analysis.synthetic import split, write_run
 

@@ -6,7 +6,7 @@ import csv
 from pathlib import Path
 
 from analysis import tune
-from analysis.picking import HEADER
+from analysis.tuning.picking import HEADER
 from tests.analysis.command import invoke, refused
 from tests.analysis.synthetic import write_run
 from tests.analysis.test_tune import A, B, table, write_setting

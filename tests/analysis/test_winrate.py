@@ -7,7 +7,7 @@ import pytest
 from scipy import optimize, stats
 from scipy.special import expit
 
-from analysis.winrate import length_controlled, paired, rates, wilson, win_rate
+from analysis.statistics.winrate import length_controlled, paired, rates, wilson, win_rate
 
 NAN = float("nan")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from analysis.verdict_files import texts
+from analysis.records.verdict_files import texts
 from core.errors import BadInput
 from tasks.judges.files import read
 from tests.core.test_records import RUN

@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 
+from analysis.figures.pyplot import plt, reset
 from analysis.output import write_csv
-from analysis.pyplot import plt, reset
 from core.files import draft, sweep
 
 Color = tuple[float, float, float]
@@ -36,13 +36,6 @@ KNOWN = {
 }  # fmt: skip
 COLORS = (ORANGE, TAN, SKY, PINK, RED, GREEN, GREY, BLUE)
 MARKERS = (">", "<", "d", "h", "p", "8", "X", "P")
-
-UNITS = {
-    "toy": "true reward [100 = better mode]", "ogbench": "success [%]", "d4rl": "score [100 = D4RL's expert]",
-    "minari": "score [100 = expert]", "tldr": "win rate [%]", "hh": "win rate [%]",
-    "tldr-synthetic": "win rate [%]", "hh-synthetic": "win rate [%]",
-}  # fmt: skip
-"""Suite -> what its score is, on an axis, where no record says it."""
 
 
 class Look(NamedTuple):
@@ -85,12 +78,6 @@ def looks(methods: Mapping[str, str]) -> dict[str, Look]:
         twins = sum(methods[other] == method for other in result)
         result[label] = Look(to_rgb(base[method][0]), base[method][1], ("-", "--", ":", "-.")[twins % 4])
     return result
-
-
-def unit(suite: str, units: Mapping[str, str] = UNITS) -> str:
-    """What a suite's score is, on an axis: "success [%]". `units`: of every suite, as records say
-    (`inference.units_of`)."""
-    return units.get(suite, "score [points]")
 
 
 def at_least_a_point(axes: Axes, which: str = "y") -> None:

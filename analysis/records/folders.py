@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from analysis.runs import ENDINGS, KILLED, TAKEN, RecordError, Run, Source, alive_in, content, named, shown
+from analysis.records.runs import ENDINGS, KILLED, TAKEN, RecordError, Run, Source, alive_in, content, named, shown
 from core import records, strict_json
 from core.errors import reason
 from core.text import printable

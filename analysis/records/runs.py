@@ -193,8 +193,7 @@ class Run:
 
     @property
     def inference(self) -> Mapping[str, Any]:
-        """What the method declares of its knobs and of the cost of acting (`analysis/inference.py`); empty in older
-        records."""
+        """What the method declares of its knobs and of the cost of acting (`inference.py`); empty in older records."""
         return self.meta.get("inference") or {}
 
     def number(self, setting: str) -> float | None:

@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from analysis.runs import PROTOCOLS, RecordError, content, shown
-from analysis.runs import named as seed_names
-from analysis.statistics import generator
-from analysis.tuning import (
+from analysis.records.runs import PROTOCOLS, RecordError, content, shown
+from analysis.records.runs import named as seed_names
+from analysis.statistics.estimates import generator
+from analysis.tuning.sweeps import (
     ONLINE,
     SPLITS,
     Held,

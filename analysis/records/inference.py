@@ -8,13 +8,18 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from analysis.episodes import setting_name
-from analysis.runs import Run, shown
-from analysis.style import UNITS
+from analysis.records.episodes import setting_name
+from analysis.records.runs import Run, shown
 
 UNDECLARED_PATH = "L_test"
 """In records without a declaration, the knob along which candidates are the same particles: schema 1 says so of it."""
 UNITLESS = "-"
+UNITS = {
+    "toy": "true reward [100 = better mode]", "ogbench": "success [%]", "d4rl": "score [100 = D4RL's expert]",
+    "minari": "score [100 = expert]", "tldr": "win rate [%]", "hh": "win rate [%]",
+    "tldr-synthetic": "win rate [%]", "hh-synthetic": "win rate [%]",
+}  # fmt: skip
+"""Suite -> what its score is, on an axis, where no record says it."""
 
 
 class Cost(NamedTuple):
@@ -58,12 +63,18 @@ def axes_of(runs: Iterable[Run]) -> dict[str, str]:
 
 def units_of(runs: Iterable[Run]) -> dict[str, str]:
     """Suite -> what its score is, on an axis, as its runs say, each meaning where they differ; of suites whose runs say
-    nothing, as `style.UNITS` has it."""
+    nothing, as UNITS has it."""
     found: dict[str, dict[str, None]] = defaultdict(dict)
     for run in runs:
         if text := run.meta.get("unit"):
             found[run.suite][_plain(text)] = None
     return UNITS | {suite: " / ".join(meanings) for suite, meanings in found.items()}
+
+
+def unit(suite: str, units: Mapping[str, str] = UNITS) -> str:
+    """What a suite's score is, on an axis: "success [%]". `units`: of every suite, as records say
+    (`inference.units_of`)."""
+    return units.get(suite, "score [points]")
 
 
 def _plain(text: str) -> str:

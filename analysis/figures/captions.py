@@ -10,9 +10,9 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.load import Records
 from analysis.output import short
-from analysis.protocols import heading
+from analysis.records.load import Records
+from analysis.records.protocols import heading
 from analysis.select import headline
 
 MOST = 6  # lines

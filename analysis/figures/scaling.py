@@ -13,15 +13,15 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.curves import SETTINGS, SIZE, scale, task_name
-from analysis.inference import path_of
-from analysis.load import Records
-from analysis.pyplot import plt
-from analysis.runs import RecordError, Run
+from analysis.figures.curves import SETTINGS, SIZE, scale, task_name
+from analysis.figures.pyplot import plt
+from analysis.figures.style import at_least_a_point, finish, looks, shade
+from analysis.records.inference import UNITS, path_of, unit
+from analysis.records.load import Records
+from analysis.records.runs import RecordError, Run
 from analysis.select import FIXED, HELD_OUT, arms, average, headline, offline, settings
-from analysis.statistics import LEVEL, RESAMPLES, generator, mean_of, resample, summarise
-from analysis.style import UNITS, at_least_a_point, finish, looks, shade, unit
-from analysis.transport import Flow, mmd2, transport_bound
+from analysis.statistics.estimates import LEVEL, RESAMPLES, generator, mean_of, resample, summarise
+from analysis.statistics.transport import Flow, mmd2, transport_bound
 from core.errors import BadInput, reason
 
 TRAIN = "train_flow_steps"  # L_train

@@ -11,9 +11,9 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from analysis.load import Records
+from analysis.records.load import Records
 from analysis.select import Arms, Endpoint, arms, average, halves, settings
-from analysis.statistics import generator
+from analysis.statistics.estimates import generator
 
 DRAWS = 200
 POINTS = 8  # of a curve, beside 0

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.episodes import setting_name
-from analysis.runs import RecordError, content, shown
-from analysis.runs import table as read_csv
+from analysis.records.episodes import setting_name
+from analysis.records.runs import RecordError, content, shown
+from analysis.records.runs import table as read_csv
 from core import responses, strict_json
 from core.errors import reason
 from core.records import VerdictsRecord, check, file_name

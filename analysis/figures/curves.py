@@ -12,12 +12,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, NullLocator
 
-from analysis.load import Records
+from analysis.figures.pyplot import plt
+from analysis.figures.style import Look, at_least_a_point, finish, looks, shade
 from analysis.output import short
-from analysis.pyplot import plt
+from analysis.records.inference import UNITS, unit
+from analysis.records.load import Records
 from analysis.select import FIXED, HELD_OUT, settings
-from analysis.statistics import generator, summarise
-from analysis.style import UNITS, Look, at_least_a_point, finish, looks, shade, unit
+from analysis.statistics.estimates import generator, summarise
 
 SIZE = (5.4, 3.8)  # without the legend
 SETTINGS = 5  # of a method, in a learning curve

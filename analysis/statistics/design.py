@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from analysis.significance import ALPHA, Sample, detectable, welch
+from analysis.statistics.significance import ALPHA, Sample, detectable, welch
 
 
 class Design(NamedTuple):

@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from analysis.curves import SETTINGS, scale, task_name
-from analysis.pyplot import plt
-from analysis.style import Look, finish, looks, shade
+from analysis.figures.curves import SETTINGS, scale, task_name
+from analysis.figures.pyplot import plt
+from analysis.figures.style import Look, finish, looks, shade
 
 TEST, STEP, N = "L_test", "eps", "N"
 WIDE, TALL = (7.4, 3.6), 0.19  # inches: two panels; a row of a dot plot

@@ -15,14 +15,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from analysis.episodes import setting_name
-from analysis.inference import path_of
-from analysis.load import Records
+from analysis.figures.pyplot import plt
+from analysis.figures.style import TERRAIN, looks
 from analysis.output import short
-from analysis.pyplot import plt
-from analysis.runs import RecordError, Run
+from analysis.records.episodes import setting_name
+from analysis.records.inference import path_of
+from analysis.records.load import Records
+from analysis.records.runs import RecordError, Run
 from analysis.select import FIXED, HELD_OUT, PICKS
-from analysis.style import TERRAIN, looks
 from core.errors import BadInput
 
 POINTS = 400  # data points drawn

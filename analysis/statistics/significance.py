@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from analysis.statistics import LEVEL
+from analysis.statistics.estimates import LEVEL
 
 ALPHA = 1 - LEVEL
 EXACT = 60  # units up to which rank tests count all arrangements

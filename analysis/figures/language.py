@@ -16,12 +16,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis import language_plots as plots
-from analysis.language_plots import NAMES_ALONE, PANELS, STEP, TEST, N, lines, named
-from analysis.load import Records
-from analysis.runs import RecordError, Run
+from analysis.figures import language_plots as plots
+from analysis.figures.language_plots import NAMES_ALONE, PANELS, STEP, TEST, N, lines, named
+from analysis.records.load import Records
+from analysis.records.runs import RecordError, Run
 from analysis.select import headline, settings
-from analysis.statistics import bootstrap, generator, summarise
+from analysis.statistics.estimates import bootstrap, generator, summarise
 from core import strict_json
 from core.errors import BadInput, reason
 from core.files import open_plain

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from analysis.runs import Run, Source
-from analysis.tuning import as_json
+from analysis.records.runs import Run, Source
+from analysis.tuning.sweeps import as_json
 from core import records
 from core.errors import BadInput
 

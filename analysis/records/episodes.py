@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 import numpy as np
 import pandas as pd
 
-from analysis.runs import FRAME, RecordError, Source, content, named, shown
+from analysis.records.runs import FRAME, RecordError, Source, content, named, shown
 from core.errors import BadInput
 
 T = TypeVar("T")

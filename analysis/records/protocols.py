@@ -13,8 +13,8 @@ from typing import Annotated
 
 import typer
 
-from analysis.runs import PROTOCOLS, RecordError, Run
-from analysis.runs import shown as quoted
+from analysis.records.runs import PROTOCOLS, RecordError, Run
+from analysis.records.runs import shown as quoted
 from core.options import parts
 from core.text import nearest
 

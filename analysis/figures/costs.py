@@ -10,14 +10,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
-from analysis.curves import SIZE, task_name
-from analysis.inference import Cost
-from analysis.inference import costs as declared
-from analysis.load import Records
-from analysis.pyplot import plt
+from analysis.figures.curves import SIZE, task_name
+from analysis.figures.pyplot import plt
+from analysis.figures.style import at_least_a_point, finish, looks
+from analysis.records.inference import UNITS, Cost, unit
+from analysis.records.inference import costs as declared
+from analysis.records.load import Records
 from analysis.select import FIXED, HELD_OUT, PICKS, Rule, choose
-from analysis.statistics import generator
-from analysis.style import UNITS, at_least_a_point, finish, looks, unit
+from analysis.statistics.estimates import generator
 
 
 def clock(records: Records) -> tuple[pd.DataFrame, list[str]]:

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.load import Records
-from analysis.runs import Run
+from analysis.records.load import Records
+from analysis.records.runs import Run
 from analysis.select import Endpoint, Rule, choose, offline
-from analysis.statistics import Estimate, Summary, across, generator, mean_of
+from analysis.statistics.estimates import Estimate, Summary, across, generator, mean_of
 
 SPLITS = 1000  # at most; of more, so many are drawn
 ONLINE = "online."

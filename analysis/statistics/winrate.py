@@ -13,7 +13,7 @@ import numpy as np
 from scipy import stats
 from scipy.special import expit
 
-from analysis.statistics import LEVEL, RESAMPLES, Estimate
+from analysis.statistics.estimates import LEVEL, RESAMPLES, Estimate
 
 WEAK = np.array([1e-4, 1e-2])  # precision of a prior on a and b below: keeps what cannot be estimated finite
 ITERATIONS = 50

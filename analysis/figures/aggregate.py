@@ -13,11 +13,13 @@ import pandas as pd
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from analysis.load import Records
-from analysis.pyplot import plt
-from analysis.runs import Run
+from analysis.figures.pyplot import plt
+from analysis.figures.style import BLUE, RED, at_least_a_point, finish, looks
+from analysis.records.inference import UNITS, unit
+from analysis.records.load import Records
+from analysis.records.runs import Run
 from analysis.select import Choice, Rule, choose, headline, offline
-from analysis.statistics import (
+from analysis.statistics.estimates import (
     AGGREGATES,
     LEVEL,
     across,
@@ -28,7 +30,6 @@ from analysis.statistics import (
     resample,
     stratified_coverage,
 )
-from analysis.style import BLUE, RED, UNITS, at_least_a_point, finish, looks, unit
 
 THRESHOLDS = 101
 DIVERGING = LinearSegmentedColormap.from_list("beats", [RED, "#f7f7f7", BLUE])

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.episodes import AFTER, BEFORE, PHASES, Rows, read_episodes
-from analysis.folders import Place, differences, odd_ones, places, read_source, unite
-from analysis.protocols import asked, chosen
-from analysis.runs import KILLED, RecordError, Run, Source, last_written, named, read_npz
+from analysis.records.episodes import AFTER, BEFORE, PHASES, Rows, read_episodes
+from analysis.records.folders import Place, differences, odd_ones, places, read_source, unite
+from analysis.records.protocols import asked, chosen
+from analysis.records.runs import KILLED, RecordError, Run, Source, last_written, named, read_npz
 from core.errors import BadInput, reason
 
 NAMES = ("suite", "task", "method", "label", "fingerprint")
@@ -46,13 +46,19 @@ class Records:
     notes: list[str] = field(default_factory=list)
     extras: Mapping[tuple[Path, bool], Mapping[str, np.ndarray]] = field(default_factory=dict)
     """Key of a run -> its columns after those that every suite has, NaN where empty; of those that have any."""
+    order: Sequence[str] = ()
+    """Labels in the order to show them; others follow, by name."""
+
+    def position(self, label: str) -> tuple[int, str]:
+        """Where a label stands among others: a key to sort by."""
+        return (self.order.index(label) if label in self.order else len(self.order)), label
 
     def each(self, scored: bool = True) -> Iterator[tuple[Run, pd.DataFrame]]:
-        """(run, its complete evaluations) of every run that has some, by suite, task and label; views, not copies.
+        """(run, its complete evaluations) of every run that has some, by suite, task and `order`; views, not copies.
 
         `scored`: without the episodes that nobody has judged.
         """
-        for run in sorted(self.runs, key=lambda run: (run.suite, run.task, run.label)):
+        for run in sorted(self.runs, key=lambda run: (run.suite, run.task, *self.position(run.label))):
             rows = self.episodes.iloc[run.rows]
             kept = rows["complete"].to_numpy()
             if scored:
@@ -67,6 +73,23 @@ class Records:
     def landscape(self, suite: str, task: str) -> dict[str, np.ndarray] | None:
         """The task's own landscape, None if it has none. Raises: RecordError if it cannot be read."""
         return read_npz(self.root / "tasks" / suite / f"{task}.npz")
+
+
+def only(records: Records, runs: Sequence[Run], names: Mapping[str, str], order: Sequence[str] = ()) -> Records:
+    """The records of some of the runs. `names`: label -> the one to show instead; `order`: labels as they were."""
+    kept, start = list[Run](), 0
+    for run in runs:
+        stop = start + run.rows.stop - run.rows.start
+        kept.append(replace(run, label=names.get(run.label) or run.label, rows=slice(start, stop)))
+        start = stop
+    rows = [records.episodes.iloc[run.rows] for run in runs]
+    episodes = pd.concat([records.episodes.iloc[:0], *rows], ignore_index=True)  # of equal categories, which it keeps
+    values, index = np.unique(np.array([run.label for run in kept], dtype=object), return_inverse=True)
+    sizes = [len(one) for one in rows]
+    episodes["label"] = pd.Categorical.from_codes(np.repeat(index.astype("int16"), sizes), values)
+    knobs = tuple(knob for knob in records.knobs if any(knob in run.knobs for run in kept))
+    return replace(records, runs=tuple(kept), episodes=episodes, knobs=knobs,
+                   order=list(dict.fromkeys(names.get(one, one) for one in order)))  # fmt: skip
 
 
 class Read(NamedTuple):

@@ -1,0 +1,1 @@
+"""Figures: of each a frame of the numbers it shows, and a drawing of it."""

@@ -1,0 +1,139 @@
+"""What a command is asked to show: which runs, by which evaluations and settings, under which names.
+
+The same options mean the same in every command; each declares them as `methods: Methods = None` and so on.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from analysis.records.load import Records, load, only
+from analysis.records.protocols import Asked, asked
+from analysis.records.runs import RecordError, Run, content, shown
+from analysis.select import Endpoint, Rule
+from core import options
+from core.text import nearest, printable
+
+__all__ = ["Asked", "Ends", "Methods", "Names", "Query", "Runs", "Select"]
+
+Methods = Annotated[str | None, typer.Option("--methods", help="Which, in that order: vgf,fql. All if unset.")]
+Runs = Annotated[
+    list[str] | None,
+    typer.Option("--run", help="Of several runs of a method on a task: a fingerprint's beginning or KEY=VALUE."),
+]
+Ends = Annotated[str, typer.Option("--endpoint", help="last, last-10 or steps=800k,900k,1m.")]
+Select = Annotated[
+    str | None, typer.Option("--select", help="fixed:1, fixed:w=0.02,N=4, held-out, new-seeds or oracle.")
+]
+Names = Annotated[
+    Path | None, typer.Option("--names", parser=options.path, help="A CSV with rows `vgf,VGF (ours)`: names to show.")
+]
+
+
+@dataclass(frozen=True)
+class Query:
+    """Which runs are shown and what speaks for them."""
+
+    methods: tuple[str, ...] = ()
+    """Names of methods, or labels of runs; in the order to show. All if empty."""
+    runs: tuple[str, ...] = ()
+    """Which run speaks where a task has several of a method: beginnings of fingerprints, or settings as `bank=16`."""
+    protocols: tuple[str, ...] = ()
+    endpoint: Endpoint = field(default_factory=Endpoint)
+    rule: Rule = field(default_factory=Rule)
+    ruled: bool = False
+    """Whether a rule was asked for: then it alone is shown."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Method or label -> the name to show."""
+
+    @classmethod
+    def of(
+        cls,
+        methods: str | None = None,
+        runs: Sequence[str] | None = None,
+        protocol: str | None = None,
+        endpoint: str = "last",
+        select: str | None = None,
+        names: Path | None = None,
+    ) -> Query:
+        """From the texts of the options. Raises: BadInput: one of them means nothing."""
+        return cls(
+            tuple(options.parts("--methods", methods, "methods")) if methods is not None else (), tuple(runs or ()),
+            asked(protocol), Endpoint.parse(endpoint), Rule.parse(select) if select is not None else Rule(),
+            select is not None, names_in(names) if names else {},
+        )  # fmt: skip
+
+    def load(self, results: Path, empty: bool = False, protocol: str | None = None) -> Records:
+        """The records that are asked for, labelled with the names to show. `protocol`: where none was asked for.
+
+        Raises: RecordError: as `load`; a method or run that is asked for is nowhere.
+        """
+        return self.among(load(results, empty, ",".join(self.protocols) or protocol))
+
+    def among(self, records: Records) -> Records:
+        """Those of `records` that are asked for, labelled with the names to show.
+
+        Raises: RecordError: a method or run that is asked for is nowhere.
+        """
+        for one in self.runs:
+            if not one.strip() or not any(named(run, [one]) for run in records.runs):
+                raise RecordError(f"--run {shown(one)}: no run has such a fingerprint or setting")
+        there = list(dict.fromkeys(name for run in records.runs for name in (run.method, run.label)))
+        for one in self.methods:
+            if one not in there:
+                hint = nearest(one, there) if there else "there are none"
+                raise RecordError(f"--methods {shown(one, quote=False)}: no run of it under {records.root}; {hint}")
+        groups = defaultdict[tuple[str, ...], list[Run]](list)
+        for run in records.runs:
+            if not self.methods or {run.method, run.label} & set(self.methods):
+                groups[run.suite, run.task, run.method + run.mark, str(run.online)].append(run)
+        kept = [one for several in groups.values() for one in self._of(several)]
+        order = [run.label for name in self.methods for run in records.runs if name in (run.label, run.method)]
+        return only(records, kept, {run.label: self.name(run) for run in kept}, order)
+
+    def _of(self, several: Sequence[Run]) -> Sequence[Run]:
+        """Those of one method's runs on a task that are asked for; all if none is."""
+        found = [run for run in several if named(run, self.runs)] if len(several) > 1 and self.runs else []
+        return found or several
+
+    def name(self, run: Run) -> str:
+        """The run's label as it is to be shown: its own name, or its method's in front of what sets it apart."""
+        if run.label in self.names:
+            return self.names[run.label]
+        return self.names.get(run.method, run.method) + run.label.removeprefix(run.method)
+
+
+def named(run: Run, wanted: Sequence[str]) -> bool:
+    """Whether a run has every setting and one of the fingerprints in `wanted`."""
+    settings = {f"{key}={value}" for key, value in run.settings.items()}
+    prints = tuple(one for one in wanted if "=" not in one)
+    return settings.issuperset(one for one in wanted if "=" in one) and run.fingerprint.startswith(prints or "")
+
+
+def names_in(path: Path) -> dict[str, str]:
+    """Method or label -> name to show, of a CSV with two columns. Raises: RecordError: it is none."""
+    text = content(path)
+    if text is None:
+        raise RecordError(f"--names {path}: no such file")
+    found = dict[str, str]()
+    try:
+        for line, row in enumerate(csv.reader(io.StringIO(text.decode("utf-8-sig"), newline=""), strict=True), start=1):
+            fields = [printable(one.strip()) for one in row]
+            if not any(fields) or (line == 1 and fields == ["method", "name"]):
+                continue
+            if len(fields) != 2 or not all(fields):
+                raise RecordError(f"--names {path}:{line}: {shown(','.join(row))} is no `method,name`")
+            if fields[0] in found:
+                raise RecordError(f"--names {path}:{line}: {fields[0]} stands there twice")
+            found[fields[0]] = fields[1]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise RecordError(f"--names {path}: {error}") from None
+    return found

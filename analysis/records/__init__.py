@@ -1,0 +1,1 @@
+"""What runs wrote, read into one frame of episodes."""

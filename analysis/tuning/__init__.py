@@ -1,0 +1,1 @@
+"""Settings against each other: scores, picks by a declared rule, what they cost."""
