@@ -11,7 +11,7 @@ VENV312 := .venv312
 # twice two cores: many tests wait for processes of their own
 WORKERS ?= 4
 
-.PHONY: demo test test-all test-base test-312 wheel soak lint format clean
+.PHONY: demo test test-all test-base test-312 wheel soak calibrate lint format clean
 
 demo: $(VENV)/.run
 	$(BIN)/python -m harness.run
@@ -50,6 +50,10 @@ wheel: $(VENV)/.dev
 # kill -9, a hundred times: about half an hour
 soak: $(VENV)/.dev
 	$(BIN)/python -m tests.soak
+
+# how often tests err and intervals cover: the tables of docs/analysis.md, about twenty minutes
+calibrate: $(VENV)/.dev
+	$(BIN)/python -m tests.analysis.calibrate
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

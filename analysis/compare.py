@@ -22,7 +22,7 @@ from analysis.published import METHODS, canonical, protocol_of, tasks_of
 from analysis.query import named
 from analysis.records.load import Records
 from analysis.records.runs import RecordError, Run, shown
-from analysis.select import HELD_OUT, PAPER_KNOB, PICKS, Choice, Endpoint, Rule, choose, offline
+from analysis.select import FIXED, HELD_OUT, NEW_SEEDS, PAPER_KNOB, PICKS, Choice, Endpoint, Rule, choose, offline
 from analysis.statistics.significance import (
     ALPHA,
     CORRECTIONS,
@@ -81,7 +81,8 @@ def compare(records: Records, published: pd.DataFrame, terms: Terms) -> tuple[pd
     Columns: table, suite, environment, task, published_method, method, published (mean), published_std,
     published_seeds, published_unit (of its last digit), measured, std, seeds, told (which of one task's
     are missing), picks, rule, bias, step, difference,
-    low, high, p, p_corrected, p_equivalence, detectable, verdict, why, runs, remark. What is not known is NaN.
+    error (standard), low, high, p, p_corrected, p_equivalence, detectable, verdict, why, runs, remark.
+    What is not known is NaN.
     """
     records, notes = _as_published(records, published, terms.protocols)
     cells = measured(records, terms)
@@ -147,13 +148,13 @@ def measured(records: Records, terms: Terms) -> dict[Key, Cell]:
 
 def _cell(several: Sequence[tuple[Run, pd.DataFrame]], terms: Terms) -> Cell:
     if len(several) > 1:
-        named = [one for one in several if named(one[0], terms.runs)]
-        stayed = [one for one in named if not one[0].online]  # whose online twin began as it did
-        named = stayed if len(stayed) == 1 else named
-        if len(named) != 1:
+        asked = [one for one in several if named(one[0], terms.runs)]
+        stayed = [one for one in asked if not one[0].online]  # whose online twin began as it did
+        asked = stayed if len(stayed) == 1 else asked
+        if len(asked) != 1:
             prints = ", ".join(run.fingerprint[:8] for run, _ in several)
             return Cell(why=f"{len(several)} runs ({prints}), --run names one", remark="several runs, none counted")
-        several = named
+        several = asked
     run, rows = several[0]
     went_on = (rows["phase"] == "online").any()
     rows, missing = terms.endpoint(offline(rows))
@@ -165,8 +166,12 @@ def _cell(several: Sequence[tuple[Run, pd.DataFrame]], terms: Terms) -> Cell:
         return Cell(run, None, choice, step=step)
     if choice.status != "finished" and not went_on and not terms.endpoint.steps:
         missing = missing or f"the run {run.ending}, at step {step}"
-    open_knobs = choice.rule == HELD_OUT and terms.rule.name != HELD_OUT
-    open_ = f"{terms.rule} leaves {', '.join(set(run.knobs) - set(terms.rule.at))} open: held-out" if open_knobs else ""
+    open_ = ""
+    if terms.rule.at and choice.rule != FIXED:
+        left = [knob for knob in run.knobs if knob not in terms.rule.at]
+        open_ = f"{terms.rule} leaves {', '.join(left)} open: {choice.rule}"
+    if terms.rule.name == NEW_SEEDS and choice.rule == HELD_OUT:
+        open_ = "one seed chooses on its own episodes: held-out"
     return Cell(run, choice, missing, "; ".join(filter(None, (open_, choice.told))), step)
 
 
@@ -174,8 +179,7 @@ def _compared(row: Mapping[Any, Any], method: str, cells: Sequence[Cell], terms:
     """Numbers of one row; `why` is what is missing, "" where the numbers may be judged."""
     known = [cell for cell in cells if cell.choice is not None]
     choices = [cell.choice for cell in known if cell.choice is not None]
-    units, dropped = _units(choices)
-    own = sample(units) if len(units) else Sample(math.nan, math.nan, 0)
+    own, dropped = _own(choices)
     seeds = ASSUMED_SEEDS if math.isnan(row["seeds"]) else row["seeds"]
     printed = Sample(row["mean"], row["std"], seeds, row["unit"])
     against = welch(own, printed) if own.n else Comparison(*[math.nan] * 6)
@@ -183,7 +187,7 @@ def _compared(row: Mapping[Any, Any], method: str, cells: Sequence[Cell], terms:
     if 0 < len(known) < len(cells):
         reasons = [f"{len(known)} of {len(cells)} tasks", *(why for why in reasons if why != NO_RUN)]
         against = against._replace(**dict.fromkeys(("difference", "low", "high", "p"), math.nan))
-    if choices and not len(units):
+    if choices and not own.n:
         reasons.append("no seed that all its tasks have")
     early = [cell.step for cell in known if cell.step < 0.99 * row["steps"]]
     remarks = [f"{min(early):,} of {row['steps']:,.0f} steps"] if early else []
@@ -204,6 +208,7 @@ def _compared(row: Mapping[Any, Any], method: str, cells: Sequence[Cell], terms:
         "picks": ", ".join(picks), "rule": _rule_of(choices),
         "bias": np.mean([choice.bias for choice in choices] or [0.0]),
         "step": max((cell.step for cell in known), default=math.nan), "difference": against.difference,
+        "error": against.error,
         "low": against.low, "high": against.high, "p": math.nan if reasons else against.p, "p_corrected": math.nan,
         "p_equivalence": math.nan if reasons else float(equivalence(against, terms.margin)),
         "detectable": detectable(against), "verdict": OPEN, "why": "; ".join(reasons),
@@ -221,17 +226,21 @@ def _circumstances(run: Run) -> list[str]:
     return found + ([f"success_timing={timing}"] if timing != "post" else [])
 
 
-def _units(choices: Sequence[Choice]) -> tuple[np.ndarray, list[int]]:
-    """(`[seeds]`: of each seed that all tasks have, its mean over tasks; the other seeds).
+def _own(choices: Sequence[Choice]) -> tuple[Sample, list[int]]:
+    """(what the seeds that all tasks have say, each by its mean over tasks; the other seeds).
 
     Tasks of an environment share seed and dataset, so a seed is one unit, as it is in print; the tasks' own stds
-    would count what they share as independent.
+    would count what they share as independent. What their episodes say is independent.
     """
     if not choices:
-        return np.empty(0), []
+        return Sample(math.nan, math.nan, 0), []
     table = pd.concat([choice.means() for choice in choices], axis=1)
     whole = table.notna().all(axis=1)
-    return table[whole].mean(axis=1).to_numpy(float), sorted(map(int, table.index[~whole]))
+    dropped = sorted(map(int, table.index[~whole]))
+    if not whole.any():
+        return Sample(math.nan, math.nan, 0), dropped
+    floor = sum(choice.sample().floor for choice in choices) / len(choices) ** 2
+    return sample(table[whole].mean(axis=1).to_numpy(float), floor), dropped
 
 
 def _rule_of(choices: Sequence[Choice]) -> str:
@@ -264,7 +273,7 @@ def overall(compared: pd.DataFrame) -> pd.DataFrame:
     known = compared[compared["difference"].notna()]
     for (printed, method), rows in known.groupby(["published_method", "method"], sort=False):
         if len(rows) > 1:
-            both = clustered(rows["difference"].to_numpy(), rows["environment"].tolist())
+            both = clustered(rows["difference"].to_numpy(), rows["environment"].tolist(), rows["error"].to_numpy())
             entry = {"published_method": printed, "method": method, "rows": len(rows)}
             entry |= {"environments": rows["environment"].nunique(), "difference": both.environments.difference}
             for name, one, ranks in zip(("rows", "environments"), both[:2], both[2:], strict=True):

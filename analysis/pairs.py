@@ -17,7 +17,8 @@ import pandas as pd
 from analysis.compare import NO_RUN, Cell, Key
 from analysis.output import environment
 from analysis.select import Choice, shared_starts
-from analysis.statistics.estimates import Estimate, across, generator, improvement
+from analysis.statistics.estimates import Estimate, across, generator
+from analysis.statistics.improvement import improvement_over
 from analysis.statistics.significance import (
     Clustered,
     Comparison,
@@ -27,7 +28,6 @@ from analysis.statistics.significance import (
     holm,
     mann_whitney,
     paired,
-    sample,
     welch,
 )
 
@@ -54,9 +54,13 @@ class Matchup:
         return a, b
 
     @property
+    def of_new_seeds(self) -> bool:
+        """Whether no seed of either had a say in its own settings."""
+        return self.a.of_new_seeds and self.b.of_new_seeds
+
+    @property
     def welch(self) -> Comparison:
-        a, b = self.means
-        return welch(sample(a), sample(b))
+        return welch(self.a.sample(), self.b.sample())
 
     @property
     def paired(self) -> tuple[Comparison, int]:
@@ -76,6 +80,8 @@ class Over(NamedTuple):
     units: Clustered
     """The same with tasks, and with environments, as units; NaN intervals where there is one."""
     environments: int
+    of_new_seeds: bool
+    """Whether no seed of either had a say in its own settings; otherwise `seeds` and `starts` hold for these alone."""
     improvement: Estimate
     """P(a seed of the first beats one of the second) on a task drawn at random."""
     iqm: tuple[Estimate, Estimate]
@@ -98,7 +104,8 @@ def matchups(cells: Mapping[Key, Cell], first: str, second: str) -> tuple[list[M
 
 def tests(of: Sequence[Matchup]) -> pd.DataFrame:
     """One row a matchup: suite, task, environment, first, second; of either side mean, std, seeds, meant, told (which
-    of these are missing) and picks; difference, low, high (Welch); improvement with its low and high; starts (shared);
+    of these are missing), picks and rule; difference, low, high (Welch); of_new_seeds (whether no seed had a say in its
+    own settings); improvement with its low and high; starts (shared);
     then for each of TESTS its p and the same corrected by Holm and by Benjamini-Hochberg over all rows. The paired test
     has its own difference, low and high.
     """
@@ -107,13 +114,14 @@ def tests(of: Sequence[Matchup]) -> pd.DataFrame:
         (a, b), one, (two, starts) = matchup.means, matchup.welch, matchup.paired
         row: dict[str, Any] = {"suite": matchup.suite, "task": matchup.task, "environment": environment(matchup.task)}
         row |= {"first": matchup.first, "second": matchup.second}
-        for side, values, choice in (("first", a, matchup.a), ("second", b, matchup.b)):
-            known = sample(values)
+        for side, choice in (("first", matchup.a), ("second", matchup.b)):
+            known = choice.sample()
             row |= {f"{side}_mean": known.mean, f"{side}_std": known.std, f"{side}_seeds": known.n}
             row |= {f"{side}_meant": choice.meant, f"{side}_told": choice.told}
-            row[f"{side}_picks"] = " / ".join(choice.picks)
+            row |= {f"{side}_picks": " / ".join(choice.picks), f"{side}_rule": choice.rule}
         row |= {"difference": one.difference, "low": one.low, "high": one.high}
-        likely = improvement([a], [b], generator(matchup.suite, matchup.task))
+        row |= {"of_new_seeds": matchup.of_new_seeds}
+        likely = improvement_over([a], [b])
         row |= {"improvement": likely.value, "improvement_low": likely.low, "improvement_high": likely.high}
         row |= {"starts": starts, "paired_difference": two.difference, "paired_low": two.low, "paired_high": two.high}
         row |= {"p_welch": one.p, "p_rank": mann_whitney(a, b) if min(len(a), len(b)) > 1 else math.nan}
@@ -132,14 +140,16 @@ def over_tasks(of: Sequence[Matchup]) -> Iterator[tuple[str, Over]]:
         if len(here) < 2:
             continue
         differences = np.array([float(matchup.welch.difference) for matchup in here])
+        errors = np.array([float(matchup.welch.error) for matchup in here])
         environments = [environment(matchup.task) for matchup in here]
         strata = [list(side) for side in zip(*(matchup.means for matchup in here), strict=True)]
         names = (suite, here[0].first, here[0].second)
         iqm = tuple(across(side, generator(suite, name)) for side, name in zip(strata, names[1:], strict=True))
         yield suite, Over(
             here, averaged([matchup.welch for matchup in here]), averaged([matchup.paired[0] for matchup in here]),
-            clustered(differences, environments), len(set(environments)),
-            improvement(strata[0], strata[1], generator(*names)), (iqm[0], iqm[1]),
+            clustered(differences, environments, errors), len(set(environments)),
+            all(matchup.of_new_seeds for matchup in here),
+            improvement_over(strata[0], strata[1]), (iqm[0], iqm[1]),
         )  # fmt: skip
 
 

@@ -3,7 +3,10 @@
 A rule is declared, never implied. The paper evaluates four L_test values on 50 episodes each and leaves its rule open;
 the largest of four equal arms at success 0.5 is some 7 points too high (facts/vgf.md, item 7). Here, for any knobs:
 `fixed`     one setting, chosen before looking; every setting has its own row.
-`held-out`  the setting is picked on half of the episodes and scored on the other half, both ways round.
+`new-seeds` each seed is scored at the setting that is best on all other seeds. It speaks of newly trained seeds, and
+            counts unless another rule is asked for. A run of one seed falls back to `held-out`.
+`held-out`  the setting is picked on half of the episodes and scored on the other half, both ways round. It speaks of
+            the trained seeds at hand: the choice has seen them, and what it gains by that new seeds do not have.
 `oracle`    the setting that scored best is picked on the very episodes it is scored on: biased upward, by an estimate.
 """
 
@@ -11,6 +14,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -22,8 +26,10 @@ from analysis.records.episodes import PHASES, setting_name
 from analysis.records.load import Records
 from analysis.records.runs import RecordError, Run, shown
 from analysis.statistics.estimates import Summary, generator, summarise
+from analysis.statistics.noise import settled
+from analysis.statistics.significance import Sample, of_episodes
 
-FIXED, HELD_OUT, ORACLE = "fixed", "held-out", "oracle"
+FIXED, NEW_SEEDS, HELD_OUT, ORACLE = "fixed", "new-seeds", "held-out", "oracle"
 PICKS = " / "  # between the picks for odd and for even episodes, where they differ
 PAPER_KNOB = "L_test"  # what a bare number fixes
 SPLITS = 100  # random halves behind an estimate of the oracle's bias
@@ -84,15 +90,18 @@ def _whole(rows: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Rule:
-    """What picks a knob setting. `at` holds the fixed knobs; what is left open beside them is held out."""
+    """What picks a knob setting. `at` holds the fixed knobs; what is left open beside them is picked on other seeds."""
 
-    name: str = HELD_OUT
+    name: str = NEW_SEEDS
     at: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, text: str) -> Rule:
-        """`held-out`, `oracle`, `fixed:1` (L_test) or `fixed:w=0.02,N=4`. Raises: RecordError naming anything else."""
-        if text in (HELD_OUT, ORACLE):
+        """`new-seeds`, `held-out`, `oracle`, `fixed:1` (L_test) or `fixed:w=0.02,N=4`.
+
+        Raises: RecordError naming anything else.
+        """
+        if text in (NEW_SEEDS, HELD_OUT, ORACLE):
             return cls(text)
         if text.startswith(f"{FIXED}:"):
             pairs = [one.rpartition("=") for one in text.removeprefix(f"{FIXED}:").split(",")]
@@ -102,7 +111,7 @@ class Rule:
                 at = {}
             if len(at) == len(pairs) and all(map(math.isfinite, at.values())):
                 return cls(FIXED, at)
-        raise RecordError(f"--select {shown(text)} is none of: fixed:1, fixed:w=0.02,N=4, held-out, oracle")
+        raise RecordError(f"--select {shown(text)} is none of: fixed:1, fixed:w=0.02,N=4, new-seeds, held-out, oracle")
 
     def __str__(self) -> str:
         return f"{self.name}:{setting_name(self.at).replace(' ', ',')}" if self.at else self.name
@@ -128,7 +137,8 @@ class Choice(NamedTuple):
     seeds: np.ndarray
     episodes: np.ndarray
     picks: tuple[str, ...]
-    """The settings behind it: one, or (for odd, for even episodes) where held-out halves disagree."""
+    """The settings behind it: one, or (for odd, for even episodes) where held-out halves disagree, or each that some
+    seeds picked for another, the most frequent first."""
     rule: str
     bias: float = 0.0
     """Estimated, to be subtracted; of the oracle only."""
@@ -141,7 +151,16 @@ class Choice(NamedTuple):
 
     def means(self) -> pd.Series:
         """Mean score of each seed, by its number."""
-        return pd.Series(average(self.scores, 1), index=self.seeds)
+        return pd.Series(settled(average(self.scores, 1)), index=self.seeds)
+
+    def sample(self) -> Sample:
+        """What its seeds say, with what their episodes say of them (`significance.of_episodes`)."""
+        return of_episodes(self.scores[~np.isnan(self.scores).all(axis=1)])
+
+    @property
+    def of_new_seeds(self) -> bool:
+        """Whether its seeds had no say in their own settings, so that they speak of newly trained ones."""
+        return self.rule in (FIXED, NEW_SEEDS)
 
     def summary(self, rng: np.random.Generator) -> Summary:
         """Mean, std and interval of it."""
@@ -202,7 +221,7 @@ def average(scores: np.ndarray, axis: int) -> np.ndarray:
 def best(scores: np.ndarray) -> int:
     """The arm of `[k, s, e]` with the largest mean over seeds of seed means; the first of equals."""
     means = average(average(scores, 2), 1)
-    return int(np.nanargmax(np.round(means, 9)))  # equal sums in another order stay equal
+    return int(np.nanargmax(settled(means)))
 
 
 def held_out(of: Arms) -> Choice | None:
@@ -225,6 +244,31 @@ def held_out(of: Arms) -> Choice | None:
     )
 
 
+def new_seeds(of: Arms) -> Choice | None:
+    """Leave-one-seed-out choice: each seed has the setting that is best on all other seeds.
+
+    So no seed has a say in its own setting, and their mean is an unbiased score of "choose on n - 1 seeds, then train
+    anew and deploy", on these start states. Each seed counts once; an interval over them is one for new seeds
+    (`tests/analysis/calibrate.py` says what it covers).
+
+    Returns: None for one seed, or if a setting is of a single seed.
+    """
+    means = average(of.scores, 2)  # [k, s]
+    if len(of.seeds) < 2 or (~np.isnan(means)).sum(axis=1).min() < 2:
+        return None
+    others = [np.delete(np.arange(len(of.seeds)), s) for s in range(len(of.seeds))]
+    chosen = [best(of.scores[:, rest]) for rest in others]
+    scores = np.stack([of.scores[k, s] for s, k in enumerate(chosen)])
+    picks = tuple(of.settings[k] for k, _ in Counter(chosen).most_common())
+    return Choice(scores, of.seeds, of.episodes, picks, NEW_SEEDS)
+
+
+def crossed(of: Arms, rule: str) -> Choice | None:
+    """The choice by other seeds, or where these are too few (or `rule` says so) by other episodes; None if neither can
+    be made."""
+    return (new_seeds(of) if rule != HELD_OUT else None) or held_out(of)
+
+
 def oracle(of: Arms, rng: np.random.Generator) -> Choice:
     """The best arm in hindsight, with the estimated bias of its score."""
     winner = best(of.scores)
@@ -244,11 +288,11 @@ def oracle_bias(of: Arms, rng: np.random.Generator, splits: int = SPLITS) -> flo
     with np.errstate(invalid="ignore"):
         parts = [average(values @ m.T / (there.astype(float) @ m.T), 1) for m in (half, 1 - half)]  # [k, splits]
     own = average(average(of.scores, 2), 1)[best(of.scores)]
-    crossed = []
+    found = []
     for chosen_on, scored_on in (parts, parts[::-1]):
         pick = np.where(np.isnan(chosen_on), -np.inf, chosen_on).argmax(axis=0)
-        crossed.append(np.take_along_axis(scored_on, pick[None], 0)[0])
-    return float(own - average(np.concatenate(crossed), 0))
+        found.append(np.take_along_axis(scored_on, pick[None], 0)[0])
+    return float(own - average(np.concatenate(found), 0))
 
 
 def halves(episodes: int, rng: np.random.Generator, splits: int) -> np.ndarray:
@@ -269,10 +313,10 @@ def choose(run: Run, rows: pd.DataFrame, rule: Rule) -> Choice | str:
         choice = Choice(of.scores[0], of.seeds, of.episodes, tuple(filter(None, of.settings)), FIXED)
     elif rule.name == ORACLE:
         choice = oracle(of, generator(run.suite, run.task))
-    elif (crossed := held_out(of)) is None:
+    elif (found := crossed(of, rule.name)) is None:
         return "some setting has no even or no odd episodes to choose on"
     else:
-        choice = crossed
+        choice = found
     seeds = of.seeds.tolist()
     return choice._replace(told=run.told(seeds), meant=len(run.meant), status=run.status_of(seeds))
 
@@ -310,7 +354,7 @@ def scores(
             if (choice := held_out(of)) is None:
                 notes.append(f"{name}: no held-out row; some setting has no even or no odd episodes")
             else:
-                found.append(choice)
+                found += [one for one in (new_seeds(of), choice) if one is not None]
             if oracle_too:
                 found.append(oracle(of, generator(run.suite, run.task)))
         at = rows.drop_duplicates("setting").set_index("setting")

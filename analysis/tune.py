@@ -57,7 +57,9 @@ def main(
     methods: Annotated[str | None, typer.Option(help="Some methods only; * stands for anything.")] = None,
     tasks: Annotated[str | None, typer.Option(help="Some tasks only; * stands for anything.")] = None,
     endpoint: Annotated[str, typer.Option(help="last, last-10 or steps=800k,900k,1m.")] = "last",
-    select: Annotated[str, typer.Option(help="Test-time knobs: fixed:1, fixed:w=0.02,N=4 or held-out.")] = "held-out",
+    select: Annotated[
+        str, typer.Option(help="Test-time knobs: fixed:1, fixed:w=0.02,N=4, new-seeds or held-out.")
+    ] = "new-seeds",
     out: Annotated[
         Path | None, typer.Option(parser=folder, help="A table of settings that gets the rows; the screen if unset.")
     ] = None,

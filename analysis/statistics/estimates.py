@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
+
+from analysis.statistics.noise import PASS, episode_variance, settled
 
 LEVEL = 0.95
 RESAMPLES = 2000
@@ -78,8 +80,51 @@ def bootstrap(
     return tails[0], tails[1]
 
 
+def student(
+    values: np.ndarray, rng: np.random.Generator | None = None, floor: Any = 0.0, level: float = LEVEL
+) -> tuple[np.ndarray, np.ndarray]:
+    """Student's t interval of the mean of n independent units, `[n, ...]` -> (low `[...]`, high `[...]`).
+
+    `floor`: what the variance of a unit is at least (`noise.episode_variance`). NaN for one unit, and where neither
+    units nor floor have any variance: nothing is known then.
+    """
+    values = settled(values)
+    variance = np.maximum(np.square(std(values)), floor)
+    with np.errstate(invalid="ignore"):
+        half = np.where(
+            variance > 0, stats.t.isf((1 - level) / 2, len(values) - 1) * np.sqrt(variance / len(values)), np.nan
+        )
+    return mean(values) - half, mean(values) + half
+
+
+def percentile(
+    values: np.ndarray, rng: np.random.Generator, floor: Any = 0.0, level: float = LEVEL
+) -> tuple[np.ndarray, np.ndarray]:
+    """`bootstrap` of the mean, which knows no floor."""
+    return bootstrap(values, rng, level=level)
+
+
+def bca(
+    values: np.ndarray, rng: np.random.Generator, floor: Any = 0.0, level: float = LEVEL
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bias-corrected and accelerated bootstrap interval of the mean (Efron 1987), of units `[n]`; it knows no floor.
+    NaN where all units are alike."""
+    values = settled(values)
+    if len(values) < 2 or not np.ptp(values):
+        return np.array(np.nan), np.array(np.nan)
+    found = stats.bootstrap(
+        (values,), np.mean, n_resamples=RESAMPLES, confidence_level=level, method="BCa", rng=rng
+    ).confidence_interval  # fmt: skip
+    return np.asarray(found.low), np.asarray(found.high)
+
+
+INTERVALS = {"t": student, "bca": bca, "percentile": percentile}
+"""Of a mean over seeds, by the name of the option `--interval`."""
+
+
 def coverage(units: int) -> int:
-    """True coverage in percent of a nominal 95% interval over so many (>= 2) normal units, rounded down in n."""
+    """True coverage in percent of a nominal 95% percentile bootstrap interval of the mean of so many (>= 2) normal
+    units, rounded down in n."""
     return COVERAGE[max(n for n in COVERAGE if n <= units)]
 
 
@@ -134,7 +179,8 @@ AGGREGATES: dict[str, Callable[[Strata], np.ndarray]] = {
 def profile_of(strata: Strata, thresholds: np.ndarray) -> np.ndarray:
     """Performance profile `[k, ...]`: the share of runs above each of k thresholds, tasks weighing alike."""
     runs, weight = _pooled(strata)
-    return np.stack([np.tensordot(weight, runs > threshold, axes=1) for threshold in thresholds])
+    runs = settled(runs)
+    return np.stack([np.tensordot(weight, runs > threshold, axes=1) for threshold in settled(thresholds)])
 
 
 def resample(strata: Strata, rng: np.random.Generator, resamples: int = RESAMPLES) -> list[np.ndarray]:
@@ -170,7 +216,8 @@ def stratified_coverage(seeds: int) -> int:
 def improvement_of(a: Strata, b: Strata) -> np.ndarray:
     """P(a run of `a` beats one of `b`) on a task drawn at random, ties half, `[...]`: the mean over tasks of
     Mann-Whitney's U / (n m) (Agarwal et al. 2021, section 4.3)."""
-    wins = [np.sign(x[:, None] - y[None, :]).mean(axis=(0, 1)) for x, y in zip(a, b, strict=True)]
+    pairs = zip(map(settled, a), map(settled, b), strict=True)
+    wins = [np.sign(x[:, None] - y[None, :]).mean(axis=(0, 1)) for x, y in pairs]
     return 0.5 + 0.5 * np.mean(wins, axis=0)
 
 
@@ -189,25 +236,39 @@ def _pooled(strata: Strata) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(strata).astype(float), weight
 
 
-def summarise(scores: np.ndarray, seeds: np.ndarray, rng: np.random.Generator) -> Summary:
-    """Summary of episodes: `scores [e]` of the seeds `seeds [e]`.
+def summarise(scores: np.ndarray, seeds: np.ndarray, rng: np.random.Generator, interval: str = "t") -> Summary:
+    """Summary of episodes: `scores [e]` of the seeds `seeds [e]`; `interval`: a key of INTERVALS.
 
-    Every seed counts alike, whatever its number of episodes. The interval resamples seeds, the field's convention: a
-    seed is what would be independent in a repetition, and the spread of seed means contains the episodes' noise
-    already, so episodes are not resampled within seeds. With one seed that is impossible; then it resamples episodes,
-    says so in `over`, and speaks of that one trained policy only.
+    Every seed counts alike, whatever its number of episodes. The interval is over seeds: a seed is what would be
+    independent in a repetition, and the spread of seed means contains the episodes' noise already, so episodes are not
+    resampled within seeds. They bound that spread from below, as few seeds may agree by chance. With one seed the
+    interval is over its episodes instead, and speaks of that one policy. The interval of scores that are successes ends
+    at 0 and 100.
 
     Raises: ValueError for no episodes.
     """
     scores = np.asarray(scores, float)
     names, index, counts = np.unique(seeds, return_inverse=True, return_counts=True)
-    means = np.bincount(index, weights=scores, minlength=len(names)) / counts
-    units = means if len(names) > 1 else scores
-    low, high = bootstrap(units, rng)
+    table = np.full((len(names), counts.max()), np.nan)
+    table[index, _number_within(index)] = scores
+    means = settled(np.nansum(table, axis=1) / counts)
+    units, floor = (means, episode_variance(table)) if len(names) > 1 else (scores, 0.0)
+    if len(names) == 1 and len(scores) > 1:  # successes of one policy
+        floor = float(episode_variance(scores[None])) * len(scores)
+    low, high = (float(end) for end in INTERVALS[interval](units, rng, floor))
+    if np.isin(settled(scores), (0.0, PASS)).all():
+        low, high = max(low, 0.0), min(high, PASS)  # a NaN stays one
     over = "seeds" if len(names) > 1 else "episodes"
-    return Summary(
-        float(means.mean()), float(std(means)), float(low), float(high), over, len(names), float(counts.mean())
-    )
+    return Summary(float(means.mean()), float(std(means)), low, high, over, len(names), float(counts.mean()))
+
+
+def _number_within(groups: np.ndarray) -> np.ndarray:
+    """`[e]` -> `[e]`: how many earlier entries are of the same group."""
+    order = np.argsort(groups, kind="stable")
+    starts = np.searchsorted(groups[order], groups[order])
+    numbers = np.empty(len(groups), int)
+    numbers[order] = np.arange(len(groups)) - starts
+    return numbers
 
 
 def generator(*names: object) -> np.random.Generator:

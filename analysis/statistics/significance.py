@@ -3,6 +3,9 @@
 A training seed is such a unit; a start state is one too if conclusions should hold for others; tasks of one environment
 share a dataset, so in the cautious reading the environment is one. Tests on seeds alone condition on the start states,
 which all methods share.
+
+No variance over units is taken for less than what the unit's own parts say (`noise.episode_variance`; of a task, its
+error over seeds): few units agree by chance. Where nothing is known of a variance, nothing is tested: p is NaN.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import numpy as np
 from scipy import stats
 
 from analysis.statistics.estimates import LEVEL
+from analysis.statistics.noise import episode_variance, settled
 
 ALPHA = 1 - LEVEL
 EXACT = 60  # units up to which rank tests count all arrangements
@@ -29,6 +33,13 @@ class Sample(NamedTuple):
     n: Any
     unit: Any = 0.0
     """Of the last digit printed, where the mean was rounded; its error is uniform, of variance unit^2 / 12."""
+    floor: Any = 0.0
+    """What the variance of one unit is at least, for all that `std` says."""
+
+    @property
+    def variance(self) -> Any:
+        """Of one unit; NaN of a single one."""
+        return np.maximum(np.square(self.std), self.floor)
 
 
 class Comparison(NamedTuple):
@@ -42,19 +53,28 @@ class Comparison(NamedTuple):
     p: Any
 
 
-def sample(values: np.ndarray) -> Sample:
-    """Of units `[n, ...]`; the std of one unit is NaN."""
-    values = np.asarray(values, float)
+def sample(values: np.ndarray, floor: Any = 0.0) -> Sample:
+    """Of units `[n, ...]`; the std of one unit is NaN. `floor`: as of Sample."""
+    values = settled(values)
     spread = values.std(axis=0, ddof=1) if len(values) > 1 else np.full(values.shape[1:], np.nan)
-    return Sample(values.mean(axis=0), spread, len(values))
+    return Sample(values.mean(axis=0), settled(spread), len(values), floor=floor)
+
+
+def of_episodes(scores: np.ndarray) -> Sample:
+    """Of the seeds of scores `[n, e, ...]` in points, NaN where there is no episode: what they say, and their floor."""
+    scores = np.asarray(scores, float)
+    there = ~np.isnan(scores)
+    means = np.where(there, scores, 0.0).sum(axis=1) / there.sum(axis=1)
+    return sample(means, episode_variance(scores))
 
 
 def welch(a: Sample, b: Sample, level: float = LEVEL) -> Comparison:
     """Welch's t from summary statistics, with Satterthwaite's degrees of freedom.
 
-    NaN where either side has fewer than two units. Without any spread, equal means have p = 1 and others p = 0.
+    NaN where either side has fewer than two units, or none is known to vary (p is 1 there if the means are equal). A
+    variance that is at its floor keeps the degrees of freedom of the units, which errs to the safe side.
     """
-    parts = [(np.square(side.std) / side.n, np.subtract(side.n, 1)) for side in (a, b)]
+    parts = [(side.variance / side.n, np.subtract(side.n, 1)) for side in (a, b)]
     rounding = (np.square(a.unit) + np.square(b.unit)) / 12
     return _t(np.subtract(a.mean, b.mean), [*parts, (rounding, np.inf)], level)
 
@@ -66,14 +86,14 @@ def equivalence(compared: Comparison, margin: float) -> Any:
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         t = (margin - np.abs(compared.difference)) / compared.error
-        return stats.t.sf(np.where(compared.error == 0, np.inf * np.sign(t), t), compared.df)
+        return stats.t.sf(np.where(compared.error == 0, np.nan, t), compared.df)
 
 
 def detectable(compared: Comparison, alpha: float = ALPHA, power: float = 0.8) -> float:
     """The smallest true difference that a two-sided t-test with this error and df finds with the power; or NaN."""
     error, df = float(compared.error), float(compared.df)
     if not error > 0 or not df > 0:
-        return 0.0 if error == 0 else math.nan
+        return math.nan
     critical = stats.t.isf(alpha / 2, df)
     low, high = 0.0, 1.0
 
@@ -94,6 +114,7 @@ def mann_whitney(a: np.ndarray, b: np.ndarray) -> float:
 
     Success rates tie often, where the usual tables do not hold: all splits of the very ranks at hand are counted.
     """
+    a, b = settled(a), settled(b)
     if len(a) + len(b) > EXACT:
         return float(stats.mannwhitneyu(a, b, method="asymptotic").pvalue)
     ranks = _doubled(np.concatenate([a, b]))
@@ -109,7 +130,7 @@ def wilcoxon(differences: np.ndarray) -> float:
 
     Zeros are dropped, as Wilcoxon did.
     """
-    differences = np.asarray(differences, float)
+    differences = settled(differences)
     differences = differences[differences != 0]
     if len(differences) > EXACT:
         return float(stats.wilcoxon(differences).pvalue)
@@ -141,16 +162,17 @@ def paired(a: np.ndarray, b: np.ndarray, level: float = LEVEL) -> Comparison:
     common difficulty cancels in the difference of means. What is left has three sources, drawn anew in a repetition:
     the seeds of either method, and how much the methods differ on a start state. So the variance is
       var(seed means of a) / n + var(seed means of b) / m + var_e(difference of the columns' means) / e - noise
-    where noise (residual of seeds x starts) stands in both kinds of terms; never less than the seeds' alone. With one
-    seed on a side, its variance between seeds is unknown: the result then speaks of those trained policies only.
+    where noise (residual of seeds x starts) stands in both kinds of terms; never less than the seeds' alone, nor these
+    less than their floor. With one seed on a side, its variance between seeds is unknown: the result then speaks of
+    those trained policies only.
     """
     a, b = np.asarray(a, float), np.asarray(b, float)
     episodes = a.shape[1]
-    columns = a.mean(axis=0) - b.mean(axis=0)
+    columns = settled(a.mean(axis=0) - b.mean(axis=0))
     starts = columns.var(ddof=1) / episodes if episodes > 1 else math.nan
     if len(a) < 2 or len(b) < 2:
         return _t(columns.mean(), [(starts, episodes - 1)], level)
-    seeds = [(side.mean(axis=1).var(ddof=1) / len(side), len(side) - 1) for side in (a, b)]
+    seeds = [(of_episodes(side).variance / len(side), len(side) - 1) for side in (a, b)]
     noise = sum(_residual(side) / side.size for side in (a, b)) if episodes > 1 else 0.0
     return _t(columns.mean(), [*seeds, (max(starts - noise, 0.0) if episodes > 1 else 0.0, episodes - 1)], level)
 
@@ -171,30 +193,39 @@ class Clustered(NamedTuple):
     wilcoxon_environments: float
 
 
-def clustered(differences: np.ndarray, environments: Sequence[str]) -> Clustered:
+def clustered(differences: np.ndarray, environments: Sequence[str], errors: np.ndarray | None = None) -> Clustered:
     """One-sample t and signed-rank tests of task differences `[t]`, and of their means by environment `[t]` names.
+
+    `errors [t]`: the standard error of each over its own seeds, where it is known. What tasks (or environments) differ
+    by contains it, so the variance over them is never taken for less: two tasks may agree by chance.
 
     Tasks of an environment share a dataset, often a behaviour model, so that their differences move together: where
     the two readings disagree, the tasks' is the one to distrust.
     """
-    differences, names = np.asarray(differences, float), np.asarray(environments)
-    means = np.array([differences[names == name].mean() for name in dict.fromkeys(environments)])
+    differences, names = settled(differences), np.asarray(environments)
+    squares = np.square(np.zeros(len(differences)) if errors is None else np.nan_to_num(np.asarray(errors, float)))
+    groups = [names == name for name in dict.fromkeys(environments)]
+    means = settled(np.array([differences[group].mean() for group in groups]))
+    floors = squares.mean(), np.mean([squares[group].sum() / group.sum() ** 2 for group in groups])
     readings = [
-        _t(values.mean(), [(sample(values).std ** 2 / len(values), len(values) - 1)]) for values in (differences, means)
+        _t(values.mean(), [(sample(values, floor).variance / len(values), len(values) - 1)])
+        for values, floor in ((differences, floors[0]), (means, floors[1]))
     ]
     return Clustered(readings[0], readings[1], wilcoxon(differences), wilcoxon(means))
 
 
 def _t(difference: Any, parts: Sequence[tuple[Any, Any]], level: float = LEVEL) -> Comparison:
-    """t of a difference whose variance is a sum of estimates (variance, degrees of freedom)."""
+    """t of a difference whose variance is a sum of estimates (variance, degrees of freedom). Without any variance there
+    is no interval, and no p unless the difference is 0 too."""
     with np.errstate(divide="ignore", invalid="ignore"):
         variance = sum(part for part, _ in parts)
         df = np.square(variance) / sum(np.square(part) / freedom for part, freedom in parts)
         df = np.where(np.isnan(df) & ~np.isnan(variance), np.inf, df)  # no variance at all
+        difference = settled(difference)
         error = np.sqrt(variance)
         p = 2 * stats.t.sf(np.abs(difference) / error, df)
-        p = np.where(error == 0, np.where(np.equal(difference, 0), 1.0, 0.0), p)
-        half = np.where(error == 0, 0.0, stats.t.isf((1 - level) / 2, df) * error)
+        p = np.where(error == 0, np.where(np.equal(difference, 0), 1.0, np.nan), p)
+        half = np.where(error == 0, np.nan, stats.t.isf((1 - level) / 2, df) * error)
     return Comparison(
         *(value[()] for value in map(np.asarray, (difference, error, df, difference - half, difference + half, p)))
     )
@@ -208,7 +239,7 @@ def _residual(scores: np.ndarray) -> float:
 
 def _doubled(values: np.ndarray) -> np.ndarray:
     """Twice the ranks `[n]`, ties sharing their mean: integers."""
-    return np.rint(2 * stats.rankdata(values)).astype(int)
+    return np.rint(2 * stats.rankdata(settled(values))).astype(int)
 
 
 def _two_sided(ways: np.ndarray, observed: int) -> float:

@@ -7,13 +7,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from analysis.records.load import load
 from analysis.records.runs import RecordError
 from analysis.select import (
     FIXED,
     HELD_OUT,
+    NEW_SEEDS,
     ORACLE,
+    Arms,
     Choice,
     Endpoint,
     Rule,
@@ -22,12 +26,15 @@ from analysis.select import (
     choose,
     headline,
     held_out,
+    new_seeds,
     offline,
     oracle,
     oracle_bias,
     scores,
     shared_starts,
 )
+from analysis.statistics.estimates import improvement_of, profile_of
+from analysis.statistics.significance import mann_whitney, wilcoxon
 from tests.analysis.synthetic import write_run
 
 ARMS = ["L_test=0", "L_test=1", "L_test=2", "L_test=3"]
@@ -75,6 +82,49 @@ def test_held_out_by_hand() -> None:
     assert oracle_bias(arms(rows, ["a", "b"]), np.random.default_rng(0)) == pytest.approx(5.5 - 2.0)
 
 
+def test_new_seeds_by_hand() -> None:
+    """Arm a has 1, 2, 9 on three seeds, arm b 4, 4, 4. Seeds 0 and 1 see the 9 in a (means 5.5 and 5 against 4), so are
+    scored at a; seed 2 sees 1.5 against 4 and is scored at b."""
+    scores = np.array([[[1.0], [2.0], [9.0]], [[4.0], [4.0], [4.0]]])
+    choice = new_seeds(Arms(scores, ["a", "b"], np.array([0, 1, 5]), np.array([0])))
+    assert choice is not None and choice.means().to_dict() == {0: 1.0, 1: 2.0, 5: 4.0}
+    assert choice.picks == ("a", "b") and choice.rule == NEW_SEEDS and choice.of_new_seeds
+    assert new_seeds(Arms(scores[:, :1], ["a", "b"], np.array([0]), np.array([0]))) is None
+    scores[1, 1:] = np.nan  # an arm of one seed cannot be chosen for that very seed
+    assert new_seeds(Arms(scores, ["a", "b"], np.array([0, 1, 5]), np.array([0]))) is None
+
+
+def test_new_seeds_gain_nothing_from_equal_arms() -> None:
+    """Arms equal in truth, whose seeds differ by a std of 10 an arm: what a seed gains at the arm that suits it, a new
+    seed does not have. The best of four of one seed has +1.03 std, of the mean of five seeds +1.03 x 10 / sqrt(5) =
+    4.6 points, and that is what choosing on held-out episodes of the same seeds reports; choosing on other seeds
+    reports none of it. A mean of 400 has a standard error of at most 10 / sqrt(5 x 400) = 0.22, four of them allowed.
+    """
+    rng, cross, other = np.random.default_rng(1), [], []
+    for _ in range(400):
+        scores = 10 * rng.normal(size=(4, 5, 1)) + 5 * rng.normal(size=(4, 5, 50))
+        of = Arms(scores, ARMS, np.arange(5), np.arange(50))
+        for found, choice in ((cross, held_out(of)), (other, new_seeds(of))):
+            assert choice is not None
+            found.append(float(choice.means().mean()))
+    assert abs(np.mean(other)) < 0.9
+    assert abs(np.mean(cross) - 4.6) < 0.9
+
+
+@given(st.integers(1, 30), st.permutations(range(3)))
+def test_equal_totals_are_ties_in_any_order(wins: int, order: list[int]) -> None:
+    """Three evaluations of 50 episodes, added up in another order: the means differ in the last bit, the methods not.
+    Every test and share that asks which is larger must see a tie."""
+    steps = np.array([wins, 2 * wins % 50, 7]) * 2.0 / 3  # of 100 points, over three evaluations
+    one, two = sum(steps.tolist()), sum(steps[list(order)].tolist())
+    a, b = (Choice(np.full((3, 1), value), np.arange(3), np.arange(1), (), FIXED) for value in (one, two))
+    assert (a.means() == b.means()).all()
+    x, y = np.full(3, one), np.full(3, two)
+    assert mann_whitney(x, y) == wilcoxon(x - y) == 1
+    assert improvement_of([x], [y]) == 0.5 and best(np.stack([y, x])[:, :, None]) == 0
+    np.testing.assert_array_equal(profile_of([x], np.array([two])), profile_of([y], np.array([two])))
+
+
 def test_arms_know_what_is_missing() -> None:
     """A gap is NaN, not 0; two evaluations of one episode are averaged; a seed counts alike whatever it lacks."""
     rows = pd.DataFrame(
@@ -120,7 +170,7 @@ def test_online_rows_are_no_offline_result() -> None:
 
 
 def test_rules(tmp_path: Path) -> None:
-    """w is better at 0.02, N at 4; a rule may fix either, both or none, and what is open is held out."""
+    """w is better at 0.02, N at 4; a rule may fix either, both or none, and what is open is picked on other seeds."""
     knobs: dict[str, list[float]] = {"w": [0.0, 0.02, 0.1], "N": [1, 4]}
     exact = {"seed_std": 0.0, "episode_std": 0.0, "evaluations": 1, "seeds": 2, "episodes": 4}
     write_run(tmp_path, "qgf", knobs=knobs, effect=lambda t, s: 9 * (s["w"] == 0.02) + s["N"], **exact)  # type: ignore[arg-type]
@@ -132,8 +182,11 @@ def test_rules(tmp_path: Path) -> None:
         return float(choice.scores.mean()), choice.rule
 
     assert outcome("fixed:w=0.1,N=1") == (1, FIXED)
-    assert outcome("fixed:N=1") == (10, HELD_OUT) and outcome("held-out") == outcome("fixed:1") == (13, HELD_OUT)
-    assert outcome("oracle") == (13, ORACLE)
+    assert outcome("fixed:N=1") == (10, NEW_SEEDS) and outcome("new-seeds") == outcome("fixed:1") == (13, NEW_SEEDS)
+    assert outcome("held-out") == (13, HELD_OUT) and outcome("oracle") == (13, ORACLE)
+    assert Rule() == Rule.parse("new-seeds")
+    alone = choose(run, rows[rows["seed"] == 0], Rule())  # one seed has no others
+    assert isinstance(alone, Choice) and alone.rule == HELD_OUT and not alone.of_new_seeds
     assert choose(run, rows, Rule.parse("fixed:w=0.3")) == "no w=0.3 among 0, 0.02, 0.1"
     assert str(Rule.parse("fixed:1")) == "fixed:L_test=1" and str(Rule.parse("oracle")) == "oracle"
     for text in ("best", "fixed:", "fixed:w=x"):
@@ -148,12 +201,12 @@ def test_scores_of_exact_records(tmp_path: Path) -> None:
     write_run(tmp_path, "fql", effect=lambda t, s: t * 40, status="interrupted", **exact)  # type: ignore[arg-type]
     cells, notes = scores(load(tmp_path), oracle_too=True)
     assert cells["row"].tolist() == [
-        "fql", "vgf L_test=0", "vgf L_test=2", "vgf L_test=10", "vgf (held-out)", "vgf (oracle)",
+        "fql", "vgf L_test=0", "vgf L_test=2", "vgf L_test=10", "vgf (new-seeds)", "vgf (held-out)", "vgf (oracle)",
     ]  # fmt: skip
-    np.testing.assert_allclose(cells["mean"], [40, 50, 52, 60, 60, 60])
+    np.testing.assert_allclose(cells["mean"], [40, 50, 52, 60, 60, 60, 60])
     np.testing.assert_allclose(cells["std"], 0, atol=1e-5)
-    np.testing.assert_allclose(cells["low"], cells["high"])
-    assert cells["picks"].tolist()[-2:] == ["L_test=10", "L_test=10"]
+    assert cells[["low", "high"]].isna().all(axis=None)  # neither seeds nor episodes vary, so nothing is known
+    assert cells["picks"].tolist()[-3:] == ["L_test=10"] * 3
     assert cells["over"].eq("seeds").all() and cells["seeds"].eq(3).all() and cells["episodes"].eq(4).all()
     assert notes == ["toy/toy fql: no final evaluation, the offline one at step 2000 stands in"]
 

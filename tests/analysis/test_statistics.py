@@ -64,7 +64,10 @@ def test_summary_weighs_seeds_alike() -> None:
     scores, seeds = np.array([0.0, 0.0, 0.0, 0.0, 10.0, 20.0]), np.array([7, 7, 7, 7, 9, 9])
     summary = summarise(scores, seeds, generator("x"))
     assert (summary.mean, summary.std) == (7.5, pytest.approx(15 / np.sqrt(2)))
-    assert (summary.low, summary.high, summary.over) == (0.0, 15.0, "seeds")
+    half = 12.7062 * 7.5  # Student's t of one degree of freedom, times the standard error 15 / 2
+    assert (summary.low, summary.high) == (pytest.approx(7.5 - half, rel=1e-4), pytest.approx(7.5 + half, rel=1e-4))
+    by_percentile = summarise(scores, seeds, generator("x"), "percentile")
+    assert (by_percentile.low, by_percentile.high, summary.over) == (0.0, 15.0, "seeds")
     assert (summary.seeds, summary.episodes) == (2, 3.0)
 
 

@@ -81,7 +81,7 @@ def test_an_ascii_terminal_and_nobody_who_reads(results: Path, tmp_path: Path) -
     )  # fmt: skip
     os.close(write)
     assert closed.returncode != 0 and closed.stderr == ""
-    assert len(pd.read_csv(tmp_path / "out" / "scores.csv")) == 4
+    assert len(pd.read_csv(tmp_path / "out" / "scores.csv")) == 5  # fql; vgf at two settings, new-seeds, held-out
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(results: Path, tmp_path: Path) -> None:

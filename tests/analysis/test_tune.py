@@ -125,7 +125,7 @@ def test_the_command_by_seeds(tmp_path: Path) -> None:
     done = invoke(tune.app, tmp_path, "--rule", "heldout-seeds")
     said = " ".join(done.stdout.split())
     assert done.exit_code == 0, done.stderr
-    assert "alpha=3.0 5.0 ± 5.0 [0.0, 10.0] 3 1 of 3" in said and "alpha=10.0 6.0 ± 2.0 [4.0, 8.0] 3 2 of 3" in said
+    assert "alpha=3.0 5.0 ± 5.0 [-7.4, 17.4] 3 1 of 3" in said and "alpha=10.0 6.0 ± 2.0 [1.0, 11.0] 3 2 of 3" in said
     assert "heldout-seeds (all 3 splits): chosen on 1 of 3 seeds, reported on the other 2." in said
     assert "picked: alpha=10.0 (the best over all); held-out score 4.5 [3.0, 6.5]" in said
     assert "spent: 2 settings x 3 seeds x 1,000 gradient steps = 6,000; 180 s of training, 30 s of evaluation" in said
@@ -253,7 +253,7 @@ def test_a_setting_whose_seeds_all_failed_is_a_row_and_charged(tmp_path: Path, m
     done = invoke(tune.app, tmp_path)
     said = " ".join(done.stdout.split())
     assert done.exit_code == 0, done.stderr
-    assert "alpha=3.0 5.0 ± 5.0 [0.0, 10.0] 3 " in said
+    assert "alpha=3.0 5.0 ± 5.0 [-7.4, 17.4] 3 " in said
     why = "nothing evaluated; seeds 0-2 failed: critic/loss not finite at step 2"
     assert f"alpha=1e+30 ({why}) 0 of 3" in said
     assert "2 settings, 6 seeds in all, 3,800 gradient steps; 94 s of training, 15 s of evaluation" in said
