@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Self
 
+import jax
 import jax.numpy as jnp
 import optax
 
 from methods.core import Array, ControlConfig, Key, TaskSpec
 from methods.learner import Learner, Params, create, optimizer
-from methods.networks import ActionField, GaussianHead, PolicyHead, forward, per_action
+from methods.networks import ActionField, GaussianHead, PolicyHead, SquashedHead, forward, per_action
 from methods.samplers import Sampler
 
 
@@ -89,6 +90,58 @@ class GaussianActor(_Actor):
         """Mean, neither squashed nor clipped, and log std, `[..., a]` each."""
         mean, log_std = forward(self.network, params, obs)
         return mean, log_std
+
+
+@dataclass(frozen=True)
+class SquashedActor(_Actor):
+    """tanh of a Gaussian that depends on the state, or with `edits` on an action too (SAC's policy; DSRL's noise actor,
+    the edit policy of EXPO and QAM-E)."""
+
+    edits: bool = False
+
+    @property
+    def network(self) -> SquashedHead:
+        return SquashedHead(self.hidden_dims, self.action_dim, self.activation, self.precision)
+
+    def init(self, key: Key) -> Learner:
+        more = (jnp.zeros((1, self.action_dim)),) if self.edits else ()
+        return self._create(self.network.init(key, jnp.zeros((1, self.obs_dim)), *more))
+
+    def __call__(self, params: Params, obs: Array, noise: Array, *more: Array) -> tuple[Array, Array]:
+        """Draws u `[..., a]` in (-1, 1), one for each noise `[..., a]` ~ N(0, I), and log pi(u) `[...]`; `more`: the
+        action `[..., a]` that is edited."""
+        mean, log_std = forward(self.network, params, per_action(obs, noise), *more)
+        raw = mean + jnp.exp(log_std) * noise
+        # log(1 - tanh(x)^2) = 2 (log 2 - x - softplus(-2 x)), which does not lose its digits where tanh is near 1
+        slope = 2.0 * (jnp.log(2.0) - raw - jax.nn.softplus(-2.0 * raw))
+        log_prob = jax.scipy.stats.norm.logpdf(noise) - log_std - slope
+        return jnp.tanh(raw), jnp.sum(log_prob, axis=-1)
+
+
+@dataclass(frozen=True)
+class Temperature:
+    """alpha = exp(l) of an entropy bonus, which keeps a policy's entropy at -dims / 2 (SAC's, with QAM's target)."""
+
+    dims: int
+    learning_rate: float
+    clip_norm: float | None = None
+
+    @property
+    def optimizer(self) -> optax.GradientTransformation:
+        return optimizer(self.learning_rate, self.clip_norm)
+
+    def init(self, key: Key) -> Learner:
+        del key
+        return create({"log_alpha": jnp.zeros(())}, self.optimizer)
+
+    def __call__(self, params: Params) -> Array:
+        """alpha, a scalar; 1 at its start."""
+        return jnp.exp(params["log_alpha"])
+
+    def loss(self, params: Params, log_prob: Array) -> Array:
+        """alpha (H - target), a scalar, with the entropy H = -mean log pi `[b]` constant."""
+        entropy = -jnp.mean(jax.lax.stop_gradient(log_prob))
+        return self(params) * (entropy + self.dims / 2.0)
 
 
 @dataclass(frozen=True)

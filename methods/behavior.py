@@ -26,7 +26,7 @@ from methods.core import (
     TaskSpec,
     is_on,
 )
-from methods.learner import Learner, create, descend, optimizer
+from methods.learner import Learner, Params, create, descend, optimizer
 from methods.networks import per_action
 from methods.samplers import DiffusionSampler, FlowSampler, GaussianSampler, Sampler
 from methods.sampling import ROWS, Sampling, Windows
@@ -60,6 +60,7 @@ class Behavior:
     weight_decay: float = 0.0
     decay_steps: int = 0  # steps in which the learning rate falls to 0, along a cosine; 0: it stays
     average: float = 0.0  # rate at which an average of the parameters follows them, and samples; 0: there is none
+    lagging: bool = False  # whether the average follows the parameters as they were before a step
     settings: Mapping[str, Any] = field(default_factory=dict)  # what its fit depends on beside the sampler, the
     # learning rate and the batch
 
@@ -108,13 +109,17 @@ class Behavior:
 
     # training
 
-    def update(self, learner: Learner, batch: Batch, draws: Any) -> tuple[Learner, Metrics]:
-        """One gradient step of imitation."""
+    def gradient(self, learner: Learner, batch: Batch, draws: Any) -> tuple[Array, Params]:
+        """The imitation loss, a scalar, and its gradient."""
         weights = imitated(batch, self.config)
-        loss, grads = jax.value_and_grad(self.sampler.loss)(
+        return jax.value_and_grad(self.sampler.loss)(
             learner.params, batch["observations"], batch["actions"], draws, weights
         )
-        new = descend(learner, grads, self.optimizer, tau=self.average, after=True)
+
+    def update(self, learner: Learner, batch: Batch, draws: Any) -> tuple[Learner, Metrics]:
+        """One gradient step of imitation."""
+        loss, grads = self.gradient(learner, batch, draws)
+        new = descend(learner, grads, self.optimizer, tau=self.average, after=not self.lagging)
         return new, {"behavior/loss": loss}
 
     def stage(self, steps: int, sample: Sampling = ROWS) -> Stage:

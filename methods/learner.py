@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from methods.core import Array, is_on
@@ -46,6 +48,13 @@ def descend(
         followed = params if after else learner.params
         target = jax.tree.map(lambda online, slow: tau * online + (1.0 - tau) * slow, followed, target)
     return Learner(params, opt_state, target)
+
+
+def clipped_together(grads: Mapping[str, Params], norm: float) -> dict[str, Params]:
+    """The gradients of several parts, all scaled alike where the norm of all of them is above `norm`: what one
+    optimiser with one clip makes of them, where a large gradient of one part shortens the steps of the others."""
+    factor = jnp.minimum(1.0, norm / global_norm(dict(grads)))
+    return {name: jax.tree.map(lambda leaf: factor * leaf, part) for name, part in grads.items()}
 
 
 def global_norm(tree: Any) -> Array:

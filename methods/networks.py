@@ -245,6 +245,26 @@ class GaussianHead(nn.Module):
         return mean, jnp.broadcast_to(jnp.clip(log_std, -5.0, 2.0), mean.shape)
 
 
+class SquashedHead(nn.Module):
+    """A Gaussian before tanh, whose std depends on the input: observations `[..., o]`, with any further inputs (actions
+    `[..., a]`) -> mean and log std, both `[..., a]`, the latter clipped to [-20, 2]. As in SAC and the code of QAM."""
+
+    hidden_dims: tuple[int, ...]
+    action_dim: int
+    activation: str = "gelu"
+    precision: str = "float32"
+
+    @nn.compact
+    def __call__(self, obs: Array, *more: Array) -> tuple[Array, Array]:
+        product = PRODUCTS[self.precision]
+        trunk = MLP(self.hidden_dims[:-1], self.hidden_dims[-1], self.activation, precision=self.precision)
+        hidden = ACTIVATIONS[self.activation](trunk(jnp.concatenate([features(obs), *more], axis=-1)))
+        mean, log_std = (
+            nn.Dense(self.action_dim, kernel_init=STARTS["uniform"], dot_general=product)(hidden) for _ in range(2)
+        )
+        return mean, jnp.clip(log_std, -20.0, 2.0)
+
+
 class DenoisingNetwork(nn.Module):
     """eps(s, x_t, t): observations `[..., o]`, noisy actions `[..., a]` and times `[..., 1]` in [0, 1] -> `[..., a]`.
 
