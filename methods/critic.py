@@ -58,6 +58,7 @@ class Critic:
     loss: Literal["mean", "sum"] = "mean"  # over the ensemble, which matters where gradients are clipped
     clip_norm: float | None = None
     precision: str = "float32"
+    averaged: bool = True  # whether it has a Polyak target
 
     @classmethod
     def of(cls, spec: TaskSpec, config: CriticConfig, **rest: Any) -> Critic:
@@ -66,7 +67,7 @@ class Critic:
         shared = {name: getattr(c, name) for name in ("hidden_dims", "learning_rate", "tau", "precision")}
         shared |= {"discount": c.discount if c.window == 1 else c.discount**c.window, "members": c.critics}
         shared |= {"aggregation": c.q_aggregation, "rho": c.rho} if isinstance(c, TDConfig) else {}
-        return cls(spec.obs_dim, spec.action_dim, **{**shared, **rest})
+        return cls(**{"obs_dim": spec.obs_dim, "action_dim": spec.action_dim, **shared, **rest})
 
     @property
     def network(self) -> QNetwork:
@@ -78,7 +79,7 @@ class Critic:
 
     def init(self, key: Key) -> Learner:
         params = self.network.init(key, jnp.zeros((1, self.obs_dim)), jnp.zeros((1, self.action_dim)))
-        return create(params, self.optimizer, target=True)
+        return create(params, self.optimizer, target=self.averaged)
 
     # values
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from methods.core import Array
+from methods.core import Array, Batch
 
 
 def aggregate(values: Array, how: str, rho: float = 0.5) -> Array:
@@ -32,6 +32,11 @@ def td_loss(values: Array, target: Array, over: str = "sum", whole: Array | None
     errors = (values - target) ** 2
     errors = errors if whole is None else whole * errors
     return jnp.mean(errors) if over == "mean" else jnp.mean(jnp.sum(errors, axis=0))
+
+
+def counted(batch: Batch) -> Array | float:
+    """What multiplies the loss of each row: 0 `[b]` where its window crosses an episode's end, or 1 of rows."""
+    return batch["valid"][:, -1] if "valid" in batch else 1.0
 
 
 def particle_value(values: Array, how: str) -> Array:
