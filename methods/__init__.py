@@ -38,6 +38,8 @@ REGISTRY: dict[str, str] = {
     "cfgrl": "methods.cfgrl:CFGRL",
     "rql": "methods.rql:RQL",
     "fan": "methods.fan:FAN",
+    "qsm": "methods.qsm:QSM",
+    "dac": "methods.dac:DAC",
     "diffusion_ql": "methods.diffusion_ql:DiffusionQL",
     "rebrac": "methods.rebrac:ReBRAC",
     "td3bc": "methods.td3bc:TD3BC",

@@ -7,11 +7,12 @@ from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from methods.core import Array, ControlConfig, Key, TaskSpec
 from methods.learner import Learner, Params, create, optimizer
-from methods.networks import ActionField, GaussianHead, PolicyHead, SquashedHead, forward, per_action
+from methods.networks import ActionField, FourierDenoiser, GaussianHead, PolicyHead, SquashedHead, forward, per_action
 from methods.samplers import Sampler
 
 
@@ -142,6 +143,70 @@ class Temperature:
         """alpha (H - target), a scalar, with the entropy H = -mean log pi `[b]` constant."""
         entropy = -jnp.mean(jax.lax.stop_gradient(log_prob))
         return self(params) * (entropy + self.dims / 2.0)
+
+
+@dataclass(frozen=True)
+class DenoisingActor(_Actor):
+    """A diffusion policy of T numbered steps, variance preserving, as in the code of QSM and DAC in QAM's suite."""
+
+    steps: int = 10  # T
+    clipped: str = "before"  # "before": clean actions within a step; "after": each step's result; "none"
+
+    @property
+    def network(self) -> FourierDenoiser:
+        return FourierDenoiser(self.hidden_dims, self.action_dim, self.activation, self.precision)
+
+    @property
+    def betas(self) -> np.ndarray:
+        """beta_0 = 0, beta_1, ..., beta_T: 1 - exp(-.1 / T - 4.95 (2 t - 1) / T^2)."""
+        steps = np.arange(1, self.steps + 1)
+        return np.concatenate([[0.0], 1.0 - np.exp(-0.1 / self.steps - 4.95 * (2 * steps - 1) / self.steps**2)])
+
+    @property
+    def signal(self) -> np.ndarray:
+        """abar_0 = 1, ..., abar_T, `[T + 1]`."""
+        return np.cumprod(1.0 - self.betas)
+
+    def init(self, key: Key) -> Learner:
+        action = jnp.zeros((1, self.action_dim))
+        return self._create(self.network.init(key, jnp.zeros((1, self.obs_dim)), action, jnp.ones((1, 1))))
+
+    def predict(self, params: Params, obs: Array, noisy: Array, step: Array) -> Array:
+        """The noise `[..., a]` in noisy actions `[..., a]` at steps `[..., 1]` or a scalar."""
+        time = jnp.broadcast_to(step, (*noisy.shape[:-1], 1)).astype(noisy.dtype)
+        return forward(self.network, params, per_action(obs, noisy), noisy, time)
+
+    def noise(self, key: Key, shape: tuple[int, ...]) -> Array:
+        """What samples start from and are shaken by, `[*shape, T, a]`."""
+        return jax.random.normal(key, (*shape, self.steps, self.action_dim))
+
+    def __call__(self, params: Params, obs: Array, noise: Array) -> Array:
+        """Actions `[..., a]` at observations `[..., o]`, one for each noise `[..., T, a]`, clipped at the end.
+
+        "before": x <- the posterior mean of the clipped clean action (DDPM, arXiv 2006.11239, Eq. 7); otherwise x <-
+        the clean action itself; and noise of std sqrt(beta_t) in every step but the last.
+        """
+        betas, signal = self.betas, self.signal
+        steps = np.arange(self.steps, 0, -1)
+        before, now = signal[steps - 1], signal[steps]
+        of_clean = np.sqrt(before) * betas[steps] / (1.0 - now)
+        of_noisy = np.sqrt(1.0 - betas[steps]) * (1.0 - before) / (1.0 - now)
+        shake = np.where(steps > 1, np.sqrt(betas[steps]), 0.0)
+        columns = (steps, np.sqrt(now), np.sqrt(1.0 - now), of_clean, of_noisy, shake)
+        parts = jnp.moveaxis(noise, -2, 0)
+        fresh = jnp.concatenate([parts[1:], jnp.zeros_like(parts[:1])])  # the last step is not shaken
+
+        def reverse(noisy: Array, inputs: tuple[Array, ...]) -> tuple[Array, None]:
+            step, root, level, clean_share, noisy_share, std, z = inputs
+            clean = (noisy - level * self.predict(params, obs, noisy, step)) / root
+            if self.clipped == "before":
+                return clean_share * jnp.clip(clean, -1.0, 1.0) + noisy_share * noisy + std * z, None
+            moved = clean + std * z
+            return jnp.clip(moved, -1.0, 1.0) if self.clipped == "after" else moved, None
+
+        inputs = tuple(jnp.asarray(column, noise.dtype) for column in columns)
+        action, _ = jax.lax.scan(reverse, parts[0], (*inputs, fresh))
+        return jnp.clip(action, -1.0, 1.0)
 
 
 @dataclass(frozen=True)

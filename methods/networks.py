@@ -304,6 +304,31 @@ class DenoisingNetwork(nn.Module):
         return sinusoids(jnp.round(self.numbered * time) - 1.0, 16, closed=True)
 
 
+FOURIER_FEATURES, FOURIER_STD = 64, 0.2  # of a time: how many, and of their frequencies at the start
+
+
+class FourierDenoiser(nn.Module):
+    """eps(s, x_t, t): observations `[..., o]`, noisy actions `[..., a]`, steps t `[..., 1]` of 1, ..., T -> `[..., a]`.
+
+    The step passes through sinusoids of learned frequencies and an MLP of the trunk's size (the code of QSM and DAC in
+    QAM's suite).
+    """
+
+    hidden_dims: tuple[int, ...]
+    action_dim: int
+    activation: str = "mish"
+    precision: str = "float32"
+
+    @nn.compact
+    def __call__(self, obs: Array, noisy: Array, time: Array) -> Array:
+        start = nn.initializers.normal(FOURIER_STD)
+        angles = 2.0 * math.pi * time @ self.param("frequencies", start, (1, FOURIER_FEATURES // 2))
+        encoder = MLP(self.hidden_dims[:-1], self.hidden_dims[-1], self.activation, precision=self.precision)
+        encoded = encoder(jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1))
+        trunk = MLP(self.hidden_dims, self.action_dim, self.activation, precision=self.precision)
+        return trunk(jnp.concatenate([noisy, features(obs), encoded], axis=-1))
+
+
 def sinusoids(x: Array, size: int, longest: float = 1e4, *, closed: bool = False) -> Array:
     """cos and sin of x `[..., 1]` at size / 2 frequencies from 1 down to almost 1 / longest, or with `closed` down to
     that itself, `[..., size]`."""

@@ -21,6 +21,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "idql": {"test_n": (1, 4), "sampler_dims": (8,), "blocks": 1, "sampler_batch_size": ROWS},
     "cfgrl": {"test_omegas": (0.0, 2.0), "test_n": (1, 3), "flow_steps": 3},
     "qam": {"flow_steps": 3}, "qam_f": {"flow_steps": 3}, "qam_e": {"flow_steps": 3}, "rql": {"flow_steps": 3},
+    "qsm": {"diffusion_steps": 3}, "dac": {"diffusion_steps": 3},
     "sfbc": {"test_n": (1, 4), "solver_steps": 3, "plan_samples": 3},
 }  # fmt: skip
 """Settings with which methods compile fast; two values of each knob."""
