@@ -34,7 +34,7 @@ class FANConfig(BehaviorConfig, CriticConfig):
     alpha_actor: Weight = 10.0  # alpha_1: of the anchor, in the actor's loss
     alpha_critic: Weight = 0.0  # alpha_2: of the anchor, taken off the TD target
     expectile: Fraction = 0.9  # of Q over its noise, in the loss of Z
-    value_aggregation: Literal["mean", "min"] = "mean"  # of Z's two heads, in the TD target
+    z_aggregation: Literal["mean", "min"] = "mean"  # of Z's two heads, in the TD target
 
 
 class FANDraws(NamedTuple):
@@ -114,7 +114,7 @@ class FAN(Method):
         obs, noise = batch["next_observations"], draws.next_noise
         actions = jnp.clip(self.actor(state["actor"].params, obs, noise), -1.0, 1.0)
         away = jnp.sum(self.anchor(state, obs, noise, actions, draws.next_time) ** 2, axis=-1)
-        values = aggregate(self.value.q_values(state["value"].params, obs, actions), self.config.value_aggregation)
+        values = aggregate(self.value.q_values(state["value"].params, obs, actions), self.config.z_aggregation)
         target = self.critic.target(batch, values - self.config.alpha_critic * away)
         q = self.q_of(params, batch["observations"], batch["actions"], noise)
         errors = (q - target) ** 2

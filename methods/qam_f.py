@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from methods.actors import FieldActor
-from methods.core import Array, Batch, Key, MethodConfig, Metrics, Part, State, Weight
+from methods.core import Array, Batch, Key, MethodConfig, Metrics, Part, State, Switch, Weight, is_on
 from methods.inference import Cost
 from methods.learner import Params
 from methods.qam import QAM, QAMConfig, QAMDraws
@@ -24,7 +24,7 @@ from methods.qam import QAM, QAMConfig, QAMDraws
 class QAMFConfig(QAMConfig):
     """QAM's settings and the weight of distillation."""
 
-    alpha: Weight = 10.0  # of staying near the flow
+    alpha: Annotated[Weight, Switch] = 10.0  # of staying near the flow; 0: no one-step policy, plain QAM (as its code)
 
 
 class QAMFDraws(NamedTuple):
@@ -50,14 +50,16 @@ class QAMF(QAM):
 
     @property
     def parts(self) -> Mapping[str, Part]:
-        return {**super().parts, "actor": self.actor}
+        return {**super().parts, "actor": self.actor} if is_on(self.config.alpha) else super().parts
 
     def draw(self, key: Key, batch: Batch) -> QAMFDraws:  # type: ignore[override]
         keys = jax.random.split(key)
         return QAMFDraws(super().draw(keys[0], batch), jax.random.normal(keys[1], batch["actions"].shape))
 
     def policy(self, state: State, obs: Array, noise: Array) -> Array:
-        """mu(s, z), clipped, `[..., a]`."""
+        """mu(s, z), clipped, `[..., a]`; without it, the flow's."""
+        if not is_on(self.config.alpha):
+            return super().policy(state, obs, noise)
         return jnp.clip(self.actor(state["actor"].params, obs, noise), -1.0, 1.0)
 
     def actor_loss(self, params: Params, state: State, obs: Array, noise: Array) -> tuple[Array, Metrics]:
@@ -71,11 +73,12 @@ class QAMF(QAM):
 
     def gradients(self, state: State, batch: Batch, draws: Any) -> tuple[dict[str, Params], Metrics]:
         found, metrics = super().gradients(state, batch, draws.flow)
+        if not is_on(self.config.alpha):
+            return found, metrics
         (loss, more), of_actor = jax.value_and_grad(self.actor_loss, has_aux=True)(
             state["actor"].params, state, batch["observations"], draws.noise
         )
         return {**found, "actor": of_actor}, {**metrics, "actor/loss": loss, **more}
 
     def cost(self, knobs: Mapping[str, float]) -> Cost:
-        del knobs
-        return Cost(1)
+        return Cost(1) if is_on(self.config.alpha) else super().cost(knobs)
