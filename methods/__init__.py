@@ -29,6 +29,8 @@ REGISTRY: dict[str, str] = {
     "idql": "methods.idql:IDQL",
     "sfbc": "methods.sfbc:SfBC",
     "fql": "methods.fql:FQL",
+    "qc": "methods.qc:QC",
+    "qc_fql": "methods.qc_fql:QCFQL",
     "fbrac": "methods.fbrac:FBRAC",
     "qam": "methods.qam:QAM",
     "qam_f": "methods.qam_f:QAMF",

@@ -19,6 +19,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "vgf": {"test_flow_steps": (0, 2)}, "avgf": {"test_flow_steps": (0, 2)}, "best_of_n": {"test_n": (1, 4)},
     "qgf": GUIDED, "vgf_qgf": GUIDED, "ifql": {"test_n": (1, 4)}, "diffusion_ql": {"test_n": (1, 4)},
     "idql": {"test_n": (1, 4), "sampler_dims": (8,), "blocks": 1, "sampler_batch_size": ROWS},
+    "qc": {"test_n": (1, 4), "n_particles": 4, "chunk": 1}, "qc_fql": {"chunk": 1},
     "cfgrl": {"test_omegas": (0.0, 2.0), "test_n": (1, 3), "flow_steps": 3},
     "qam": {"flow_steps": 3}, "qam_f": {"flow_steps": 3}, "qam_e": {"flow_steps": 3}, "rql": {"flow_steps": 3},
     "qsm": {"diffusion_steps": 3}, "dac": {"diffusion_steps": 3},
