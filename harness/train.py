@@ -77,8 +77,8 @@ class Algorithm:
 
 
 def needed(method: Method) -> frozenset[str]:
-    """The columns that a method's updates and its samplings read."""
-    return method.fields.union(*(stage.sample.reads for stage in method.stages()))
+    """The columns that a method's updates, its samplings and what its stages prepare read."""
+    return method.fields.union(*(stage.sample.reads | stage.columns for stage in method.stages()))
 
 
 def take(columns: Mapping[str, np.ndarray], fields: frozenset[str]) -> dict[str, Array]:

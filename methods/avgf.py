@@ -21,10 +21,8 @@ from methods.best_of_n import BestOfN
 from methods.core import Array, Batch, Key, Knobs, Method, MethodConfig, Metrics, Part, State
 from methods.critic import Critic
 from methods.inference import Cost, Knob
-from methods.learner import Learner, Params, descend
+from methods.learner import CLIP_NORM, Learner, Params, descend
 from methods.particles import Flow
-
-CLIP_NORM = 1.0  # of every gradient
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ class BC(Method):
         return frozenset({"observations", "actions"})
 
     def stages(self) -> tuple[Stage, ...]:
-        return (self.behavior.alone(self.sample),)
+        return *self.behavior.before(), self.behavior.alone(self.sample)
 
     def online(self) -> Stage | None:
         return None  # imitating oneself improves nothing

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from methods.core import (
+    Added,
     Array,
     BadInput,
     Batch,
     Columns,
     ControlConfig,
     Count,
+    Fraction,
     Key,
     Metrics,
+    Part,
+    PositiveFloat,
     PositiveInt,
     Repeats,
     Stage,
@@ -26,10 +30,12 @@ from methods.core import (
     TaskSpec,
     is_on,
 )
+from methods.critic import InSample
 from methods.learner import Learner, Params, create, descend, optimizer
 from methods.networks import per_action
 from methods.samplers import DiffusionSampler, FlowSampler, GaussianSampler, Sampler
 from methods.sampling import ROWS, Sampling, Windows
+from methods.weighting import BEHAVIOR_WEIGHT, ByAdvantage, ByReturn, judging
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,13 @@ class BehaviorConfig(ControlConfig):
     sampler_activation: Literal["relu", "gelu", "mish"] = "relu"
     behavior: Literal["joint", "pretrained"] = "joint"  # on the same batches, or a stage of its own that is shared
     behavior_steps: PositiveInt = 1_000_000  # gradient steps of that stage
+    behavior_weighting: Annotated[Literal["none", "advantage", "return"], Added] = (
+        "none"  # what is imitated most: actions
+    )
+    # of high advantage, or of episodes of high return (`weighting.py`)
+    weighting_temperature: Annotated[PositiveFloat, Added] = 1.0  # in stds over the dataset
+    weighting_largest: Annotated[PositiveFloat, Added] = 20.0  # weight before all are divided by their mean
+    weighting_expectile: Annotated[Fraction, Added] = 0.7  # of the critic that judges advantages
     bank: Count = 0  # with "pretrained": actions drawn once for each next state, then looked up; 0: drawn anew. It
     # has no meaning, and no cost, for methods that do not sample the behaviour at next states
 
@@ -56,6 +69,7 @@ class Behavior:
     config: BehaviorConfig
     obs_dim: int
     batch_size: int  # transitions a gradient step
+    spec: TaskSpec | None = None
     clip_norm: float | None = None
     weight_decay: float = 0.0
     decay_steps: int = 0  # steps in which the learning rate falls to 0, along a cosine; 0: it stays
@@ -69,7 +83,26 @@ class Behavior:
         """The sampler that the settings ask for, or another, and `rest`, which wins."""
         found = sampler or _sampler(spec, config)
         return cls(**{"sampler": found, "config": config, "obs_dim": spec.obs_dim, "batch_size": config.batch_size,
-                      **rest})  # fmt: skip
+                      "spec": spec, **rest})  # fmt: skip
+
+    @property
+    def weighting(self) -> ByReturn | ByAdvantage | None:
+        """What gives its imitation weights, if anything does.
+
+        Raises: BadInput: advantages of chunks, which no row of the dataset holds.
+        """
+        c = self.config
+        rule = (c.weighting_temperature, c.weighting_largest)
+        if c.behavior_weighting == "none":
+            return None
+        if c.behavior_weighting == "return":
+            return ByReturn(*rule)
+        if c.chunk > 1:
+            raise BadInput(f"behavior_weighting=advantage judges single actions: chunk={c.chunk}; "
+                           "behavior_weighting=return takes chunks")  # fmt: skip
+        assert self.spec is not None
+        judge = InSample.of(self.spec, c, expectile=c.weighting_expectile, activation="gelu", norm="after")
+        return ByAdvantage(judging(judge), *rule)
 
     @property
     def optimizer(self) -> optax.GradientTransformation:
@@ -112,6 +145,9 @@ class Behavior:
     def gradient(self, learner: Learner, batch: Batch, draws: Any) -> tuple[Array, Params]:
         """The imitation loss, a scalar, and its gradient."""
         weights = imitated(batch, self.config)
+        if BEHAVIOR_WEIGHT in batch:
+            own = batch[BEHAVIOR_WEIGHT][:, None]
+            weights = own if weights is None else own * weights
         return jax.value_and_grad(self.sampler.loss)(
             learner.params, batch["observations"], batch["actions"], draws, weights
         )
@@ -122,10 +158,10 @@ class Behavior:
         new = descend(learner, grads, self.optimizer, tau=self.average, after=not self.lagging)
         return new, {"behavior/loss": loss}
 
-    def stage(self, steps: int, sample: Sampling = ROWS) -> Stage:
-        """Imitation alone."""
+    def stage(self, steps: int, sample: Sampling = ROWS, *, weighted: bool = True) -> Stage:
+        """Imitation alone; `weighted`: by `weighting`, if there is one."""
         c, masked = self.config, self.config.chunk > 1 and self.config.chunk_mask != "window"
-        return Stage(
+        plain = Stage(
             name="behavior",
             trains=frozenset({"behavior"}),
             steps=steps,
@@ -137,6 +173,27 @@ class Behavior:
             rewarded=False,
             sample=self._alone(sample),
         )  # fmt: skip
+        weighting = self.weighting if weighted else None
+        return plain if weighting is None else weighting.apply(plain, c)
+
+    def before(self, sample: Sampling = ROWS) -> tuple[Stage, ...]:
+        """What is trained before it: the critic that judges advantages, where they weigh."""
+        c, weighting = self.config, self.weighting
+        if not isinstance(weighting, ByAdvantage):
+            return ()
+        stage = weighting.judge.stage(self._steps, c.batch_size, sample)
+        return (stage._replace(columns=frozenset({"rewards", "masks", "next_observations"})),)
+
+    @property
+    def companions(self) -> Mapping[str, Part]:
+        """Parts that are trained before it, for it alone."""
+        weighting = self.weighting
+        return weighting.judge.parts if isinstance(weighting, ByAdvantage) else {}
+
+    @property
+    def _steps(self) -> int:
+        """Gradient steps of its own stage."""
+        return self.config.behavior_steps if self.config.behavior == "pretrained" else self.config.steps
 
     def _alone(self, sample: Sampling) -> Sampling:
         """How batches are drawn where nobody looks at rewards and successors: rows, or windows of a chunk's length."""
@@ -152,8 +209,7 @@ class Behavior:
 
     def alone(self, sample: Sampling = ROWS) -> Stage:
         """A stage of its own, where no other part looks at it while it learns."""
-        pretrained = self.config.behavior == "pretrained"
-        return self.stage(self.config.behavior_steps if pretrained else self.config.steps, sample)
+        return self.stage(self._steps, sample)
 
     def beside(self, method: str, own: Stage, *, next_samples: bool = True) -> tuple[Stage, ...]:
         """The behaviour and the stage of a `method` whose updates sample it, on the same batches or one after the
@@ -168,16 +224,16 @@ class Behavior:
         if c.behavior == "joint":
             if c.bank and next_samples:
                 raise BadInput(f"{method}.bank={c.bank} needs behavior=pretrained: a joint sampler keeps changing")
-            return (joined(own, self.stage(own.steps, own.sample)),)
+            return (*self.before(), joined(own, self.stage(own.steps, own.sample)))
         filled = self._fill_bank if c.bank and next_samples else None
         seen = frozenset({"behavior"})
         own = own._replace(name="critic", trains=own.trains - seen, reads=seen, prepare=filled)
-        return self.stage(c.behavior_steps, own.sample), own
+        return *self.before(), self.stage(c.behavior_steps, own.sample), own
 
     def online(self, own: Stage) -> Stage:
         """Joint, however the behaviour was trained offline: it imitates what the buffer holds, and a bank, made for the
-        dataset's next states, is no longer looked at."""
-        return joined(own, self.stage(self.config.steps, own.sample))
+        dataset's next states, is no longer looked at, nor are weights of the dataset's transitions."""
+        return joined(own, self.stage(self.config.steps, own.sample, weighted=False))
 
     def _fill_bank(self, state: State, columns: Columns, key: Key) -> Mapping[str, Array]:
         return {"bank": self.propose(state["behavior"], columns["next_observations"], key, self.config.bank)}
@@ -215,6 +271,10 @@ def joined(own: Stage, behavior: Stage) -> Stage:
         rule=f"{own.rule}; {behavior.rule}",
         config={**own.config, **{f"behavior.{name}": value for name, value in behavior.config.items()}},
         batch_size=max(own.batch_size, behavior.batch_size),
+        reads=own.reads | behavior.reads,
+        prepare=own.prepare or behavior.prepare,  # one of them at most: a joint stage has no bank
+        complete=own.complete or behavior.complete,
+        columns=own.columns | behavior.columns,
     )
 
 

@@ -111,7 +111,7 @@ class BestOfN(Method):
     def stages(self) -> tuple[Stage, ...]:
         if self.config.critic == "td":
             return self.behavior.beside(self.name, self.stage("joint"))
-        return self.behavior.alone(self.sample), self._in_sample_stage()
+        return *self.behavior.before(), self.behavior.alone(self.sample), self._in_sample_stage()
 
     def _in_sample_stage(self) -> Stage:
         return self.in_sample.stage(self.config.steps, self.config.batch_size, self.sample)

@@ -113,7 +113,8 @@ class TaskSpec:
 
 
 class Part(Protocol):
-    """What makes a part of the state: a component, such as a critic or an actor."""
+    """What makes a part of the state: a component, such as a critic or an actor. It may have `companions`, a mapping of
+    further parts that stages train before it, for it alone."""
 
     def init(self, key: Key) -> Any:
         """The part at its start. `key` is consumed."""
@@ -158,6 +159,8 @@ class Stage(NamedTuple):
     """Whether it learns from rewards, so that `Method.rewards` is part of its identity (imitation does not)."""
     sample: Sampling = ROWS
     """How its batches are drawn from the data."""
+    columns: frozenset[str] = frozenset()
+    """Columns that `prepare` or `complete` looks at beside the method's `fields`."""
 
 
 @dataclass(frozen=True)
@@ -225,7 +228,9 @@ class Method:
     def init(self, key: Key) -> State:
         """Fresh parts, each a function of `key` and its own name alone, so that a part trained by another
         method from the same key and settings is the same part. `key` is consumed."""
-        return {name: part.init(part_key(key, name)) for name, part in self.parts.items()}
+        companions = [getattr(part, "companions", {}) for part in self.parts.values()]
+        parts = {name: part for group in (self.parts, *companions) for name, part in group.items()}
+        return {name: part.init(part_key(key, name)) for name, part in parts.items()}
 
     def stages(self) -> tuple[Stage, ...]:
         """The stages in the order they run."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -61,11 +61,12 @@ class Critic:
     averaged: bool = True  # whether it has a Polyak target
 
     @classmethod
-    def of(cls, spec: TaskSpec, config: CriticConfig, **rest: Any) -> Critic:
+    def of(cls, spec: TaskSpec, config: ControlConfig, **rest: Any) -> Critic:
         """With the settings that every method with a critic has, and `rest`, which wins."""
         c = config
         shared = {name: getattr(c, name) for name in ("hidden_dims", "learning_rate", "tau", "precision")}
-        shared |= {"discount": c.discount if c.window == 1 else c.discount**c.window, "members": c.critics}
+        members = c.critics if isinstance(c, CriticConfig) else cls.members
+        shared |= {"discount": c.discount if c.window == 1 else c.discount**c.window, "members": members}
         shared |= {"aggregation": c.q_aggregation, "rho": c.rho} if isinstance(c, TDConfig) else {}
         return cls(**{"obs_dim": spec.obs_dim, "action_dim": spec.action_dim, **shared, **rest})
 
@@ -170,11 +171,11 @@ class InSample:
     sequential: bool = False  # whether V steps first, Q learns from the new V, and Q's target follows the new Q
     remark: str = ""  # what else its rule says
     more: Mapping[str, Any] = field(default_factory=dict)  # further settings that its result depends on
-    names: ClassVar[frozenset[str]] = frozenset({"critic", "value"})
+    prefix: str = ""  # of its parts' names, where a method has a critic of its own beside it
 
     @classmethod
     def of(
-        cls, spec: TaskSpec, config: CriticConfig, *, expectile: float, activation: str, norm: str,
+        cls, spec: TaskSpec, config: ControlConfig, *, expectile: float, activation: str, norm: str,
         aggregation: str = "min",
     ) -> InSample:  # fmt: skip
         """IQL's: V an expectile of the smaller Q, or of another aggregation."""
@@ -185,8 +186,21 @@ class InSample:
         return cls(critic, value)
 
     @property
+    def critic_name(self) -> str:
+        return f"{self.prefix}critic"
+
+    @property
+    def value_name(self) -> str:
+        return f"{self.prefix}value"
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Of its parts."""
+        return frozenset({self.critic_name, self.value_name})
+
+    @property
     def parts(self) -> dict[str, Critic | StateValue]:
-        return {"critic": self.critic, "value": self.value}
+        return {self.critic_name: self.critic, self.value_name: self.value}
 
     @property
     def rule(self) -> str:
@@ -195,29 +209,31 @@ class InSample:
 
     def advantage(self, state: State, obs: Array, actions: Array, *, target: bool = False) -> Array:
         """Q(s, a) - V(s) `[b]`, by the online critic or the target one."""
-        learner = state["critic"]
+        learner = state[self.critic_name]
         q = self.critic.q(learner.target if target else learner.params, obs, actions)
-        return q - self.value.v(state["value"].params, obs)
+        return q - self.value.v(state[self.value_name].params, obs)
 
     def value_loss(self, params: Params, state: State, batch: Batch, key: Key | None = None) -> Array:
         """Of V against Q of the target critic, at dataset actions; `key` is for dropout."""
         obs = batch["observations"]
-        q = self.critic.q(state["critic"].target, obs, batch["actions"])
+        q = self.critic.q(state[self.critic_name].target, obs, batch["actions"])
         return self.value.loss(params, obs, q, key)
 
     def update(self, state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
         """One gradient step of both, each from the other as it was unless `sequential`. `key` is for dropout."""
-        loss, grads = jax.value_and_grad(self.value_loss)(state["value"].params, state, batch, key)
-        value = descend(state["value"], grads, self.value.optimizer)
-        seen = value if self.sequential else state["value"]
+        before = state[self.value_name]
+        loss, grads = jax.value_and_grad(self.value_loss)(before.params, state, batch, key)
+        value = descend(before, grads, self.value.optimizer)
+        seen = value if self.sequential else before
         next_value = self.value.v(seen.params, batch["next_observations"])  # r + gamma V(s') (IQL, Eq. 6)
-        critic, metrics = self.critic.update(state["critic"], batch, next_value, after=self.sequential)
-        return {**state, "critic": critic, "value": value}, {"value/loss": loss, **metrics}
+        critic, metrics = self.critic.update(state[self.critic_name], batch, next_value, after=self.sequential)
+        metrics = {f"{self.prefix}{name}": one for name, one in {"value/loss": loss, **metrics}.items()}
+        return {**state, self.critic_name: critic, self.value_name: value}, metrics
 
     def stage(self, steps: int, batch_size: int, sample: Sampling = ROWS) -> Stage:
         """The stage that trains both; its settings are all that its fingerprint sees, not who asks."""
         return Stage(
-            name="critic",
+            name=self.critic_name,
             trains=self.names,
             steps=steps,
             update=self.update,

@@ -13,6 +13,8 @@ from methods.core import Array, is_on
 
 Params = Any
 
+CLIP_NORM = 1.0  # of gradients, in the codes that clip them
+
 
 class Learner(NamedTuple):
     """A part of a method's state that gradient descent trains."""

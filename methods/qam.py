@@ -35,11 +35,9 @@ from methods.core import (
 )
 from methods.critic import Critic, TDConfig
 from methods.inference import Cost
-from methods.learner import Params, clipped_together, descend, global_norm
+from methods.learner import CLIP_NORM, Params, clipped_together, descend, global_norm
 from methods.networks import rows
 from methods.samplers import FlowDraws, FlowSampler
-
-CLIP_NORM = 1.0  # of gradients
 
 
 @dataclass(frozen=True)
@@ -171,6 +169,8 @@ class QAM(Method):
         if self.config.clip == "together":
             if self.config.behavior != "joint":
                 raise BadInput(f"{self.name}.clip=together needs behavior=joint: gradients of one step share a clip")
+            if self.behavior.weighting is not None:
+                raise BadInput(f"{self.name}.clip=together imitates all alike: behavior_weighting takes clip=apart")
             return (self.stage("joint"),)
         return self.behavior.beside(self.name, self.stage("joint"), next_samples=False)
 

@@ -1,6 +1,6 @@
 """QC: best-of-N over chunks of actions.
 
-Source: Reinforcement Learning with Action Chunking, arXiv 2507.07969, and its public code: `best_of_n` with chunks of 5,
+Source: Reinforcement Learning with Action Chunking, arXiv 2507.07969, and its public code: `best_of_n` on chunks of 5,
 TD targets at the best of 32 samples by the online critics, valued by the target ones, and networks as in FQL's suite.
 """
 

@@ -18,10 +18,8 @@ from methods.behavior import imitated
 from methods.core import Array, Batch, Key, Knobs, Method, MethodConfig, Metrics, Part, Repeats, State, Weight
 from methods.critic import Critic, TDConfig
 from methods.inference import Cost
-from methods.learner import Params, clipped_together, descend, global_norm
+from methods.learner import CLIP_NORM, Params, clipped_together, descend, global_norm
 from methods.networks import rows
-
-CLIP_NORM = 1.0  # of gradients
 
 
 @dataclass(frozen=True)

@@ -141,7 +141,7 @@ class SfBC(Method):
 
     def stages(self) -> tuple[Stage, ...]:
         """The behaviour's, which must be finished between rounds, and one a round."""
-        stages, before = [self.behavior.alone()], None
+        stages, before = [*self.behavior.before(), self.behavior.alone()], None
         c = self.config
         planning = {"plan_samples", "plan_weight", "solver_steps"}
         sampling = {"behavior", "behavior_steps", "bank", "rounds", "sampler", "sampler_activation", "flow_steps"}

@@ -28,6 +28,7 @@ VARIANTS: list[Any] = [(name, "joint") for name in methods.REGISTRY]
 VARIANTS += [("vgf", "bank"), ("bc", "gaussian"), ("bc", "diffusion")]
 OTHERS = [("vgf", "iql"), ("fql", "pretrained"), ("ivr", "eql")]
 OTHERS += [("best_of_n", "bank"), ("best_of_n", "iql"), ("avgf", "pretrained"), ("diffusion_ql", "backup")]
+OTHERS += [("bc", "by return"), ("bc", "by advantage"), ("vgf", "by return"), ("fql", "by advantage")]
 OTHERS += [("qgf", "full"), ("qgf", "jacobian"), ("qgf", "noisy")]
 VARIANTS += [pytest.param(case, marks=pytest.mark.slow) for case in OTHERS]
 EXTRA: dict[str, dict[str, Any]] = {
@@ -36,6 +37,8 @@ EXTRA: dict[str, dict[str, Any]] = {
     "bank": {"behavior": "pretrained", "bank": BANK},
     "gaussian": {"sampler": "gaussian"},
     "diffusion": {"sampler": "diffusion"},
+    "by return": {"behavior_weighting": "return"},
+    "by advantage": {"behavior_weighting": "advantage", "behavior": "pretrained"},
     "iql": {"critic": "iql"},
     "eql": {"regularizer": "eql", "value_dropout": 0.5},
     "backup": {"max_q_backup": True, "backup_n": 3},
@@ -71,7 +74,7 @@ class Case:
     def given(self, stage: Stage, columns: Set[str]) -> tuple[State, dict[str, Any]]:
         """The parts that a stage trains and reads, and a batch of those columns and what it prepares from them."""
         state = {name: self.state[name] for name in stage.trains | stage.reads}
-        batch: dict[str, Any] = {name: self.batch()[name] for name in columns}
+        batch: dict[str, Any] = {name: self.batch()[name] for name in columns | stage.columns}
         if stage.prepare:
             batch |= jax.eval_shape(stage.prepare, state, batch, jax.random.key(0))
         if stage.complete:
