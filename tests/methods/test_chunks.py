@@ -85,7 +85,7 @@ def same(a: Any, b: Any) -> bool:
 
 
 def test_every_stage_draws_the_windows_that_it_learns_from(case: Case) -> None:
-    """A behaviour that learns alone looks at no rewards, so it has the windows of its chunks: rows, of single actions."""
+    """A behaviour that learns alone looks at no rewards, so it has windows of its chunks: rows, of single actions."""
     for stage in case.stages:
         length = case.h if stage.trains == {"behavior"} else case.length
         if length == 1:
