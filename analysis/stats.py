@@ -7,7 +7,9 @@ if __name__ == "__main__":  # what follows is imported, which takes seconds, by 
 
     command.main("analysis.stats:app")
 
+import hashlib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,18 +22,20 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from analysis.compare import Terms, measured
+from analysis.compare import Terms, spoken
+from analysis.endpoint import windows
 from analysis.output import below, folder, prepare, print_notes, say, screen, short, write_csv
 from analysis.pairs import Matchup, Over, matchups, missing, over_tasks, tests
-from analysis.records.load import load
-from analysis.records.protocols import Asked
+from analysis.query import Asked, Ends, Methods, Names, Query, Runs, Select
+from analysis.records.load import Records
 from analysis.records.runs import RecordError
-from analysis.select import ORACLE, Endpoint, Rule
+from analysis.select import ORACLE
 from analysis.statistics.design import design, sentences, signed_rank_p
 from analysis.statistics.estimates import Estimate, coverage, stratified_coverage
 from analysis.statistics.significance import ALPHA, Comparison
 
 WIDTH = 100
+LONGEST_NAME = 120  # bytes, of a file
 DASH = "\N{EM DASH}"
 SIDES = ("first", "second")
 
@@ -41,39 +45,75 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 @app.command()
 def main(
     results: Annotated[Path, typer.Argument(parser=folder, help="The folder that holds runs/.")] = Path("results"),
-    compare: Annotated[str, typer.Option(help="Methods, e.g. vgf,fql: the first against each of the others.")] = "",
+    compare: Annotated[
+        str | None, typer.Option(help="The first of these against each of the others: vgf,fql. As --methods if unset.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(parser=folder, help="A folder; RESULTS/tables if unset.")] = None,
-    endpoint: Annotated[str, typer.Option(help="last, last-10 or steps=800k,900k,1m.")] = "last",
-    select: Annotated[str, typer.Option(help="fixed:1, fixed:w=0.02,N=4, held-out or oracle.")] = "held-out",
+    methods: Methods = None,
+    which: Runs = None,
+    endpoint: Ends = "last",
+    select: Select = None,
     protocol: Asked = None,
-    which: Annotated[list[str] | None, typer.Option("--run", help="Of several: fingerprint or K=V.")] = None,
+    names: Names = None,
 ) -> None:
     """Welch, Mann-Whitney, tests paired over start states, signed ranks over tasks; Holm and Benjamini-Hochberg."""
     console = screen(WIDTH)
     place = prepare(out or results / "tables")
-    terms = Terms(Endpoint.parse(endpoint), Rule.parse(select), runs=tuple(which or ()))
-    records = load(results, protocol=protocol)
-    cells = measured(records, terms)
-    names = _methods(compare, sorted({key[2] for key in cells}))
-    absent = [name for name in names if missing(cells, name)]
-    if absent:
-        there = ", ".join(sorted({key[2] for key in cells})) or "none with an evaluation"
-        why = [note for note in records.notes if any(f"/{name}/" in note for name in absent)]
+    query = Query.of(methods, which, protocol, endpoint, select, names)
+    records, terms = query.load(results), Terms.of(query)
+    sides = _sides(compare, query, records)
+    cells = {(*key[:2], query.shown(key[2])): cell for key, cell in spoken(records, sides, terms).items()}
+    sides = [query.shown(side) for side in sides]
+    if absent := [side for side in sides if missing(cells, side)]:
+        there = ", ".join(_present(records)) or "none with an evaluation"
+        why = [note for note in records.notes if any(f"/{side.partition(' ')[0]}/" in note for side in absent)]
         line = f"no run of {', '.join(absent)} under {results / 'runs'}; there is {there}"
         raise RecordError("; ".join([line, *why[:3]]))
-    notes = records.notes + [f"{'/'.join(key)}: {cell.remark}" for key, cell in cells.items() if cell.remark]
-    pairs = {other: matchups(cells, names[0], other) for other in names[1:]}
+    notes = [*records.notes, *windows(records, query.endpoint)]
+    notes += [f"{'/'.join(key)}: {cell.remark}" for key, cell in cells.items() if cell.remark]
+    pairs = {other: matchups(cells, sides[0], other) for other in sides[1:]}
     notes += [note for _, remarks in pairs.values() for note in remarks]
     rows = tests([matchup for found, _ in pairs.values() for matchup in found])
     if rows.empty:
-        raise RecordError(f"{compare}: no task has two of them with an evaluation; {'; '.join(notes)}")
-    path = below(place, f"compare-{'-'.join(names)}.csv")
+        raise RecordError(f"{', '.join(sides)}: no task has two of them with an evaluation; {'; '.join(notes)}")
+    path = below(place, _file(sides))
     write_csv(path, rows)
     for other, (found, _) in pairs.items():
         if found:
-            show(console, names[0], other, rows[rows["second"] == other], found, len(rows), terms)
+            show(console, sides[0], other, rows[rows["second"] == other], found, len(rows), terms)
     say("", path)
     print_notes(notes)
+
+
+def _sides(compare: str | None, query: Query, records: Records) -> list[str]:
+    """Names of methods or labels, two or more: those of --compare, or all that --methods asks for, in its order.
+
+    Raises: RecordError: there are fewer, or one stands there twice.
+    """
+    if compare is None and query.methods:
+        found = _present(records)
+        given = f"--methods {','.join(query.methods)}"
+    else:
+        found = [name.strip() for name in (compare or "").split(",")]
+        given = f"--compare {compare or 'is missing'}"
+    if len(found) < 2 or "" in found or len(set(found)) < len(found):
+        there = ", ".join(_present(records)) or "none"
+        raise RecordError(f"{given}: name two methods or more, of {there}")
+    return found
+
+
+def _present(records: Records) -> list[str]:
+    """The labels of runs with an evaluation, in the order to show them."""
+    return sorted({run.label for run, _ in records.each()}, key=records.position)
+
+
+def _file(sides: Sequence[str]) -> str:
+    """A file's name for a comparison; of many sides, or long ones, cut and with a digest."""
+    name = re.sub(r"[^\w .+=#()\[\]-]", "+", f"compare-{'-'.join(sides)}")
+    if len(name.encode()) > LONGEST_NAME:
+        digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+        name = f"{name.encode()[:LONGEST_NAME].decode(errors='ignore').rstrip()}-{digest}"
+    return f"{name}.csv"
 
 
 def show(
@@ -232,12 +272,3 @@ def _estimate(one: Estimate, digits: int) -> str:
 def p_of(p: float) -> str:
     """ "0.012", "<.0001", a dash where there is none."""
     return DASH if math.isnan(p) else "<.0001" if p < 1e-4 else f"{p:.2g}" if p >= 0.001 else f"{p:.1g}"
-
-
-def _methods(text: str, present: Sequence[str]) -> list[str]:
-    names = [name.strip() for name in text.split(",")]
-    if len(names) < 2 or "" in names or len(set(names)) < len(names):
-        raise RecordError(
-            f"--compare {text or 'is missing'}: name two methods or more, of {', '.join(present) or 'none'}"
-        )
-    return names

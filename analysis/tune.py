@@ -24,6 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.output import folder, prepare, print_notes, say, screen, short
+from analysis.query import Ends
 from analysis.records.load import Records, load
 from analysis.records.protocols import Asked
 from analysis.records.runs import RecordError, shown
@@ -56,7 +57,7 @@ def main(
     phase: Annotated[str | None, typer.Option(help="offline or online runs only.")] = None,
     methods: Annotated[str | None, typer.Option(help="Some methods only; * stands for anything.")] = None,
     tasks: Annotated[str | None, typer.Option(help="Some tasks only; * stands for anything.")] = None,
-    endpoint: Annotated[str, typer.Option(help="last, last-10 or steps=800k,900k,1m.")] = "last",
+    endpoint: Ends = "last",
     select: Annotated[str, typer.Option(help="Test-time knobs: fixed:1, fixed:w=0.02,N=4 or held-out.")] = "held-out",
     out: Annotated[
         Path | None, typer.Option(parser=folder, help="A table of settings that gets the rows; the screen if unset.")

@@ -167,9 +167,9 @@ def test_several_fingerprints_stand_apart(tmp_path: Path) -> None:
     failed = write_run(tmp_path, "fql", fingerprint="dead00000000", status="failed", error="no memory")
     (failed / "episodes.csv").unlink()
     records = load(tmp_path)
-    # six characters do not tell them apart, so more are shown; a run without rows makes nobody ambiguous
-    assert set(records.episodes["label"]) == {"vgf (3f9a12a)", "vgf (3f9a12b)", "fql"}
-    note(records.notes, "2 runs of vgf", "step_size 0.1 / 0.2")
+    # a run without rows makes nobody ambiguous
+    assert set(records.episodes["label"]) == {"vgf step_size=0.1", "vgf step_size=0.2", "fql"}
+    note(records.notes, "toy: runs of vgf on toy are told apart by step_size 0.1 / 0.2")
 
 
 def with_extras(folder: Path, *columns: list[str]) -> Path:
