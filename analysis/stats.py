@@ -24,6 +24,7 @@ from rich.text import Text
 
 from analysis.compare import Terms, spoken
 from analysis.endpoint import windows
+from analysis.layout import broken, fits, joined, listed
 from analysis.output import below, folder, prepare, print_notes, say, screen, short, write_csv
 from analysis.pairs import Matchup, Over, matchups, missing, over_tasks, tests
 from analysis.query import Asked, Ends, Methods, Names, Query, Runs, Select
@@ -38,6 +39,8 @@ WIDTH = 100
 LONGEST_NAME = 120  # bytes, of a file
 DASH = "\N{EM DASH}"
 SIDES = ("first", "second")
+NAMES = {"holm": "Holm", "bh": "BH"}
+OVER = ("difference [95%]", "t p", "signed-rank p", "its smallest")
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -120,32 +123,55 @@ def show(
     console: Console, first: str, second: str, rows: pd.DataFrame, of: Sequence[Matchup], family: int, terms: Terms
 ) -> None:
     """Prints one pair: the tests of each task, those over tasks, and what follows."""
-    console.print(screen_of(rows, first, second))
+    console.print(screen_of(rows, first, second, console))
     console.print("\n".join(legend(rows, family, terms)), "", style="dim", soft_wrap=True)
     summaries = list(over_tasks(of))
     for suite, over in summaries:
-        console.print(table_of(suite, over), "")
+        console.print(table_of(suite, over, console))
+        console.print()
     for line in conclusions(rows, summaries, family):
         console.print(line)
 
 
-def screen_of(rows: pd.DataFrame, first: str, second: str) -> Table:
-    """The tests of one pair of methods, a task a row."""
-    table = Table(title=f"{first} against {second}", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("task", min_width=20, overflow="fold")
-    for name in (first, second, "difference\n[95%]", "Welch\np", "\nHolm", "\nBH", "M-W p\n(Holm)", "paired p\n(Holm)"):
-        table.add_column(name, justify="right", overflow="fold")
-    table.add_column("P(1st\nbetter)", justify="right")
-    for row in rows.to_dict("records"):
+def screen_of(rows: pd.DataFrame, first: str, second: str, console: Console) -> Table | Text:
+    """The tests of one pair of methods, a task a row; a task's numbers in lines where the rows do not fit."""
+    title, entries = f"{first} against {second}", rows.to_dict("records")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("task")
+    tests = ("Welch\np", "\nHolm", "\nBH", "M-W p\n(Holm)", "paired p\n(Holm)", "P(1st\nbetter)")
+    for name in (broken(first, 10), broken(second, 10), "difference\n[95%]", *tests):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in entries:
         sides = [Text.assemble(f"{row[f'{s}_mean']:.1f}", (f"\n{_n(row, s)}", "dim")) for s in SIDES]
-        interval = DASH if math.isnan(row["low"]) else f"[{row['low']:.1f}, {row['high']:.1f}]"
         table.add_row(
-            short(row["task"]), *sides, Text.assemble(f"{row['difference']:+.1f}", (f"\n{interval}", "dim")),
+            broken(short(row["task"]), 20), *sides,
+            Text.assemble(f"{row['difference']:+.1f}", (f"\n{_interval(row)}", "dim")),
             p_of(row["p_welch"]), p_of(row["p_welch_holm"]), p_of(row["p_welch_bh"]),
             f"{p_of(row['p_rank'])}\n({p_of(row['p_rank_holm'])})",
             f"{p_of(row['p_paired'])}\n({p_of(row['p_paired_holm'])})", f"{row['improvement']:.2f}",
         )  # fmt: skip
-    return table
+    if fits(console, table):
+        return table
+    return listed(title, ((short(row["task"]), _sentences(row)) for row in entries), console.width)
+
+
+def _sentences(row: Mapping[Any, Any]) -> list[str]:
+    """The numbers of one task in lines."""
+    sides = [joined(f"{row[f'{side}_mean']:.1f} ({_n(row, side)})") for side in SIDES]
+    found = [f"{' against '.join(sides)}; difference {row['difference']:+.1f} {joined(_interval(row))}"]
+    for name, test, corrections in (
+        ("Welch", "welch", "holm bh"),
+        ("M-W", "rank", "holm"),
+        ("paired", "paired", "holm"),
+    ):
+        ps = [f"p {p_of(row[f'p_{test}'])}"]
+        ps += [f"{NAMES[one]} {p_of(row[f'p_{test}_{one}'])}" for one in corrections.split()]
+        found.append(f"{name}: {', '.join(map(joined, ps))}")
+    return [*found, f"P(1st better) {row['improvement']:.2f}"]
+
+
+def _interval(row: Mapping[Any, Any]) -> str:
+    return DASH if math.isnan(row["low"]) else f"[{row['low']:.1f}, {row['high']:.1f}]"
 
 
 def _n(row: Mapping[Any, Any], side: str) -> str:
@@ -153,27 +179,38 @@ def _n(row: Mapping[Any, Any], side: str) -> str:
     return f"n={row[f'{side}_seeds']}" + (f" of {row[f'{side}_meant']}" if row[f"{side}_told"] else "")
 
 
-def table_of(suite: str, over: Over) -> Table:
-    """The tests over the tasks of one suite."""
+def table_of(suite: str, over: Over, console: Console) -> Table | Text:
+    """The tests over the tasks of one suite; in lines where a row does not fit."""
+    rows, count = _over_rows(over), len(over.matchups)
+    title = f"{suite}: over {count} tasks in {over.environments} environments"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("question", *OVER):
+        table.add_column(name, justify="left" if name == "question" else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(broken(row[0], 36), *row[1:])
+    table.caption, table.caption_justify = _coverage(over), "left"
+    if fits(console, table):
+        return table
+    found = [(name, ", ".join(f"{what} {joined(cell)}" for what, cell in zip(OVER, cells, strict=True) if cell)
+              if any(cells[1:]) else cells[0]) for name, *cells in rows]  # fmt: skip
+    return listed(title, [*((name, [said]) for name, said in found), ("", [_coverage(over)])], console.width)
+
+
+def _over_rows(over: Over) -> list[list[str]]:
+    """A question a row: its words, then what stands in the columns of OVER."""
     first, second, count = over.matchups[0].first, over.matchups[0].second, len(over.matchups)
-    table = Table(title=f"{suite}: over {count} tasks in {over.environments} environments", title_justify="left",
-                  box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))  # fmt: skip
-    for name in ("question", "difference [95%]", "t p", "signed-rank p", "its smallest"):
-        table.add_column(name, justify="left" if name == "question" else "right")
-    units = over.units
-    table.add_row("new seeds, these tasks (Welch, averaged)", *_shown(over.seeds), "", "")
-    table.add_row("new seeds and starts, these tasks (paired)", *_shown(over.starts), "", "")
+    rows, units = list[list[str]](), over.units
+    rows.append(["new seeds, these tasks (Welch, averaged)", *_shown(over.seeds), "", ""])
+    rows.append(["new seeds and starts, these tasks (paired)", *_shown(over.starts), "", ""])
     for name, one, ranks, n in (
         ("tasks as units", units.tasks, units.wilcoxon_tasks, count),
         ("environments as units", units.environments, units.wilcoxon_environments, over.environments),
     ):
-        table.add_row(name, *_shown(one), p_of(ranks), p_of(signed_rank_p(n)))
-    table.add_row(f"P(a seed of {first} beats one of {second})", _estimate(over.improvement, 2), "", "", "")
+        rows.append([name, *_shown(one), p_of(ranks), p_of(signed_rank_p(n))])
+    rows.append([f"P(a seed of {first} beats one of {second})", _estimate(over.improvement, 2), "", "", ""])
     for name, iqm in zip((first, second), over.iqm, strict=True):
-        table.add_row(f"IQM of {name}", _estimate(iqm, 1), "", "", "")
-    table.caption = _coverage(over)
-    table.caption_justify = "left"
-    return table
+        rows.append([f"IQM of {name}", _estimate(iqm, 1), "", "", ""])
+    return rows
 
 
 def legend(rows: pd.DataFrame, family: int, terms: Terms) -> list[str]:

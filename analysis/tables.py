@@ -23,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.compare import MARGIN, OTHER, Terms, compare
+from analysis.layout import broken, fits
 from analysis.output import (
     environment,
     folder,
@@ -124,8 +125,8 @@ def scored(records: Records, place: Path, query: Query, oracle: bool, budget: bo
     if budget:
         paths.append(place / "budget.csv")
         write_csv(paths[-1], curves(records, query.endpoint))
-    for suite, tasks in blocks(cells):
-        console.print(screen_of(cells, suite, tasks, console.width, records.position), "")
+    for table in tables_of(cells, console, records.position):
+        console.print(table, "")
     console.print("\n".join(legend(cells, query.endpoint)), style="dim", soft_wrap=True)
     say("", *paths)
     print_notes(notes)
@@ -153,7 +154,8 @@ def beside(records: Records, place: Path, published: Path, which: str, terms: Te
     paths = list(write(compared, terms, place, notes))
     for _, table in compared.groupby("table", sort=False):
         if (table["runs"] > 0).any():
-            console.print(print_of(table), "")
+            console.print(print_of(table, console))
+            console.print()
         else:
             console.print(f"{title(table)}: {summary(table)}", soft_wrap=True)
     if (compared["runs"] > 0).any():
@@ -198,19 +200,30 @@ def grid(
         yield name, [at.get((name, task), (MISSING, "")) for task in tasks]
 
 
+def tables_of(cells: pd.DataFrame, console: Console, position: Position = natural) -> Iterator[Table]:
+    """The blocks for the terminal, with fewer tasks abreast where not all of a block's fit."""
+    for suite, tasks in blocks(cells):
+        while tasks:
+            sizes = [(count, joint) for count in range(len(tasks), 0, -1) for joint in (" ", "\n")]
+            tried = ((count, screen_of(cells, suite, tasks[:count], position, joint)) for count, joint in sizes)
+            count, table = next((one for one in tried if fits(console, one[1])), (1, None))
+            if table is None:  # names leave no room: they are parted, the numbers stay whole
+                table = screen_of(cells, suite, tasks[:1], position, "\n")
+                table.columns[0].no_wrap = False
+            yield table
+            tasks = tasks[count:]
+
+
 def screen_of(
-    cells: pd.DataFrame, suite: str, tasks: list[str], width: int = WIDTH, position: Position = natural
+    cells: pd.DataFrame, suite: str, tasks: list[str], position: Position = natural, joint: str = "\n"
 ) -> Table:
-    """One block for the terminal; the interval goes below the mean where both do not fit beside each other."""
+    """One block for the terminal; `joint` stands between a mean and its interval."""
     rows = list(grid(cells, suite, tasks, position))
-    widths = [max(len(name) for name, _ in rows)]
-    widths += [max(len(task), *(len(" ".join(row[i])) for _, row in rows)) for i, task in enumerate(map(short, tasks))]
-    joint = " " if sum(widths) + 3 * len(widths) + 1 <= width else "\n"
     title = f"{named(cells, suite, tasks)}: {amount(cells, suite, tasks)}"
-    table = Table(title=title, title_justify="left", min_width=min(max(40, len(title)), width))
-    table.add_column("method", no_wrap=True)
+    table = Table(title=title, title_justify="left")
+    table.add_column("method", no_wrap=True, overflow="fold")
     for task in tasks:
-        table.add_column(short(task), justify="right", overflow="fold")
+        table.add_column(broken(short(task), 20), justify="right", no_wrap=True)
     for name, row in rows:
         texts = [Text.assemble(value, joint, (interval, "dim")) if interval else Text(value) for value, interval in row]
         table.add_row(Text(name, style="dim" if "(oracle)" in name else ""), *texts)

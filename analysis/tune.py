@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from analysis.layout import fits, joined, listed
 from analysis.output import folder, prepare, print_notes, say, screen, short
 from analysis.query import Ends
 from analysis.records.load import Records, load
@@ -143,7 +144,7 @@ def _show(console: Console, found: Sequence[Sweep], picked: Sequence[Picked]) ->
     by_place = {(one.place, one.label): one for one in picked}
     for sweep in found:
         one = by_place.get((f"{sweep.suite}/{sweep.task}", sweep.label))
-        console.print(_screen(sweep, one))
+        console.print(_screen(sweep, one, console))
         console.print("\n".join([*([_said(one)] if one else []), _cost(spent(sweep.runs)), ""]), soft_wrap=True)
     for one in picked:
         if here := [sweep for sweep in found if (sweep.suite, sweep.label) == (one.place, one.label)]:
@@ -151,17 +152,20 @@ def _show(console: Console, found: Sequence[Sweep], picked: Sequence[Picked]) ->
             console.print(f"{one.place}, {one.label}: {_said(one)}\n{cost}\n", soft_wrap=True)
 
 
-def _screen(sweep: Sweep, picked: Picked | None) -> Table:
-    """The settings of one method on one task; the one picked is bold."""
+def _screen(sweep: Sweep, picked: Picked | None, console: Console) -> Table | Text:
+    """The settings of one method on one task, the one picked in bold; in lines where a row does not fit."""
     title = f"{sweep.suite}: {short(sweep.task)}: {sweep.label}"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("setting", overflow="fold")
-    for name in ("mean \N{PLUS-MINUS SIGN} std", "95% interval", "n", *(["splits that pick it"] if picked else [])):
-        table.add_column(name, justify="right")
+    table.add_column("setting")
+    names = ["mean \N{PLUS-MINUS SIGN} std", "95% interval", "n", *(["splits that\npick it"] if picked else [])]
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    entries = list[tuple[str, list[str]]]()
     numbers = {one.run.key: number for number, one in enumerate(sweep.settings)}
     for one in sweep.tried:
         if isinstance(one, Unscored):
             why = Text(f"{one.name} ({one.why})")
+            entries.append((one.name, [one.why, f"n 0 of {len(one.run.meant)}"]))
             table.add_row(why, "", "", f"0 of {len(one.run.meant)}", *([""] if picked else []))
             continue
         number, summary = numbers[one.run.key], one.summary
@@ -171,7 +175,9 @@ def _screen(sweep: Sweep, picked: Picked | None) -> Table:
         cells += [f"{picked.held.counts[number]} of {picked.splits}"] if picked else []
         style = "bold" if picked and number == picked.held.pick else ""
         table.add_row(*(Text(cell, style=style) for cell in cells))
-    return table
+        said = [joined(f"{name} {cell}".replace("\n", " ")) for name, cell in zip(names[1:], cells[2:], strict=True)]
+        entries.append((f"{one.name}{' (picked)' if style else ''}", [", ".join([joined(cells[1]), *said])]))
+    return table if fits(console, table) else listed(title, entries, console.width)
 
 
 def _said(one: Picked) -> str:

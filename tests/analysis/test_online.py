@@ -14,7 +14,7 @@ from analysis.compare import Terms, spoken
 from analysis.endpoint import Endpoint, area, own
 from analysis.pairs import matchups, over_tasks
 from analysis.records.load import load
-from analysis.select import scores
+from analysis.select import Rule, scores
 from tests.analysis.command import invoke
 from tests.analysis.synthetic import Effect, split, write_run
 
@@ -109,8 +109,9 @@ def test_knobs_are_chosen_by_the_area(tmp_path: Path) -> None:
     write_run(tmp_path, "vgf", knobs={"L_test": [0, 1]}, evaluations=3, **EXACT,  # type: ignore[arg-type]
               effect=lambda t, s: path[int(s["L_test"])][round(3 * t) - 1])  # fmt: skip
     last, whole = means(tmp_path, "last"), means(tmp_path, "area")
-    assert last == pytest.approx({"vgf L_test=0": 50, "vgf L_test=1": 60, "vgf (held-out)": 60})
-    assert whole == pytest.approx({"vgf L_test=0": 50, "vgf L_test=1": 15, "vgf (held-out)": 50})
+    chosen = f"vgf ({Rule().name})"
+    assert [last[row] for row in ("vgf L_test=0", "vgf L_test=1", chosen)] == pytest.approx([50, 60, 60])
+    assert [whole[row] for row in ("vgf L_test=0", "vgf L_test=1", chosen)] == pytest.approx([50, 15, 50])
 
 
 def test_online_runs_are_tested_beside_offline_ones(results: Path) -> None:
