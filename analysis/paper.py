@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from analysis.compare import DIFFERS, OPEN, REPRODUCED, Terms, counts, overall
+from analysis.layout import fits, joined, listed, wrapped
 from analysis.output import below, short, write_csv
 from analysis.output import markdown as plain
 from analysis.published import METHODS, TITLES
@@ -24,6 +27,7 @@ Row = Mapping[str, Any]
 """Of the frame of `compare`."""
 
 MISSING = "\N{EM DASH}"
+VERDICT = 28  # characters a line, at the least
 MARKS = {REPRODUCED: "=", DIFFERS: "\N{NOT EQUAL TO}", OPEN: "?"}
 LATEX = str.maketrans({
     **{sign: rf"\{sign}" for sign in "&%#_${}"}, "\\": r"\textbackslash{}", "~": r"\textasciitilde{}",
@@ -43,18 +47,30 @@ def write(compared: pd.DataFrame, terms: Terms, folder: Path, notes: list[str]) 
         yield from (page, numbers, source)
 
 
-def screen(rows: pd.DataFrame) -> Table:
-    """The cells of one table that have runs; the others are counted in its title."""
-    table = Table(title=f"{title(rows)}\n{summary(rows)}", title_justify="left", min_width=40)
+def screen(rows: pd.DataFrame, console: Console) -> Table | Text:
+    """The cells of one table that have runs; the others are counted in its title. Where the verdicts would have little
+    room beside the numbers they stand below them."""
+    found = _rows(rows[rows["runs"] > 0])
+    heading, numbers = f"{title(rows)}\n{summary(rows)}", Table()
     for name, justify in (("", "left"), ("method", "left"), ("measured", "right"), ("published", "right")):
-        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-    table.add_column("difference", justify="right", no_wrap=True)
-    table.add_column("verdict", overflow="fold")
+        numbers.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    numbers.add_column("difference", justify="right", no_wrap=True)
+    numbers.add_column("verdict", max_width=VERDICT)
     before = ""
-    for row in _rows(rows[rows["runs"] > 0]):
+    for row in found:
         before, place = _place(row), _place(row) if _place(row) != before else ""
-        table.add_row(place, _method(row), own(row), printed(row), difference(row), verdict(row))
-    return table
+        numbers.add_row(place, _method(row), own(row), printed(row), difference(row), verdict(row))
+    if fits(console, numbers):
+        numbers.title, numbers.title_justify, numbers.min_width = heading, "left", min(40, console.width)
+        numbers.columns[-1].max_width = None
+        return numbers
+    entries = (
+        (f"{_place(row)}: {_method(row)}", (
+            f"{joined(own(row))}, published {joined(printed(row))}, difference {joined(difference(row))}", verdict(row)
+        )) for row in found
+    )  # fmt: skip
+    return Text("\n").join([Text(wrapped(one, console.width)) for one in heading.split("\n")]
+                           + [listed("", entries, console.width)])  # fmt: skip
 
 
 def markdown(rows: pd.DataFrame, terms: Terms, notes: list[str]) -> str:

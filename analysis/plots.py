@@ -20,9 +20,9 @@ from analysis.figures import aggregate, costs, curves, landscape, language, scal
 from analysis.figures.captions import Save, captioned, told
 from analysis.figures.style import save, theme
 from analysis.output import below, folder, prepare, print_notes, say
+from analysis.query import Asked, Ends, Methods, Names, Query, Runs, Select
 from analysis.records.inference import axes_of, units_of
-from analysis.records.load import Records, load
-from analysis.records.protocols import Asked
+from analysis.records.load import Records
 from analysis.records.runs import RecordError
 from analysis.select import scores
 from core.errors import BadInput
@@ -34,30 +34,40 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 def main(
     results: Annotated[Path, typer.Argument(parser=folder, help="The folder that holds runs/.")] = Path("results"),
     out: Annotated[Path | None, typer.Option(parser=folder, help="A folder; RESULTS/figures if unset.")] = None,
+    methods: Methods = None,
+    which: Runs = None,
+    endpoint: Ends = "last",
+    select: Select = None,
     protocol: Asked = None,
+    names: Names = None,
 ) -> None:
     """Curves over training, knobs, wall-clock and gradients, transport, the landscape of 2-D bandits: a folder a task;
     profiles, aggregates, who beats whom and L_test scaling: a folder a suite."""
     place = prepare(out or results / "figures")
-    records = load(results, protocol=protocol)
+    query = Query.of(methods, which, protocol, endpoint, select, names)
+    records = query.load(results)
     notes = list(records.notes)
     if not records.episodes["complete"].any():
         raise RecordError(f"no episodes to show under {results / 'runs'}: {'; '.join(notes)}")
     theme()
-    for paths in figures(records, place, notes):
+    for paths in figures(records, place, notes, query=query):
         say(f"{paths[0]} (+ {', '.join(path.suffix[1:] for path in paths[1:])})")
     print_notes(notes)
 
 
-def figures(records: Records, out: Path, notes: list[str], save: Save = save) -> Iterator[list[Path]]:
+def figures(
+    records: Records, out: Path, notes: list[str], save: Save = save, query: Query | None = None
+) -> Iterator[list[Path]]:
     """Writes out/<suite>/<task>/<figure>.{png,svg,pdf,csv} and yields the paths of each figure.
 
     Figures: learning (of offline runs), online (of those that go on online, from their offline start), knob-<name> for
     every knob with two values or more, l-train, wall-clock, gradients, transport, landscape; of language also
     reward-L_test, over-optimisation, gold-distance, gold-compute, gold-eps-L_test, length-eos; of a suite, in
     out/<suite>: profiles, aggregates, improvement, scaling-<knob> and, a panel for each of its tasks, knob-<name>.
-    Adds to `notes` what is not drawn. `save` may be another way to keep a figure.
+    Adds to `notes` what is not drawn. `save` may be another way to keep a figure. `query`: by which evaluations and
+    settings; those over tasks and over cost show what its rule picks.
     """
+    query = query or Query()
     names_of, units = axes_of(records.runs), units_of(records.runs)
     save = captioned(save, told(records), out)  # seeds that are missing are named below each
     texts, remarks = language.points(records)
@@ -65,14 +75,14 @@ def figures(records: Records, out: Path, notes: list[str], save: Save = save) ->
     for (suite, task), rows in texts.groupby(["suite", "task"], observed=True, sort=True) if len(texts) else ():
         for stem, shown, picture in language.figures(rows, notes, names_of):
             yield save(picture(shown), shown, below(out, str(suite), str(task), stem))
-    cells, remarks = scores(records)
+    cells, remarks = scores(records, endpoint=query.endpoint)
     notes += remarks
     if cells.empty:
         notes.append("no scores, so no figures of them")
         return
-    yield from _suites(records, out, notes, save, names_of, units)
+    yield from _suites(records, out, notes, save, names_of, units, query)
     points = curves.learning(records)
-    costly, remarks = costs.clock(records)
+    costly, remarks = costs.clock(records, query.rule)
     notes += remarks
     moved, remarks = scaling.carried(records)
     notes += remarks
@@ -123,12 +133,13 @@ def figures(records: Records, out: Path, notes: list[str], save: Save = save) ->
 
 
 def _suites(
-    records: Records, out: Path, notes: list[str], save: Save, names_of: Mapping[str, str], units: Mapping[str, str]
-) -> Iterator[list[Path]]:
+    records: Records, out: Path, notes: list[str], save: Save, names_of: Mapping[str, str], units: Mapping[str, str],
+    query: Query,
+) -> Iterator[list[Path]]:  # fmt: skip
     """The figures over the tasks of each suite."""
-    found, remarks = aggregate.spoken(records)
+    found, remarks = aggregate.spoken(records, query.endpoint, query.rule)
     notes += remarks
-    scaled, remarks = scaling.normalised(records)
+    scaled, remarks = scaling.normalised(records, query.endpoint)
     notes += remarks
     for suite, of in sorted(found.items()):
         every, tasks, remarks = aggregate.complete(of, suite)

@@ -33,8 +33,8 @@ from analysis.missing import again, gaps
 from analysis.output import csv_text, folder, prepare, print_notes, say, short
 from analysis.plots import figures
 from analysis.published import FOLDER, read
-from analysis.records.load import Records, load
-from analysis.records.protocols import Asked, asked
+from analysis.query import Asked, Ends, Methods, Names, Query, Runs, Select
+from analysis.records.load import Records
 from analysis.records.runs import Run
 from analysis.select import scores
 from analysis.tables import legend
@@ -53,12 +53,17 @@ def main(
     published: Annotated[
         Path | None, typer.Option(parser=folder, help="A folder of published numbers; ours if unset.")
     ] = None,
+    methods: Methods = None,
+    which: Runs = None,
+    endpoint: Ends = "last",
+    select: Select = None,
     protocol: Asked = None,
+    names: Names = None,
 ) -> None:
     """Provenance, verdicts, tables, figures, runs with their configurations, and what is missing: OUT/index.html."""
     path = prepare(out) / "index.html"
-    records = load(results, empty=True, protocol=protocol)
-    page, notes = build(records, published or FOLDER, asked(protocol))
+    query = Query.of(methods, which, protocol, endpoint, select, names)
+    page, notes = build(query.load(results, empty=True), published or FOLDER, query)
     write_text(path, page)
     say(f"{path} ({len(page) / 1e6:.1f} MB)")
     print_notes(notes)
@@ -89,16 +94,17 @@ class Picture(NamedTuple):
     height: int
 
 
-def build(records: Records, published: Path, protocols: Sequence[str] = ()) -> tuple[str, list[str]]:
-    """(the page, notes); `protocols` are those that were asked for.
+def build(records: Records, published: Path, query: Query | None = None) -> tuple[str, list[str]]:
+    """(the page, notes); `query`: what was asked for, by which `records` are labelled already.
 
     Raises: RecordError if there are no published numbers.
     """
     rows, notes = read(published)
-    terms = Terms(protocols=tuple(protocols))
+    query = query or Query()
+    terms = Terms.of(query)
     compared, remarks = compare(records, rows, terms)
     notes += records.notes + remarks
-    cells, remarks = scores(records)
+    cells, _ = scores(records, endpoint=query.endpoint, rule=query.rule if query.ruled else None)
     pictures: dict[str, list[Picture]] = defaultdict(list)
     theme()
 
@@ -107,14 +113,15 @@ def build(records: Records, published: Path, protocols: Sequence[str] = ()) -> t
         return [stem]
 
     if len(cells):
-        list(figures(records, Path(), notes, embed))
+        list(figures(records, Path(), notes, embed, query))
     lacking = gaps(records, rows)
     values = {
         "root": records.root, "runs": len(records.runs), "episodes": len(records.episodes),
         "statuses": pd.Series([run.status for run in records.runs]).value_counts().to_dict(),
         "verdicts": [verdicts(table) for _, table in compared.groupby("table", sort=False)],
         "rules": paper.legend(compared, terms), "power": paper.power(compared, terms),
-        "scores": scored(cells), "legend": legend(cells) if len(cells) else [], "suites": suites(records, pictures),
+        "scores": scored(cells), "legend": legend(cells, query.endpoint) if len(cells) else [],
+        "suites": suites(records, pictures),
         "provenance": provenance(records), "missing": lacking, "notes": list(dict.fromkeys(notes)),
     }  # fmt: skip
     loader = PackageLoader("analysis", "")
@@ -176,7 +183,7 @@ def scored(cells: pd.DataFrame) -> Table:
 def suites(records: Records, pictures: Mapping[str, Sequence[Picture]]) -> list[dict[str, Any]]:
     """Of each suite its figures, and of each of its tasks the figures and runs."""
     tasks: dict[str, dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
-    for run in sorted(records.runs, key=lambda run: (run.suite, run.task, run.label)):
+    for run in sorted(records.runs, key=lambda run: (run.suite, run.task, *records.position(run.label))):
         tasks[run.suite][run.task].append(run)
     return [
         {"name": suite, "pictures": pictures.get(suite, []), "tasks": [

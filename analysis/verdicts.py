@@ -20,8 +20,11 @@ import numpy as np
 import pandas as pd
 import typer
 from rich import box
+from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from analysis.layout import fits, joined, listed
 from analysis.output import folder, prepare, print_notes, say, screen, write_csv
 from analysis.records.load import Records, load
 from analysis.records.protocols import EVERY
@@ -44,6 +47,8 @@ Verdicts = dict[str, np.ndarray]
 Spoken = dict[tuple[str, str, str], dict[str, list[tuple[str, pd.DataFrame]]]]
 """(suite, task, judge) -> method, or a row's name -> of each of its runs (row, seeds by prompts, which are named by
 number and hash)."""
+
+WIDTH = 120
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -76,9 +81,10 @@ def main(
     if names:
         paths.append(place / "winrate-differences.csv")
         write_csv(paths[-1], differences)
-    console = screen(120, fixed=True)
+    console = screen(WIDTH)
     for key, rows in table.groupby(["suite", "task", "judge"], sort=False):
-        console.print(_screen(" / ".join(dict.fromkeys(key)), rows), "")
+        console.print(_screen(" / ".join(dict.fromkeys(key)), rows, console))
+        console.print()
     for row in differences.to_dict("records"):
         value, low, high = (100 * row[name] for name in ("value", "low", "high"))
         console.print(f"{row['task']}, {row['judge']}: {row['first']} - {row['second']} = {value:+.1f} points "
@@ -266,20 +272,25 @@ def _differences(spoken: Spoken, compare: Sequence[str], notes: list[str]) -> It
             yield {"suite": suite, "task": task, "judge": by, "first": first, "second": second} | found._asdict()
 
 
-def _screen(title: str, rows: pd.DataFrame) -> Table:
+def _screen(title: str, rows: pd.DataFrame, console: Console) -> Table | Text:
+    """The win rates of one judge on one task; in lines where the rows do not fit."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("", overflow="fold")
     names = ("win rate [95%]", "at equal length", "win", "tie", "loss", "invalid", "orders agree", "longer by", "n")
     for name in names:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
+    entries = []
     for row in rows.to_dict("records"):
         shares = [_percent(row[name]) for name in ("win", "tie", "loss", "invalid", "consistent")]
         of = f" of {row['meant']}" if row["seeds"] < row["meant"] else ""
         longer = DASH if math.isnan(row["longer"]) else f"{row['longer']:+.0f} chars"
-        table.add_row(row["row"], _interval(row, "win_rate", "low", "high"),
-                      _interval(row, "controlled", "controlled_low", "controlled_high"), *shares, longer,
-                      f"{row['prompts']} x {row['seeds']}" + of)  # fmt: skip
-    return table
+        cells = [_interval(row, "win_rate", "low", "high"),
+                 _interval(row, "controlled", "controlled_low", "controlled_high"), *shares, longer,
+                 f"{row['prompts']} x {row['seeds']}" + of]  # fmt: skip
+        table.add_row(row["row"], *cells)
+        said = [joined(f"{name} {cell}") for name, cell in zip(names, cells, strict=True)]
+        entries.append((row["row"], [", ".join(said)]))
+    return table if fits(console, table) else listed(title, entries, console.width)
 
 
 def _interval(row: dict[str, Any], value: str, low: str, high: str) -> str:

@@ -18,7 +18,7 @@ from analysis.figures.style import BLUE, RED, at_least_a_point, finish, looks
 from analysis.records.inference import UNITS, unit
 from analysis.records.load import Records
 from analysis.records.runs import Run
-from analysis.select import Choice, Rule, choose, headline, offline
+from analysis.select import Choice, Endpoint, Rule, choose
 from analysis.statistics.estimates import (
     AGGREGATES,
     LEVEL,
@@ -38,12 +38,14 @@ Spoken = Mapping[str, tuple[str, dict[str, np.ndarray]]]
 """Label -> (method, task -> seed means `[n]`), of one suite."""
 
 
-def spoken(records: Records) -> tuple[dict[str, Spoken], list[str]]:
-    """What speaks for each run, by suite, and notes on those without a choice; online runs by their last evaluation."""
+def spoken(
+    records: Records, endpoint: Endpoint | None = None, rule: Rule | None = None
+) -> tuple[dict[str, Spoken], list[str]]:
+    """What speaks for each run, by suite, and notes on those without a choice."""
     found: dict[str, dict[str, tuple[str, dict[str, np.ndarray]]]] = {}
     notes = []
     for run, rows in records.each():
-        choice = choice_of(run, rows)
+        choice = choice_of(run, rows, endpoint, rule)
         if isinstance(choice, str):
             notes.append(f"{run.suite}/{run.task} {run.label}: {choice}; not in the figures over tasks")
             continue
@@ -52,9 +54,10 @@ def spoken(records: Records) -> tuple[dict[str, Spoken], list[str]]:
     return dict(found), notes
 
 
-def choice_of(run: Run, rows: pd.DataFrame) -> Choice | str:
-    """The held-out choice at a run's last evaluation; a line that says why there is none."""
-    return choose(run, headline(rows if run.online else offline(rows)), Rule())
+def choice_of(run: Run, rows: pd.DataFrame, endpoint: Endpoint | None = None, rule: Rule | None = None) -> Choice | str:
+    """What the rule, held-out if unset, makes of the evaluations that count; a line that says why there is nothing."""
+    rows, missing = (endpoint or Endpoint()).of(run, rows)
+    return missing if rows.empty else choose(run, rows, rule or Rule())
 
 
 def complete(of: Spoken, suite: str) -> tuple[Spoken, list[str], list[str]]:

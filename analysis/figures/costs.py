@@ -20,9 +20,9 @@ from analysis.select import FIXED, HELD_OUT, PICKS, Rule, choose
 from analysis.statistics.estimates import generator
 
 
-def clock(records: Records) -> tuple[pd.DataFrame, list[str]]:
+def clock(records: Records, rule: Rule | None = None) -> tuple[pd.DataFrame, list[str]]:
     """One row a (run, evaluation): suite, task, method, label, device, step, seconds, picks, and the Summary of the
-    held-out choice at that evaluation; notes on runs whose stages do not say how long they took.
+    choice by the rule (held-out if unset) at that evaluation; notes on runs whose stages do not say how long they took.
 
     Seconds are those of all its stages, whoever trained them: what the method costs alone. Within its last stage time
     is taken to go evenly over the steps; of its evaluations only those in that stage, before any online phase.
@@ -40,7 +40,7 @@ def clock(records: Records) -> tuple[pd.DataFrame, list[str]]:
         before = sum(seconds or 0.0 for seconds, _ in stages[:-1])
         last, steps = stages[-1]
         for step, group in rows.groupby("step"):
-            choice = choose(run, group, Rule())
+            choice = choose(run, group, rule or Rule())
             if isinstance(choice, str) or step > steps:
                 continue
             summary = choice.summary(generator(run.suite, run.task))

@@ -19,7 +19,7 @@ from analysis.figures.style import at_least_a_point, finish, looks, shade
 from analysis.records.inference import UNITS, path_of, unit
 from analysis.records.load import Records
 from analysis.records.runs import RecordError, Run
-from analysis.select import FIXED, HELD_OUT, arms, average, headline, offline, settings
+from analysis.select import FIXED, HELD_OUT, Endpoint, arms, average, settings
 from analysis.statistics.estimates import LEVEL, RESAMPLES, generator, mean_of, resample, summarise
 from analysis.statistics.transport import Flow, mmd2, transport_bound
 from core.errors import BadInput, reason
@@ -85,7 +85,7 @@ def draw_trained(points: pd.DataFrame, units: Mapping[str, str] = UNITS) -> Figu
     return finish(figure, f"{task_name(points)}: L_train ablation", handles, names)
 
 
-def normalised(records: Records) -> tuple[pd.DataFrame, list[str]]:
+def normalised(records: Records, endpoint: Endpoint | None = None) -> tuple[pd.DataFrame, list[str]]:
     """Score over the steps of a flow (L_test) in percent of the task's own mean over all of them: each task, and their
     mean.
 
@@ -100,7 +100,9 @@ def normalised(records: Records) -> tuple[pd.DataFrame, list[str]]:
         knob = path_of(run)
         if knob is None or run.knobs != (knob,) or run.online:
             continue
-        rows = headline(offline(rows))
+        rows, _ = (endpoint or Endpoint()).of(run, rows)
+        if rows.empty:
+            continue
         of = arms(rows, settings(rows, run.knobs))
         means = average(of.scores, 2)  # [k, s]
         means = means[:, ~np.isnan(means).any(axis=0)]

@@ -135,6 +135,23 @@ class Run:
     """ " [qam]" where runs of several protocols of the suite are shown; its label ends with it."""
     rows: slice = field(default_factory=lambda: slice(0, 0))
     """Where its episodes stand in `Records.episodes`."""
+    renamed: str = ""
+    """Its label before it was given another name to show."""
+
+    @property
+    def stem(self) -> str:
+        """Its method, with "online" where it goes on from an offline run."""
+        return f"{self.method} online" if self.online else self.method
+
+    @property
+    def series(self) -> str:
+        """What its label is where nothing but settings, data or code sets it apart: "vgf online [qam]"."""
+        return self.stem + self.mark
+
+    @property
+    def called(self) -> frozenset[str]:
+        """Every name by which an option may ask for it, beside others of its series."""
+        return frozenset({self.label, self.renamed or self.label, self.series, self.stem})
 
     @property
     def name(self) -> str:

@@ -84,7 +84,7 @@ def curves(records: Records, endpoint: Endpoint | None = None) -> pd.DataFrame:
     """
     frames = []
     for run, rows in records.each():
-        kept, _ = (endpoint or Endpoint())(rows)
+        kept, _ = (endpoint or Endpoint()).of(run, rows)
         if kept.empty:
             continue
         of = arms(kept, settings(kept, run.knobs))

@@ -246,7 +246,7 @@ def test_offline_to_online(tmp_path: Path) -> None:
 def test_an_online_phase_without_an_evaluation_is_a_note(tmp_path: Path) -> None:
     write_run(tmp_path, "fql", evaluations=3, offline=3, status="running")
     result = invoke(plots.app, str(tmp_path))
-    assert result.exit_code == 0 and "toy/toy: no evaluation in the online phase yet" in result.stdout
+    assert result.exit_code == 0 and "toy/toy fql online: no evaluation in the online phase yet" in result.stdout
 
 
 def test_online_runs_with_other_settings_are_told_apart(tmp_path: Path) -> None:
@@ -254,5 +254,5 @@ def test_online_runs_with_other_settings_are_told_apart(tmp_path: Path) -> None:
         went_on = {"continues": "0" * 12, "from_step": 3000, "steps": 7000}
         write_run(tmp_path, "fql", fingerprint=fingerprint, offline=3, online=went_on | {"warmup": warmup})
     records = load(tmp_path)
-    assert [run.label for run in records.runs] == ["fql online (aaaaaa)", "fql online (bbbbbb)"]
-    assert records.notes == ["toy/toy has 2 runs of fql online, shown apart: online.warmup 10 / 20"]
+    assert [run.label for run in records.runs] == ["fql online online.warmup=10", "fql online online.warmup=20"]
+    assert records.notes == ["toy: runs of fql online on toy are told apart by online.warmup 10 / 20"]

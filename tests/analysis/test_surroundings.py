@@ -110,7 +110,9 @@ def test_an_out_that_is_no_folder(results: Path, name: str, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ("--select fixed:1", "--select goes with --paper only"), ("--run nope", "--run goes with --paper only"),
+        ("--select fixed:M=1", "no run has a knob 'M'"), ("--run nope", "--run 'nope': no run has"),
+        ("--methods some", "--methods some: no run of it"),
+        ("--oracle --select oracle", "--oracle goes without --select"),
         ("--margin 3", "--margin goes with --paper only"), ("--correct bh", "--correct goes with --paper only"),
         ("--published .", "--published goes with --paper only"),
         ("--paper all --oracle", "--oracle does not go with --paper"),
