@@ -311,8 +311,8 @@ def scores(
 
 
 def _choices(run: Run, rows: pd.DataFrame, oracle_too: bool) -> tuple[list[Choice], list[str]]:
-    """Every setting of a run, and of several the choices by other seeds and by other episodes, and the oracle's; notes on
-    what cannot be."""
+    """Every setting of a run, and of several the choices by other seeds and by other episodes, and the oracle's; notes
+    on what cannot be."""
     of = arms(rows, settings(rows, run.knobs))
     pairs = zip(of.scores, of.settings, strict=True)
     found, notes = [Choice(values, of.seeds, of.episodes, (setting,), FIXED) for values, setting in pairs], list[str]()
