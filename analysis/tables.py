@@ -210,6 +210,7 @@ def tables_of(cells: pd.DataFrame, console: Console, position: Position = natura
             if table is None:  # names leave no room: they are parted, the numbers stay whole
                 table = screen_of(cells, suite, tasks[:1], position, "\n")
                 table.columns[0].no_wrap = False
+            table.min_width = min(max(40, len(str(table.title))), console.width)
             yield table
             tasks = tasks[count:]
 

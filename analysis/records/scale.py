@@ -25,7 +25,7 @@ class Range(NamedTuple):
     high: float
     binary: bool
     """Whether they are 0 and 1 alone."""
-    count: int
+    scores: int
 
 
 def small_scores(runs: Sequence[Run], scores: Mapping[object, np.ndarray]) -> list[str]:
@@ -47,8 +47,8 @@ def small_scores(runs: Sequence[Run], scores: Mapping[object, np.ndarray]) -> li
         beyond = any(one.low < 0 or one.high > 1 for _, one in of)
         small = [(run, one) for run, one in of if one.low >= 0 and 0 < one.high <= 1]
         if beyond:  # a weak method's points may lie below 1; nothing but 0 and 1 they are not
-            small = [(run, one) for run, one in small if one.binary and one.count >= MANY]
-        if any(not one.binary for _, one in small) or sum(one.count for _, one in small) >= MANY:
+            small = [(run, one) for run, one in small if one.binary and one.scores >= MANY]
+        if any(not one.binary for _, one in small) or sum(one.scores for _, one in small) >= MANY:
             notes.append(_note(suite, [run for run, _ in small], beyond))
     return notes
 
