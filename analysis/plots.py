@@ -19,7 +19,8 @@ import typer
 from analysis.figures import aggregate, costs, curves, landscape, language, scaling
 from analysis.figures.captions import Save, captioned, told
 from analysis.figures.style import save, theme
-from analysis.output import below, folder, prepare, print_notes, say
+from analysis.notes import brief, tell
+from analysis.output import below, folder, prepare, say
 from analysis.query import Asked, Ends, Methods, Names, Query, Runs, Select
 from analysis.records.inference import axes_of, units_of
 from analysis.records.load import Records
@@ -48,11 +49,11 @@ def main(
     records = query.load(results)
     notes = list(records.notes)
     if not records.episodes["complete"].any():
-        raise RecordError(f"no episodes to show under {results / 'runs'}: {'; '.join(notes)}")
+        raise RecordError(f"no episodes to show under {results / 'runs'}: {brief(notes, records)}")
     theme()
     for paths in figures(records, place, notes, query=query):
         say(f"{paths[0]} (+ {', '.join(path.suffix[1:] for path in paths[1:])})")
-    print_notes(notes)
+    tell(notes, records, place / "notes.csv")
 
 
 def figures(

@@ -30,7 +30,8 @@ from analysis.figures.costs import device
 from analysis.figures.pyplot import plt
 from analysis.figures.style import theme
 from analysis.missing import again, gaps
-from analysis.output import csv_text, folder, prepare, print_notes, say, short
+from analysis.notes import grouped, tell
+from analysis.output import csv_text, folder, prepare, say, short
 from analysis.plots import figures
 from analysis.published import FOLDER, read
 from analysis.query import Asked, Ends, Methods, Names, Query, Runs, Select
@@ -63,10 +64,11 @@ def main(
     """Provenance, verdicts, tables, figures, runs with their configurations, and what is missing: OUT/index.html."""
     path = prepare(out) / "index.html"
     query = Query.of(methods, which, protocol, endpoint, select, names)
-    page, notes = build(query.load(results, empty=True), published or FOLDER, query)
+    records = query.load(results, empty=True)
+    page, notes = build(records, published or FOLDER, query)
     write_text(path, page)
     say(f"{path} ({len(page) / 1e6:.1f} MB)")
-    print_notes(notes)
+    tell(notes, records)
 
 
 class Cell(NamedTuple):
@@ -122,7 +124,8 @@ def build(records: Records, published: Path, query: Query | None = None) -> tupl
         "rules": paper.legend(compared, terms), "power": paper.power(compared, terms),
         "scores": scored(cells), "legend": legend(cells, query.endpoint) if len(cells) else [],
         "suites": suites(records, pictures),
-        "provenance": provenance(records), "missing": lacking, "notes": list(dict.fromkeys(notes)),
+        "provenance": provenance(records), "missing": lacking, "notes": grouped(notes, records),
+        "every_note": _uri("text/csv", _csv(pd.DataFrame({"note": list(dict.fromkeys(notes))}, dtype=object))),
     }  # fmt: skip
     loader = PackageLoader("analysis", "")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
@@ -135,8 +138,7 @@ def picture(figure: Figure, frame: pd.DataFrame, name: str) -> Picture:
     figure.savefig(buffer, format="png", dpi=DPI)
     width, height = figure.canvas.get_width_height()
     plt.close(figure)
-    numbers = csv_text(frame).encode("utf-8", "backslashreplace")
-    return Picture(name, _uri("image/png", buffer.getvalue()), _uri("text/csv", numbers), width, height)
+    return Picture(name, _uri("image/png", buffer.getvalue()), _uri("text/csv", _csv(frame)), width, height)
 
 
 def verdicts(rows: pd.DataFrame) -> dict[str, Any]:
@@ -245,6 +247,10 @@ PROVENANCE = {
     "Versions": ("package", "version"), "Devices": ("device",), "Code": ("commit", "changed since"),
     "Datasets": ("dataset", "SHA-256", "origin", "transitions"),
 }  # fmt: skip
+
+
+def _csv(frame: pd.DataFrame) -> bytes:
+    return csv_text(frame).encode("utf-8", "backslashreplace")
 
 
 def _uri(kind: str, content: bytes) -> str:

@@ -25,7 +25,8 @@ from rich.text import Text
 from analysis.compare import Terms, spoken
 from analysis.endpoint import windows
 from analysis.layout import broken, fits, joined, listed
-from analysis.output import below, folder, prepare, print_notes, say, screen, short, write_csv
+from analysis.notes import brief, tell
+from analysis.output import below, folder, prepare, say, screen, short, write_csv
 from analysis.pairs import Matchup, Over, matchups, missing, over_tasks, tests
 from analysis.query import Asked, Ends, Methods, Names, Query, Runs, Select
 from analysis.records.load import Records
@@ -77,17 +78,20 @@ def main(
     notes = [*records.notes, *windows(records, query.endpoint)]
     notes += [f"{'/'.join(key)}: {cell.remark}" for key, cell in cells.items() if cell.remark]
     pairs = {other: matchups(cells, sides[0], other) for other in sides[1:]}
-    notes += [note for _, remarks in pairs.values() for note in remarks]
+    apart = [note for _, remarks in pairs.values() for note in remarks]
     rows = tests([matchup for found, _ in pairs.values() for matchup in found])
     if rows.empty:
-        raise RecordError(f"{', '.join(sides)}: no task has two of them with an evaluation; {'; '.join(notes)}")
+        raise RecordError(
+            f"{', '.join(sides)}: no task has two of them with an evaluation; {brief(apart + notes, records)}"
+        )
+    notes += apart
     path = below(place, _file(sides))
     write_csv(path, rows)
     for other, (found, _) in pairs.items():
         if found:
             show(console, sides[0], other, rows[rows["second"] == other], found, len(rows), terms)
     say("", path)
-    print_notes(notes)
+    tell(notes, records, path.with_name(f"{path.stem}-notes.csv"))
 
 
 def _sides(compare: str | None, query: Query, records: Records) -> list[str]:

@@ -24,12 +24,12 @@ from rich.text import Text
 
 from analysis.compare import MARGIN, OTHER, Terms, compare
 from analysis.layout import broken, fits
+from analysis.notes import brief, grouped, tell
 from analysis.output import (
     environment,
     folder,
     markdown,
     prepare,
-    print_notes,
     say,
     screen,
     short,
@@ -118,8 +118,8 @@ def scored(records: Records, place: Path, query: Query, oracle: bool, budget: bo
     cells, remarks = scores(records, oracle, query.endpoint, query.rule if query.ruled else None)
     notes = [*records.notes, *remarks, *_data(records)]
     if cells.empty:
-        raise RecordError(f"no episodes to show under {records.root / 'runs'}: {'; '.join(notes)}")
-    write_text(place / "scores.md", page(cells, notes, records.position, query.endpoint))
+        raise RecordError(f"no episodes to show under {records.root / 'runs'}: {brief(notes, records)}")
+    write_text(place / "scores.md", page(cells, grouped(notes, records), records.position, query.endpoint))
     write_csv(place / "scores.csv", cells)
     paths = [place / "scores.md", place / "scores.csv"]
     if budget:
@@ -129,7 +129,7 @@ def scored(records: Records, place: Path, query: Query, oracle: bool, budget: bo
         console.print(table, "")
     console.print("\n".join(legend(cells, query.endpoint)), style="dim", soft_wrap=True)
     say("", *paths)
-    print_notes(notes)
+    tell(notes, records, place / "scores-notes.csv")
 
 
 def _data(records: Records) -> list[str]:
@@ -151,7 +151,7 @@ def beside(records: Records, place: Path, published: Path, which: str, terms: Te
         rows = rows[rows["table"] == which]
     compared, remarks = compare(records, rows, terms)
     notes += records.notes + remarks
-    paths = list(write(compared, terms, place, notes))
+    paths = list(write(compared, terms, place, grouped(notes, records)))
     for _, table in compared.groupby("table", sort=False):
         if (table["runs"] > 0).any():
             console.print(print_of(table, console))
@@ -161,7 +161,7 @@ def beside(records: Records, place: Path, published: Path, which: str, terms: Te
     if (compared["runs"] > 0).any():
         console.print("\n".join([*terms_of(compared, terms), *power(compared, terms)]), style="dim", soft_wrap=True)
     say("", *paths)
-    print_notes(notes)
+    tell(notes, records, place / "notes.csv")
 
 
 def blocks(cells: pd.DataFrame) -> Iterator[tuple[str, list[str]]]:
@@ -211,6 +211,7 @@ def tables_of(cells: pd.DataFrame, console: Console, position: Position = natura
             if table is None:  # names leave no room: they are parted, the numbers stay whole
                 table = screen_of(cells, suite, tasks[:1], position, "\n")
                 table.columns[0].no_wrap = False
+            table.min_width = min(max(40, len(str(table.title))), console.width)
             yield table
             tasks = tasks[count:]
 

@@ -24,7 +24,8 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.layout import fits, joined, listed
-from analysis.output import folder, prepare, print_notes, say, screen, short
+from analysis.notes import brief, tell
+from analysis.output import folder, prepare, say, screen, short
 from analysis.query import Ends
 from analysis.records.load import Records, load
 from analysis.records.protocols import Asked
@@ -81,13 +82,13 @@ def main(
     records = load(results, protocol=protocol)
     found, notes = sweeps(records, Endpoint.parse(endpoint), knobs, _known(records, keys))
     if not found:
-        why = "; ".join([*notes, *records.notes][:3]) or "python -m harness.run --sweep METHOD.KEY=V1,V2 makes some"
+        why = brief([*notes, *records.notes], records) or "python -m harness.run --sweep METHOD.KEY=V1,V2 makes some"
         raise RecordError(f"no method has two settings on a task under {results / 'runs'}; {why}")
     found = _wanted(_of(found, suite, phase), methods, tasks)
     picks = {SEEDS: by_seeds, TASKS: by_tasks}
     picked = list(picks[rule](found, choose_on, notes)) if rule is not None else []
     if rule is not None and not picked:
-        raise RecordError(f"--rule {rule} can pick nothing: {'; '.join(notes[-3:])}")
+        raise RecordError(f"--rule {rule} can pick nothing: {brief(notes[-3:], records)}")
     tables = {one.table: [row for other in picked if other.table == one.table for row in other.rows] for one in picked}
     if out is not None and len(tables) > 1:
         raise RecordError(f"--out {out}: the picks belong in {' and '.join(tables)}; --suite and --phase choose")
@@ -100,7 +101,7 @@ def main(
     else:
         write_text(out, merged(kept, [row for rows in tables.values() for row in rows], notes))
         say(out)
-    print_notes([*records.notes, *notes])
+    tell([*records.notes, *notes], records)
 
 
 def _known(records: Records, keys: str | None) -> list[str]:

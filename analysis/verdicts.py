@@ -25,7 +25,8 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.layout import fits, joined, listed
-from analysis.output import folder, prepare, print_notes, say, screen, write_csv
+from analysis.notes import brief, tell
+from analysis.output import folder, prepare, say, screen, write_csv
 from analysis.records.load import Records, load
 from analysis.records.protocols import EVERY
 from analysis.records.runs import RecordError, Run
@@ -73,7 +74,7 @@ def main(
     records = load(results, protocol=EVERY)  # language suites have no names for them
     table, differences, notes = tabulate(records, judge or "", names)
     if table.empty:
-        why = "; ".join(map(str, notes[:3]))
+        why = brief(notes, records)
         of = f" of {judge}" if judge else ""
         raise RecordError(f"no verdicts{of} under {results / 'runs'}" + (f"; {why}" if why else ""))
     paths = [place / "winrates.csv"]
@@ -95,7 +96,7 @@ def main(
         console.print(f"Each interval has its own 5%, and is for new prompts to {policies}, not for new trainings.",
                       style="dim")  # fmt: skip
     say("", *paths)
-    print_notes([*records.notes, *notes])
+    tell([*records.notes, *notes], records, place / "winrates-notes.csv")
 
 
 def _names(compare: str) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from analysis.records.folders import Place, differences, odd_ones, places, read_
 from analysis.records.labels import labelled, natural
 from analysis.records.protocols import asked, chosen
 from analysis.records.runs import KILLED, RecordError, Run, Source, last_written, named, read_npz
+from analysis.records.scale import small_scores
 from core.errors import BadInput, reason
 
 NAMES = ("suite", "task", "method", "label", "fingerprint")
@@ -142,6 +143,8 @@ def load(results: Path, empty: bool = False, protocol: str | None = None) -> Rec
     labels, remarks = labelled(run for run in runs if run.rows.start < run.rows.stop)
     runs = [replace(run, label=labels.get(run.key, run.label)) for run in runs]
     knobs = tuple(dict.fromkeys(knob for run in runs for knob in run.knobs))
+    own = {run.key: [rows.columns["score"] for rows in told[run.key][0]] for run in runs}
+    remarks += small_scores(runs, {key: np.concatenate(some) for key, some in own.items() if some})
     return Records(results, _concat(runs, found, knobs), tuple(runs), knobs, notes + remarks, extras)
 
 
