@@ -110,6 +110,29 @@ def compare(records: Records, published: pd.DataFrame, terms: Terms) -> tuple[pd
     return frame, notes
 
 
+def unpublished(records: Records, published: pd.DataFrame, terms: Terms) -> pd.DataFrame:
+    """Rows as those of `compare`, without a verdict, of the methods that a published table does not have, on the rows
+    it has; `published_method` is the name to show."""
+    records, _ = _as_published(records, published, terms.protocols)
+    cells = measured(records, terms)
+    found = []
+    for _, rows in published.groupby("table", sort=False):
+        theirs = {name for method in rows["method"].unique() for name in METHODS.get(method, (method.lower(),))}
+        places = rows.drop_duplicates(["suite", "environment", "task"]).to_dict("records")
+        here = {(row["suite"], task) for row in places for task in tasks_of(row)}
+        labels: dict[str, set[str]] = defaultdict(set)
+        for key, cell in cells.items():
+            if key[:2] in here and key[2] not in theirs:
+                labels[key[2]].add(cell.run.label if cell.run else key[2])
+        ours = {name: of.pop() if len(of) == 1 else name for name, of in labels.items()}
+        for name in sorted(ours, key=lambda name: records.position(ours[name])):
+            for row in places:
+                of = [cells.get((row["suite"], task, name), Cell()) for task in tasks_of(row)]
+                blank = row | {"method": ours[name], "mean": math.nan, "std": math.nan, "seeds": math.nan}
+                found.append(_compared(blank, name, of, terms) | {"verdict": ""})
+    return pd.DataFrame(found)
+
+
 def _as_published(records: Records, published: pd.DataFrame, asked: Sequence[str]) -> tuple[Records, list[str]]:
     """(the records of runs under the protocols of the published numbers, notes on the others); all where one protocol
     was asked for."""
@@ -147,13 +170,13 @@ def measured(records: Records, terms: Terms) -> dict[Key, Cell]:
 
 def _cell(several: Sequence[tuple[Run, pd.DataFrame]], terms: Terms) -> Cell:
     if len(several) > 1:
-        named = [one for one in several if named(one[0], terms.runs)]
-        stayed = [one for one in named if not one[0].online]  # whose online twin began as it did
-        named = stayed if len(stayed) == 1 else named
-        if len(named) != 1:
+        asked = [one for one in several if named(one[0], terms.runs)]
+        stayed = [one for one in asked if not one[0].online]  # whose online twin began as it did
+        asked = stayed if len(stayed) == 1 else asked
+        if len(asked) != 1:
             prints = ", ".join(run.fingerprint[:8] for run, _ in several)
             return Cell(why=f"{len(several)} runs ({prints}), --run names one", remark="several runs, none counted")
-        several = named
+        several = asked
     run, rows = several[0]
     went_on = (rows["phase"] == "online").any()
     rows, missing = terms.endpoint(offline(rows))

@@ -41,7 +41,7 @@ def test_tables(suite: Path, tmp_path: Path) -> None:
         assert tables.cell(row)[0] in page and tables.cell(row)[1] in result.stdout
     iql = next(line for line in page.splitlines() if line.startswith("| iql"))
     assert "n=1" in iql and iql.endswith("| \N{EM DASH} |")  # one seed on one task, missing on the other
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["scores.csv", "scores.md"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["scores.csv", "scores.md", "scores.tex"]
 
 
 def test_data_that_are_not_the_published_are_told(suite: Path, tmp_path: Path) -> None:
