@@ -18,7 +18,7 @@ from core.text import printable
 TEXT_WIDTH = 5.5 * 72.27  # points of TeX
 LONG = 30  # lines from which a table may break over pages
 MISSING = "\N{EM DASH}"
-PREAMBLE = r"% needs \usepackage{booktabs}"
+PREAMBLE = r"% needs \usepackage{booktabs}; on a page of two columns, table* instead of table"
 LONG_PREAMBLE = r"% needs \usepackage{booktabs,longtable}, and a page of one column"
 SMALL = 7.0  # points of \scriptsize, of what follows a number
 MARK = 7.0  # points that a superscript takes at most

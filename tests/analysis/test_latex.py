@@ -36,7 +36,7 @@ from analysis.scoreboard import Board, best, boards, label
 from analysis.sheets import of_board, tex
 from analysis.statistics.significance import sample
 from tests.analysis.command import invoke
-from tests.analysis.synthetic import write_run
+from tests.analysis.synthetic import split, write_run
 from tests.analysis.typeset import breadths, sign, sound
 
 TEX = next(filter(None, map(shutil.which, ("pdflatex", "lualatex", "xelatex", "tectonic"))), None)
@@ -235,9 +235,32 @@ def test_d4rl_has_a_row_a_task_an_average_a_part_and_one_over_all(tmp_path: Path
 
 
 def test_missing_seeds_are_marked(tmp_path: Path) -> None:
-    exact(tmp_path, "fql", "toy", 50.0, suite="toy", seeds=1)
+    """One seed has no std; two of three that were started, of which one failed without a final evaluation, are 50 and
+    51, told by a mark."""
+    exact(tmp_path, "bc", "toy", 40.0, suite="toy", seeds=1)
+    exact(tmp_path, "fql", "toy", 50.0, suite="toy")
+    folders = split(tmp_path / "runs/toy/toy/fql/3f9a12c0ffee", seed2={"status": "failed", "error": "no memory"})
+    (folders[2] / "episodes.csv").write_text((folders[2] / "episodes.csv").read_text().splitlines()[0] + "\n")
     (one,) = of_board(board(tmp_path), Terms())
-    assert r"toy & \textbf{50.0} \\" in source(one)
+    text = source(one)
+    assert r"toy & 40.0 & \textbf{50.5} {\scriptsize$\pm$0.7}$^{\ddagger}$ \\" in text
+    assert r"$\ddagger$ fewer seeds than were started" in text and "1--2 seeds" in text
+
+
+def test_online_runs_are_columns_and_twins_of_a_task_are_not_pooled(tmp_path: Path) -> None:
+    """What went on online counts by what it reached there; two runs of one task, by its number and as the default, are
+    a note."""
+    more = EXACT | {"evaluations": 4}
+    went_on = lambda t, s: 100 * t  # noqa: E731
+    write_run(tmp_path, "fql", fingerprint="a" * 12, offline=2, effect=went_on, **more)  # type: ignore[arg-type]
+    write_run(tmp_path, "fql", fingerprint="b" * 12, effect=lambda t, s: 50.0, **more)  # type: ignore[arg-type]
+    found = board(tmp_path)
+    means = {name: score.mean for name, score in zip(found.methods, found.tasks[0].scores, strict=True) if score}
+    assert means == {"fql": 50.0, "fql online": 100.0}
+    for task in ("cube-single-play-singletask-v0", "cube-single-play-singletask-task2-v0"):
+        exact(tmp_path, "vgf", task, 1.0)
+    found_too, notes = boards(load(tmp_path))
+    assert [one.suite for one in found_too] == ["toy"] and "neither is shown" in notes[0]
 
 
 def test_the_command_writes_them(results: Path, tmp_path: Path) -> None:
@@ -245,7 +268,7 @@ def test_the_command_writes_them(results: Path, tmp_path: Path) -> None:
     assert done.exit_code == 0 and str(tmp_path / "scores.tex") in done.stdout
     text = (tmp_path / "scores.tex").read_text()
     assert text.count(r"\begin{table}") == 2 and text.startswith("% Tables of scores")
-    assert text.count(r"% needs \usepackage{booktabs}") == 2
+    assert text.count(r"% needs \usepackage{booktabs};") == 2
 
 
 @pytest.mark.skipif(TEX is None, reason="no TeX is installed: the tables were measured, not compiled")
