@@ -22,7 +22,7 @@ from analysis.published import METHODS, canonical, protocol_of, tasks_of
 from analysis.query import Query, asked_for, asks
 from analysis.records.load import Records
 from analysis.records.runs import Run
-from analysis.select import PICKS, Choice, Endpoint, Rule, choose, offline
+from analysis.select import PICKS, Choice, Endpoint, Rule, choose, offline, united
 from analysis.statistics.significance import (
     ALPHA,
     CORRECTIONS,
@@ -31,7 +31,6 @@ from analysis.statistics.significance import (
     clustered,
     detectable,
     equivalence,
-    sample,
     welch,
 )
 
@@ -113,6 +112,29 @@ def compare(records: Records, published: pd.DataFrame, terms: Terms) -> tuple[pd
     if (assumed := published["seeds"].isna() & published["std"].notna()).any() and len(cells):
         notes.append(f"{int(assumed.sum())} published numbers do not say their seeds; {ASSUMED_SEEDS} are assumed")
     return frame, notes
+
+
+def unpublished(records: Records, published: pd.DataFrame, terms: Terms) -> pd.DataFrame:
+    """Rows as those of `compare`, without a verdict, of the methods that a published table does not have, on the rows
+    it has; `published_method` is the name to show."""
+    records, _ = _as_published(records, published, terms.protocols)
+    cells = measured(records, terms)
+    found = []
+    for _, rows in published.groupby("table", sort=False):
+        theirs = {name for method in rows["method"].unique() for name in METHODS.get(method, (method.lower(),))}
+        places = rows.drop_duplicates(["suite", "environment", "task"]).to_dict("records")
+        here = {(row["suite"], task) for row in places for task in tasks_of(row)}
+        labels: dict[str, set[str]] = defaultdict(set)
+        for key, cell in cells.items():
+            if key[:2] in here and key[2] not in theirs:
+                labels[key[2]].add(cell.run.label if cell.run else key[2])
+        ours = {name: of.pop() if len(of) == 1 else name for name, of in labels.items()}
+        for name in sorted(ours, key=lambda name: records.position(ours[name])):
+            for row in places:
+                of = [cells.get((row["suite"], task, name), Cell()) for task in tasks_of(row)]
+                blank = row | {"method": ours[name], "mean": math.nan, "std": math.nan, "seeds": math.nan}
+                found.append(_compared(blank, name, of, terms) | {"verdict": ""})
+    return pd.DataFrame(found)
 
 
 def _as_published(records: Records, published: pd.DataFrame, asked: Sequence[str]) -> tuple[Records, list[str]]:
@@ -202,7 +224,7 @@ def _compared(row: Mapping[Any, Any], method: str, cells: Sequence[Cell], terms:
     """Numbers of one row; `why` is what is missing, "" where the numbers may be judged."""
     known = [cell for cell in cells if cell.choice is not None]
     choices = [cell.choice for cell in known if cell.choice is not None]
-    own, dropped = _own(choices)
+    own, dropped = united(choices)
     seeds = ASSUMED_SEEDS if math.isnan(row["seeds"]) else row["seeds"]
     printed = Sample(row["mean"], row["std"], seeds, row["unit"])
     against = welch(own, printed) if own.n else Comparison(*[math.nan] * 6)
@@ -247,23 +269,6 @@ def _circumstances(run: Run) -> list[str]:
     )
     timing = (run.meta.get("task_options") or {}).get("success_timing", "post")
     return found + ([f"success_timing={timing}"] if timing != "post" else [])
-
-
-def _own(choices: Sequence[Choice]) -> tuple[Sample, list[int]]:
-    """(what the seeds that all tasks have say, each by its mean over tasks; the other seeds).
-
-    Tasks of an environment share seed and dataset, so a seed is one unit, as it is in print; the tasks' own stds
-    would count what they share as independent. What their episodes say is independent.
-    """
-    if not choices:
-        return Sample(math.nan, math.nan, 0), []
-    table = pd.concat([choice.means() for choice in choices], axis=1)
-    whole = table.notna().all(axis=1)
-    dropped = sorted(map(int, table.index[~whole]))
-    if not whole.any():
-        return Sample(math.nan, math.nan, 0), dropped
-    floor = sum(choice.sample().floor for choice in choices) / len(choices) ** 2
-    return sample(table[whole].mean(axis=1).to_numpy(float), floor), dropped
 
 
 def _rule_of(choices: Sequence[Choice]) -> str:

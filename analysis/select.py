@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -30,7 +30,7 @@ from analysis.records.load import Records
 from analysis.records.runs import RecordError, Run, shown
 from analysis.statistics.estimates import Summary, generator, summarise
 from analysis.statistics.noise import settled
-from analysis.statistics.significance import Sample, of_episodes
+from analysis.statistics.significance import Sample, of_episodes, sample
 
 FIXED, NEW_SEEDS, HELD_OUT, ORACLE = "fixed", "new-seeds", "held-out", "oracle"
 PICKS = " / "  # between the picks for odd and for even episodes, where they differ
@@ -126,6 +126,24 @@ class Choice(NamedTuple):
         there = ~np.isnan(self.scores)
         seeds = np.broadcast_to(self.seeds[:, None], there.shape)
         return summarise(self.scores[there], seeds[there], rng)
+
+
+def united(choices: Sequence[Choice]) -> tuple[Sample, list[int]]:
+    """(what the seeds that all tasks have say, each by its mean over tasks; the other seeds). n is 0 without any.
+
+    Tasks of an environment share seed and dataset, so a seed is one unit, as it is in print; the tasks' own stds
+    would count what they share as independent. What their episodes say is independent.
+    """
+    none = Sample(math.nan, math.nan, 0)
+    if not choices:
+        return none, []
+    table = pd.concat([choice.means() for choice in choices], axis=1)
+    whole = table.notna().all(axis=1)
+    dropped = sorted(map(int, table.index[~whole]))
+    if not whole.any():
+        return none, dropped
+    floor = sum(choice.sample().floor for choice in choices) / len(choices) ** 2
+    return sample(table[whole].mean(axis=1).to_numpy(float), floor), dropped
 
 
 def shared_starts(a: Choice, b: Choice) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""`python -m analysis.tables results/`: a method x task table of scores, on the screen, as Markdown and as CSV.
+"""`python -m analysis.tables results/`: a method x task table of scores, on the screen, as Markdown, CSV and LaTeX.
 
 With `--paper table2` (or table1, table3, table7, all) the published table with the measured numbers beside it.
 """
@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from analysis.compare import MARGIN, OTHER, Terms, compare
+from analysis.compare import MARGIN, OTHER, Terms, compare, unpublished
 from analysis.layout import broken, fits
 from analysis.notes import brief, grouped, tell
 from analysis.output import (
@@ -44,7 +44,9 @@ from analysis.records.labels import natural
 from analysis.records.load import Records
 from analysis.records.protocols import EVERY, heading
 from analysis.records.runs import RecordError
+from analysis.scoreboard import boards
 from analysis.select import FIXED, HELD_OUT, NEW_SEEDS, ORACLE, Endpoint, scores
+from analysis.sheets import tex
 from analysis.statistics.significance import CORRECTIONS
 from analysis.tuning.budget import curves
 from core.files import write_text
@@ -114,14 +116,17 @@ def _belong(context: typer.Context, paper: bool) -> None:
 
 
 def scored(records: Records, place: Path, query: Query, oracle: bool, budget: bool, console: Console) -> None:
-    """Prints and writes place/scores.{md,csv}, and place/budget.csv if asked for."""
+    """Prints and writes place/scores.{md,csv,tex}, and place/budget.csv if asked for."""
     cells, remarks = scores(records, oracle, query.endpoint, query.rule if query.ruled else None)
     notes = [*records.notes, *remarks, *_data(records)]
     if cells.empty:
         raise RecordError(f"no episodes to show under {records.root / 'runs'}: {brief(notes, records)}")
     write_text(place / "scores.md", page(cells, grouped(notes, records), records.position, query.endpoint))
     write_csv(place / "scores.csv", cells)
-    paths = [place / "scores.md", place / "scores.csv"]
+    seen, remarks = boards(records, query.endpoint, query.rule)
+    write_text(place / "scores.tex", tex(seen, Terms.of(query)))
+    notes += remarks
+    paths = [place / "scores.md", place / "scores.csv", place / "scores.tex"]
     if budget:
         paths.append(place / "budget.csv")
         write_csv(paths[-1], curves(records, query.endpoint))
@@ -151,7 +156,7 @@ def beside(records: Records, place: Path, published: Path, which: str, terms: Te
         rows = rows[rows["table"] == which]
     compared, remarks = compare(records, rows, terms)
     notes += records.notes + remarks
-    paths = list(write(compared, terms, place, grouped(notes, records)))
+    paths = list(write(compared, terms, place, grouped(notes, records), unpublished(records, rows, terms)))
     for _, table in compared.groupby("table", sort=False):
         if (table["runs"] > 0).any():
             console.print(print_of(table, console))
