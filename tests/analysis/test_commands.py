@@ -15,8 +15,9 @@ import pandas as pd
 import pytest
 
 from analysis import plots, tables
-from analysis.figures import curves, landscape
-from analysis.figures.style import KNOWN, looks, shade
+from analysis.figures import curves, knobs, landscape
+from analysis.figures.looks import KNOWN, looks, shade
+from analysis.figures.page import COLUMN, Page
 from analysis.output import short
 from analysis.records.load import load
 from analysis.select import scores
@@ -135,14 +136,14 @@ def test_drawn_lines_are_the_frame(suite: Path) -> None:
     records = load(suite)
     points = curves.learning(records)
     points = points[points["suite"] == "toy"]
-    lines = curves.draw_learning(points).axes[0].lines
+    lines = curves.draw(points, Page()).axes[0].lines
     expected = {tuple(np.round(run["mean"], 6)) for _, run in points.groupby(["label", "setting"], observed=True)}
     assert {tuple(np.round(np.array(line.get_ydata(), float), 6)) for line in lines} == expected and len(lines) == len(
         expected
     )
     cells = scores(records)[0]
-    curve = curves.knob_curve(cells[cells["suite"] == "toy"], "N", records.knobs)
-    axes = curves.draw_knob_curve(curve, "N").axes[0]
+    curve = knobs.knob_curve(cells[cells["suite"] == "toy"], "N", records.knobs)
+    axes = knobs.draw(curve, Page(COLUMN)).axes[0]
     assert axes.get_xscale() == "log" and [tick.get_text() for tick in axes.get_xticklabels()] == ["1", "4", "20", "64"]
     assert any(np.allclose(line.get_ydata(), curve.loc[curve["N"].notna(), "mean"]) for line in axes.lines[:1])
     plt.close("all")
@@ -165,7 +166,7 @@ def test_landscape_shows_paths_and_the_largest_setting(tmp_path: Path) -> None:
     assert path.groupby("trace")["step"].apply(list).map(lambda steps: steps == [0, 1, 5]).all()
     ends = path[path["step"] == 5][["x", "y"]].to_numpy()
     assert np.linalg.norm(ends[:, None] - MODES, axis=-1).min(1).max() < 0.05  # halfway five times
-    figure = landscape.draw(points, "toy", "toy")
+    figure = landscape.draw(points, Page())
     assert [axes.get_title() for axes in figure.axes[:2]] == [points["title"].iloc[0], title]
     plt.close(figure)
 
@@ -176,21 +177,21 @@ def test_a_landscape_of_methods_without_particles(tmp_path: Path) -> None:
     records = load(tmp_path)
     points, notes = landscape.shown(records, "toy", "toy", scores(records)[0]) or (None, None)
     assert notes == [] and set(points["kind"]) == {"true_reward", "data", "mode", "action"}
-    figure = landscape.draw(points, "toy", "toy")
+    figure = landscape.draw(points, Page())
     assert [axes.get_title().partition("\n")[0] for axes in figure.axes[:2]] == ["data", "fql"]
     plt.close(figure)
 
 
-def test_bad_landscape_and_candidates_are_notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("analysis.figures.style.FORMATS", ("png",))  # saving is what takes time
+def test_bad_landscape_and_candidates_are_notes(tmp_path: Path) -> None:
+    png = ("--format", "png")  # saving is what takes time
     write_landscape(tmp_path)
     folder = write_run(tmp_path, "fql", evaluations=1)
     (folder / "candidates.npz").write_bytes(b"PK\x03\x04 cut short")
-    result = invoke(plots.app, str(tmp_path))
+    result = invoke(plots.app, str(tmp_path), *png)
     assert result.exit_code == 0 and f"{folder / 'candidates.npz'}: cannot be read" in result.stdout
     assert "no run has two evaluations, so no learning curve" in result.stdout
     np.savez(tmp_path / "tasks" / "toy" / "toy.npz", grid_x=np.zeros(3))
-    result = invoke(plots.app, str(tmp_path))
+    result = invoke(plots.app, str(tmp_path), *png, "--only", "landscape")
     assert result.exit_code == 0 and "no landscape" in result.stdout and "grid_y is missing" in result.stdout
 
 
@@ -204,15 +205,15 @@ def test_looks_are_fixed_and_distinct() -> None:
 
 
 def test_learning_curves_stay_legible(tmp_path: Path) -> None:
-    knobs: dict[str, list[float]] = {"w": [0, 0.01, 0.02, 0.1], "N": [1, 4]}
-    write_run(tmp_path, "qgf", knobs=knobs, episodes=2, evaluations=2)
+    grid: dict[str, list[float]] = {"w": [0, 0.01, 0.02, 0.1], "N": [1, 4]}
+    write_run(tmp_path, "qgf", knobs=grid, episodes=2, evaluations=2)
     records = load(tmp_path)
     points, notes = curves.legible(curves.learning(records))
     shown = points["setting"].drop_duplicates().tolist()
     assert len(shown) == 5 and notes == [f"toy: of 8 settings of qgf the learning curve shows {', '.join(shown)}"]
-    curve = curves.knob_curve(scores(records)[0], "w", records.knobs)
+    curve = knobs.knob_curve(scores(records)[0], "w", records.knobs)
     assert curve["line"].drop_duplicates().tolist() == ["qgf N=1", "qgf N=4"]
-    assert curve.groupby("line")["w"].apply(list).tolist() == [knobs["w"]] * 2
+    assert curve.groupby("line")["w"].apply(list).tolist() == [grid["w"]] * 2
 
 
 @pytest.mark.slow
@@ -235,7 +236,7 @@ def test_offline_to_online(tmp_path: Path) -> None:
     points = curves.learning(records)
     points = points[points["label"].isin(["fql online", "vgf online"])]
     assert curves.handover(points) == 4000
-    axes = curves.draw_learning(points, 4000).axes[0]
+    axes = curves.draw_online(points, Page()).axes[0]
     (grey,) = [patch for patch in axes.patches if patch.get_facecolor()[:3] == (0.9, 0.9, 0.9)]
     assert grey.get_x() == axes.get_xlim()[0] < 1000 and grey.get_x() + grey.get_width() == 4000
     for line in axes.lines:  # one piece, so that it goes on where the offline part ends
@@ -245,8 +246,8 @@ def test_offline_to_online(tmp_path: Path) -> None:
 
 def test_an_online_phase_without_an_evaluation_is_a_note(tmp_path: Path) -> None:
     write_run(tmp_path, "fql", evaluations=3, offline=3, status="running")
-    result = invoke(plots.app, str(tmp_path))
-    assert result.exit_code == 0 and "toy/toy fql online: no evaluation in the online phase yet" in result.stdout
+    result = invoke(plots.app, str(tmp_path), "--only", "online")
+    assert result.exit_code == 0 and "toy/toy: no evaluation in the online phase yet" in result.stdout
 
 
 def test_online_runs_with_other_settings_are_told_apart(tmp_path: Path) -> None:

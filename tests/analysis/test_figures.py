@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 
 from analysis import plots
 from analysis.figures import aggregate, costs, scaling, style
+from analysis.figures.material import Material
+from analysis.figures.page import COLUMN, NAME, Page
 from analysis.records.inference import axes_of, path_of
 from analysis.records.load import load
 from analysis.select import scores
@@ -37,9 +39,9 @@ def test_over_tasks_by_hand(tmp_path: Path) -> None:
         values(tmp_path, "fql", task, *a)
         values(tmp_path, "iql", task, *b)
     values(tmp_path, "bc", "one", 1, 2, 3, 4)
-    of, notes = aggregate.spoken(load(tmp_path))
+    of = aggregate.spoken(material := Material(load(tmp_path)))
     every, tasks, left = aggregate.complete(of["s"], "s")
-    assert notes == [] and tasks == ["one", "two"] and list(every) == ["fql", "iql"]
+    assert material.notes == [] and tasks == ["one", "two"] and list(every) == ["fql", "iql"]
     assert left == ["s: profiles and aggregates are over 2 tasks, without bc (1)"]
     profile = aggregate.profiles(every, tasks, "s").set_index(["label", "threshold"])["share"]
     assert profile["fql", 0] == 1 and profile["fql", 30] == 5 / 8 and profile["iql", 80] == 3 / 8
@@ -51,7 +53,7 @@ def test_over_tasks_by_hand(tmp_path: Path) -> None:
     assert pairs.loc[("iql", "bc"), "tasks"] == 1 and pairs.loc[("iql", "bc"), "probability"] == 1
     both = pairs["probability"] + pairs["probability"].swaplevel().reindex(pairs.index)
     np.testing.assert_allclose(both, 1)
-    assert "of 4 seeds they cover 91%" in aggregate.covers(every, tasks)
+    assert "of 4 seeds they cover 91%" in aggregate.covers(aggregate.aggregates(every, tasks, "s"))
 
 
 @pytest.mark.parametrize(("shown", "limits"), [((0, 0), (-1, 1)), ((50, 50.5), (49.25, 51.25)), ((3, 9), (3, 9))])
@@ -67,8 +69,8 @@ def test_an_axis_of_scores_shows_a_point_at_least(shown: tuple[float, ...], limi
 def test_aggregates_of_runs_that_never_succeed(tmp_path: Path) -> None:
     for method in ("fql", "iql"):
         values(tmp_path, method, "one", 0, 0, 0)
-    every, tasks, _ = aggregate.complete(aggregate.spoken(load(tmp_path))[0]["s"], "s")
-    figure = aggregate.draw_aggregates(aggregate.aggregates(every, tasks, "s"), 1, "")
+    every, tasks, _ = aggregate.complete(aggregate.spoken(Material(load(tmp_path)))["s"], "s")
+    figure = aggregate.draw_aggregates(aggregate.aggregates(every, tasks, "s"), Page())
     spans = [np.ptp(axes.get_xlim()) for axes in figure.axes]
     assert len(spans) == 4 and min(spans) >= 1
     plt.close("all")
@@ -83,7 +85,7 @@ def test_l_train_groups_what_differs_in_it_alone(tmp_path: Path) -> None:
     chosen = points[points["line"] == "avgf held-out L_test"]
     assert chosen["L_train"].tolist() == [0, 2, 5] and chosen["mean"].idxmax() == chosen.index[1]
     assert set(points["line"]) == {"avgf held-out L_test", *(f"avgf L_test={i}" for i in range(4))}
-    axes = scaling.draw_trained(points).axes[0]
+    axes = scaling.draw_trained(points, Page(COLUMN)).axes[0]
     assert [list(line.get_ydata()) for line in axes.lines][-1] == chosen["mean"].tolist()
     plt.close("all")
 
@@ -140,7 +142,8 @@ def test_costs_and_names_are_those_declared(tmp_path: Path) -> None:
 
     def keep(figure: Figure, frame: pd.DataFrame, stem: Path) -> list[Path]:
         figure.draw_without_rendering()
-        drawn[stem.name] = figure.axes[0].get_xlabel()
+        below = [text.get_text() for text in figure.texts if text.get_gid() == NAME]  # of all panels
+        drawn[stem.name] = (figure.axes[0].get_xlabel() or "".join(below)).replace("\n", " ")
         plt.close(figure)
         return [stem]
 
@@ -178,9 +181,9 @@ def test_wall_clock_counts_all_stages(tmp_path: Path, layout: str) -> None:
     write_run(tmp_path, "fql", stages=[])
     LAYOUTS[layout](tmp_path)
     records = load(tmp_path)
-    points, notes = costs.clock(records)
+    points = costs.clock(material := Material(records))
     assert points["seconds"].tolist() == [50, 70, 90, 110] and set(points["device"]) == {"H200"}
-    assert notes == ["toy/toy fql: no seconds of its stages, not over wall-clock"]
+    assert material.notes == ["toy/toy fql: no seconds of its stages, not over wall-clock"]
     paid = costs.over_gradients(records, scores(records)[0])
     assert paid["gradients"].tolist() == [0, 0, 3, 9] and paid["label"].tolist() == ["fql", "vgf", "vgf", "vgf"]
 
