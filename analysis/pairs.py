@@ -66,7 +66,8 @@ class Matchup:
     def paired(self) -> tuple[Comparison, int]:
         """The comparison over shared start states, and how many there are; NaN with fewer than two."""
         a, b = shared_starts(self.a, self.b)
-        return (paired(a, b), a.shape[1]) if a.shape[1] > 1 else (_UNKNOWN, a.shape[1])
+        spreads = (self.a.spread, self.b.spread)
+        return (paired(a, b, spreads=spreads), a.shape[1]) if a.shape[1] > 1 else (_UNKNOWN, a.shape[1])
 
 
 class Over(NamedTuple):

@@ -107,6 +107,8 @@ class Choice(NamedTuple):
     """Seeds of the run, in it or not."""
     status: str = "finished"
     """Of the seeds that are in it."""
+    spread: float = 0.0
+    """What the variance of a seed is at least, because the choice itself is uncertain."""
 
     def means(self) -> pd.Series:
         """Mean score of each seed, by its number."""
@@ -114,7 +116,8 @@ class Choice(NamedTuple):
 
     def sample(self) -> Sample:
         """What its seeds say, with what their episodes say of them (`significance.of_episodes`)."""
-        return of_episodes(self.scores[~np.isnan(self.scores).all(axis=1)])
+        known = of_episodes(self.scores[~np.isnan(self.scores).all(axis=1)])
+        return known._replace(floor=max(float(known.floor), self.spread))
 
     @property
     def of_new_seeds(self) -> bool:
@@ -125,7 +128,7 @@ class Choice(NamedTuple):
         """Mean, std and interval of it."""
         there = ~np.isnan(self.scores)
         seeds = np.broadcast_to(self.seeds[:, None], there.shape)
-        return summarise(self.scores[there], seeds[there], rng)
+        return summarise(self.scores[there], seeds[there], rng, spread=self.spread)
 
 
 def united(choices: Sequence[Choice]) -> tuple[Sample, list[int]]:
@@ -142,7 +145,7 @@ def united(choices: Sequence[Choice]) -> tuple[Sample, list[int]]:
     dropped = sorted(map(int, table.index[~whole]))
     if not whole.any():
         return none, dropped
-    floor = sum(choice.sample().floor for choice in choices) / len(choices) ** 2
+    floor = sum(float(choice.sample().floor) for choice in choices) / len(choices) ** 2
     return sample(table[whole].mean(axis=1).to_numpy(float), floor), dropped
 
 
@@ -212,19 +215,30 @@ def new_seeds(of: Arms) -> Choice | None:
     """Leave-one-seed-out choice: each seed has the setting that is best on all other seeds.
 
     So no seed has a say in its own setting, and their mean is an unbiased score of "choose on n - 1 seeds, then train
-    anew and deploy", on these start states. Each seed counts once; an interval over them is one for new seeds
-    (`tests/analysis/calibrate.py` says what it covers).
+    anew and deploy", on these start states. Each seed counts once. Where settings are alike the choice hangs on single
+    seeds, and the seeds' scores with it: their own spread then says too little of what other seeds would have given. So
+    a seed's variance is no less than n times the jackknife's of the whole procedure, each seed left out of it in turn
+    (Efron & Tibshirani 1993, chapter 11), from three seeds on; `tests/analysis/calibrate.py` says what that covers.
 
     Returns: None for one seed, or if a setting is of a single seed.
     """
-    means = average(of.scores, 2)  # [k, s]
-    if len(of.seeds) < 2 or (~np.isnan(means)).sum(axis=1).min() < 2:
+    means, n = average(of.scores, 2), len(of.seeds)  # [k, s]
+    if n < 2 or (~np.isnan(means)).sum(axis=1).min() < 2:
         return None
-    others = [np.delete(np.arange(len(of.seeds)), s) for s in range(len(of.seeds))]
-    chosen = [best(of.scores[:, rest]) for rest in others]
+    chosen = _by_others(means)
     scores = np.stack([of.scores[k, s] for s, k in enumerate(chosen)])
     picks = tuple(of.settings[k] for k, _ in Counter(chosen).most_common())
-    return Choice(scores, of.seeds, of.episodes, picks, NEW_SEEDS)
+    spread = 0.0
+    if n > 2:
+        without = [np.delete(means, s, axis=1) for s in range(n)]
+        again = np.array([np.nanmean(one[_by_others(one), np.arange(n - 1)]) for one in without])
+        spread = float((n - 1) * np.square(again - again.mean()).sum())
+    return Choice(scores, of.seeds, of.episodes, picks, NEW_SEEDS, spread=spread)
+
+
+def _by_others(means: np.ndarray) -> list[int]:
+    """For each seed of `[k, s]` the setting that is best on all others."""
+    return [best(np.delete(means, s, axis=1)[..., None]) for s in range(means.shape[1])]
 
 
 def crossed(of: Arms, rule: str) -> Choice | None:

@@ -89,6 +89,11 @@ def test_new_seeds_by_hand() -> None:
     choice = new_seeds(Arms(scores, ["a", "b"], np.array([0, 1, 5]), np.array([0])))
     assert choice is not None and choice.means().to_dict() == {0: 1.0, 1: 2.0, 5: 4.0}
     assert choice.picks == ("a", "b") and choice.rule == NEW_SEEDS and choice.of_new_seeds
+    # of two seeds each is scored at the other's best: without seed 0 at a (9 > 4) and b (2 < 4), 2 and 4; without 1 at
+    # a and b, 1 and 4; without 2 both at b, 4 and 4. The jackknife of 3, 2.5, 4: n - 1 times the squares about 19 / 6
+    squares = np.square(np.array([3.0, 2.5, 4.0]) - 19 / 6).sum()
+    assert choice.spread == pytest.approx(2 * squares) and choice.sample().variance == pytest.approx(7 / 3)
+    assert choice._replace(spread=5.0).sample().variance == 5
     assert new_seeds(Arms(scores[:, :1], ["a", "b"], np.array([0]), np.array([0]))) is None
     scores[1, 1:] = np.nan  # an arm of one seed cannot be chosen for that very seed
     assert new_seeds(Arms(scores, ["a", "b"], np.array([0, 1, 5]), np.array([0]))) is None
