@@ -27,7 +27,7 @@ from analysis.figures.registry import KINDS, Job
 from analysis.figures.style import FORMATS, save, theme
 from analysis.notes import brief, tell
 from analysis.output import below, folder, prepare, say
-from analysis.query import Asked, Ends, Methods, Names, Query, Runs, Select
+from analysis.query import Asked, Ends, Intervals, Methods, Names, Query, Runs, Select
 from analysis.records.inference import axes_of, units_of
 from analysis.records.load import Records
 from analysis.records.runs import RecordError
@@ -58,6 +58,7 @@ def main(
     endpoint: Ends = "last",
     select: Select = None,
     names: Names = None,
+    interval: Intervals = "t",
 ) -> None:
     """Curves over training, knobs, wall-clock and gradients, transport, the landscape of 2-D bandits: a folder a task;
     profiles, aggregates, ranks, sample efficiency, forests, and sheets of all tasks: a folder a suite."""
@@ -66,7 +67,7 @@ def main(
     if width is not None and width not in WIDTHS:
         raise RecordError(f"--width {width}: {nearest(width, list(WIDTHS))}")
     place = prepare(out or results / "figures")
-    query = Query.of(methods, which, protocol, endpoint, select, names)
+    query = Query.of(methods, which, protocol, endpoint, select, names, interval)
     records = query.load(results)
     notes = list(records.notes)
     if not records.episodes["complete"].any():

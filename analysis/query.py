@@ -21,10 +21,11 @@ from analysis.records.load import Records, load, only
 from analysis.records.protocols import Asked, asked
 from analysis.records.runs import RecordError, Run, content, shown
 from analysis.select import PAPER_KNOB, Endpoint, Rule
+from analysis.statistics.estimates import INTERVALS
 from core import options
 from core.text import nearest, printable
 
-__all__ = ["Asked", "Ends", "Methods", "Names", "Query", "Runs", "Select"]
+__all__ = ["Asked", "Ends", "Intervals", "Methods", "Names", "Query", "Runs", "Select"]
 
 Methods = Annotated[str | None, typer.Option("--methods", help="Which, in that order: vgf,fql. All if unset.")]
 Runs = Annotated[
@@ -35,6 +36,7 @@ Ends = Annotated[str, typer.Option("--endpoint", help=f"{WORDS} (mean over the s
 Select = Annotated[
     str | None, typer.Option("--select", help="fixed:1, fixed:w=0.02,N=4, held-out, new-seeds or oracle.")
 ]
+Intervals = Annotated[str, typer.Option("--interval", help="Of means over seeds: t, bca or percentile.")]
 Names = Annotated[
     Path | None, typer.Option("--names", parser=options.path, help="A CSV with rows `vgf,VGF (ours)`: names to show.")
 ]
@@ -55,6 +57,8 @@ class Query:
     """Whether a rule was asked for: then it alone is shown."""
     names: Mapping[str, str] = field(default_factory=dict)
     """Method or label -> the name to show."""
+    interval: str = "t"
+    """Of means over seeds: a key of INTERVALS."""
 
     @classmethod
     def of(
@@ -65,12 +69,15 @@ class Query:
         endpoint: str = "last",
         select: str | None = None,
         names: Path | None = None,
+        interval: str = "t",
     ) -> Query:
         """From the texts of the options. Raises: BadInput: one of them means nothing."""
+        if interval not in INTERVALS:
+            raise RecordError(f"--interval {shown(interval, quote=False)}: {nearest(interval, sorted(INTERVALS))}")
         return cls(
             tuple(options.parts("--methods", methods, "methods")) if methods is not None else (), tuple(runs or ()),
             asked(protocol), Endpoint.parse(endpoint), Rule.parse(select) if select is not None else Rule(),
-            select is not None, names_in(names) if names else {},
+            select is not None, names_in(names) if names else {}, interval,
         )  # fmt: skip
 
     def load(self, results: Path, empty: bool = False, protocol: str | None = None) -> Records:

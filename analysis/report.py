@@ -34,7 +34,7 @@ from analysis.notes import grouped, tell
 from analysis.output import csv_text, folder, prepare, say, short
 from analysis.plots import figures
 from analysis.published import FOLDER, read
-from analysis.query import Asked, Ends, Methods, Names, Query, Runs, Select
+from analysis.query import Asked, Ends, Intervals, Methods, Names, Query, Runs, Select
 from analysis.records.load import Records
 from analysis.records.runs import Run
 from analysis.scoreboard import Board, Row, Score, boards
@@ -61,10 +61,11 @@ def main(
     select: Select = None,
     protocol: Asked = None,
     names: Names = None,
+    interval: Intervals = "t",
 ) -> None:
     """Scores, verdicts, figures, runs with their configurations, what is missing, provenance: OUT/index.html."""
     path = prepare(out) / "index.html"
-    query = Query.of(methods, which, protocol, endpoint, select, names)
+    query = Query.of(methods, which, protocol, endpoint, select, names, interval)
     records = query.load(results, empty=True)
     page, notes = build(records, published or FOLDER, query)
     write_text(path, page)
@@ -108,7 +109,7 @@ def build(records: Records, published: Path, query: Query | None = None) -> tupl
     notes += records.notes + remarks
     found, remarks = boards(records, query.endpoint, query.rule)
     notes += remarks
-    cells, _ = scores(records, endpoint=query.endpoint, rule=query.rule if query.ruled else None)
+    cells, _ = scores(records, False, query.endpoint, query.rule if query.ruled else None, query.interval)
     pictures: dict[str, list[Picture]] = defaultdict(list)
     theme()
 
@@ -128,7 +129,7 @@ def build(records: Records, published: Path, query: Query | None = None) -> tupl
         "compared": [one for one in tables if one["compared"].rows],
         "unmeasured": [one for one in tables if not one["compared"].rows],
         "rules": paper.legend(compared, terms), "power": paper.power(compared, terms),
-        "scores": scored(cells), "legend": legend(cells, query.endpoint) if len(cells) else [],
+        "scores": scored(cells), "legend": legend(cells, query.endpoint, query.interval) if len(cells) else [],
         "suites": suites(records, pictures), "provenance": provenance(records), "missing": gaps(records, rows),
         "notes": grouped(notes, records),
         "every_note": uri("text/csv", _csv(pd.DataFrame({"note": every}, dtype=object))),

@@ -124,11 +124,11 @@ class Choice(NamedTuple):
         """Whether its seeds had no say in their own settings, so that they speak of newly trained ones."""
         return self.rule in (FIXED, NEW_SEEDS)
 
-    def summary(self, rng: np.random.Generator) -> Summary:
-        """Mean, std and interval of it."""
+    def summary(self, rng: np.random.Generator, interval: str = "t") -> Summary:
+        """Mean, std and interval of it; `interval`: a key of INTERVALS."""
         there = ~np.isnan(self.scores)
         seeds = np.broadcast_to(self.seeds[:, None], there.shape)
-        return summarise(self.scores[there], seeds[there], rng, spread=self.spread)
+        return summarise(self.scores[there], seeds[there], rng, interval, self.spread)
 
 
 def united(choices: Sequence[Choice]) -> tuple[Sample, list[int]]:
@@ -299,10 +299,11 @@ def choose(run: Run, rows: pd.DataFrame, rule: Rule) -> Choice | str:
 
 
 def scores(
-    records: Records, oracle_too: bool = False, endpoint: Endpoint | None = None, rule: Rule | None = None
-) -> tuple[pd.DataFrame, list[str]]:
+    records: Records, oracle_too: bool = False, endpoint: Endpoint | None = None, rule: Rule | None = None,
+    interval: str = "t",
+) -> tuple[pd.DataFrame, list[str]]:  # fmt: skip
     """One row a (run, rule, setting) of the evaluations that count, and notes on it; with a `rule` one row a run, of
-    what it picks.
+    what it picks. `interval`: a key of INTERVALS.
 
     Columns: suite, protocol ("" where the suite has no names for them), task, method, label, row (the name to show),
     rule, setting, picks, <knobs> (NaN unless the rule is `fixed`), status (of the seeds in it), fingerprint, phase,
@@ -336,7 +337,7 @@ def scores(
                 | {"row": f"{run.label} {setting}".strip() if fixed else f"{run.label} ({one.rule})"}
                 | {"rule": one.rule, "setting": setting, "picks": PICKS.join(one.picks), **values}
                 | {"status": one.status, "fingerprint": run.fingerprint, "phase": first["phase"], "step": first["step"]}
-                | one.summary(generator(run.suite, run.task))._asdict()
+                | one.summary(generator(run.suite, run.task), interval)._asdict()
                 | {"bias": one.bias, "meant": one.meant, "told": told}
             )
     return pd.DataFrame(cells), notes

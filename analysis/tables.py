@@ -39,7 +39,7 @@ from analysis.paper import legend as terms_of
 from analysis.paper import power, summary, title, write
 from analysis.paper import screen as print_of
 from analysis.published import FOLDER, read
-from analysis.query import Asked, Ends, Methods, Names, Query, Runs, Select
+from analysis.query import Asked, Ends, Intervals, Methods, Names, Query, Runs, Select
 from analysis.records.labels import natural
 from analysis.records.load import Records
 from analysis.records.protocols import EVERY, heading
@@ -47,6 +47,7 @@ from analysis.records.runs import RecordError
 from analysis.scoreboard import boards
 from analysis.select import FIXED, HELD_OUT, NEW_SEEDS, ORACLE, Endpoint, scores
 from analysis.sheets import tex
+from analysis.statistics.estimates import coverage
 from analysis.statistics.significance import CORRECTIONS
 from analysis.tuning.budget import curves
 from core.files import write_text
@@ -57,6 +58,8 @@ TASKS_ABREAST = 3
 MISSING = "\N{EM DASH}"
 Position = Callable[[str], Any]
 UNFINISHED = "\N{DAGGER}"
+WORDS = {"t": "t", "bca": "BCa bootstrap", "percentile": "percentile bootstrap"}
+"""How intervals are called."""
 RULES = {
     FIXED: "A row that names a setting shows that setting, chosen before looking.",
     NEW_SEEDS: "(new-seeds): each seed at the setting that is best on the other seeds: what new seeds would give.",
@@ -80,6 +83,7 @@ def main(
     select: Select = None,
     protocol: Asked = None,
     names: Names = None,
+    interval: Intervals = "t",
     paper: Annotated[str | None, typer.Option(help="table1, table2, table3, table7 or all.")] = None,
     margin: Annotated[float, typer.Option(help="--paper: points within which a difference is none.")] = MARGIN,
     correct: Annotated[str, typer.Option(help="--paper: holm, bh or none.")] = "holm",
@@ -92,7 +96,7 @@ def main(
     if oracle and select is not None:
         raise RecordError("--oracle goes without --select, which shows what one rule picks; --select oracle is one")
     console = screen(WIDTH)
-    query = Query.of(methods, which, protocol, endpoint, select, names)
+    query = Query.of(methods, which, protocol, endpoint, select, names, interval)
     if paper is None:
         place = prepare(out or results / "tables")
         scored(query.load(results), place, query, oracle, budget, console)
@@ -109,7 +113,7 @@ def main(
 
 def _belong(context: typer.Context, paper: bool) -> None:
     """Raises: RecordError: an option was given that only the other kind of table has."""
-    for name in ("oracle", "budget") if paper else ("margin", "correct", "published"):
+    for name in ("oracle", "budget", "interval") if paper else ("margin", "correct", "published"):
         if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE":
             option = next(one.opts[0] for one in context.command.params if one.name == name)
             raise RecordError(f"{option} does not go with --paper" if paper else f"{option} goes with --paper only")
@@ -117,11 +121,11 @@ def _belong(context: typer.Context, paper: bool) -> None:
 
 def scored(records: Records, place: Path, query: Query, oracle: bool, budget: bool, console: Console) -> None:
     """Prints and writes place/scores.{md,csv,tex}, and place/budget.csv if asked for."""
-    cells, remarks = scores(records, oracle, query.endpoint, query.rule if query.ruled else None)
+    cells, remarks = scores(records, oracle, query.endpoint, query.rule if query.ruled else None, query.interval)
     notes = [*records.notes, *remarks, *_data(records)]
     if cells.empty:
         raise RecordError(f"no episodes to show under {records.root / 'runs'}: {brief(notes, records)}")
-    write_text(place / "scores.md", page(cells, grouped(notes, records), records.position, query.endpoint))
+    write_text(place / "scores.md", page(cells, grouped(notes, records), records.position, query))
     write_csv(place / "scores.csv", cells)
     seen, remarks = boards(records, query.endpoint, query.rule)
     write_text(place / "scores.tex", tex(seen, Terms.of(query)))
@@ -132,7 +136,7 @@ def scored(records: Records, place: Path, query: Query, oracle: bool, budget: bo
         write_csv(paths[-1], curves(records, query.endpoint))
     for table in tables_of(cells, console, records.position):
         console.print(table, "")
-    console.print("\n".join(legend(cells, query.endpoint)), style="dim", soft_wrap=True)
+    console.print("\n".join(legend(cells, query.endpoint, query.interval)), style="dim", soft_wrap=True)
     say("", *paths)
     tell(notes, records, place / "scores-notes.csv")
 
@@ -237,9 +241,10 @@ def screen_of(
     return table
 
 
-def page(cells: pd.DataFrame, notes: list[str], position: Position = natural, endpoint: Endpoint | None = None) -> str:
+def page(cells: pd.DataFrame, notes: list[str], position: Position = natural, query: Query | None = None) -> str:
     """All blocks, what they mean, and the notes, as one Markdown page."""
-    lines = ["# Scores", "", *(f"{line}  " for line in legend(cells, endpoint))]
+    query = query or Query()
+    lines = ["# Scores", "", *(f"{line}  " for line in legend(cells, query.endpoint, query.interval))]
     for suite, tasks in blocks(cells):
         names = [markdown(short(task)) for task in tasks]
         lines += [
@@ -272,13 +277,17 @@ def amount(cells: pd.DataFrame, suite: str, tasks: list[str]) -> str:
     return f"{span['seeds']} seed{'s' * (span['seeds'] != '1')} x {span['episodes']} episodes"
 
 
-def legend(cells: pd.DataFrame, endpoint: Endpoint | None = None) -> list[str]:
-    """What the numbers are, and their limits."""
+def legend(cells: pd.DataFrame, endpoint: Endpoint | None = None, interval: str = "t") -> list[str]:
+    """What the numbers are, and their limits; `interval`: a key of INTERVALS."""
     lines = [f"Endpoint {endpoint}: {endpoint.meaning}."] if endpoint and endpoint != Endpoint() else []
     lines += [
-        "mean \N{PLUS-MINUS SIGN} std over seeds (ddof 1) [95% t interval over seeds]",
+        f"mean \N{PLUS-MINUS SIGN} std over seeds (ddof 1) [95% {WORDS[interval]} interval over seeds]",
         "A seed's spread counts as no less than that of its episodes: few seeds may agree by chance.",
-    ]
+    ][: 1 + (interval == "t")]
+    several = cells.loc[cells["seeds"] > 1, "seeds"]
+    if interval != "t" and len(several):
+        least = int(several.min())
+        lines.append(f"Such intervals of few seeds are too narrow: those of {least} cover about {coverage(least)}%.")
     if (cells["seeds"] == 1).any():
         lines.append("n=1: one seed, so no std, and an interval over its episodes, which speaks of that policy only.")
     if (cells["told"] != "").any():

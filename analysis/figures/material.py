@@ -72,7 +72,7 @@ class Material:
 
 def cells(material: Material) -> pd.DataFrame:
     """`select.scores` of the evaluations that count."""
-    found, notes = scores(material.records, endpoint=material.query.endpoint)
+    found, notes = scores(material.records, endpoint=material.query.endpoint, interval=material.query.interval)
     material.notes.extend(notes)
     return found
 
@@ -113,5 +113,5 @@ def curve(material: Material) -> pd.DataFrame:
     for run, phase, step, choice in material.once(progress):
         name = {"suite": run.suite, "task": run.task, "method": run.method, "label": run.label, "online": run.online}
         at = {"phase": phase, "step": step, "picks": PICKS.join(choice.picks)}
-        rows.append(name | at | choice.summary(generator(run.suite, run.task))._asdict())
+        rows.append(name | at | choice.summary(generator(run.suite, run.task), material.query.interval)._asdict())
     return pd.DataFrame(rows)

@@ -21,7 +21,7 @@ from analysis.figures.page import COLUMN, Page
 from analysis.output import short
 from analysis.records.load import load
 from analysis.select import scores
-from tests.analysis.command import invoke
+from tests.analysis.command import invoke, refused
 from tests.analysis.synthetic import MODES, write_candidates, write_landscape, write_run, write_suite
 
 
@@ -257,3 +257,23 @@ def test_online_runs_with_other_settings_are_told_apart(tmp_path: Path) -> None:
     records = load(tmp_path)
     assert [run.label for run in records.runs] == ["fql online online.warmup=10", "fql online online.warmup=20"]
     assert records.notes == ["toy: runs of fql online on toy are told apart by online.warmup 10 / 20"]
+
+
+def test_other_intervals_when_asked_for(tmp_path: Path) -> None:
+    """Seeds at 0, 5 and 10: t is 5 -+ 4.30 x 5 / sqrt(3), the percentile bootstrap ends at the seeds."""
+    folder = write_run(tmp_path, "fql", seeds=3, evaluations=1, episodes=2, seed_std=0.0, episode_std=1.0)
+    lines = (folder / "episodes.csv").read_text().splitlines()
+    for i, line in enumerate(lines[1:], start=1):
+        seed = int(line.split(",")[0])
+        lines[i] = line.rsplit(",", 1)[0] + f",{5 * seed + (1 if i % 2 else -1)}"
+    (folder / "episodes.csv").write_text("\n".join(lines) + "\n")
+    ends = {}
+    for name in ("t", "percentile", "bca"):
+        shown = invoke(tables.app, tmp_path, "--out", tmp_path / name, "--interval", name)
+        assert shown.exit_code == 0 and tables.WORDS[name] in shown.stdout
+        assert ("too narrow: those of 3 cover about 75%" in shown.stdout) == (name != "t")
+        (row,) = pd.read_csv(tmp_path / name / "scores.csv").to_dict("records")
+        ends[name] = row["low"], row["high"]
+    assert ends["t"] == (pytest.approx(-7.42, abs=0.01), pytest.approx(17.42, abs=0.01))
+    assert ends["percentile"] == (0, 10) and -0.1 <= ends["bca"][0] < ends["bca"][1] <= 10.1
+    assert "--interval normal" in refused(tables.app, tmp_path, "--interval", "normal")
