@@ -247,7 +247,7 @@ def test_offline_to_online(tmp_path: Path) -> None:
 def test_an_online_phase_without_an_evaluation_is_a_note(tmp_path: Path) -> None:
     write_run(tmp_path, "fql", evaluations=3, offline=3, status="running")
     result = invoke(plots.app, str(tmp_path), "--only", "online")
-    assert result.exit_code == 0 and "toy/toy: no evaluation in the online phase yet" in result.stdout
+    assert result.exit_code == 0 and "toy/toy fql online: no evaluation in the online phase yet" in result.stdout
 
 
 def test_online_runs_with_other_settings_are_told_apart(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from analysis import stats, tables
 from analysis.figures import aggregate
+from analysis.figures.material import Material
 from analysis.records.labels import labelled, natural, text_of
 from analysis.records.load import load
 from analysis.records.runs import Run
@@ -69,7 +70,7 @@ def test_a_setting_has_one_label_on_all_tasks(ablation: Path) -> None:
     assert records.notes == ["ogbench: runs of avgf on 4 tasks are told apart by train_flow_steps 2 / 5 / 10"]
     assert [one.label for one, _ in records.each()][:4] == [  # by size, not by letters
         "avgf train_flow_steps=2", "avgf train_flow_steps=5", "avgf train_flow_steps=10", "fql"]  # fmt: skip
-    of = aggregate.spoken(records)[0]["ogbench"]
+    of = aggregate.spoken(Material(records))["ogbench"]
     assert set(of["avgf train_flow_steps=10"][1]) == set(TASKS)
     every, tasks, _ = aggregate.complete(of, "ogbench")
     assert len(tasks) == 4 and set(every) == {"avgf train_flow_steps=2", "avgf train_flow_steps=10", "fql"}

@@ -89,7 +89,7 @@ def test_all_of_them_stand_in_a_file(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_every_command_says_a_kind_once(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """30 runs were interrupted: 30 lines of that, and 30 of what stands in, are one line each."""
     monkeypatch.setattr("analysis.figures.style.FORMATS", ())
-    monkeypatch.setattr("analysis.plots.figures", lambda *_, **__: iter(()))
+    monkeypatch.setattr("analysis.plots.planned", lambda *_, **__: iter(()))
     monkeypatch.setattr("analysis.report.figures", lambda *_, **__: iter(()))
     done = invoke(tables.app, results, "--out", tmp_path / "t")
     assert done.exit_code == 0
