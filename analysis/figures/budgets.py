@@ -41,7 +41,7 @@ def draw(points: pd.DataFrame, page: Page) -> Figure:
     for label, mine in points.groupby("label", observed=True, sort=False):
         look = styles[str(label)]
         for policy, line in mine.groupby("policy", sort=False):
-            common = {"color": look.color, "ls": LINES[str(policy)], "lw": 1.1}
+            common: dict[str, Any] = {"color": look.color, "ls": LINES[str(policy)], "lw": 1.1}
             if policy == "none":
                 across = axes.get_yaxis_transform()  # x from 0 to 1
                 (drawn,) = axes.plot([0, 0.02, 0.98, 1], [line["mean"].iloc[0]] * 4, transform=across,
