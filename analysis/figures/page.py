@@ -144,7 +144,8 @@ def _lines(words: Sequence[str], between: str, inches: float, size: float) -> li
         if length(both, size) <= inches:
             line = both
         else:
-            lines, line = [*lines, line], word
+            lines += [line] if line else []
+            line = word
     return [*lines, line]
 
 
