@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from analysis.figures import page as on
+from analysis.figures.curves import BANDS
 from analysis.figures.looks import BLUE, VERMILION, looks
 from analysis.figures.material import Frames, Material, chosen
 from analysis.figures.page import Page
@@ -124,13 +125,16 @@ def profiles(of: Spoken, tasks: list[str], suite: str) -> pd.DataFrame:
 
 
 def draw_profiles(shown: pd.DataFrame, page: Page) -> Figure:
-    """The share of runs above each score, with pointwise bands."""
+    """The share of runs above each score, with pointwise bands where they are few."""
     figure, axes = on.panel(page)
     styles = looks(dict(zip(shown["label"], shown["method"], strict=True)))
     lines = {}
     for label, one in shown.groupby("label", observed=True, sort=False):
         look = styles[str(label)]
-        axes.fill_between(one["threshold"], one["low"], one["high"], step="post", color=look.color, alpha=0.13, lw=0)
+        if shown["label"].nunique() <= BANDS:
+            axes.fill_between(
+                one["threshold"], one["low"], one["high"], step="post", color=look.color, alpha=0.13, lw=0
+            )
         (lines[str(label)],) = axes.plot(
             one["threshold"], one["share"], ls=look.line, color=look.color, marker=look.marker, markevery=(7, 14),
             drawstyle="steps-post", mew=0,

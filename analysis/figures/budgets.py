@@ -18,6 +18,7 @@ from analysis.figures.style import at_least_a_point
 from analysis.tuning.budget import curves
 
 LINES = {"uniform": "-", "halving": "--", "none": ":"}
+TICKS = (3, 10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000)
 NAMES = {"uniform": "all equally", "halving": "sequential halving", "none": "nothing to choose"}
 
 
@@ -41,7 +42,7 @@ def draw(points: pd.DataFrame, page: Page) -> Figure:
     for label, mine in points.groupby("label", observed=True, sort=False):
         look = styles[str(label)]
         for policy, line in mine.groupby("policy", sort=False):
-            common = {"color": look.color, "ls": LINES[str(policy)], "lw": 1.1}
+            common: dict[str, Any] = {"color": look.color, "ls": LINES[str(policy)], "lw": 1.1}
             if policy == "none":
                 across = axes.get_yaxis_transform()  # x from 0 to 1
                 (drawn,) = axes.plot([0, 0.02, 0.98, 1], [line["mean"].iloc[0]] * 4, transform=across,
@@ -54,6 +55,7 @@ def draw(points: pd.DataFrame, page: Page) -> Figure:
     paid = points.loc[points["episodes"] > 0, "episodes"]
     axes.set_xscale("symlog", linthresh=float(paid.min()), linscale=0.4)
     axes.set_xlim(left=-0.15 * float(paid.min()))
+    axes.set_xticks([0, *(t for t in TICKS if paid.min() <= t <= paid.max())])
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.xaxis.set_minor_locator(NullLocator())
     for policy in [one for one in ("uniform", "halving") if (points["policy"] == one).any()]:

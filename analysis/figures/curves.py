@@ -36,8 +36,8 @@ def learning(records: Records) -> pd.DataFrame:
             for step, group in rows[rows["setting"] == setting].groupby("step"):
                 rng = generator(run.suite, run.task)
                 summary = summarise(group["score"].to_numpy(), group["seed"].to_numpy(), rng)
-                name = {"suite": run.suite, "task": run.task, "method": run.method, "label": run.label}
-                name |= {"setting": setting, "online": run.online}
+                name: dict[str, object] = {"suite": run.suite, "task": run.task, "method": run.method}
+                name |= {"label": run.label, "setting": setting, "online": run.online}
                 points.append(name | {"phase": group["phase"].iloc[0], "step": step} | summary._asdict())
     return pd.DataFrame(points)
 

@@ -111,16 +111,16 @@ def panels(page: Page, count: int, abreast: int, height: float, **more: Any) -> 
         axes.set_axis_off()
     for axes in grid.flat[max(count - columns, 0) : count]:  # the lowest of each column
         axes.tick_params(labelbottom=True)
-    return figure, list(grid.flat[:count])  # type: ignore[return-value]
+    return figure, list(grid.flat[:count])
 
 
 @lru_cache(4096)
 def length(text: str, size: float = SMALL) -> float:
     """Inches of one line of text."""
     font = get_font(findfont(FontProperties(family="DejaVu Sans")))
-    font.set_size(size, 72)
+    font.set_size(100, 72)  # at which hinting moves nothing
     font.set_text(text.replace(r"\$", "$"), 0.0)
-    return float(font.get_width_height()[0]) / 64 / 72
+    return float(font.get_width_height()[0]) / 64 / 72 * size / 100
 
 
 def wrapped(text: str, inches: float, size: float = SMALL) -> str:
@@ -144,7 +144,8 @@ def _lines(words: Sequence[str], between: str, inches: float, size: float) -> li
         if length(both, size) <= inches:
             line = both
         else:
-            lines, line = [*lines, line], word
+            lines += [line] if line else []
+            line = word
     return [*lines, line]
 
 
@@ -166,7 +167,7 @@ def legend(figure: Sheet, page: Page, handles: Sequence[Any], names: Sequence[st
     rows = -(-len(names) // columns)
     columns = -(-len(names) // rows)  # as even as can be
     most = sum(sorted((1 + name.count("\n") for name in names), reverse=True)[:rows])  # lines of the longest column
-    height = 1.04 * LINE * SMALL * most + 0.05
+    height = LINE * SMALL * most + 0.04
     figure.grow(max(0.0, SHARE * height - figure.get_size_inches()[1]))
     figure.grow(height, below=True)
     figure.legend(
@@ -228,7 +229,8 @@ def label(axes: Axes, page: Page, x: str = "", y: str = "", share: float = 1.0) 
     if x:
         axes.set_xlabel(wrapped(x, share * (page.width - 0.55), PLAIN))
     if y:
-        axes.set_ylabel(wrapped(y, max(axes.figure.get_size_inches()[1] - 0.6, 1.0), PLAIN))
+        height = axes.get_figure(root=True).get_size_inches()[1]  # type: ignore[union-attr]
+        axes.set_ylabel(wrapped(y, max(height - 0.6, 1.0), PLAIN))
 
 
 def shared(figure: Sheet, page: Page, x: str = "", y: str = "") -> None:
@@ -249,4 +251,4 @@ def settle(figure: Figure) -> None:
     engine = figure.get_layout_engine()
     if engine is not None:
         engine.execute(figure)
-        figure.set_layout_engine("none")
+        figure.set_layout_engine(None)  # where there is one, every format is drawn twice

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from analysis.figures import page as on
 from analysis.figures.aggregate import Spoken, count, covers, fewest, whole
@@ -46,6 +47,7 @@ def draw(shown: pd.DataFrame, page: Page) -> Figure:
         axes.plot(row["rank"], at, marker=look.marker, color=look.color, ms=4, mew=0)
     axes.set_yticks(range(len(labels)), [on.wrapped(label, 0.4 * page.width) for label in labels])
     axes.set_xlim(0.8, len(labels) + 0.2)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.grid(axis="y", visible=False)
     top, critical = -0.6, float(shown["critical"].iloc[0])
     if critical < len(labels) - 1:
