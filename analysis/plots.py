@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated
 
@@ -34,7 +35,7 @@ from analysis.records.runs import RecordError
 from core.options import parts
 from core.text import nearest
 
-FEW = 12  # pictures that are drawn before it is worth to start processes
+FEW = 8  # pictures that are not worth starting processes for
 
 Save = Callable[[Figure, pd.DataFrame, Path], list[Path]]
 """(figure, the numbers it shows, path without suffix) -> what was written; closes the figure."""
@@ -109,24 +110,25 @@ def planned(material: Material, out: Path, only: Sequence[str], page: Page) -> I
 
 
 def _drawn(jobs: Iterable[Job], formats: Sequence[str], processes: int) -> Iterator[list[Path]]:
-    """Draws and writes pictures, in this process as long as they are few; yields their paths in the order of `jobs`."""
-    write, waiting = partial(_written, formats=formats), list[Future[list[Path]]]()
-    pool = None
+    """Draws and writes pictures, in this process if they are few; yields their paths in the order of `jobs`."""
+    write, coming = partial(_written, formats=formats), iter(jobs)
+    first = list(islice(coming, FEW + 1))
+    if len(first) <= FEW or processes == 1:
+        yield from map(write, chain(first, coming))
+        return
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["analysis.plots"])  # imported once for all of them
+    waiting = list[Future[list[Path]]]()
+    pool = ProcessPoolExecutor(processes, context, theme)
     try:
-        for number, job in enumerate(jobs):
-            if number < FEW or processes == 1:
-                yield write(job)
-                continue
-            if pool is None:
-                pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), theme)
+        for job in chain(first, coming):
             waiting.append(pool.submit(write, job))
             while waiting and (waiting[0].done() or len(waiting) > 8 * processes):  # frames do not pile up
                 yield waiting.pop(0).result()
         for one in waiting:
             yield one.result()
     finally:
-        if pool is not None:
-            pool.shutdown(cancel_futures=True)
+        pool.shutdown(cancel_futures=True)
 
 
 def _written(job: Job, formats: Sequence[str]) -> list[Path]:

@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
+from analysis.figures.page import settle
 from analysis.figures.pyplot import plt
 from analysis.output import csv_text
 
@@ -32,6 +33,7 @@ class Picture(NamedTuple):
 def picture(figure: Figure, frame: pd.DataFrame, name: str) -> Picture:
     """The figure, which is closed, under that name."""
     figure.set_dpi(DPI)
+    settle(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI)
     plt.close(figure)

@@ -14,28 +14,34 @@ import pandas as pd
 from analysis.records.load import Records
 from analysis.select import Arms, Endpoint, arms, average, halves, settings
 from analysis.statistics.estimates import generator
+from analysis.statistics.noise import settled
 
 DRAWS = 200
 POINTS = 8  # of a curve, beside 0
 
 Policy = Callable[[np.ndarray, int], tuple[int, int]]
-"""(scores `[k, n]`, budget) -> (the chosen arm, episodes charged); reads so many of the scores, each arm's in order."""
+"""(totals `[k, n + 1]` of each arm's first 0, 1, ..., n scores, budget) -> (the chosen arm, episodes charged)."""
 
 
-def uniform(tried: np.ndarray, budget: int) -> tuple[int, int]:
+def totals(tried: np.ndarray) -> np.ndarray:
+    """What policies see of scores `[k, n]`, each arm's in the order of trial."""
+    return settled(np.cumsum(np.pad(tried, ((0, 0), (1, 0))), axis=1))
+
+
+def uniform(seen: np.ndarray, budget: int) -> tuple[int, int]:
     """Tries every arm equally often and takes the best mean."""
-    each = min(budget // len(tried), tried.shape[1])
-    return int(tried[:, :each].mean(axis=1).argmax()), each * len(tried)
+    each = min(budget // len(seen), seen.shape[1] - 1)
+    return int(seen[:, each].argmax()), each * len(seen)
 
 
-def halving(tried: np.ndarray, budget: int) -> tuple[int, int]:
+def halving(seen: np.ndarray, budget: int) -> tuple[int, int]:
     """Sequential halving (Karnin et al. 2013): in each of log2(k) rounds, the better half of the arms goes on."""
-    left, used, charged = np.arange(len(tried)), 0, 0
-    rounds = max(1, math.ceil(math.log2(len(tried))))
+    left, used, charged = np.arange(len(seen)), 0, 0
+    rounds = max(1, math.ceil(math.log2(len(seen))))
     for _ in range(rounds):
-        each = min(budget // (rounds * len(left)), tried.shape[1] - used)
+        each = min(budget // (rounds * len(left)), seen.shape[1] - 1 - used)
         used, charged = used + each, charged + each * len(left)
-        order = np.argsort(-tried[left, : max(used, 1)].mean(axis=1), kind="stable")
+        order = np.argsort(-seen[left, max(used, 1)], kind="stable")
         left = left[np.sort(order[: max(1, math.ceil(len(left) / 2))])]
     return int(left[0]), charged
 
@@ -60,11 +66,11 @@ def curve(of: Arms, policy: Policy, rng: np.random.Generator, draws: int = DRAWS
         tried = of.scores[:, :, half].reshape(k, -1)
         tried = tried[:, ~np.isnan(tried).any(axis=0)]
         tried = tried[:, rng.permutation(tried.shape[1])]
-        reached = average(average(of.scores[:, :, ~half], 2), 1)
+        seen, reached = totals(tried), average(average(of.scores[:, :, ~half], 2), 1)
         outcomes += [(-1, 0, float(reached[arm]), arm == top) for arm in range(k)]
         for i, budget in enumerate(budgets):
             if tried.shape[1]:
-                arm, charged = policy(tried, int(budget))
+                arm, charged = policy(seen, int(budget))
                 outcomes.append((i, charged, float(reached[arm]), arm == top))
     frame = pd.DataFrame(outcomes, columns=["at", "episodes", "score", "top"]).dropna()
     groups = frame.groupby("at")

@@ -9,7 +9,7 @@ import pytest
 
 from analysis.records.load import load
 from analysis.select import Arms
-from analysis.tuning.budget import POLICIES, Policy, curve, curves, halving, uniform
+from analysis.tuning.budget import POLICIES, Policy, curve, curves, halving, totals, uniform
 from tests.analysis.synthetic import write_run
 
 
@@ -21,11 +21,14 @@ def bandit(means: list[float], seeds: int = 5, episodes: int = 50, seed: int = 0
 
 def test_policies_by_hand() -> None:
     tried = np.array([[0.0, 9, 9, 9], [5, 5, 5, 5], [4, 0, 0, 0], [1, 1, 1, 1]])
-    assert uniform(tried, 4) == (1, 4)  # one episode each: 0, 5, 4, 1
-    assert uniform(tried, 11) == (1, 8) and uniform(tried, 1000) == (0, 16)  # 5 against 4.5, then against 6.75
+    assert uniform(totals(tried), 4) == (1, 4)  # one episode each: 0, 5, 4, 1
+    assert uniform(totals(tried), 11) == (1, 8) and uniform(totals(tried), 1000) == (
+        0,
+        16,
+    )  # 5 against 4.5, then against 6.75
     # two rounds of 8: two episodes for each of four (means 4.5, 5, 2, 1), then the two that are left (6.75, 5)
-    assert halving(tried, 16) == (0, 8 + 4)
-    assert halving(tried, 8) == (1, 4 + 4)  # one each: arms 1 and 2 go on, and win with 5 against 4/3
+    assert halving(totals(tried), 16) == (0, 8 + 4)
+    assert halving(totals(tried), 8) == (1, 4 + 4)  # one each: arms 1 and 2 go on, and win with 5 against 4/3
 
 
 @pytest.mark.parametrize("policy", POLICIES.values())
