@@ -12,7 +12,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from functools import partial
-from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated
 
@@ -35,7 +34,7 @@ from analysis.records.runs import RecordError
 from core.options import parts
 from core.text import nearest
 
-FEW = 8  # pictures that are not worth starting processes for
+FEW = 8  # runs whose pictures are not worth starting processes for
 
 Save = Callable[[Figure, pd.DataFrame, Path], list[Path]]
 """(figure, the numbers it shows, path without suffix) -> what was written; closes the figure."""
@@ -76,7 +75,8 @@ def main(
     material = Material(records, query, _baseline(records, baseline), notes)
     theme()
     page = Page(WIDTHS[width] if width else 0.0, title, units_of(records.runs), axes_of(records.runs))
-    for paths in _drawn(planned(material, place, kinds, page), formats, jobs or len(os.sched_getaffinity(0))):
+    processes = jobs or (1 if len(records.runs) <= FEW else len(os.sched_getaffinity(0)))
+    for paths in _drawn(planned(material, place, kinds, page), formats, processes):
         say(f"{paths[0]} (+ {', '.join(path.suffix[1:] for path in paths[1:])})")
     tell(notes, records, place / "notes.csv")
 
@@ -110,18 +110,17 @@ def planned(material: Material, out: Path, only: Sequence[str], page: Page) -> I
 
 
 def _drawn(jobs: Iterable[Job], formats: Sequence[str], processes: int) -> Iterator[list[Path]]:
-    """Draws and writes pictures, in this process if they are few; yields their paths in the order of `jobs`."""
-    write, coming = partial(_written, formats=formats), iter(jobs)
-    first = list(islice(coming, FEW + 1))
-    if len(first) <= FEW or processes == 1:
-        yield from map(write, chain(first, coming))
+    """Draws and writes pictures while further ones are planned; yields their paths in the order of `jobs`."""
+    write = partial(_written, formats=formats)
+    if processes == 1:
+        yield from map(write, jobs)
         return
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["analysis.plots"])  # imported once for all of them
     waiting = list[Future[list[Path]]]()
     pool = ProcessPoolExecutor(processes, context, theme)
     try:
-        for job in chain(first, coming):
+        for job in jobs:
             waiting.append(pool.submit(write, job))
             while waiting and (waiting[0].done() or len(waiting) > 8 * processes):  # frames do not pile up
                 yield waiting.pop(0).result()

@@ -160,21 +160,27 @@ def settings(rows: pd.DataFrame, knobs: tuple[str, ...]) -> list[str]:
     """The knob settings present, in the order of the knobs' values; [""] for a method without knobs."""
     if not knobs:
         return [""]
-    firsts = rows[["setting", *knobs]].iloc[np.unique(rows["setting"].cat.codes, return_index=True)[1]]
-    return [str(name) for name in firsts.sort_values(list(knobs))["setting"]]
+    names = rows["setting"].cat.categories
+    codes, firsts = np.unique(rows["setting"].cat.codes.to_numpy(), return_index=True)
+    order = np.lexsort([rows[knob].to_numpy()[firsts] for knob in reversed(knobs)])
+    return [str(names[codes[i]]) for i in order]
 
 
 def arms(rows: pd.DataFrame, order: list[str]) -> Arms:
     """The rows as an array, settings in the order given; seeds without any row of them are left out."""
-    setting = np.asarray(pd.Categorical(rows["setting"], categories=order).codes)
-    rows, setting = rows[setting >= 0], setting[setting >= 0]
-    seed, seeds = pd.factorize(rows["seed"].to_numpy(), sort=True)
-    episode, episodes = pd.factorize(rows["episode"].to_numpy(), sort=True)
+    setting, weights = (
+        np.asarray(pd.Categorical(rows["setting"], categories=order).codes),
+        rows["score"].to_numpy(float),
+    )
+    kept = setting >= 0
+    seed, seeds = pd.factorize(rows["seed"].to_numpy()[kept], sort=True)
+    episode, episodes = pd.factorize(rows["episode"].to_numpy()[kept], sort=True)
+    setting, weights = setting[kept], weights[kept]
     shape = (len(order), len(seeds), len(episodes))
     at, size = np.ravel_multi_index((setting, seed, episode), shape), math.prod(shape)
     counts = np.bincount(at, minlength=size)
     with np.errstate(invalid="ignore"):
-        scores = np.bincount(at, weights=rows["score"].to_numpy(float), minlength=size) / counts
+        scores = np.bincount(at, weights=weights, minlength=size) / counts
     return Arms(scores.reshape(shape), list(order), seeds, episodes)
 
 

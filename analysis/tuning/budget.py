@@ -6,7 +6,8 @@ The choice is made on one half of the start states and scored on the other, so t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -49,7 +50,26 @@ def halving(seen: np.ndarray, budget: int) -> tuple[int, int]:
 POLICIES: dict[str, Policy] = {"uniform": uniform, "halving": halving}
 
 
-def curve(of: Arms, policy: Policy, rng: np.random.Generator, draws: int = DRAWS) -> pd.DataFrame:
+class Draw(NamedTuple):
+    """One experimenter's luck: what policies see of the half that they try, and what each arm `[k]` scores on the
+    other."""
+
+    seen: np.ndarray
+    reached: np.ndarray
+
+
+def drawn(of: Arms, rng: np.random.Generator, draws: int = DRAWS) -> list[Draw]:
+    """Random halves of the start states, (seed, start) pairs of the first in random order, the same for all arms."""
+    found = []
+    for half in halves(len(of.episodes), rng, draws):
+        tried = of.scores[:, :, half].reshape(len(of.scores), -1)
+        tried = tried[:, ~np.isnan(tried).any(axis=0)]
+        tried = tried[:, rng.permutation(tried.shape[1])]
+        found.append(Draw(totals(tried), average(average(of.scores[:, :, ~half], 2), 1)))
+    return found
+
+
+def curve(of: Arms, policy: Policy, draws: Sequence[Draw]) -> pd.DataFrame:
     """What selection reaches for what it is charged: columns episodes (charged), mean, low, high, chance.
 
     Each draw takes a random half of the start states; the policy tries its arms on (seed, start) pairs of that half in
@@ -62,14 +82,10 @@ def curve(of: Arms, policy: Policy, rng: np.random.Generator, draws: int = DRAWS
     pairs = of.scores.shape[1] * (len(of.episodes) // 2)
     budgets = np.unique(np.geomspace(k * math.ceil(math.log2(k) or 1), max(k * pairs, k), POINTS).astype(int))
     outcomes: list[tuple[int, int, float, bool]] = []
-    for half in halves(len(of.episodes), rng, draws):
-        tried = of.scores[:, :, half].reshape(k, -1)
-        tried = tried[:, ~np.isnan(tried).any(axis=0)]
-        tried = tried[:, rng.permutation(tried.shape[1])]
-        seen, reached = totals(tried), average(average(of.scores[:, :, ~half], 2), 1)
+    for seen, reached in draws:
         outcomes += [(-1, 0, float(reached[arm]), arm == top) for arm in range(k)]
         for i, budget in enumerate(budgets):
-            if tried.shape[1]:
+            if seen.shape[1] > 1:
                 arm, charged = policy(seen, int(budget))
                 outcomes.append((i, charged, float(reached[arm]), arm == top))
     frame = pd.DataFrame(outcomes, columns=["at", "episodes", "score", "top"]).dropna()
@@ -101,7 +117,8 @@ def curves(records: Records, endpoint: Endpoint | None = None) -> pd.DataFrame:
         elif len(of.episodes) < 2:
             continue
         else:
-            found = {key: curve(of, policy, generator(run.suite, run.task)) for key, policy in POLICIES.items()}
+            draws = drawn(of, generator(run.suite, run.task))
+            found = {key: curve(of, policy, draws) for key, policy in POLICIES.items()}
         frames += [frame.assign(**name, policy=key, arms=len(of.settings)) for key, frame in found.items()]
     columns = ["suite", "task", "method", "label", "policy", "arms", "episodes", "mean", "low", "high", "chance"]
     return pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)

@@ -9,7 +9,7 @@ import pytest
 
 from analysis.records.load import load
 from analysis.select import Arms
-from analysis.tuning.budget import POLICIES, Policy, curve, curves, halving, totals, uniform
+from analysis.tuning.budget import POLICIES, Policy, curve, curves, drawn, halving, totals, uniform
 from tests.analysis.synthetic import write_run
 
 
@@ -34,7 +34,8 @@ def test_policies_by_hand() -> None:
 @pytest.mark.parametrize("policy", POLICIES.values())
 def test_more_episodes_choose_better(policy: Policy) -> None:
     """Arms at 30, 40, 50 and 80: at random 50; with 125 tries of each, the best in all but a few draws."""
-    found = curve(bandit([30, 40, 50, 80]), policy, np.random.default_rng(0))
+    of = bandit([30, 40, 50, 80])
+    found = curve(of, policy, drawn(of, np.random.default_rng(0)))
     assert found["episodes"].iloc[0] == 0 and found["episodes"].is_monotonic_increasing
     assert found["mean"].iloc[0] == pytest.approx(50, abs=4) and found["chance"].iloc[0] == 0.25
     assert found["mean"].iloc[-1] == pytest.approx(80, abs=4) and found["chance"].iloc[-1] > 0.99
@@ -44,7 +45,8 @@ def test_more_episodes_choose_better(policy: Policy) -> None:
 
 def test_equal_arms_gain_nothing() -> None:
     """Where there is nothing to choose, no budget finds anything: the curve is flat at the arms' common mean."""
-    means = [curve(bandit([50] * 4, seed=i), uniform, np.random.default_rng(i), draws=40)["mean"] for i in range(20)]
+    many = [bandit([50] * 4, seed=i) for i in range(20)]
+    means = [curve(of, uniform, drawn(of, np.random.default_rng(i), 40))["mean"] for i, of in enumerate(many)]
     assert np.mean(means, axis=0) == pytest.approx(50, abs=2)  # 20 x 1000 episodes: one standard error is 0.35
 
 
