@@ -116,7 +116,7 @@ def _drawn(jobs: Iterable[Job], formats: Sequence[str], processes: int) -> Itera
         yield from map(write, jobs)
         return
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["analysis.plots"])  # imported once for all of them
+    context.set_forkserver_preload(["analysis.figures.registry"])  # imported once for all of them
     waiting = list[Future[list[Path]]]()
     pool = ProcessPoolExecutor(processes, context, theme)
     try:
