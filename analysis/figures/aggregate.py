@@ -27,11 +27,11 @@ from analysis.statistics.estimates import (
     across,
     coverage,
     generator,
-    improvement,
     profile_of,
     resample,
     stratified_coverage,
 )
+from analysis.statistics.improvement import improvement_over
 
 THRESHOLDS = 101
 DIVERGING = LinearSegmentedColormap.from_list("beats", [VERMILION, "#f7f7f7", BLUE])
@@ -196,11 +196,9 @@ def matrix(of: Spoken, suite: str) -> pd.DataFrame:
             if label == other or not both:
                 continue
             sides = [[of[one][1][task] for task in both] for one in (label, other)]
-            one = improvement(sides[0], sides[1], generator(suite, *sorted((label, other))))
+            one = improvement_over(sides[0], sides[1])
             numbers = {"probability": float(one.value), "low": float(one.low), "high": float(one.high)}
             seeds = min(len(values) for side in sides for values in side)
-            if seeds < 2:  # nothing to resample
-                numbers |= dict.fromkeys(("low", "high"), float("nan"))
             about: dict[str, object] = {"suite": suite, "label": label, "against": other, "tasks": len(both)}
             rows.append(about | {"seeds": seeds} | numbers)
     return pd.DataFrame(rows)
@@ -233,7 +231,7 @@ def draw_matrix(shown: pd.DataFrame, page: Page) -> Figure:
     bar.set_label(on.wrapped("P(row beats column), ties half", 0.6 * cell * len(names) + 0.4), fontsize=on.SMALL)
     mark = "bold" if numbers else "dot"
     text = f"{shown['suite'].iloc[0]}: probability of improvement, {count(shown['tasks'])}\n"
-    on.title(figure, page, text + f"{mark}: the interval excludes 0.5; {covers(shown)}")
+    on.title(figure, page, text + f"{mark}: the 95% interval (Newcombe) excludes 0.5")
     return figure
 
 
