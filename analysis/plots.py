@@ -9,6 +9,7 @@ if __name__ == "__main__":  # what follows is imported, which takes seconds, by 
 
 import multiprocessing
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from functools import partial
@@ -115,8 +116,9 @@ def _drawn(jobs: Iterable[Job], formats: Sequence[str], processes: int) -> Itera
     if processes == 1:
         yield from map(write, jobs)
         return
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["analysis.figures.registry"])  # imported once for all of them
+    # what is imported is there at once in a fork, which elsewhere than on Linux, or beside JAX, libraries do not bear
+    forks = sys.platform == "linux" and "jax" not in sys.modules
+    context = multiprocessing.get_context("fork" if forks else "spawn")
     waiting = list[Future[list[Path]]]()
     pool = ProcessPoolExecutor(processes, context, theme)
     try:
