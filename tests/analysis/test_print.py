@@ -121,6 +121,11 @@ def _crowded(axes: plt.Axes) -> bool:
     return False
 
 
+def test_some_figures_of_seventeen_methods(contest: Path) -> None:
+    assert not [one for job in jobs(contest, only=("aggregates", "gradients")) for one in faults(job)]
+
+
+@pytest.mark.slow
 def test_figures_of_seventeen_methods(contest: Path) -> None:
     seen = {}
     for job in jobs(contest):
@@ -130,6 +135,7 @@ def test_figures_of_seventeen_methods(contest: Path) -> None:
     assert {"forest", "ranks", "sample-efficiency", "seeds-needed", "budget"} <= {kind for kind, _ in seen}
 
 
+@pytest.mark.slow
 def test_figures_of_few_methods_and_of_language(suite: Path) -> None:
     assert not [one for job in jobs(suite, only=(*TOY, "l-train", "gold-*", "length-eos")) for one in faults(job)]
 
@@ -227,6 +233,7 @@ def test_other_processes_draw_the_same(contest: Path, tmp_path: Path) -> None:
         assert path.read_bytes() == (there / path.relative_to(here)).read_bytes(), path
 
 
+@pytest.mark.slow
 def test_equal_records_give_equal_files(contest: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         (job,) = jobs(contest, only=("ranks",))

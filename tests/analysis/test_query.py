@@ -121,7 +121,12 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("case", OPTIONS)
+QUICK = {"nothing", "a fixed setting", "labels", "names"}
+
+
+@pytest.mark.parametrize(
+    "case", [case if case in QUICK else pytest.param(case, marks=pytest.mark.slow) for case in OPTIONS]
+)
 def test_equal_options_give_equal_numbers(
     results: Path, case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
