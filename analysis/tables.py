@@ -91,7 +91,7 @@ def main(
         Path | None, typer.Option(parser=folder, help="--paper: a folder of published numbers; ours if unset.")
     ] = None,
 ) -> None:
-    """Scores of the final evaluation: mean +- std over seeds and a 95% bootstrap interval."""
+    """Scores of the final evaluation: mean +- std over seeds and a 95% interval."""
     _belong(context, paper is not None)
     if oracle and select is not None:
         raise RecordError("--oracle goes without --select, which shows what one rule picks; --select oracle is one")

@@ -176,7 +176,7 @@ def draw_sheet(points: pd.DataFrame, page: Page) -> Figure:
     at_least_a_point(every[0])
     on.shared(figure, page, "training [gradient steps]", page.score(points["suite"].iloc[0]))
     on.legend(figure, page, list(handles.values()), list(handles))
-    text = f"{points['suite'].iloc[0]}: learning curves of {len(tasks)} tasks, test-time settings by held-out choice"
+    text = f"{points['suite'].iloc[0]}: learning curves of {len(tasks)} tasks, test-time settings as asked for"
     on.title(figure, page, text + (f"; dotted: {name} at its end" if name else ""))
     return figure
 

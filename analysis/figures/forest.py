@@ -100,9 +100,9 @@ def draw(points: pd.DataFrame, page: Page) -> Figure:
 
 
 def draw_probabilities(points: pd.DataFrame, page: Page) -> Figure:
-    """P(better than the baseline), a panel a method, with 95% bootstrap intervals."""
+    """P(better than the baseline), a panel a method, with Newcombe's 95% intervals."""
     columns = ("improvement", "improvement_low", "improvement_high")
-    return _draw(points, page, columns, 0.5, "P(a seed beats one of the baseline) [0-1]", "P(better) (95% bootstrap)")
+    return _draw(points, page, columns, 0.5, "P(a seed beats one of the baseline) [0-1]", "P(better) (95%, Newcombe)")
 
 
 def rows_of(points: pd.DataFrame) -> tuple[list[str], pd.DataFrame]:
