@@ -1,8 +1,8 @@
 """Figures over the tasks of a suite: performance profiles, aggregates with intervals, who beats whom.
 
 A method speaks by the test-time settings that other seeds choose, unless another rule is asked for. Profiles and
-aggregates compare methods that have the same tasks; the matrix compares each pair on the tasks that both have. After Agarwal et
-al. 2021 (arXiv 2108.13264).
+aggregates compare methods that have the same tasks; the matrix compares each pair on the tasks that both have. After
+Agarwal et al. 2021 (arXiv 2108.13264).
 """
 
 from __future__ import annotations
