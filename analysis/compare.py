@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.choices import Choice, united
 from analysis.output import short
 from analysis.published import METHODS, canonical, protocol_of, tasks_of
 from analysis.query import Query, asked_for, asks
 from analysis.records.load import Records
 from analysis.records.runs import Run
-from analysis.select import PICKS, Choice, Endpoint, Rule, choose, offline, united
+from analysis.select import PICKS, Endpoint, Rule, choose, offline
 from analysis.statistics.significance import (
     ALPHA,
     CORRECTIONS,
@@ -166,7 +167,7 @@ def measured(records: Records, terms: Terms) -> dict[Key, Cell]:
     return {key: _published(several, terms) for key, several in found.items()}
 
 
-def spoken(records: Records, names: Sequence[str], terms: Terms) -> dict[Key, Cell]:
+def measured_by_name(records: Records, names: Sequence[str], terms: Terms) -> dict[Key, Cell]:
     """The same for what goes by some names: labels of runs, or names of methods (as "vgf", "vgf online"), each beside
     the others; of a method the runs that its name alone does not tell apart are named by their labels.
 

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from analysis.records.episodes import PHASES
+from analysis.records.files import RecordError, shown
 from analysis.records.load import Records
-from analysis.records.runs import RecordError, Run, shown
+from analysis.records.runs import Run
 
 WORDS = "last, last-10, steps=800k,900k,1m or area"
 

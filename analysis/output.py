@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
-from analysis.records.runs import RecordError
+from analysis.records.files import RecordError
 from core import options
 from core.files import sweep, write_text
 from core.records import file_name

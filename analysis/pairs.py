@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from analysis.choices import Choice, shared_starts
 from analysis.compare import NO_RUN, Cell, Key
 from analysis.output import environment
-from analysis.select import Choice, shared_starts
 from analysis.statistics.estimates import Estimate, across, generator
 from analysis.statistics.improvement import improvement_over
 from analysis.statistics.significance import (

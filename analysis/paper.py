@@ -13,13 +13,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from analysis.choices import ORACLE
 from analysis.compare import DIFFERS, OPEN, REPRODUCED, Terms, counts, overall
 from analysis.latex import NONE, Cell, Line, Sheet, rounded, source
 from analysis.layout import fits, joined, listed, wrapped
 from analysis.output import below, short, write_csv
 from analysis.output import markdown as plain
 from analysis.published import METHODS, TITLES
-from analysis.select import ORACLE
 from analysis.statistics.design import design, sentences
 from core.files import write_text
 

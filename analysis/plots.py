@@ -29,9 +29,9 @@ from analysis.figures.style import FORMATS, save, theme
 from analysis.notes import brief, tell
 from analysis.output import below, folder, prepare, say
 from analysis.query import Asked, Ends, Intervals, Methods, Names, Query, Runs, Select
+from analysis.records.files import RecordError
 from analysis.records.inference import axes_of, units_of
 from analysis.records.load import Records
-from analysis.records.runs import RecordError
 from core.options import parts
 from core.text import nearest
 

@@ -16,10 +16,11 @@ from typing import Annotated
 import typer
 
 from analysis.endpoint import WORDS
+from analysis.records.files import RecordError, content, shown
 from analysis.records.labels import text_of
 from analysis.records.load import Records, load, only
 from analysis.records.protocols import Asked, asked
-from analysis.records.runs import RecordError, Run, content, shown
+from analysis.records.runs import Run
 from analysis.select import PAPER_KNOB, Endpoint, Rule
 from analysis.statistics.estimates import INTERVALS
 from core import options

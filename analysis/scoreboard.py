@@ -13,12 +13,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from analysis.choices import Choice, united
 from analysis.endpoint import Endpoint
 from analysis.output import environment, short
 from analysis.published import DATASETS, canonical
 from analysis.records.load import Records
 from analysis.records.protocols import heading
-from analysis.select import Choice, Rule, choose, united
+from analysis.select import Rule, choose
 from analysis.statistics.noise import settled
 from analysis.statistics.significance import ALPHA, Sample, holm, welch
 

@@ -6,11 +6,11 @@ import math
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
+from analysis.choices import ORACLE
 from analysis.compare import Terms
 from analysis.latex import MISSING, NONE, Cell, Line, Sheet, rounded, source
 from analysis.output import short
 from analysis.scoreboard import Board, Row, Score, label
-from analysis.select import ORACLE
 
 DIGITS = {"ogbench": 0}
 """Of a suite, after the point, where papers print other than one."""

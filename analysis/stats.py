@@ -22,16 +22,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from analysis.compare import Terms, spoken
+from analysis.choices import ORACLE
+from analysis.compare import Terms, measured_by_name
 from analysis.endpoint import windows
 from analysis.layout import broken, fits, joined, listed
 from analysis.notes import brief, tell
 from analysis.output import below, folder, prepare, say, screen, short, write_csv
 from analysis.pairs import Matchup, Over, matchups, missing, over_tasks, tests
 from analysis.query import Asked, Ends, Methods, Names, Query, Runs, Select
+from analysis.records.files import RecordError
 from analysis.records.load import Records
-from analysis.records.runs import RecordError
-from analysis.select import ORACLE
 from analysis.statistics.design import design, sentences, signed_rank_p
 from analysis.statistics.estimates import Estimate, stratified_coverage
 from analysis.statistics.significance import ALPHA, Comparison
@@ -68,7 +68,7 @@ def main(
     query = Query.of(methods, which, protocol, endpoint, select, names)
     records, terms = query.load(results), Terms.of(query)
     sides = _sides(compare, query, records)
-    cells = {(*key[:2], query.shown(key[2])): cell for key, cell in spoken(records, sides, terms).items()}
+    cells = {(*key[:2], query.shown(key[2])): cell for key, cell in measured_by_name(records, sides, terms).items()}
     sides = [query.shown(side) for side in sides]
     if absent := [side for side in sides if missing(cells, side)]:
         there = ", ".join(_present(records)) or "none with an evaluation"

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from analysis.choices import FIXED, HELD_OUT, NEW_SEEDS, ORACLE
 from analysis.compare import MARGIN, OTHER, Terms, compare, unpublished
 from analysis.layout import broken, fits
 from analysis.notes import brief, grouped, tell
@@ -40,12 +41,12 @@ from analysis.paper import power, summary, title, write
 from analysis.paper import screen as print_of
 from analysis.published import FOLDER, read
 from analysis.query import Asked, Ends, Intervals, Methods, Names, Query, Runs, Select
+from analysis.records.files import RecordError
 from analysis.records.labels import natural
 from analysis.records.load import Records
 from analysis.records.protocols import EVERY, heading
-from analysis.records.runs import RecordError
 from analysis.scoreboard import boards
-from analysis.select import FIXED, HELD_OUT, NEW_SEEDS, ORACLE, Endpoint, scores
+from analysis.select import Endpoint, scores
 from analysis.sheets import tex
 from analysis.statistics.estimates import coverage
 from analysis.statistics.significance import CORRECTIONS

@@ -23,14 +23,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from analysis.choices import ORACLE
 from analysis.layout import fits, joined, listed
 from analysis.notes import brief, tell
 from analysis.output import folder, prepare, say, screen, short
 from analysis.query import Ends
+from analysis.records.files import RecordError, shown
 from analysis.records.load import Records, load
 from analysis.records.protocols import Asked
-from analysis.records.runs import RecordError, shown
-from analysis.select import ORACLE, Endpoint, Rule
+from analysis.select import Endpoint, Rule
 from analysis.tuning.picking import SEEDS, TASKS, Picked, by_seeds, by_tasks, csv_of, merged, table_at
 from analysis.tuning.spending import Spent, spent
 from analysis.tuning.sweeps import Sweep, Unscored, sweeps

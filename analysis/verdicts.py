@@ -24,14 +24,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from analysis.choices import FIXED, HELD_OUT, Arms, held_out, settings
 from analysis.layout import fits, joined, listed
 from analysis.notes import brief, tell
 from analysis.output import folder, prepare, say, screen, write_csv
+from analysis.records.files import RecordError
 from analysis.records.load import Records, load
 from analysis.records.protocols import EVERY
-from analysis.records.runs import RecordError, Run
+from analysis.records.runs import Run
 from analysis.records.verdict_files import judged, texts, verdict_files
-from analysis.select import FIXED, HELD_OUT, Arms, headline, held_out, settings
+from analysis.select import headline
 from analysis.statistics.estimates import generator
 from analysis.statistics.winrate import length_controlled, paired, rates, wilson, win_rate
 from core.errors import BadInput
@@ -45,7 +47,7 @@ Judges = dict[str, list[tuple[Path, str]]]
 """Judge -> of each seed, the file of its verdicts and the SHA-256 of the texts beside it."""
 Verdicts = dict[str, np.ndarray]
 """VALUES -> `[k, s, e]`."""
-Spoken = dict[tuple[str, str, str], dict[str, list[tuple[str, pd.DataFrame]]]]
+Scores = dict[tuple[str, str, str], dict[str, list[tuple[str, pd.DataFrame]]]]
 """(suite, task, judge) -> method, or a row's name -> of each of its runs (row, seeds by prompts, which are named by
 number and hash)."""
 
@@ -118,7 +120,7 @@ def tabulate(
     """
     rows: list[dict[str, Any]] = []
     notes: list[str] = []
-    spoken: Spoken = {}
+    scored: Scores = {}
     for run_, by, order, seeds, prompts, names, values in _found(records, judge, notes):
         told = run_.told(seeds.tolist(), "without its verdicts")
         notes += [f"{run_.name}, {by}: {told}"] if told else []
@@ -130,7 +132,7 @@ def tabulate(
             mine = {key: value[pick, :, np.arange(len(prompts))].T for key, value in values.items()}
             chosen.append(("(held-out)", HELD_OUT, " / ".join(choice.picks), mine))
         identity = {"suite": run_.suite, "task": run_.task, "judge": by, "method": run_.method, "label": run_.label}
-        here = spoken.setdefault((run_.suite, run_.task, by), {})
+        here = scored.setdefault((run_.suite, run_.task, by), {})
         for name, rule, picks, mine in chosen:
             row = f"{run_.label} {name}".strip()
             known = {"row": row, "rule": rule, "picks": picks, "seeds": len(seeds), "meant": len(run_.meant)}
@@ -143,7 +145,7 @@ def tabulate(
             notes.append(f"{run_.name}, {by}: no held-out row; some setting has no even or no odd prompts")
         else:  # a method speaks by its only setting, or by the held-out choice, which comes last
             here.setdefault(run_.method, []).append((row, score))
-    return pd.DataFrame(rows), pd.DataFrame(_differences(spoken, compare, notes)), notes
+    return pd.DataFrame(rows), pd.DataFrame(_differences(scored, compare, notes)), notes
 
 
 def _numbers(of: Verdicts, run_: Run) -> dict[str, float]:
@@ -253,13 +255,13 @@ def _recorded(rows: pd.DataFrame, run_: Run) -> pd.DataFrame:
     return table.assign(consistent=np.nan)
 
 
-def _differences(spoken: Spoken, compare: Sequence[str], notes: list[str]) -> Iterator[dict[str, Any]]:
+def _differences(scored: Scores, compare: Sequence[str], notes: list[str]) -> Iterator[dict[str, Any]]:
     """Rows of differences. Raises: RecordError for a name that is nowhere."""
-    there = sorted({name for methods in spoken.values() for name in methods})
+    there = sorted({name for methods in scored.values() for name in methods})
     for name in compare:
         if name not in there:
             raise RecordError(f"--compare: nothing is called {name!r}; there is {', '.join(there)}")
-    for (suite, task, by), methods in spoken.items() if compare else ():
+    for (suite, task, by), methods in scored.items() if compare else ():
         for other in compare[1:]:
             if any(len(methods.get(name, ())) != 1 for name in (compare[0], other)):
                 notes.append(f"{suite}/{task}, {by}: not one run each of {compare[0]} and {other}, so no difference")

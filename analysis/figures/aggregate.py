@@ -36,11 +36,11 @@ from analysis.statistics.improvement import improvement_over
 THRESHOLDS = 101
 DIVERGING = LinearSegmentedColormap.from_list("beats", [VERMILION, "#f7f7f7", BLUE])
 
-Spoken = Mapping[str, tuple[str, dict[str, np.ndarray]]]
+SeedMeans = Mapping[str, tuple[str, dict[str, np.ndarray]]]
 """Label -> (method, task -> seed means `[n]`), of one suite."""
 
 
-def spoken(material: Material) -> dict[str, Spoken]:
+def seed_means(material: Material) -> dict[str, SeedMeans]:
     """What speaks for each run, by suite, labels in the order to show."""
     found: dict[str, dict[str, tuple[str, dict[str, np.ndarray]]]] = {}
     for run, choice in material.once(chosen):
@@ -49,7 +49,7 @@ def spoken(material: Material) -> dict[str, Spoken]:
     return {suite: {label: of[label] for label in material.ordered(of)} for suite, of in found.items()}
 
 
-def complete(of: Spoken, suite: str) -> tuple[Spoken, list[str], list[str]]:
+def complete(of: SeedMeans, suite: str) -> tuple[SeedMeans, list[str], list[str]]:
     """(the methods that have all tasks, those tasks in order, notes on methods left out).
 
     All tasks are those of the methods with most of them, so a method that was tried on a few does not shrink the rest.
@@ -68,10 +68,10 @@ def complete(of: Spoken, suite: str) -> tuple[Spoken, list[str], list[str]]:
     return every, shared, notes
 
 
-def whole(material: Material) -> dict[str, tuple[Spoken, list[str]]]:
+def whole(material: Material) -> dict[str, tuple[SeedMeans, list[str]]]:
     """Suite -> (the methods that have all its tasks, those tasks); notes on those that have not."""
     found = {}
-    for suite, of in material.once(spoken).items():
+    for suite, of in material.once(seed_means).items():
         every, tasks, remarks = complete(of, suite)
         material.notes.extend(remarks)
         found[suite] = every, tasks
@@ -89,12 +89,12 @@ def of_aggregates(material: Material, suite: str, task: str = "") -> Frames:
 
 
 def of_matrix(material: Material, suite: str, task: str = "") -> Frames:
-    pairs = matrix(material.once(spoken).get(suite, {}), suite)
+    pairs = matrix(material.once(seed_means).get(suite, {}), suite)
     if len(pairs):
         yield "improvement", pairs
 
 
-def fewest(of: Spoken, tasks: list[str]) -> int:
+def fewest(of: SeedMeans, tasks: list[str]) -> int:
     """Seeds of the task and method with the fewest."""
     return min(len(values[task]) for _, values in of.values() for task in tasks)
 
@@ -108,7 +108,7 @@ def covers(shown: pd.DataFrame) -> str:
     return f"95% bootstrap intervals; of {seeds} seeds they cover {percent}%"
 
 
-def profiles(of: Spoken, tasks: list[str], suite: str) -> pd.DataFrame:
+def profiles(of: SeedMeans, tasks: list[str], suite: str) -> pd.DataFrame:
     """suite, label, method, tasks, seeds (the fewest), threshold, share (of runs above it), low, high (pointwise)."""
     strata = {label: [values[task] for task in tasks] for label, (_, values) in of.items()}
     runs = np.concatenate([values for one in strata.values() for values in one])
@@ -147,7 +147,7 @@ def draw_profiles(shown: pd.DataFrame, page: Page) -> Figure:
     return figure
 
 
-def aggregates(of: Spoken, tasks: list[str], suite: str) -> pd.DataFrame:
+def aggregates(of: SeedMeans, tasks: list[str], suite: str) -> pd.DataFrame:
     """suite, label, method, tasks, seeds (the fewest), statistic, value, low, high."""
     rows = []
     for label, (method, values) in of.items():
@@ -186,7 +186,7 @@ def draw_aggregates(shown: pd.DataFrame, page: Page) -> Figure:
     return figure
 
 
-def matrix(of: Spoken, suite: str) -> pd.DataFrame:
+def matrix(of: SeedMeans, suite: str) -> pd.DataFrame:
     """suite, label, against, tasks (that both have), seeds (the fewest), probability (that a seed of label beats one of
     against), low, high (NaN where a task has one seed)."""
     rows: list[dict[str, object]] = []

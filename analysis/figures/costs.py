@@ -11,16 +11,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
+from analysis.choices import FIXED
 from analysis.figures import page as on
 from analysis.figures.curves import BANDS, task_name
 from analysis.figures.looks import looks
-from analysis.figures.material import Frames, Material, cells, curve
+from analysis.figures.material import Frames, Material, cells, curve, picked
 from analysis.figures.page import Page
 from analysis.figures.style import at_least_a_point
 from analysis.records.inference import Cost
 from analysis.records.inference import costs as declared
 from analysis.records.load import Records
-from analysis.select import FIXED, HELD_OUT, PICKS
+from analysis.select import PICKS
 
 
 def clock(material: Material) -> pd.DataFrame:
@@ -59,7 +60,7 @@ def of_clock(material: Material, suite: str, task: str) -> Frames:
 
 def paid(material: Material) -> pd.DataFrame:
     material.notes.extend(undeclared(material.records))
-    return over_gradients(material.records, material.once(cells))
+    return over_gradients(material.records, material.once(cells), material.once(picked))
 
 
 def of_gradients(material: Material, suite: str, task: str) -> Frames:
@@ -112,15 +113,18 @@ def plain_log(axes: Axes) -> None:
     axes.tick_params(axis="x", which="minor", labelsize=on.SMALL)
 
 
-def over_gradients(records: Records, cells: pd.DataFrame) -> pd.DataFrame:
-    """Rows of `select.scores` with the declared `passes` and `gradients` (an action), of runs that declare them.
+def over_gradients(records: Records, cells: pd.DataFrame, picked: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `select.scores` (`picked`: those of the rule that is asked for) with the declared `passes` and
+    `gradients` (an action), of runs that declare them.
 
-    Rows: every setting that costs gradients, and of each run one point without any: its setting at none, the held-out
-    choice if there are several (whose passes are unknown where its picks differ in them).
+    Rows: every setting that costs gradients, and of each run one point without any: its setting at none, what is picked
+    if there are several (whose passes are unknown where the picks differ in them).
     """
     rows = []
     known = {(run.suite, run.task, run.label): declared(run) for run in records.runs}
-    for key, run in cells.groupby(["suite", "task", "label"], observed=True, sort=False):
+    keys = ["suite", "task", "label"]
+    choices = dict(list(picked.groupby(keys, observed=True))) if len(picked) else {}
+    for key, run in cells.groupby(keys, observed=True, sort=False):
         of = known[key]
         fixed = run[run["rule"] == FIXED]
         if not set(fixed["setting"]) <= of.keys():
@@ -128,8 +132,7 @@ def over_gradients(records: Records, cells: pd.DataFrame) -> pd.DataFrame:
         fixed = _priced(fixed, [of[setting] for setting in fixed["setting"]])
         free = fixed[fixed["gradients"] == 0]
         if len(free) > 1 and len(free) == len(fixed):
-            chosen = run[run["rule"] == HELD_OUT]
-            free = _chosen(chosen, of) if len(chosen) else free.iloc[-1:]
+            free = _chosen(choices[key], of) if key in choices else free.iloc[-1:]
         elif len(free) > 1:  # a guidance of weight zero: the one with the most samples
             free = free.loc[[free["passes"].idxmax()]]
         rows.append(pd.concat([free, fixed[fixed["gradients"] > 0]]).sort_values("gradients"))
@@ -148,7 +151,7 @@ def _priced(rows: pd.DataFrame, of: Sequence[Cost]) -> pd.DataFrame:
 
 
 def _chosen(rows: pd.DataFrame, of: Mapping[str, Cost]) -> pd.DataFrame:
-    """Held-out rows with what their picks cost: one number, or NaN where the picks differ."""
+    """Rows with what their picks cost: one number, or NaN where the picks differ."""
     each = [{of[pick] for pick in picks.split(PICKS)} for picks in rows["picks"]]
     return _priced(rows, [costs.pop() if len(costs) == 1 else Cost(math.nan, 0.0) for costs in each])
 

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
+from analysis.choices import settings
 from analysis.figures import page as on
 from analysis.figures.looks import Look, looks, shade
 from analysis.figures.material import REFERENCES, Frames, Material, curve
@@ -18,7 +19,6 @@ from analysis.figures.page import Page
 from analysis.figures.style import at_least_a_point
 from analysis.output import short
 from analysis.records.load import Records
-from analysis.select import settings
 from analysis.statistics.estimates import generator, summarise
 
 SETTINGS = 5  # of a method, in a learning curve
@@ -176,7 +176,7 @@ def draw_sheet(points: pd.DataFrame, page: Page) -> Figure:
     at_least_a_point(every[0])
     on.shared(figure, page, "training [gradient steps]", page.score(points["suite"].iloc[0]))
     on.legend(figure, page, list(handles.values()), list(handles))
-    text = f"{points['suite'].iloc[0]}: learning curves of {len(tasks)} tasks, test-time settings as asked for"
+    text = f"{points['suite'].iloc[0]}: learning curves of {len(tasks)} tasks"
     on.title(figure, page, text + (f"; dotted: {name} at its end" if name else ""))
     return figure
 

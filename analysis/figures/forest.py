@@ -10,13 +10,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from analysis.choices import Choice
 from analysis.figures import page as on
 from analysis.figures.looks import looks
 from analysis.figures.material import Frames, Material, chosen
 from analysis.figures.page import Page
 from analysis.output import environment, short
 from analysis.pairs import Matchup, over_tasks, tests
-from analysis.select import Choice
 from analysis.statistics.significance import averaged
 
 TASK, ENVIRONMENT, ALL = "task", "environment", "all"

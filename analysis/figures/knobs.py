@@ -12,21 +12,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
+from analysis.choices import FIXED
 from analysis.figures import page as on
 from analysis.figures.curves import BANDS, ROOM, task_name
 from analysis.figures.looks import Look, looks, shade
-from analysis.figures.material import Frames, Material, cells
+from analysis.figures.material import Frames, Material, cells, picked
 from analysis.figures.page import Page
 from analysis.figures.style import at_least_a_point
 from analysis.output import short
-from analysis.select import FIXED, HELD_OUT
 
 
 def of_task(material: Material, suite: str, task: str) -> Frames:
     """A curve for every knob with two values or more."""
-    rows = material.here(cells, suite, task)
+    rows, one = material.here(cells, suite, task), material.here(picked, suite, task)
     for knob in material.records.knobs:
-        points = knob_curve(rows, knob, material.records.knobs)
+        points = knob_curve(rows, one, knob, material.records.knobs)
         if len(points):
             yield f"knob-{knob}", points
         elif rows[knob].notna().any():
@@ -35,9 +35,12 @@ def of_task(material: Material, suite: str, task: str) -> Frames:
 
 def of_suite(material: Material, suite: str, task: str = "") -> Frames:
     """The same for all tasks of a suite, ROOM a picture."""
-    rows = material.here(cells, suite)
-    for knob in material.records.knobs:
-        found = [knob_curve(mine, knob, material.records.knobs) for _, mine in rows.groupby("task", sort=True)]
+    rows, knobs = material.here(cells, suite), material.records.knobs
+    for knob in knobs:
+        found = [
+            knob_curve(mine, material.here(picked, suite, str(task)), knob, knobs)
+            for task, mine in rows.groupby("task", sort=True)
+        ]
         found = [one for one in found if len(one)]
         if len(found) > 1:
             for number, start in enumerate(range(0, len(found), ROOM)):
@@ -45,12 +48,12 @@ def of_suite(material: Material, suite: str, task: str = "") -> Frames:
                 yield f"knob-{knob}" + (f"-{number + 1}" if number else ""), some
 
 
-def knob_curve(cells: pd.DataFrame, knob: str, knobs: tuple[str, ...]) -> pd.DataFrame:
-    """What the curve over a knob shows, of one task's rows of `select.scores`: the columns of it, `knob` and `line`.
+def knob_curve(cells: pd.DataFrame, picked: pd.DataFrame, knob: str, knobs: tuple[str, ...]) -> pd.DataFrame:
+    """What the curve over a knob shows, of one task's rows of `select.scores` (`picked`: those of the rule that is
+    asked for): the columns of it, `knob` and `line`.
 
     Methods that have the knob give a point a value (a line for each setting of their other knobs); the others give one
-    row with the value missing: their score, by held-out choice if they have other knobs. Empty if no method has at
-    least two values.
+    row with the value missing: what is picked of them. Empty if no method has at least two values.
     """
     points = cells[(cells["rule"] == FIXED) & cells[knob].notna()]
     place = {label: i for i, label in enumerate(points["label"].drop_duplicates())}
@@ -62,10 +65,9 @@ def knob_curve(cells: pd.DataFrame, knob: str, knobs: tuple[str, ...]) -> pd.Dat
     )
     if points.empty or points.groupby("line")[knob].nunique().max() < 2:
         return points.iloc[:0]
-    without = cells[~cells["label"].isin(points["label"])]
-    chosen = without["rule"] == HELD_OUT
-    bands = without[chosen | ((without["rule"] == FIXED) & ~without["label"].isin(without.loc[chosen, "label"]))]
-    return pd.concat([points, bands.assign(line=bands["row"], knob=knob)], ignore_index=True)
+    bands = picked[~picked["label"].isin(points["label"])]
+    bands = bands.assign(line=bands["row"], knob=knob, **{knob: math.nan})
+    return pd.concat([points, bands], ignore_index=True) if len(bands) else points.reset_index(drop=True)
 
 
 def draw(points: pd.DataFrame, page: Page) -> Figure:

@@ -1,7 +1,7 @@
 """The picture of a 2-D bandit (after the VGF paper's Figure 2): its true reward, its data, and where each method acts.
 
-Every method with knobs is shown at the setting that the held-out rule picks (on the even episodes), where the records
-allow it, else at the largest; its title says which. Particle paths lead up to that setting.
+Every method with knobs is shown at the setting that is picked by the rule asked for (by most seeds, where these
+differ), else at the largest; its title says which. Particle paths lead up to that setting.
 """
 
 from __future__ import annotations
@@ -15,18 +15,20 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from analysis.choices import FIXED
 from analysis.figures import page as on
 from analysis.figures.looks import looks
-from analysis.figures.material import Frames, Material
+from analysis.figures.material import Frames, Material, picked
 from analysis.figures.material import cells as scored
 from analysis.figures.page import Page
 from analysis.figures.style import TERRAIN
 from analysis.output import short
 from analysis.records.episodes import setting_name
+from analysis.records.files import RecordError
 from analysis.records.inference import path_of
 from analysis.records.load import Records
-from analysis.records.runs import RecordError, Run
-from analysis.select import FIXED, HELD_OUT, PICKS
+from analysis.records.runs import Run
+from analysis.select import PICKS
 from core.errors import BadInput
 
 POINTS = 400  # data points drawn
@@ -38,7 +40,9 @@ SHAPES = {"grid_x": 1, "grid_y": 1, "true_reward": 2, "data_actions": 2, "data_r
 Arrays = Mapping[str, np.ndarray]
 
 
-def shown(records: Records, suite: str, task: str, cells: pd.DataFrame) -> tuple[pd.DataFrame, list[str]] | None:
+def shown(
+    records: Records, suite: str, task: str, cells: pd.DataFrame, picked: pd.DataFrame
+) -> tuple[pd.DataFrame, list[str]] | None:
     """What the picture of a task shows, and notes on runs that are not in it; None if the task has no landscape.
 
     Columns: suite, task, panel ("data" or the run's label), method, title, kind (true_reward | data | mode | action |
@@ -65,7 +69,7 @@ def shown(records: Records, suite: str, task: str, cells: pd.DataFrame) -> tuple
         if (run.suite, run.task) != (suite, task):
             continue
         try:
-            panel = _method_panel(run, cells, notes)
+            panel = _method_panel(run, _of(run, cells), _of(run, picked), notes)
         except BadInput as error:
             notes.append(f"left out of the picture: {error}")
             continue
@@ -78,7 +82,7 @@ def shown(records: Records, suite: str, task: str, cells: pd.DataFrame) -> tuple
 
 def of_task(material: Material, suite: str, task: str) -> Frames:
     try:
-        picture = shown(material.records, suite, task, material.once(scored))
+        picture = shown(material.records, suite, task, material.once(scored), material.once(picked))
     except BadInput as error:
         material.notes.append(f"no landscape: {error}")
         return
@@ -115,7 +119,7 @@ def draw(points: pd.DataFrame, page: Page) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2.5, 5, 10]))
         axes.yaxis.set_major_locator(MaxNLocator(3, steps=[1, 2.5, 5, 10]))
         axes.grid(False)
-    knobs = " (settings picked on held-out episodes)" if titles["title"].str.contains("=").any() else ""
+    knobs = " (settings as picked)" if titles["title"].str.contains("=").any() else ""
     bar = figure.colorbar(filled, ax=every, shrink=0.8, aspect=35)
     bar.set_label("true reward (score)", fontsize=on.SMALL)
     on.shared(figure, page, "action 1", "action 2")
@@ -143,7 +147,13 @@ def _points(kind: str, places: np.ndarray, **columns: object) -> pd.DataFrame:
     return pd.DataFrame({"kind": kind, "x": places[:, 0], "y": places[:, 1], **columns})
 
 
-def _method_panel(run: Run, cells: pd.DataFrame, notes: list[str]) -> pd.DataFrame | None:
+def _of(run: Run, rows: pd.DataFrame) -> pd.DataFrame:
+    if rows.empty:
+        return rows
+    return rows[(rows["suite"] == run.suite) & (rows["task"] == run.task) & (rows["label"] == run.label)]
+
+
+def _method_panel(run: Run, mine: pd.DataFrame, picked: pd.DataFrame, notes: list[str]) -> pd.DataFrame | None:
     """Actions at the setting shown, and particle paths where there are some; None without candidates.npz."""
     arrays = run.candidates(notes)
     if arrays is None:
@@ -161,24 +171,22 @@ def _method_panel(run: Run, cells: pd.DataFrame, notes: list[str]) -> pd.DataFra
     if not actions.size or any(arrays[knob].shape != actions.shape[1:2] for knob in run.knobs):
         raise RecordError(f"{path}: no knob settings, or not one value each")
     grid = [{knob: float(arrays[knob][k]) for knob in run.knobs} for k in range(actions.shape[1])]
-    mine = cells[(cells["suite"] == run.suite) & (cells["task"] == run.task) & (cells["label"] == run.label)]
-    last = _setting_shown(grid, mine)
+    last = _setting_shown(grid, picked)
     taken = actions[:, last].reshape(-1, 2)
     taken = taken[_spread(len(taken), ACTIONS)]
     frames = [_points("action", taken), *_paths(run, arrays, grid, last)]
     title = f"{run.label} {setting_name(grid[last])}".strip()
-    mine = mine[(mine["rule"] == FIXED) & (mine["setting"] == setting_name(grid[last]))]
+    mine = mine[(mine["rule"] == FIXED) & (mine["setting"] == setting_name(grid[last]))] if len(mine) else mine
     score = "no evaluation" if mine.empty else "{mean:.1f} [{low:.1f}, {high:.1f}]".format(**mine.iloc[0])
     return pd.concat(frames, ignore_index=True).assign(panel=run.label, method=run.method, title=f"{title}\n{score}")
 
 
-def _setting_shown(grid: list[dict[str, float]], mine: pd.DataFrame) -> int:
-    """Which of the run's settings its panel shows: the held-out pick, else the largest."""
+def _setting_shown(grid: list[dict[str, float]], picked: pd.DataFrame) -> int:
+    """Which of the run's settings its panel shows: the first one picked, else the largest."""
     largest = max(range(len(grid)), key=lambda k: tuple(grid[k].values()))
-    held_out = mine[mine["rule"] == HELD_OUT]
-    if held_out.empty:
+    if picked.empty:
         return largest
-    pick = str(held_out.iloc[0]["picks"]).split(PICKS)[0]
+    pick = str(picked.iloc[0]["picks"]).split(PICKS)[0]
     return next((k for k, setting in enumerate(grid) if setting_name(setting) == pick), largest)
 
 

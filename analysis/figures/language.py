@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.choices import settings
 from analysis.figures.language_plots import PANELS, STEP, TEST, N, lines, named
 from analysis.figures.material import Frames, Material
+from analysis.records.files import RecordError
 from analysis.records.load import Records
-from analysis.records.runs import RecordError, Run
-from analysis.select import headline, settings
+from analysis.records.runs import Run
+from analysis.select import headline
 from analysis.statistics.estimates import bootstrap, generator, summarise
 from core import strict_json
 from core.errors import BadInput, reason

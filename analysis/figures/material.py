@@ -8,10 +8,11 @@ from typing import Any, NamedTuple, TypeVar
 
 import pandas as pd
 
+from analysis.choices import Choice
 from analysis.query import Query
 from analysis.records.load import Records
 from analysis.records.runs import Run
-from analysis.select import PICKS, Choice, choose, scores
+from analysis.select import PICKS, choose, scores
 from analysis.statistics.estimates import generator
 
 T = TypeVar("T")
@@ -74,6 +75,15 @@ def cells(material: Material) -> pd.DataFrame:
     """`select.scores` of the evaluations that count."""
     found, notes = scores(material.records, endpoint=material.query.endpoint, interval=material.query.interval)
     material.notes.extend(notes)
+    return found
+
+
+def picked(material: Material) -> pd.DataFrame:
+    """`select.scores` of what speaks for each run by the rule that is asked for, one row a run; notes on those for
+    which nothing does."""
+    query = material.query
+    found, notes = scores(material.records, endpoint=query.endpoint, rule=query.rule, interval=query.interval)
+    material.notes.extend(note for note in notes if note not in material.notes)
     return found
 
 

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from analysis.figures import page as on
-from analysis.figures.aggregate import Spoken, count, covers, fewest, whole
+from analysis.figures.aggregate import SeedMeans, count, covers, fewest, whole
 from analysis.figures.looks import looks
 from analysis.figures.material import Frames, Material
 from analysis.figures.page import Page
@@ -21,7 +21,7 @@ def of_suite(material: Material, suite: str, task: str = "") -> Frames:
         yield "ranks", ranks(every, tasks, suite)
 
 
-def ranks(of: Spoken, tasks: list[str], suite: str) -> pd.DataFrame:
+def ranks(of: SeedMeans, tasks: list[str], suite: str) -> pd.DataFrame:
     """suite, label, method, tasks, seeds (the fewest), rank (mean over tasks, 1 the best), low, high (over seeds), and
     critical: Nemenyi's difference for tasks that are independent, NaN of one task. The best is first."""
     strata = [[values[task] for task in tasks] for _, values in of.values()]

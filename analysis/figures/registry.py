@@ -30,7 +30,7 @@ from analysis.figures import (
 )
 from analysis.figures.material import Frames, Material
 from analysis.figures.page import COLUMN, TEXT, Page, caption
-from analysis.records.runs import RecordError, shown
+from analysis.records.files import RecordError, shown
 from core.text import nearest
 
 TASK, SUITE = "task", "suite"

@@ -14,17 +14,19 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from analysis.choices import FIXED, arms, average, settings
 from analysis.figures import page as on
 from analysis.figures.curves import SETTINGS, task_name
 from analysis.figures.knobs import scale
 from analysis.figures.looks import looks, shade
-from analysis.figures.material import Frames, Material, cells
+from analysis.figures.material import Frames, Material, cells, picked
 from analysis.figures.page import Page
 from analysis.figures.style import at_least_a_point
+from analysis.records.files import RecordError
 from analysis.records.inference import path_of
 from analysis.records.load import Records
-from analysis.records.runs import RecordError, Run
-from analysis.select import FIXED, HELD_OUT, Endpoint, arms, average, settings
+from analysis.records.runs import Run
+from analysis.select import Endpoint
 from analysis.statistics.estimates import LEVEL, RESAMPLES, generator, mean_of, resample, summarise
 from analysis.statistics.transport import Flow, mmd2, transport_bound
 from core.errors import BadInput, reason
@@ -33,12 +35,15 @@ TRAIN = "train_flow_steps"  # L_train
 NEAR_ZERO = 1.0  # points: a task whose mean score is below has no scale to be normalised by
 
 
-def trained(records: Records, cells: pd.DataFrame) -> pd.DataFrame:
+def trained(records: Records, cells: pd.DataFrame, picked: pd.DataFrame) -> pd.DataFrame:
     """Rows of `select.scores` of runs that differ in L_train and in nothing else, with the columns knob (the steps of
     their flow at test time), L_train and line.
 
-    Rows: each test-time setting, and their held-out choice (line "... held-out L_test"). Empty if there are none.
+    Rows: each test-time setting, and of several what is `picked` (line "... new-seeds L_test"); none if there are no
+    such runs.
     """
+    choices = picked[picked["rule"] != FIXED] if len(picked) else picked
+    cells = pd.concat([cells[cells["rule"] == FIXED], choices], ignore_index=True) if len(cells) else cells
     groups: dict[tuple[str, ...], list[Run]] = defaultdict(list)
     for run in records.runs:
         if run.number(TRAIN) is not None and path_of(run):
@@ -51,17 +56,17 @@ def trained(records: Records, cells: pd.DataFrame) -> pd.DataFrame:
     for runs in groups.values():
         levels = {run.fingerprint: run.number(TRAIN) or 0.0 for run in runs}
         rows = cells[cells["fingerprint"].isin(levels) & (cells["suite"] == runs[0].suite)]
-        rows = rows[(rows["task"] == runs[0].task) & rows["rule"].isin([FIXED, HELD_OUT])]
+        rows = rows[rows["task"] == runs[0].task]
         knob = path_of(runs[0])
         rows = rows.assign(knob=knob, L_train=rows["fingerprint"].map(levels))
         if rows["L_train"].nunique() > 1:
-            names = rows["setting"].where(rows["rule"] == FIXED, f"held-out {knob}")
+            names = rows["setting"].where(rows["rule"] == FIXED, rows["rule"] + f" {knob}")
             found.append(rows.assign(line=[f"{runs[0].method}{runs[0].mark} {name}".strip() for name in names]))
     return pd.concat(found).sort_values(["line", "L_train"], ignore_index=True) if found else cells.iloc[:0]
 
 
 def draw_trained(points: pd.DataFrame, page: Page) -> Figure:
-    """Score over L_train of one task: the held-out choice bold with its interval, each L_test a shade."""
+    """Score over L_train of one task: what the rule picks bold with its interval, each L_test a shade."""
     figure, axes = on.panel(page)
     methods = list(points["method"].drop_duplicates())
     styles = looks({method: method for method in methods})
@@ -178,7 +183,7 @@ def of_normalised(material: Material, suite: str, task: str = "") -> Frames:
 
 
 def _trained(material: Material) -> pd.DataFrame:
-    return trained(material.records, material.once(cells))
+    return trained(material.records, material.once(cells), material.once(picked))
 
 
 def of_trained(material: Material, suite: str, task: str) -> Frames:

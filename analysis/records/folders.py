@@ -10,7 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from analysis.records.runs import ENDINGS, KILLED, TAKEN, RecordError, Run, Source, alive_in, content, named, shown
+from analysis.records.files import RecordError, alive_in, content, shown
+from analysis.records.runs import ENDINGS, KILLED, TAKEN, Run, Source, named
 from core import records, strict_json
 from core.errors import reason
 from core.text import printable

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis.records.runs import Run, shown
+from analysis.records.files import shown
+from analysis.records.runs import Run
 
 MOST = 3  # settings that a label names
 LONGEST = 24  # characters of a value

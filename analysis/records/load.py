@@ -17,10 +17,11 @@ import numpy as np
 import pandas as pd
 
 from analysis.records.episodes import AFTER, BEFORE, PHASES, Rows, read_episodes
+from analysis.records.files import RecordError, last_written, read_npz
 from analysis.records.folders import Place, differences, odd_ones, places, read_source, unite
 from analysis.records.labels import labelled, natural
 from analysis.records.protocols import asked, chosen
-from analysis.records.runs import KILLED, RecordError, Run, Source, last_written, named, read_npz
+from analysis.records.runs import KILLED, Run, Source, named
 from analysis.records.scale import small_scores
 from core.errors import BadInput, reason
 

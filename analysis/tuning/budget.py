@@ -12,8 +12,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from analysis.choices import Arms, arms, average, halves, settings
 from analysis.records.load import Records
-from analysis.select import Arms, Endpoint, arms, average, halves, settings
+from analysis.select import Endpoint
 from analysis.statistics.estimates import generator
 from analysis.statistics.noise import settled
 

@@ -15,9 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from analysis.published import FOLDER, METHODS, read
+from analysis.records.load import Records
 from analysis.records.runs import SEEDED
+from analysis.select import Rule, scores
 
 MODES = np.array([[0.55, 0.45], [-0.55, -0.45]])  # the first is the better one
 Effect = Callable[[float, Mapping[str, float]], float]
@@ -189,6 +192,11 @@ def write_candidates(
     valid = np.ones((seeds, len(grid), observations, particles), bool)
     arrays |= {"observations": np.zeros((observations, 1)), "valid": valid}
     np.savez(folder / "candidates.npz", **arrays, candidates=candidates, actions=actions)  # type: ignore[arg-type]
+
+
+def both(records: Records) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What figures are made of: the rows of every setting, and those that the default rule picks."""
+    return scores(records)[0], scores(records, rule=Rule())[0]
 
 
 def write_suite(root: Path) -> None:

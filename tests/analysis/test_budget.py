@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from analysis.choices import Arms
 from analysis.records.load import load
-from analysis.select import Arms
 from analysis.tuning.budget import POLICIES, Policy, curve, curves, drawn, halving, totals, uniform
 from tests.analysis.synthetic import write_run
 

@@ -22,7 +22,7 @@ from analysis.output import short
 from analysis.records.load import load
 from analysis.select import scores
 from tests.analysis.command import invoke, refused
-from tests.analysis.synthetic import MODES, write_candidates, write_landscape, write_run, write_suite
+from tests.analysis.synthetic import MODES, both, write_candidates, write_landscape, write_run, write_suite
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def test_figures_exist_and_say_where(suite: Path, tmp_path: Path) -> None:
     numbers = ["mean", "low", "high"]
     expected = table.loc[shown["row"], numbers].to_numpy(float)
     np.testing.assert_allclose(shown[numbers].to_numpy(float), expected, rtol=1e-6)
-    assert set(shown.loc[shown["L_test"].isna(), "line"]) == {"bc", "fql", "best_of_n (held-out)"}
+    assert set(shown.loc[shown["L_test"].isna(), "line"]) == {"bc", "fql", "best_of_n (new-seeds)"}
 
 
 def test_drawn_lines_are_the_frame(suite: Path) -> None:
@@ -141,21 +141,22 @@ def test_drawn_lines_are_the_frame(suite: Path) -> None:
     assert {tuple(np.round(np.array(line.get_ydata(), float), 6)) for line in lines} == expected and len(lines) == len(
         expected
     )
-    cells = scores(records)[0]
-    curve = knobs.knob_curve(cells[cells["suite"] == "toy"], "N", records.knobs)
+    cells, picked = (rows[rows["suite"] == "toy"] for rows in both(records))
+    curve = knobs.knob_curve(cells, picked, "N", records.knobs)
     axes = knobs.draw(curve, Page(COLUMN)).axes[0]
     assert axes.get_xscale() == "log" and [tick.get_text() for tick in axes.get_xticklabels()] == ["1", "4", "20", "64"]
     assert any(np.allclose(line.get_ydata(), curve.loc[curve["N"].notna(), "mean"]) for line in axes.lines[:1])
     plt.close("all")
 
 
-def test_landscape_shows_paths_and_the_largest_setting(tmp_path: Path) -> None:
+def test_landscape_shows_paths_up_to_the_setting_picked(tmp_path: Path) -> None:
     write_landscape(tmp_path)
     knobs = {"L_test": [0, 1, 5]}
-    write_candidates(write_run(tmp_path, "vgf", knobs=knobs, evaluations=1), knobs, pull=0.5)
+    run = write_run(tmp_path, "vgf", knobs=knobs, evaluations=1, effect=lambda _, at: 10 * at["L_test"])
+    write_candidates(run, knobs, pull=0.5)
     write_run(tmp_path, "fql", evaluations=1)
     records = load(tmp_path)
-    shown = landscape.shown(records, "toy", "toy", scores(records)[0])
+    shown = landscape.shown(records, "toy", "toy", *both(records))
     assert shown is not None
     points, notes = shown
     assert len(notes) == 1 and "fql" in notes[0] and "no candidates.npz" in notes[0]
@@ -175,7 +176,7 @@ def test_a_landscape_of_methods_without_particles(tmp_path: Path) -> None:
     write_landscape(tmp_path)
     write_candidates(write_run(tmp_path, "fql", evaluations=1), {}, pull=0.5)
     records = load(tmp_path)
-    points, notes = landscape.shown(records, "toy", "toy", scores(records)[0]) or (None, None)
+    points, notes = landscape.shown(records, "toy", "toy", *both(records)) or (None, None)
     assert notes == [] and set(points["kind"]) == {"true_reward", "data", "mode", "action"}
     figure = landscape.draw(points, Page())
     assert [axes.get_title().partition("\n")[0] for axes in figure.axes[:2]] == ["data", "fql"]
@@ -211,7 +212,7 @@ def test_learning_curves_stay_legible(tmp_path: Path) -> None:
     points, notes = curves.legible(curves.learning(records))
     shown = points["setting"].drop_duplicates().tolist()
     assert len(shown) == 5 and notes == [f"toy: of 8 settings of qgf the learning curve shows {', '.join(shown)}"]
-    curve = knobs.knob_curve(scores(records)[0], "w", records.knobs)
+    curve = knobs.knob_curve(*both(records), "w", records.knobs)
     assert curve["line"].drop_duplicates().tolist() == ["qgf N=1", "qgf N=4"]
     assert curve.groupby("line")["w"].apply(list).tolist() == [grid["w"]] * 2
 

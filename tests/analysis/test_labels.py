@@ -70,7 +70,7 @@ def test_a_setting_has_one_label_on_all_tasks(ablation: Path) -> None:
     assert records.notes == ["ogbench: runs of avgf on 4 tasks are told apart by train_flow_steps 2 / 5 / 10"]
     assert [one.label for one, _ in records.each()][:4] == [  # by size, not by letters
         "avgf train_flow_steps=2", "avgf train_flow_steps=5", "avgf train_flow_steps=10", "fql"]  # fmt: skip
-    of = aggregate.spoken(Material(records))["ogbench"]
+    of = aggregate.seed_means(Material(records))["ogbench"]
     assert set(of["avgf train_flow_steps=10"][1]) == set(TASKS)
     every, tasks, _ = aggregate.complete(of, "ogbench")
     assert len(tasks) == 4 and set(every) == {"avgf train_flow_steps=2", "avgf train_flow_steps=10", "fql"}

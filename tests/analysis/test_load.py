@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from analysis.records.files import RecordError
 from analysis.records.load import load
-from analysis.records.runs import RecordError
 from tests.analysis import load_speed
 from tests.analysis.synthetic import LAYOUTS, write_run
 

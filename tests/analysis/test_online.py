@@ -10,7 +10,7 @@ import pytest
 from scipy import stats as reference
 
 from analysis import stats, tables, tune
-from analysis.compare import Terms, spoken
+from analysis.compare import Terms, measured_by_name
 from analysis.endpoint import Endpoint, area, own
 from analysis.pairs import matchups, over_tasks
 from analysis.records.load import load
@@ -132,7 +132,7 @@ def test_online_runs_are_tested_beside_offline_ones(results: Path) -> None:
     done = invoke(stats.app, results, "--compare", "vgf online,vgf", "--out", results / "phases")
     rows = pd.read_csv(results / "phases" / "compare-vgf online-vgf.csv")
     assert done.exit_code == 0 and rows["difference"].to_numpy() == pytest.approx([60.0] * 2, abs=6)
-    cells = spoken(load(results), ["vgf online", "fql online"], Terms(AREA))
+    cells = measured_by_name(load(results), ["vgf online", "fql online"], Terms(AREA))
     found, notes = matchups(cells, "vgf online", "fql online")
     ((_, over),) = over_tasks(found)
     assert notes == [] and float(over.seeds.difference) == pytest.approx(15.0, abs=3)

@@ -15,8 +15,8 @@ from analysis import tables
 from analysis.compare import DIFFERS, OPEN, REPRODUCED, Terms, compare, overall
 from analysis.latex import TEXT_WIDTH
 from analysis.published import FOLDER, METHODS, canonical, environments, read
+from analysis.records.files import RecordError
 from analysis.records.load import load
-from analysis.records.runs import RecordError
 from analysis.select import Endpoint, Rule
 from analysis.statistics.significance import Sample, equivalence, holm, sample, welch
 from tests.analysis.command import Result, invoke

@@ -16,8 +16,8 @@ from analysis.figures import aggregate
 from analysis.figures.material import Material
 from analysis.plots import Save
 from analysis.query import Query, names_in
+from analysis.records.files import RecordError
 from analysis.records.load import Records, load
-from analysis.records.runs import RecordError
 from analysis.select import Rule
 from tests.analysis.command import invoke, refused
 from tests.analysis.synthetic import write_run
@@ -100,7 +100,7 @@ def by_report(root: Path, out: Path, monkeypatch: pytest.MonkeyPatch, *options: 
         cells = re.findall(r'data-v="([^"]*)">([^<]*)</td>', line)
         found[cells[0][1], cells[1][1]] = float(cells[2][0])  # after the suite, which heads the row
     ((records, query),) = asked
-    of = aggregate.spoken(Material(records, query))["ogbench"]
+    of = aggregate.seed_means(Material(records, query))["ogbench"]
     return found, over_tasks(aggregate.aggregates(of, TASKS, "ogbench"))
 
 

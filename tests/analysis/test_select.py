@@ -10,29 +10,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.records.load import load
-from analysis.records.runs import RecordError
-from analysis.select import (
+from analysis.choices import (
     FIXED,
     HELD_OUT,
     NEW_SEEDS,
     ORACLE,
     Arms,
     Choice,
-    Endpoint,
-    Rule,
     arms,
     best,
-    choose,
-    headline,
     held_out,
     new_seeds,
-    offline,
     oracle,
     oracle_bias,
-    scores,
     shared_starts,
 )
+from analysis.records.files import RecordError
+from analysis.records.load import load
+from analysis.select import Endpoint, Rule, choose, headline, offline, scores
 from analysis.statistics.estimates import improvement_of, profile_of
 from analysis.statistics.significance import mann_whitney, wilcoxon
 from tests.analysis.synthetic import write_run

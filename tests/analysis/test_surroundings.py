@@ -17,7 +17,7 @@ from analysis import plots, report, stats, tables, verdicts
 from analysis.figures import style
 from analysis.latex import escape
 from analysis.records import load
-from analysis.records.runs import held
+from analysis.records.files import held
 from tests.analysis.command import invoke, refused
 from tests.analysis.synthetic import write_run
 from tests.harness.command import held as holding
