@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.choices import Choice, united
 from analysis.output import short
 from analysis.published import METHODS, canonical, protocol_of, tasks_of
-from analysis.query import named
+from analysis.query import Query, asked_for, asks
 from analysis.records.load import Records
-from analysis.records.runs import RecordError, Run, shown
-from analysis.select import FIXED, HELD_OUT, NEW_SEEDS, PAPER_KNOB, PICKS, Choice, Endpoint, Rule, choose, offline
+from analysis.records.runs import Run
+from analysis.select import PICKS, Endpoint, Rule, choose, offline
 from analysis.statistics.significance import (
     ALPHA,
     CORRECTIONS,
@@ -31,10 +32,8 @@ from analysis.statistics.significance import (
     clustered,
     detectable,
     equivalence,
-    sample,
     welch,
 )
-from core.text import nearest
 
 REPRODUCED, DIFFERS, OPEN = "reproduced", "differs", "not enough data"
 MARGIN = 5.0  # points
@@ -44,7 +43,7 @@ NO_RUN = "no run"
 OTHER = ("generated", "given")  # origins of data that need not be those in print
 
 Key = tuple[str, str, str]
-"""(suite, canonical task, our method, with its protocol where several of the suite are shown)."""
+"""(suite, canonical task, our method with its protocol where several of the suite are shown, or the name asked for)."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +60,11 @@ class Terms:
     """Which run speaks where a task has several of a method: beginnings of fingerprints, or settings as `bank=16`."""
     protocols: tuple[str, ...] = ()
     """Those that were asked for. Runs of one that is asked for alone count beside numbers of any."""
+
+    @classmethod
+    def of(cls, query: Query, margin: float = MARGIN, correction: str = "holm") -> Terms:
+        """What a command is asked for."""
+        return cls(query.endpoint, query.rule, margin, correction, query.runs, query.protocols)
 
 
 @dataclass
@@ -111,6 +115,29 @@ def compare(records: Records, published: pd.DataFrame, terms: Terms) -> tuple[pd
     return frame, notes
 
 
+def unpublished(records: Records, published: pd.DataFrame, terms: Terms) -> pd.DataFrame:
+    """Rows as those of `compare`, without a verdict, of the methods that a published table does not have, on the rows
+    it has; `published_method` is the name to show."""
+    records, _ = _as_published(records, published, terms.protocols)
+    cells = measured(records, terms)
+    found = []
+    for _, rows in published.groupby("table", sort=False):
+        theirs = {name for method in rows["method"].unique() for name in METHODS.get(method, (method.lower(),))}
+        places = rows.drop_duplicates(["suite", "environment", "task"]).to_dict("records")
+        here = {(row["suite"], task) for row in places for task in tasks_of(row)}
+        labels: dict[str, set[str]] = defaultdict(set)
+        for key, cell in cells.items():
+            if key[:2] in here and key[2] not in theirs:
+                labels[key[2]].add(cell.run.label if cell.run else key[2])
+        ours = {name: of.pop() if len(of) == 1 else name for name, of in labels.items()}
+        for name in sorted(ours, key=lambda name: records.position(ours[name])):
+            for row in places:
+                of = [cells.get((row["suite"], task, name), Cell()) for task in tasks_of(row)]
+                blank = row | {"method": ours[name], "mean": math.nan, "std": math.nan, "seeds": math.nan}
+                found.append(_compared(blank, name, of, terms) | {"verdict": ""})
+    return pd.DataFrame(found)
+
+
 def _as_published(records: Records, published: pd.DataFrame, asked: Sequence[str]) -> tuple[Records, list[str]]:
     """(the records of runs under the protocols of the published numbers, notes on the others); all where one protocol
     was asked for."""
@@ -127,59 +154,78 @@ def _as_published(records: Records, published: pd.DataFrame, asked: Sequence[str
 
 
 def measured(records: Records, terms: Terms) -> dict[Key, Cell]:
-    """What the records hold of each method on each task, default tasks under their number.
+    """What the records hold of each method on each task, default tasks under their number; offline results.
 
     Several runs of one method on one task are never pooled: the cell says so, unless `terms.runs` names one.
 
     Raises: RecordError: `terms` name a run or a knob that is nowhere.
     """
-    for one in terms.runs:
-        if not one.strip() or not any(named(run, [one]) for run in records.runs):
-            raise RecordError(f"--run {shown(one)}: no run has such a fingerprint or setting")
-    knobs = (PAPER_KNOB, *records.knobs)  # what the paper fixes may be asked for before it was run
-    if unknown := [knob for knob in terms.rule.at if knob not in knobs]:
-        raise RecordError(f"--select {shown(str(terms.rule))}: no run has a knob {shown(unknown[0])}; "
-                          f"{nearest(unknown[0], sorted(set(knobs)))}")  # fmt: skip
+    asked_for(records, terms.runs, terms.rule)
     found: dict[Key, list[tuple[Run, pd.DataFrame]]] = defaultdict(list)
     for run, rows in records.each():
         found[run.suite, canonical(run.task), run.method + run.mark].append((run, rows))
-    return {key: _cell(several, terms) for key, several in found.items()}
+    return {key: _published(several, terms) for key, several in found.items()}
 
 
-def _cell(several: Sequence[tuple[Run, pd.DataFrame]], terms: Terms) -> Cell:
+def measured_by_name(records: Records, names: Sequence[str], terms: Terms) -> dict[Key, Cell]:
+    """The same for what goes by some names: labels of runs, or names of methods (as "vgf", "vgf online"), each beside
+    the others; of a method the runs that its name alone does not tell apart are named by their labels.
+
+    Raises: as `measured`.
+    """
+    asked_for(records, terms.runs, terms.rule)
+    labels = {(run.suite, name) for run in records.runs for name in (run.label, run.renamed)}
+    found: dict[Key, list[tuple[Run, pd.DataFrame]]] = defaultdict(list)
+    for run, rows in records.each():
+        for name in names:
+            if name in ((run.label, run.renamed) if (run.suite, name) in labels else run.called):
+                found[run.suite, canonical(run.task), name].append((run, rows))
+    return {key: _named(several, terms) for key, several in found.items()}
+
+
+def _published(several: Sequence[tuple[Run, pd.DataFrame]], terms: Terms) -> Cell:
+    """Of a run and its online continuation, the first counts: print has none."""
     if len(several) > 1:
-        asked = [one for one in several if named(one[0], terms.runs)]
+        asked = [one for one in several if asks(one[0], terms.runs)]
         stayed = [one for one in asked if not one[0].online]  # whose online twin began as it did
         asked = stayed if len(stayed) == 1 else asked
         if len(asked) != 1:
-            prints = ", ".join(run.fingerprint[:8] for run, _ in several)
+            prints = ", ".join(sorted(run.fingerprint[:8] for run, _ in several))
             return Cell(why=f"{len(several)} runs ({prints}), --run names one", remark="several runs, none counted")
         several = asked
     run, rows = several[0]
-    went_on = (rows["phase"] == "online").any()
+    went_on = bool((rows["phase"] == "online").any())
     rows, missing = terms.endpoint(offline(rows))
+    return _cell(run, rows, missing or "no offline evaluation" * rows.empty, went_on, terms)
+
+
+def _named(several: Sequence[tuple[Run, pd.DataFrame]], terms: Terms) -> Cell:
+    named = [one for one in several if asks(one[0], terms.runs)] or several
+    if len(named) > 1:
+        labels = ", ".join(run.label for run, _ in named)
+        return Cell(why=f"{len(named)} runs ({labels}): name one, or --run does", remark="several runs, none counted")
+    run, rows = named[0]
+    return _cell(run, *terms.endpoint.of(run, rows), False, terms)
+
+
+def _cell(run: Run, rows: pd.DataFrame, missing: str, went_on: bool, terms: Terms) -> Cell:
+    """What the rule makes of the rows that count. `went_on`: after them, so that they are no unfinished run's."""
     if rows.empty:
-        return Cell(run, None, missing or "no offline evaluation")
+        return Cell(run, None, missing)
     step = int(rows["step"].max())
     choice = choose(run, rows, terms.rule)
     if isinstance(choice, str):
         return Cell(run, None, choice, step=step)
     if choice.status != "finished" and not went_on and not terms.endpoint.steps:
         missing = missing or f"the run {run.ending}, at step {step}"
-    open_ = ""
-    if terms.rule.at and choice.rule != FIXED:
-        left = [knob for knob in run.knobs if knob not in terms.rule.at]
-        open_ = f"{terms.rule} leaves {', '.join(left)} open: {choice.rule}"
-    if terms.rule.name == NEW_SEEDS and choice.rule == HELD_OUT:
-        open_ = "one seed chooses on its own episodes: held-out"
-    return Cell(run, choice, missing, "; ".join(filter(None, (open_, choice.told))), step)
+    return Cell(run, choice, missing, "; ".join(filter(None, (terms.rule.left_open(run, choice), choice.told))), step)
 
 
 def _compared(row: Mapping[Any, Any], method: str, cells: Sequence[Cell], terms: Terms) -> dict[str, object]:
     """Numbers of one row; `why` is what is missing, "" where the numbers may be judged."""
     known = [cell for cell in cells if cell.choice is not None]
     choices = [cell.choice for cell in known if cell.choice is not None]
-    own, dropped = _own(choices)
+    own, dropped = united(choices)
     seeds = ASSUMED_SEEDS if math.isnan(row["seeds"]) else row["seeds"]
     printed = Sample(row["mean"], row["std"], seeds, row["unit"])
     against = welch(own, printed) if own.n else Comparison(*[math.nan] * 6)
@@ -224,23 +270,6 @@ def _circumstances(run: Run) -> list[str]:
     )
     timing = (run.meta.get("task_options") or {}).get("success_timing", "post")
     return found + ([f"success_timing={timing}"] if timing != "post" else [])
-
-
-def _own(choices: Sequence[Choice]) -> tuple[Sample, list[int]]:
-    """(what the seeds that all tasks have say, each by its mean over tasks; the other seeds).
-
-    Tasks of an environment share seed and dataset, so a seed is one unit, as it is in print; the tasks' own stds
-    would count what they share as independent. What their episodes say is independent.
-    """
-    if not choices:
-        return Sample(math.nan, math.nan, 0), []
-    table = pd.concat([choice.means() for choice in choices], axis=1)
-    whole = table.notna().all(axis=1)
-    dropped = sorted(map(int, table.index[~whole]))
-    if not whole.any():
-        return Sample(math.nan, math.nan, 0), dropped
-    floor = sum(choice.sample().floor for choice in choices) / len(choices) ** 2
-    return sample(table[whole].mean(axis=1).to_numpy(float), floor), dropped
 
 
 def _rule_of(choices: Sequence[Choice]) -> str:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from rich.console import Console
 
-from analysis.records.runs import RecordError
+from analysis.records.files import RecordError
 from core import options
 from core.files import sweep, write_text
 from core.records import file_name
@@ -107,9 +106,3 @@ def say(*lines: object) -> None:
     """Prints lines; what they name cannot steer the terminal."""
     for line in lines:
         print(printable(str(line)), flush=True)
-
-
-def print_notes(notes: Sequence[str]) -> None:
-    """What was left out or needs care, one line each, last on the screen."""
-    say("", f"{len(notes)} notes:" if len(notes) > 1 else "1 note:" if notes else "Nothing was left out.")
-    say(*(f"- {note}" for note in notes))

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from analysis.choices import Choice, shared_starts
 from analysis.compare import NO_RUN, Cell, Key
 from analysis.output import environment
-from analysis.select import Choice, shared_starts
 from analysis.statistics.estimates import Estimate, across, generator
 from analysis.statistics.improvement import improvement_over
 from analysis.statistics.significance import (
@@ -66,7 +66,8 @@ class Matchup:
     def paired(self) -> tuple[Comparison, int]:
         """The comparison over shared start states, and how many there are; NaN with fewer than two."""
         a, b = shared_starts(self.a, self.b)
-        return (paired(a, b), a.shape[1]) if a.shape[1] > 1 else (_UNKNOWN, a.shape[1])
+        spreads = (self.a.spread, self.b.spread)
+        return (paired(a, b, spreads=spreads), a.shape[1]) if a.shape[1] > 1 else (_UNKNOWN, a.shape[1])
 
 
 class Over(NamedTuple):

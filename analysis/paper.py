@@ -3,67 +3,82 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from analysis.choices import ORACLE
 from analysis.compare import DIFFERS, OPEN, REPRODUCED, Terms, counts, overall
+from analysis.latex import NONE, Cell, Line, Sheet, rounded, source
+from analysis.layout import fits, joined, listed, wrapped
 from analysis.output import below, short, write_csv
 from analysis.output import markdown as plain
 from analysis.published import METHODS, TITLES
-from analysis.select import ORACLE
 from analysis.statistics.design import design, sentences
 from core.files import write_text
-from core.text import printable
 
 Row = Mapping[str, Any]
 """Of the frame of `compare`."""
 
-MISSING = "\N{EM DASH}"
+MISSING, AVERAGE = "\N{EM DASH}", "Average"
+VERDICT = 28  # characters a line, at the least
 MARKS = {REPRODUCED: "=", DIFFERS: "\N{NOT EQUAL TO}", OPEN: "?"}
-LATEX = str.maketrans({
-    **{sign: rf"\{sign}" for sign in "&%#_${}"}, "\\": r"\textbackslash{}", "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}", "\N{PLUS-MINUS SIGN}": r"$\pm$", MISSING: "---",
-})  # fmt: skip
-"""Signs that LaTeX would act on, or lacks."""
-LATEX_MARKS = {REPRODUCED: "^{=}", DIFFERS: r"^{\neq}", OPEN: "^{?}"}
 
 
-def write(compared: pd.DataFrame, terms: Terms, folder: Path, notes: list[str]) -> Iterator[Path]:
-    """Writes folder/<table>.{md,csv,tex} for each table in `compared`, and yields their paths."""
+def write(
+    compared: pd.DataFrame, terms: Terms, folder: Path, notes: list[str], unpublished: pd.DataFrame | None = None
+) -> Iterator[Path]:
+    """Writes folder/<table>.{md,csv,tex} for each table in `compared`, and yields their paths; `unpublished` are the
+    rows of methods that print does not have."""
     for table, rows in compared.groupby("table", sort=False):
-        page, numbers, source = (below(folder, f"{table}.{kind}") for kind in ("md", "csv", "tex"))
-        write_text(page, markdown(rows, terms, notes))
-        write_csv(numbers, rows.assign(endpoint=str(terms.endpoint), select=str(terms.rule)))
-        write_text(source, latex(rows, terms))
-        yield from (page, numbers, source)
+        more = unpublished[unpublished["table"] == table] if unpublished is not None and len(unpublished) else None
+        page, numbers, text = (below(folder, f"{table}.{kind}") for kind in ("md", "csv", "tex"))
+        write_text(page, markdown(rows, terms, notes, more))
+        every = _with(rows, more)
+        write_csv(numbers, every.assign(endpoint=str(terms.endpoint), select=str(terms.rule)))
+        write_text(text, latex(rows, terms, more))
+        yield from (page, numbers, text)
 
 
-def screen(rows: pd.DataFrame) -> Table:
-    """The cells of one table that have runs; the others are counted in its title."""
-    table = Table(title=f"{title(rows)}\n{summary(rows)}", title_justify="left", min_width=40)
+def screen(rows: pd.DataFrame, console: Console) -> Table | Text:
+    """The cells of one table that have runs; the others are counted in its title. Where the verdicts would have little
+    room beside the numbers they stand below them."""
+    found = _rows(rows[rows["runs"] > 0])
+    heading, numbers = f"{title(rows)}\n{summary(rows)}", Table()
     for name, justify in (("", "left"), ("method", "left"), ("measured", "right"), ("published", "right")):
-        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-    table.add_column("difference", justify="right", no_wrap=True)
-    table.add_column("verdict", overflow="fold")
+        numbers.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    numbers.add_column("difference", justify="right", no_wrap=True)
+    numbers.add_column("verdict", max_width=VERDICT)
     before = ""
-    for row in _rows(rows[rows["runs"] > 0]):
+    for row in found:
         before, place = _place(row), _place(row) if _place(row) != before else ""
-        table.add_row(place, _method(row), own(row), printed(row), difference(row), verdict(row))
-    return table
+        numbers.add_row(place, _method(row), own(row), printed(row), difference(row), verdict(row))
+    if fits(console, numbers):
+        numbers.title, numbers.title_justify, numbers.min_width = heading, "left", min(40, console.width)
+        numbers.columns[-1].max_width = None
+        return numbers
+    entries = (
+        (f"{_place(row)}: {_method(row)}", (
+            f"{joined(own(row))}, published {joined(printed(row))}, difference {joined(difference(row))}", verdict(row)
+        )) for row in found
+    )  # fmt: skip
+    return Text("\n").join([Text(wrapped(one, console.width)) for one in heading.split("\n")]
+                           + [listed("", entries, console.width)])  # fmt: skip
 
 
-def markdown(rows: pd.DataFrame, terms: Terms, notes: list[str]) -> str:
+def markdown(rows: pd.DataFrame, terms: Terms, notes: list[str], unpublished: pd.DataFrame | None = None) -> str:
     """Verdicts counted; the table side by side; every comparison; what the design can show; notes."""
-    columns, grid = _grid(rows)
+    columns, grid = _grid(_with(rows, unpublished))
     lines = [f"# {plain(title(rows))}", "", *(f"{line}  " for line in legend(rows, terms)), "", summary(rows), ""]
     lines += ["| | " + " | ".join(map(plain, columns)) + " |", "|:--|" + "--:|" * len(columns)]
     for place, cells in grid:
-        texts = [f"{own(row)} {_mark(row)} ({printed(row)})" if row is not None else "" for row in cells]
+        texts = [_pair(row) if row is not None else "" for row in cells]
         lines.append(f"| {plain(place)} | " + " | ".join(texts) + " |")
     found = rows[rows["runs"] > 0]
     if len(found):
@@ -81,31 +96,65 @@ def markdown(rows: pd.DataFrame, terms: Terms, notes: list[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def latex(rows: pd.DataFrame, terms: Terms) -> str:
-    """A booktabs table to `\\input`: two lines a row, measured above published, the verdict a superscript."""
-    columns, grid = _grid(rows)
-    lines = [r"% needs \usepackage{booktabs}", r"\begin{table}", r"\centering", r"\small"]
-    caption = " ".join([f"{title(rows)}.", *legend(rows, terms, latex_marks=True)])
-    lines += [rf"\caption{{{_caption(caption)}}}", r"\begin{tabular}{ll" + "r" * len(columns) + "}", r"\toprule"]
-    lines += [" & ".join(["", "", *map(_escape, columns)]) + r" \\"]
-    for place, cells in grid:
-        measured = [_math(own(row), LATEX_MARKS[row["verdict"]]) if row is not None else "" for row in cells]
-        published = [_math(printed(row)) if row is not None else "" for row in cells]
-        lines += [r"\midrule", " & ".join([_escape(place), "measured", *measured]) + r" \\"]
-        lines += [" & ".join(["", "published", *published]) + r" \\"]
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
+def latex(rows: pd.DataFrame, terms: Terms, unpublished: pd.DataFrame | None = None) -> str:
+    """Two lines a row: the measured number with the sign of its verdict, below it the published one in parentheses;
+    rows of one environment below its name."""
+    columns, grid = _grid(_with(rows, unpublished))
+    groups = {_place(row): str(row["environment"]) for row in _rows(rows)}
+    several = len(set(groups.values())) < len(groups)
+    lines = list[Line]()
+    for number, (group, members) in enumerate(groupby(grid, lambda one: groups[one[0]])):
+        lines += [Line(group, rule=number > 0)] if several else []
+        for place, cells in members:
+            short_ = place.rpartition("-")[2] if several and "-task" in place else place
+            lines += [Line(short_, [*map(_measured, cells)]), Line("", [*map(_published, cells)])]
+    lines += _averages([cells for _, cells in grid]) if len(grid) > 1 else []
+    text = " ".join([f"{title(rows)}.", *legend(rows, terms, below=True)])
+    if unpublished is not None:
+        text += f" Not in print: {', '.join(dict.fromkeys(map(_method, _rows(unpublished))))}."
+    if len(grid) > 1:
+        text += f" {AVERAGE}: the mean over rows, where all are there."
+    return source(Sheet(str(rows["table"].iloc[0]), text, columns, lines))
 
 
-def legend(rows: pd.DataFrame, terms: Terms, latex_marks: bool = False) -> list[str]:
-    """By what the numbers were chosen, and what the marks mean."""
-    marks = {name: f"${mark}$" for name, mark in LATEX_MARKS.items()} if latex_marks else MARKS
+def _measured(row: Row | None) -> Cell:
+    if row is None or math.isnan(row["measured"]):
+        return NONE if row is not None else Cell()
+    note = " n=1" if math.isnan(row["std"]) else ""
+    note += f" (bias {row['bias']:+.1f})" if ORACLE in row["rule"] else ""
+    digits = 0 if row["published_unit"] == 1 else 1  # as the published number below it
+    spread = "" if math.isnan(row["std"]) else rounded(row["std"], digits)
+    return Cell(rounded(row["measured"], digits), spread, note, _mark(row))
+
+
+def _published(row: Row | None) -> Cell:
+    if row is None or math.isnan(row["published"]):
+        return Cell()
+    value, _, spread = printed(row).partition(" \N{PLUS-MINUS SIGN} ")
+    return Cell(value, spread, quoted=True)
+
+
+def _averages(rows: Sequence[Sequence[Row | None]]) -> list[Line]:
+    """Means over the rows, of the columns where all are there; without a std, which print does not have either."""
+    lines = []
+    for name, key in ((AVERAGE, "measured"), ("", "published")):
+        columns = [[math.nan if row is None else row[key] for row in column] for column in zip(*rows, strict=True)]
+        means = [sum(values) / len(values) for values in columns]
+        blank = Cell() if key == "published" else NONE
+        cells = [blank if math.isnan(mean) else Cell(rounded(mean, 1), quoted=not name) for mean in means]
+        lines.append(Line(name, cells, rule=bool(name)))
+    return lines
+
+
+def legend(rows: pd.DataFrame, terms: Terms, below: bool = False) -> list[str]:
+    """By what the numbers were chosen, and what the marks mean. `below`: the published number stands there."""
     lines = [
         f"Measured: mean \N{PLUS-MINUS SIGN} std over seeds; endpoint {terms.endpoint}, test-time knobs by {terms.rule}"
-        f"; published{' below' if latex_marks else ' in parentheses'}.",
-        f"{marks[REPRODUCED]} reproduced: the 90% interval of the difference lies within {terms.margin:g} points (two "
-        f"one-sided tests at 5%). {marks[DIFFERS]} differs: Welch's test at 5%, "
+        f"; published{' below' if below else ''} in parentheses.",
+        f"{MARKS[REPRODUCED]} reproduced: the 90% interval of the difference lies within {terms.margin:g} points (two "
+        f"one-sided tests at 5%). {MARKS[DIFFERS]} differs: Welch's test at 5%, "
         f"{'uncorrected' if terms.correction == 'none' else terms.correction + '-corrected over the table'}. "
-        f"{marks[OPEN]} not enough data: neither can be said; detects: the true difference found four times in "
+        f"{MARKS[OPEN]} not enough data: neither can be said; detects: the true difference found four times in "
         "five by one test at 5%; a correction needs more.",
     ]
     if rows["rule"].str.contains(ORACLE).any():
@@ -215,30 +264,20 @@ def _method(row: Row) -> str:
     return str(row["published_method"]) + ("" if row["method"] == first else f" ({row['method']})")
 
 
+def _pair(row: Row) -> str:
+    """ "72.1 ± 1.3 = (74 ± 2)"."""
+    return own(row) if math.isnan(row["published"]) else f"{own(row)} {_mark(row)} ({printed(row)})"
+
+
 def _mark(row: Row) -> str:
-    return MARKS[row["verdict"]] if row["runs"] else ""
+    return MARKS.get(row["verdict"], "") if row["runs"] else ""
+
+
+def _with(rows: pd.DataFrame, unpublished: pd.DataFrame | None) -> pd.DataFrame:
+    return rows if unpublished is None else pd.concat([rows, unpublished], ignore_index=True)
 
 
 def title(rows: pd.DataFrame) -> str:
     """ "Table 2: OGBench by environment, ..."."""
     table = str(rows["table"].iloc[0])
     return f"Table {table.removeprefix('table')}: {TITLES.get(table, '')}"
-
-
-def _math(text: str, mark: str = "") -> str:
-    if text == MISSING:
-        return "---"
-    value, note = (text.partition(" (")[0], text.partition(" (")[2])
-    value = value.replace("\N{PLUS-MINUS SIGN}", r"\pm").replace("n=1", r"\ (n{=}1)")
-    return f"${value}{mark}$" + (f" ({_escape(note)}" if note else "")
-
-
-def _caption(text: str) -> str:
-    """Escaped, but for the marks that `legend` explains."""
-    marks = [f"${mark}$" for mark in LATEX_MARKS.values()]
-    parts = re.split(f"({'|'.join(map(re.escape, marks))})", text)
-    return "".join(part if part in marks else _escape(part) for part in parts)
-
-
-def _escape(text: str) -> str:
-    return printable(text).translate(LATEX)

@@ -7,25 +7,38 @@ if __name__ == "__main__":  # what follows is imported, which takes seconds, by 
 
     command.main("analysis.plots:app")
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import pandas as pd
 import typer
+from matplotlib.figure import Figure
 
-from analysis.figures import aggregate, costs, curves, landscape, language, scaling
-from analysis.figures.captions import Save, captioned, told
-from analysis.figures.style import save, theme
-from analysis.output import below, folder, prepare, print_notes, say
+from analysis.figures import registry
+from analysis.figures.captions import small_print, told
+from analysis.figures.material import Material, cells
+from analysis.figures.page import WIDTHS, Page
+from analysis.figures.registry import KINDS, Job
+from analysis.figures.style import FORMATS, save, theme
+from analysis.notes import brief, tell
+from analysis.output import below, folder, prepare, say
+from analysis.query import Asked, Ends, Intervals, Methods, Names, Query, Runs, Select
+from analysis.records.files import RecordError
 from analysis.records.inference import axes_of, units_of
-from analysis.records.load import Records, load
-from analysis.records.protocols import Asked
-from analysis.records.runs import RecordError
-from analysis.select import scores
-from core.errors import BadInput
+from analysis.records.load import Records
+from core.options import parts
+from core.text import nearest
+
+FEW = 8  # runs whose pictures are not worth starting processes for
+
+Save = Callable[[Figure, pd.DataFrame, Path], list[Path]]
+"""(figure, the numbers it shows, path without suffix) -> what was written; closes the figure."""
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -34,142 +47,107 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 def main(
     results: Annotated[Path, typer.Argument(parser=folder, help="The folder that holds runs/.")] = Path("results"),
     out: Annotated[Path | None, typer.Option(parser=folder, help="A folder; RESULTS/figures if unset.")] = None,
+    only: Annotated[str | None, typer.Option(help="Figures, by name or glob: learning,profiles or 'knob-*'.")] = None,
+    width: Annotated[str | None, typer.Option(help="column (3.25 in) or text (5.5 in); each its own if unset.")] = None,
+    form: Annotated[str, typer.Option("--format", help="Of png,svg,pdf.")] = ",".join(FORMATS),
+    title: Annotated[bool, typer.Option("--title/--no-title", help="Whether titles stand above figures.")] = True,
+    baseline: Annotated[str | None, typer.Option(help="Method that others are compared with: fql.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes that draw; one a core if unset.")] = None,
+    methods: Methods = None,
+    which: Runs = None,
     protocol: Asked = None,
+    endpoint: Ends = "last",
+    select: Select = None,
+    names: Names = None,
+    interval: Intervals = "t",
 ) -> None:
     """Curves over training, knobs, wall-clock and gradients, transport, the landscape of 2-D bandits: a folder a task;
-    profiles, aggregates, who beats whom and L_test scaling: a folder a suite."""
+    profiles, aggregates, ranks, sample efficiency, forests, and sheets of all tasks: a folder a suite."""
+    kinds = registry.asked_for(parts("--only", only, "figures") if only is not None else ())
+    formats = _formats(form)
+    if width is not None and width not in WIDTHS:
+        raise RecordError(f"--width {width}: {nearest(width, list(WIDTHS))}")
     place = prepare(out or results / "figures")
-    records = load(results, protocol=protocol)
+    query = Query.of(methods, which, protocol, endpoint, select, names, interval)
+    records = query.load(results)
     notes = list(records.notes)
     if not records.episodes["complete"].any():
-        raise RecordError(f"no episodes to show under {results / 'runs'}: {'; '.join(notes)}")
+        raise RecordError(f"no episodes to show under {results / 'runs'}: {brief(notes, records)}")
+    material = Material(records, query, _baseline(records, baseline), notes)
     theme()
-    for paths in figures(records, place, notes):
+    page = Page(WIDTHS[width] if width else 0.0, title, units_of(records.runs), axes_of(records.runs))
+    processes = jobs or (1 if len(records.runs) <= FEW else len(os.sched_getaffinity(0)))
+    for paths in _drawn(planned(material, place, kinds, page), formats, processes):
         say(f"{paths[0]} (+ {', '.join(path.suffix[1:] for path in paths[1:])})")
-    print_notes(notes)
+    tell(notes, records, place / "notes.csv")
 
 
-def figures(records: Records, out: Path, notes: list[str], save: Save = save) -> Iterator[list[Path]]:
-    """Writes out/<suite>/<task>/<figure>.{png,svg,pdf,csv} and yields the paths of each figure.
+def figures(
+    records: Records, out: Path, notes: list[str], save: Save = save, query: Query | None = None,
+    only: Sequence[str] = (),
+) -> Iterator[list[Path]]:  # fmt: skip
+    """Draws every figure in this process and yields what `save` made of each; its path is
+    out/<suite>/[<task>/]<figure>. Adds to `notes` what is not drawn."""
+    page = Page(0.0, True, units_of(records.runs), axes_of(records.runs))
+    material = Material(records, query or Query(), "", notes)
+    for job in planned(material, out, registry.asked_for(only), page):
+        yield save(job.draw(), job.frame, job.stem)
 
-    Figures: learning (of offline runs), online (of those that go on online, from their offline start), knob-<name> for
-    every knob with two values or more, l-train, wall-clock, gradients, transport, landscape; of language also
-    reward-L_test, over-optimisation, gold-distance, gold-compute, gold-eps-L_test, length-eos; of a suite, in
-    out/<suite>: profiles, aggregates, improvement, scaling-<knob> and, a panel for each of its tasks, knob-<name>.
-    Adds to `notes` what is not drawn. `save` may be another way to keep a figure.
-    """
-    names_of, units = axes_of(records.runs), units_of(records.runs)
-    save = captioned(save, told(records), out)  # seeds that are missing are named below each
-    texts, remarks = language.points(records)
-    notes += remarks
-    for (suite, task), rows in texts.groupby(["suite", "task"], observed=True, sort=True) if len(texts) else ():
-        for stem, shown, picture in language.figures(rows, notes, names_of):
-            yield save(picture(shown), shown, below(out, str(suite), str(task), stem))
-    cells, remarks = scores(records)
-    notes += remarks
-    if cells.empty:
-        notes.append("no scores, so no figures of them")
+
+def planned(material: Material, out: Path, only: Sequence[str], page: Page) -> Iterator[Job]:
+    """Every picture: those of a suite, then those of its tasks. A page without width has each figure's own."""
+    scored = len(material.once(cells)) > 0
+    if not scored:
+        material.notes.append("no scores, so no figures of them")
+    lines = told(material.records)  # seeds that are missing are named below each
+    tasks = sorted({(run.suite, run.task) for run in material.records.runs})
+    for suite in sorted({suite for suite, _ in tasks}):
+        for task in ("", *(task for other, task in tasks if other == suite)):
+            place = Path(suite, task) if task else Path(suite)
+            for kind, stem, frame in registry.frames(material, suite, task, only, scored):
+                mine = Page(page.width or KINDS[kind].width, page.title, page.units, page.axes)
+                path = below(below(out, *place.parts), stem)
+                yield Job(kind, frame, mine, path, small_print(lines.get(place, ()), mine.width))
+
+
+def _drawn(jobs: Iterable[Job], formats: Sequence[str], processes: int) -> Iterator[list[Path]]:
+    """Draws and writes pictures while further ones are planned; yields their paths in the order of `jobs`."""
+    write = partial(_written, formats=formats)
+    if processes == 1:
+        yield from map(write, jobs)
         return
-    yield from _suites(records, out, notes, save, names_of, units)
-    points = curves.learning(records)
-    costly, remarks = costs.clock(records)
-    notes += remarks
-    moved, remarks = scaling.carried(records)
-    notes += remarks
-    trained, paid = scaling.trained(records, cells), costs.over_gradients(records, cells)
-    notes += costs.undeclared(records)
-    pictures = (
-        ("l-train", trained, scaling.draw_trained),
-        ("wall-clock", costly, costs.draw_clock),
-        ("gradients", paid, costs.draw_gradients),
-    )
-    online = {(run.suite, run.task, run.label) for run in records.runs if run.online}
-    keys = points[["suite", "task", "label"]].itertuples(index=False, name=None)
-    going_on = np.array([key in online for key in keys], bool)
-    sheets: dict[tuple[str, str], list[pd.DataFrame]] = defaultdict(list)
-    for (suite, task), rows in cells.groupby(["suite", "task"], observed=True, sort=True):
-        place = below(out, str(suite), str(task))
-        here = (points["suite"] == suite) & (points["task"] == task)
-        yield from _online(points[here & going_on], place, notes, save, units)
-        path = points[here & ~going_on]
-        if len(path) and path.groupby("label", observed=True)["step"].nunique().max() > 1:
-            path, hidden = curves.legible(path)
-            notes += hidden
-            yield save(curves.draw_learning(path, units=units), path, place / "learning")
-        else:
-            notes.append(f"{suite}/{task}: no run has two evaluations, so no learning curve")
-        for knob in records.knobs:
-            curve = curves.knob_curve(rows, knob, records.knobs)
-            if len(curve):
-                figure = curves.draw_knob_curve(curve, knob, names_of[knob], units)
-                yield save(figure, curve, below(place, f"knob-{knob}"))
-                sheets[str(suite), knob].append(curve)
-            elif rows[knob].notna().any():
-                notes.append(f"{suite}/{task}: one value of {knob} only, so no curve over it")
-        for name, frame, draw in pictures:
-            one = frame[(frame["suite"] == suite) & (frame["task"] == task)] if len(frame) else frame
-            if len(one) and not (name == "gradients" and one["gradients"].max() == 0):
-                yield save(draw(one, units), one, place / name)
-        one = moved[(moved["suite"] == suite) & (moved["task"] == task)] if len(moved) else moved
-        for knob, curve in one.groupby("knob") if len(one) else ():
-            stem = "transport" if len(curve) == len(one) else f"transport-{knob}"
-            yield save(scaling.draw_carried(curve, names_of[str(knob)]), curve, below(place, stem))
-        yield from _landscape(records, str(suite), str(task), cells, place, notes, save)
-    for (suite, knob), of_tasks in sheets.items():
-        if len(of_tasks) > 1:
-            sheet = pd.concat(of_tasks, ignore_index=True)
-            figure = curves.draw_knob_sheet(sheet, knob, names_of[knob], units)
-            yield save(figure, sheet, below(out, suite, f"knob-{knob}"))
-
-
-def _suites(
-    records: Records, out: Path, notes: list[str], save: Save, names_of: Mapping[str, str], units: Mapping[str, str]
-) -> Iterator[list[Path]]:
-    """The figures over the tasks of each suite."""
-    found, remarks = aggregate.spoken(records)
-    notes += remarks
-    scaled, remarks = scaling.normalised(records)
-    notes += remarks
-    for suite, of in sorted(found.items()):
-        every, tasks, remarks = aggregate.complete(of, suite)
-        notes += remarks
-        place, note = below(out, suite), aggregate.covers(every, tasks)
-        profile = aggregate.profiles(every, tasks, suite)
-        yield save(aggregate.draw_profiles(profile, len(tasks), note, units), profile, place / "profiles")
-        table = aggregate.aggregates(every, tasks, suite)
-        yield save(aggregate.draw_aggregates(table, len(tasks), note, units), table, place / "aggregates")
-        pairs = aggregate.matrix(of, suite)
-        if len(pairs):
-            yield save(aggregate.draw_matrix(pairs, note), pairs, place / "improvement")
-        one = scaled[scaled["suite"] == suite] if len(scaled) else scaled
-        for knob, curve in one.groupby("knob") if len(one) else ():
-            figure = scaling.draw_normalised(curve, names_of[str(knob)])
-            yield save(figure, curve, below(place, f"scaling-{knob}"))
-
-
-def _online(
-    points: pd.DataFrame, place: Path, notes: list[str], save: Save, units: Mapping[str, str]
-) -> Iterator[list[Path]]:
-    if points.empty:
-        return
-    start = curves.handover(points)
-    if start is None:
-        notes.append(f"{place.parent.name}/{place.name}: no evaluation in the online phase yet, so no curve of it")
-        return
-    path, hidden = curves.legible(points)
-    notes += hidden
-    yield save(curves.draw_learning(path, start, units), path, place / "online")
-
-
-def _landscape(
-    records: Records, suite: str, task: str, cells: pd.DataFrame, place: Path, notes: list[str], save: Save
-) -> Iterator[list[Path]]:
+    # what is imported is there at once in a fork, which elsewhere than on Linux, or beside JAX, libraries do not bear
+    forks = sys.platform == "linux" and "jax" not in sys.modules
+    context = multiprocessing.get_context("fork" if forks else "spawn")
+    waiting = list[Future[list[Path]]]()
+    pool = ProcessPoolExecutor(processes, context, theme)
     try:
-        picture = landscape.shown(records, suite, task, cells)
-    except BadInput as error:
-        notes.append(f"no landscape: {error}")
-        return
-    if picture is not None:
-        points, remarks = picture
-        notes += remarks
-        yield save(landscape.draw(points, suite, task), points, place / "landscape")
+        for job in jobs:
+            waiting.append(pool.submit(write, job))
+            while waiting and (waiting[0].done() or len(waiting) > 8 * processes):  # frames do not pile up
+                yield waiting.pop(0).result()
+        for one in waiting:
+            yield one.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _written(job: Job, formats: Sequence[str]) -> list[Path]:
+    return save(job.draw(), job.frame, job.stem, formats)
+
+
+def _formats(text: str) -> list[str]:
+    """Raises: RecordError: one of them is none."""
+    found = parts("--format", text, "formats")
+    for one in found:
+        if one not in FORMATS:
+            raise RecordError(f"--format {one}: {nearest(one, FORMATS)}")
+    return found
+
+
+def _baseline(records: Records, name: str | None) -> str:
+    """Raises: RecordError: no run is of it."""
+    there = list(dict.fromkeys(one for run in records.runs for one in (run.method, run.label)))
+    if name is not None and name not in there:
+        raise RecordError(f"--baseline {name}: no run of it; {nearest(name, there)}")
+    return name or ""

@@ -13,8 +13,8 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.records.files import RecordError, content, shown
 from analysis.records.runs import PROTOCOLS as DEFAULT_PROTOCOLS
-from analysis.records.runs import RecordError, content, shown
 from core.errors import BadInput
 from core.records import file_name
 from core.text import printable

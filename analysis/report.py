@@ -1,5 +1,6 @@
 """`python -m analysis.report results/ --out report/`: all there is to say about the records, as one static page.
 
+It opens with the scores, method x task, and the verdicts; figures, runs and provenance follow.
 The page asks the network for nothing: styles, script, figures and their numbers are inside, and its own policy forbids
 the rest.
 """
@@ -11,8 +12,6 @@ if __name__ == "__main__":  # what follows is imported, which takes seconds, by 
 
     command.main("analysis.report:app")
 
-import base64
-import io
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,23 +23,26 @@ import typer
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from analysis import paper
+from analysis import paper, sheets
+from analysis.against import Against, against
 from analysis.compare import Terms, compare
 from analysis.figures.costs import device
-from analysis.figures.pyplot import plt
+from analysis.figures.embed import Picture, picture, uri
 from analysis.figures.style import theme
 from analysis.missing import again, gaps
-from analysis.output import csv_text, folder, prepare, print_notes, say, short
+from analysis.notes import grouped, tell
+from analysis.output import csv_text, folder, prepare, say, short
 from analysis.plots import figures
 from analysis.published import FOLDER, read
-from analysis.records.load import Records, load
-from analysis.records.protocols import Asked, asked
+from analysis.query import Asked, Ends, Intervals, Methods, Names, Query, Runs, Select
+from analysis.records.load import Records
 from analysis.records.runs import Run
+from analysis.scoreboard import Board, Row, Score, boards
 from analysis.select import scores
+from analysis.statistics.significance import Comparison
 from analysis.tables import legend
 from core.files import write_text
 
-DPI = 110
 DASH = "\N{EM DASH}"
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -53,15 +55,22 @@ def main(
     published: Annotated[
         Path | None, typer.Option(parser=folder, help="A folder of published numbers; ours if unset.")
     ] = None,
+    methods: Methods = None,
+    which: Runs = None,
+    endpoint: Ends = "last",
+    select: Select = None,
     protocol: Asked = None,
+    names: Names = None,
+    interval: Intervals = "t",
 ) -> None:
-    """Provenance, verdicts, tables, figures, runs with their configurations, and what is missing: OUT/index.html."""
+    """Scores, verdicts, figures, runs with their configurations, what is missing, provenance: OUT/index.html."""
     path = prepare(out) / "index.html"
-    records = load(results, empty=True, protocol=protocol)
-    page, notes = build(records, published or FOLDER, asked(protocol))
+    query = Query.of(methods, which, protocol, endpoint, select, names, interval)
+    records = query.load(results, empty=True)
+    page, notes = build(records, published or FOLDER, query)
     write_text(path, page)
     say(f"{path} ({len(page) / 1e6:.1f} MB)")
-    print_notes(notes)
+    tell(notes, records)
 
 
 class Cell(NamedTuple):
@@ -79,26 +88,28 @@ class Table(NamedTuple):
     rows: Sequence[Sequence[Cell]]
 
 
-class Picture(NamedTuple):
-    """A figure of a page, and the numbers it shows, as data URIs."""
+class Mean(NamedTuple):
+    """A cell of a table of scores."""
 
-    name: str
-    image: str
-    numbers: str
-    width: int
-    height: int
+    text: str
+    spread: str = ""
+    note: str = ""
+    best: bool = False
 
 
-def build(records: Records, published: Path, protocols: Sequence[str] = ()) -> tuple[str, list[str]]:
-    """(the page, notes); `protocols` are those that were asked for.
+def build(records: Records, published: Path, query: Query | None = None) -> tuple[str, list[str]]:
+    """(the page, notes); `query`: what was asked for, by which `records` are labelled already.
 
     Raises: RecordError if there are no published numbers.
     """
     rows, notes = read(published)
-    terms = Terms(protocols=tuple(protocols))
+    query = query or Query()
+    terms = Terms.of(query)
     compared, remarks = compare(records, rows, terms)
     notes += records.notes + remarks
-    cells, remarks = scores(records)
+    found, remarks = boards(records, query.endpoint, query.rule)
+    notes += remarks
+    cells, _ = scores(records, False, query.endpoint, query.rule if query.ruled else None, query.interval)
     pictures: dict[str, list[Picture]] = defaultdict(list)
     theme()
 
@@ -107,29 +118,83 @@ def build(records: Records, published: Path, protocols: Sequence[str] = ()) -> t
         return [stem]
 
     if len(cells):
-        list(figures(records, Path(), notes, embed))
-    lacking = gaps(records, rows)
+        list(figures(records, Path(), notes, embed, query))
+    tables = [verdicts(table) for _, table in compared.groupby("table", sort=False)]
+    every = list(dict.fromkeys(notes))
     values = {
         "root": records.root, "runs": len(records.runs), "episodes": len(records.episodes),
         "statuses": pd.Series([run.status for run in records.runs]).value_counts().to_dict(),
-        "verdicts": [verdicts(table) for _, table in compared.groupby("table", sort=False)],
+        "boards": [summary(board, terms) for board in found],
+        "between": [between(one) for board in found if (one := against(board, records))],
+        "compared": [one for one in tables if one["compared"].rows],
+        "unmeasured": [one for one in tables if not one["compared"].rows],
         "rules": paper.legend(compared, terms), "power": paper.power(compared, terms),
-        "scores": scored(cells), "legend": legend(cells) if len(cells) else [], "suites": suites(records, pictures),
-        "provenance": provenance(records), "missing": lacking, "notes": list(dict.fromkeys(notes)),
+        "scores": scored(cells), "legend": legend(cells, query.endpoint, query.interval) if len(cells) else [],
+        "suites": suites(records, pictures), "provenance": provenance(records), "missing": gaps(records, rows),
+        "notes": grouped(notes, records),
+        "every_note": uri("text/csv", _csv(pd.DataFrame({"note": every}, dtype=object))),
     }  # fmt: skip
     loader = PackageLoader("analysis", "")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     return environment.get_template("report.html.j2").render(values), notes
 
 
-def picture(figure: Figure, frame: pd.DataFrame, name: str) -> Picture:
-    """The figure as a PNG, closed."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI)
-    width, height = figure.canvas.get_width_height()
-    plt.close(figure)
-    numbers = csv_text(frame).encode("utf-8", "backslashreplace")
-    return Picture(name, _uri("image/png", buffer.getvalue()), _uri("text/csv", numbers), width, height)
+def summary(board: Board, terms: Terms) -> dict[str, Any]:
+    """Method x task: of environments where some have several tasks, with the tasks to unfold; else of tasks."""
+    whole = _rows(board, board.tasks)
+    first = _rows(board, board.groups) if board.groups else whole
+    return {
+        "title": board.title, "methods": board.methods, "rows": first, "tasks": whole if board.groups else [],
+        "said": sheets.caption(board, [*board.tasks, *board.groups], board.title, terms),
+    }  # fmt: skip
+
+
+def _rows(board: Board, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Of a table of scores: a name, whether it is a mean among others, and a `Mean` a method."""
+    found = []
+    for row in rows:
+        among = row.mean and (rows is board.tasks or not row.group)
+        name = row.name if row.mean else short(row.name)
+        name = f"{name}, mean" if among and row.group else name
+        found.append({"name": name, "mean": among, "cells": [_mean(score, board.seeds[1]) for score in row.scores]})
+    return found
+
+
+def _mean(score: Score | None, seeds: int) -> Mean:
+    """`seeds`: of which it is told where there are fewer."""
+    if score is None:
+        return Mean(DASH)
+    mark = ("" if score.finished else sheets.UNFINISHED) + (sheets.FEWER if score.seeds < score.meant else "")
+    note = mark + (f" n={score.seeds}" if score.seeds < seeds else "")
+    spread = "" if math.isnan(score.std) else f"\N{PLUS-MINUS SIGN} {score.std:.1f}"
+    return Mean(f"{score.mean:.1f}", spread, note, score.best)
+
+
+def between(of: Against) -> dict[str, Any]:
+    """The verdicts of a suite's first method against the others, and the tests of each task behind them."""
+    pairs = []
+    for pair in of.pairs:
+        units = pair.environments
+        pairs.append([
+            _word(pair.second), _word(pair.verdict), Cell(_interval(pair.over), _number(pair.over.difference)),
+            _p(pair.over.p), _p(units.p if units else math.nan), Cell(str(pair.tasks), pair.tasks),
+            Cell(f"{pair.better} of {pair.tested}", pair.better), Cell(f"{pair.worse} of {pair.tested}", pair.worse),
+        ])  # fmt: skip
+    head = ["against", "over these tasks", "mean difference [95%]", "p, new seeds", "p, environments as units", "tasks"]
+    tests = []
+    for row in of.tests.to_dict("records"):
+        reach = "" if math.isnan(row["low"]) else f" [{row['low']:.1f}, {row['high']:.1f}]"
+        tests.append([
+            _word(short(row["task"])), _word(row["second"]), _digit(row["first_mean"]), _digit(row["second_mean"]),
+            Cell(f"{row['difference']:+.1f}{reach}", _number(row["difference"])), _p(row["p_welch"]),
+            _p(row["p_welch_holm"]), Cell(f"{row['improvement']:.2f}", _number(row["improvement"])),
+        ])  # fmt: skip
+    columns = ["task", "against", of.first, "the other", "difference [95%]", "Welch's p", "Holm", "P(a seed is better)"]
+    return {
+        "suite": of.suite, "first": of.first, "count": len(of.tests),
+        "pairs": Table(f"{of.suite}: {of.first} against the others", [*head, "better on", "worse on"], pairs),
+        "tests": Table(f"{of.suite}: {of.first} against the others, by task", columns, tests),
+    }  # fmt: skip
 
 
 def verdicts(rows: pd.DataFrame) -> dict[str, Any]:
@@ -176,7 +241,7 @@ def scored(cells: pd.DataFrame) -> Table:
 def suites(records: Records, pictures: Mapping[str, Sequence[Picture]]) -> list[dict[str, Any]]:
     """Of each suite its figures, and of each of its tasks the figures and runs."""
     tasks: dict[str, dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
-    for run in sorted(records.runs, key=lambda run: (run.suite, run.task, run.label)):
+    for run in sorted(records.runs, key=lambda run: (run.suite, run.task, *records.position(run.label))):
         tasks[run.suite][run.task].append(run)
     return [
         {"name": suite, "pictures": pictures.get(suite, []), "tasks": [
@@ -240,8 +305,8 @@ PROVENANCE = {
 }  # fmt: skip
 
 
-def _uri(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+def _csv(frame: pd.DataFrame) -> bytes:
+    return csv_text(frame).encode("utf-8", "backslashreplace")
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
@@ -262,6 +327,12 @@ def _digit(value: float) -> Cell:
 
 def _p(value: float) -> Cell:
     return Cell(DASH if math.isnan(value) else "<0.0001" if value < 1e-4 else f"{value:.2g}", _number(value))
+
+
+def _interval(one: Comparison) -> str:
+    if math.isnan(one.difference):
+        return DASH
+    return f"{one.difference:+.1f}" + ("" if math.isnan(one.low) else f" [{one.low:.1f}, {one.high:.1f}]")
 
 
 def _plain(value: Any) -> str:

@@ -13,79 +13,37 @@ the largest of four equal arms at success 0.5 is some 7 points too high (facts/v
 from __future__ import annotations
 
 import math
-import re
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from analysis.records.episodes import PHASES, setting_name
+from analysis.choices import (
+    FIXED,
+    HELD_OUT,
+    NEW_SEEDS,
+    ORACLE,
+    Choice,
+    arms,
+    crossed,
+    held_out,
+    new_seeds,
+    oracle,
+    settings,
+)
+from analysis.endpoint import Endpoint as Endpoint  # what speaks for a method is both
+from analysis.endpoint import headline as headline
+from analysis.endpoint import offline as offline
+from analysis.endpoint import windows
+from analysis.records.episodes import setting_name
+from analysis.records.files import RecordError, shown
 from analysis.records.load import Records
-from analysis.records.runs import RecordError, Run, shown
-from analysis.statistics.estimates import Summary, generator, summarise
-from analysis.statistics.noise import settled
-from analysis.statistics.significance import Sample, of_episodes
+from analysis.records.runs import Run
+from analysis.statistics.estimates import generator
 
-FIXED, NEW_SEEDS, HELD_OUT, ORACLE = "fixed", "new-seeds", "held-out", "oracle"
 PICKS = " / "  # between the picks for odd and for even episodes, where they differ
 PAPER_KNOB = "L_test"  # what a bare number fixes
-SPLITS = 100  # random halves behind an estimate of the oracle's bias
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """Which evaluations count: the `last` so many, or those at `steps`."""
-
-    last: int = 1
-    steps: tuple[int, ...] = ()
-
-    @classmethod
-    def parse(cls, text: str) -> Endpoint:
-        """`last`, `last-10` or `steps=800k,900k,1m`. Raises: RecordError naming anything else."""
-        number = r"\d{1,18}(?:\.\d{1,18})?[km]?"
-        if match := re.fullmatch(r"last(?:-(\d{1,18}))?", text, re.ASCII):
-            if int(match[1] or 1) > 0:
-                return cls(last=int(match[1] or 1))
-        elif match := re.fullmatch(rf"steps=({number}(?:,{number})*)", text.lower(), re.ASCII):
-            units = {"k": 1e3, "m": 1e6}
-            steps = [float(one.rstrip("km")) * units.get(one[-1], 1) for one in match[1].split(",")]
-            return cls(steps=tuple(sorted({round(step) for step in steps})))
-        raise RecordError(f"--endpoint {shown(text)} is none of: last, last-10, steps=800k,900k,1m")
-
-    def __str__(self) -> str:
-        return (
-            f"steps={','.join(map(str, self.steps))}"
-            if self.steps
-            else f"last-{self.last}"
-            if self.last > 1
-            else "last"
-        )
-
-    def __call__(self, rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-        """(the rows that count, what is missing or "") of one run's complete evaluations. Where several count, a seed
-        that has fewer of them than others is not in it: its mean would be one over other steps."""
-        if self.steps:
-            present = set(rows["step"].unique().tolist())
-            absent = [step for step in self.steps if step not in present]
-            missing = f"no evaluation at step {', '.join(map(str, absent))}" if absent else ""
-            return _whole(rows[rows["step"].isin(self.steps)]), missing
-        if self.last == 1:
-            return headline(rows), ""
-        when = rows["step"].to_numpy() * len(PHASES) + rows["phase"].cat.codes.to_numpy()
-        present_at = np.unique(when)
-        found = min(len(present_at), self.last)
-        missing = f"{found} of the last {self.last} evaluations" if found < self.last else ""
-        return _whole(rows[when >= present_at[-found]]), missing
-
-
-def _whole(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the seeds that have as many evaluations as any."""
-    each = rows[["seed", "step", "phase"]].drop_duplicates()["seed"].value_counts()
-    few = each.index[each < each.max()]
-    return rows[~rows["seed"].isin(few)] if len(few) else rows
 
 
 @dataclass(frozen=True)
@@ -113,191 +71,17 @@ class Rule:
                 return cls(FIXED, at)
         raise RecordError(f"--select {shown(text)} is none of: fixed:1, fixed:w=0.02,N=4, new-seeds, held-out, oracle")
 
+    def left_open(self, run: Run, choice: Choice) -> str:
+        """What another rule than this one decided: knobs that it does not fix, though it fixes some, or the choice of a
+        single seed, which has no others; or ""."""
+        if self.at and choice.rule != FIXED:
+            return f"{self} leaves {', '.join(knob for knob in run.knobs if knob not in self.at)} open: {choice.rule}"
+        if self.name == NEW_SEEDS and choice.rule == HELD_OUT:
+            return "one seed chooses on its own episodes: held-out"
+        return ""
+
     def __str__(self) -> str:
         return f"{self.name}:{setting_name(self.at).replace(' ', ',')}" if self.at else self.name
-
-
-class Arms(NamedTuple):
-    """The scores of one run by setting, seed and episode; a mean where several evaluations count."""
-
-    scores: np.ndarray
-    """`[k, s, e]`, NaN where there is none."""
-    settings: list[str]
-    seeds: np.ndarray
-    """`[s]`."""
-    episodes: np.ndarray
-    """`[e]`, the numbers of the start states."""
-
-
-class Choice(NamedTuple):
-    """What a rule made of a run's arms."""
-
-    scores: np.ndarray
-    """`[s, e]`, NaN where there is none: what speaks for the method."""
-    seeds: np.ndarray
-    episodes: np.ndarray
-    picks: tuple[str, ...]
-    """The settings behind it: one, or (for odd, for even episodes) where held-out halves disagree, or each that some
-    seeds picked for another, the most frequent first."""
-    rule: str
-    bias: float = 0.0
-    """Estimated, to be subtracted; of the oracle only."""
-    told: str = ""
-    """ "n = 4 of 5 (seed 3 failed: ...)" where not all seeds of the run are in it."""
-    meant: int = 0
-    """Seeds of the run, in it or not."""
-    status: str = "finished"
-    """Of the seeds that are in it."""
-
-    def means(self) -> pd.Series:
-        """Mean score of each seed, by its number."""
-        return pd.Series(settled(average(self.scores, 1)), index=self.seeds)
-
-    def sample(self) -> Sample:
-        """What its seeds say, with what their episodes say of them (`significance.of_episodes`)."""
-        return of_episodes(self.scores[~np.isnan(self.scores).all(axis=1)])
-
-    @property
-    def of_new_seeds(self) -> bool:
-        """Whether its seeds had no say in their own settings, so that they speak of newly trained ones."""
-        return self.rule in (FIXED, NEW_SEEDS)
-
-    def summary(self, rng: np.random.Generator) -> Summary:
-        """Mean, std and interval of it."""
-        there = ~np.isnan(self.scores)
-        seeds = np.broadcast_to(self.seeds[:, None], there.shape)
-        return summarise(self.scores[there], seeds[there], rng)
-
-
-def shared_starts(a: Choice, b: Choice) -> tuple[np.ndarray, np.ndarray]:
-    """Scores `[n, e]` and `[m, e]` over the start states that every seed of both has, for `significance.paired`."""
-    whole = [pd.DataFrame(of.scores, columns=of.episodes).dropna(axis="columns") for of in (a, b)]
-    both = whole[0].columns.intersection(whole[1].columns)
-    return whole[0][both].to_numpy(), whole[1][both].to_numpy()
-
-
-def headline(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the evaluation that heads a table: the final one, else the last before it."""
-    kept, step = (rows["phase"] == "final").to_numpy(), rows["step"].to_numpy()
-    if not kept.any():
-        kept = np.ones(len(rows), bool)
-    return rows[kept & (step == step[kept].max())]
-
-
-def offline(rows: pd.DataFrame) -> pd.DataFrame:
-    """What counts for an offline result: of a run that went online, the evaluations before that."""
-    return rows[rows["phase"] == "offline"] if (rows["phase"] == "online").any() else rows
-
-
-def settings(rows: pd.DataFrame, knobs: tuple[str, ...]) -> list[str]:
-    """The knob settings present, in the order of the knobs' values; [""] for a method without knobs."""
-    if not knobs:
-        return [""]
-    firsts = rows[["setting", *knobs]].iloc[np.unique(rows["setting"].cat.codes, return_index=True)[1]]
-    return [str(name) for name in firsts.sort_values(list(knobs))["setting"]]
-
-
-def arms(rows: pd.DataFrame, order: list[str]) -> Arms:
-    """The rows as an array, settings in the order given; seeds without any row of them are left out."""
-    setting = np.asarray(pd.Categorical(rows["setting"], categories=order).codes)
-    rows, setting = rows[setting >= 0], setting[setting >= 0]
-    seed, seeds = pd.factorize(rows["seed"].to_numpy(), sort=True)
-    episode, episodes = pd.factorize(rows["episode"].to_numpy(), sort=True)
-    shape = (len(order), len(seeds), len(episodes))
-    at, size = np.ravel_multi_index((setting, seed, episode), shape), math.prod(shape)
-    counts = np.bincount(at, minlength=size)
-    with np.errstate(invalid="ignore"):
-        scores = np.bincount(at, weights=rows["score"].to_numpy(float), minlength=size) / counts
-    return Arms(scores.reshape(shape), list(order), seeds, episodes)
-
-
-def average(scores: np.ndarray, axis: int) -> np.ndarray:
-    """The mean of what is there (not NaN) along an axis; NaN where nothing is."""
-    there = ~np.isnan(scores)
-    with np.errstate(invalid="ignore"):
-        return np.where(there, scores, 0.0).sum(axis=axis) / there.sum(axis=axis)
-
-
-def best(scores: np.ndarray) -> int:
-    """The arm of `[k, s, e]` with the largest mean over seeds of seed means; the first of equals."""
-    means = average(average(scores, 2), 1)
-    return int(np.nanargmax(settled(means)))
-
-
-def held_out(of: Arms) -> Choice | None:
-    """Cross-fitted choice: the odd episodes of what wins on the even ones, and the even of what wins on the odd.
-
-    Episode numbers are start states, so the halves share no evaluation noise and the score is an unbiased one of
-    "choose on held-out episodes, then deploy" for *these trained seeds*; both halves use all seeds, so it does not
-    speak of how the choice carries over to newly trained ones. Each episode counts once.
-
-    Returns: None if a setting misses either half.
-    """
-    odd = of.episodes % 2 == 1
-    parts = (of.scores[:, :, ~odd], of.scores[:, :, odd])
-    if any(np.isnan(part).all(axis=(1, 2)).any() for part in parts):  # an empty half is all NaN too
-        return None
-    for_odd, for_even = map(best, parts)
-    scores = np.where(odd, of.scores[for_odd], of.scores[for_even])
-    return Choice(
-        scores, of.seeds, of.episodes, tuple(dict.fromkeys((of.settings[for_odd], of.settings[for_even]))), HELD_OUT
-    )
-
-
-def new_seeds(of: Arms) -> Choice | None:
-    """Leave-one-seed-out choice: each seed has the setting that is best on all other seeds.
-
-    So no seed has a say in its own setting, and their mean is an unbiased score of "choose on n - 1 seeds, then train
-    anew and deploy", on these start states. Each seed counts once; an interval over them is one for new seeds
-    (`tests/analysis/calibrate.py` says what it covers).
-
-    Returns: None for one seed, or if a setting is of a single seed.
-    """
-    means = average(of.scores, 2)  # [k, s]
-    if len(of.seeds) < 2 or (~np.isnan(means)).sum(axis=1).min() < 2:
-        return None
-    others = [np.delete(np.arange(len(of.seeds)), s) for s in range(len(of.seeds))]
-    chosen = [best(of.scores[:, rest]) for rest in others]
-    scores = np.stack([of.scores[k, s] for s, k in enumerate(chosen)])
-    picks = tuple(of.settings[k] for k, _ in Counter(chosen).most_common())
-    return Choice(scores, of.seeds, of.episodes, picks, NEW_SEEDS)
-
-
-def crossed(of: Arms, rule: str) -> Choice | None:
-    """The choice by other seeds, or where these are too few (or `rule` says so) by other episodes; None if neither can
-    be made."""
-    return (new_seeds(of) if rule != HELD_OUT else None) or held_out(of)
-
-
-def oracle(of: Arms, rng: np.random.Generator) -> Choice:
-    """The best arm in hindsight, with the estimated bias of its score."""
-    winner = best(of.scores)
-    return Choice(of.scores[winner], of.seeds, of.episodes, (of.settings[winner],), ORACLE, oracle_bias(of, rng))
-
-
-def oracle_bias(of: Arms, rng: np.random.Generator, splits: int = SPLITS) -> float:
-    """By how much the best arm's own score exceeds the cross-fitted one, a mean over random halves of the start states.
-
-    The cross-fitted score is unbiased for a choice made on half as many episodes, so this also holds what choosing on
-    all of them gains: it errs to the high side. NaN with fewer than two episodes.
-    """
-    if len(of.episodes) < 2:
-        return float("nan")
-    there, half = ~np.isnan(of.scores), halves(len(of.episodes), rng, splits).astype(float)
-    values = np.where(there, of.scores, 0.0)
-    with np.errstate(invalid="ignore"):
-        parts = [average(values @ m.T / (there.astype(float) @ m.T), 1) for m in (half, 1 - half)]  # [k, splits]
-    own = average(average(of.scores, 2), 1)[best(of.scores)]
-    found = []
-    for chosen_on, scored_on in (parts, parts[::-1]):
-        pick = np.where(np.isnan(chosen_on), -np.inf, chosen_on).argmax(axis=0)
-        found.append(np.take_along_axis(scored_on, pick[None], 0)[0])
-    return float(own - average(np.concatenate(found), 0))
-
-
-def halves(episodes: int, rng: np.random.Generator, splits: int) -> np.ndarray:
-    """`[splits, episodes]` (bool): random halves of the start states."""
-    return rng.permuted(np.tile(np.arange(episodes) % 2 == 0, (splits, 1)), axis=1)
 
 
 def choose(run: Run, rows: pd.DataFrame, rule: Rule) -> Choice | str:
@@ -317,14 +101,15 @@ def choose(run: Run, rows: pd.DataFrame, rule: Rule) -> Choice | str:
         return "some setting has no even or no odd episodes to choose on"
     else:
         choice = found
-    seeds = of.seeds.tolist()
-    return choice._replace(told=run.told(seeds), meant=len(run.meant), status=run.status_of(seeds))
+    return _of(run, choice)
 
 
 def scores(
-    records: Records, oracle_too: bool = False, endpoint: Endpoint | None = None
-) -> tuple[pd.DataFrame, list[str]]:
-    """One row a (run, rule, setting) of the evaluations that count, and notes on it.
+    records: Records, oracle_too: bool = False, endpoint: Endpoint | None = None, rule: Rule | None = None,
+    interval: str = "t",
+) -> tuple[pd.DataFrame, list[str]]:  # fmt: skip
+    """One row a (run, rule, setting) of the evaluations that count, and notes on it; with a `rule` one row a run, of
+    what it picks. `interval`: a key of INTERVALS.
 
     Columns: suite, protocol ("" where the suite has no names for them), task, method, label, row (the name to show),
     rule, setting, picks, <knobs> (NaN unless the rule is `fixed`), status (of the seeds in it), fingerprint, phase,
@@ -332,42 +117,63 @@ def scores(
     ("n = 4 of 5 (seed 3 failed: ...)", "" if all are in it).
     """
     cells: list[dict[str, object]] = []
-    notes = []
+    endpoint = endpoint or Endpoint()
+    notes = windows(records, endpoint)
     for run, episodes in records.each():
         name = f"{run.suite}/{run.task} {run.label}"
-        if run.online and (began := episodes["phase"] != "offline").any():
-            episodes = episodes[began]  # what it took on from its offline run has a row of its own
-        rows, missing = (endpoint or Endpoint())(episodes)
+        rows, missing = endpoint.of(run, episodes)
         if missing:
             notes.append(f"{name}: {missing}")
         if rows.empty:
             continue
         first = rows.iloc[-1]
-        if first["phase"] != "final" and not (endpoint and endpoint.steps):
+        if first["phase"] != "final" and not endpoint.steps:
             notes.append(f"{name}: no final evaluation, the {first['phase']} one at step {first['step']} stands in")
-        of = arms(rows, settings(rows, run.knobs))
-        told, status = run.told(of.seeds.tolist()), run.status_of(of.seeds.tolist())
-        notes += [f"{name}: {told}"] if told else []
-        pairs = zip(of.scores, of.settings, strict=True)
-        found = [Choice(values, of.seeds, of.episodes, (setting,), FIXED) for values, setting in pairs]
-        if len(found) > 1:
-            if (choice := held_out(of)) is None:
-                notes.append(f"{name}: no held-out row; some setting has no even or no odd episodes")
-            else:
-                found += [one for one in (new_seeds(of), choice) if one is not None]
-            if oracle_too:
-                found.append(oracle(of, generator(run.suite, run.task)))
+        found, remarks = _choices(run, rows, oracle_too) if rule is None else _choice(run, rows, rule)
+        told = next((one.told for one in found), "")
+        notes += [f"{name}: {line}" for line in (told, *remarks) if line]
         at = rows.drop_duplicates("setting").set_index("setting")
         for one in found:
             fixed = one.rule == FIXED
-            values = {k: at.loc[one.picks[0], k] if fixed and k in run.knobs else None for k in records.knobs}
+            setting = next(iter(one.picks), "") if fixed else ""
+            values = {k: at.loc[setting, k] if fixed and k in run.knobs else None for k in records.knobs}
             cells.append(
                 {"suite": run.suite, "protocol": run.protocol, "task": run.task, "method": run.method}
                 | {"label": run.label}
-                | {"row": f"{run.label} {one.picks[0]}".strip() if fixed else f"{run.label} ({one.rule})"}
-                | {"rule": one.rule, "setting": one.picks[0] if fixed else "", "picks": PICKS.join(one.picks), **values}
-                | {"status": status, "fingerprint": run.fingerprint, "phase": first["phase"], "step": first["step"]}
-                | one.summary(generator(run.suite, run.task))._asdict()
-                | {"bias": one.bias, "meant": len(run.meant), "told": told}
+                | {"row": f"{run.label} {setting}".strip() if fixed else f"{run.label} ({one.rule})"}
+                | {"rule": one.rule, "setting": setting, "picks": PICKS.join(one.picks), **values}
+                | {"status": one.status, "fingerprint": run.fingerprint, "phase": first["phase"], "step": first["step"]}
+                | one.summary(generator(run.suite, run.task), interval)._asdict()
+                | {"bias": one.bias, "meant": one.meant, "told": told}
             )
     return pd.DataFrame(cells), notes
+
+
+def _choices(run: Run, rows: pd.DataFrame, oracle_too: bool) -> tuple[list[Choice], list[str]]:
+    """Every setting of a run, and of several the choices by other seeds and by other episodes, and the oracle's; notes
+    on what cannot be."""
+    of = arms(rows, settings(rows, run.knobs))
+    pairs = zip(of.scores, of.settings, strict=True)
+    found, notes = [Choice(values, of.seeds, of.episodes, (setting,), FIXED) for values, setting in pairs], list[str]()
+    if len(found) > 1:
+        if (choice := held_out(of)) is None:
+            notes.append("no held-out row; some setting has no even or no odd episodes")
+        else:
+            found += [one for one in (new_seeds(of), choice) if one is not None]
+        if oracle_too:
+            found.append(oracle(of, generator(run.suite, run.task)))
+    return [_of(run, one) for one in found], notes
+
+
+def _choice(run: Run, rows: pd.DataFrame, rule: Rule) -> tuple[list[Choice], list[str]]:
+    """What the rule makes of a run; a note where it cannot, or leaves a knob to the held-out one."""
+    choice = choose(run, rows, rule)
+    if isinstance(choice, str):
+        return [], [f"{choice}; not shown"]
+    return [choice], list(filter(None, [rule.left_open(run, choice)]))
+
+
+def _of(run: Run, choice: Choice) -> Choice:
+    """The same with what the run says of its seeds."""
+    seeds = choice.seeds.tolist()
+    return choice._replace(told=run.told(seeds), meant=len(run.meant), status=run.status_of(seeds))

@@ -7,7 +7,9 @@ if __name__ == "__main__":  # what follows is imported, which takes seconds, by 
 
     command.main("analysis.stats:app")
 
+import hashlib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,22 +22,28 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from analysis.compare import Terms, measured
-from analysis.output import below, folder, prepare, print_notes, say, screen, short, write_csv
+from analysis.choices import ORACLE
+from analysis.compare import Terms, measured_by_name
+from analysis.endpoint import windows
+from analysis.layout import broken, fits, joined, listed
+from analysis.notes import brief, tell
+from analysis.output import below, folder, prepare, say, screen, short, write_csv
 from analysis.pairs import Matchup, Over, matchups, missing, over_tasks, tests
-from analysis.records.load import load
-from analysis.records.protocols import Asked
-from analysis.records.runs import RecordError
-from analysis.select import ORACLE, Endpoint, Rule
+from analysis.query import Asked, Ends, Methods, Names, Query, Runs, Select
+from analysis.records.files import RecordError
+from analysis.records.load import Records
 from analysis.statistics.design import design, sentences, signed_rank_p
 from analysis.statistics.estimates import Estimate, stratified_coverage
 from analysis.statistics.significance import ALPHA, Comparison
 
 WIDTH = 100
+LONGEST_NAME = 120  # bytes, of a file
 DASH = "\N{EM DASH}"
 SIDES = ("first", "second")
 SEEN = "with the seeds that chose their own settings, on these tasks"
 """Where held-out episodes or the oracle picked: what a seed gains by its own choice, a new one need not."""
+NAMES = {"holm": "Holm", "bh": "BH"}
+OVER = ("difference [95%]", "t p", "signed-rank p", "its smallest")
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -43,73 +51,133 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 @app.command()
 def main(
     results: Annotated[Path, typer.Argument(parser=folder, help="The folder that holds runs/.")] = Path("results"),
-    compare: Annotated[str, typer.Option(help="Methods, e.g. vgf,fql: the first against each of the others.")] = "",
+    compare: Annotated[
+        str | None, typer.Option(help="The first of these against each of the others: vgf,fql. As --methods if unset.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(parser=folder, help="A folder; RESULTS/tables if unset.")] = None,
-    endpoint: Annotated[str, typer.Option(help="last, last-10 or steps=800k,900k,1m.")] = "last",
-    select: Annotated[
-        str, typer.Option(help="fixed:1, fixed:w=0.02,N=4, new-seeds, held-out or oracle.")
-    ] = "new-seeds",
+    methods: Methods = None,
+    which: Runs = None,
+    endpoint: Ends = "last",
+    select: Select = None,
     protocol: Asked = None,
-    which: Annotated[list[str] | None, typer.Option("--run", help="Of several: fingerprint or K=V.")] = None,
+    names: Names = None,
 ) -> None:
     """Welch, Mann-Whitney, tests paired over start states, signed ranks over tasks; Holm and Benjamini-Hochberg."""
     console = screen(WIDTH)
     place = prepare(out or results / "tables")
-    terms = Terms(Endpoint.parse(endpoint), Rule.parse(select), runs=tuple(which or ()))
-    records = load(results, protocol=protocol)
-    cells = measured(records, terms)
-    names = _methods(compare, sorted({key[2] for key in cells}))
-    absent = [name for name in names if missing(cells, name)]
-    if absent:
-        there = ", ".join(sorted({key[2] for key in cells})) or "none with an evaluation"
-        why = [note for note in records.notes if any(f"/{name}/" in note for name in absent)]
+    query = Query.of(methods, which, protocol, endpoint, select, names)
+    records, terms = query.load(results), Terms.of(query)
+    sides = _sides(compare, query, records)
+    cells = {(*key[:2], query.shown(key[2])): cell for key, cell in measured_by_name(records, sides, terms).items()}
+    sides = [query.shown(side) for side in sides]
+    if absent := [side for side in sides if missing(cells, side)]:
+        there = ", ".join(_present(records)) or "none with an evaluation"
+        why = [note for note in records.notes if any(f"/{side.partition(' ')[0]}/" in note for side in absent)]
         line = f"no run of {', '.join(absent)} under {results / 'runs'}; there is {there}"
         raise RecordError("; ".join([line, *why[:3]]))
-    notes = records.notes + [f"{'/'.join(key)}: {cell.remark}" for key, cell in cells.items() if cell.remark]
-    pairs = {other: matchups(cells, names[0], other) for other in names[1:]}
-    notes += [note for _, remarks in pairs.values() for note in remarks]
+    notes = [*records.notes, *windows(records, query.endpoint)]
+    notes += [f"{'/'.join(key)}: {cell.remark}" for key, cell in cells.items() if cell.remark]
+    pairs = {other: matchups(cells, sides[0], other) for other in sides[1:]}
+    apart = [note for _, remarks in pairs.values() for note in remarks]
     rows = tests([matchup for found, _ in pairs.values() for matchup in found])
     if rows.empty:
-        raise RecordError(f"{compare}: no task has two of them with an evaluation; {'; '.join(notes)}")
-    path = below(place, f"compare-{'-'.join(names)}.csv")
+        raise RecordError(
+            f"{', '.join(sides)}: no task has two of them with an evaluation; {brief(apart + notes, records)}"
+        )
+    notes += apart
+    path = below(place, _file(sides))
     write_csv(path, rows)
     for other, (found, _) in pairs.items():
         if found:
-            show(console, names[0], other, rows[rows["second"] == other], found, len(rows), terms)
+            show(console, sides[0], other, rows[rows["second"] == other], found, len(rows), terms)
     say("", path)
-    print_notes(notes)
+    tell(notes, records, path.with_name(f"{path.stem}-notes.csv"))
+
+
+def _sides(compare: str | None, query: Query, records: Records) -> list[str]:
+    """Names of methods or labels, two or more: those of --compare, or all that --methods asks for, in its order.
+
+    Raises: RecordError: there are fewer, or one stands there twice.
+    """
+    if compare is None and query.methods:
+        found = _present(records)
+        given = f"--methods {','.join(query.methods)}"
+    else:
+        found = [name.strip() for name in (compare or "").split(",")]
+        given = f"--compare {compare or 'is missing'}"
+    if len(found) < 2 or "" in found or len(set(found)) < len(found):
+        there = ", ".join(_present(records)) or "none"
+        raise RecordError(f"{given}: name two methods or more, of {there}")
+    return found
+
+
+def _present(records: Records) -> list[str]:
+    """The labels of runs with an evaluation, in the order to show them."""
+    return sorted({run.label for run, _ in records.each()}, key=records.position)
+
+
+def _file(sides: Sequence[str]) -> str:
+    """A file's name for a comparison; of many sides, or long ones, cut and with a digest."""
+    name = re.sub(r"[^\w .+=#()\[\]-]", "+", f"compare-{'-'.join(sides)}")
+    if len(name.encode()) > LONGEST_NAME:
+        digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+        name = f"{name.encode()[:LONGEST_NAME].decode(errors='ignore').rstrip()}-{digest}"
+    return f"{name}.csv"
 
 
 def show(
     console: Console, first: str, second: str, rows: pd.DataFrame, of: Sequence[Matchup], family: int, terms: Terms
 ) -> None:
     """Prints one pair: the tests of each task, those over tasks, and what follows."""
-    console.print(screen_of(rows, first, second))
+    console.print(screen_of(rows, first, second, console))
     console.print("\n".join(legend(rows, family, terms)), "", style="dim", soft_wrap=True)
     summaries = list(over_tasks(of))
     for suite, over in summaries:
-        console.print(table_of(suite, over), "")
+        console.print(table_of(suite, over, console))
+        console.print()
     for line in conclusions(rows, summaries, family):
         console.print(line)
 
 
-def screen_of(rows: pd.DataFrame, first: str, second: str) -> Table:
-    """The tests of one pair of methods, a task a row."""
-    table = Table(title=f"{first} against {second}", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("task", min_width=20, overflow="fold")
-    for name in (first, second, "difference\n[95%]", "Welch\np", "\nHolm", "\nBH", "M-W p\n(Holm)", "paired p\n(Holm)"):
-        table.add_column(name, justify="right", overflow="fold")
-    table.add_column("P(1st\nbetter)", justify="right")
-    for row in rows.to_dict("records"):
+def screen_of(rows: pd.DataFrame, first: str, second: str, console: Console) -> Table | Text:
+    """The tests of one pair of methods, a task a row; a task's numbers in lines where the rows do not fit."""
+    title, entries = f"{first} against {second}", rows.to_dict("records")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("task")
+    tests = ("Welch\np", "\nHolm", "\nBH", "M-W p\n(Holm)", "paired p\n(Holm)", "P(1st\nbetter)")
+    for name in (broken(first, 10), broken(second, 10), "difference\n[95%]", *tests):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in entries:
         sides = [Text.assemble(f"{row[f'{s}_mean']:.1f}", (f"\n{_n(row, s)}", "dim")) for s in SIDES]
-        interval = DASH if math.isnan(row["low"]) else f"[{row['low']:.1f}, {row['high']:.1f}]"
         table.add_row(
-            short(row["task"]), *sides, Text.assemble(f"{row['difference']:+.1f}", (f"\n{interval}", "dim")),
+            broken(short(row["task"]), 20), *sides,
+            Text.assemble(f"{row['difference']:+.1f}", (f"\n{_interval(row)}", "dim")),
             p_of(row["p_welch"]), p_of(row["p_welch_holm"]), p_of(row["p_welch_bh"]),
             f"{p_of(row['p_rank'])}\n({p_of(row['p_rank_holm'])})",
             f"{p_of(row['p_paired'])}\n({p_of(row['p_paired_holm'])})", f"{row['improvement']:.2f}",
         )  # fmt: skip
-    return table
+    if fits(console, table):
+        return table
+    return listed(title, ((short(row["task"]), _sentences(row)) for row in entries), console.width)
+
+
+def _sentences(row: Mapping[Any, Any]) -> list[str]:
+    """The numbers of one task in lines."""
+    sides = [joined(f"{row[f'{side}_mean']:.1f} ({_n(row, side)})") for side in SIDES]
+    found = [f"{' against '.join(sides)}; difference {row['difference']:+.1f} {joined(_interval(row))}"]
+    for name, test, corrections in (
+        ("Welch", "welch", "holm bh"),
+        ("M-W", "rank", "holm"),
+        ("paired", "paired", "holm"),
+    ):
+        ps = [f"p {p_of(row[f'p_{test}'])}"]
+        ps += [f"{NAMES[one]} {p_of(row[f'p_{test}_{one}'])}" for one in corrections.split()]
+        found.append(f"{name}: {', '.join(map(joined, ps))}")
+    return [*found, f"P(1st better) {row['improvement']:.2f}"]
+
+
+def _interval(row: Mapping[Any, Any]) -> str:
+    return DASH if math.isnan(row["low"]) else f"[{row['low']:.1f}, {row['high']:.1f}]"
 
 
 def _n(row: Mapping[Any, Any], side: str) -> str:
@@ -117,28 +185,39 @@ def _n(row: Mapping[Any, Any], side: str) -> str:
     return f"n={row[f'{side}_seeds']}" + (f" of {row[f'{side}_meant']}" if row[f"{side}_told"] else "")
 
 
-def table_of(suite: str, over: Over) -> Table:
-    """The tests over the tasks of one suite."""
+def table_of(suite: str, over: Over, console: Console) -> Table | Text:
+    """The tests over the tasks of one suite; in lines where a row does not fit."""
+    rows, count = _over_rows(over), len(over.matchups)
+    title = f"{suite}: over {count} tasks in {over.environments} environments"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("question", *OVER):
+        table.add_column(name, justify="left" if name == "question" else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(broken(row[0], 36), *row[1:])
+    table.caption, table.caption_justify = _coverage(over), "left"
+    if fits(console, table):
+        return table
+    found = [(name, ", ".join(f"{what} {joined(cell)}" for what, cell in zip(OVER, cells, strict=True) if cell)
+              if any(cells[1:]) else cells[0]) for name, *cells in rows]  # fmt: skip
+    return listed(title, [*((name, [said]) for name, said in found), ("", [_coverage(over)])], console.width)
+
+
+def _over_rows(over: Over) -> list[list[str]]:
+    """A question a row: its words, then what stands in the columns of OVER."""
     first, second, count = over.matchups[0].first, over.matchups[0].second, len(over.matchups)
-    table = Table(title=f"{suite}: over {count} tasks in {over.environments} environments", title_justify="left",
-                  box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))  # fmt: skip
-    for name in ("question", "difference [95%]", "t p", "signed-rank p", "its smallest"):
-        table.add_column(name, justify="left" if name == "question" else "right")
-    units = over.units
+    rows, units = list[list[str]](), over.units
     seeds = "new seeds" if over.of_new_seeds else "seeds like these"
-    table.add_row(f"{seeds}, these tasks (Welch, averaged)", *_shown(over.seeds), "", "")
-    table.add_row(f"{seeds} and new starts, these tasks (paired)", *_shown(over.starts), "", "")
+    rows.append([f"{seeds}, these tasks (Welch, averaged)", *_shown(over.seeds), "", ""])
+    rows.append([f"{seeds} and new starts, these tasks (paired)", *_shown(over.starts), "", ""])
     for name, one, ranks, n in (
         ("tasks as units", units.tasks, units.wilcoxon_tasks, count),
         ("environments as units", units.environments, units.wilcoxon_environments, over.environments),
     ):
-        table.add_row(name, *_shown(one), p_of(ranks), p_of(signed_rank_p(n)))
-    table.add_row(f"P(a seed of {first} beats one of {second})", _estimate(over.improvement, 2), "", "", "")
+        rows.append([name, *_shown(one), p_of(ranks), p_of(signed_rank_p(n))])
+    rows.append([f"P(a seed of {first} beats one of {second})", _estimate(over.improvement, 2), "", "", ""])
     for name, iqm in zip((first, second), over.iqm, strict=True):
-        table.add_row(f"IQM of {name}", _estimate(iqm, 1), "", "", "")
-    table.caption = _coverage(over)
-    table.caption_justify = "left"
-    return table
+        rows.append([f"IQM of {name}", _estimate(iqm, 1), "", "", ""])
+    return rows
 
 
 def legend(rows: pd.DataFrame, family: int, terms: Terms) -> list[str]:
@@ -236,12 +315,3 @@ def _estimate(one: Estimate, digits: int) -> str:
 def p_of(p: float) -> str:
     """ "0.012", "<.0001", a dash where there is none."""
     return DASH if math.isnan(p) else "<.0001" if p < 1e-4 else f"{p:.2g}" if p >= 0.001 else f"{p:.1g}"
-
-
-def _methods(text: str, present: Sequence[str]) -> list[str]:
-    names = [name.strip() for name in text.split(",")]
-    if len(names) < 2 or "" in names or len(set(names)) < len(names):
-        raise RecordError(
-            f"--compare {text or 'is missing'}: name two methods or more, of {', '.join(present) or 'none'}"
-        )
-    return names

@@ -1,4 +1,4 @@
-"""`python -m analysis.tables results/`: a method x task table of scores, on the screen, as Markdown and as CSV.
+"""`python -m analysis.tables results/`: a method x task table of scores, on the screen, as Markdown, CSV and LaTeX.
 
 With `--paper table2` (or table1, table3, table7, all) the published table with the measured numbers beside it.
 """
@@ -11,10 +11,10 @@ if __name__ == "__main__":  # what follows is imported, which takes seconds, by 
     command.main("analysis.tables:app")
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pandas as pd
 import typer
@@ -22,13 +22,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from analysis.compare import MARGIN, OTHER, Terms, compare
+from analysis.choices import FIXED, HELD_OUT, NEW_SEEDS, ORACLE
+from analysis.compare import MARGIN, OTHER, Terms, compare, unpublished
+from analysis.layout import broken, fits
+from analysis.notes import brief, grouped, tell
 from analysis.output import (
     environment,
     folder,
     markdown,
     prepare,
-    print_notes,
     say,
     screen,
     short,
@@ -38,10 +40,15 @@ from analysis.paper import legend as terms_of
 from analysis.paper import power, summary, title, write
 from analysis.paper import screen as print_of
 from analysis.published import FOLDER, read
-from analysis.records.load import Records, load
-from analysis.records.protocols import EVERY, Asked, asked, heading
-from analysis.records.runs import RecordError
-from analysis.select import FIXED, HELD_OUT, NEW_SEEDS, ORACLE, Endpoint, Rule, scores
+from analysis.query import Asked, Ends, Intervals, Methods, Names, Query, Runs, Select
+from analysis.records.files import RecordError
+from analysis.records.labels import natural
+from analysis.records.load import Records
+from analysis.records.protocols import EVERY, heading
+from analysis.scoreboard import boards
+from analysis.select import Endpoint, scores
+from analysis.sheets import tex
+from analysis.statistics.estimates import coverage
 from analysis.statistics.significance import CORRECTIONS
 from analysis.tuning.budget import curves
 from core.files import write_text
@@ -50,7 +57,10 @@ from core.options import filled
 WIDTH = 100
 TASKS_ABREAST = 3
 MISSING = "\N{EM DASH}"
+Position = Callable[[str], Any]
 UNFINISHED = "\N{DAGGER}"
+WORDS = {"t": "t", "bca": "BCa bootstrap", "percentile": "percentile bootstrap"}
+"""How intervals are called."""
 RULES = {
     FIXED: "A row that names a setting shows that setting, chosen before looking.",
     NEW_SEEDS: "(new-seeds): each seed at the setting that is best on the other seeds: what new seeds would give.",
@@ -68,61 +78,68 @@ def main(
     out: Annotated[Path | None, typer.Option(parser=folder, help="A folder; RESULTS/tables if unset.")] = None,
     oracle: Annotated[bool, typer.Option("--oracle", help="Add the best setting in hindsight (biased).")] = False,
     budget: Annotated[bool, typer.Option("--budget", help="Add what choosing a knob costs: OUT/budget.csv.")] = False,
-    endpoint: Annotated[str, typer.Option(help="last, last-10 or steps=800k,900k,1m.")] = "last",
+    methods: Methods = None,
+    which: Runs = None,
+    endpoint: Ends = "last",
+    select: Select = None,
     protocol: Asked = None,
+    names: Names = None,
+    interval: Intervals = "t",
     paper: Annotated[str | None, typer.Option(help="table1, table2, table3, table7 or all.")] = None,
-    select: Annotated[
-        str, typer.Option(help="--paper: fixed:1, fixed:w=0.02,N=4, new-seeds, held-out or oracle.")
-    ] = "new-seeds",
     margin: Annotated[float, typer.Option(help="--paper: points within which a difference is none.")] = MARGIN,
     correct: Annotated[str, typer.Option(help="--paper: holm, bh or none.")] = "holm",
-    which: Annotated[list[str] | None, typer.Option("--run", help="--paper: of several: fingerprint or K=V.")] = None,
     published: Annotated[
         Path | None, typer.Option(parser=folder, help="--paper: a folder of published numbers; ours if unset.")
     ] = None,
 ) -> None:
-    """Scores of the final evaluation: mean +- std over seeds and a 95% bootstrap interval."""
+    """Scores of the final evaluation: mean +- std over seeds and a 95% interval."""
     _belong(context, paper is not None)
+    if oracle and select is not None:
+        raise RecordError("--oracle goes without --select, which shows what one rule picks; --select oracle is one")
     console = screen(WIDTH)
+    query = Query.of(methods, which, protocol, endpoint, select, names, interval)
     if paper is None:
         place = prepare(out or results / "tables")
-        scored(load(results, protocol=protocol), place, Endpoint.parse(endpoint), oracle, budget, console)
+        scored(query.load(results), place, query, oracle, budget, console)
         return
     if correct not in CORRECTIONS:
         raise RecordError(f"--correct {correct} is none of {', '.join(CORRECTIONS)}")
     if not 0 < margin < math.inf:
         raise RecordError(f"--margin {margin:g}: a number of points above 0")
     filled("--paper", paper)
-    terms = Terms(Endpoint.parse(endpoint), Rule.parse(select), margin, correct, tuple(which or ()), asked(protocol))
-    records = load(results, empty=True, protocol=protocol or EVERY)  # print's own count where none is named
+    terms = Terms.of(query, margin, correct)
+    records = query.load(results, empty=True, protocol=EVERY)  # print's own count where none is named
     beside(records, prepare(out or results / "tables" / "paper"), published or FOLDER, paper, terms, console)
 
 
 def _belong(context: typer.Context, paper: bool) -> None:
     """Raises: RecordError: an option was given that only the other kind of table has."""
-    for name in ("oracle", "budget") if paper else ("select", "margin", "correct", "which", "published"):
+    for name in ("oracle", "budget", "interval") if paper else ("margin", "correct", "published"):
         if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE":
             option = next(one.opts[0] for one in context.command.params if one.name == name)
             raise RecordError(f"{option} does not go with --paper" if paper else f"{option} goes with --paper only")
 
 
-def scored(records: Records, place: Path, endpoint: Endpoint, oracle: bool, budget: bool, console: Console) -> None:
-    """Prints and writes place/scores.{md,csv}, and place/budget.csv if asked for."""
-    cells, remarks = scores(records, oracle, endpoint)
+def scored(records: Records, place: Path, query: Query, oracle: bool, budget: bool, console: Console) -> None:
+    """Prints and writes place/scores.{md,csv,tex}, and place/budget.csv if asked for."""
+    cells, remarks = scores(records, oracle, query.endpoint, query.rule if query.ruled else None, query.interval)
     notes = [*records.notes, *remarks, *_data(records)]
     if cells.empty:
-        raise RecordError(f"no episodes to show under {records.root / 'runs'}: {'; '.join(notes)}")
-    write_text(place / "scores.md", page(cells, notes))
+        raise RecordError(f"no episodes to show under {records.root / 'runs'}: {brief(notes, records)}")
+    write_text(place / "scores.md", page(cells, grouped(notes, records), records.position, query))
     write_csv(place / "scores.csv", cells)
-    paths = [place / "scores.md", place / "scores.csv"]
+    seen, remarks = boards(records, query.endpoint, query.rule)
+    write_text(place / "scores.tex", tex(seen, Terms.of(query)))
+    notes += remarks
+    paths = [place / "scores.md", place / "scores.csv", place / "scores.tex"]
     if budget:
         paths.append(place / "budget.csv")
-        write_csv(paths[-1], curves(records, endpoint))
-    for suite, tasks in blocks(cells):
-        console.print(screen_of(cells, suite, tasks, console.width), "")
-    console.print("\n".join(legend(cells)), style="dim", soft_wrap=True)
+        write_csv(paths[-1], curves(records, query.endpoint))
+    for table in tables_of(cells, console, records.position):
+        console.print(table, "")
+    console.print("\n".join(legend(cells, query.endpoint, query.interval)), style="dim", soft_wrap=True)
     say("", *paths)
-    print_notes(notes)
+    tell(notes, records, place / "scores-notes.csv")
 
 
 def _data(records: Records) -> list[str]:
@@ -144,16 +161,17 @@ def beside(records: Records, place: Path, published: Path, which: str, terms: Te
         rows = rows[rows["table"] == which]
     compared, remarks = compare(records, rows, terms)
     notes += records.notes + remarks
-    paths = list(write(compared, terms, place, notes))
+    paths = list(write(compared, terms, place, grouped(notes, records), unpublished(records, rows, terms)))
     for _, table in compared.groupby("table", sort=False):
         if (table["runs"] > 0).any():
-            console.print(print_of(table), "")
+            console.print(print_of(table, console))
+            console.print()
         else:
             console.print(f"{title(table)}: {summary(table)}", soft_wrap=True)
     if (compared["runs"] > 0).any():
         console.print("\n".join([*terms_of(compared, terms), *power(compared, terms)]), style="dim", soft_wrap=True)
     say("", *paths)
-    print_notes(notes)
+    tell(notes, records, place / "notes.csv")
 
 
 def blocks(cells: pd.DataFrame) -> Iterator[tuple[str, list[str]]]:
@@ -183,34 +201,51 @@ def cell(row: pd.Series) -> tuple[str, str]:
     return f"{row['mean']:.1f}{spread}{mark}", interval
 
 
-def grid(cells: pd.DataFrame, suite: str, tasks: list[str]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
-    """(row name, one `cell` a task) in the order to show; missing cells are a dash."""
+def grid(
+    cells: pd.DataFrame, suite: str, tasks: list[str], position: Position = natural
+) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """(row name, one `cell` a task) in the order to show; missing cells are a dash. `position`: of a label."""
     part = cells[(cells["suite"] == suite) & cells["task"].isin(tasks)]
     at = {(row["row"], row["task"]): cell(row) for _, row in part.iterrows()}
-    for name in sorted(part["row"].unique(), key=lambda name: _position(part, name)):
+    for name in sorted(part["row"].unique(), key=lambda name: _position(part, name, position)):
         yield name, [at.get((name, task), (MISSING, "")) for task in tasks]
 
 
-def screen_of(cells: pd.DataFrame, suite: str, tasks: list[str], width: int = WIDTH) -> Table:
-    """One block for the terminal; the interval goes below the mean where both do not fit beside each other."""
-    rows = list(grid(cells, suite, tasks))
-    widths = [max(len(name) for name, _ in rows)]
-    widths += [max(len(task), *(len(" ".join(row[i])) for _, row in rows)) for i, task in enumerate(map(short, tasks))]
-    joint = " " if sum(widths) + 3 * len(widths) + 1 <= width else "\n"
+def tables_of(cells: pd.DataFrame, console: Console, position: Position = natural) -> Iterator[Table]:
+    """The blocks for the terminal, with fewer tasks abreast where not all of a block's fit."""
+    for suite, tasks in blocks(cells):
+        while tasks:
+            sizes = [(count, joint) for count in range(len(tasks), 0, -1) for joint in (" ", "\n")]
+            tried = ((count, screen_of(cells, suite, tasks[:count], position, joint)) for count, joint in sizes)
+            count, table = next((one for one in tried if fits(console, one[1])), (1, None))
+            if table is None:  # names leave no room: they are parted, the numbers stay whole
+                table = screen_of(cells, suite, tasks[:1], position, "\n")
+                table.columns[0].no_wrap = False
+            table.min_width = min(max(40, len(str(table.title))), console.width)
+            yield table
+            tasks = tasks[count:]
+
+
+def screen_of(
+    cells: pd.DataFrame, suite: str, tasks: list[str], position: Position = natural, joint: str = "\n"
+) -> Table:
+    """One block for the terminal; `joint` stands between a mean and its interval."""
+    rows = list(grid(cells, suite, tasks, position))
     title = f"{named(cells, suite, tasks)}: {amount(cells, suite, tasks)}"
-    table = Table(title=title, title_justify="left", min_width=min(max(40, len(title)), width))
-    table.add_column("method", no_wrap=True)
+    table = Table(title=title, title_justify="left")
+    table.add_column("method", no_wrap=True, overflow="fold")
     for task in tasks:
-        table.add_column(short(task), justify="right", overflow="fold")
+        table.add_column(broken(short(task), 20), justify="right", no_wrap=True)
     for name, row in rows:
         texts = [Text.assemble(value, joint, (interval, "dim")) if interval else Text(value) for value, interval in row]
         table.add_row(Text(name, style="dim" if "(oracle)" in name else ""), *texts)
     return table
 
 
-def page(cells: pd.DataFrame, notes: list[str]) -> str:
+def page(cells: pd.DataFrame, notes: list[str], position: Position = natural, query: Query | None = None) -> str:
     """All blocks, what they mean, and the notes, as one Markdown page."""
-    lines = ["# Scores", "", *(f"{line}  " for line in legend(cells))]
+    query = query or Query()
+    lines = ["# Scores", "", *(f"{line}  " for line in legend(cells, query.endpoint, query.interval))]
     for suite, tasks in blocks(cells):
         names = [markdown(short(task)) for task in tasks]
         lines += [
@@ -221,7 +256,7 @@ def page(cells: pd.DataFrame, notes: list[str]) -> str:
             "",
         ]
         lines += ["| method | " + " | ".join(names) + " |", "|:--|" + "--:|" * len(tasks)]
-        for name, row in grid(cells, suite, tasks):
+        for name, row in grid(cells, suite, tasks, position):
             lines.append(f"| {markdown(name)} | " + " | ".join(" ".join(texts).strip() for texts in row) + " |")
     if notes:
         lines += ["", "## Notes", "", *(f"- {markdown(note)}" for note in notes)]
@@ -243,25 +278,30 @@ def amount(cells: pd.DataFrame, suite: str, tasks: list[str]) -> str:
     return f"{span['seeds']} seed{'s' * (span['seeds'] != '1')} x {span['episodes']} episodes"
 
 
-def legend(cells: pd.DataFrame) -> list[str]:
-    """What the numbers are, and their limits."""
-    lines = [
-        "mean \N{PLUS-MINUS SIGN} std over seeds (ddof 1) [95% t interval over seeds]",
+def legend(cells: pd.DataFrame, endpoint: Endpoint | None = None, interval: str = "t") -> list[str]:
+    """What the numbers are, and their limits; `interval`: a key of INTERVALS."""
+    lines = [f"Endpoint {endpoint}: {endpoint.meaning}."] if endpoint and endpoint != Endpoint() else []
+    lines += [
+        f"mean \N{PLUS-MINUS SIGN} std over seeds (ddof 1) [95% {WORDS[interval]} interval over seeds]",
         "A seed's spread counts as no less than that of its episodes: few seeds may agree by chance.",
-    ]
+    ][: 1 + (interval == "t")]
+    several = cells.loc[cells["seeds"] > 1, "seeds"]
+    if interval != "t" and len(several):
+        least = int(several.min())
+        lines.append(f"Such intervals of few seeds are too narrow: those of {least} cover about {coverage(least)}%.")
     if (cells["seeds"] == 1).any():
         lines.append("n=1: one seed, so no std, and an interval over its episodes, which speaks of that policy only.")
     if (cells["told"] != "").any():
         lines.append("n=4 of 5: four seeds of five that were started; the notes say what became of the others.")
     if (cells["status"] != "finished").any():
         lines.append(f"{UNFINISHED} not finished: the last complete evaluation.")
-    picked = cells[(cells["setting"] != "") | (cells["rule"] != FIXED)]
-    return lines + [RULES[rule] for rule in RULES if (picked["rule"] == rule).any()]
+    shown = set(cells.loc[cells["picks"] != "", "rule"])
+    return lines + [said for rule, said in RULES.items() if rule in shown]
 
 
-def _position(part: pd.DataFrame, name: str) -> tuple[str, int, tuple[float, ...]]:
+def _position(part: pd.DataFrame, name: str, of: Position) -> tuple[Any, int, tuple[float, ...]]:
     """Where a row stands: by label; settings by the knobs' values; then held-out, then oracle."""
     row = part[part["row"] == name].iloc[0]
     knobs = part.columns[part.columns.get_loc("picks") + 1 : part.columns.get_loc("status")]
     values = tuple(-math.inf if pd.isna(row[knob]) else float(row[knob]) for knob in knobs)
-    return str(row["label"]), [FIXED, NEW_SEEDS, HELD_OUT, ORACLE].index(row["rule"]), values
+    return of(str(row["label"])), (FIXED, NEW_SEEDS, HELD_OUT, ORACLE, row["rule"]).index(row["rule"]), values

@@ -23,11 +23,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from analysis.output import folder, prepare, print_notes, say, screen, short
+from analysis.choices import ORACLE
+from analysis.layout import fits, joined, listed
+from analysis.notes import brief, tell
+from analysis.output import folder, prepare, say, screen, short
+from analysis.query import Ends
+from analysis.records.files import RecordError, shown
 from analysis.records.load import Records, load
 from analysis.records.protocols import Asked
-from analysis.records.runs import RecordError, shown
-from analysis.select import ORACLE, Endpoint, Rule
+from analysis.select import Endpoint, Rule
 from analysis.tuning.picking import SEEDS, TASKS, Picked, by_seeds, by_tasks, csv_of, merged, table_at
 from analysis.tuning.spending import Spent, spent
 from analysis.tuning.sweeps import Sweep, Unscored, sweeps
@@ -56,7 +60,7 @@ def main(
     phase: Annotated[str | None, typer.Option(help="offline or online runs only.")] = None,
     methods: Annotated[str | None, typer.Option(help="Some methods only; * stands for anything.")] = None,
     tasks: Annotated[str | None, typer.Option(help="Some tasks only; * stands for anything.")] = None,
-    endpoint: Annotated[str, typer.Option(help="last, last-10 or steps=800k,900k,1m.")] = "last",
+    endpoint: Ends = "last",
     select: Annotated[
         str, typer.Option(help="Test-time knobs: fixed:1, fixed:w=0.02,N=4, new-seeds or held-out.")
     ] = "new-seeds",
@@ -79,13 +83,13 @@ def main(
     records = load(results, protocol=protocol)
     found, notes = sweeps(records, Endpoint.parse(endpoint), knobs, _known(records, keys))
     if not found:
-        why = "; ".join([*notes, *records.notes][:3]) or "python -m harness.run --sweep METHOD.KEY=V1,V2 makes some"
+        why = brief([*notes, *records.notes], records) or "python -m harness.run --sweep METHOD.KEY=V1,V2 makes some"
         raise RecordError(f"no method has two settings on a task under {results / 'runs'}; {why}")
     found = _wanted(_of(found, suite, phase), methods, tasks)
     picks = {SEEDS: by_seeds, TASKS: by_tasks}
     picked = list(picks[rule](found, choose_on, notes)) if rule is not None else []
     if rule is not None and not picked:
-        raise RecordError(f"--rule {rule} can pick nothing: {'; '.join(notes[-3:])}")
+        raise RecordError(f"--rule {rule} can pick nothing: {brief(notes[-3:], records)}")
     tables = {one.table: [row for other in picked if other.table == one.table for row in other.rows] for one in picked}
     if out is not None and len(tables) > 1:
         raise RecordError(f"--out {out}: the picks belong in {' and '.join(tables)}; --suite and --phase choose")
@@ -98,7 +102,7 @@ def main(
     else:
         write_text(out, merged(kept, [row for rows in tables.values() for row in rows], notes))
         say(out)
-    print_notes([*records.notes, *notes])
+    tell([*records.notes, *notes], records)
 
 
 def _known(records: Records, keys: str | None) -> list[str]:
@@ -144,7 +148,7 @@ def _show(console: Console, found: Sequence[Sweep], picked: Sequence[Picked]) ->
     by_place = {(one.place, one.label): one for one in picked}
     for sweep in found:
         one = by_place.get((f"{sweep.suite}/{sweep.task}", sweep.label))
-        console.print(_screen(sweep, one))
+        console.print(_screen(sweep, one, console))
         console.print("\n".join([*([_said(one)] if one else []), _cost(spent(sweep.runs)), ""]), soft_wrap=True)
     for one in picked:
         if here := [sweep for sweep in found if (sweep.suite, sweep.label) == (one.place, one.label)]:
@@ -152,17 +156,20 @@ def _show(console: Console, found: Sequence[Sweep], picked: Sequence[Picked]) ->
             console.print(f"{one.place}, {one.label}: {_said(one)}\n{cost}\n", soft_wrap=True)
 
 
-def _screen(sweep: Sweep, picked: Picked | None) -> Table:
-    """The settings of one method on one task; the one picked is bold."""
+def _screen(sweep: Sweep, picked: Picked | None, console: Console) -> Table | Text:
+    """The settings of one method on one task, the one picked in bold; in lines where a row does not fit."""
     title = f"{sweep.suite}: {short(sweep.task)}: {sweep.label}"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("setting", overflow="fold")
-    for name in ("mean \N{PLUS-MINUS SIGN} std", "95% interval", "n", *(["splits that pick it"] if picked else [])):
-        table.add_column(name, justify="right")
+    table.add_column("setting")
+    names = ["mean \N{PLUS-MINUS SIGN} std", "95% interval", "n", *(["splits that\npick it"] if picked else [])]
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    entries = list[tuple[str, list[str]]]()
     numbers = {one.run.key: number for number, one in enumerate(sweep.settings)}
     for one in sweep.tried:
         if isinstance(one, Unscored):
             why = Text(f"{one.name} ({one.why})")
+            entries.append((one.name, [one.why, f"n 0 of {len(one.run.meant)}"]))
             table.add_row(why, "", "", f"0 of {len(one.run.meant)}", *([""] if picked else []))
             continue
         number, summary = numbers[one.run.key], one.summary
@@ -172,7 +179,9 @@ def _screen(sweep: Sweep, picked: Picked | None) -> Table:
         cells += [f"{picked.held.counts[number]} of {picked.splits}"] if picked else []
         style = "bold" if picked and number == picked.held.pick else ""
         table.add_row(*(Text(cell, style=style) for cell in cells))
-    return table
+        said = [joined(f"{name} {cell}".replace("\n", " ")) for name, cell in zip(names[1:], cells[2:], strict=True)]
+        entries.append((f"{one.name}{' (picked)' if style else ''}", [", ".join([joined(cells[1]), *said])]))
+    return table if fits(console, table) else listed(title, entries, console.width)
 
 
 def _said(one: Picked) -> str:

@@ -20,14 +20,20 @@ import numpy as np
 import pandas as pd
 import typer
 from rich import box
+from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from analysis.output import folder, prepare, print_notes, say, screen, write_csv
+from analysis.choices import FIXED, HELD_OUT, Arms, held_out, settings
+from analysis.layout import fits, joined, listed
+from analysis.notes import brief, tell
+from analysis.output import folder, prepare, say, screen, write_csv
+from analysis.records.files import RecordError
 from analysis.records.load import Records, load
 from analysis.records.protocols import EVERY
-from analysis.records.runs import RecordError, Run
+from analysis.records.runs import Run
 from analysis.records.verdict_files import judged, texts, verdict_files
-from analysis.select import FIXED, HELD_OUT, Arms, headline, held_out, settings
+from analysis.select import headline
 from analysis.statistics.estimates import generator
 from analysis.statistics.winrate import length_controlled, paired, rates, wilson, win_rate
 from core.errors import BadInput
@@ -41,9 +47,11 @@ Judges = dict[str, list[tuple[Path, str]]]
 """Judge -> of each seed, the file of its verdicts and the SHA-256 of the texts beside it."""
 Verdicts = dict[str, np.ndarray]
 """VALUES -> `[k, s, e]`."""
-Spoken = dict[tuple[str, str, str], dict[str, list[tuple[str, pd.DataFrame]]]]
+Scores = dict[tuple[str, str, str], dict[str, list[tuple[str, pd.DataFrame]]]]
 """(suite, task, judge) -> method, or a row's name -> of each of its runs (row, seeds by prompts, which are named by
 number and hash)."""
+
+WIDTH = 120
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -68,7 +76,7 @@ def main(
     records = load(results, protocol=EVERY)  # language suites have no names for them
     table, differences, notes = tabulate(records, judge or "", names)
     if table.empty:
-        why = "; ".join(map(str, notes[:3]))
+        why = brief(notes, records)
         of = f" of {judge}" if judge else ""
         raise RecordError(f"no verdicts{of} under {results / 'runs'}" + (f"; {why}" if why else ""))
     paths = [place / "winrates.csv"]
@@ -76,9 +84,10 @@ def main(
     if names:
         paths.append(place / "winrate-differences.csv")
         write_csv(paths[-1], differences)
-    console = screen(120, fixed=True)
+    console = screen(WIDTH)
     for key, rows in table.groupby(["suite", "task", "judge"], sort=False):
-        console.print(_screen(" / ".join(dict.fromkeys(key)), rows), "")
+        console.print(_screen(" / ".join(dict.fromkeys(key)), rows, console))
+        console.print()
     for row in differences.to_dict("records"):
         value, low, high = (100 * row[name] for name in ("value", "low", "high"))
         console.print(f"{row['task']}, {row['judge']}: {row['first']} - {row['second']} = {value:+.1f} points "
@@ -89,7 +98,7 @@ def main(
         console.print(f"Each interval has its own 5%, and is for new prompts to {policies}, not for new trainings.",
                       style="dim")  # fmt: skip
     say("", *paths)
-    print_notes([*records.notes, *notes])
+    tell([*records.notes, *notes], records, place / "winrates-notes.csv")
 
 
 def _names(compare: str) -> tuple[str, ...]:
@@ -111,7 +120,7 @@ def tabulate(
     """
     rows: list[dict[str, Any]] = []
     notes: list[str] = []
-    spoken: Spoken = {}
+    scored: Scores = {}
     for run_, by, order, seeds, prompts, names, values in _found(records, judge, notes):
         told = run_.told(seeds.tolist(), "without its verdicts")
         notes += [f"{run_.name}, {by}: {told}"] if told else []
@@ -123,7 +132,7 @@ def tabulate(
             mine = {key: value[pick, :, np.arange(len(prompts))].T for key, value in values.items()}
             chosen.append(("(held-out)", HELD_OUT, " / ".join(choice.picks), mine))
         identity = {"suite": run_.suite, "task": run_.task, "judge": by, "method": run_.method, "label": run_.label}
-        here = spoken.setdefault((run_.suite, run_.task, by), {})
+        here = scored.setdefault((run_.suite, run_.task, by), {})
         for name, rule, picks, mine in chosen:
             row = f"{run_.label} {name}".strip()
             known = {"row": row, "rule": rule, "picks": picks, "seeds": len(seeds), "meant": len(run_.meant)}
@@ -136,7 +145,7 @@ def tabulate(
             notes.append(f"{run_.name}, {by}: no held-out row; some setting has no even or no odd prompts")
         else:  # a method speaks by its only setting, or by the held-out choice, which comes last
             here.setdefault(run_.method, []).append((row, score))
-    return pd.DataFrame(rows), pd.DataFrame(_differences(spoken, compare, notes)), notes
+    return pd.DataFrame(rows), pd.DataFrame(_differences(scored, compare, notes)), notes
 
 
 def _numbers(of: Verdicts, run_: Run) -> dict[str, float]:
@@ -246,13 +255,13 @@ def _recorded(rows: pd.DataFrame, run_: Run) -> pd.DataFrame:
     return table.assign(consistent=np.nan)
 
 
-def _differences(spoken: Spoken, compare: Sequence[str], notes: list[str]) -> Iterator[dict[str, Any]]:
+def _differences(scored: Scores, compare: Sequence[str], notes: list[str]) -> Iterator[dict[str, Any]]:
     """Rows of differences. Raises: RecordError for a name that is nowhere."""
-    there = sorted({name for methods in spoken.values() for name in methods})
+    there = sorted({name for methods in scored.values() for name in methods})
     for name in compare:
         if name not in there:
             raise RecordError(f"--compare: nothing is called {name!r}; there is {', '.join(there)}")
-    for (suite, task, by), methods in spoken.items() if compare else ():
+    for (suite, task, by), methods in scored.items() if compare else ():
         for other in compare[1:]:
             if any(len(methods.get(name, ())) != 1 for name in (compare[0], other)):
                 notes.append(f"{suite}/{task}, {by}: not one run each of {compare[0]} and {other}, so no difference")
@@ -266,20 +275,25 @@ def _differences(spoken: Spoken, compare: Sequence[str], notes: list[str]) -> It
             yield {"suite": suite, "task": task, "judge": by, "first": first, "second": second} | found._asdict()
 
 
-def _screen(title: str, rows: pd.DataFrame) -> Table:
+def _screen(title: str, rows: pd.DataFrame, console: Console) -> Table | Text:
+    """The win rates of one judge on one task; in lines where the rows do not fit."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("", overflow="fold")
     names = ("win rate [95%]", "at equal length", "win", "tie", "loss", "invalid", "orders agree", "longer by", "n")
     for name in names:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
+    entries = []
     for row in rows.to_dict("records"):
         shares = [_percent(row[name]) for name in ("win", "tie", "loss", "invalid", "consistent")]
         of = f" of {row['meant']}" if row["seeds"] < row["meant"] else ""
         longer = DASH if math.isnan(row["longer"]) else f"{row['longer']:+.0f} chars"
-        table.add_row(row["row"], _interval(row, "win_rate", "low", "high"),
-                      _interval(row, "controlled", "controlled_low", "controlled_high"), *shares, longer,
-                      f"{row['prompts']} x {row['seeds']}" + of)  # fmt: skip
-    return table
+        cells = [_interval(row, "win_rate", "low", "high"),
+                 _interval(row, "controlled", "controlled_low", "controlled_high"), *shares, longer,
+                 f"{row['prompts']} x {row['seeds']}" + of]  # fmt: skip
+        table.add_row(row["row"], *cells)
+        said = [joined(f"{name} {cell}") for name, cell in zip(names, cells, strict=True)]
+        entries.append((row["row"], [", ".join(said)]))
+    return table if fits(console, table) else listed(title, entries, console.width)
 
 
 def _interval(row: dict[str, Any], value: str, low: str, high: str) -> str:

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from analysis.choices import FIXED
 from analysis.records.load import load
-from analysis.select import FIXED, scores
+from analysis.select import scores
 from harness.run_command import app
 from tasks.toy import suite as toy
 

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import pandas as pd
-from matplotlib.figure import Figure
-
+from analysis.figures.page import wrapped
 from analysis.output import short
 from analysis.records.load import Records
 from analysis.records.protocols import heading
 from analysis.select import headline
 
 MOST = 6  # lines
-
-Save = Callable[[Figure, pd.DataFrame, Path], list[Path]]
-"""(figure, the numbers it shows, path without suffix) -> what was written; closes the figure."""
 
 
 def told(records: Records) -> Mapping[Path, Sequence[str]]:
@@ -37,28 +31,7 @@ def told(records: Records) -> Mapping[Path, Sequence[str]]:
     return found
 
 
-def captioned(save: Save, lines: Mapping[Path, Sequence[str]], out: Path) -> Save:
-    """`save`, with those of `lines` below a figure that are about its folder in `out`."""
-
-    def keep(figure: Figure, frame: pd.DataFrame, stem: Path) -> list[Path]:
-        if said := lines.get(stem.relative_to(out).parent):
-            caption(figure, said)
-        return save(figure, frame, stem)
-
-    return keep
-
-
-def caption(figure: Figure, lines: Sequence[str]) -> None:
-    """Puts small print below a figure, which grows by that; of what does not fit into MOST lines the notes tell."""
-    width, height = figure.get_size_inches()
-    columns = int(19 * width)  # characters of 7 points abreast
-    rows = [row for line in lines for row in textwrap.wrap(line, columns, subsequent_indent="  ")]
-    if len(rows) > MOST:
-        rows = [*rows[: MOST - 1], "... and more: see the notes"]
-    space = 0.13 * len(rows) + 0.06
-    figure.set_size_inches(width, height + space)
-    engine = figure.get_layout_engine()
-    if engine is not None:
-        engine.set(rect=(0, space / (height + space), 1, height / (height + space)))  # type: ignore[call-arg]
-    figure.text(0.01, 0.04 / (height + space), "\n".join(rows), fontsize=7, color="0.3", ha="left", va="bottom",
-                linespacing=1.3, parse_math=False, gid="caption")  # fmt: skip
+def small_print(lines: Sequence[str], width: float) -> str:
+    """Those lines as they stand below a figure of so many inches; of what does not fit into MOST the notes tell."""
+    rows = [row for line in lines for row in wrapped(line.replace("\n", " "), width - 0.1).split("\n")]
+    return "\n".join([*rows[: MOST - 1], "... and more: see the notes"] if len(rows) > MOST else rows)

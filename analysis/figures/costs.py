@@ -7,46 +7,66 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
-from analysis.figures.curves import SIZE, task_name
-from analysis.figures.pyplot import plt
-from analysis.figures.style import at_least_a_point, finish, looks
-from analysis.records.inference import UNITS, Cost, unit
+from analysis.choices import FIXED
+from analysis.figures import page as on
+from analysis.figures.curves import BANDS, task_name
+from analysis.figures.looks import looks
+from analysis.figures.material import Frames, Material, cells, curve, picked
+from analysis.figures.page import Page
+from analysis.figures.style import at_least_a_point
+from analysis.records.inference import Cost
 from analysis.records.inference import costs as declared
 from analysis.records.load import Records
-from analysis.select import FIXED, HELD_OUT, PICKS, Rule, choose
-from analysis.statistics.estimates import generator
+from analysis.select import PICKS
 
 
-def clock(records: Records) -> tuple[pd.DataFrame, list[str]]:
+def clock(material: Material) -> pd.DataFrame:
     """One row a (run, evaluation): suite, task, method, label, device, step, seconds, picks, and the Summary of the
-    held-out choice at that evaluation; notes on runs whose stages do not say how long they took.
+    choice at that evaluation; notes on runs whose stages do not say how long they took.
 
     Seconds are those of all its stages, whoever trained them: what the method costs alone. Within its last stage time
     is taken to go evenly over the steps; of its evaluations only those in that stage, before any online phase.
     """
-    points: list[dict[str, object]] = []
-    notes = []
-    for run, rows in records.each():
-        name = {"suite": run.suite, "task": run.task, "method": run.method, "label": run.label}
+    at = material.once(curve)
+    if at.empty:
+        return at
+    frames = []
+    for run, _ in material.records.each():
         stages = [(stage.get("seconds"), stage.get("steps")) for stage in run.meta.get("stages") or []]
         if run.online or not stages or not all(_positive(s) and _positive(n) for s, n in stages[-1:]):
             trains_last = not stages or stages[-1][1] != 0  # a language run's last stages respond and judge
             if not run.online and trains_last:
-                notes.append(f"{run.suite}/{run.task} {run.label}: no seconds of its stages, not over wall-clock")
+                note = f"{run.suite}/{run.task} {run.label}: no seconds of its stages, not over wall-clock"
+                material.notes.append(note)
             continue
         before = sum(seconds or 0.0 for seconds, _ in stages[:-1])
         last, steps = stages[-1]
-        for step, group in rows.groupby("step"):
-            choice = choose(run, group, Rule())
-            if isinstance(choice, str) or step > steps:
-                continue
-            summary = choice.summary(generator(run.suite, run.task))
-            at = {"device": device(run.meta), "step": step, "seconds": before + last * step / steps}
-            points.append(name | at | {"picks": " / ".join(choice.picks)} | summary._asdict())
-    return pd.DataFrame(points), notes
+        mine = at[(at["suite"] == run.suite) & (at["task"] == run.task) & (at["label"] == run.label)]
+        mine = mine[mine["step"] <= steps].drop(columns=["online", "phase"])
+        mine.insert(4, "device", device(run.meta))
+        mine.insert(6, "seconds", before + last * mine["step"] / steps)
+        frames.append(mine)
+    return pd.concat(frames, ignore_index=True) if frames else at.iloc[:0]
+
+
+def of_clock(material: Material, suite: str, task: str) -> Frames:
+    if len(points := material.here(clock, suite, task)):
+        yield "wall-clock", points
+
+
+def paid(material: Material) -> pd.DataFrame:
+    material.notes.extend(undeclared(material.records))
+    return over_gradients(material.records, material.once(cells), material.once(picked))
+
+
+def of_gradients(material: Material, suite: str, task: str) -> Frames:
+    points = material.here(paid, suite, task)
+    if len(points) and points["gradients"].max() > 0:
+        yield "gradients", points
 
 
 def device(meta: Mapping[str, Any]) -> str:
@@ -55,46 +75,56 @@ def device(meta: Mapping[str, Any]) -> str:
     return str(found.get("kind") or found.get("platform")) if isinstance(found, dict) else str(found)
 
 
-def draw_clock(points: pd.DataFrame, units: Mapping[str, str] = UNITS) -> Figure:
+def draw_clock(points: pd.DataFrame, page: Page) -> Figure:
     """Score over seconds of training, log scale; runs on other devices have open markers."""
     devices = list(points["device"].value_counts().index)
-    figure, axes = plt.subplots(figsize=SIZE, layout="constrained")
+    figure, axes = on.panel(page)
     styles = looks(dict(zip(points["label"], points["method"], strict=True)))
-    handles, names = [], []
-    for label, line in points.groupby("label", observed=True, sort=True):
+    lines: dict[str, Any] = {}
+    crowd = points["label"].nunique() > BANDS
+    for label, line in points.groupby("label", observed=True, sort=False):
         look = styles[str(label)]
         elsewhere = line["device"].iloc[0] != devices[0]
-        axes.fill_between(line["seconds"], line["low"], line["high"], color=look.color, alpha=0.15, lw=0)
-        error = [line["mean"] - line["low"], line["high"] - line["mean"]]
-        face = "none" if elsewhere else look.color
-        drawn = axes.errorbar(
-            line["seconds"], line["mean"], error, color=look.color, fmt=f"{look.marker}{look.line}", lw=1.4, ms=4,
-            elinewidth=0.8, markerfacecolor=face,
+        if not crowd:
+            axes.fill_between(line["seconds"], line["low"], line["high"], color=look.color, alpha=0.15, lw=0)
+        name = str(label) + (f" ({line['device'].iloc[0]})" if elsewhere else "")
+        (lines[name],) = axes.plot(
+            line["seconds"], line["mean"], color=look.color, marker=look.marker, ls=look.line, lw=1.1, ms=3.4,
+            markerfacecolor="none" if elsewhere else look.color, mew=0.7 if elsewhere else 0,
         )  # fmt: skip
-        handles.append(drawn)
-        names.append(str(label) + (f" ({line['device'].iloc[0]})" if elsewhere else ""))
     axes.set_xscale("log")
-    for which in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-        which(ScalarFormatter())
-    axes.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))  # more labels would run into each other
-    axes.tick_params(axis="x", which="minor", labelsize=7)
-    axes.set(
-        xlabel=f"training of all seeds, compilation included [s on {devices[0]}]",
-        ylabel=unit(str(points["suite"].iloc[0]), units),
-    )  # fmt: skip
+    plain_log(axes)
+    on.label(axes, page, f"training of all seeds, compilation included [s on {devices[0]}]",
+             page.score(points["suite"].iloc[0]))  # fmt: skip
     at_least_a_point(axes)
-    return finish(figure, f"{task_name(points)}: score over wall-clock", handles, names)
+    on.legend(figure, page, list(lines.values()), list(lines))
+    on.title(figure, page, f"{task_name(points)}: score over wall-clock")
+    return figure
 
 
-def over_gradients(records: Records, cells: pd.DataFrame) -> pd.DataFrame:
-    """Rows of `select.scores` with the declared `passes` and `gradients` (an action), of runs that declare them.
+def plain_log(axes: Axes) -> None:
+    """Plain numbers on a logarithmic axis, as many as have room."""
+    low, high = axes.get_xlim()
+    decades = math.log10(high / low)
+    axes.xaxis.set_major_locator(LogLocator(numticks=6))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.xaxis.set_minor_locator(LogLocator(subs=(2, 5)) if decades < 1.6 else NullLocator())
+    axes.xaxis.set_minor_formatter(EngFormatter(sep=""))
+    axes.tick_params(axis="x", which="minor", labelsize=on.SMALL)
 
-    Rows: every setting that costs gradients, and of each run one point without any: its setting at none, the held-out
-    choice if there are several (whose passes are unknown where its picks differ in them).
+
+def over_gradients(records: Records, cells: pd.DataFrame, picked: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `select.scores` (`picked`: those of the rule that is asked for) with the declared `passes` and
+    `gradients` (an action), of runs that declare them.
+
+    Rows: every setting that costs gradients, and of each run one point without any: its setting at none, what is picked
+    if there are several (whose passes are unknown where the picks differ in them).
     """
     rows = []
     known = {(run.suite, run.task, run.label): declared(run) for run in records.runs}
-    for key, run in cells.groupby(["suite", "task", "label"], observed=True, sort=False):
+    keys = ["suite", "task", "label"]
+    choices = dict(list(picked.groupby(keys, observed=True))) if len(picked) else {}
+    for key, run in cells.groupby(keys, observed=True, sort=False):
         of = known[key]
         fixed = run[run["rule"] == FIXED]
         if not set(fixed["setting"]) <= of.keys():
@@ -102,8 +132,7 @@ def over_gradients(records: Records, cells: pd.DataFrame) -> pd.DataFrame:
         fixed = _priced(fixed, [of[setting] for setting in fixed["setting"]])
         free = fixed[fixed["gradients"] == 0]
         if len(free) > 1 and len(free) == len(fixed):
-            chosen = run[run["rule"] == HELD_OUT]
-            free = _chosen(chosen, of) if len(chosen) else free.iloc[-1:]
+            free = _chosen(choices[key], of) if key in choices else free.iloc[-1:]
         elif len(free) > 1:  # a guidance of weight zero: the one with the most samples
             free = free.loc[[free["passes"].idxmax()]]
         rows.append(pd.concat([free, fixed[fixed["gradients"] > 0]]).sort_values("gradients"))
@@ -122,49 +151,42 @@ def _priced(rows: pd.DataFrame, of: Sequence[Cost]) -> pd.DataFrame:
 
 
 def _chosen(rows: pd.DataFrame, of: Mapping[str, Cost]) -> pd.DataFrame:
-    """Held-out rows with what their picks cost: one number, or NaN where the picks differ."""
+    """Rows with what their picks cost: one number, or NaN where the picks differ."""
     each = [{of[pick] for pick in picks.split(PICKS)} for picks in rows["picks"]]
     return _priced(rows, [costs.pop() if len(costs) == 1 else Cost(math.nan, 0.0) for costs in each])
 
 
-def draw_gradients(points: pd.DataFrame, units: Mapping[str, str] = UNITS) -> Figure:
+def draw_gradients(points: pd.DataFrame, page: Page) -> Figure:
     """Score over gradient evaluations an action; those without any stand side by side around zero.
 
-    Lines join the settings of one knob; where several settings cost the same, each is named instead.
+    Lines join the settings of one knob; where several settings cost the same, they are points alone.
     """
-    figure, axes = plt.subplots(figsize=SIZE, layout="constrained")
+    figure, axes = on.panel(page)
     styles = looks(dict(zip(points["label"], points["method"], strict=True)))
-    handles, names = [], []
-    crowd = sorted(set(points.loc[points["gradients"] == 0, "label"].astype(str)))
-    for label, line in points.groupby("label", observed=True, sort=True):
+    handles: dict[str, Any] = {}
+    crowd = list(points.loc[points["gradients"] == 0, "label"].astype(str).drop_duplicates())
+    for label, line in points.groupby("label", observed=True, sort=False):
         look = styles[str(label)]
         error = [line["mean"] - line["low"], line["high"] - line["mean"]]
-        aside = 0.5 * (crowd.index(str(label)) + 0.5) / len(crowd) - 0.25 if str(label) in crowd else 0.0
+        aside = 0.9 * (crowd.index(str(label)) + 0.5) / len(crowd) - 0.45 if str(label) in crowd else 0.0
         at = line["gradients"].replace(0, aside)
-        handles.append(
-            axes.errorbar(at, line["mean"], error, color=look.color, fmt=look.marker, ms=4.5, elinewidth=0.8, mew=0)
-        )
+        drawn = axes.errorbar(at, line["mean"], error, color=look.color, fmt=look.marker, ms=3.6, elinewidth=0.7, mew=0)
         paid = line["gradients"] > 0
         if line["gradients"].is_unique:
-            axes.plot(at[paid], line.loc[paid, "mean"], look.line, color=look.color, lw=1.2)
-        else:  # settings that cost the same are told apart by name
-            for x, y, row in zip(at[paid], line.loc[paid, "mean"], line.loc[paid, "row"], strict=True):
-                name = str(row).removeprefix(str(label)).strip()
-                axes.annotate(name, (x, y), (4, 0), textcoords="offset points", fontsize=5, va="center", color="0.35")
-        names.append(
-            str(label) + (f" {line['row'].iloc[0].removeprefix(str(label)).strip()}" if len(line) == 1 else "")
-        )
+            axes.plot(at[paid], line.loc[paid, "mean"], ls=look.line, color=look.color, lw=1.0)
+        name = str(label) + (f" {line['row'].iloc[0].removeprefix(str(label)).strip()}" if len(line) == 1 else "")
+        handles[name.strip()] = drawn
     axes.set_xscale("symlog", linthresh=1)
     axes.xaxis.set_minor_locator(NullLocator())
     most = points["gradients"].max()
     axes.set_xticks(ticks := [t for t in (0, 1, 3, 10, 30, 100, 300, 1000, 3000) if t <= 1.5 * most], map(str, ticks))
-    axes.set_xlim(-0.3, max(1.3 * most, 1.2))
-    axes.set(
-        xlabel="value-gradient evaluations per action at test time [-]; at 0: side by side",
-        ylabel=unit(str(points["suite"].iloc[0]), units),
-    )
+    axes.set_xlim(-0.55, max(1.3 * most, 1.2))
+    on.label(axes, page, "value gradients an action at test time [-]; at 0: side by side",
+             page.score(points["suite"].iloc[0]))  # fmt: skip
     at_least_a_point(axes)
-    return finish(figure, f"{task_name(points)}: score over gradient evaluations", handles, names)
+    on.legend(figure, page, list(handles.values()), list(handles))
+    on.title(figure, page, f"{task_name(points)}: score over gradient evaluations")
+    return figure
 
 
 def _positive(value: object) -> bool:

@@ -1,51 +1,92 @@
-"""Curves of scores: over training steps, and over test-time knobs. Each is a frame of numbers and a drawing of it."""
+"""Curves of scores over training: of one task with every test-time setting, and of all tasks side by side."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, NullLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from analysis.figures.pyplot import plt
-from analysis.figures.style import Look, at_least_a_point, finish, looks, shade
+from analysis.choices import settings
+from analysis.figures import page as on
+from analysis.figures.looks import Look, looks, shade
+from analysis.figures.material import REFERENCES, Frames, Material, curve
+from analysis.figures.page import Page
+from analysis.figures.style import at_least_a_point
 from analysis.output import short
-from analysis.records.inference import UNITS, unit
 from analysis.records.load import Records
-from analysis.select import FIXED, HELD_OUT, settings
 from analysis.statistics.estimates import generator, summarise
 
-SIZE = (5.4, 3.8)  # without the legend
 SETTINGS = 5  # of a method, in a learning curve
 CROWD = 8  # methods that one panel of learning curves can show
-PANELS = 3  # of learning curves in a row, each with its legend
-BANDS = 6  # of methods without the knob; more hide each other
-SHEET = 5  # panels in a row: the five tasks of an OGBench dataset
+BANDS = 6  # of methods in one panel; more hide each other
+ROOM = 45  # panels on a page
 
 
 def learning(records: Records) -> pd.DataFrame:
-    """One row a (run, knob setting, evaluation): suite, task, method, label, setting, phase, step, and the Summary."""
+    """One row a (run, knob setting, evaluation): suite, task, method, label, setting, online (whether the run goes on
+    online), phase, step, and the Summary."""
     points: list[dict[str, object]] = []
     for run, rows in records.each():
         for setting in settings(rows, run.knobs):
             for step, group in rows[rows["setting"] == setting].groupby("step"):
                 rng = generator(run.suite, run.task)
                 summary = summarise(group["score"].to_numpy(), group["seed"].to_numpy(), rng)
-                name = {"suite": run.suite, "task": run.task, "method": run.method, "label": run.label}
-                name["setting"] = setting
+                name: dict[str, object] = {"suite": run.suite, "task": run.task, "method": run.method}
+                name |= {"label": run.label, "setting": setting, "online": run.online}
                 points.append(name | {"phase": group["phase"].iloc[0], "step": step} | summary._asdict())
     return pd.DataFrame(points)
+
+
+def _points(material: Material) -> pd.DataFrame:
+    return learning(material.records)
+
+
+def of_task(material: Material, suite: str, task: str) -> Frames:
+    """Offline runs over training."""
+    points = material.here(_points, suite, task)
+    path = points[~points["online"]] if len(points) else points
+    if len(path) and path.groupby("label", observed=True)["step"].nunique().max() > 1:
+        path, hidden = legible(path)
+        material.notes.extend(hidden)
+        yield "learning", path
+    else:
+        material.notes.append(f"{suite}/{task}: no run has two evaluations, so no learning curve")
+
+
+def of_task_online(material: Material, suite: str, task: str) -> Frames:
+    """Runs that go on online, from their offline start."""
+    points = material.here(_points, suite, task)
+    path = points[points["online"]] if len(points) else points
+    if path.empty:
+        return
+    if handover(path) is None:
+        material.notes.append(f"{suite}/{task}: no evaluation in the online phase yet, so no curve of it")
+        return
+    path, hidden = legible(path)
+    material.notes.extend(hidden)
+    yield "online", path
+
+
+def of_suite(material: Material, suite: str, task: str = "") -> Frames:
+    """Offline runs of all tasks, each by its choice of test-time settings, ROOM tasks a picture."""
+    points = material.here(curve, suite)
+    points = points[~points["online"]] if len(points) else points
+    tasks = sorted(set(points["task"])) if len(points) else []
+    if len(tasks) > 1 and points.groupby(["task", "label"], observed=True)["step"].nunique().max() > 1:
+        for number, start in enumerate(range(0, len(tasks), ROOM)):
+            shown = points[points["task"].isin(tasks[start : start + ROOM])]
+            yield "learning" + (f"-{number + 1}" if number else ""), shown.drop(columns="online")
 
 
 def legible(points: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """The points of one task without those of a method's settings beyond SETTINGS, and a note on each such method."""
     kept, notes = [], []
-    for label, run in points.groupby("label", observed=True, sort=True):
+    for label, run in points.groupby("label", observed=True, sort=False):
         order = run["setting"].drop_duplicates().to_list()
         if len(order) > SETTINGS:
             shown = [order[i] for i in np.linspace(0, len(order) - 1, SETTINGS).round().astype(int)]
@@ -65,62 +106,128 @@ def handover(points: pd.DataFrame) -> int | None:
     return int(first) if (points["step"] > first).any() else None
 
 
-def draw_learning(points: pd.DataFrame, online_from: int | None = None, units: Mapping[str, str] = UNITS) -> Figure:
-    """Score over steps of one task; a method's knob settings are shades of its colour, its interval a band. Where runs
-    went on online (`online_from` a step), what came before stands on grey (the VGF paper's Figure 3). More than CROWD
-    methods have a panel each, on one scale of scores."""
+def draw(points: pd.DataFrame, page: Page) -> Figure:
+    """Score over steps of one task; a method's knob settings are shades of its colour, its interval a band. More than
+    CROWD methods have a panel each, on one scale of scores, with the method that only imitates as a grey line."""
+    return _draw(points, page, None)
+
+
+def draw_online(points: pd.DataFrame, page: Page) -> Figure:
+    """The same of runs that went on online: what came before stands on grey (the VGF paper's Figure 3)."""
+    return _draw(points, page, handover(points))
+
+
+def _draw(points: pd.DataFrame, page: Page, online_from: int | None) -> Figure:
     styles = looks(dict(zip(points["label"], points["method"], strict=True)))
     title = f"{task_name(points)}: {'learning curves' if online_from is None else 'offline to online'}"
     xlabel = f"training [gradient steps{'' if online_from is None else ' offline, then environment steps online'}]"
-    runs = list(points.groupby("label", observed=True, sort=True))
+    score = page.score(points["suite"].iloc[0])
+    runs = list(points.groupby("label", observed=True, sort=False))
     if len(runs) > CROWD:
-        rows = -(-len(runs) // PANELS)
-        figure, grid = plt.subplots(
-            rows, PANELS, figsize=(2.6 * PANELS, 1.45 * rows + 0.5), sharey=True, squeeze=False, layout="constrained"
-        )
-        for axes, (label, run) in zip(grid.flat, runs, strict=False):
-            lines = _learning_panel(axes, run, styles[str(label)], online_from)
-            names = [name.removeprefix(str(label)).strip() for name in lines]
-            if any(names):
-                beside = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "fontsize": 6, "handlelength": 1.2}
-                axes.legend(list(lines.values()), names, **beside)
-            axes.set_title(str(label), fontsize=8, pad=3)
-            axes.tick_params(labelsize=6.5)
-        for axes in grid.flat[len(runs) :]:
-            axes.set_axis_off()
-        at_least_a_point(grid[0, 0])
-        figure.supxlabel(xlabel, fontsize=9)
-        figure.supylabel(unit(str(points["suite"].iloc[0]), units), fontsize=9)
-        figure.suptitle(title, x=0.01, ha="left", fontsize=10)
+        figure, every = on.panels(page, len(runs), page.abreast(4, 2), 1.15, sharey=True, sharex=True)
+        level = reference(points)
+        for axes, (label, run) in zip(every, runs, strict=True):
+            _panel(axes, run, styles[str(label)], online_from)
+            if level is not None:
+                axes.axhline(level[1], color="0.45", lw=0.8, ls=":")
+            axes.set_title(on.wrapped(str(label), page.width / page.abreast(4, 2) - 0.2))
+        ticks(every)
+        at_least_a_point(every[0])
+        on.shared(figure, page, xlabel, score)
+        on.title(figure, page, title + (f"; dotted: {level[0]} at its end" if level else "") + _settings(points))
         return figure
-    figure, axes = plt.subplots(figsize=SIZE, layout="constrained")
+    figure, axes = on.panel(page)
     handles: dict[str, Any] = {}
     for label, run in runs:
-        handles |= _learning_panel(axes, run, styles[str(label)], None)
-    _offline_on_grey(axes, online_from)
-    axes.set(xlabel=xlabel, ylabel=unit(str(points["suite"].iloc[0]), units))
+        name, order = str(label), list(run["setting"].drop_duplicates())
+        if len(order) > 1:
+            name += f", {order[0]} (light) to {order[-1].rpartition('=')[2] if '=' in order[-1] else order[-1]} (dark)"
+        handles[name] = _panel(axes, run, styles[str(label)], None)
+    offline_on_grey(axes, online_from)
+    on.label(axes, page, xlabel, score)
     at_least_a_point(axes)
-    return finish(figure, title, list(handles.values()), list(handles))
+    on.named(figure, page, axes, handles)
+    on.title(figure, page, title)
+    return figure
 
 
-def _learning_panel(axes: Axes, run: pd.DataFrame, look: Look, online_from: int | None) -> dict[str, Any]:
-    """Draws one method; a handle for each setting's line, by its name."""
-    handles: dict[str, Any] = {}
+def _settings(points: pd.DataFrame) -> str:
+    return "; shades: test-time settings, light to dark" if (points["setting"] != "").any() else ""
+
+
+def draw_sheet(points: pd.DataFrame, page: Page) -> Figure:
+    """Score over training of every task of a suite, a panel each on shared axes; the method that only imitates, at its
+    last evaluation, is a dotted line, so that gains over it can be compared."""
+    tasks = list(points.groupby("task", observed=True, sort=True))
+    abreast = page.abreast(5 if len(tasks) > 8 else 4, 2)
+    figure, every = on.panels(page, len(tasks), abreast, 0.98, sharey=True, sharex=True)
+    styles = looks(dict(zip(points["label"], points["method"], strict=True)))
+    handles: dict[str, Any] = {label: None for label in points["label"].drop_duplicates()}
+    name = ""
+    for axes, (task, mine) in zip(every, tasks, strict=True):
+        labels = list(mine.groupby("label", observed=True, sort=False))
+        for label, line in labels:
+            handles[str(label)] = trace(axes, line, styles[str(label)], band=len(labels) <= BANDS)
+        if (level := reference(mine)) is not None:
+            name = level[0]
+            axes.axhline(level[1], color="0.3", lw=0.8, ls=(0, (1, 1)), zorder=1)
+        axes.set_title(on.wrapped(short(str(task)), page.width / min(abreast, len(tasks)) - 0.2), fontsize=on.SMALL)
+    ticks(every)
+    at_least_a_point(every[0])
+    on.shared(figure, page, "training [gradient steps]", page.score(points["suite"].iloc[0]))
+    on.legend(figure, page, list(handles.values()), list(handles))
+    text = f"{points['suite'].iloc[0]}: learning curves of {len(tasks)} tasks"
+    on.title(figure, page, text + (f"; dotted: {name} at its end" if name else ""))
+    return figure
+
+
+def trace(axes: Axes, line: pd.DataFrame, look: Look, band: bool, value: str = "mean", x: str = "step") -> Any:
+    """Draws one line with its interval; returns its handle."""
+    if band:
+        axes.fill_between(line[x], line["low"].astype(float), line["high"].astype(float), color=look.color, alpha=0.15,
+                          lw=0)  # fmt: skip
+    return axes.plot(
+        line[x], line[value], ls=look.line, color=look.color, marker=look.marker, lw=1.1, ms=3, mew=0,
+        markevery=max(1, len(line) // 6),
+    )[0]  # fmt: skip
+
+
+def reference(points: pd.DataFrame) -> tuple[str, float] | None:
+    """(label, mean at its last evaluation) of the method that only imitates; None if there is none."""
+    for method in REFERENCES:
+        mine = points[points["method"] == method]
+        if len(mine):
+            return str(mine["label"].iloc[0]), float(mine.loc[mine["step"] == mine["step"].max(), "mean"].iloc[0])
+    return None
+
+
+def _panel(axes: Axes, run: pd.DataFrame, look: Look, online_from: int | None) -> Any:
+    """Draws one method; returns the handle of its last setting's line."""
     order = list(run["setting"].drop_duplicates())
+    handle = None
     for i, setting in enumerate(order):
         line = run[run["setting"] == setting]
         color, many = shade(look.color, i, len(order)), len(order) > 1
         axes.fill_between(line["step"], line["low"], line["high"], color=color, alpha=0.1 if many else 0.18, lw=0)
-        width, size = (1.1, 3) if many else (1.8, 4)
-        (handles[f"{run['label'].iloc[0]} {setting}".strip()],) = axes.plot(
-            line["step"], line["mean"], look.line, color=color, marker=look.marker, lw=width, ms=size, mew=0
-        )
+        (handle,) = axes.plot(
+            line["step"], line["mean"], ls=look.line, color=color, marker=look.marker, lw=1.0 if many else 1.3,
+            ms=2.6 if many else 3.2, mew=0,
+        )  # fmt: skip
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    _offline_on_grey(axes, online_from)
-    return handles
+    offline_on_grey(axes, online_from)
+    return handle
 
 
-def _offline_on_grey(axes: Axes, online_from: int | None) -> None:
+def ticks(every: list[Axes]) -> None:
+    """Few ticks, for small panels over training steps."""
+    for axes in every:
+        axes.xaxis.set_major_locator(MaxNLocator(2, steps=[1, 2, 5, 10]))
+        axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+
+
+def offline_on_grey(axes: Axes, online_from: int | None) -> None:
+    """Grey up to the step at which an online phase begins."""
     if online_from is None:
         return
     left, right = axes.get_xlim()
@@ -128,97 +235,7 @@ def _offline_on_grey(axes: Axes, online_from: int | None) -> None:
     axes.set_xlim(left, right)
     top = axes.get_xaxis_transform()
     for phase, align in (("offline ", "right"), (" online", "left")):
-        axes.text(online_from, 1.01, phase, ha=align, va="bottom", fontsize=7.5, color="0.4", transform=top)
-
-
-def knob_curve(cells: pd.DataFrame, knob: str, knobs: tuple[str, ...]) -> pd.DataFrame:
-    """What the curve over a knob shows, of one task's rows of `select.scores`: the columns of it, and `line`.
-
-    Methods that have the knob give a point a value (a line for each setting of their other knobs); the others give one
-    row with the value missing: their score, by held-out choice if they have other knobs. Empty if no method has at
-    least two values.
-    """
-    points = cells[(cells["rule"] == FIXED) & cells[knob].notna()].sort_values(["label", knob])
-    others = [name for name in knobs if name != knob]
-    rest = [" ".join(f"{n}={row[n]:g}" for n in others if not math.isnan(row[n])) for _, row in points.iterrows()]
-    points = points.assign(line=[f"{label} {r}".strip() for label, r in zip(points["label"], rest, strict=True)])
-    if points.empty or points.groupby("line")[knob].nunique().max() < 2:
-        return points.iloc[:0]
-    without = cells[~cells["label"].isin(points["label"])]
-    chosen = without["rule"] == HELD_OUT
-    bands = without[chosen | ((without["rule"] == FIXED) & ~without["label"].isin(without.loc[chosen, "label"]))]
-    return pd.concat([points, bands.assign(line=bands["row"])], ignore_index=True)
-
-
-def draw_knob_curve(points: pd.DataFrame, knob: str, axis: str = "", units: Mapping[str, str] = UNITS) -> Figure:
-    """Score over a knob's values for one task; methods without the knob are horizontal lines, with bands if they
-    are at most `BANDS`. `axis`: what the knob is (`inference.axes_of`), if more than its name is known."""
-    figure, axes = plt.subplots(figsize=SIZE, layout="constrained")
-    lines = _knob_panel(axes, points, knob, looks(dict(zip(points["label"], points["method"], strict=True))))
-    axes.set(xlabel=axis or knob, ylabel=unit(str(points["suite"].iloc[0]), units))
-    at_least_a_point(axes)
-    return finish(figure, f"{task_name(points)}: score over {knob}", list(lines.values()), list(lines))
-
-
-def draw_knob_sheet(points: pd.DataFrame, knob: str, axis: str = "", units: Mapping[str, str] = UNITS) -> Figure:
-    """The same for every task of a suite, a panel each, on one scale of scores (the VGF paper's Figure 5)."""
-    tasks = list(points.groupby("task", observed=True, sort=True))
-    columns = min(len(tasks), SHEET)
-    rows = -(-len(tasks) // columns)
-    figure, grid = plt.subplots(
-        rows, columns, figsize=(1.9 * columns + 0.4, 1.6 * rows + 0.6), sharey=True, squeeze=False, layout="constrained"
-    )
-    styles = looks(dict(zip(points["label"], points["method"], strict=True)))
-    lines: dict[str, Any] = {}
-    for axes, (_, mine) in zip(grid.flat, tasks, strict=False):
-        lines |= _knob_panel(axes, mine, knob, styles)
-        axes.set_title(task_name(mine).partition(": ")[2] or task_name(mine), fontsize=6, pad=3)
-        axes.tick_params(labelsize=6.5)
-    for axes in grid.flat[len(tasks) :]:
-        axes.set_axis_off()
-    at_least_a_point(grid[0, 0])
-    figure.supxlabel(axis or knob, fontsize=9)
-    figure.supylabel(unit(str(points["suite"].iloc[0]), units), fontsize=9)
-    return finish(
-        figure, f"{points['suite'].iloc[0]}: score over {knob}, every task", list(lines.values()), list(lines)
-    )
-
-
-def _knob_panel(axes: Axes, points: pd.DataFrame, knob: str, styles: Mapping[str, Look]) -> dict[str, Any]:
-    """Draws one task; a handle for each line, by its name."""
-    handles: dict[str, Any] = {}
-    with_knob, without = points[points[knob].notna()], points[points[knob].isna()]
-    for label, run in with_knob.groupby("label", observed=True, sort=True):
-        look, order = styles[str(label)], list(run["line"].drop_duplicates())
-        for i, name in enumerate(order):
-            line, color = run[run["line"] == name], shade(look.color, i, len(order))
-            axes.fill_between(line[knob], line["low"], line["high"], color=color, alpha=0.2, lw=0)
-            (handles[name],) = axes.plot(
-                line[knob], line["mean"], look.line, color=color, marker=look.marker, ms=5, mew=0
-            )
-    across = axes.get_yaxis_transform()  # x from 0 to 1
-    for _, row in without.sort_values("line").iterrows():
-        look = styles[row["label"]]
-        if len(without) <= BANDS:
-            axes.axhspan(row["low"], row["high"], color=look.color, alpha=0.12, lw=0)
-        (handles[row["line"]],) = axes.plot(
-            [0, 0.02, 0.98, 1], [row["mean"]] * 4, "--", transform=across, color=look.color, lw=1.2,
-            marker=look.marker, markevery=[1, 2], ms=4, mew=0,
-        )  # fmt: skip
-    scale(axes, np.sort(with_knob[knob].unique()))
-    return handles
-
-
-def scale(axes: Axes, values: np.ndarray) -> None:
-    """Ticks at a knob's values (two or more, ascending), on an axis where they do not crowd."""
-    if values[0] > 0 and values[-1] / values[0] >= 8:
-        axes.set_xscale("log")
-    elif np.diff(values).min() < 0.05 * (values[-1] - values[0]):
-        least = float(np.abs(values[values != 0]).min())
-        axes.set_xscale("symlog", linthresh=least)
-        axes.set_xlim(float(values[0]) - 0.2 * least, 1.2 * float(values[-1]))  # the margins of a linear axis are huge
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticks(values, [f"{value:g}" for value in values])
+        axes.text(online_from, 1.01, phase, ha=align, va="bottom", fontsize=on.SMALL, color="0.35", transform=top)
 
 
 def task_name(points: pd.DataFrame) -> str:

@@ -1,7 +1,7 @@
 """The picture of a 2-D bandit (after the VGF paper's Figure 2): its true reward, its data, and where each method acts.
 
-Every method with knobs is shown at the setting that the held-out rule picks (on the even episodes), where the records
-allow it, else at the largest; its title says which. Particle paths lead up to that setting.
+Every method with knobs is shown at the setting that is picked by the rule asked for (by most seeds, where these
+differ), else at the largest; its title says which. Particle paths lead up to that setting.
 """
 
 from __future__ import annotations
@@ -15,14 +15,20 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from analysis.figures.pyplot import plt
-from analysis.figures.style import TERRAIN, looks
+from analysis.choices import FIXED
+from analysis.figures import page as on
+from analysis.figures.looks import looks
+from analysis.figures.material import Frames, Material, picked
+from analysis.figures.material import cells as scored
+from analysis.figures.page import Page
+from analysis.figures.style import TERRAIN
 from analysis.output import short
 from analysis.records.episodes import setting_name
+from analysis.records.files import RecordError
 from analysis.records.inference import path_of
 from analysis.records.load import Records
-from analysis.records.runs import RecordError, Run
-from analysis.select import FIXED, HELD_OUT, PICKS
+from analysis.records.runs import Run
+from analysis.select import PICKS
 from core.errors import BadInput
 
 POINTS = 400  # data points drawn
@@ -34,11 +40,14 @@ SHAPES = {"grid_x": 1, "grid_y": 1, "true_reward": 2, "data_actions": 2, "data_r
 Arrays = Mapping[str, np.ndarray]
 
 
-def shown(records: Records, suite: str, task: str, cells: pd.DataFrame) -> tuple[pd.DataFrame, list[str]] | None:
+def shown(
+    records: Records, suite: str, task: str, cells: pd.DataFrame, picked: pd.DataFrame
+) -> tuple[pd.DataFrame, list[str]] | None:
     """What the picture of a task shows, and notes on runs that are not in it; None if the task has no landscape.
 
-    Columns: panel ("data" or the run's label), method, title, kind (true_reward | data | mode | action | path), trace
-    (one number a particle), step (the knob's value along a path), x, y, score (of the point, where the records say).
+    Columns: suite, task, panel ("data" or the run's label), method, title, kind (true_reward | data | mode | action |
+    path), trace (one number a particle), step (the knob's value along a path), x, y, score (of the point, where the
+    records say).
 
     Raises: RecordError if the landscape is not one of 2-D actions.
     """
@@ -56,11 +65,11 @@ def shown(records: Records, suite: str, task: str, cells: pd.DataFrame) -> tuple
     if land["data_actions"].shape[1] != 2 or land["true_reward"].shape != (len(land["grid_y"]), len(land["grid_x"])):
         raise RecordError(f"{path}: not a landscape of 2-D actions")
     frames, notes = [_data_panel(land)], list[str]()
-    for run in records.runs:
+    for run in sorted(records.runs, key=lambda run: records.position(run.label)):
         if (run.suite, run.task) != (suite, task):
             continue
         try:
-            panel = _method_panel(run, cells, notes)
+            panel = _method_panel(run, _of(run, cells), _of(run, picked), notes)
         except BadInput as error:
             notes.append(f"left out of the picture: {error}")
             continue
@@ -68,49 +77,56 @@ def shown(records: Records, suite: str, task: str, cells: pd.DataFrame) -> tuple
             notes.append(f"left out of the picture: {run.name} has no candidates.npz")
         else:
             frames.append(panel)
-    return pd.concat(frames, ignore_index=True), notes
+    return pd.concat(frames, ignore_index=True).assign(suite=suite, task=task), notes
 
 
-def draw(points: pd.DataFrame, suite: str, task: str) -> Figure:
+def of_task(material: Material, suite: str, task: str) -> Frames:
+    try:
+        picture = shown(material.records, suite, task, material.once(scored), material.once(picked))
+    except BadInput as error:
+        material.notes.append(f"no landscape: {error}")
+        return
+    if picture is not None:
+        material.notes.extend(picture[1])
+        yield "landscape", picture[0]
+
+
+def draw(points: pd.DataFrame, page: Page) -> Figure:
     """The picture of `shown`: a panel for the data and one a method, all over the same contours."""
+    suite, task = points[["suite", "task"]].iloc[0]
     titles = points.drop_duplicates("panel").set_index("panel")[["method", "title"]]
-    columns = min(3, len(titles)) if len(titles) != 4 else 2
-    rows = -(-len(titles) // columns)
-    figure, grid = plt.subplots(
-        rows, columns, figsize=(2.5 * columns + 1.0, 2.75 * rows + 0.6), sharex=True, sharey=True, squeeze=False,
-        layout="constrained",
-    )  # fmt: skip
+    most = page.abreast(4, 2)
+    columns = most if len(titles) > most else len(titles)
+    side = min((page.width - 0.35 - 0.55) / columns, 1.9)
+    figure, every = on.panels(page, len(titles), columns, side + 0.32, sharex=True, sharey=True)
     styles = looks({str(panel): str(row["method"]) for panel, row in titles.iterrows() if row["method"]})
     surface = points[points["kind"] == "true_reward"].pivot(index="y", columns="x", values="score")
     modes = points[points["kind"] == "mode"]
     ends = float(surface.min().min()), float(surface.max().max())
     levels = MaxNLocator(10, steps=[1, 2, 5, 10]).tick_values(*ends)
-    for axes, (panel, row) in zip(grid.flat, titles.iterrows(), strict=False):
+    for axes, (panel, row) in zip(every, titles.iterrows(), strict=True):
         filled = axes.contourf(surface.columns, surface.index, surface, levels=levels, cmap=TERRAIN)
-        axes.contour(surface.columns, surface.index, surface, levels=levels, colors="white", linewidths=0.3)
+        axes.contour(surface.columns, surface.index, surface, levels=levels, colors="white", linewidths=0.25)
         part = points[points["panel"] == panel]
         if row["method"]:
             _draw_method(axes, part, styles[str(panel)].color)
         else:
             data = part[part["kind"] == "data"]
-            axes.scatter(data["x"], data["y"], s=5, color="white", edgecolors="0.35", linewidths=0.4)
-        axes.scatter(modes["x"], modes["y"], s=110, marker="*", color=STAR, edgecolors="black", lw=0.7, zorder=2.5)
-        axes.set_title(row["title"], fontsize=8.5)
+            axes.scatter(data["x"], data["y"], s=2.5, color="white", edgecolors="0.35", linewidths=0.3)
+        axes.scatter(modes["x"], modes["y"], s=45, marker="*", color=STAR, edgecolors="black", lw=0.5, zorder=2.5)
+        axes.set_title("\n".join(on.wrapped(line, side + 0.08) for line in row["title"].split("\n")), fontsize=on.SMALL)
         axes.set(aspect="equal", xlim=_ends(surface.columns), ylim=_ends(surface.index))
-        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2.5, 5, 10]))
-        axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2.5, 5, 10]))
+        axes.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2.5, 5, 10]))
+        axes.yaxis.set_major_locator(MaxNLocator(3, steps=[1, 2.5, 5, 10]))
         axes.grid(False)
-    for axes in grid.flat[len(titles) :]:
-        axes.set_visible(False)
-    for axes in grid[:, 0]:
-        axes.set_ylabel("action 2")
-    for axes in grid[-1]:
-        axes.set_xlabel("action 1")
-    knobs = " (settings picked on held-out episodes)" if titles["title"].str.contains("=").any() else ""
-    what = f"true reward, data and actions{knobs}"
-    figure.suptitle(f"{task if suite == task else f'{suite}: {short(task)}'}: {what}", fontsize=10)
-    figure.colorbar(filled, ax=grid, label="true reward (score)", shrink=0.8, aspect=35)
-    figure.legend(handles=_legend(points), loc="outside lower center", ncols=5, fontsize=8)
+    knobs = " (settings as picked)" if titles["title"].str.contains("=").any() else ""
+    bar = figure.colorbar(filled, ax=every, shrink=0.8, aspect=35)
+    bar.set_label("true reward (score)", fontsize=on.SMALL)
+    on.shared(figure, page, "action 1", "action 2")
+    handles = _legend(points)
+    on.legend(figure, page, handles, [str(one.get_label()) for one in handles])
+    name = task if suite == task else f"{suite}: {short(task)}"
+    on.title(figure, page, f"{name}: true reward, data and actions{knobs}")
     return figure
 
 
@@ -131,7 +147,13 @@ def _points(kind: str, places: np.ndarray, **columns: object) -> pd.DataFrame:
     return pd.DataFrame({"kind": kind, "x": places[:, 0], "y": places[:, 1], **columns})
 
 
-def _method_panel(run: Run, cells: pd.DataFrame, notes: list[str]) -> pd.DataFrame | None:
+def _of(run: Run, rows: pd.DataFrame) -> pd.DataFrame:
+    if rows.empty:
+        return rows
+    return rows[(rows["suite"] == run.suite) & (rows["task"] == run.task) & (rows["label"] == run.label)]
+
+
+def _method_panel(run: Run, mine: pd.DataFrame, picked: pd.DataFrame, notes: list[str]) -> pd.DataFrame | None:
     """Actions at the setting shown, and particle paths where there are some; None without candidates.npz."""
     arrays = run.candidates(notes)
     if arrays is None:
@@ -149,24 +171,22 @@ def _method_panel(run: Run, cells: pd.DataFrame, notes: list[str]) -> pd.DataFra
     if not actions.size or any(arrays[knob].shape != actions.shape[1:2] for knob in run.knobs):
         raise RecordError(f"{path}: no knob settings, or not one value each")
     grid = [{knob: float(arrays[knob][k]) for knob in run.knobs} for k in range(actions.shape[1])]
-    mine = cells[(cells["suite"] == run.suite) & (cells["task"] == run.task) & (cells["label"] == run.label)]
-    last = _setting_shown(grid, mine)
+    last = _setting_shown(grid, picked)
     taken = actions[:, last].reshape(-1, 2)
     taken = taken[_spread(len(taken), ACTIONS)]
     frames = [_points("action", taken), *_paths(run, arrays, grid, last)]
     title = f"{run.label} {setting_name(grid[last])}".strip()
-    mine = mine[(mine["rule"] == FIXED) & (mine["setting"] == setting_name(grid[last]))]
+    mine = mine[(mine["rule"] == FIXED) & (mine["setting"] == setting_name(grid[last]))] if len(mine) else mine
     score = "no evaluation" if mine.empty else "{mean:.1f} [{low:.1f}, {high:.1f}]".format(**mine.iloc[0])
     return pd.concat(frames, ignore_index=True).assign(panel=run.label, method=run.method, title=f"{title}\n{score}")
 
 
-def _setting_shown(grid: list[dict[str, float]], mine: pd.DataFrame) -> int:
-    """Which of the run's settings its panel shows: the held-out pick, else the largest."""
+def _setting_shown(grid: list[dict[str, float]], picked: pd.DataFrame) -> int:
+    """Which of the run's settings its panel shows: the first one picked, else the largest."""
     largest = max(range(len(grid)), key=lambda k: tuple(grid[k].values()))
-    held_out = mine[mine["rule"] == HELD_OUT]
-    if held_out.empty:
+    if picked.empty:
         return largest
-    pick = str(held_out.iloc[0]["picks"]).split(PICKS)[0]
+    pick = str(picked.iloc[0]["picks"]).split(PICKS)[0]
     return next((k for k, setting in enumerate(grid) if setting_name(setting) == pick), largest)
 
 
@@ -192,12 +212,12 @@ def _paths(run: Run, arrays: Arrays, grid: list[dict[str, float]], last: int) ->
 
 def _draw_method(axes: Axes, part: pd.DataFrame, color: tuple[float, float, float]) -> None:
     actions = part[part["kind"] == "action"]
-    axes.scatter(actions["x"], actions["y"], s=14, color=color, edgecolors="white", lw=0.4, alpha=0.85, zorder=6)
+    axes.scatter(actions["x"], actions["y"], s=7, color=color, edgecolors="white", lw=0.25, alpha=0.85, zorder=6)
     paths = part[part["kind"] == "path"]
     for _, trace in paths.groupby("trace") if len(paths) else ():  # without any there is no such column
-        axes.plot(trace["x"], trace["y"], ".-", ms=1.8, mew=0, color=INK, lw=0.6, zorder=4)
-        axes.plot(trace["x"].iloc[0], trace["y"].iloc[0], "o", ms=3, mfc="white", mec=INK, mew=0.6, zorder=5)
-        axes.plot(trace["x"].iloc[-1], trace["y"].iloc[-1], "o", ms=2.6, color=INK, mew=0, zorder=5)
+        axes.plot(trace["x"], trace["y"], ".-", ms=1.2, mew=0, color=INK, lw=0.45, zorder=4)
+        axes.plot(trace["x"].iloc[0], trace["y"].iloc[0], "o", ms=2, mfc="white", mec=INK, mew=0.45, zorder=5)
+        axes.plot(trace["x"].iloc[-1], trace["y"].iloc[-1], "o", ms=1.8, color=INK, mew=0, zorder=5)
 
 
 def _legend(points: pd.DataFrame) -> list[Line2D]:

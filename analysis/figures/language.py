@@ -7,20 +7,19 @@ gains over L_test=0, which are paired text by text, over prompts.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
-from analysis.figures import language_plots as plots
-from analysis.figures.language_plots import NAMES_ALONE, PANELS, STEP, TEST, N, lines, named
+from analysis.choices import settings
+from analysis.figures.language_plots import PANELS, STEP, TEST, N, lines, named
+from analysis.figures.material import Frames, Material
+from analysis.records.files import RecordError
 from analysis.records.load import Records
-from analysis.records.runs import RecordError, Run
-from analysis.select import headline, settings
+from analysis.records.runs import Run
+from analysis.select import headline
 from analysis.statistics.estimates import bootstrap, generator, summarise
 from core import strict_json
 from core.errors import BadInput, reason
@@ -30,8 +29,6 @@ MEASURES = (
     "gold", "proxy", "nll", "edit_fraction", "eos", "length", "gradients", "samples", "compute", "transport", "kl",
 )  # fmt: skip
 LARGEST_HEADER = 1 << 24  # bytes, of a file of weights
-
-Figures = Iterator[tuple[str, pd.DataFrame, Callable[[pd.DataFrame], Figure]]]
 
 
 def points(records: Records) -> tuple[pd.DataFrame, list[str]]:
@@ -111,34 +108,61 @@ def best_of_n_kl(n: float) -> float:
     return math.log(n) - (n - 1) / n
 
 
-def figures(of: pd.DataFrame, notes: list[str], names_of: Mapping[str, str] | None = None) -> Figures:
-    """(name, numbers, drawing) of one task's `points`; those that have something to show. Adds to `notes` what of them
-    is not drawn, or not as it was measured. `names_of`: what stands on the axes of knobs (`inference.axes_of`)."""
-    known = {**NAMES_ALONE, **(names_of or {})}
-    gold = of[of["gold"].notna()]
-    moved = gold[gold[TEST].notna()]
-    if of.loc[of["gold"].notna() | of["proxy"].notna(), TEST].nunique() > 1:
-        yield "reward-L_test", of, partial(plots.draw_levels, names_of=known)
-    if moved[TEST].nunique() > 1 and len(more := gains(moved)):
+def _points(material: Material) -> pd.DataFrame:
+    found, notes = points(material.records)
+    material.notes.extend(notes)
+    return found
+
+
+def of_levels(material: Material, suite: str, task: str) -> Frames:
+    of = material.here(_points, suite, task)
+    if len(of) and of.loc[of["gold"].notna() | of["proxy"].notna(), TEST].nunique() > 1:
+        yield "reward-L_test", of
+
+
+def of_gains(material: Material, suite: str, task: str) -> Frames:
+    moved = _moved(material, suite, task)
+    if len(moved) and moved[TEST].nunique() > 1 and len(more := gains(moved)):
         best = more.drop_duplicates("label").sort_values(["accuracy", "label"], ascending=[False, True])["label"]
-        shown = panels(more, list(best), "over-optimisation", notes)
-        yield "over-optimisation", shown, partial(plots.draw_gains, names_of=known)
-    far = distances(gold)
-    if len(far) > 1:
-        yield "gold-distance", far, plots.draw_distances
-    if gold["compute"].notna().any():
-        yield "gold-compute", gold[gold["compute"].notna()], plots.draw_compute
+        yield "over-optimisation", panels(more, list(best), "over-optimisation", material.notes)
+
+
+def of_distances(material: Material, suite: str, task: str) -> Frames:
+    of = material.here(_points, suite, task)
+    if len(of) and len(far := distances(of[of["gold"].notna()])) > 1:
+        yield "gold-distance", far
+
+
+def of_compute(material: Material, suite: str, task: str) -> Frames:
+    of = material.here(_points, suite, task)
+    if len(of) and (known := of["gold"].notna() & of["compute"].notna()).any():
+        yield "gold-compute", of[known]
+
+
+def of_maps(material: Material, suite: str, task: str) -> Frames:
+    """Of runs with several step sizes; a note where other knobs are averaged over."""
+    moved = _moved(material, suite, task)
+    if moved.empty:
+        return
     maps = moved[moved["label"].isin([label for label, one in moved.groupby("label") if one[STEP].nunique() > 1])]
     if len(maps):
-        maps = panels(maps, sorted(maps["label"].astype(str).unique()), "gold-eps-L_test", notes)
+        maps = panels(maps, material.ordered(maps["label"]), "gold-eps-L_test", material.notes)
         for label, one in maps.groupby("label", observed=True):
             if one.duplicated([STEP, TEST]).any():
-                notes.append(
-                    f"{of['task'].iloc[0]}: cells of {label} in gold-eps-L_test are means over its other knobs"
-                )
-        yield "gold-eps-L_test", maps, partial(plots.draw_maps, names_of=known)
-    if of["eos"].notna().any():
-        yield "length-eos", of, plots.draw_lengths
+                note = f"{task}: cells of {label} in gold-eps-L_test are means over its other knobs"
+                material.notes.append(note)
+        yield "gold-eps-L_test", maps
+
+
+def of_lengths(material: Material, suite: str, task: str) -> Frames:
+    of = material.here(_points, suite, task)
+    if len(of) and of["eos"].notna().any():
+        yield "length-eos", of
+
+
+def _moved(material: Material, suite: str, task: str) -> pd.DataFrame:
+    of = material.here(_points, suite, task)
+    return of[of["gold"].notna() & of[TEST].notna()] if len(of) else of
 
 
 def panels(of: pd.DataFrame, labels: list[str], name: str, notes: list[str]) -> pd.DataFrame:

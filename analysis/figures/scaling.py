@@ -7,19 +7,26 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from analysis.figures.curves import SETTINGS, SIZE, scale, task_name
-from analysis.figures.pyplot import plt
-from analysis.figures.style import at_least_a_point, finish, looks, shade
-from analysis.records.inference import UNITS, path_of, unit
+from analysis.choices import FIXED, arms, average, settings
+from analysis.figures import page as on
+from analysis.figures.curves import SETTINGS, task_name
+from analysis.figures.knobs import scale
+from analysis.figures.looks import looks, shade
+from analysis.figures.material import Frames, Material, cells, picked
+from analysis.figures.page import Page
+from analysis.figures.style import at_least_a_point
+from analysis.records.files import RecordError
+from analysis.records.inference import path_of
 from analysis.records.load import Records
-from analysis.records.runs import RecordError, Run
-from analysis.select import FIXED, HELD_OUT, arms, average, headline, offline, settings
+from analysis.records.runs import Run
+from analysis.select import Endpoint
 from analysis.statistics.estimates import LEVEL, RESAMPLES, generator, mean_of, resample, summarise
 from analysis.statistics.transport import Flow, mmd2, transport_bound
 from core.errors import BadInput, reason
@@ -28,12 +35,15 @@ TRAIN = "train_flow_steps"  # L_train
 NEAR_ZERO = 1.0  # points: a task whose mean score is below has no scale to be normalised by
 
 
-def trained(records: Records, cells: pd.DataFrame) -> pd.DataFrame:
+def trained(records: Records, cells: pd.DataFrame, picked: pd.DataFrame) -> pd.DataFrame:
     """Rows of `select.scores` of runs that differ in L_train and in nothing else, with the columns knob (the steps of
     their flow at test time), L_train and line.
 
-    Rows: each test-time setting, and their held-out choice (line "... held-out L_test"). Empty if there are none.
+    Rows: each test-time setting, and of several what is `picked` (line "... new-seeds L_test"); none if there are no
+    such runs.
     """
+    choices = picked[picked["rule"] != FIXED] if len(picked) else picked
+    cells = pd.concat([cells[cells["rule"] == FIXED], choices], ignore_index=True) if len(cells) else cells
     groups: dict[tuple[str, ...], list[Run]] = defaultdict(list)
     for run in records.runs:
         if run.number(TRAIN) is not None and path_of(run):
@@ -46,21 +56,21 @@ def trained(records: Records, cells: pd.DataFrame) -> pd.DataFrame:
     for runs in groups.values():
         levels = {run.fingerprint: run.number(TRAIN) or 0.0 for run in runs}
         rows = cells[cells["fingerprint"].isin(levels) & (cells["suite"] == runs[0].suite)]
-        rows = rows[(rows["task"] == runs[0].task) & rows["rule"].isin([FIXED, HELD_OUT])]
+        rows = rows[rows["task"] == runs[0].task]
         knob = path_of(runs[0])
         rows = rows.assign(knob=knob, L_train=rows["fingerprint"].map(levels))
         if rows["L_train"].nunique() > 1:
-            names = rows["setting"].where(rows["rule"] == FIXED, f"held-out {knob}")
+            names = rows["setting"].where(rows["rule"] == FIXED, rows["rule"] + f" {knob}")
             found.append(rows.assign(line=[f"{runs[0].method}{runs[0].mark} {name}".strip() for name in names]))
     return pd.concat(found).sort_values(["line", "L_train"], ignore_index=True) if found else cells.iloc[:0]
 
 
-def draw_trained(points: pd.DataFrame, units: Mapping[str, str] = UNITS) -> Figure:
-    """Score over L_train of one task: the held-out choice bold with its interval, each L_test a shade."""
-    figure, axes = plt.subplots(figsize=SIZE, layout="constrained")
-    methods = sorted(set(points["method"]))
+def draw_trained(points: pd.DataFrame, page: Page) -> Figure:
+    """Score over L_train of one task: what the rule picks bold with its interval, each L_test a shade."""
+    figure, axes = on.panel(page)
+    methods = list(points["method"].drop_duplicates())
     styles = looks({method: method for method in methods})
-    handles, names = [], []
+    handles: dict[str, Any] = {}
     for method in methods:
         mine = points[points["method"] == method]
         order = list(mine.loc[mine["rule"] == FIXED].sort_values(str(mine["knob"].iloc[0]))["line"].drop_duplicates())
@@ -74,18 +84,19 @@ def draw_trained(points: pd.DataFrame, units: Mapping[str, str] = UNITS) -> Figu
             color = styles[method].color if bold else shade(styles[method].color, kept.index(name), len(kept))
             if bold:
                 axes.fill_between(line["L_train"], line["low"], line["high"], color=color, alpha=0.2, lw=0)
-            handles += axes.plot(
+            (handles[name],) = axes.plot(
                 line["L_train"], line["mean"], "-" if bold else ":", color=color, marker=styles[method].marker,
-                lw=2 if bold else 1.1, ms=5 if bold else 3, mew=0,
+                lw=1.7 if bold else 0.9, ms=4 if bold else 2.6, mew=0,
             )  # fmt: skip
-            names.append(name)
     scale(axes, np.sort(points["L_train"].unique()))
-    axes.set(xlabel="L_train [flow steps that TD targets see]", ylabel=unit(str(points["suite"].iloc[0]), units))
+    on.label(axes, page, "L_train, flow steps in training [steps]", page.score(points["suite"].iloc[0]))
     at_least_a_point(axes)
-    return finish(figure, f"{task_name(points)}: L_train ablation", handles, names)
+    on.legend(figure, page, list(handles.values()), list(handles))
+    on.title(figure, page, f"{task_name(points)}: score over L_train, all else equal")
+    return figure
 
 
-def normalised(records: Records) -> tuple[pd.DataFrame, list[str]]:
+def normalised(records: Records, endpoint: Endpoint | None = None) -> tuple[pd.DataFrame, list[str]]:
     """Score over the steps of a flow (L_test) in percent of the task's own mean over all of them: each task, and their
     mean.
 
@@ -100,7 +111,9 @@ def normalised(records: Records) -> tuple[pd.DataFrame, list[str]]:
         knob = path_of(run)
         if knob is None or run.knobs != (knob,) or run.online:
             continue
-        rows = headline(offline(rows))
+        rows, _ = (endpoint or Endpoint()).of(run, rows)
+        if rows.empty:
+            continue
         of = arms(rows, settings(rows, run.knobs))
         means = average(of.scores, 2)  # [k, s]
         means = means[:, ~np.isnan(means).any(axis=0)]
@@ -133,29 +146,61 @@ def normalised(records: Records) -> tuple[pd.DataFrame, list[str]]:
     return pd.DataFrame(points), notes
 
 
-def draw_normalised(points: pd.DataFrame, axis: str = "") -> Figure:
-    """All tasks of a suite in one panel, over one knob: thin lines each task, the mean over tasks bold with its band.
-    `axis`: what the knob is (`inference.axes_of`)."""
+def draw_normalised(points: pd.DataFrame, page: Page) -> Figure:
+    """All tasks of a suite in one panel, over one knob: each task thin, their mean bold with its band."""
     knob = str(points["knob"].iloc[0])
-    figure, axes = plt.subplots(figsize=SIZE, layout="constrained")
+    figure, axes = on.panel(page)
     styles = looks(dict(zip(points["label"], points["method"], strict=True)))
-    handles, names = [], []
-    for label, mine in points.groupby("label", observed=True, sort=True):
+    handles: dict[str, Any] = {}
+    for label, mine in points.groupby("label", observed=True, sort=False):
         look, over = styles[str(label)], mine[mine["task"] == ""]
         for _, line in mine[mine["task"] != ""].groupby("task", observed=True):
-            axes.plot(line[knob], line["value"], look.line, color=look.color, alpha=0.35, lw=0.7)
+            axes.plot(line[knob], line["value"], ls=look.line, color=look.color, alpha=0.35, lw=0.5)
         axes.fill_between(
             over[knob], over["low"].astype(float), over["high"].astype(float), color=look.color, alpha=0.2, lw=0
         )
-        handles += axes.plot(
-            over[knob], over["value"], look.line, color=look.color, marker=look.marker, lw=2.2, ms=5, mew=0
+        (handles[f"{label}, mean of {over['tasks'].iloc[0]}"],) = axes.plot(
+            over[knob], over["value"], ls=look.line, color=look.color, marker=look.marker, lw=1.8, ms=4, mew=0
         )
-        names.append(f"{label}, mean of {over['tasks'].iloc[0]}")
     scale(axes, np.sort(points[knob].unique()))
-    axes.axhline(100, color="0.5", lw=0.8)
-    axes.set(xlabel=axis or knob, ylabel=f"score [% of the task's mean over {knob}]")
-    suite = str(points["suite"].iloc[0])
-    return finish(figure, f"{suite}: {knob} scaling, each task thin", handles, names)
+    axes.axhline(100, color="0.5", lw=0.7)
+    on.label(axes, page, page.axes.get(knob, knob), f"score [% of the task's mean over {knob}]")
+    on.legend(figure, page, list(handles.values()), list(handles))
+    on.title(figure, page, f"{points['suite'].iloc[0]}: {knob} scaling, each task thin")
+    return figure
+
+
+def _normalised(material: Material) -> pd.DataFrame:
+    found, notes = normalised(material.records)
+    material.notes.extend(notes)
+    return found
+
+
+def of_normalised(material: Material, suite: str, task: str = "") -> Frames:
+    points = material.here(_normalised, suite)
+    for knob, mine in points.groupby("knob") if len(points) else ():
+        yield f"scaling-{knob}", mine
+
+
+def _trained(material: Material) -> pd.DataFrame:
+    return trained(material.records, material.once(cells), material.once(picked))
+
+
+def of_trained(material: Material, suite: str, task: str) -> Frames:
+    if len(points := material.here(_trained, suite, task)):
+        yield "l-train", points
+
+
+def _carried(material: Material) -> pd.DataFrame:
+    found, notes = carried(material.records)
+    material.notes.extend(notes)
+    return found
+
+
+def of_carried(material: Material, suite: str, task: str) -> Frames:
+    points = material.here(_carried, suite, task)
+    for knob, mine in points.groupby("knob", sort=False) if len(points) else ():
+        yield "transport" if len(mine) == len(points) else f"transport-{knob}", mine
 
 
 def carried(records: Records) -> tuple[pd.DataFrame, list[str]]:
@@ -165,7 +210,7 @@ def carried(records: Records) -> tuple[pd.DataFrame, list[str]]:
     """
     points: list[dict[str, object]] = []
     notes: list[str] = []
-    for run in records.runs:
+    for run in sorted(records.runs, key=lambda run: records.position(run.label)):
         knob = path_of(run)
         if knob is None or run.knobs != (knob,):
             continue
@@ -229,30 +274,34 @@ def _is(value: object, kind: type) -> bool:
     return isinstance(value, kind)
 
 
-def draw_carried(points: pd.DataFrame, axis: str = "") -> Figure:
-    """MMD^2 over the steps of the flow, log scale, from the first on; the bound of each method dotted in its colour.
-    `axis`: what the knob is (`inference.axes_of`)."""
+def draw_carried(points: pd.DataFrame, page: Page) -> Figure:
+    """MMD^2 over the steps of the flow, log scale, from the first on: mean with its band, the largest seen as dashes,
+    the certified bound dotted, each method's in its colour."""
     knob = str(points["knob"].iloc[0])
-    figure, axes = plt.subplots(figsize=SIZE, layout="constrained")
+    figure, axes = on.panel(page)
     styles = looks(dict(zip(points["label"], points["method"], strict=True)))
-    handles, names = [], []
-    for label, line in points[points[knob] > 0].groupby("label", observed=True, sort=True):
+    handles: dict[str, Any] = {}
+    bounds = 0
+    for label, line in points[points[knob] > 0].groupby("label", observed=True, sort=False):
         look = styles[str(label)]
         axes.fill_between(line[knob], line["low"], line["high"], color=look.color, alpha=0.2, lw=0)
-        handles += axes.plot(line[knob], line["mean"], look.line, color=look.color, marker=look.marker, mew=0)
-        names.append(f"{label}, mean (band: 95%)")
-        handles += axes.plot(line[knob], line["largest"], ls="none", color=look.color, marker="_", ms=7, mew=1.2)
-        names.append(f"{label}, largest seen")
-        if line["bound"].notna().any():
-            between = 1.5 * sum(name.endswith("bound") for name in names)  # equal bounds show in each other's gaps
-            handles += axes.plot(line[knob], line["bound"], color=look.color, ls=(between, (1.5, 3)), lw=1.8)
-            names.append(f"{label}, certified bound")
+        (handles[str(label)],) = axes.plot(
+            line[knob], line["mean"], ls=look.line, color=look.color, marker=look.marker, mew=0
+        )
+        axes.plot(line[knob], line["largest"], ls="none", color=look.color, marker="_", ms=6, mew=1.0)
+        if line["bound"].notna().any():  # equal bounds show in each other's gaps
+            axes.plot(line[knob], line["bound"], color=look.color, ls=(1.5 * bounds, (1.5, 3)), lw=1.4)
+            bounds += 1
     axes.set_yscale("log")
-    axes.axhline(2, color="0.5", lw=0.8)
+    axes.axhline(2, color="0.5", lw=0.7)
     steps = np.sort(points.loc[points[knob] > 0, knob].unique())
     if len(steps) > 1:
         scale(axes, steps)
-    axes.set(xlabel=axis or knob, ylabel="MMD² to where particles start [-, at most 2]")
+    on.label(axes, page, page.axes.get(knob, knob), "MMD² to where particles start [-, at most 2]")
+    handles["largest seen"] = Line2D([], [], ls="none", color="0.3", marker="_", ms=6, mew=1.0)
+    if bounds:
+        handles["certified bound"] = Line2D([], [], color="0.3", ls=(0, (1.5, 3)), lw=1.4)
+    on.legend(figure, page, list(handles.values()), list(handles))
     sigmas = " / ".join(f"{sigma:g}" for sigma in sorted(set(points["sigma"])))
-    title = f"{task_name(points)}: transport, measured and certified (RBF, sigma {sigmas})"
-    return finish(figure, title, handles, names)
+    on.title(figure, page, f"{task_name(points)}: transport, measured (mean, 95%) and certified (RBF, sigma {sigmas})")
+    return figure

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 import numpy as np
 import pandas as pd
 
-from analysis.records.runs import FRAME, RecordError, Source, content, named, shown
+from analysis.records.files import RecordError, content, shown
+from analysis.records.runs import FRAME, Source, named
 from core.errors import BadInput
 
 T = TypeVar("T")

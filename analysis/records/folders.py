@@ -6,10 +6,12 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from analysis.records.runs import ENDINGS, KILLED, TAKEN, RecordError, Run, Source, alive_in, content, named, shown
+from analysis.records.files import RecordError, alive_in, content, shown
+from analysis.records.runs import ENDINGS, KILLED, TAKEN, Run, Source, named
 from core import records, strict_json
 from core.errors import reason
 from core.text import printable
@@ -107,9 +109,9 @@ def odd_ones(sources: Sequence[Source]) -> dict[Source, str]:
 def unite(run: Path, sources: Sequence[Source], lost: Mapping[int, str]) -> Run:
     """One run of its sources, one or more, by seed."""
     meta = sources[0].meta if sources[0].old else _united(sources)
-    label = f"{meta['method']} online" if meta.get("online") else meta["method"]
     values = {key: meta[key] for key in (*IDENTITY, "config")}
-    return Run(run, label=label, knobs=sources[0].knobs, meta=meta, sources=tuple(sources), lost=lost, **values)
+    one = Run(run, label="", knobs=sources[0].knobs, meta=meta, sources=tuple(sources), lost=lost, **values)
+    return replace(one, label=one.series)
 
 
 def _united(sources: Sequence[Source]) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from analysis.records.episodes import setting_name
-from analysis.records.runs import Run, shown
+from analysis.records.files import shown
+from analysis.records.runs import Run
 
 UNDECLARED_PATH = "L_test"
 """In records without a declaration, the knob along which candidates are the same particles: schema 1 says so of it."""

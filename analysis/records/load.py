@@ -6,7 +6,6 @@ Nothing is dropped in silence: whatever is left out, unfinished or ambiguous bec
 from __future__ import annotations
 
 import os
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -18,14 +17,16 @@ import numpy as np
 import pandas as pd
 
 from analysis.records.episodes import AFTER, BEFORE, PHASES, Rows, read_episodes
+from analysis.records.files import RecordError, last_written, read_npz
 from analysis.records.folders import Place, differences, odd_ones, places, read_source, unite
+from analysis.records.labels import labelled, natural
 from analysis.records.protocols import asked, chosen
-from analysis.records.runs import KILLED, RecordError, Run, Source, last_written, named, read_npz
+from analysis.records.runs import KILLED, Run, Source, named
+from analysis.records.scale import small_scores
 from core.errors import BadInput, reason
 
 NAMES = ("suite", "task", "method", "label", "fingerprint")
 """Columns that are one value a run, in front of its rows' own; so is `status`, which is one value a seed's folder."""
-OLD = "old layout"
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class Records:
     column a knob (NaN where the method has no such knob), setting ("L_test=1", "" without knobs), episode, return,
     length, success, score, and complete (False in an evaluation that was still being written, or that seeds which may
     go on have not reached yet). `label` tells the runs of a task apart: the method's name, with "online" for a run that
-    goes on from an offline one, and with a piece of the fingerprint where the task has several of those.
+    goes on from an offline one, and with the settings that differ where some task has several of those
+    (`labels.labelled`).
     """
 
     root: Path
@@ -47,11 +49,11 @@ class Records:
     extras: Mapping[tuple[Path, bool], Mapping[str, np.ndarray]] = field(default_factory=dict)
     """Key of a run -> its columns after those that every suite has, NaN where empty; of those that have any."""
     order: Sequence[str] = ()
-    """Labels in the order to show them; others follow, by name."""
+    """Labels in the order to show them; others follow by name, numbers in them by size."""
 
-    def position(self, label: str) -> tuple[int, str]:
+    def position(self, label: str) -> tuple[int, list[tuple[int, float, str]]]:
         """Where a label stands among others: a key to sort by."""
-        return (self.order.index(label) if label in self.order else len(self.order)), label
+        return (self.order.index(label) if label in self.order else len(self.order)), natural(label)
 
     def each(self, scored: bool = True) -> Iterator[tuple[Run, pd.DataFrame]]:
         """(run, its complete evaluations) of every run that has some, by suite, task and `order`; views, not copies.
@@ -80,7 +82,8 @@ def only(records: Records, runs: Sequence[Run], names: Mapping[str, str], order:
     kept, start = list[Run](), 0
     for run in runs:
         stop = start + run.rows.stop - run.rows.start
-        kept.append(replace(run, label=names.get(run.label) or run.label, rows=slice(start, stop)))
+        label = names.get(run.label) or run.label
+        kept.append(replace(run, label=label, renamed=run.label if label != run.label else "", rows=slice(start, stop)))
         start = stop
     rows = [records.episodes.iloc[run.rows] for run in runs]
     episodes = pd.concat([records.episodes.iloc[:0], *rows], ignore_index=True)  # of equal categories, which it keeps
@@ -138,9 +141,11 @@ def load(results: Path, empty: bool = False, protocol: str | None = None) -> Rec
         if of_suite := _extras(rows):
             extras[run.key] = of_suite
     notes += of_protocols
-    labels, remarks = _labels([run for run in runs if run.rows.start < run.rows.stop])
+    labels, remarks = labelled(run for run in runs if run.rows.start < run.rows.stop)
     runs = [replace(run, label=labels.get(run.key, run.label)) for run in runs]
     knobs = tuple(dict.fromkeys(knob for run in runs for knob in run.knobs))
+    own = {run.key: [rows.columns["score"] for rows in told[run.key][0]] for run in runs}
+    remarks += small_scores(runs, {key: np.concatenate(some) for key, some in own.items() if some})
     return Records(results, _concat(runs, found, knobs), tuple(runs), knobs, notes + remarks, extras)
 
 
@@ -234,40 +239,6 @@ def _extras(found: Sequence[Rows]) -> dict[str, np.ndarray]:
         name: np.concatenate([rows.extras.get(name, np.full(len(rows), np.nan, "float32")) for rows in found])
         for name in names
     }
-
-
-def _labels(runs: Sequence[Run]) -> tuple[dict[tuple[Path, bool], str], list[str]]:
-    """Key -> label of the runs that share their task and method with others, and a note on each such group."""
-    groups: dict[tuple[str, str, str], list[Run]] = defaultdict(list)
-    for run in runs:
-        groups[run.suite, run.task, run.label].append(run)
-    labels: dict[tuple[Path, bool], str] = {}
-    notes = []
-    for (suite, task, label), group in groups.items():
-        if len(group) == 1:
-            continue
-        prints = {run.fingerprint for run in group}
-        size = next(
-            n for n in range(6, 1 + max(6, *map(len, prints))) if len({one[:n] for one in prints}) == len(prints)
-        )
-        twice = {run.fingerprint for run in group if not run.old}  # a folder may hold a run of either layout
-        for run in group:
-            also = f", {OLD}" if run.old and run.fingerprint in twice else ""
-            labels[run.key] = f"{label} ({run.fingerprint[:size]}{also})"
-        differ = _differences([run.settings for run in group])
-        old = [labels[run.key] for run in group if run.old]
-        if 0 < len(old) < len(group):
-            differ += f"; {', '.join(old)} of the {OLD} of records, never pooled with seeds of the new one"
-        notes.append(f"{suite}/{task} has {len(group)} runs of {label}, shown apart: {differ}")
-    return labels, notes
-
-
-def _differences(flat: Sequence[Mapping[str, Any]]) -> str:
-    """What sets configurations apart, briefly: "step_size 0.1 / 0.2"."""
-    keys = sorted({key for one in flat for key in one if any(one[key] != other.get(key) for other in flat)})
-    parts = [f"{key} {' / '.join(str(one.get(key, '-')) for one in flat)}" for key in keys[:3]]
-    more = [f"{len(keys) - 3} more"] if len(keys) > 3 else []
-    return ", ".join(parts + more) or "equal configurations, so other data, seeds or code"
 
 
 def _concat(runs: Sequence[Run], found: Sequence[Rows], knobs: Sequence[str]) -> pd.DataFrame:

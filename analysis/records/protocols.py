@@ -13,8 +13,9 @@ from typing import Annotated
 
 import typer
 
-from analysis.records.runs import PROTOCOLS, RecordError, Run
-from analysis.records.runs import shown as quoted
+from analysis.records.files import RecordError
+from analysis.records.files import shown as quoted
+from analysis.records.runs import PROTOCOLS, Run
 from core.options import parts
 from core.text import nearest
 

@@ -5,23 +5,15 @@ A run has a folder a seed; one of the old layout is a single folder with all of 
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import io
-import os
-import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 
-from core.errors import BadInput, reason
-from core.files import open_plain, read_plain
-from core.text import printable
+from analysis.records.files import RecordError, content, read_npz, shown, table
 
 KILLED = "killed"
 """Status of a run whose record says that it runs, while no process holds its lock."""
@@ -40,7 +32,6 @@ SEEDED = ("candidates", "valid", "actions")
 BEGINNING = ("continues", "from_step")
 """Of an online phase: the run that it goes on from, and at which step of it."""
 T = TypeVar("T")
-LONGEST = 60  # characters of something wrong that a line repeats
 MOST = 1e15  # of a setting that a figure counts with
 
 FRAME = ("suite", "task", "method", "label", "fingerprint", "status", "seed", "phase", "step", "setting", "episode",
@@ -53,10 +44,6 @@ TAKEN = frozenset(FRAME) | {
     "reference", "observations", "protocol", "candidates", "valid", "actions", "meant", "told",
 }  # fmt: skip
 """What else stands in a table or file that has a column a knob."""
-
-
-class RecordError(BadInput):
-    """A record cannot be read; the message is one line that names the file and, where there is one, the line."""
 
 
 SHARES = frozenset({"tldr", "hh", "tldr-synthetic", "hh-synthetic"})
@@ -135,6 +122,23 @@ class Run:
     """ " [qam]" where runs of several protocols of the suite are shown; its label ends with it."""
     rows: slice = field(default_factory=lambda: slice(0, 0))
     """Where its episodes stand in `Records.episodes`."""
+    renamed: str = ""
+    """Its label before it was given another name to show."""
+
+    @property
+    def stem(self) -> str:
+        """Its method, with "online" where it goes on from an offline run."""
+        return f"{self.method} online" if self.online else self.method
+
+    @property
+    def series(self) -> str:
+        """What its label is where nothing but settings, data or code sets it apart: "vgf online [qam]"."""
+        return self.stem + self.mark
+
+    @property
+    def called(self) -> frozenset[str]:
+        """Every name by which an option may ask for it, beside others of its series."""
+        return frozenset({self.label, self.renamed or self.label, self.series, self.stem})
 
     @property
     def name(self) -> str:
@@ -287,81 +291,3 @@ def _train(path: Path) -> pd.DataFrame | None:
     text = (content(path) or b"").decode("utf-8-sig", errors="replace")
     whole = text[: text.rfind("\n") + 1]
     return table(path, whole.encode()) if whole.strip() else None
-
-
-def alive_in(folder: Path) -> bool | None:
-    """Whether a process writes a run's folder; None where that cannot be found out, as where `owner` ("PID HOST") names
-    another host: a lock that is held there is free in a copy, and on a file system that keeps locks to each host."""
-    found = held(folder / "lock")
-    if found is False:
-        with contextlib.suppress(OSError):
-            _, _, host = read_plain(folder / "owner").decode(errors="replace").partition(" ")
-            if host.strip() not in ("", platform.node()):
-                return None
-    return found
-
-
-def held(lock: Path) -> bool | None:
-    """Whether a process holds a run's lock, None where that cannot be found out. The system drops it with its owner."""
-    try:
-        handle = os.open(lock, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError:
-        return None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared, so that two who look do not see each other
-        return False
-    except BlockingIOError:
-        return True
-    except OSError:  # a file system without locks
-        return None
-    finally:
-        os.close(handle)
-
-
-def last_written(folder: Path) -> str:
-    """When a run's files were last written, "2026-01-31 12:00 UTC"."""
-    times = [
-        path.stat().st_mtime for name in ("run.json", "episodes.csv", "train.csv") if (path := folder / name).exists()
-    ]
-    return f"{datetime.fromtimestamp(max(times, default=0.0), UTC):%Y-%m-%d %H:%M} UTC"
-
-
-def content(path: Path) -> bytes | None:
-    """A file's bytes, None if there is no file. Raises: RecordError: it cannot be read, or is no plain file."""
-    try:
-        return read_plain(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise RecordError(reason(error)) from error
-
-
-def table(path: Path, text: bytes, **options: Any) -> pd.DataFrame:
-    """The CSV that `text`, a file's content, spells out. Raises: RecordError if it is none."""
-    try:
-        return pd.read_csv(io.BytesIO(text), **options)
-    except Exception as error:  # what pandas raises depends on the bytes
-        raise RecordError(f"{path}: {shown(reason(error), quote=False)}") from error
-
-
-def read_npz(path: Path) -> dict[str, np.ndarray] | None:
-    """Arrays of numbers by name, None if there is no file. Raises: RecordError if it is no npz of plain arrays."""
-    try:
-        with open_plain(path) as file, np.load(file, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in arrays.files}
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except Exception as error:  # what NumPy raises depends on the bytes: of a header that lies, MemoryError
-        raise RecordError(f"{path}: cannot be read ({shown(reason(error), quote=False)})") from error
-    for name, values in found.items():
-        if values.dtype.kind not in "biuf":
-            raise RecordError(f"{path}: {shown(name)} holds no numbers")
-    return found
-
-
-def shown(text: str, quote: bool = True, longest: int = LONGEST) -> str:
-    """The beginning of something that a line repeats."""
-    text = text if len(text) <= longest else f"{text[: longest - 3]}..."
-    return repr(text) if quote else printable(text)

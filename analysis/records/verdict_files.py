@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.records.episodes import setting_name
-from analysis.records.runs import RecordError, content, shown
-from analysis.records.runs import table as read_csv
+from analysis.records.files import RecordError, content, shown
+from analysis.records.files import table as read_csv
 from core import responses, strict_json
 from core.errors import reason
 from core.records import VerdictsRecord, check, file_name

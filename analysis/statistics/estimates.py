@@ -236,8 +236,11 @@ def _pooled(strata: Strata) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(strata).astype(float), weight
 
 
-def summarise(scores: np.ndarray, seeds: np.ndarray, rng: np.random.Generator, interval: str = "t") -> Summary:
-    """Summary of episodes: `scores [e]` of the seeds `seeds [e]`; `interval`: a key of INTERVALS.
+def summarise(
+    scores: np.ndarray, seeds: np.ndarray, rng: np.random.Generator, interval: str = "t", spread: float = 0.0
+) -> Summary:
+    """Summary of episodes: `scores [e]` of the seeds `seeds [e]`; `interval`: a key of INTERVALS; `spread`: what the
+    variance of a seed is at least.
 
     Every seed counts alike, whatever its number of episodes. The interval is over seeds: a seed is what would be
     independent in a repetition, and the spread of seed means contains the episodes' noise already, so episodes are not
@@ -252,7 +255,7 @@ def summarise(scores: np.ndarray, seeds: np.ndarray, rng: np.random.Generator, i
     table = np.full((len(names), counts.max()), np.nan)
     table[index, _number_within(index)] = scores
     means = settled(np.nansum(table, axis=1) / counts)
-    units, floor = (means, episode_variance(table)) if len(names) > 1 else (scores, 0.0)
+    units, floor = (means, max(float(episode_variance(table)), spread)) if len(names) > 1 else (scores, 0.0)
     if len(names) == 1 and len(scores) > 1:  # successes of one policy
         floor = float(episode_variance(scores[None])) * len(scores)
     low, high = (float(end) for end in INTERVALS[interval](units, rng, floor))

@@ -155,7 +155,7 @@ def benjamini_hochberg(p: np.ndarray) -> np.ndarray:
 CORRECTIONS = {"holm": holm, "bh": benjamini_hochberg, "none": lambda p: np.asarray(p, float)}
 
 
-def paired(a: np.ndarray, b: np.ndarray, level: float = LEVEL) -> Comparison:
+def paired(a: np.ndarray, b: np.ndarray, level: float = LEVEL, spreads: tuple[float, float] = (0.0, 0.0)) -> Comparison:
     """Two methods over shared start states: scores `[n, e]` and `[m, e]` of their seeds, column i from the same start.
 
     Training seeds of different methods are not pairs: nothing but their number is shared. Start states are: their
@@ -163,8 +163,8 @@ def paired(a: np.ndarray, b: np.ndarray, level: float = LEVEL) -> Comparison:
     the seeds of either method, and how much the methods differ on a start state. So the variance is
       var(seed means of a) / n + var(seed means of b) / m + var_e(difference of the columns' means) / e - noise
     where noise (residual of seeds x starts) stands in both kinds of terms; never less than the seeds' alone, nor these
-    less than their floor. With one seed on a side, its variance between seeds is unknown: the result then speaks of
-    those trained policies only.
+    less than their floor or, of either side, `spreads`. With one seed on a side, its variance between seeds is unknown:
+    the result then speaks of those trained policies only.
     """
     a, b = np.asarray(a, float), np.asarray(b, float)
     episodes = a.shape[1]
@@ -172,7 +172,8 @@ def paired(a: np.ndarray, b: np.ndarray, level: float = LEVEL) -> Comparison:
     starts = columns.var(ddof=1) / episodes if episodes > 1 else math.nan
     if len(a) < 2 or len(b) < 2:
         return _t(columns.mean(), [(starts, episodes - 1)], level)
-    seeds = [(of_episodes(side).variance / len(side), len(side) - 1) for side in (a, b)]
+    seeds = [(np.maximum(of_episodes(side).variance, spread) / len(side), len(side) - 1)
+             for side, spread in zip((a, b), spreads, strict=True)]  # fmt: skip
     noise = sum(_residual(side) / side.size for side in (a, b)) if episodes > 1 else 0.0
     return _t(columns.mean(), [*seeds, (max(starts - noise, 0.0) if episodes > 1 else 0.0, episodes - 1)], level)
 

@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from analysis.records.runs import PROTOCOLS, RecordError, content, shown
+from analysis.records.files import RecordError, content, shown
+from analysis.records.runs import PROTOCOLS
 from analysis.records.runs import named as seed_names
 from analysis.statistics.estimates import generator
 from analysis.tuning.sweeps import (

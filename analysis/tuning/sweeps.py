@@ -19,7 +19,7 @@ import pandas as pd
 
 from analysis.records.load import Records
 from analysis.records.runs import Run
-from analysis.select import Endpoint, Rule, choose, offline
+from analysis.select import Endpoint, Rule, choose
 from analysis.statistics.estimates import Estimate, Summary, across, generator, mean_of
 
 SPLITS = 1000  # at most; of more, so many are drawn
@@ -244,9 +244,7 @@ def _scored(
     values = {key: run.settings.get(key) for key in keys}
     if rows is None:
         return Unscored(run, values, "; ".join(filter(None, ("nothing evaluated", run.unfinished))))
-    if run.online:
-        rows = rows[rows["phase"] != "offline"]
-    rows, missing = endpoint(rows if run.online else offline(rows))
+    rows, missing = endpoint.of(run, rows)
     if rows.empty:
         return Unscored(run, values, "; ".join(filter(None, (missing or "nothing evaluated", run.unfinished))))
     choice = choose(run, rows, rule)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from analysis.select import NEW_SEEDS, Arms, Choice, held_out, new_seeds, oracle
+from analysis.choices import NEW_SEEDS, Arms, Choice, held_out, new_seeds, oracle
 from analysis.statistics.estimates import INTERVALS, improvement, summarise
 from analysis.statistics.improvement import improvement_over
 from analysis.statistics.significance import ALPHA, holm, mann_whitney, of_episodes, paired, sample, welch

@@ -1,7 +1,8 @@
 """Writes synthetic records in the schema of results/README.md, with effects that are known.
 
 `python -m tests.analysis.synthetic FOLDER` writes a toy suite, two tasks of another and an ablation, to look at;
-`... FOLDER study` the 45 tasks of the paper's Table 7, to compare with print.
+`... FOLDER study` the 45 tasks of the paper's Table 7, to compare with print; `... FOLDER contest 170` so many runs of
+all methods on OGBench's tasks.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from analysis.published import FOLDER, METHODS, read
+from analysis.records.load import Records
 from analysis.records.runs import SEEDED
+from analysis.select import Rule, scores
 
 MODES = np.array([[0.55, 0.45], [-0.55, -0.45]])  # the first is the better one
 Effect = Callable[[float, Mapping[str, float]], float]
@@ -190,6 +194,11 @@ def write_candidates(
     np.savez(folder / "candidates.npz", **arrays, candidates=candidates, actions=actions)  # type: ignore[arg-type]
 
 
+def both(records: Records) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What figures are made of: the rows of every setting, and those that the default rule picks."""
+    return scores(records)[0], scores(records, rule=Rule())[0]
+
+
 def write_suite(root: Path) -> None:
     """Five methods on the toy task with its landscape, three of them on two more tasks, one cell missing."""
     vgf, best_of_n = {"L_test": [0, 1, 2, 3, 5]}, {"N": [1, 4, 20, 64]}
@@ -249,9 +258,58 @@ def write_study(root: Path, published: Path = FOLDER) -> None:
         )  # fmt: skip
 
 
+CONTEST: dict[str, tuple[float, Mapping[str, Sequence[float]]]] = {
+    "vgf": (62, {"L_test": [0, 1, 2, 3]}), "avgf": (58, {"L_test": [0, 1, 2, 3]}), "fql": (56, {}),
+    "vgf_qgf": (60, {"L_test": [0, 1, 2, 3]}), "qgf": (54, {"w": [0.0, 0.01, 0.1], "N": [4, 16]}),
+    "best_of_n": (50, {"N": [1, 4, 16, 64]}), "bc": (30, {}), "bc_gaussian": (22, {}), "iql": (45, {}),
+    "ivr": (44, {}), "ifql": (52, {"N": [4, 16, 32]}), "idql": (48, {"N": [4, 16, 32]}), "sfbc": (40, {"N": [4, 32]}),
+    "rebrac": (55, {}), "td3bc": (42, {}), "fbrac": (47, {}), "diffusion_ql": (46, {"N": [1, 50]}),
+}  # fmt: skip
+"""Method -> (its level at the end on a task of middling difficulty, its knobs)."""
+PLACES = (
+    "cube-single-play", "cube-double-play", "scene-play", "puzzle-3x3-play", "puzzle-4x4-play",
+    "antsoccer-arena-navigate", "antmaze-large-navigate", "antmaze-giant-navigate", "humanoidmaze-medium-navigate",
+)  # fmt: skip
+
+
+def write_contest(
+    root: Path, runs: int, episodes: int = 50, evaluations: int = 10, online: Sequence[str] = (), drawn: int = 5
+) -> None:
+    """So many runs, of all methods in turn, over the tasks of OGBench's environments; those of `online` also go on
+    online. Of each method the episodes of `drawn` tasks are drawn, and repeat on the others."""
+    methods = list(CONTEST)
+    for i in range(runs):
+        method, number = methods[i % len(methods)], i // len(methods)
+        task = f"{PLACES[number // 5 % len(PLACES)]}-singletask-task{number % 5 + 1}-v{number // 45}"
+        level, knobs = CONTEST[method]
+        ease = 25 * np.sin(2.3 * (number % drawn))
+
+        def effect(t: float, s: Mapping[str, float], level: float = level, ease: float = float(ease)) -> float:
+            gain = 8 * np.log1p(s.get("L_test", 0.0)) + 4 * np.log1p(s.get("N", 0.0)) - 20 * s.get("w", 0.0)
+            return float(np.clip(level + ease, 2, 95) + gain) * (1 - np.exp(-4 * t))
+
+        for went_on in (False, True) if method in online else (False,):
+            print_ = f"{i + (5000 if went_on else 0):012x}"
+            steps = [1000 * (step + 1) for step in range(evaluations)]
+            stage = {"name": "joint", "fingerprint": print_, "steps": steps[-1], "origin": "trained", "seconds": 60.0}
+            more: dict[str, Any] = {"stages": [stage], "evaluation_steps": steps}
+            more |= {"offline": evaluations // 2} if went_on else {}
+            again = number >= drawn
+            folder = write_run(
+                root, method, "ogbench", task, print_, knobs, effect, episodes=episodes, seed_std=6.0,
+                evaluations=0 if again else evaluations, **more,
+            )  # fmt: skip
+            if again:
+                of = i % len(methods) + len(methods) * (number % drawn)
+                first = next(root.glob(f"runs/ogbench/*/{method}/{of + (5000 if went_on else 0):012x}"))
+                (folder / "episodes.csv").write_bytes((first / "episodes.csv").read_bytes())
+
+
 if __name__ == "__main__":
     if sys.argv[2:] == ["study"]:
         write_study(Path(sys.argv[1]))
+    elif sys.argv[2:3] == ["contest"]:
+        write_contest(Path(sys.argv[1]), int(sys.argv[3]), online=("fql", "vgf", "rebrac"))
     else:
         write_suite(Path(sys.argv[1]))
         write_ablation(Path(sys.argv[1]))

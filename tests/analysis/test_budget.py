@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from analysis.choices import Arms
 from analysis.records.load import load
-from analysis.select import Arms
-from analysis.tuning.budget import POLICIES, Policy, curve, curves, halving, uniform
+from analysis.tuning.budget import POLICIES, Policy, curve, curves, drawn, halving, totals, uniform
 from tests.analysis.synthetic import write_run
 
 
@@ -21,17 +21,21 @@ def bandit(means: list[float], seeds: int = 5, episodes: int = 50, seed: int = 0
 
 def test_policies_by_hand() -> None:
     tried = np.array([[0.0, 9, 9, 9], [5, 5, 5, 5], [4, 0, 0, 0], [1, 1, 1, 1]])
-    assert uniform(tried, 4) == (1, 4)  # one episode each: 0, 5, 4, 1
-    assert uniform(tried, 11) == (1, 8) and uniform(tried, 1000) == (0, 16)  # 5 against 4.5, then against 6.75
+    assert uniform(totals(tried), 4) == (1, 4)  # one episode each: 0, 5, 4, 1
+    assert uniform(totals(tried), 11) == (1, 8) and uniform(totals(tried), 1000) == (
+        0,
+        16,
+    )  # 5 against 4.5, then against 6.75
     # two rounds of 8: two episodes for each of four (means 4.5, 5, 2, 1), then the two that are left (6.75, 5)
-    assert halving(tried, 16) == (0, 8 + 4)
-    assert halving(tried, 8) == (1, 4 + 4)  # one each: arms 1 and 2 go on, and win with 5 against 4/3
+    assert halving(totals(tried), 16) == (0, 8 + 4)
+    assert halving(totals(tried), 8) == (1, 4 + 4)  # one each: arms 1 and 2 go on, and win with 5 against 4/3
 
 
 @pytest.mark.parametrize("policy", POLICIES.values())
 def test_more_episodes_choose_better(policy: Policy) -> None:
     """Arms at 30, 40, 50 and 80: at random 50; with 125 tries of each, the best in all but a few draws."""
-    found = curve(bandit([30, 40, 50, 80]), policy, np.random.default_rng(0))
+    of = bandit([30, 40, 50, 80])
+    found = curve(of, policy, drawn(of, np.random.default_rng(0)))
     assert found["episodes"].iloc[0] == 0 and found["episodes"].is_monotonic_increasing
     assert found["mean"].iloc[0] == pytest.approx(50, abs=4) and found["chance"].iloc[0] == 0.25
     assert found["mean"].iloc[-1] == pytest.approx(80, abs=4) and found["chance"].iloc[-1] > 0.99
@@ -41,7 +45,8 @@ def test_more_episodes_choose_better(policy: Policy) -> None:
 
 def test_equal_arms_gain_nothing() -> None:
     """Where there is nothing to choose, no budget finds anything: the curve is flat at the arms' common mean."""
-    means = [curve(bandit([50] * 4, seed=i), uniform, np.random.default_rng(i), draws=40)["mean"] for i in range(20)]
+    many = [bandit([50] * 4, seed=i) for i in range(20)]
+    means = [curve(of, uniform, drawn(of, np.random.default_rng(i), 40))["mean"] for i, of in enumerate(many)]
     assert np.mean(means, axis=0) == pytest.approx(50, abs=2)  # 20 x 1000 episodes: one standard error is 0.35
 
 

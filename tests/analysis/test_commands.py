@@ -15,13 +15,14 @@ import pandas as pd
 import pytest
 
 from analysis import plots, tables
-from analysis.figures import curves, landscape
-from analysis.figures.style import KNOWN, looks, shade
+from analysis.figures import curves, knobs, landscape
+from analysis.figures.looks import KNOWN, looks, shade
+from analysis.figures.page import COLUMN, Page
 from analysis.output import short
 from analysis.records.load import load
 from analysis.select import scores
-from tests.analysis.command import invoke
-from tests.analysis.synthetic import MODES, write_candidates, write_landscape, write_run, write_suite
+from tests.analysis.command import invoke, refused
+from tests.analysis.synthetic import MODES, both, write_candidates, write_landscape, write_run, write_suite
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +36,13 @@ def test_tables(suite: Path, tmp_path: Path) -> None:
     result = invoke(tables.app, str(suite), "--out", str(tmp_path))
     assert result.exit_code == 0, result.output
     assert "Nothing was left out." in result.stdout and "(oracle)" not in result.stdout
-    assert max(map(len, result.stdout.splitlines()[:-6])) <= 100
+    assert max(map(len, result.stdout.splitlines()[:-7])) <= 100
     csv, page = pd.read_csv(tmp_path / "scores.csv"), (tmp_path / "scores.md").read_text()
     for _, row in csv.iterrows():
         assert tables.cell(row)[0] in page and tables.cell(row)[1] in result.stdout
     iql = next(line for line in page.splitlines() if line.startswith("| iql"))
     assert "n=1" in iql and iql.endswith("| \N{EM DASH} |")  # one seed on one task, missing on the other
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["scores.csv", "scores.md"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["scores.csv", "scores.md", "scores.tex"]
 
 
 def test_data_that_are_not_the_published_are_told(suite: Path, tmp_path: Path) -> None:
@@ -128,33 +129,34 @@ def test_figures_exist_and_say_where(suite: Path, tmp_path: Path) -> None:
     numbers = ["mean", "low", "high"]
     expected = table.loc[shown["row"], numbers].to_numpy(float)
     np.testing.assert_allclose(shown[numbers].to_numpy(float), expected, rtol=1e-6)
-    assert set(shown.loc[shown["L_test"].isna(), "line"]) == {"bc", "fql", "best_of_n (held-out)"}
+    assert set(shown.loc[shown["L_test"].isna(), "line"]) == {"bc", "fql", "best_of_n (new-seeds)"}
 
 
 def test_drawn_lines_are_the_frame(suite: Path) -> None:
     records = load(suite)
     points = curves.learning(records)
     points = points[points["suite"] == "toy"]
-    lines = curves.draw_learning(points).axes[0].lines
+    lines = curves.draw(points, Page()).axes[0].lines
     expected = {tuple(np.round(run["mean"], 6)) for _, run in points.groupby(["label", "setting"], observed=True)}
     assert {tuple(np.round(np.array(line.get_ydata(), float), 6)) for line in lines} == expected and len(lines) == len(
         expected
     )
-    cells = scores(records)[0]
-    curve = curves.knob_curve(cells[cells["suite"] == "toy"], "N", records.knobs)
-    axes = curves.draw_knob_curve(curve, "N").axes[0]
+    cells, picked = (rows[rows["suite"] == "toy"] for rows in both(records))
+    curve = knobs.knob_curve(cells, picked, "N", records.knobs)
+    axes = knobs.draw(curve, Page(COLUMN)).axes[0]
     assert axes.get_xscale() == "log" and [tick.get_text() for tick in axes.get_xticklabels()] == ["1", "4", "20", "64"]
     assert any(np.allclose(line.get_ydata(), curve.loc[curve["N"].notna(), "mean"]) for line in axes.lines[:1])
     plt.close("all")
 
 
-def test_landscape_shows_paths_and_the_largest_setting(tmp_path: Path) -> None:
+def test_landscape_shows_paths_up_to_the_setting_picked(tmp_path: Path) -> None:
     write_landscape(tmp_path)
     knobs = {"L_test": [0, 1, 5]}
-    write_candidates(write_run(tmp_path, "vgf", knobs=knobs, evaluations=1), knobs, pull=0.5)
+    run = write_run(tmp_path, "vgf", knobs=knobs, evaluations=1, effect=lambda _, at: 10 * at["L_test"])
+    write_candidates(run, knobs, pull=0.5)
     write_run(tmp_path, "fql", evaluations=1)
     records = load(tmp_path)
-    shown = landscape.shown(records, "toy", "toy", scores(records)[0])
+    shown = landscape.shown(records, "toy", "toy", *both(records))
     assert shown is not None
     points, notes = shown
     assert len(notes) == 1 and "fql" in notes[0] and "no candidates.npz" in notes[0]
@@ -165,7 +167,7 @@ def test_landscape_shows_paths_and_the_largest_setting(tmp_path: Path) -> None:
     assert path.groupby("trace")["step"].apply(list).map(lambda steps: steps == [0, 1, 5]).all()
     ends = path[path["step"] == 5][["x", "y"]].to_numpy()
     assert np.linalg.norm(ends[:, None] - MODES, axis=-1).min(1).max() < 0.05  # halfway five times
-    figure = landscape.draw(points, "toy", "toy")
+    figure = landscape.draw(points, Page())
     assert [axes.get_title() for axes in figure.axes[:2]] == [points["title"].iloc[0], title]
     plt.close(figure)
 
@@ -174,23 +176,23 @@ def test_a_landscape_of_methods_without_particles(tmp_path: Path) -> None:
     write_landscape(tmp_path)
     write_candidates(write_run(tmp_path, "fql", evaluations=1), {}, pull=0.5)
     records = load(tmp_path)
-    points, notes = landscape.shown(records, "toy", "toy", scores(records)[0]) or (None, None)
+    points, notes = landscape.shown(records, "toy", "toy", *both(records)) or (None, None)
     assert notes == [] and set(points["kind"]) == {"true_reward", "data", "mode", "action"}
-    figure = landscape.draw(points, "toy", "toy")
+    figure = landscape.draw(points, Page())
     assert [axes.get_title().partition("\n")[0] for axes in figure.axes[:2]] == ["data", "fql"]
     plt.close(figure)
 
 
-def test_bad_landscape_and_candidates_are_notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("analysis.figures.style.FORMATS", ("png",))  # saving is what takes time
+def test_bad_landscape_and_candidates_are_notes(tmp_path: Path) -> None:
+    png = ("--format", "png")  # saving is what takes time
     write_landscape(tmp_path)
     folder = write_run(tmp_path, "fql", evaluations=1)
     (folder / "candidates.npz").write_bytes(b"PK\x03\x04 cut short")
-    result = invoke(plots.app, str(tmp_path))
+    result = invoke(plots.app, str(tmp_path), *png)
     assert result.exit_code == 0 and f"{folder / 'candidates.npz'}: cannot be read" in result.stdout
     assert "no run has two evaluations, so no learning curve" in result.stdout
     np.savez(tmp_path / "tasks" / "toy" / "toy.npz", grid_x=np.zeros(3))
-    result = invoke(plots.app, str(tmp_path))
+    result = invoke(plots.app, str(tmp_path), *png, "--only", "landscape")
     assert result.exit_code == 0 and "no landscape" in result.stdout and "grid_y is missing" in result.stdout
 
 
@@ -204,15 +206,15 @@ def test_looks_are_fixed_and_distinct() -> None:
 
 
 def test_learning_curves_stay_legible(tmp_path: Path) -> None:
-    knobs: dict[str, list[float]] = {"w": [0, 0.01, 0.02, 0.1], "N": [1, 4]}
-    write_run(tmp_path, "qgf", knobs=knobs, episodes=2, evaluations=2)
+    grid: dict[str, list[float]] = {"w": [0, 0.01, 0.02, 0.1], "N": [1, 4]}
+    write_run(tmp_path, "qgf", knobs=grid, episodes=2, evaluations=2)
     records = load(tmp_path)
     points, notes = curves.legible(curves.learning(records))
     shown = points["setting"].drop_duplicates().tolist()
     assert len(shown) == 5 and notes == [f"toy: of 8 settings of qgf the learning curve shows {', '.join(shown)}"]
-    curve = curves.knob_curve(scores(records)[0], "w", records.knobs)
+    curve = knobs.knob_curve(*both(records), "w", records.knobs)
     assert curve["line"].drop_duplicates().tolist() == ["qgf N=1", "qgf N=4"]
-    assert curve.groupby("line")["w"].apply(list).tolist() == [knobs["w"]] * 2
+    assert curve.groupby("line")["w"].apply(list).tolist() == [grid["w"]] * 2
 
 
 @pytest.mark.slow
@@ -235,7 +237,7 @@ def test_offline_to_online(tmp_path: Path) -> None:
     points = curves.learning(records)
     points = points[points["label"].isin(["fql online", "vgf online"])]
     assert curves.handover(points) == 4000
-    axes = curves.draw_learning(points, 4000).axes[0]
+    axes = curves.draw_online(points, Page()).axes[0]
     (grey,) = [patch for patch in axes.patches if patch.get_facecolor()[:3] == (0.9, 0.9, 0.9)]
     assert grey.get_x() == axes.get_xlim()[0] < 1000 and grey.get_x() + grey.get_width() == 4000
     for line in axes.lines:  # one piece, so that it goes on where the offline part ends
@@ -245,8 +247,8 @@ def test_offline_to_online(tmp_path: Path) -> None:
 
 def test_an_online_phase_without_an_evaluation_is_a_note(tmp_path: Path) -> None:
     write_run(tmp_path, "fql", evaluations=3, offline=3, status="running")
-    result = invoke(plots.app, str(tmp_path))
-    assert result.exit_code == 0 and "toy/toy: no evaluation in the online phase yet" in result.stdout
+    result = invoke(plots.app, str(tmp_path), "--only", "online")
+    assert result.exit_code == 0 and "toy/toy fql online: no evaluation in the online phase yet" in result.stdout
 
 
 def test_online_runs_with_other_settings_are_told_apart(tmp_path: Path) -> None:
@@ -254,5 +256,25 @@ def test_online_runs_with_other_settings_are_told_apart(tmp_path: Path) -> None:
         went_on = {"continues": "0" * 12, "from_step": 3000, "steps": 7000}
         write_run(tmp_path, "fql", fingerprint=fingerprint, offline=3, online=went_on | {"warmup": warmup})
     records = load(tmp_path)
-    assert [run.label for run in records.runs] == ["fql online (aaaaaa)", "fql online (bbbbbb)"]
-    assert records.notes == ["toy/toy has 2 runs of fql online, shown apart: online.warmup 10 / 20"]
+    assert [run.label for run in records.runs] == ["fql online online.warmup=10", "fql online online.warmup=20"]
+    assert records.notes == ["toy: runs of fql online on toy are told apart by online.warmup 10 / 20"]
+
+
+def test_other_intervals_when_asked_for(tmp_path: Path) -> None:
+    """Seeds at 0, 5 and 10: t is 5 -+ 4.30 x 5 / sqrt(3), the percentile bootstrap ends at the seeds."""
+    folder = write_run(tmp_path, "fql", seeds=3, evaluations=1, episodes=2, seed_std=0.0, episode_std=1.0)
+    lines = (folder / "episodes.csv").read_text().splitlines()
+    for i, line in enumerate(lines[1:], start=1):
+        seed = int(line.split(",")[0])
+        lines[i] = line.rsplit(",", 1)[0] + f",{5 * seed + (1 if i % 2 else -1)}"
+    (folder / "episodes.csv").write_text("\n".join(lines) + "\n")
+    ends = {}
+    for name in ("t", "percentile", "bca"):
+        shown = invoke(tables.app, tmp_path, "--out", tmp_path / name, "--interval", name)
+        assert shown.exit_code == 0 and tables.WORDS[name] in shown.stdout
+        assert ("too narrow: those of 3 cover about 75%" in shown.stdout) == (name != "t")
+        (row,) = pd.read_csv(tmp_path / name / "scores.csv").to_dict("records")
+        ends[name] = row["low"], row["high"]
+    assert ends["t"] == (pytest.approx(-7.42, abs=0.01), pytest.approx(17.42, abs=0.01))
+    assert ends["percentile"] == (0, 10) and -0.1 <= ends["bca"][0] < ends["bca"][1] <= 10.1
+    assert "--interval normal" in refused(tables.app, tmp_path, "--interval", "normal")

@@ -11,12 +11,15 @@ import pytest
 from matplotlib.figure import Figure
 
 from analysis import plots
-from analysis.figures import aggregate, costs, scaling, style
+from analysis.figures import aggregate, costs, knobs, scaling, style
+from analysis.figures.material import Material
+from analysis.figures.page import COLUMN, NAME, Page
+from analysis.query import Query
 from analysis.records.inference import axes_of, path_of
 from analysis.records.load import load
-from analysis.select import scores
+from analysis.select import Rule, scores
 from methods.particles import Flow, mmd2, transport_bound
-from tests.analysis.synthetic import LAYOUTS, write_ablation, write_candidates, write_run
+from tests.analysis.synthetic import LAYOUTS, both, write_ablation, write_candidates, write_run
 
 L_TEST = {"L_test": [0, 1, 3]}
 
@@ -37,9 +40,9 @@ def test_over_tasks_by_hand(tmp_path: Path) -> None:
         values(tmp_path, "fql", task, *a)
         values(tmp_path, "iql", task, *b)
     values(tmp_path, "bc", "one", 1, 2, 3, 4)
-    of, notes = aggregate.spoken(load(tmp_path))
+    of = aggregate.seed_means(material := Material(load(tmp_path)))
     every, tasks, left = aggregate.complete(of["s"], "s")
-    assert notes == [] and tasks == ["one", "two"] and list(every) == ["fql", "iql"]
+    assert material.notes == [] and tasks == ["one", "two"] and list(every) == ["fql", "iql"]
     assert left == ["s: profiles and aggregates are over 2 tasks, without bc (1)"]
     profile = aggregate.profiles(every, tasks, "s").set_index(["label", "threshold"])["share"]
     assert profile["fql", 0] == 1 and profile["fql", 30] == 5 / 8 and profile["iql", 80] == 3 / 8
@@ -51,7 +54,7 @@ def test_over_tasks_by_hand(tmp_path: Path) -> None:
     assert pairs.loc[("iql", "bc"), "tasks"] == 1 and pairs.loc[("iql", "bc"), "probability"] == 1
     both = pairs["probability"] + pairs["probability"].swaplevel().reindex(pairs.index)
     np.testing.assert_allclose(both, 1)
-    assert "of 4 seeds they cover 91%" in aggregate.covers(every, tasks)
+    assert "of 4 seeds they cover 91%" in aggregate.covers(aggregate.aggregates(every, tasks, "s"))
 
 
 @pytest.mark.parametrize(("shown", "limits"), [((0, 0), (-1, 1)), ((50, 50.5), (49.25, 51.25)), ((3, 9), (3, 9))])
@@ -67,8 +70,8 @@ def test_an_axis_of_scores_shows_a_point_at_least(shown: tuple[float, ...], limi
 def test_aggregates_of_runs_that_never_succeed(tmp_path: Path) -> None:
     for method in ("fql", "iql"):
         values(tmp_path, method, "one", 0, 0, 0)
-    every, tasks, _ = aggregate.complete(aggregate.spoken(load(tmp_path))[0]["s"], "s")
-    figure = aggregate.draw_aggregates(aggregate.aggregates(every, tasks, "s"), 1, "")
+    every, tasks, _ = aggregate.complete(aggregate.seed_means(Material(load(tmp_path)))["s"], "s")
+    figure = aggregate.draw_aggregates(aggregate.aggregates(every, tasks, "s"), Page())
     spans = [np.ptp(axes.get_xlim()) for axes in figure.axes]
     assert len(spans) == 4 and min(spans) >= 1
     plt.close("all")
@@ -79,13 +82,28 @@ def test_l_train_groups_what_differs_in_it_alone(tmp_path: Path) -> None:
     other = {"train_flow_steps": 7, "alpha": 3.0}
     write_run(tmp_path, "avgf", "ogbench", "one", "7" * 12, {"L_test": [0, 1]}, settings=other)
     records = load(tmp_path)
-    points = scaling.trained(records, scores(records)[0])
-    chosen = points[points["line"] == "avgf held-out L_test"]
+    points = scaling.trained(records, *both(records))
+    chosen = points[points["line"] == "avgf new-seeds L_test"]
     assert chosen["L_train"].tolist() == [0, 2, 5] and chosen["mean"].idxmax() == chosen.index[1]
-    assert set(points["line"]) == {"avgf held-out L_test", *(f"avgf L_test={i}" for i in range(4))}
-    axes = scaling.draw_trained(points).axes[0]
+    assert set(points["line"]) == {"avgf new-seeds L_test", *(f"avgf L_test={i}" for i in range(4))}
+    axes = scaling.draw_trained(points, Page(COLUMN)).axes[0]
     assert [list(line.get_ydata()) for line in axes.lines][-1] == chosen["mean"].tolist()
     plt.close("all")
+
+
+@pytest.mark.parametrize("rule", ["new-seeds", "held-out", "oracle"])
+def test_figures_of_a_task_show_what_the_rule_picks(tmp_path: Path, rule: str) -> None:
+    write_run(tmp_path, "vgf", knobs=L_TEST, evaluations=1, seeds=3, episodes=6)
+    write_run(tmp_path, "best_of_n", knobs={"N": [1, 4]}, evaluations=1, seeds=3, episodes=6)
+    records = load(tmp_path)
+    material = Material(records, Query(rule=Rule(rule)))
+    asked = scores(records, rule=Rule(rule))[0].set_index("label")
+    curve = dict(knobs.of_task(material, "toy", "toy"))["knob-L_test"]
+    band = curve[curve["L_test"].isna()]
+    assert band["line"].tolist() == [f"best_of_n ({rule})"]
+    assert band["mean"].tolist() == [asked.loc["best_of_n", "mean"]]
+    ((_, paid),) = costs.of_gradients(material, "toy", "toy")
+    assert paid.loc[paid["gradients"] == 0, "row"].tolist() == [f"best_of_n ({rule})", "vgf L_test=0"]
 
 
 def test_normalised_by_hand(tmp_path: Path) -> None:
@@ -132,7 +150,7 @@ def test_costs_and_names_are_those_declared(tmp_path: Path) -> None:
     write_candidates(folder, kicks)
     write_run(tmp_path, "fql", evaluations=2, seeds=2, episodes=4)
     records = load(tmp_path)
-    paid = costs.over_gradients(records, scores(records)[0])
+    paid = costs.over_gradients(records, *both(records))
     assert paid[["label", "passes", "gradients"]].to_numpy().tolist() == [
         ["fql", 33, 0], ["kicked", 7, 0], ["kicked", 8, 2.5], ["kicked", 10, 7.5]
     ]  # fmt: skip
@@ -140,7 +158,8 @@ def test_costs_and_names_are_those_declared(tmp_path: Path) -> None:
 
     def keep(figure: Figure, frame: pd.DataFrame, stem: Path) -> list[Path]:
         figure.draw_without_rendering()
-        drawn[stem.name] = figure.axes[0].get_xlabel()
+        below = [text.get_text() for text in figure.texts if text.get_gid() == NAME]  # of all panels
+        drawn[stem.name] = (figure.axes[0].get_xlabel() or "".join(below)).replace("\n", " ")
         plt.close(figure)
         return [stem]
 
@@ -155,7 +174,7 @@ def test_records_that_declare_nothing_have_no_cost(tmp_path: Path) -> None:
         write_run(tmp_path, method, knobs=L_TEST, evaluations=1, seeds=2, episodes=4, inference={})
     write_run(tmp_path, "fql", evaluations=1, seeds=2, episodes=4)
     records = load(tmp_path)
-    assert costs.over_gradients(records, scores(records)[0])["label"].tolist() == ["fql"]
+    assert costs.over_gradients(records, *both(records))["label"].tolist() == ["fql"]
     (note,) = costs.undeclared(records)
     assert note.startswith("records of qgf, vgf do not declare what an action costs")
     assert axes_of(records.runs) == {"L_test": "L_test"} and {path_of(run) for run in records.runs} == {"L_test", None}
@@ -178,10 +197,10 @@ def test_wall_clock_counts_all_stages(tmp_path: Path, layout: str) -> None:
     write_run(tmp_path, "fql", stages=[])
     LAYOUTS[layout](tmp_path)
     records = load(tmp_path)
-    points, notes = costs.clock(records)
+    points = costs.clock(material := Material(records))
     assert points["seconds"].tolist() == [50, 70, 90, 110] and set(points["device"]) == {"H200"}
-    assert notes == ["toy/toy fql: no seconds of its stages, not over wall-clock"]
-    paid = costs.over_gradients(records, scores(records)[0])
+    assert material.notes == ["toy/toy fql: no seconds of its stages, not over wall-clock"]
+    paid = costs.over_gradients(records, *both(records))
     assert paid["gradients"].tolist() == [0, 0, 3, 9] and paid["label"].tolist() == ["fql", "vgf", "vgf", "vgf"]
 
 

@@ -15,8 +15,11 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from analysis import plots
-from analysis.figures import language
-from analysis.figures.style import KNOWN, theme
+from analysis.figures import language, registry
+from analysis.figures.looks import KNOWN
+from analysis.figures.material import Material
+from analysis.figures.page import Page
+from analysis.figures.style import theme
 from analysis.records.load import load
 from tests.analysis.synthetic import LAYOUTS, write_run
 from tests.analysis.synthetic_language import best_of_n, plain, vgf, write_language, write_suite
@@ -29,8 +32,12 @@ Shown = dict[str, tuple[pd.DataFrame, Figure]]
 
 def shown(root: Path) -> Shown:
     """Figure name -> (numbers, figure), of the only task."""
-    of, _ = language.points(load(root))
-    return {name: (frame, draw(frame)) for name, frame, draw in language.figures(of, [])}
+    return drawn(Material(load(root)))
+
+
+def drawn(material: Material) -> Shown:
+    found = registry.frames(material, "tldr-synthetic", "tldr-synthetic", (), scored=False)
+    return {name: (frame, registry.KINDS[kind].draw(frame, Page())) for kind, name, frame in found}
 
 
 @pytest.fixture(autouse=True)
@@ -122,8 +129,7 @@ def test_gains_by_hand(tmp_path: Path) -> None:
     assert gain - rows.loc[4, "gold_gain_low"] == pytest.approx(half, rel=0.1)
     assert rows.loc[0, "gold_gain_low"] == rows.loc[0, "gold_gain_high"] == 0
     lines = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 3]
-    drawn = [list(line.get_ydata()) for line in lines]
-    assert drawn == [of["gold_gain"].tolist(), of["proxy_gain"].tolist()]
+    assert [list(line.get_ydata()) for line in lines] == [of["gold_gain"].tolist(), of["proxy_gain"].tolist()]
 
 
 def test_a_better_reward_model_comes_first(suite: Shown) -> None:
@@ -136,7 +142,7 @@ def test_one_colour_a_method_in_every_figure_and_legends_beside_the_axes(suite: 
     for name in ("reward-L_test", "gold-distance", "gold-compute", "length-eos"):
         _, figure = suite[name]
         colours = {to_hex(line.get_color()) for axes in figure.axes for line in axes.lines}
-        assert {KNOWN[method][0] for method in ("dpo", "ppo", "sft")} <= colours, name
+        assert {to_hex(KNOWN[method].color) for method in ("dpo", "ppo", "sft")} <= colours, name
         figure.canvas.draw()
         for legend in figure.legends:
             box = legend.get_window_extent()
@@ -161,10 +167,10 @@ def test_runs_without_a_panel_and_means_over_other_knobs_are_noted(tmp_path: Pat
         levels = {"L_test": [0, 1], "eps": [0.4, 2.0]} | ({"K": [1, 2]} if i == 0 else {})
         write_language(tmp_path, "vgf", vgf(0.7, 0.5), levels, f"{i}a" * 6, prompts=4, seeds=1,
                        accuracy={"gold_accuracy": 0.6 + 0.05 * i})  # fmt: skip
-    of, _ = language.points(load(tmp_path))
-    notes: list[str] = []
-    drawn = {name: draw(frame) for name, frame, draw in language.figures(of, notes)}
-    assert len(drawn["over-optimisation"].axes) == 4 and len(drawn["gold-eps-L_test"].axes) == 5  # with a colour bar
+    figures = drawn(material := Material(load(tmp_path)))
+    of, notes = language.points(material.records)[0], material.notes
+    assert len(figures["over-optimisation"][1].axes) == 4
+    assert len(figures["gold-eps-L_test"][1].axes) == 5  # with a colour bar
     labels = sorted(of["label"].unique())
     task = "tldr-synthetic"
     assert notes == [
@@ -180,9 +186,9 @@ def test_what_is_not_there_is_not_drawn(tmp_path: Path) -> None:
     write_language(tmp_path, "vgf", lambda s: {"proxy": s["L_test"], "length": 9, "gold": math.nan}, LEVELS, prompts=4)
     of, notes = language.points(load(tmp_path))
     assert len(notes) == 1 and "vgf" in notes[0] and "no gold reward" in notes[0]
-    drawn = {name: draw(frame) for name, frame, draw in language.figures(of, [])}
-    assert len(of) == 4 and set(drawn) == {"reward-L_test", "gold-compute", "length-eos"}
-    assert [axes.get_ylabel()[:5] for axes in drawn["reward-L_test"].axes] == ["gold ", "proxy"]
+    figures = shown(tmp_path)
+    assert len(of) == 4 and set(figures) == {"reward-L_test", "gold-compute", "length-eos"}
+    assert [axes.get_ylabel()[:5] for axes in figures["reward-L_test"][1].axes] == ["gold ", "proxy"]
 
 
 def test_runs_that_nobody_has_judged(tmp_path: Path) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from analysis.records.files import RecordError
 from analysis.records.load import load
-from analysis.records.runs import RecordError
+from tests.analysis import load_speed
 from tests.analysis.synthetic import LAYOUTS, write_run
 
 KNOBS = {"L_test": [0, 1]}
@@ -167,9 +169,9 @@ def test_several_fingerprints_stand_apart(tmp_path: Path) -> None:
     failed = write_run(tmp_path, "fql", fingerprint="dead00000000", status="failed", error="no memory")
     (failed / "episodes.csv").unlink()
     records = load(tmp_path)
-    # six characters do not tell them apart, so more are shown; a run without rows makes nobody ambiguous
-    assert set(records.episodes["label"]) == {"vgf (3f9a12a)", "vgf (3f9a12b)", "fql"}
-    note(records.notes, "2 runs of vgf", "step_size 0.1 / 0.2")
+    # a run without rows makes nobody ambiguous
+    assert set(records.episodes["label"]) == {"vgf step_size=0.1", "vgf step_size=0.2", "fql"}
+    note(records.notes, "toy: runs of vgf on toy are told apart by step_size 0.1 / 0.2")
 
 
 def with_extras(folder: Path, *columns: list[str]) -> Path:
@@ -210,3 +212,16 @@ def test_repeated_rows_take_their_extra_columns_with_them(tmp_path: Path) -> Non
     assert dict(zip(rows["episode"], rows["gold"], strict=True)) == {0: 3, 1: 2}
     path.write_text(path.read_text().replace("score,gold", "score,score"))
     note(load(tmp_path).notes, f"{path}:1: the header is seed")
+
+
+def test_the_measurement_of_loading_runs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """22 runs of 5 seeds x 10 evaluations x 4 settings x 1 episode; from any folder; and a failure says what it was."""
+    monkeypatch.chdir("/")
+    load_speed.main(["--runs", "22", "--episodes", "1"])
+    header, row = capsys.readouterr().out.splitlines()
+    found = dict(zip(header.split(","), next(csv.reader([row])), strict=True))
+    assert found["runs"] == "22" and found["rows"] == str(22 * 5 * 10 * 4)
+    assert found["command"] == "python -m tests.analysis.load_speed --runs 22 --episodes 1"
+    monkeypatch.setattr(load_speed, "LOAD", "raise OSError('no room')")
+    with pytest.raises(SystemExit, match="OSError: no room"):
+        load_speed.measured(Path())

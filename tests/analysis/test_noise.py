@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from analysis.select import FIXED, Choice
+from analysis.choices import FIXED, Choice
 from analysis.statistics.estimates import summarise
 from analysis.statistics.noise import episode_variance, settled
 from analysis.statistics.significance import (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -12,13 +13,15 @@ import pytest
 
 from analysis import tables
 from analysis.compare import DIFFERS, OPEN, REPRODUCED, Terms, compare, overall
+from analysis.latex import TEXT_WIDTH
 from analysis.published import FOLDER, METHODS, canonical, environments, read
+from analysis.records.files import RecordError
 from analysis.records.load import load
-from analysis.records.runs import RecordError
 from analysis.select import Endpoint, Rule
 from analysis.statistics.significance import Sample, equivalence, holm, sample, welch
 from tests.analysis.command import Result, invoke
 from tests.analysis.synthetic import STUDY, write_run, write_study
+from tests.analysis.typeset import breadths, sound, tabulars
 
 CUBE = "cube-single-play-singletask-task2-v0"
 SIZE = {"episodes": 10, "evaluations": 2, "steps": 1_000_000, "seed_std": 0.5, "episode_std": 1.0}
@@ -106,10 +109,55 @@ def test_markdown_and_latex_lay_them_side_by_side(table2: tuple[Path, str]) -> N
     rows = [line for line in page.splitlines() if line.startswith("| scene |")]
     assert rows[0].count("|") == 9 and "= (60 ± 1)" in rows[0] and "\N{NOT EQUAL TO} (56 ± 2)" in rows[0]
     body = [line for line in latex.splitlines() if line.endswith(r"\\")]
-    assert len(body) == 1 + 2 * 9 and {line.count("&") for line in body} == {8}
-    assert r"\toprule" in latex and r"\bottomrule" in latex and "±" not in latex and r"^{\neq}$" in latex
-    assert latex.count("$") % 2 == 0 and latex.count("{") == latex.count("}")
-    assert all(line.count("%") == line.count(r"\%") for line in latex.splitlines()[1:])
+    assert len(body) == 1 + 2 * 9 + 2 and {line.count("&") for line in body} == {7}
+    at = next(i for i, line in enumerate(body) if line.startswith("scene &"))
+    assert r"{\scriptsize$\pm$0}$^{\neq}$" in body[at] and body[at].endswith(r"60 {\scriptsize$\pm$0}$^{=}$ \\")
+    assert body[at + 1].startswith("& (5 ") and body[at + 1].endswith(r"& (60 {\scriptsize$\pm$1}) \\")
+    assert latex.count(r"\caption{") == 1 and "holm-corrected" in latex
+    sound(latex)
+
+
+def test_every_paper_table_fits_as_latex(tmp_path: Path, published: pd.DataFrame) -> None:
+    """Measured with the fonts' metrics, with a method of ours in a column of its own: 45 rows break over pages."""
+    qgf = {**SIZE, "seeds": 2, "seed_std": 0.0, "episode_std": 0.0, "effect": lambda t, s: 77.0}
+    write_run(tmp_path, "qgf", "ogbench", CUBE, **qgf)  # type: ignore[arg-type]
+    write_run(tmp_path, "vgf", "ogbench", CUBE, **SIZE)  # type: ignore[arg-type]
+    write_run(tmp_path, "new_one", "d4rl", "hopper-medium-v2", **SIZE)  # type: ignore[arg-type]
+    write_run(tmp_path, "sft", "tldr", "tldr", **SIZE)  # type: ignore[arg-type]
+    assert command(tmp_path, "--paper", "all").exit_code == 0
+    long = {}
+    for name, columns in (("table1", 8), ("table2", 8), ("table3", 5), ("table7", 8)):
+        text = (tmp_path / "tables" / "paper" / f"{name}.tex").read_text()
+        sound(text)
+        for family in ("modern", "times"):
+            assert 0 < max(breadths(text, family)) <= TEXT_WIDTH
+        assert text.count(r"\caption{") == text.count(r"\label{tab:") == 1
+        assert sum(len(rows[0]) - 1 for _, rows in tabulars(text)) == columns
+        long[name] = r"\begin{longtable}" in text
+    assert long == {"table1": True, "table2": False, "table3": False, "table7": True}
+    table7 = (tmp_path / "tables" / "paper" / "table7.tex").read_text()
+    assert (
+        r"\usepackage{booktabs,longtable}" in table7 and r"\endfirsthead" in table7 and "Not in print: qgf." in table7
+    )
+    assert r"new\_one" in (tmp_path / "tables" / "paper" / "table1.tex").read_text()
+    assert "77 {" in table7 and "| 77.0 ± 0.0 |" in (tmp_path / "tables" / "paper" / "table7.md").read_text()
+    numbers = pd.read_csv(tmp_path / "tables" / "paper" / "table7.csv")
+    mine = numbers[numbers["published_method"] == "qgf"]
+    assert len(mine) == 45 and mine["published"].isna().all() and mine["verdict"].isna().all()
+    assert mine.loc[mine["task"] == CUBE, "measured"].tolist() == [77.0] and len(numbers) == 45 * 8
+    assert "1 reproduced" not in (tmp_path / "tables" / "paper" / "table3.md").read_text()
+
+
+def test_an_average_is_over_all_rows_or_none(table2: tuple[Path, str]) -> None:
+    """VGF's printed environments in Table 2 and their mean, by hand from the CSV; IDQL lacks tasks, but no row."""
+    rows = pd.read_csv(table2[0] / "table2.csv")
+    latex = (table2[0] / "table2.tex").read_text().splitlines()
+    at = next(i for i, line in enumerate(latex) if line.startswith("Average &"))
+    order = rows["published_method"].drop_duplicates().tolist()
+    for line, column in ((latex[at], "measured"), (latex[at + 1], "published")):
+        shown = re.findall(r"-?\d+\.\d", line.replace("$-$", "-"))
+        means = rows.groupby("published_method")[column].mean()
+        assert [float(one) for one in shown] == pytest.approx([means[name] for name in order], abs=0.051)
 
 
 @pytest.mark.slow

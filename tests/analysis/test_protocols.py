@@ -13,9 +13,10 @@ from analysis.compare import Terms, compare
 from analysis.figures.captions import told
 from analysis.missing import gaps
 from analysis.published import read
+from analysis.records.files import RecordError
 from analysis.records.load import load
 from analysis.records.protocols import EVERY, heading
-from analysis.records.runs import PROTOCOLS, RecordError
+from analysis.records.runs import PROTOCOLS
 from analysis.select import scores
 from tests.analysis.command import invoke, refused
 from tests.analysis.synthetic import write_run

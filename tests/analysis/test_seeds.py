@@ -189,7 +189,7 @@ def test_an_old_run_is_another_run(tmp_path: Path, beside: bool) -> None:
     records = load(tmp_path)
     old = "fql (dead00)" if beside else "fql (3f9a12, old layout)"
     assert records.episodes.groupby("label", observed=True)["seed"].nunique().to_dict() == {"fql (3f9a12)": 3, old: 2}
-    note(records.notes, "toy/toy has 2 runs of fql, shown apart", f"{old} of the old layout", "never pooled")
+    note(records.notes, "toy: runs of fql on toy have equal settings", f"{old} of the old layout", "never pooled")
 
 
 def test_folders_that_are_no_seeds_are_named(tmp_path: Path) -> None:

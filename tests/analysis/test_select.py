@@ -10,29 +10,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.records.load import load
-from analysis.records.runs import RecordError
-from analysis.select import (
+from analysis.choices import (
     FIXED,
     HELD_OUT,
     NEW_SEEDS,
     ORACLE,
     Arms,
     Choice,
-    Endpoint,
-    Rule,
     arms,
     best,
-    choose,
-    headline,
     held_out,
     new_seeds,
-    offline,
     oracle,
     oracle_bias,
-    scores,
     shared_starts,
 )
+from analysis.records.files import RecordError
+from analysis.records.load import load
+from analysis.select import Endpoint, Rule, choose, headline, offline, scores
 from analysis.statistics.estimates import improvement_of, profile_of
 from analysis.statistics.significance import mann_whitney, wilcoxon
 from tests.analysis.synthetic import write_run
@@ -89,6 +84,11 @@ def test_new_seeds_by_hand() -> None:
     choice = new_seeds(Arms(scores, ["a", "b"], np.array([0, 1, 5]), np.array([0])))
     assert choice is not None and choice.means().to_dict() == {0: 1.0, 1: 2.0, 5: 4.0}
     assert choice.picks == ("a", "b") and choice.rule == NEW_SEEDS and choice.of_new_seeds
+    # of two seeds each is scored at the other's best: without seed 0 at a (9 > 4) and b (2 < 4), 2 and 4; without 1 at
+    # a and b, 1 and 4; without 2 both at b, 4 and 4. The jackknife of 3, 2.5, 4: n - 1 times the squares about 19 / 6
+    squares = np.square(np.array([3.0, 2.5, 4.0]) - 19 / 6).sum()
+    assert choice.spread == pytest.approx(2 * squares) and choice.sample().variance == pytest.approx(7 / 3)
+    assert choice._replace(spread=5.0).sample().variance == 5
     assert new_seeds(Arms(scores[:, :1], ["a", "b"], np.array([0]), np.array([0]))) is None
     scores[1, 1:] = np.nan  # an arm of one seed cannot be chosen for that very seed
     assert new_seeds(Arms(scores, ["a", "b"], np.array([0, 1, 5]), np.array([0]))) is None

@@ -95,8 +95,10 @@ def test_several_runs_are_not_pooled(tmp_path: Path) -> None:
         write_run(tmp_path, "vgf", fingerprint=fingerprint)
     write_run(tmp_path, "fql")
     code, _, error = command(tmp_path)
-    assert code == 2 and "2 runs (aaaaaaaa, bbbbbbbb), --run names one" in error and error.count("\n") == 1
+    told = "2 runs (vgf (aaaaaa), vgf (bbbbbb)): name one, or --run does"
+    assert code == 2 and told in error and error.count("\n") == 1
     assert command(tmp_path, "vgf,fql", "--run", "aaaa", "--run", "3f9a")[0] == 0
+    assert command(tmp_path, "vgf (bbbbbb),fql")[0] == command(tmp_path, "vgf (aaaaaa),vgf (bbbbbb)")[0] == 0
 
 
 def test_unfinished_corrupt_and_absent_are_named(tmp_path: Path) -> None:

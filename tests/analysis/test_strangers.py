@@ -15,10 +15,11 @@ import pytest
 
 from analysis import plots, report, stats, tables, verdicts
 from analysis.figures.style import plt
+from analysis.records.files import RecordError, read_npz
 from analysis.records.load import load
-from analysis.records.runs import RecordError, Run, read_npz
+from analysis.records.runs import Run
 from tests.analysis.command import invoke
-from tests.analysis.synthetic import write_candidates, write_landscape, write_run
+from tests.analysis.synthetic import both, write_candidates, write_landscape, write_run
 from tests.analysis.synthetic_language import vgf, write_language
 from tests.analysis.test_verdicts import sealed
 
@@ -215,9 +216,8 @@ def test_candidates_and_landscapes_that_do_not_fit(
     path.write_bytes(npz(**{**whole, name: change(whole[name])}))
     records = load(tmp_path)
     from analysis.figures import landscape, scaling
-    from analysis.select import scores
 
-    points, notes = landscape.shown(records, "toy", "toy", scores(records)[0]) or (pd.DataFrame(), [])
+    points, notes = landscape.shown(records, "toy", "toy", *both(records)) or (pd.DataFrame(), [])
     moved, remarks = scaling.carried(records)
     assert "vgf" in set(points["panel"]) and "vgf" in set(moved["label"])
     assert np.isfinite(points[["x", "y"]].to_numpy(float)).all()
@@ -287,7 +287,6 @@ def test_weights_whose_header_is_none(language: Path, about: str) -> None:
 
 def test_settings_that_no_figure_can_count_with(tmp_path: Path) -> None:
     from analysis.figures import costs, scaling
-    from analysis.select import scores
 
     wrong: dict[str, Any] = {"step_size": "wide", "sigma": 0, "n_particles": float("nan"), "kernel": [1]}
     wrong["train_flow_steps"] = 10**30
@@ -296,9 +295,8 @@ def test_settings_that_no_figure_can_count_with(tmp_path: Path) -> None:
     records = load(tmp_path)
     _, notes = scaling.carried(records)
     assert any("no fitting step_size, kernel, sigma" in note for note in notes)
-    cells = scores(records)[0]
-    assert costs.over_gradients(records, cells)["gradients"].tolist() == [0, 3]
-    assert scaling.trained(records, cells).empty
+    assert costs.over_gradients(records, *both(records))["gradients"].tolist() == [0, 3]
+    assert scaling.trained(records, *both(records)).empty
 
 
 def test_cells_that_a_spreadsheet_would_carry_out(tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ import pytest
 
 from analysis import plots, report, stats, tables, verdicts
 from analysis.figures import style
-from analysis.paper import _escape
+from analysis.latex import escape
 from analysis.records import load
-from analysis.records.runs import held
+from analysis.records.files import held
 from tests.analysis.command import invoke, refused
 from tests.analysis.synthetic import write_run
 from tests.harness.command import held as holding
@@ -110,7 +110,9 @@ def test_an_out_that_is_no_folder(results: Path, name: str, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ("--select fixed:1", "--select goes with --paper only"), ("--run nope", "--run goes with --paper only"),
+        ("--select fixed:M=1", "no run has a knob 'M'"), ("--run nope", "--run 'nope': no run has"),
+        ("--methods some", "--methods some: no run of it"),
+        ("--oracle --select oracle", "--oracle goes without --select"),
         ("--margin 3", "--margin goes with --paper only"), ("--correct bh", "--correct goes with --paper only"),
         ("--published .", "--published goes with --paper only"),
         ("--paper all --oracle", "--oracle does not go with --paper"),
@@ -222,7 +224,7 @@ def test_published_numbers_of_a_stranger(results: Path, tmp_path: Path) -> None:
         "is not a plain file",
     ):
         assert said in done.stdout, said
-    assert _escape(r"\input{x}$^~_&%#") == (
+    assert escape(r"\input{x}$^~_&%#") == (
         r"\textbackslash{}input\{x\}\$\textasciicircum{}\textasciitilde{}\_\&\%\#"
     )  # fmt: skip
 
@@ -231,4 +233,4 @@ def test_drafts_of_a_killed_command_are_swept(results: Path, tmp_path: Path) -> 
     (old := tmp_path / f".scores.{'0' * 16}.tmp.csv").write_text("half")
     os.utime(old, (0, 0))
     assert invoke(tables.app, results, "--out", tmp_path).exit_code == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["scores.csv", "scores.md"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["scores.csv", "scores.md", "scores.tex"]

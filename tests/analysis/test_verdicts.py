@@ -11,8 +11,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from analysis.records.files import RecordError
 from analysis.records.load import load
-from analysis.records.runs import RecordError
 from analysis.verdicts import app, tabulate
 from tests.analysis.command import invoke
 from tests.analysis.synthetic_language import best_of_n, plain, vgf, write_language

@@ -75,7 +75,7 @@ class Command:
     def run(self, *arguments: str, accident: str = "") -> subprocess.CompletedProcess[str]:
         """To its end."""
         process = self.start(*arguments, accident=accident)
-        out, err = process.communicate(timeout=300)  # far beyond a slow machine's need; a hang must end
+        out, err = process.communicate(timeout=900)  # far beyond a slow machine's need; a hang must end
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
