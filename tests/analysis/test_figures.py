@@ -204,7 +204,9 @@ def test_wall_clock_counts_all_stages(tmp_path: Path, layout: str) -> None:
     assert paid["gradients"].tolist() == [0, 0, 3, 9] and paid["label"].tolist() == ["fql", "vgf", "vgf", "vgf"]
 
 
-@pytest.mark.parametrize("case", ["one seed", "unequal", "running", "corrupt"])
+@pytest.mark.parametrize(
+    "case", ["unequal", *(pytest.param(one, marks=pytest.mark.slow) for one in ("one seed", "running", "corrupt"))]
+)
 def test_records_that_are_not_whole(case: str, tmp_path: Path) -> None:
     """Every figure is drawn without an exception (saving is what takes time), and what is wrong is said."""
 

@@ -69,6 +69,7 @@ def test_figures_have_our_settings_alone() -> None:
     assert style.plt.get_backend().lower() == "agg"
 
 
+@pytest.mark.slow
 def test_an_ascii_terminal_and_nobody_who_reads(results: Path, tmp_path: Path) -> None:
     arguments = ("analysis.tables", results, "--out", tmp_path / "out")
     shown = run(*arguments, environment={"PYTHONIOENCODING": "ascii:strict"})
