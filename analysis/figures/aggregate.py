@@ -24,8 +24,8 @@ from analysis.figures.style import at_least_a_point
 from analysis.statistics.estimates import (
     AGGREGATES,
     LEVEL,
-    across,
     coverage,
+    estimates,
     generator,
     profile_of,
     resample,
@@ -151,8 +151,8 @@ def aggregates(of: SeedMeans, tasks: list[str], suite: str) -> pd.DataFrame:
     """suite, label, method, tasks, seeds (the fewest), statistic, value, low, high."""
     rows = []
     for label, (method, values) in of.items():
-        for name, statistic in AGGREGATES.items():
-            one = across([values[task] for task in tasks], generator(suite, label), statistic)
+        found = estimates([values[task] for task in tasks], generator(suite, label), list(AGGREGATES.values()))
+        for name, one in zip(AGGREGATES, found, strict=True):
             about = {"suite": suite, "label": label, "method": method, "tasks": len(tasks)}
             about |= {"seeds": fewest(of, tasks), "statistic": name}
             rows.append(about | {"value": float(one.value), "low": float(one.low), "high": float(one.high)})

@@ -19,7 +19,7 @@ from analysis.figures.material import Frames, Material, Step, progress
 from analysis.figures.page import Page
 from analysis.figures.style import at_least_a_point
 from analysis.output import environment
-from analysis.statistics.estimates import AGGREGATES, across, generator
+from analysis.statistics.estimates import AGGREGATES, estimates, generator
 
 STATISTICS = ("IQM", "mean")
 """Both stand in the CSV; the first is drawn."""
@@ -88,8 +88,8 @@ def _over(tasks: dict[str, list[Step]], suite: str, label: str) -> list[dict[str
         strata = [one.choice.means().dropna().to_numpy(float) for one in here]
         about = {"method": here[0].run.method, "phase": here[0].phase, "step": step, "tasks": len(here)}
         about |= {"seeds": min(map(len, strata))}
-        for name in STATISTICS:
-            one = across(strata, generator(suite, label), AGGREGATES[name])
+        found = estimates(strata, generator(suite, label), [AGGREGATES[name] for name in STATISTICS])
+        for name, one in zip(STATISTICS, found, strict=True):
             rows.append(about | {"statistic": name, "value": float(one.value), "low": float(one.low),
                                  "high": float(one.high)})  # fmt: skip
     return rows
