@@ -42,10 +42,12 @@ def of_environments(material: Material, suite: str, task: str = "") -> Frames:
 
 
 def _both(material: Material, suite: str) -> Frames:
+    """Those with two evaluations of some method or more."""
     points = material.here(curves, suite)
-    if len(points):
-        yield "", points[~points["online"]].drop(columns="online")
-        yield "-online", points[points["online"]].drop(columns="online")
+    for suffix, online in (("", False), ("-online", True)) if len(points) else ():
+        mine = points[points["online"] == online].drop(columns="online")
+        if len(mine) and mine.groupby("label")["step"].nunique().max() > 1:
+            yield suffix, mine
 
 
 def curves(material: Material) -> pd.DataFrame:

@@ -184,6 +184,12 @@ def _lines(words: Sequence[str], between: str, inches: float, size: float) -> li
     return [*lines, line]
 
 
+def stacked(names: Sequence[str]) -> tuple[list[float], int]:
+    """(where rows with such names stand, a line of text apart, the first one's first line at 0; lines in all)."""
+    counts = [1 + name.count("\n") for name in names]
+    return [sum(counts[:i]) + (count - 1) / 2 for i, count in enumerate(counts)], sum(counts)
+
+
 def title(figure: Sheet, page: Page, text: str) -> None:
     """Puts a title above a figure, which grows by it."""
     if page.title:
