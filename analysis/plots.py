@@ -34,6 +34,7 @@ from analysis.records.files import RecordError
 from analysis.records.inference import axes_of, units_of
 from analysis.records.load import Records
 from core.options import parts
+from core.processes import die_with_parent
 from core.text import nearest
 
 FEW = 8  # runs whose pictures are not worth starting processes for
@@ -121,7 +122,7 @@ def _drawn(jobs: Iterable[Job], formats: Sequence[str], processes: int) -> Itera
     forks = sys.platform == "linux" and "jax" not in sys.modules
     context = multiprocessing.get_context("fork" if forks else "spawn")
     waiting = list[Future[list[Path]]]()
-    pool = ProcessPoolExecutor(processes, context, _ready)
+    pool = ProcessPoolExecutor(processes, context, _started)
     try:
         for job in jobs:
             waiting.append(pool.submit(write, job))
@@ -138,6 +139,11 @@ def _ready() -> None:
     those that live on again and again."""
     gc.set_threshold(200_000, 20, 100)
     theme()
+
+
+def _started() -> None:
+    die_with_parent()
+    _ready()
 
 
 def _written(job: Job, formats: Sequence[str]) -> list[Path]:

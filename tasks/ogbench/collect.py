@@ -22,13 +22,14 @@ from typing import Any
 import numpy as np
 
 from core.errors import BadInput
+from core.processes import die_with_parent
 from core.text import nearest
 from tasks import sizes
 from tasks.data import files as data_files
 from tasks.data.download import locked
 from tasks.data.recipes import begin, recipe_of, save
 from tasks.progress import bar
-from tasks.simulation.simulators import cores, die_with_parent, lean_children
+from tasks.simulation.simulators import cores, lean_children
 
 STATE = 280  # bytes, at least, of a state in a file: cube-single's
 SHARD = 5  # episodes a shard: the unit of work, and what a kill can cost each worker
