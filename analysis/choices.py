@@ -113,10 +113,7 @@ def settings(rows: pd.DataFrame, knobs: tuple[str, ...]) -> list[str]:
 
 def arms(rows: pd.DataFrame, order: list[str]) -> Arms:
     """The rows as an array, settings in the order given; seeds without any row of them are left out."""
-    setting, weights = (
-        np.asarray(pd.Categorical(rows["setting"], categories=order).codes),
-        rows["score"].to_numpy(float),
-    )
+    setting, weights = numbers(rows["setting"], order), rows["score"].to_numpy(float)
     kept = setting >= 0
     seed, seeds = pd.factorize(rows["seed"].to_numpy()[kept], sort=True)
     episode, episodes = pd.factorize(rows["episode"].to_numpy()[kept], sort=True)
@@ -127,6 +124,12 @@ def arms(rows: pd.DataFrame, order: list[str]) -> Arms:
     with np.errstate(invalid="ignore"):
         scores = np.bincount(at, weights=weights, minlength=size) / counts
     return Arms(scores.reshape(shape), list(order), seeds, episodes)
+
+
+def numbers(column: pd.Series, order: Sequence[str]) -> np.ndarray:
+    """Of each entry of a column its place in `order` `[n]`; -1 of what is not there."""
+    known = column.astype("category").cat
+    return np.append(pd.Index(order).get_indexer(known.categories), -1)[known.codes.to_numpy()]
 
 
 def average(scores: np.ndarray, axis: int) -> np.ndarray:
@@ -177,8 +180,8 @@ def new_seeds(of: Arms) -> Choice | None:
     if n < 2 or (~np.isnan(means)).sum(axis=1).min() < 2:
         return None
     chosen = _by_others(means)
-    scores = np.stack([of.scores[k, s] for s, k in enumerate(chosen)])
-    picks = tuple(of.settings[k] for k, _ in Counter(chosen).most_common())
+    scores = of.scores[chosen, np.arange(n)]
+    picks = tuple(of.settings[k] for k, _ in Counter(chosen.tolist()).most_common())
     spread = 0.0
     if n > 2:
         without = [np.delete(means, s, axis=1) for s in range(n)]
@@ -187,9 +190,12 @@ def new_seeds(of: Arms) -> Choice | None:
     return Choice(scores, of.seeds, of.episodes, picks, NEW_SEEDS, spread=spread)
 
 
-def _by_others(means: np.ndarray) -> list[int]:
-    """For each seed of `[k, s]` the setting that is best on all others."""
-    return [best(np.delete(means, s, axis=1)[..., None]) for s in range(means.shape[1])]
+def _by_others(means: np.ndarray) -> np.ndarray:
+    """For each seed of `[k, s]` the setting that is best on all others, the first of equals `[s]`."""
+    there, others = ~np.isnan(means), 1.0 - np.eye(means.shape[1])
+    with np.errstate(invalid="ignore"):
+        of_others = settled(np.where(there, means, 0.0) @ others / (there @ others))
+    return np.where(np.isnan(of_others), -np.inf, of_others).argmax(axis=0)
 
 
 def crossed(of: Arms, rule: str) -> Choice | None:

@@ -58,7 +58,7 @@ def command(root: Path, suite: str, tasks: list[str], methods: list[str], *more:
 
 def again(root: Path, run: Run, seeds: int | None = None) -> str:
     """The command of a run, as far as its record tells: presets and what was set by hand are named by their origin."""
-    more = [*_protocol(run), "--seeds", str(seeds) if seeds else _seeds(run)]
+    more = [*_protocol(run.suite, run.protocol), "--seeds", str(seeds) if seeds else _seeds(run)]
     origins = {key: one.get("origin", "") for key, one in run.config.items() if isinstance(one, dict)}
     presets = sorted({str(origin).removeprefix("preset ") for origin in origins.values() if "preset " in str(origin)})
     more += ["--preset", presets[0]] if len(presets) == 1 else []
@@ -100,34 +100,36 @@ def _holes(records: Records) -> Iterator[Gap]:
     for (suite, method, protocol), runs in sorted(have.items()):
         if absent := sorted(tasks[suite, protocol] - {run.task for run in runs}):
             text = f"{len(absent)} task{'s' * (len(absent) != 1)} that others of its suite have"
-            words = command(records.root, suite, absent, [method], *_protocol(runs[0]))
+            words = command(records.root, suite, absent, [method], *_protocol(suite, protocol))
             yield Gap(f"{suite}: {method}{runs[0].mark}", text, words)
 
 
 def _unmeasured(records: Records, published: pd.DataFrame) -> Iterator[Gap]:
     """Of each suite, methods of print, by the tasks that they lack."""
     have = {(run.suite, canonical(run.task), run.method, run.protocol) for run in records.runs}
-    lacking: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)
+    lacking: dict[tuple[str, str, str], dict[str, None]] = defaultdict(dict)
     for row in published.to_dict("records"):
         ours = METHODS.get(row["method"], (str(row["method"]).lower(),))
+        protocol = protocol_of(row)
         for task in tasks_of(row):
-            if not any((row["suite"], task, name, protocol_of(row)) in have for name in ours):
-                lacking[row["suite"], ours[0]][task] = None
-    groups: dict[tuple[str, tuple[str, ...]], list[str]] = defaultdict(list)
-    for (suite, method), absent in lacking.items():
-        groups[suite, tuple(absent)].append(method)
-    for (suite, absent_tasks), methods in groups.items():
-        what = f"{suite}: {', '.join(methods)}"
+            if not any((row["suite"], task, name, protocol) in have for name in ours):
+                lacking[row["suite"], protocol, ours[0]][task] = None
+    groups: dict[tuple[str, str, tuple[str, ...]], list[str]] = defaultdict(list)
+    for (suite, protocol, method), absent in lacking.items():
+        groups[suite, protocol, tuple(absent)].append(method)
+    for (suite, protocol, absent_tasks), methods in groups.items():
+        option = _protocol(suite, protocol)
+        what = f"{suite}{''.join(f' [{name}]' for name in option[1:])}: {', '.join(methods)}"
         why = f"printed, not run: {len(absent_tasks)} task{'s' * (len(absent_tasks) != 1)} each"
         if suite in RUNNABLE:
-            yield Gap(what, why, command(records.root, suite, list(absent_tasks), methods))
+            yield Gap(what, why, command(records.root, suite, list(absent_tasks), methods, *option))
         else:
             yield Gap(what, f"{why}; this suite cannot run them yet", "")
 
 
-def _protocol(run: Run) -> list[str]:
-    """The option that asks for its protocol, unless that is the suite's default."""
-    return ["--protocol", run.protocol] if run.protocol not in ("", PROTOCOLS.get(run.suite)) else []
+def _protocol(suite: str, protocol: str) -> list[str]:
+    """The option that asks for a protocol, unless it is the suite's default."""
+    return ["--protocol", protocol] if protocol not in ("", PROTOCOLS.get(suite)) else []
 
 
 def _seeds(run: Run) -> str:

@@ -85,7 +85,12 @@ class Over(NamedTuple):
     """Whether no seed of either had a say in its own settings; otherwise `seeds` and `starts` hold for these alone."""
     improvement: Estimate
     """P(a seed of the first beats one of the second) on a task drawn at random."""
-    iqm: tuple[Estimate, Estimate]
+
+    def iqm(self) -> Iterator[tuple[str, Estimate]]:
+        """(its name, its IQM over tasks) of either side."""
+        for side, name in enumerate((self.matchups[0].first, self.matchups[0].second)):
+            strata = [matchup.means[side] for matchup in self.matchups]
+            yield name, across(strata, generator(self.matchups[0].suite, name))
 
 
 def matchups(cells: Mapping[Key, Cell], first: str, second: str) -> tuple[list[Matchup], list[str]]:
@@ -144,13 +149,11 @@ def over_tasks(of: Sequence[Matchup]) -> Iterator[tuple[str, Over]]:
         errors = np.array([float(matchup.welch.error) for matchup in here])
         environments = [environment(matchup.task) for matchup in here]
         strata = [list(side) for side in zip(*(matchup.means for matchup in here), strict=True)]
-        names = (suite, here[0].first, here[0].second)
-        iqm = tuple(across(side, generator(suite, name)) for side, name in zip(strata, names[1:], strict=True))
         yield suite, Over(
             here, averaged([matchup.welch for matchup in here]), averaged([matchup.paired[0] for matchup in here]),
             clustered(differences, environments, errors), len(set(environments)),
             all(matchup.of_new_seeds for matchup in here),
-            improvement_over(strata[0], strata[1]), (iqm[0], iqm[1]),
+            improvement_over(strata[0], strata[1]),
         )  # fmt: skip
 
 

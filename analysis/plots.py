@@ -7,6 +7,7 @@ if __name__ == "__main__":  # what follows is imported, which takes seconds, by 
 
     command.main("analysis.plots:app")
 
+import gc
 import multiprocessing
 import os
 import sys
@@ -33,6 +34,7 @@ from analysis.records.files import RecordError
 from analysis.records.inference import axes_of, units_of
 from analysis.records.load import Records
 from core.options import parts
+from core.processes import die_with_parent
 from core.text import nearest
 
 FEW = 8  # runs whose pictures are not worth starting processes for
@@ -74,7 +76,7 @@ def main(
     if not records.episodes["complete"].any():
         raise RecordError(f"no episodes to show under {results / 'runs'}: {brief(notes, records)}")
     material = Material(records, query, _baseline(records, baseline), notes)
-    theme()
+    _ready()
     page = Page(WIDTHS[width] if width else 0.0, title, units_of(records.runs), axes_of(records.runs))
     processes = jobs or (1 if len(records.runs) <= FEW else len(os.sched_getaffinity(0)))
     for paths in _drawn(planned(material, place, kinds, page), formats, processes):
@@ -120,7 +122,7 @@ def _drawn(jobs: Iterable[Job], formats: Sequence[str], processes: int) -> Itera
     forks = sys.platform == "linux" and "jax" not in sys.modules
     context = multiprocessing.get_context("fork" if forks else "spawn")
     waiting = list[Future[list[Path]]]()
-    pool = ProcessPoolExecutor(processes, context, theme)
+    pool = ProcessPoolExecutor(processes, context, _started)
     try:
         for job in jobs:
             waiting.append(pool.submit(write, job))
@@ -130,6 +132,18 @@ def _drawn(jobs: Iterable[Job], formats: Sequence[str], processes: int) -> Itera
             yield one.result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _ready() -> None:
+    """Sets a process up for drawing. A figure is a large circle of objects, and Python's collector would look through
+    those that live on again and again."""
+    gc.set_threshold(200_000, 20, 100)
+    theme()
+
+
+def _started() -> None:
+    die_with_parent()
+    _ready()
 
 
 def _written(job: Job, formats: Sequence[str]) -> list[Path]:

@@ -215,8 +215,7 @@ def _over_rows(over: Over) -> list[list[str]]:
     ):
         rows.append([name, *_shown(one), p_of(ranks), p_of(signed_rank_p(n))])
     rows.append([f"P(a seed of {first} beats one of {second})", _estimate(over.improvement, 2), "", "", ""])
-    for name, iqm in zip((first, second), over.iqm, strict=True):
-        rows.append([f"IQM of {name}", _estimate(iqm, 1), "", "", ""])
+    rows += [[f"IQM of {name}", _estimate(iqm, 1), "", "", ""] for name, iqm in over.iqm()]
     return rows
 
 

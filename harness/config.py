@@ -174,6 +174,22 @@ def resolve(
     return Resolved(cls(**values), origins)
 
 
+def departures(name: str, suite: str, method: str, resolved: Resolved) -> list[str]:
+    """What a protocol sets for all tasks and something else overruled: "critics=2 (--set)". Values of the tasks' tables
+    are not among it: they are of the protocol."""
+    own = {key.rpartition(".")[2]: value for key, value in protocol(suite, name).set.items()
+           if key.rpartition(".")[0] in ("", method)}  # fmt: skip
+    kind: Any = type(resolved.config)  # which mypy takes for unhashable
+    hints, found = marks(kind), []
+    for key, said in own.items():
+        if key in hints and resolved.origins[key] != f"protocol {name}":
+            value = getattr(resolved.config, key)
+            if value != _coerce(Override(None, key, said, f"protocol {name}"), hints[key]):
+                text = ",".join(map(str, value)) if isinstance(value, tuple) else value
+                found.append(f"{key}={text} ({resolved.origins[key]})")
+    return found
+
+
 def task_options(overrides: Iterable[Override]) -> dict[str, str]:
     """The choices that overrides make of the task, later ones over earlier ones."""
     return {override.key: str(override.value) for override in overrides if override.method == TASK}

@@ -107,7 +107,7 @@ def grouped(
         there = found[lane.fingerprint]
         if not there.finished or lane.fingerprint in ends:
             batch = () if there.finished else batches.get(lane.fingerprint, ())
-            if len(batch) > most(lane) and not any(found[one].steps for one in batch if one in found):
+            if batch and len(batch) > most(lane) and not any(found[one].steps for one in batch if one in found):
                 batch = ()  # it may have been more than the memory holds
             groups.setdefault((lane.structure, there.finished, batch), []).append(lane)
     made = []

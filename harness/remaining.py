@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from harness import record
 from harness.engine import Engine
@@ -48,7 +48,14 @@ def remaining(
 
 def most_lanes(engine: Engine, most: int | None) -> Callable[[Lane], int]:
     """How many lanes like one may train side by side; `most`: what the user said, None: by memory."""
-    return lambda lane: (most or engine.most_lanes(lane)) if engine.side_by_side else 1
+    known: dict[Any, int] = {}  # to count the bytes of a lane takes a while, and those of equal structure have as many
+
+    def by_memory(lane: Lane) -> int:
+        if lane.structure not in known:
+            known[lane.structure] = engine.most_lanes(lane)
+        return known[lane.structure]
+
+    return lambda lane: (most or by_memory(lane)) if engine.side_by_side else 1
 
 
 def status(trial: Trial, results: Path) -> str | None:

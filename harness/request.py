@@ -20,7 +20,17 @@ import tasks
 from core.errors import BadInput, reason
 from core.files import expanded, open_plain, write_text
 from core.text import nearest
-from harness.config import LARGEST, Override, RunSettings, check_keys, layered, parse_set, protocol, task_options
+from harness.config import (
+    LARGEST,
+    Override,
+    RunSettings,
+    check_keys,
+    departures,
+    layered,
+    parse_set,
+    protocol,
+    task_options,
+)
 from harness.options import ONLINE
 from harness.plan import RunNode, fingerprint, plan_all
 from tasks.core import choose
@@ -227,6 +237,12 @@ class Plan:
         settings = self.settings if seeds is None else replace(self.settings, seeds=seeds)
         return plan_all(task, data_id, self.methods, self.overrides, settings, self.sweeps, named=self.named,
                         bundle=self.protocol)  # fmt: skip
+
+    def departures(self, runs: Iterable[RunNode]) -> list[str]:
+        """A line, if any of the runs has other settings than the protocol says."""
+        each = [departures(run.protocol, run.task.suite, run.method.name, run.resolved) for run in runs]
+        found = list(dict.fromkeys(itertools.chain(*each)))
+        return [f"not protocol {self.protocol} as it is published: {', '.join(found)}"] if found else []
 
     @property
     def generated(self) -> bool:

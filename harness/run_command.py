@@ -168,6 +168,8 @@ def _main(asked: Request, saved: Request, execution: Execution, how: str, file: 
     adopted = [Adopted(path) for path in execution.adopt]
     for one in adopted:
         one.check(drafts, data_known=False)
+    for line in plan.departures(drafts):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     if how == "save":
         asked.save(file)
     elif how == "config":

@@ -45,12 +45,16 @@ def main(
     seed: int = 0,
     workers: Annotated[int | None, typer.Option(help="Processes; default: one a core.")] = None,
     steps: Annotated[int | None, typer.Option(help="States an episode; default 1001.")] = None,
+    poor: Annotated[
+        float | None, typer.Option(help="Share of episodes of random actions, for skewed data; default 0.")
+    ] = None,
     training_steps: Annotated[int | None, typer.Option(help="d4rl/: of the agent; default 300000.")] = None,
     transitions: Annotated[int | None, typer.Option(help="d4rl/: of each policy; default 100000.")] = None,
 ) -> None:
     """Makes an OGBench play dataset with the benchmark's own scripted oracles, or one of D4RL's kind with an online
     SAC agent, which goes to Minari's folder (MINARI_DATASETS_PATH)."""
     scripted: dict[str, Any] = {"out": out, "episodes": episodes, "workers": workers, "steps": steps}
+    scripted["poor"] = poor
     learned = {"training-steps": training_steps, "transitions": transitions}
     of_d4rl = dataset.startswith("d4rl/")
     try:
@@ -68,13 +72,15 @@ def main(
 
 
 def _scripted(
-    dataset: str, seed: int, out: Path | None, episodes: int | None, workers: int | None, steps: int | None
-) -> Path:
+    dataset: str, seed: int, out: Path | None, episodes: int | None, workers: int | None, steps: int | None,
+    poor: float | None,
+) -> Path:  # fmt: skip
     oracles.check_known(dataset)
     if out is None:
         raise BadInput(f"{dataset} needs --out PATH.npz")
     steps = oracles.Recipe.steps if steps is None else steps
-    return oracles.collect(dataset, 1000 if episodes is None else episodes, seed, workers, out, steps=steps)
+    episodes = 1000 if episodes is None else episodes
+    return oracles.collect(dataset, episodes, seed, workers, out, steps=steps, poor=poor or 0.0)
 
 
 def _learned(dataset: str, seed: int, given: Mapping[str, int | None]) -> Path:

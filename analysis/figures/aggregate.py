@@ -24,8 +24,8 @@ from analysis.figures.style import at_least_a_point
 from analysis.statistics.estimates import (
     AGGREGATES,
     LEVEL,
-    across,
     coverage,
+    estimates,
     generator,
     profile_of,
     resample,
@@ -103,7 +103,7 @@ def covers(shown: pd.DataFrame) -> str:
     """How often the figure's nominal 95% intervals hold the truth, at the fewest seeds there are."""
     seeds, tasks = int(shown["seeds"].min()), int(shown["tasks"].max())
     if seeds < 2:
-        return "one seed a task: no interval over seeds"
+        return "no interval over seeds where a task has one"
     percent = coverage(seeds) if tasks == 1 else stratified_coverage(seeds)
     return f"95% bootstrap intervals; of {seeds} seeds they cover {percent}%"
 
@@ -151,8 +151,8 @@ def aggregates(of: SeedMeans, tasks: list[str], suite: str) -> pd.DataFrame:
     """suite, label, method, tasks, seeds (the fewest), statistic, value, low, high."""
     rows = []
     for label, (method, values) in of.items():
-        for name, statistic in AGGREGATES.items():
-            one = across([values[task] for task in tasks], generator(suite, label), statistic)
+        found = estimates([values[task] for task in tasks], generator(suite, label), list(AGGREGATES.values()))
+        for name, one in zip(AGGREGATES, found, strict=True):
             about = {"suite": suite, "label": label, "method": method, "tasks": len(tasks)}
             about |= {"seeds": fewest(of, tasks), "statistic": name}
             rows.append(about | {"value": float(one.value), "low": float(one.low), "high": float(one.high)})
@@ -163,17 +163,19 @@ def draw_aggregates(shown: pd.DataFrame, page: Page) -> Figure:
     """A panel an aggregate, a row a method, the best IQM on top."""
     order = shown[shown["statistic"] == "IQM"].sort_values("value")["label"].tolist()
     abreast = page.abreast(len(AGGREGATES), 2)
-    height = 0.25 + 0.14 * len(order)
+    names = [on.wrapped(label, 1.3) for label in order]
+    centres, lines = on.stacked(names)
+    height = 0.25 + 0.14 * lines
     figure, every = on.panels(page, len(AGGREGATES), abreast, height, sharey=True)
     styles = looks(dict(zip(shown["label"], shown["method"], strict=True)))
     suite = str(shown["suite"].iloc[0])
     for axes, name in zip(every, AGGREGATES, strict=True):
         for row in shown[shown["statistic"] == name].to_dict("records"):
-            at, look = order.index(row["label"]), styles[row["label"]]
+            at, look = centres[order.index(row["label"])], styles[row["label"]]
             axes.barh(at, row["high"] - row["low"], left=row["low"], height=0.55, color=look.color, alpha=0.35, lw=0)
             axes.plot(row["value"], at, look.marker, color=look.color, ms=4, mew=0)
-        axes.set_yticks(range(len(order)), [on.wrapped(one, 1.3) for one in order])
-        axes.set_ylim(-0.6, len(order) - 0.4)
+        axes.set_yticks(centres, names)
+        axes.set_ylim(-0.6, lines - 0.4)
         text = f"{name} (less is better)" if "gap" in name else name
         axes.set_title(on.wrapped(text, page.width / abreast - 0.5), loc="left", fontsize=on.SMALL)
         axes.use_sticky_edges = False  # of the bars: markers at the ends would be cut

@@ -14,6 +14,7 @@ from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 from analysis.choices import FIXED
 from analysis.figures import page as on
 from analysis.figures.curves import BANDS, task_name
+from analysis.figures.knobs import how
 from analysis.figures.looks import looks
 from analysis.figures.material import Frames, Material, cells, curve, picked
 from analysis.figures.page import Page
@@ -174,8 +175,8 @@ def draw_gradients(points: pd.DataFrame, page: Page) -> Figure:
         paid = line["gradients"] > 0
         if line["gradients"].is_unique:
             axes.plot(at[paid], line.loc[paid, "mean"], ls=look.line, color=look.color, lw=1.0)
-        name = str(label) + (f" {line['row'].iloc[0].removeprefix(str(label)).strip()}" if len(line) == 1 else "")
-        handles[name.strip()] = drawn
+        alone = len(line) == 1 and line["rule"].iloc[0] == FIXED
+        handles[str(line["row"].iloc[0] if alone else label)] = drawn
     axes.set_xscale("symlog", linthresh=1)
     axes.xaxis.set_minor_locator(NullLocator())
     most = points["gradients"].max()
@@ -185,7 +186,7 @@ def draw_gradients(points: pd.DataFrame, page: Page) -> Figure:
              page.score(points["suite"].iloc[0]))  # fmt: skip
     at_least_a_point(axes)
     on.legend(figure, page, list(handles.values()), list(handles))
-    on.title(figure, page, f"{task_name(points)}: score over gradient evaluations")
+    on.title(figure, page, f"{task_name(points)}: score over gradient evaluations{how(points)}")
     return figure
 
 

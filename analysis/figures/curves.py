@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from analysis.choices import settings
+from analysis.choices import numbers, settings
 from analysis.figures import page as on
 from analysis.figures.looks import Look, looks, shade
 from analysis.figures.material import REFERENCES, Frames, Material, curve
@@ -32,14 +32,24 @@ def learning(records: Records) -> pd.DataFrame:
     online), phase, step, and the Summary."""
     points: list[dict[str, object]] = []
     for run, rows in records.each():
-        for setting in settings(rows, run.knobs):
-            for step, group in rows[rows["setting"] == setting].groupby("step"):
-                rng = generator(run.suite, run.task)
-                summary = summarise(group["score"].to_numpy(), group["seed"].to_numpy(), rng)
-                name: dict[str, object] = {"suite": run.suite, "task": run.task, "method": run.method}
-                name |= {"label": run.label, "setting": setting, "online": run.online}
-                points.append(name | {"phase": group["phase"].iloc[0], "step": step} | summary._asdict())
+        name = {"suite": run.suite, "task": run.task, "method": run.method, "label": run.label, "online": run.online}
+        scores, seeds, phases, steps = (rows[column].to_numpy() for column in ("score", "seed", "phase", "step"))
+        order = settings(rows, run.knobs)
+        setting = numbers(rows["setting"], order)
+        for at in evaluations(setting, steps):
+            first = at[0]
+            summary = summarise(scores[at], seeds[at], generator(run.suite, run.task))
+            what = {"setting": order[setting[first]], "phase": phases[first], "step": steps[first]}
+            points.append(name | what | summary._asdict())
     return pd.DataFrame(points)
+
+
+def evaluations(*keys: np.ndarray) -> list[np.ndarray]:
+    """The rows `[e]` of each combination of keys `[n]` that there is, in ascending order, the first key before the
+    next."""
+    order = np.lexsort(keys[::-1])
+    changes = np.any([np.diff(key[order]) != 0 for key in keys], axis=0)
+    return np.split(order, np.flatnonzero(changes) + 1)
 
 
 def _points(material: Material) -> pd.DataFrame:

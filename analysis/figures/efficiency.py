@@ -19,7 +19,7 @@ from analysis.figures.material import Frames, Material, Step, progress
 from analysis.figures.page import Page
 from analysis.figures.style import at_least_a_point
 from analysis.output import environment
-from analysis.statistics.estimates import AGGREGATES, across, generator
+from analysis.statistics.estimates import AGGREGATES, estimates, generator
 
 STATISTICS = ("IQM", "mean")
 """Both stand in the CSV; the first is drawn."""
@@ -42,10 +42,12 @@ def of_environments(material: Material, suite: str, task: str = "") -> Frames:
 
 
 def _both(material: Material, suite: str) -> Frames:
+    """Those with two evaluations of some method or more."""
     points = material.here(curves, suite)
-    if len(points):
-        yield "", points[~points["online"]].drop(columns="online")
-        yield "-online", points[points["online"]].drop(columns="online")
+    for suffix, online in (("", False), ("-online", True)) if len(points) else ():
+        mine = points[points["online"] == online].drop(columns="online")
+        if len(mine) and mine.groupby("label")["step"].nunique().max() > 1:
+            yield suffix, mine
 
 
 def curves(material: Material) -> pd.DataFrame:
@@ -88,8 +90,8 @@ def _over(tasks: dict[str, list[Step]], suite: str, label: str) -> list[dict[str
         strata = [one.choice.means().dropna().to_numpy(float) for one in here]
         about = {"method": here[0].run.method, "phase": here[0].phase, "step": step, "tasks": len(here)}
         about |= {"seeds": min(map(len, strata))}
-        for name in STATISTICS:
-            one = across(strata, generator(suite, label), AGGREGATES[name])
+        found = estimates(strata, generator(suite, label), [AGGREGATES[name] for name in STATISTICS])
+        for name, one in zip(STATISTICS, found, strict=True):
             rows.append(about | {"statistic": name, "value": float(one.value), "low": float(one.low),
                                  "high": float(one.high)})  # fmt: skip
     return rows

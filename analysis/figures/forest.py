@@ -121,7 +121,7 @@ def _draw(points: pd.DataFrame, page: Page, columns: Sequence[str], zero: float,
     places, shown = rows_of(points)
     labels = list(points["label"].drop_duplicates())
     names = [on.wrapped(short(place) if place else "all tasks", 1.35) for place in places]
-    lines = sum(1 + name.count("\n") for name in names)
+    centres, lines = on.stacked(names)
     figure, every = on.panels(page, len(labels), page.abreast(4, 2), 0.38 + 0.125 * lines, sharex=True, sharey=True)
     styles = looks(dict(zip(points["label"], points["method"], strict=True)))
     for axes, label in zip(every, labels, strict=True):
@@ -129,7 +129,7 @@ def _draw(points: pd.DataFrame, page: Page, columns: Sequence[str], zero: float,
         axes.axvline(zero, color="0.4", lw=0.7, zorder=1)
         for row in shown[shown["label"] == label].to_dict("records"):
             value, low, high = (float(row[column]) for column in columns)
-            at, all_ = places.index(row["place"]), row["over"] == ALL
+            at, all_ = centres[places.index(row["place"])], row["over"] == ALL
             if not np.isnan(low):
                 axes.plot([low, high], [at, at], color=look.color, lw=1.6 if all_ else 1.0, solid_capstyle="butt")
             sure = low > zero or high < zero
@@ -138,8 +138,8 @@ def _draw(points: pd.DataFrame, page: Page, columns: Sequence[str], zero: float,
         axes.set_title(on.wrapped(label, page.width / min(page.abreast(4, 2), len(labels)) - 0.5), fontsize=on.SMALL)
         axes.grid(axis="y", visible=False)
         axes.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
-    every[0].set_yticks(range(len(places)), names)
-    every[0].set_ylim(len(places) - 0.4, -0.6)
+    every[0].set_yticks(centres, names)
+    every[0].set_ylim(lines - 0.4, -0.6)
     on.shared(figure, page, xlabel)
     text = f"{points['suite'].iloc[0]}: each method against {points['baseline'].iloc[0]}, {what}"
     on.title(figure, page, f"{text}; filled: the interval excludes {zero:g}")

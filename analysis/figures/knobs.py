@@ -66,7 +66,7 @@ def knob_curve(cells: pd.DataFrame, picked: pd.DataFrame, knob: str, knobs: tupl
     if points.empty or points.groupby("line")[knob].nunique().max() < 2:
         return points.iloc[:0]
     bands = picked[~picked["label"].isin(points["label"])]
-    bands = bands.assign(line=bands["row"], knob=knob, **{knob: math.nan})
+    bands = bands.assign(line=bands["row"].where(bands["rule"] == FIXED, bands["label"]), knob=knob, **{knob: math.nan})
     return pd.concat([points, bands], ignore_index=True) if len(bands) else points.reset_index(drop=True)
 
 
@@ -79,7 +79,7 @@ def draw(points: pd.DataFrame, page: Page) -> Figure:
     on.label(axes, page, page.axes.get(knob, knob), page.score(points["suite"].iloc[0]))
     at_least_a_point(axes)
     on.named(figure, page, axes, lines)
-    on.title(figure, page, f"{task_name(points)}: score over {knob}")
+    on.title(figure, page, f"{task_name(points)}: score over {knob}{how(points)}")
     return figure
 
 
@@ -99,8 +99,14 @@ def draw_sheet(points: pd.DataFrame, page: Page) -> Figure:
     at_least_a_point(every[0])
     on.shared(figure, page, page.axes.get(knob, knob), page.score(points["suite"].iloc[0]))
     on.legend(figure, page, list(lines.values()), list(lines))
-    on.title(figure, page, f"{points['suite'].iloc[0]}: score over {knob}, every task")
+    on.title(figure, page, f"{points['suite'].iloc[0]}: score over {knob}, every task{how(points)}")
     return figure
+
+
+def how(points: pd.DataFrame) -> str:
+    """What picked the settings of methods that are shown at one, as the end of a title."""
+    rules = sorted(set(points["rule"]) - {FIXED})
+    return f"; others' settings by {', '.join(rules)}" if rules else ""
 
 
 def _panel(axes: Axes, points: pd.DataFrame, knob: str, styles: Mapping[str, Look]) -> dict[str, Any]:

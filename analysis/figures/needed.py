@@ -56,11 +56,13 @@ def draw(points: pd.DataFrame, page: Page) -> Figure:
     """A row a method: a dash a task, a diamond over all of them; beyond MOST seeds at the right edge. The dotted line
     is at the seeds there are."""
     labels = list(points["label"].drop_duplicates())
-    figure, axes = on.panel(page, 0.6 + 0.16 * len(labels))
+    names = [on.wrapped(label, 0.4 * page.width) for label in labels]
+    centres, lines = on.stacked(names)
+    figure, axes = on.panel(page, 0.6 + 0.16 * lines)
     styles = looks(dict(zip(points["label"], points["method"], strict=True)))
     known = points[points["needed"].notna()]
     for row in known.to_dict("records"):
-        at, all_ = labels.index(row["label"]), not row["task"]
+        at, all_ = centres[labels.index(row["label"])], not row["task"]
         beyond = math.isinf(row["needed"])
         axes.plot(
             1.6 * MOST if beyond else row["needed"], at + (0 if all_ else 0.18), ls="none", mew=0.6,
@@ -72,8 +74,8 @@ def draw(points: pd.DataFrame, page: Page) -> Figure:
     axes.set_xlim(1.7, 2.2 * MOST)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticks([*TICKS[:-1], 1.6 * MOST], [*map(str, TICKS[:-1]), f">{MOST}"])
-    axes.set_yticks(range(len(labels)), [on.wrapped(label, 0.4 * page.width) for label in labels])
-    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.set_yticks(centres, names)
+    axes.set_ylim(lines - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
     on.label(axes, page, "seeds a side for power 0.8 at 5% (Welch)")
     suite, base = points[["suite", "baseline"]].iloc[0]

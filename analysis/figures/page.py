@@ -7,7 +7,7 @@ layout runs once, in `settle`; whatever is written afterwards is as it was laid 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -17,6 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.legend import Legend
+from matplotlib.offsetbox import OffsetBox, PackerBase
 
 from analysis.figures.looks import Color
 from analysis.figures.pyplot import plt
@@ -92,6 +94,39 @@ class Sheet(Figure):
         self.text(y=0.03, s=text, gid=gid, va="bottom", transform=self.dpi_scale_trans, **more)
 
 
+class Names(Legend):
+    """A legend that is laid out when it is first drawn: Matplotlib's own is anew for every format, which takes half of
+    the time of all drawing."""
+
+    _at: tuple[float, ...] = ()
+    """Where it stands, in inches, when its parts got their places."""
+    _places: Sequence[tuple[OffsetBox, float, float]] = ()
+    """Its parts, and where these stand, in inches."""
+
+    def draw(self, renderer: Any) -> None:
+        dpi = self.get_figure(root=True).dpi  # type: ignore[union-attr]
+        at = tuple(round(float(one) / dpi, 4) for one in self.get_bbox_to_anchor().extents)
+        if at != self._at:
+            super().draw(renderer)
+            self._at = at
+            places = ((part, part.get_offset()) for part in _parts(self._legend_box))  # type: ignore
+            self._places = [(part, x / dpi, y / dpi) for part, (x, y) in places]
+            return
+        for part, x, y in self._places:
+            part.set_offset((x * dpi, y * dpi))
+            part.draw(renderer)
+        self.stale = False
+
+
+def _parts(box: OffsetBox) -> Iterator[OffsetBox]:
+    """The texts and samples of lines in a legend."""
+    if isinstance(box, PackerBase):
+        for one in box.get_children():
+            yield from _parts(one)  # type: ignore[arg-type]
+    else:
+        yield box
+
+
 def panel(page: Page, height: float = 0.0) -> tuple[Sheet, Axes]:
     """A figure of one panel, `height` inches without title and legend; of a fitting one if 0."""
     size = (page.width, height or 0.9 + 0.3 * page.width)
@@ -149,6 +184,12 @@ def _lines(words: Sequence[str], between: str, inches: float, size: float) -> li
     return [*lines, line]
 
 
+def stacked(names: Sequence[str]) -> tuple[list[float], int]:
+    """(where rows with such names stand, a line of text apart, the first one's first line at 0; lines in all)."""
+    counts = [1 + name.count("\n") for name in names]
+    return [sum(counts[:i]) + (count - 1) / 2 for i, count in enumerate(counts)], sum(counts)
+
+
 def title(figure: Sheet, page: Page, text: str) -> None:
     """Puts a title above a figure, which grows by it."""
     if page.title:
@@ -170,10 +211,11 @@ def legend(figure: Sheet, page: Page, handles: Sequence[Any], names: Sequence[st
     height = LINE * SMALL * most + 0.04
     figure.grow(max(0.0, SHARE * height - figure.get_size_inches()[1]))
     figure.grow(height, below=True)
-    figure.legend(
-        handles, names, loc="lower center", bbox_to_anchor=(page.width / 2, 0.0), bbox_transform=figure.dpi_scale_trans,
-        ncols=columns, columnspacing=1.0, handletextpad=0.5, labelspacing=0.25, borderpad=0.2, borderaxespad=0.2,
-    )  # fmt: skip
+    figure.legends.append(Names(
+        figure, handles, names, loc="lower center", bbox_to_anchor=(page.width / 2, 0.0),
+        bbox_transform=figure.dpi_scale_trans, ncols=columns, columnspacing=1.0, handletextpad=0.5, labelspacing=0.25,
+        borderpad=0.2, borderaxespad=0.2,
+    ))  # fmt: skip
 
 
 def named(figure: Sheet, page: Page, axes: Axes, ends: Mapping[str, Any]) -> None:

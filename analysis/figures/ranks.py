@@ -39,13 +39,15 @@ def ranks(of: SeedMeans, tasks: list[str], suite: str) -> pd.DataFrame:
 def draw(shown: pd.DataFrame, page: Page) -> Figure:
     """A row a method, the best on top, with its interval over seeds; a bar as long as Nemenyi's critical difference."""
     labels = shown["label"].tolist()
-    figure, axes = on.panel(page, 0.6 + 0.14 * len(labels))
+    names = [on.wrapped(label, 0.4 * page.width) for label in labels]
+    centres, lines = on.stacked(names)
+    figure, axes = on.panel(page, 0.6 + 0.14 * lines)
     styles = looks(dict(zip(shown["label"], shown["method"], strict=True)))
-    for at, row in enumerate(shown.to_dict("records")):
+    for at, row in zip(centres, shown.to_dict("records"), strict=True):
         look = styles[row["label"]]
         axes.plot([row["low"], row["high"]], [at, at], color=look.color, lw=3.5, alpha=0.35, solid_capstyle="butt")
         axes.plot(row["rank"], at, marker=look.marker, color=look.color, ms=4, mew=0)
-    axes.set_yticks(range(len(labels)), [on.wrapped(label, 0.4 * page.width) for label in labels])
+    axes.set_yticks(centres, names)
     axes.set_xlim(0.8, len(labels) + 0.2)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.grid(axis="y", visible=False)
@@ -53,9 +55,9 @@ def draw(shown: pd.DataFrame, page: Page) -> Figure:
     if critical < len(labels) - 1:
         top = -1.9
         axes.plot([1, 1 + critical], [-1.2, -1.2], color="0.2", lw=1.2, marker="|", ms=5)
-        name = {"textcoords": "offset points", "fontsize": on.SMALL, "va": "center"}
-        axes.annotate("critical difference", (1 + critical, -1.2), (4, 0), **name)  # type: ignore[arg-type]
-    axes.set_ylim(len(labels) - 0.4, top)
+        style = {"textcoords": "offset points", "fontsize": on.SMALL, "va": "center"}
+        axes.annotate("critical difference", (1 + critical, -1.2), (4, 0), **style)  # type: ignore[arg-type]
+    axes.set_ylim(lines - 0.4, top)
     on.label(axes, page, "average rank over tasks [1 = best]")
     suite = shown["suite"].iloc[0]
     on.title(figure, page, f"{suite}: average rank, {count(shown['tasks'])}\n{covers(shown)}")

@@ -19,6 +19,7 @@ from core.files import draft, sweep
 
 FORMATS = ("png", "svg", "pdf")
 DPI = 200
+MORE: dict[str, Any] = {"png": {"pil_kwargs": {"compress_level": 3}}}  # a sixth larger, a sixth faster
 PAD = 0.02  # inches around all
 TERRAIN = LinearSegmentedColormap.from_list("terrain", ["#fdfcfa", "#e6dfd0", "#c3b596", "#9a8a67"])
 """Muted, so that every method's colour stands out on it."""
@@ -63,7 +64,7 @@ def save(figure: Figure, frame: pd.DataFrame, stem: Path, formats: Sequence[str]
         metadata: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
         paths.append(stem.with_name(f"{stem.name}.{kind}"))
         with draft(paths[-1]) as file:
-            figure.savefig(file, dpi=DPI, format=kind, metadata=metadata)
+            figure.savefig(file, dpi=DPI, format=kind, metadata=metadata, **MORE.get(kind, {}))
     plt.close(figure)
     paths.append(stem.with_name(f"{stem.name}.csv"))
     write_csv(paths[-1], frame)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 from analysis.statistics.estimates import LEVEL
 from analysis.statistics.noise import episode_variance, settled
@@ -226,7 +226,7 @@ def _t(difference: Any, parts: Sequence[tuple[Any, Any]], level: float = LEVEL) 
         error = np.sqrt(variance)
         p = 2 * stats.t.sf(np.abs(difference) / error, df)
         p = np.where(error == 0, np.where(np.equal(difference, 0), 1.0, np.nan), p)
-        half = np.where(error == 0, np.nan, stats.t.isf((1 - level) / 2, df) * error)
+        half = np.where(error == 0, np.nan, special.stdtrit(df, (1 + level) / 2) * error)
     return Comparison(
         *(value[()] for value in map(np.asarray, (difference, error, df, difference - half, difference + half, p)))
     )

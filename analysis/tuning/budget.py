@@ -21,56 +21,66 @@ from analysis.statistics.noise import settled
 DRAWS = 200
 POINTS = 8  # of a curve, beside 0
 
-Policy = Callable[[np.ndarray, int], tuple[int, int]]
-"""(totals `[k, n + 1]` of each arm's first 0, 1, ..., n scores, budget) -> (the chosen arm, episodes charged)."""
+Policy = Callable[[np.ndarray, int], tuple[np.ndarray, int]]
+"""(totals `[d, k, n + 1]` of each arm's first 0, 1, ..., n scores in each of d draws, budget) -> (the arm chosen in
+each draw `[d]`, episodes charged)."""
 
 
 def totals(tried: np.ndarray) -> np.ndarray:
-    """What policies see of scores `[k, n]`, each arm's in the order of trial."""
-    return settled(np.cumsum(np.pad(tried, ((0, 0), (1, 0))), axis=1))
+    """What policies see of scores `[d, k, n]`, each arm's in the order of trial."""
+    return settled(np.cumsum(np.pad(tried, ((0, 0), (0, 0), (1, 0))), axis=2))
 
 
-def uniform(seen: np.ndarray, budget: int) -> tuple[int, int]:
+def uniform(seen: np.ndarray, budget: int) -> tuple[np.ndarray, int]:
     """Tries every arm equally often and takes the best mean."""
-    each = min(budget // len(seen), seen.shape[1] - 1)
-    return int(seen[:, each].argmax()), each * len(seen)
+    _, k, most = seen.shape
+    each = min(budget // k, most - 1)
+    return seen[:, :, each].argmax(axis=1), each * k
 
 
-def halving(seen: np.ndarray, budget: int) -> tuple[int, int]:
+def halving(seen: np.ndarray, budget: int) -> tuple[np.ndarray, int]:
     """Sequential halving (Karnin et al. 2013): in each of log2(k) rounds, the better half of the arms goes on."""
-    left, used, charged = np.arange(len(seen)), 0, 0
-    rounds = max(1, math.ceil(math.log2(len(seen))))
+    draws, k, most = seen.shape
+    left, used, charged = np.tile(np.arange(k), (draws, 1)), 0, 0
+    rounds = max(1, math.ceil(math.log2(k)))
     for _ in range(rounds):
-        each = min(budget // (rounds * len(left)), seen.shape[1] - 1 - used)
-        used, charged = used + each, charged + each * len(left)
-        order = np.argsort(-seen[left, max(used, 1)], kind="stable")
-        left = left[np.sort(order[: max(1, math.ceil(len(left) / 2))])]
-    return int(left[0]), charged
+        arms_left = left.shape[1]
+        each = min(budget // (rounds * arms_left), most - 1 - used)
+        used, charged = used + each, charged + each * arms_left
+        order = np.argsort(-np.take_along_axis(seen[:, :, max(used, 1)], left, 1), axis=1, kind="stable")
+        left = np.take_along_axis(left, np.sort(order[:, : max(1, math.ceil(arms_left / 2))], axis=1), 1)
+    return left[:, 0], charged
 
 
 POLICIES: dict[str, Policy] = {"uniform": uniform, "halving": halving}
 
 
-class Draw(NamedTuple):
-    """One experimenter's luck: what policies see of the half that they try, and what each arm `[k]` scores on the
-    other."""
+class Draws(NamedTuple):
+    """The luck of d experimenters with equally many tries: what policies see of the halves that they try, and what each
+    arm scores on the others."""
 
     seen: np.ndarray
+    """`[d, k, n + 1]`."""
     reached: np.ndarray
+    """`[d, k]`."""
 
 
-def drawn(of: Arms, rng: np.random.Generator, draws: int = DRAWS) -> list[Draw]:
+def drawn(of: Arms, rng: np.random.Generator, draws: int = DRAWS) -> list[Draws]:
     """Random halves of the start states, (seed, start) pairs of the first in random order, the same for all arms."""
-    found = []
+    tries: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
+    whole = not np.isnan(of.scores).any()
     for half in halves(len(of.episodes), rng, draws):
         tried = of.scores[:, :, half].reshape(len(of.scores), -1)
-        tried = tried[:, ~np.isnan(tried).any(axis=0)]
+        tried = tried if whole else tried[:, ~np.isnan(tried).any(axis=0)]
         tried = tried[:, rng.permutation(tried.shape[1])]
-        found.append(Draw(totals(tried), average(average(of.scores[:, :, ~half], 2), 1)))
-    return found
+        tries.setdefault(tried.shape[1], []).append((tried, of.scores[:, :, ~half]))
+    return [
+        Draws(totals(np.stack(tried)), average(average(np.stack(others), 3), 2))
+        for tried, others in (zip(*some, strict=True) for some in tries.values())
+    ]
 
 
-def curve(of: Arms, policy: Policy, draws: Sequence[Draw]) -> pd.DataFrame:
+def curve(of: Arms, policy: Policy, draws: Sequence[Draws]) -> pd.DataFrame:
     """What selection reaches for what it is charged: columns episodes (charged), mean, low, high, chance.
 
     Each draw takes a random half of the start states; the policy tries its arms on (seed, start) pairs of that half in
@@ -82,22 +92,30 @@ def curve(of: Arms, policy: Policy, draws: Sequence[Draw]) -> pd.DataFrame:
     top = int(np.nanargmax(average(average(of.scores, 2), 1)))
     pairs = of.scores.shape[1] * (len(of.episodes) // 2)
     budgets = np.unique(np.geomspace(k * math.ceil(math.log2(k) or 1), max(k * pairs, k), POINTS).astype(int))
-    outcomes: list[tuple[int, int, float, bool]] = []
-    for seen, reached in draws:
-        outcomes += [(-1, 0, float(reached[arm]), arm == top) for arm in range(k)]
-        for i, budget in enumerate(budgets):
-            if seen.shape[1] > 1:
+    rows = [_outcome([(np.zeros(one.reached.size), one.reached.ravel(), np.tile(np.arange(k), len(one.reached)) == top)
+                      for one in draws])]  # fmt: skip
+    for budget in budgets:
+        outcomes = []
+        for seen, reached in draws:
+            if seen.shape[2] > 1:
                 arm, charged = policy(seen, int(budget))
-                outcomes.append((i, charged, float(reached[arm]), arm == top))
-    frame = pd.DataFrame(outcomes, columns=["at", "episodes", "score", "top"]).dropna()
-    groups = frame.groupby("at")
-    return pd.DataFrame(
-        {
-            "episodes": groups["episodes"].mean(), "mean": groups["score"].mean(),
-            "low": groups["score"].quantile(0.025), "high": groups["score"].quantile(0.975),
-            "chance": groups["top"].mean(),
-        }
-    ).reset_index(drop=True)  # fmt: skip
+                score = np.take_along_axis(reached, arm[:, None], 1)[:, 0]
+                outcomes.append((np.full(len(arm), charged), score, arm == top))
+        rows.append(_outcome(outcomes))
+    return pd.DataFrame([row for row in rows if row])
+
+
+def _outcome(draws: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> dict[str, float]:
+    """A row of `curve`, of each draw's episodes charged, score, and whether its arm was the best; {} of no score."""
+    if not draws:
+        return {}
+    charged, score, top = map(np.concatenate, zip(*draws, strict=True))
+    there = ~np.isnan(score)
+    if not there.any():
+        return {}
+    low, high = np.quantile(score[there], [0.025, 0.975])
+    return {"episodes": charged[there].mean(), "mean": score[there].mean(), "low": low, "high": high,
+            "chance": top[there].mean()}  # fmt: skip
 
 
 def curves(records: Records, endpoint: Endpoint | None = None) -> pd.DataFrame:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import concurrent.futures
 import functools
 import json
+import math
 import multiprocessing as mp
 import shutil
 from collections import defaultdict
@@ -22,13 +23,14 @@ from typing import Any
 import numpy as np
 
 from core.errors import BadInput
+from core.processes import die_with_parent
 from core.text import nearest
 from tasks import sizes
 from tasks.data import files as data_files
 from tasks.data.download import locked
 from tasks.data.recipes import begin, recipe_of, save
 from tasks.progress import bar
-from tasks.simulation.simulators import cores, die_with_parent, lean_children
+from tasks.simulation.simulators import cores, lean_children
 
 STATE = 280  # bytes, at least, of a state in a file: cube-single's
 SHARD = 5  # episodes a shard: the unit of work, and what a kill can cost each worker
@@ -53,6 +55,16 @@ class Recipe:
     steps: int = 1001  # states an episode, one more than transitions
     ogbench: str = version("ogbench")
     mujoco: str = version("mujoco")
+    poor: float = 0.0  # share of episodes whose actions are uniformly random
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What files say of it; those made before `poor` was have no such word."""
+        return {key: value for key, value in asdict(self).items() if key != "poor" or value}
+
+    def is_poor(self, episode: int) -> bool:
+        """Whether an episode is one of those; they stand evenly among the others."""
+        return math.floor((episode + 1) * self.poor + 1e-9) > math.floor(episode * self.poor + 1e-9)
 
     def shards(self) -> Iterator[tuple[str, range]]:
         """(file name, episodes) of every shard, training first; validation episodes are counted from 0 too."""
@@ -84,15 +96,17 @@ class _Collector:
             "window": window_plan.WindowPlanOracle(env=self.env, **noise),
         }
 
-    def episode(self, *key: int) -> Episode:
-        """The episode that `key` (seed, split, number) stands for, whatever was simulated before."""
+    def episode(self, *key: int, poor: bool = False) -> Episode:
+        """The episode that `key` (seed, split, number) stands for, whatever was simulated before; `poor`: of uniformly
+        random actions in place of the oracle's."""
         for attempt in range(1000):
-            episode = self._attempt(*np.random.SeedSequence((*key, attempt)).generate_state(2))
+            seeds = np.random.SeedSequence((*key, attempt)).generate_state(2)
+            episode = self._attempt(seeds[0], seeds[1], poor)
             if not self.name.startswith("scene") or _cube_stays_visible(episode["qpos"][:, 14:17]):
                 return episode
         raise RuntimeError(f"{self.name}: no usable episode for {key}")
 
-    def _attempt(self, env_seed: int, oracle_seed: int) -> Episode:
+    def _attempt(self, env_seed: int, oracle_seed: int, poor: bool) -> Episode:
         np.random.seed(oracle_seed)  # the oracles draw from the global generator
         self.base.model.dof_damping[:] = self.damping  # scenes lock drawer and window by it: forget the last episode
         obs, info = self.env.reset(seed=int(env_seed))
@@ -101,7 +115,7 @@ class _Collector:
         rows = defaultdict(list)
         done = False
         while not done:
-            action = np.clip(oracle.select_action(obs, info), -1, 1)
+            action = self._random() if poor else np.clip(oracle.select_action(obs, info), -1, 1)
             rows["observations"].append(obs)
             rows["actions"].append(action)
             obs, _, terminated, truncated, info = self.env.step(action)
@@ -111,10 +125,13 @@ class _Collector:
             rows["qvel"].append(info["prev_qvel"])
             if "prev_button_states" in info:
                 rows["button_states"].append(info["prev_button_states"])
-            if oracle.done:
+            if oracle.done and not poor:
                 oracle = self._retarget(*self.base.set_new_target(p_stack=p_stack))
         kinds = {"terminals": np.bool_, "button_states": np.int64}
         return {column: np.array(values, kinds.get(column, np.float32)) for column, values in rows.items()}
+
+    def _random(self) -> np.ndarray:
+        return np.random.uniform(-1.0, 1.0, self.env.action_space.shape)
 
     def _retarget(self, obs: np.ndarray, info: Mapping[str, Any]) -> Any:
         oracle = self.oracles[info["privileged/target_task"]]
@@ -135,7 +152,7 @@ def _make_shard(recipe: Recipe, path: Path, episodes: range) -> int:
     """Runs in a worker; the number of episodes made."""
     collector = _collector(recipe.dataset, recipe.steps)
     split = int(path.name.startswith("val"))
-    made = [collector.episode(recipe.seed, split, episode) for episode in episodes]
+    made = [collector.episode(recipe.seed, split, episode, poor=recipe.is_poor(episode)) for episode in episodes]
     save(path, {column: np.concatenate([episode[column] for episode in made]) for column in made[0]})
     return len(made)
 
@@ -148,13 +165,15 @@ def collect(
     out: Path,
     progress: bool = True,
     steps: int = Recipe.steps,
+    poor: float = 0.0,
 ) -> Path:
     """Makes `out` and, beside it, `<out's stem>-val.npz` with a tenth as many episodes; does nothing if both exist.
 
     The result is the same, bit for bit, for any number of `workers` (default: one a core). Finished shards lie in
     `<out>.parts/` until all are there, so that the same call continues where an earlier one was stopped or killed.
     Columns: observations, actions, qpos, qvel (float32), terminals (bool), button_states (int64, scene and puzzle),
-    recipe (JSON). `steps`: states an episode; OGBench's is 1001, anything less is for tests.
+    recipe (JSON). `steps`: states an episode; OGBench's is 1001, anything less is for tests. `poor`: share of episodes
+    of random actions, for data of which little is good.
 
     Raises:
       BadInput: an unknown dataset, a bad number, another recipe's files where these would lie, or a place that
@@ -168,7 +187,9 @@ def collect(
         sizes.check_workers("workers", workers)
     if out.suffix != ".npz":
         raise BadInput(f"--out must end in .npz: {out}")
-    recipe = Recipe(dataset, episodes, seed, steps)
+    if not 0 <= poor < 1:
+        raise BadInput(f"poor must be at least 0 and below 1, not {poor}")
+    recipe = Recipe(dataset, episodes, seed, steps, poor=poor)
     parts, val = Path(f"{out}.parts"), out.with_name(f"{out.stem}-val.npz")
     if not (out.exists() and val.exists()):
         about, size = f"{episodes} episodes of {steps} states", float(STATE) * episodes * steps
@@ -176,17 +197,17 @@ def collect(
         sizes.check_disk(about, size, out.parent)
     with locked(out, "collecting"):
         if out.exists() and val.exists():
-            if recipe_of(out) != asdict(recipe):
+            if recipe_of(out) != recipe.record:
                 raise BadInput(f"{out} exists and was made otherwise; delete it or choose another --out")
             return out
-        begin(parts, asdict(recipe), "holds an unfinished collection with",
+        begin(parts, recipe.record, "holds an unfinished collection with",
               "finish that one, delete it or choose another --out")  # fmt: skip
         _make_missing(recipe, parts, workers or cores(), progress)
         for split, path in (("val", val), ("train", out)):  # `out` last: where it is, all is
             shards = [data_files.npz(parts / name) for name, _ in recipe.shards() if name.startswith(split)]
             columns = {column: np.concatenate([shard[column] for shard in shards]) for column in shards[0]}
             Path(f"{path}.sha256").unlink(missing_ok=True)
-            save(path, {**columns, "recipe": np.array(json.dumps(asdict(recipe)))})
+            save(path, {**columns, "recipe": np.array(json.dumps(recipe.record))})
         shutil.rmtree(parts, ignore_errors=True)
     return out
 

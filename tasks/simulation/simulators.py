@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import numpy as np
 
 from core.command import STOPS
+from core.processes import die_with_parent
 from tasks.simulation.physics import NOTHING
 
 if TYPE_CHECKING:
@@ -91,16 +92,6 @@ def _lean_children() -> Iterator[None]:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-
-def die_with_parent() -> None:
-    """Called in a child: makes it exit when its parent is gone, however that went."""
-
-    def watch(parent: Any) -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, args=(mp.parent_process(),), daemon=True).start()
 
 
 class Simulators:

@@ -21,14 +21,28 @@ def bandit(means: list[float], seeds: int = 5, episodes: int = 50, seed: int = 0
 
 def test_policies_by_hand() -> None:
     tried = np.array([[0.0, 9, 9, 9], [5, 5, 5, 5], [4, 0, 0, 0], [1, 1, 1, 1]])
-    assert uniform(totals(tried), 4) == (1, 4)  # one episode each: 0, 5, 4, 1
-    assert uniform(totals(tried), 11) == (1, 8) and uniform(totals(tried), 1000) == (
-        0,
-        16,
-    )  # 5 against 4.5, then against 6.75
+    seen = totals(np.stack([tried, tried[::-1]]))  # and the same arms from the last to the first
+
+    def picked(policy: Policy, budget: int) -> tuple[list[int], int]:
+        arms, charged = policy(seen, budget)
+        return arms.tolist(), charged
+
+    assert picked(uniform, 4) == ([1, 2], 4)  # one episode each: 0, 5, 4, 1
+    assert picked(uniform, 11) == ([1, 2], 8)  # 5 against 4.5
+    assert picked(uniform, 1000) == ([0, 3], 16)  # 5 against 6.75
     # two rounds of 8: two episodes for each of four (means 4.5, 5, 2, 1), then the two that are left (6.75, 5)
-    assert halving(totals(tried), 16) == (0, 8 + 4)
-    assert halving(totals(tried), 8) == (1, 4 + 4)  # one each: arms 1 and 2 go on, and win with 5 against 4/3
+    assert picked(halving, 16) == ([0, 3], 8 + 4)
+    assert picked(halving, 8) == ([1, 2], 4 + 4)  # one each: arms 1 and 2 go on, and win with 5 against 4/3
+
+
+def test_draws_with_fewer_pairs_are_drawn_on_their_own() -> None:
+    """Of two seeds one misses an episode: halves that hold it have a pair less."""
+    of = bandit([0, 100], seeds=2, episodes=4)
+    of.scores[1, 0, 2] = np.nan
+    draws = drawn(of, np.random.default_rng(0), 30)
+    assert {one.seen.shape[1:] for one in draws} == {(2, 4), (2, 5)} and sum(len(one.seen) for one in draws) == 30
+    found = curve(of, uniform, draws)
+    assert found["mean"].tolist()[1:] == [100] * (len(found) - 1) and found["chance"].iloc[0] == 0.5
 
 
 @pytest.mark.parametrize("policy", POLICIES.values())

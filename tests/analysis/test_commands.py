@@ -129,7 +129,7 @@ def test_figures_exist_and_say_where(suite: Path, tmp_path: Path) -> None:
     numbers = ["mean", "low", "high"]
     expected = table.loc[shown["row"], numbers].to_numpy(float)
     np.testing.assert_allclose(shown[numbers].to_numpy(float), expected, rtol=1e-6)
-    assert set(shown.loc[shown["L_test"].isna(), "line"]) == {"bc", "fql", "best_of_n (new-seeds)"}
+    assert set(shown.loc[shown["L_test"].isna(), "line"]) == {"bc", "fql", "best_of_n"}
 
 
 def test_drawn_lines_are_the_frame(suite: Path) -> None:

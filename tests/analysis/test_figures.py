@@ -100,7 +100,9 @@ def test_figures_of_a_task_show_what_the_rule_picks(tmp_path: Path, rule: str) -
     asked = scores(records, rule=Rule(rule))[0].set_index("label")
     curve = dict(knobs.of_task(material, "toy", "toy"))["knob-L_test"]
     band = curve[curve["L_test"].isna()]
-    assert band["line"].tolist() == [f"best_of_n ({rule})"]
+    assert band["line"].tolist() == ["best_of_n"] and band["row"].tolist() == [f"best_of_n ({rule})"]
+    title = knobs.draw(curve, Page(COLUMN)).get_suptitle().replace("\n", " ")
+    assert title.endswith(f"over L_test; others' settings by {rule}")
     assert band["mean"].tolist() == [asked.loc["best_of_n", "mean"]]
     ((_, paid),) = costs.of_gradients(material, "toy", "toy")
     assert paid.loc[paid["gradients"] == 0, "row"].tolist() == [f"best_of_n ({rule})", "vgf L_test=0"]
@@ -204,7 +206,9 @@ def test_wall_clock_counts_all_stages(tmp_path: Path, layout: str) -> None:
     assert paid["gradients"].tolist() == [0, 0, 3, 9] and paid["label"].tolist() == ["fql", "vgf", "vgf", "vgf"]
 
 
-@pytest.mark.parametrize("case", ["one seed", "unequal", "running", "corrupt"])
+@pytest.mark.parametrize(
+    "case", ["unequal", *(pytest.param(one, marks=pytest.mark.slow) for one in ("one seed", "running", "corrupt"))]
+)
 def test_records_that_are_not_whole(case: str, tmp_path: Path) -> None:
     """Every figure is drawn without an exception (saving is what takes time), and what is wrong is said."""
 

@@ -125,6 +125,16 @@ def test_some_figures_of_seventeen_methods(contest: Path) -> None:
     assert not [one for job in jobs(contest, only=("aggregates", "gradients")) for one in faults(job)]
 
 
+def test_rows_whose_names_take_several_lines(contest: Path) -> None:
+    assert on.stacked(["a", "b\nb", "c\nc\nc", "d"]) == ([0, 1.5, 4, 6], 7)
+    places = [*(f"cube-{i}-play" for i in range(4)), "humanoidmaze-large-navigate", "humanoidmaze-medium-navigate"]
+    numbers = {"difference": 1.0, "low": -1.0, "high": 3.0, "suite": "ogbench", "baseline": "fql", "over": "task"}
+    frame = pd.DataFrame([{"label": one, "method": one, "place": place} | numbers for one in ("vgf", "iql")
+                          for place in places])  # fmt: skip
+    forest = next(place for place, kind in enumerate(registry.KINDS) if kind.name == "forest")
+    assert not faults(Job(forest, frame, Page(TEXT), Path("forest"), ""))
+
+
 @pytest.mark.slow
 def test_figures_of_seventeen_methods(contest: Path) -> None:
     seen = {}

@@ -121,7 +121,7 @@ OPTIONS = {
 }
 
 
-QUICK = {"nothing", "a fixed setting", "labels", "names"}
+QUICK = {"a fixed setting", "names"}
 
 
 @pytest.mark.parametrize(

@@ -292,6 +292,14 @@ def test_what_is_missing_and_its_command(tmp_path: Path) -> None:
         assert shlex.split(gap.command)[3:7] == ["--suite", suite, "--tasks", suite] and "best_of_n" in gap.command
 
 
+def test_the_command_of_what_is_printed_asks_for_its_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_run(tmp_path, "fql", "ogbench", SCENE)
+    monkeypatch.setattr("analysis.published.PROTOCOLS", {"table2": "qam", "table7": "qam"})
+    found = {gap.what: gap.command for gap in gaps(load(tmp_path), read()[0])}
+    (printed,) = (command for what, command in found.items() if what.startswith("ogbench [qam]: "))
+    assert printed.count("--protocol qam") == 1 and not any(what.startswith("ogbench: ") for what in found)
+
+
 def test_the_command_of_a_swept_setting_names_its_value(tmp_path: Path) -> None:
     for alpha in (1.0, 10.0, 100.0):
         config = {"alpha": {"value": alpha, "origin": "--sweep"}, "tau": {"value": 0.5, "origin": "default"}}

@@ -70,6 +70,7 @@ def test_what_is_in_percent_is_not_told(tmp_path: Path) -> None:
     assert told(tmp_path / "d4rl") == []
 
 
+@pytest.mark.slow
 def test_every_command_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("analysis.figures.style.FORMATS", ())
     monkeypatch.setattr("analysis.report.figures", lambda *_, **__: iter(()))

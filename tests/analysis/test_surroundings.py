@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 import pytest
 
 from analysis import plots, report, stats, tables, verdicts
@@ -19,7 +20,7 @@ from analysis.latex import escape
 from analysis.records import load
 from analysis.records.files import held
 from tests.analysis.command import invoke, refused
-from tests.analysis.synthetic import write_run
+from tests.analysis.synthetic import write_contest, write_run
 from tests.harness.command import held as holding
 
 ROOT = Path(__file__).parents[2]
@@ -69,6 +70,25 @@ def test_figures_have_our_settings_alone() -> None:
     assert style.plt.get_backend().lower() == "agg"
 
 
+@pytest.mark.slow
+def test_no_process_outlives_one_that_is_killed(tmp_path: Path) -> None:
+    """What was drawn is whole, and the same command draws the rest."""
+    write_contest(tmp_path, 34, episodes=4, evaluations=3)
+    command = [sys.executable, "-m", "analysis.plots", str(tmp_path), "--format", "svg", "--jobs", "2"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as drawing:
+        assert drawing.stdout is not None and drawing.stdout.readline().startswith(str(tmp_path / "figures"))
+        workers = psutil.Process(drawing.pid).children()
+        assert len(workers) == 2
+        drawing.kill()
+        assert not psutil.wait_procs(workers, timeout=30)[1]
+    assert all(path.read_text().endswith("</svg>\n") for path in tmp_path.rglob("figures/**/*.svg")
+               if not path.name.startswith("."))  # fmt: skip
+    both = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(2)]  # beside each other
+    assert [one.wait() for one in both] == [0, 0]
+    assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".")]
+
+
+@pytest.mark.slow
 def test_an_ascii_terminal_and_nobody_who_reads(results: Path, tmp_path: Path) -> None:
     arguments = ("analysis.tables", results, "--out", tmp_path / "out")
     shown = run(*arguments, environment={"PYTHONIOENCODING": "ascii:strict"})

@@ -203,7 +203,7 @@ def strike(monkeypatch: pytest.MonkeyPatch, stage: str, lane: int, at: int) -> N
     monkeypatch.setattr(Trainer, "run", struck)
 
 
-@pytest.mark.parametrize("stage", ["critic", "actor"])
+@pytest.mark.parametrize("stage", ["critic", pytest.param("actor", marks=pytest.mark.slow)])
 def test_nan_in_one_lane_ends_that_one_alone(
     five: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainers: list[Trainer], stage: str
 ) -> None:
@@ -246,6 +246,7 @@ def killed(monkeypatch: pytest.MonkeyPatch, results: Path, number: int, *argumen
         invoke(*IQL, *arguments, "--results", str(results))
 
 
+@pytest.mark.slow
 def test_lanes_that_were_saved_at_different_steps_go_on_to_the_same_bits(
     five: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainers: list[Trainer]
 ) -> None:

@@ -99,6 +99,7 @@ def same(one: Any, other: Any) -> bool:
     return all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
 
 
+@pytest.mark.slow
 def test_seeds_together_are_each_alone_and_a_resume_changes_nothing() -> None:
     """float32 sums in another order, as in the contract test."""
     together = trainer((3, 4))

@@ -202,6 +202,7 @@ def seed_records(results: Path) -> dict[bool, list[Path]]:
     return found
 
 
+@pytest.mark.slow
 def test_chunks_on_a_real_simulator_offline_and_online(
     hopper: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

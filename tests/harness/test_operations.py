@@ -16,7 +16,7 @@ from harness.operations import DEVICES, Work, work
 from harness.throughput_command import app
 from harness.train import Algorithm, Lanes, lanes_of, needed, prepare, span, take
 from methods.core import TaskSpec, leaves
-from tests.methods.common import SMALL, make, make_batch, per_row, random_state
+from tests.methods.common import SMALL, each, make, make_batch, per_row, random_state
 
 OBS, A, H, B, N = 3, 2, 16, 8, 5  # widths of observations, actions, layers; rows; particles
 SPEC = TaskSpec(OBS, A, 10)
@@ -94,12 +94,10 @@ def test_on_paper() -> None:
 STAGES = [
     (name, number) for name in methods.REGISTRY for number in range(len(make(name, **SMALL.get(name, {})).stages()))
 ]
-QUICK = {("vgf", 0), ("fql", 0), ("td3bc", 0)}
+QUICK = {("fql", 0)}
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(one, marks=[] if one == "vgf" else pytest.mark.slow) for one in methods.REGISTRY]
-)
+@pytest.mark.parametrize("name", each(quick=("vgf",)))
 def test_acting_lowers_for_cuda(name: str) -> None:
     """In float32, at the first inference setting."""
     method = make(name, **SMALL.get(name, {}))

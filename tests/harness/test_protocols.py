@@ -49,6 +49,17 @@ def test_a_protocol_stands_between_the_default_preset_and_one_that_is_named() ->
     assert (len(asked.settings.seeds), asked.settings.episodes, asked.settings.evaluate_every) == (12, 7, 50_000)
 
 
+def test_departures_from_a_protocol_are_told(tmp_path: Path) -> None:
+    """Of its own settings; what its tables say of a task is no departure, nor is a value that is the same."""
+    words = ("--suite", "ogbench", "--tasks", DOUBLE, "--methods", "fql,bc", "--protocol", "qam", "--dry-run")
+    where = ("--results", str(tmp_path))
+    changed = invoke(*words, "--set", "critics=2", "--set", "fql.alpha=3", "--set", "batch_size=256", *where)
+    assert changed.exit_code == 0 and "not protocol qam as it is published: critics=2 (--set)\n" in changed.stderr
+    small = invoke(*words, "--preset", "smoke", *where).stderr
+    assert "steps=40 (preset smoke)" in small and "hidden_dims=32,32 (preset smoke)" in small
+    assert "not protocol" not in invoke(*words, *where).stderr
+
+
 def test_later_layers_win_and_are_named() -> None:
     """Method < table < protocol < preset < --set."""
     overrides = (*layered("ogbench", "smoke", "qam")[1], *parse_set(["fql.tau=0.5"]))

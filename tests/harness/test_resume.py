@@ -210,6 +210,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return results
 
 
+@pytest.mark.slow
 def test_shared_stages_are_trained_once_and_cost_nobody_a_curve(whole: Path) -> None:
     """BC's only stage is IFQL's, too, which is named first; IFQL and QGF have one critic, which reads nothing: QGF's
     behaviour, which no lane reads, is trained before it, as QGF is evaluated along the critic."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import methods
 from methods.core import State, TaskSpec
@@ -26,6 +28,13 @@ SMALL: dict[str, dict[str, Any]] = {
     "sfbc": {"test_n": (1, 4), "solver_steps": 3, "plan_samples": 3},
 }  # fmt: skip
 """Settings with which methods compile fast; two values of each knob."""
+QUICK = ("bc", "fql", "idql", "iql", "rebrac", "vgf")
+"""A method of each kind, for promises that take long to check of every one: the others' checks are slow."""
+
+
+def each(names: Iterable[Any] = methods.REGISTRY, quick: Collection[Any] = QUICK) -> list[Any]:
+    """Parameters of a test of every method, quick ones and slow ones."""
+    return [pytest.param(name, marks=() if name in quick else pytest.mark.slow) for name in names]
 
 
 def make(name: str, spec: TaskSpec = SPEC, **settings: Any) -> Any:

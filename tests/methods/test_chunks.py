@@ -27,8 +27,7 @@ BANK = {"behavior": "pretrained", "bank": 4}
 OTHERS: dict[str, dict[str, Any]] = {"vgf-bank": BANK, "best_of_n-iql": {"critic": "iql"}}
 KINDS = {"chunk": {"chunk": CHUNK}, "n_step": {"n_step": STEPS}}
 CHUNKED = [name for name in methods.REGISTRY if name != "sfbc"]
-QUICK = {("rebrac", "n_step"), ("fql", "n_step"),
-         *((name, "chunk") for name in ("vgf", "best_of_n", "ifql", "fql", "rebrac", "iql", "bc"))}  # fmt: skip
+QUICK = {("rebrac", "n_step"), ("fql", "chunk"), ("vgf", "chunk"), ("bc", "chunk")}
 CASES: list[Any] = [pytest.param((name, kind), marks=() if (name, kind) in QUICK else pytest.mark.slow)
                     for name in (*CHUNKED, *OTHERS) for kind in KINDS]  # fmt: skip
 

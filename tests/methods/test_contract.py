@@ -19,7 +19,7 @@ from jax.interpreters.partial_eval import dce_jaxpr
 import methods
 from methods.core import Stage, State
 from methods.learner import Learner
-from tests.methods.common import ROWS, SMALL, make, make_batch, per_row, random_state
+from tests.methods.common import QUICK, ROWS, SMALL, each, make, make_batch, per_row, random_state
 
 BANK = 6
 LEARNING_RATE = 3e-3
@@ -30,7 +30,10 @@ OTHERS = [("vgf", "iql"), ("fql", "pretrained"), ("ivr", "eql")]
 OTHERS += [("best_of_n", "bank"), ("best_of_n", "iql"), ("avgf", "pretrained"), ("diffusion_ql", "backup")]
 OTHERS += [("bc", "by return"), ("bc", "by advantage"), ("vgf", "by return"), ("fql", "by advantage")]
 OTHERS += [("qgf", "full"), ("qgf", "jacobian"), ("qgf", "noisy")]
+KINDS = each([*VARIANTS, *OTHERS], [(name, "joint") for name in QUICK])
 VARIANTS += [pytest.param(case, marks=pytest.mark.slow) for case in OTHERS]
+some = pytest.mark.parametrize("case", KINDS, ids="-".join, indirect=True)
+"""For promises that take long to check."""
 EXTRA: dict[str, dict[str, Any]] = {
     "joint": {},
     "pretrained": {"behavior": "pretrained"},
@@ -180,6 +183,7 @@ def test_steps_between_are_of_the_same_kind(case: Case) -> None:
         assert fewer.keys() < metrics.keys() and all(fewer[name] == metrics[name] for name in fewer)
 
 
+@some
 def test_a_second_call_does_not_recompile(case: Case) -> None:
     """New values of the same shapes, the update's own output among them; every knob is one program."""
     for update in case.updates:
@@ -191,6 +195,7 @@ def test_a_second_call_does_not_recompile(case: Case) -> None:
     assert case.act._cache_size() == 1
 
 
+@some
 def test_randomness_is_the_key_s(case: Case) -> None:
     batch, knobs = case.batch(), per_row(case.method.knobs[-1], ROWS)
     for stage, update in zip(case.stages, case.updates, strict=True):
@@ -218,6 +223,7 @@ def test_vmap_over_seeds_is_one_seed_at_a_time(case: Case) -> None:
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+@some
 def test_the_loss_falls(case: Case) -> None:
     """150 steps of each part alone, as some losses follow other parts as these move, on one draw and one batch whose
     transitions all end, so that there is nothing else to learn. A loss may start near a bound, so 2% are enough."""
@@ -232,6 +238,7 @@ def test_the_loss_falls(case: Case) -> None:
             assert losses[-1] < losses[0] - 0.02 * abs(losses[0]), (part, losses)
 
 
+@some
 @pytest.mark.parametrize("other", [0, 5])
 def test_actions_stay_in_the_box_and_rows_apart(case: Case, other: int) -> None:
     """Each row's action depends on its own observation and knobs, whatever the other rows are."""
@@ -253,6 +260,7 @@ def test_actions_stay_in_the_box_and_rows_apart(case: Case, other: int) -> None:
 # keys
 
 
+@some
 def test_no_key_is_used_twice(case: Case) -> None:
     """JAX's own checker, over everything that takes a key; particles are chosen at random, where they can be."""
     method, obs, knobs = case.method, case.batch()["observations"], per_row(case.method.knobs[-1], ROWS)

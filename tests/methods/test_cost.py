@@ -12,7 +12,7 @@ import methods
 from core import records
 from methods.bc import BC
 from methods.inference import Cost, declaration
-from tests.methods.common import SPEC, make
+from tests.methods.common import QUICK, SPEC, each, make
 from tests.methods.counting import alone, counted
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -33,7 +33,7 @@ def small(name: str, **settings: Any) -> Any:
     return make(name, **{key: value for key, value in SMALL.items() if key in known}, **settings)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", each(VARIANTS, (*QUICK, "qgf")))
 def test_a_declared_cost_is_what_acting_takes(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     name, settings = VARIANTS[variant]
     method = small(name, **settings)

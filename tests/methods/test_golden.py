@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-import methods
+from tests.methods.common import each
 from tests.methods.golden import CASES, STORED, golden
 
 NUMBERS = json.loads(STORED.read_text())
-PARAMS = [pytest.param(case, marks=[] if case in methods.REGISTRY else pytest.mark.slow) for case in CASES]
 
 
 def flat(tree: Any, path: str = "") -> dict[str, float]:
@@ -27,7 +26,7 @@ def test_every_method_has_its_numbers() -> None:
     assert NUMBERS.keys() == CASES.keys()
 
 
-@pytest.mark.parametrize("case", PARAMS)
+@pytest.mark.parametrize("case", each(CASES))
 def test_losses_gradients_parameters_and_actions_are_as_they_were(case: str) -> None:
     """Float64, to 1e-10: what another machine's mathematics leaves open, and no more."""
     ours, stored = flat(golden(case)), flat(NUMBERS[case])

@@ -13,7 +13,7 @@ from jax.interpreters import partial_eval
 
 import methods
 from methods.core import REWARD_SETTINGS, Method, Stage, State, leaves, structure
-from tests.methods.common import make, make_batch, per_row, random_state
+from tests.methods.common import each, make, make_batch, per_row, random_state
 
 ROWS, STEPS = 8, 3
 QUICK = {"xla_backend_optimization_level": 0}  # to compile
@@ -116,7 +116,7 @@ def trained(stage: Stage, state: State, data: dict[str, Any], keys: Any) -> Any:
     return {part: state[part] for part in stage.trains}, jax.tree.map(lambda each: each[-1], metrics)
 
 
-@pytest.mark.parametrize("name", methods.REGISTRY)
+@pytest.mark.parametrize("name", each())
 def test_each_leaf_is_read_by_what_it_is_said_to_be(name: str) -> None:
     """What a stage reads is in its identity, else a part would be shared that is another; what only acting depends on
     is read by no stage, what only exploring depends on by nothing else. None is ignored in every structure."""
@@ -138,9 +138,7 @@ def test_each_leaf_is_read_by_what_it_is_said_to_be(name: str) -> None:
 QUICK_ONES = ("vgf",)  # particles and their critic
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name in QUICK_ONES else pytest.mark.slow) for name in methods.REGISTRY]
-)
+@pytest.mark.parametrize("name", each(quick=QUICK_ONES))
 def test_one_program_serves_every_value(name: str) -> None:
     """As the program that has the values built in, to a few roundings: what is computed of settings alone (1 - tau) is
     computed in double precision there, and in single precision of traced ones. Adam's division by the gradient's size

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import methods
 from harness.train import Algorithm, Trainer, initial_state, lanes_of, needed, take
 from methods.behavior import Behavior, BehaviorConfig, joined
 from methods.core import BadInput, TaskSpec
@@ -25,7 +24,7 @@ from methods.networks import (
     features,
     per_action,
 )
-from tests.methods.common import SMALL, make, make_batch, per_row
+from tests.methods.common import SMALL, each, make, make_batch, per_row
 
 B, N, A = 4, 3, 2
 RNG = np.random.default_rng(0)
@@ -157,9 +156,7 @@ def test_a_spec_splits_what_tasks_give() -> None:
             TaskSpec(5, A, 10, parts)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(one, marks=[] if one in ("fql", "td3bc") else pytest.mark.slow) for one in methods.REGISTRY]
-)
+@pytest.mark.parametrize("name", each(quick=("td3bc",)))
 def test_every_method_learns_and_acts_alike_from_a_pytree(name: str) -> None:
     """From one state, by the harness's own program: a few steps, then actions."""
     small = {"hidden_dims": (12,), "batch_size": 8, **SMALL.get(name, {})}

@@ -12,7 +12,7 @@ import pytest
 
 import methods
 from methods.core import Stage
-from tests.methods.common import SPEC, make, make_batch, per_row, random_state
+from tests.methods.common import QUICK, SPEC, make, make_batch, per_row, random_state
 
 ROWS = 16
 WITHOUT = {"bc", "bc_gaussian", "sfbc"}
@@ -22,6 +22,7 @@ VARIANTS += [
     ("vgf", {"critic": "iql"}),
     ("best_of_n", {"critic": "iql"}),
 ]
+RULES = [pytest.param(*case, marks=() if case[0] in QUICK else pytest.mark.slow) for case in VARIANTS]
 SMALL = {"hidden_dims": (8,)}
 OWN: dict[str, dict[str, Any]] = {"idql": {"sampler_dims": (8,), "sampler_batch_size": 12, "test_n": (1, 4)}}
 
@@ -42,7 +43,7 @@ def test_who_has_no_rule() -> None:
     assert {name for name in methods.REGISTRY if make(name).online() is None} == WITHOUT
 
 
-@pytest.mark.parametrize(("name", "settings"), VARIANTS, ids=str)
+@pytest.mark.parametrize(("name", "settings"), RULES, ids=str)
 def test_one_rule_trains_every_part_from_plain_transitions(name: str, settings: dict[str, Any]) -> None:
     """It keeps shapes, and asks for no column that a stage had prepared."""
     method = build(name, settings)

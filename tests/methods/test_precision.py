@@ -10,10 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import methods
 from methods.core import TaskSpec
 from methods.precision import product
-from tests.methods.common import ROWS, SMALL, make, make_batch, per_row, random_state
+from tests.methods.common import ROWS, SMALL, each, make, make_batch, per_row, random_state
 
 EPSILON = 2.0**-8  # of a rounding to bfloat16, which has eight bits
 
@@ -52,9 +51,7 @@ def test_lanes_and_members_multiply_on_their_own() -> None:
         np.testing.assert_allclose(together[place], product(x[place], kernels[place]), rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[] if n in ("vgf", "bc") else pytest.mark.slow) for n in methods.REGISTRY]
-)
+@pytest.mark.parametrize("name", each(quick=("vgf", "bc")))
 def test_updates_and_actions_stay_near_those_in_float32(name: str) -> None:
     """Losses within a few roundings of the products; parts keep their precision."""
     small = {"hidden_dims": (32, 32), **SMALL.get(name, {})}
@@ -94,7 +91,7 @@ def test_weights_are_rounded_once_an_update() -> None:
         assert not re.search(r"bf16\[(2,)?24,24\]\S* (convert|fusion)\(%?param", part)
 
 
-@pytest.mark.parametrize("name", methods.REGISTRY)
+@pytest.mark.parametrize("name", each())
 def test_every_network_multiplies_in_bfloat16(name: str) -> None:
     """In every stage and in acting; what particles do with their kernel stays in float32."""
     method = make(name, precision="bfloat16", **SMALL.get(name, {}))

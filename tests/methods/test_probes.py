@@ -57,6 +57,7 @@ def regrets(method: Any, state: State, knobs: list[dict[str, int]]) -> list[floa
     return [float(np.square(np.asarray(taken) - GOAL).sum(-1).mean()) for taken in actions]
 
 
+@pytest.mark.slow
 def test_on_a_bandit_vgf_beats_best_of_n_beats_bc() -> None:
     """All act from one state: the masks are 0, so the critic regresses R whatever particles do.
 

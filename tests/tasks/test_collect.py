@@ -64,6 +64,21 @@ def test_any_number_of_workers_makes_the_same_file(tmp_path):
     assert (buttons[:, 0] != buttons[:, -1]).any(axis=-1)[:5].any(), "no lock was ever worked: choose another seed"
 
 
+def test_a_share_of_the_episodes_is_poor(cube_file, tmp_path):
+    """Two of four, evenly among the others, which are those of a file without any."""
+    recipe = collect.Recipe("cube-single-play-v0", 10, 0, poor=0.9)
+    assert [recipe.is_poor(i) for i in range(10)] == [False] + 9 * [True] and recipe.record["poor"] == 0.9
+    assert "poor" not in collect.recipe_of(cube_file)
+    file = read(collect.collect(CUBE["dataset"], 4, CUBE["seed"], 1, tmp_path / "a.npz", progress=False,
+                                steps=CUBE["steps"], poor=0.5))  # fmt: skip
+    mixed, play = (of["actions"].reshape(-1, CUBE["steps"], 5) for of in (file, read(cube_file)))
+    np.testing.assert_array_equal(mixed[[0, 2]], play[[0, 2]])
+    random = mixed[[1, 3]]
+    assert abs(random.mean()) < 0.05 and abs(random.std() - 1 / np.sqrt(3)) < 0.02
+    with pytest.raises(BadInput, match="poor must be at least 0 and below 1, not 1"):
+        collect.collect(CUBE["dataset"], 4, 0, 1, tmp_path / "b.npz", poor=1)
+
+
 # A job in the background, as CI's may be, ignores Ctrl-C, and so would its children.
 HEEDING = """
 import runpy, signal
