@@ -147,10 +147,10 @@ class QAM(Method):
         g_T = -(1 / temperature) grad_a mean Q_target(s, clip a); back through the base alone,
         g_i = g_{i+1} + h J^T g_{i+1} with J of 2 v(s, x, t + h) - x / (t + h) at x_i.
         """
-        h, base, target = self.width, self.base(state), state["critic"].target
+        h, base, guide = self.width, self.base(state), self.critic.guide(state["critic"])
 
         def value(actions: Array) -> Array:
-            return jnp.sum(self.critic.q(target, obs, jnp.clip(actions, -1.0, 1.0), "mean"))
+            return jnp.sum(self.critic.q(guide, obs, jnp.clip(actions, -1.0, 1.0), "mean"))
 
         def back(later: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
             x, after = inputs

@@ -98,7 +98,7 @@ class QSM(Method):
         obs, signal = batch["observations"], jnp.asarray(self.actor.signal)[draws.step]
         level = jnp.sqrt(1.0 - signal)
         noisy = jnp.sqrt(signal) * batch["actions"] + level * draws.eps
-        action_grad = self.critic.action_grad(state["critic"].target, obs, noisy)
+        action_grad = self.critic.action_grad(self.critic.guide(state["critic"]), obs, noisy)
         predicted = self.actor.predict(params, obs, noisy, draws.step)
         weights = imitated(batch, self.config)
         terms = self.config.alpha * (draws.eps - predicted) ** 2, self.guided(predicted, action_grad, level)

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from methods.actors import SamplerActor
 from methods.behavior import imitated
 from methods.core import (
+    Added,
     Array,
     Batch,
     Fraction,
@@ -45,6 +46,7 @@ AHEAD = 0.1  # of flow time: the step at whose end the actor asks V
 class RQLConfig(TDConfig):
     """RQL's settings; alpha and the expectile per domain stand in the task tables."""
 
+    critic: Annotated[Literal["td"], Added] = "td"  # of flow states, by an expectile
     sampler_activation: Literal["relu", "gelu", "mish"] = "gelu"
     activation: Literal["relu", "gelu"] = "gelu"  # of V
     flow_steps: Repeats = 10  # Euler steps, forwards and back

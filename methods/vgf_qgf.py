@@ -26,7 +26,7 @@ from methods.select import first
 class VGFQGFConfig(QGFConfig):
     """QGF's settings with VGF's critic; `train_weight` is L_train's counterpart."""
 
-    critic: Literal["td"] = "td"
+    critic: Literal["td", "floq"] = "td"
     # TD targets are guided, too, so these are of training
     gradient: Literal["denoised", "jacobian", "noisy", "full"] = "denoised"
     guidance_aggregation: Literal["mean", "min"] = "min"
@@ -77,7 +77,7 @@ class VGFQGF(BestOfN):
 
     def judge(self, critic: Learner) -> Params:
         """The target critic, which guides."""
-        return critic.target
+        return self.critic.guide(critic)
 
     @property
     def judging(self) -> str:
