@@ -105,10 +105,6 @@ class Critic:
         """grad_a of `q`, shaped as actions `[..., a]`."""
         return jax.grad(lambda actions: jnp.sum(self.q(params, obs, actions, how)))(actions)
 
-    def guide(self, learner: Learner) -> Params:
-        """What stands for the target critic where a rule asks it for value gradients, or to choose among actions."""
-        return learner.target
-
     # TD
 
     @property
@@ -173,10 +169,6 @@ class FlowCritic(Critic):
         starts = self.flow.starts(params, self.flow.grid)
         return self.flow.values(params, self.flow.seen(obs, actions)[..., None, :], starts)
 
-    def guide(self, learner: Learner) -> Params:
-        """The online networks: they are what actors climb."""
-        return learner.params
-
     @property
     def draws(self) -> tuple[int, ...]:
         return (self.flow.draws,)
@@ -197,6 +189,12 @@ class FlowCritic(Critic):
 
     def within(self, stage: Stage, name: str) -> Stage:
         return self.flow.within(stage, name)
+
+
+def guide(critic: Critic, learner: Learner) -> Params:
+    """What stands for the target critic where a rule asks it for value gradients, or to choose among actions: a flow of
+    values has the networks for that, which are online."""
+    return learner.params if isinstance(critic, FlowCritic) else learner.target
 
 
 @dataclass(frozen=True)

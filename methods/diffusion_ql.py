@@ -34,7 +34,7 @@ from methods.core import (
     Test,
     Weight,
 )
-from methods.critic import Critic
+from methods.critic import Critic, guide
 from methods.floq import FloqConfig
 from methods.inference import SAMPLES, Cost, Knob
 from methods.learner import Params
@@ -160,7 +160,7 @@ class DiffusionQL(Method):
 
     def choose(self, state: State, obs: Array, candidates: Array, valid: Array, key: Key) -> Array:
         """By the smaller target critic, as its code."""
-        values = self.critic.q(self.critic.guide(state["critic"]), obs, candidates)
+        values = self.critic.q(guide(self.critic, state["critic"]), obs, candidates)
         return select(candidates, values, valid, key, rule=self.config.particle_select)
 
     def cost(self, knobs: Mapping[str, float]) -> Cost:

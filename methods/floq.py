@@ -42,7 +42,7 @@ VALUE_NOISE = "value_noise"
 starts, and the loss's time t."""
 Update = Callable[[State, Batch, Key], tuple[State, Metrics]]
 MARGIN = 0.01  # of rewards beyond the dataset's, in the support of the features
-FAR = 4.0  # stds beyond the support from where on numbers look alike: further out float32 has no masses to divide by
+FAR = 8.0  # stds beyond the support from where on numbers look alike: further out float32 has no masses to divide by
 
 
 @dataclass(frozen=True)
@@ -145,8 +145,10 @@ class ValueFlow:
         places = (x - low) * (self.bins / (high - low))  # in bins
         far = FAR * self.smoothing
         places = jnp.clip(places, -far, self.bins + far)[..., None]
-        below = jax.scipy.special.erf((jnp.arange(self.bins + 1) - places) / (jnp.sqrt(2.0) * self.smoothing))
-        return (below[..., 1:] - below[..., :-1]) / (below[..., -1:] - below[..., :1])
+        away = (jnp.arange(self.bins + 1) - places) / (jnp.sqrt(2.0) * self.smoothing)
+        # what lies beyond each edge, on the side where it is little: differences keep their digits
+        beyond = jax.scipy.special.erfc(jnp.where(places < self.bins / 2, away, -away))
+        return (beyond[..., 1:] - beyond[..., :-1]) / (beyond[..., -1:] - beyond[..., :1])
 
     @staticmethod
     def seen(obs: Any, actions: Array) -> Array:

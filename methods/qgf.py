@@ -28,7 +28,7 @@ from methods.core import (
     Weight,
     is_on,
 )
-from methods.critic import Critic
+from methods.critic import Critic, guide
 from methods.guidance import Guidance
 from methods.inference import SAMPLES, Cost, Knob
 from methods.learner import Learner, Params
@@ -101,7 +101,7 @@ class QGF(BestOfN):
 
     def judge(self, critic: Learner) -> Params:
         """The target critic, which guides, as in its code."""
-        return self.critic.guide(critic)
+        return guide(self.critic, critic)
 
     @property
     def judging(self) -> str:

@@ -30,6 +30,7 @@ OTHERS = [("vgf", "iql"), ("fql", "pretrained"), ("ivr", "eql")]
 OTHERS += [("best_of_n", "bank"), ("best_of_n", "iql"), ("avgf", "pretrained"), ("diffusion_ql", "backup")]
 OTHERS += [("bc", "by return"), ("bc", "by advantage"), ("vgf", "by return"), ("fql", "by advantage")]
 OTHERS += [("qgf", "full"), ("qgf", "jacobian"), ("qgf", "noisy")]
+OTHERS += [("fql", "floq"), ("vgf", "floq"), ("rebrac", "floq"), ("qam", "floq"), ("best_of_n", "floq")]
 VARIANTS += [pytest.param(case, marks=pytest.mark.slow) for case in OTHERS]
 EXTRA: dict[str, dict[str, Any]] = {
     "joint": {},
@@ -40,6 +41,7 @@ EXTRA: dict[str, dict[str, Any]] = {
     "by return": {"behavior_weighting": "return"},
     "by advantage": {"behavior_weighting": "advantage", "behavior": "pretrained"},
     "iql": {"critic": "iql"},
+    "floq": {"critic": "floq", "floq_steps": 2, "floq_draws": 3},
     "eql": {"regularizer": "eql", "value_dropout": 0.5},
     "backup": {"max_q_backup": True, "backup_n": 3},
     **{gradient: {"gradient": gradient} for gradient in ("full", "jacobian", "noisy")},

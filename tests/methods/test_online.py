@@ -21,6 +21,7 @@ VARIANTS += [
     ("vgf", {"behavior": "pretrained", "bank": 4}),
     ("vgf", {"critic": "iql"}),
     ("best_of_n", {"critic": "iql"}),
+    ("fql", {"critic": "floq"}),
 ]
 SMALL = {"hidden_dims": (8,)}
 OWN: dict[str, dict[str, Any]] = {"idql": {"sampler_dims": (8,), "sampler_batch_size": 12, "test_n": (1, 4)}}
