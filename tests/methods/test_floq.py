@@ -379,19 +379,20 @@ def test_its_settings_are_no_one_else_s_business(name: str) -> None:
 @pytest.mark.slow
 def test_it_learns_a_value_it_can_be_told() -> None:
     """TD with r = -1 and gamma = 1/2, where nothing ends: -2 everywhere, of the flow and of the networks."""
-    critic = replace(flow_critic(discount=0.5, floq_bins=50, floq_smoothing=16.0), learning_rate=3e-3, tau=0.1)
-    batch = {name: jnp.asarray(column) for name, column in make_batch(64).items()}
-    batch |= {"rewards": -jnp.ones(64), "masks": jnp.ones(64)}
+    rows = 16
+    critic = replace(flow_critic(discount=0.5, floq_smoothing=4.0, floq_draws=2), learning_rate=3e-3, tau=0.1)
+    batch = {name: jnp.asarray(column) for name, column in make_batch(rows).items()}
+    batch |= {"rewards": -jnp.ones(rows), "masks": jnp.ones(rows)}
     learner = critic.init(jax.random.key(0))
     learner = learner._replace(**{name: critic.flow.fitted(getattr(learner, name), jnp.array([-1.0, 0.0]))
                                   for name in ("params", "target")})  # fmt: skip
 
     def step(learner: Any, key: Any) -> Any:
-        now = {**batch, VALUE_NOISE: critic.flow.noise(key, 64)}
+        now = {**batch, VALUE_NOISE: critic.flow.noise(key, rows)}
         value = critic.q(learner.target, batch["next_observations"], batch["actions"])
         return critic.update(learner, now, value)
 
-    learner, _ = jax.lax.scan(step, learner, jax.random.split(jax.random.key(1), 1500))
+    learner, _ = jax.lax.scan(step, learner, jax.random.split(jax.random.key(1), 1000))
     for params in (learner.params, learner.target):
         values = critic.q(params, batch["observations"], batch["actions"])
-        np.testing.assert_allclose(np.mean(values), -2.0, atol=0.05)
+        np.testing.assert_allclose(np.mean(values), -2.0, atol=0.1)
