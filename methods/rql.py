@@ -17,8 +17,8 @@ import jax.numpy as jnp
 from methods.actors import SamplerActor
 from methods.behavior import imitated
 from methods.core import (
-    Added,
     Array,
+    BadInput,
     Batch,
     Fraction,
     Key,
@@ -46,13 +46,18 @@ AHEAD = 0.1  # of flow time: the step at whose end the actor asks V
 class RQLConfig(TDConfig):
     """RQL's settings; alpha and the expectile per domain stand in the task tables."""
 
-    critic: Annotated[Literal["td"], Added] = "td"  # of flow states, by an expectile
     sampler_activation: Literal["relu", "gelu", "mish"] = "gelu"
     activation: Literal["relu", "gelu"] = "gelu"  # of V
     flow_steps: Repeats = 10  # Euler steps, forwards and back
     alpha: Weight = 1.0  # of imitation
     expectile: Fraction = 0.5  # kappa, of the TD error
     average_rate: Annotated[Fraction, Switch] = 0.001  # of the average of the actor that evaluation acts by; 0: none
+
+    def __post_init__(self) -> None:
+        """Raises: BadInput."""
+        super().__post_init__()
+        if self.critic == "floq":
+            raise BadInput("rql.critic=floq: its values are of unfinished actions, fitted by an expectile; it takes td")
 
 
 class RQLDraws(NamedTuple):

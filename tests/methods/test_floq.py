@@ -347,7 +347,7 @@ def test_judges_of_weights_and_critics_of_noise_stay_plain() -> None:
 @pytest.mark.parametrize(
     ("name", "text", "line"),
     [
-        ("rql", "rql.critic=floq", "critic=floq is not one of td"),
+        ("rql", "critic=floq", r"^rql\.critic=floq: its values are of unfinished actions"),
         ("ifql", "critic=floq", "critic=floq is not one of iql"),
         ("fan", "fan.critic=floq", "fan has no setting 'critic'"), ("iql", "iql.critic=floq", "no setting 'critic'"),
         ("fql", "fql.floq_steps=0", "floq_steps=0 is not from 1"),
