@@ -29,7 +29,7 @@ from methods.particles import Flow
 class AVGFConfig(vgf.VGFConfig):
     """As VGF, without a kernel and without repulsion; `flow_q_aggregation` is that of the regressed gradient."""
 
-    critic: Literal["td"] = "td"  # the gradient is regressed beside it
+    critic: Literal["td", "floq"] = "td"  # the gradient is regressed beside it
     maxent: bool = False
     kernel: Literal["rbf", "none"] = "none"
 

@@ -265,7 +265,7 @@ def joined(own: Stage, behavior: Stage) -> Stage:
         new, metrics = own.update(state, _first(batch, own.batch_size), own_key)
         return {**new, "behavior": imitating["behavior"]}, {**behavior_metrics, **metrics}
 
-    return own._replace(
+    return own.completing(behavior.complete)._replace(
         trains=own.trains | {"behavior"},
         update=update,
         rule=f"{own.rule}; {behavior.rule}",
@@ -273,7 +273,6 @@ def joined(own: Stage, behavior: Stage) -> Stage:
         batch_size=max(own.batch_size, behavior.batch_size),
         reads=own.reads | behavior.reads,
         prepare=own.prepare or behavior.prepare,  # one of them at most: a joint stage has no bank
-        complete=own.complete or behavior.complete,
         columns=own.columns | behavior.columns,
     )
 

@@ -45,7 +45,8 @@ from methods.select import first, select
 class ProposalConfig(BehaviorConfig, TDConfig):
     """Settings of proposals and the critic that chooses among them."""
 
-    critic: Literal["td", "iql"] = "td"  # TD on the method's own proposals, or IQL's critic
+    critic: Literal["td", "iql", "floq"] = "td"  # type: ignore[assignment]  # TD on the method's own proposals, IQL's
+    # critic, or TD with a flow of values
     activation: Literal["relu", "gelu"] = "relu"  # of the TD critic
     n_particles: Repeats = 5  # N: proposals a TD target sees
     q_aggregation: Aggregation = "mean"  # of the critics, in the TD target and in the choice at test time
@@ -109,7 +110,7 @@ class BestOfN(Method):
     # training
 
     def stages(self) -> tuple[Stage, ...]:
-        if self.config.critic == "td":
+        if self.config.critic != "iql":
             return self.behavior.beside(self.name, self.stage("joint"))
         return *self.behavior.before(), self.behavior.alone(self.sample), self._in_sample_stage()
 
@@ -117,14 +118,15 @@ class BestOfN(Method):
         return self.in_sample.stage(self.config.steps, self.config.batch_size, self.sample)
 
     def online(self) -> Stage | None:
-        if self.config.critic == "td":
+        if self.config.critic != "iql":
             return self.behavior.online(self.online_stage())
         own = self._in_sample_stage()
         return self.behavior.online(self.online_stage(update=own.update, rule=own.rule))
 
     def idle(self) -> frozenset[str]:
         # IQL's critic has a stage of its own
-        return frozenset({"critic", "expectile", "iql_activation", "iql_norm", "value_aggregation"})
+        own = frozenset({"expectile", "iql_activation", "iql_norm", "value_aggregation"})
+        return own if self.config.critic == "floq" else own | {"critic"}
 
     def draw(self, key: Key, batch: Batch) -> Array:
         return self.behavior.draw_next(key, batch, self.config.n_particles)
@@ -136,11 +138,14 @@ class BestOfN(Method):
     def next_value(self, state: State, batch: Batch, draws: Array) -> Array:
         """V(s') `[b]`: the target critic's mean (or largest) value of those (VGF, arXiv 2604.14265, Algorithm 1)."""
         obs, actions = batch["next_observations"], self.next_actions(state, batch, draws)
-        values = self.critic.q(state["critic"].target, obs, actions)
         if self.config.target_select == "online":
             best = jnp.argmax(self.critic.q(state["critic"].params, obs, actions), axis=-1, keepdims=True)
+            if self.config.critic == "floq":  # whose values take many passes
+                chosen = jnp.take_along_axis(actions, best[..., None], axis=1)
+                return self.critic.q(state["critic"].target, obs, chosen)[:, 0]
+            values = self.critic.q(state["critic"].target, obs, actions)
             return jnp.take_along_axis(values, best, axis=-1)[:, 0]
-        return particle_value(values, self.config.target_select)
+        return particle_value(self.critic.q(state["critic"].target, obs, actions), self.config.target_select)
 
     def update_parts(self, state: State, batch: Batch, draws: Any) -> tuple[State, Metrics]:
         critic, metrics = self.critic.update(state["critic"], batch, self.next_value(state, batch, draws))

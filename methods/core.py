@@ -114,7 +114,8 @@ class TaskSpec:
 
 class Part(Protocol):
     """What makes a part of the state: a component, such as a critic or an actor. It may have `companions`, a mapping of
-    further parts that stages train before it, for it alone."""
+    further parts that stages train before it, for it alone; and `within(stage, name)`, what becomes of the method's
+    stage that trains it under that name."""
 
     def init(self, key: Key) -> Any:
         """The part at its start. `key` is consumed."""
@@ -161,6 +162,19 @@ class Stage(NamedTuple):
     """How its batches are drawn from the data."""
     columns: frozenset[str] = frozenset()
     """Columns that `prepare` or `complete` looks at beside the method's `fields`."""
+
+    def completing(self, more: Callable[[State, Columns], tuple[State, Columns]] | None) -> Stage:
+        """The stage with something else to `complete`, after what it has."""
+        own = self.complete
+        if own is None or more is None:
+            return self._replace(complete=own or more)
+
+        def both(state: State, columns: Columns) -> tuple[State, Columns]:
+            state, made = own(state, columns)
+            state, others = more(state, columns)
+            return state, {**made, **others}
+
+        return self._replace(complete=both)
 
 
 @dataclass(frozen=True)
@@ -248,7 +262,11 @@ class Method:
             batch_size=self.config.batch_size,
             sample=self.sample,
         )
-        return stage._replace(**changes)
+        stage = stage._replace(**changes)
+        for part, made_by in self.parts.items():
+            if part in stage.trains and hasattr(made_by, "within"):
+                stage = made_by.within(stage, part)
+        return stage
 
     def update(self, state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
         """One gradient step with draws of its own."""
@@ -302,7 +320,7 @@ class Method:
         skip = {"steps"} | REWARD_SETTINGS | neutral(self.config) | {knob.setting for knob in self.inference}
         config = {name: value for name, value in asdict(self.config).items() if name not in skip}
         config["explores_by"] = dict(self.explorer.knobs[0])
-        return self.stage("online", **{"config": config, **changes})
+        return self.stage("online", **{"config": config, **changes})._replace(complete=None)
 
     @property
     def explorer(self) -> Method:

@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import optax
 
 from methods.core import Added, Array, Batch, ControlConfig, Key, Metrics, PositiveInt, Stage, State, TaskSpec, Weight
+from methods.floq import FloqConfig, ValueFlow
 from methods.learner import Learner, Params, create, descend, global_norm, optimizer
-from methods.losses import aggregate, expectile_loss, exponential_loss, sparse_loss, td_loss, td_target
+from methods.losses import aggregate, expectile_loss, exponential_loss, over_ensemble, sparse_loss, td_loss, td_target
 from methods.networks import QNetwork, ValueNetwork, forward, per_action
 from methods.sampling import ROWS, Sampling
 
@@ -32,7 +33,7 @@ class CriticConfig(ControlConfig):
 
 
 @dataclass(frozen=True)
-class TDConfig(CriticConfig):
+class TDConfig(CriticConfig, FloqConfig):
     """Settings of methods that may choose how TD targets aggregate the ensemble."""
 
     q_aggregation: Aggregation = "mean"  # of the critics in the TD target
@@ -62,6 +63,14 @@ class Critic:
 
     @classmethod
     def of(cls, spec: TaskSpec, config: ControlConfig, **rest: Any) -> Critic:
+        """The TD critic that the settings ask for, `plain` or a `FlowCritic`."""
+        made = cls.plain(spec, config, **rest)
+        if not isinstance(config, FloqConfig) or config.critic != "floq":
+            return made
+        return FlowCritic(**vars(made), flow=ValueFlow.of(made.obs_dim, made.action_dim, made.members, config))
+
+    @classmethod
+    def plain(cls, spec: TaskSpec, config: ControlConfig, **rest: Any) -> Critic:
         """With the settings that every method with a critic has, and `rest`, which wins."""
         c = config
         shared = {name: getattr(c, name) for name in ("hidden_dims", "learning_rate", "tau", "precision")}
@@ -98,6 +107,15 @@ class Critic:
 
     # TD
 
+    @property
+    def draws(self) -> tuple[int, ...]:
+        """How many actions of a policy `drawn` takes, as a shape: one, of no axis."""
+        return ()
+
+    def drawn(self, params: Params, batch: Batch, actions: Array) -> Array:
+        """V(s') `[b]` of a policy's actions `[b, *draws, a]` at the batch's next observations."""
+        return self.q(params, batch["next_observations"], actions)
+
     def target(self, batch: Batch, next_value: Array) -> Array:
         """r + gamma mask V(s') `[b]`, constant, from V(s') `[b]`."""
         return jax.lax.stop_gradient(td_target(batch["rewards"], batch["masks"], next_value, self.discount))
@@ -118,6 +136,65 @@ class Critic:
         (loss, value), grads = jax.value_and_grad(self.td_loss, has_aux=True)(learner.params, batch, target)
         metrics = {"critic/loss": loss, "critic/value": value, "critic/grad_norm": global_norm(grads)}
         return descend(learner, grads, self.optimizer, tau=self.tau if follow else 0.0, after=after), metrics
+
+
+@dataclass(frozen=True)
+class FlowCritic(Critic):
+    """A flow of values, and an ensemble of networks that is regressed on it (floq, arXiv 2509.06863).
+
+    Its parameters are those of the networks, "critic", and of the flow; the target has the flow's alone. So Q of the
+    online parameters is the networks' value, one pass, and that of the target the flow's, the mean over `draws` starts.
+    """
+
+    flow: ValueFlow = field(kw_only=True)
+
+    def init(self, key: Key) -> Learner:
+        critic_key, flow_key = jax.random.split(key)
+        params = self.network.init(critic_key, jnp.zeros((1, self.obs_dim)), jnp.zeros((1, self.action_dim)))
+        flow = self.flow.init(flow_key)
+        return create({"critic": params, **flow}, self.optimizer)._replace(target=jax.tree.map(jnp.copy, flow))
+
+    def q_values(self, params: Params, obs: Array, actions: Array) -> Array:
+        if "critic" in params:
+            return super().q_values(params["critic"], obs, actions)
+        return jnp.mean(self._ends(params, obs, actions), axis=-1)
+
+    def q(self, params: Params, obs: Array, actions: Array, how: str | None = None) -> Array:
+        if "critic" in params:
+            return super().q(params, obs, actions, how)
+        return jnp.mean(aggregate(self._ends(params, obs, actions), how or self.aggregation, self.rho), axis=-1)
+
+    def _ends(self, params: Params, obs: Array, actions: Array) -> Array:
+        """The flow's values `[K, ..., n]` of actions `[..., a]`, from a grid of starts."""
+        starts = self.flow.starts(params, self.flow.grid)
+        return self.flow.values(params, self.flow.seen(obs, actions)[..., None, :], starts)
+
+    @property
+    def draws(self) -> tuple[int, ...]:
+        return (self.flow.draws,)
+
+    def drawn(self, params: Params, batch: Batch, actions: Array) -> Array:
+        """V(s') `[b]`: the mean over actions `[b, n, a]`, each from a start of its own, aggregated one by one."""
+        ends = self.flow.drawn(params, batch, actions)
+        return jnp.mean(aggregate(ends, self.aggregation, self.rho), axis=-1)
+
+    def td_loss(self, params: Params, batch: Batch, target: Array) -> tuple[Array, Array]:
+        """Flow matching towards `target` `[b]`, its sum over draws, and (Q - V)^2, V the mean of the online flow's
+        values over draws and ensemble; each its mean over rows and mean or sum over the ensemble. And mean Q."""
+        whole = batch["valid"][:, -1] if "valid" in batch else None
+        errors, ends = self.flow.matched(params, batch, target)
+        values, taught = self.q_values(params, batch["observations"], batch["actions"]), jnp.mean(ends, axis=(0, 2))
+        loss = over_ensemble(errors, self.loss, whole) + td_loss(values, taught, self.loss, whole)
+        return loss, jnp.mean(values)
+
+    def within(self, stage: Stage, name: str) -> Stage:
+        return self.flow.within(stage, name)
+
+
+def guide(critic: Critic, learner: Learner) -> Params:
+    """What stands for the target critic where a rule asks it for value gradients, or to choose among actions: a flow of
+    values has the networks for that, which are online."""
+    return learner.params if isinstance(critic, FlowCritic) else learner.target
 
 
 @dataclass(frozen=True)
@@ -180,7 +257,7 @@ class InSample:
     ) -> InSample:  # fmt: skip
         """IQL's: V an expectile of the smaller Q, or of another aggregation."""
         c = config
-        critic = Critic.of(spec, c, activation=activation, norm=norm, aggregation=aggregation, loss="sum")
+        critic = Critic.plain(spec, c, activation=activation, norm=norm, aggregation=aggregation, loss="sum")
         value = StateValue(spec.obs_dim, c.hidden_dims, c.learning_rate, "expectile", expectile, activation, norm,
                            precision=c.precision)  # fmt: skip
         return cls(critic, value)

@@ -34,7 +34,8 @@ from methods.core import (
     Test,
     Weight,
 )
-from methods.critic import Critic
+from methods.critic import Critic, guide
+from methods.floq import FloqConfig
 from methods.inference import SAMPLES, Cost, Knob
 from methods.learner import Params
 from methods.losses import aggregate
@@ -44,7 +45,7 @@ from methods.select import first, select
 
 
 @dataclass(frozen=True)
-class DiffusionQLConfig(ActorCriticConfig):
+class DiffusionQLConfig(ActorCriticConfig, FloqConfig):
     """Settings of its code; `eta`, `clip_norm` and `max_q_backup` per task stand in the task tables."""
 
     order: Order = "sequential"
@@ -60,6 +61,7 @@ class DiffusionQLConfig(ActorCriticConfig):
     # exp(Q)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.critics < 2:
             raise BadInput(f"diffusion_ql.critics={self.critics}: one critic scales the other, so it takes two")
 
@@ -158,7 +160,7 @@ class DiffusionQL(Method):
 
     def choose(self, state: State, obs: Array, candidates: Array, valid: Array, key: Key) -> Array:
         """By the smaller target critic, as its code."""
-        values = self.critic.q(state["critic"].target, obs, candidates)
+        values = self.critic.q(guide(self.critic, state["critic"]), obs, candidates)
         return select(candidates, values, valid, key, rule=self.config.particle_select)
 
     def cost(self, knobs: Mapping[str, float]) -> Cost:

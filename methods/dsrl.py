@@ -67,7 +67,7 @@ class DSRL(Method):
     @property
     def noise_critic(self) -> Critic:
         """Z(s, z), head by head the critic's value of what z becomes."""
-        return Critic.of(self.spec, self.config, activation=self.config.activation, averaged=False)
+        return Critic.plain(self.spec, self.config, activation=self.config.activation, averaged=False)
 
     @property
     def actor(self) -> SquashedActor:

@@ -72,7 +72,7 @@ class FAN(Method):
     @property
     def value(self) -> Critic:
         """Z(s, a), an upper expectile of Q over noise."""
-        return Critic.of(self.spec, self.config, activation=self.config.activation, averaged=False)
+        return Critic.plain(self.spec, self.config, activation=self.config.activation, averaged=False)
 
     @property
     def actor(self) -> FieldActor:

@@ -32,7 +32,8 @@ class FQLConfig(BehaviorConfig, TDConfig):
 
 
 class FQLDraws(NamedTuple):
-    """Noise of the policy at the next states and of the distilled actions, both `[b, a]`."""
+    """Noise of the policy at the next states (`[b, n, a]` where a critic draws n values) and of the distilled actions,
+    both `[b, a]`."""
 
     next_noise: Array
     noise: Array
@@ -77,14 +78,16 @@ class FQL(Method):
 
     def draw(self, key: Key, batch: Batch) -> FQLDraws:
         keys = jax.random.split(key)
-        shape = batch["actions"].shape
-        return FQLDraws(jax.random.normal(keys[0], shape), jax.random.normal(keys[1], shape))
+        count, dims = batch["actions"].shape
+        next_noise = jax.random.normal(keys[0], (count, *self.critic.draws, dims))
+        return FQLDraws(next_noise, jax.random.normal(keys[1], (count, dims)))
 
     def next_value(self, state: State, batch: Batch, next_noise: Array) -> Array:
-        """V(s') `[b]`: the target critics at mu(s', z), clipped to the box (Eq. 5)."""
+        """V(s') `[b]`: the target critics at mu(s', z), clipped to the box (Eq. 5); at several where values are drawn,
+        each of its own noise."""
         obs = batch["next_observations"]
         next_actions = jnp.clip(self.actor(state["actor"].params, obs, next_noise), -1.0, 1.0)
-        return self.critic.q(state["critic"].target, obs, next_actions)
+        return self.critic.drawn(state["critic"].target, batch, next_actions)
 
     def critic_loss(self, params: Params, state: State, batch: Batch, next_noise: Array) -> tuple[Array, Array]:
         """Mean squared TD error over ensemble and rows, and mean Q; the target acts by mu (Eq. 5)."""

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from methods.core import Array, Key, State
-from methods.critic import Critic
+from methods.critic import Critic, guide
 from methods.inference import Cost
 from methods.networks import rows
 from methods.samplers import FlowSampler
@@ -52,13 +52,13 @@ class Guidance:
         "denoised": grad_x min Q_target(s, x) at x = `estimate`, without its Jacobian (the paper's); "jacobian": with
         it, through the clip; "full": through every remaining Euler step; "noisy": at the unfinished action itself.
         """
-        target, how = state["critic"].target, self.aggregation
+        critic, how = guide(self.critic, state["critic"]), self.aggregation
         if self.gradient == "denoised":
             actions = self.estimate(state, obs, actions, time, velocity)
         if self.gradient in ("denoised", "noisy"):
-            return self.critic.action_grad(target, obs, actions, how)
+            return self.critic.action_grad(critic, obs, actions, how)
         ahead = self.estimate if self.gradient == "jacobian" else self.finish
-        return jax.grad(lambda x: jnp.sum(self.critic.q(target, obs, ahead(state, obs, x, time), how)))(actions)
+        return jax.grad(lambda x: jnp.sum(self.critic.q(critic, obs, ahead(state, obs, x, time), how)))(actions)
 
     def sample(self, state: State, obs: Array, noise: Array, weight: Array) -> Array:
         """Actions `[b, n, a]` from noise `[b, n, a]` at observations `[b, o]`, guided with weights `[b]` or a scalar:

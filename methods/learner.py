@@ -21,7 +21,7 @@ class Learner(NamedTuple):
 
     params: Params
     opt_state: optax.OptState
-    target: Params | None = None  # Polyak average of `params`, where the part has one
+    target: Params | None = None  # Polyak average of `params`, or of some of them, where the part has one
 
 
 def optimizer(
@@ -48,6 +48,7 @@ def descend(
     params, target = optax.apply_updates(learner.params, updates), learner.target
     if target is not None:
         followed = params if after else learner.params
+        followed = {name: followed[name] for name in target} if isinstance(target, dict) else followed
         target = jax.tree.map(lambda online, slow: tau * online + (1.0 - tau) * slow, followed, target)
     return Learner(params, opt_state, target)
 

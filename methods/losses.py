@@ -29,7 +29,12 @@ def td_target(rewards: Array, masks: Array, next_values: Array, discount: float)
 def td_loss(values: Array, target: Array, over: str = "sum", whole: Array | None = None) -> Array:
     """The squared TD error, its mean over rows and sum (or "mean") `over` the ensemble, a scalar; `values` `[members,
     b]`, `target` `[b]`. Rows where `whole` `[b]` is 0 count as 0, not as absent (Q-chunking's and QAM's codes)."""
-    errors = (values - target) ** 2
+    return over_ensemble((values - target) ** 2, over, whole)
+
+
+def over_ensemble(errors: Array, over: str = "sum", whole: Array | None = None) -> Array:
+    """The mean of errors `[members, b]` over rows, and their sum (or "mean") `over` the ensemble; `whole` as in
+    `td_loss`."""
     errors = errors if whole is None else whole * errors
     return jnp.mean(errors) if over == "mean" else jnp.mean(jnp.sum(errors, axis=0))
 

@@ -33,7 +33,7 @@ from methods.core import (
     Weight,
     is_on,
 )
-from methods.critic import Critic, TDConfig
+from methods.critic import Critic, TDConfig, guide
 from methods.inference import Cost
 from methods.learner import CLIP_NORM, Params, clipped_together, descend, global_norm
 from methods.networks import rows
@@ -147,10 +147,10 @@ class QAM(Method):
         g_T = -(1 / temperature) grad_a mean Q_target(s, clip a); back through the base alone,
         g_i = g_{i+1} + h J^T g_{i+1} with J of 2 v(s, x, t + h) - x / (t + h) at x_i.
         """
-        h, base, target = self.width, self.base(state), state["critic"].target
+        h, base, critic = self.width, self.base(state), guide(self.critic, state["critic"])
 
         def value(actions: Array) -> Array:
-            return jnp.sum(self.critic.q(target, obs, jnp.clip(actions, -1.0, 1.0), "mean"))
+            return jnp.sum(self.critic.q(critic, obs, jnp.clip(actions, -1.0, 1.0), "mean"))
 
         def back(later: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
             x, after = inputs

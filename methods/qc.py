@@ -18,7 +18,7 @@ from methods.critic import Critic
 class QCConfig(BestOfNConfig):
     """QC's settings. With `chunk=1` and an `n_step` it is BFN-n, for which its code has N = 4."""
 
-    critic: Literal["td"] = "td"
+    critic: Literal["td", "floq"] = "td"
     chunk: Repeats = 5
     chunk_mask: Literal["window", "step", "none"] = "step"
     sampler_activation: Literal["relu", "gelu", "mish"] = "gelu"

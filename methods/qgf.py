@@ -28,7 +28,7 @@ from methods.core import (
     Weight,
     is_on,
 )
-from methods.critic import Critic
+from methods.critic import Critic, guide
 from methods.guidance import Guidance
 from methods.inference import SAMPLES, Cost, Knob
 from methods.learner import Learner, Params
@@ -42,7 +42,7 @@ WEIGHT = Knob("w", "weight of the guidance", setting="test_weights")
 class QGFConfig(BestOfNConfig):
     """QGF's settings; the grid of w is its code's, its choices per domain were not published."""
 
-    critic: Literal["td", "iql"] = "iql"
+    critic: Literal["td", "iql", "floq"] = "iql"
     sampler: Literal["flow"] = "flow"
     sampler_activation: Literal["relu", "gelu", "mish"] = "gelu"
     gradient: Annotated[Literal["denoised", "jacobian", "noisy", "full"], Test] = "denoised"  # where Q is asked
@@ -101,7 +101,7 @@ class QGF(BestOfN):
 
     def judge(self, critic: Learner) -> Params:
         """The target critic, which guides, as in its code."""
-        return critic.target
+        return guide(self.critic, critic)
 
     @property
     def judging(self) -> str:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from methods.actors import DenoisingActor
 from methods.behavior import imitated
 from methods.core import Array, Batch, Key, Knobs, Method, MethodConfig, Metrics, Part, Repeats, State, Weight
-from methods.critic import Critic, TDConfig
+from methods.critic import Critic, TDConfig, guide
 from methods.inference import Cost
 from methods.learner import CLIP_NORM, Params, clipped_together, descend, global_norm
 from methods.networks import rows
@@ -98,7 +98,7 @@ class QSM(Method):
         obs, signal = batch["observations"], jnp.asarray(self.actor.signal)[draws.step]
         level = jnp.sqrt(1.0 - signal)
         noisy = jnp.sqrt(signal) * batch["actions"] + level * draws.eps
-        action_grad = self.critic.action_grad(state["critic"].target, obs, noisy)
+        action_grad = self.critic.action_grad(guide(self.critic, state["critic"]), obs, noisy)
         predicted = self.actor.predict(params, obs, noisy, draws.step)
         weights = imitated(batch, self.config)
         terms = self.config.alpha * (draws.eps - predicted) ** 2, self.guided(predicted, action_grad, level)

@@ -18,6 +18,7 @@ from methods.actors import SamplerActor
 from methods.behavior import imitated
 from methods.core import (
     Array,
+    BadInput,
     Batch,
     Fraction,
     Key,
@@ -51,6 +52,12 @@ class RQLConfig(TDConfig):
     alpha: Weight = 1.0  # of imitation
     expectile: Fraction = 0.5  # kappa, of the TD error
     average_rate: Annotated[Fraction, Switch] = 0.001  # of the average of the actor that evaluation acts by; 0: none
+
+    def __post_init__(self) -> None:
+        """Raises: BadInput."""
+        super().__post_init__()
+        if self.critic == "floq":
+            raise BadInput("rql.critic=floq: its values are of unfinished actions, fitted by an expectile; it takes td")
 
 
 class RQLDraws(NamedTuple):

@@ -76,7 +76,7 @@ class TD3BC(TD3):
 
     def stages(self) -> tuple[Stage, ...]:
         (stage,) = super().stages()
-        return (stage._replace(complete=self.fit_normalizer),) if self.config.normalize_observations else (stage,)
+        return (stage.completing(self.fit_normalizer),) if self.config.normalize_observations else (stage,)
 
     def fit_normalizer(self, state: State, columns: Columns) -> tuple[State, Columns]:
         obs = features(columns["observations"])

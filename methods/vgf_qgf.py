@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from methods.behavior import Behavior
 from methods.best_of_n import BestOfN
 from methods.core import Array, Batch, Key, Knobs, Method, MethodConfig, Stage, State, Switch, Weight, is_on
+from methods.critic import guide
 from methods.guidance import Guidance
 from methods.inference import SAMPLES, Cost, Knob
 from methods.learner import Learner, Params
@@ -26,7 +27,7 @@ from methods.select import first
 class VGFQGFConfig(QGFConfig):
     """QGF's settings with VGF's critic; `train_weight` is L_train's counterpart."""
 
-    critic: Literal["td"] = "td"
+    critic: Literal["td", "floq"] = "td"
     # TD targets are guided, too, so these are of training
     gradient: Literal["denoised", "jacobian", "noisy", "full"] = "denoised"
     guidance_aggregation: Literal["mean", "min"] = "min"
@@ -77,7 +78,7 @@ class VGFQGF(BestOfN):
 
     def judge(self, critic: Learner) -> Params:
         """The target critic, which guides."""
-        return critic.target
+        return guide(self.critic, critic)
 
     @property
     def judging(self) -> str:

@@ -41,7 +41,8 @@ def counted(method: Method, monkeypatch: pytest.MonkeyPatch) -> Cost:
     state = random_state(method)
     learners = {name: jax.tree.leaves(part, is_leaf=is_learner) for name, part in state.items()}
     names = {id(tree): name for name, found in learners.items() for learner in filter(is_learner, found)
-             for tree in (learner.params, learner.target) if tree is not None}  # fmt: skip
+             for whole in (learner.params, learner.target) if whole is not None
+             for tree in (whole, *whole.values())}  # fmt: skip
     forward, backward, apply = Counter[str](), Counter[str](), nn.Module.apply
 
     def observed(network: Any, params: Any, *inputs: Any, **rest: Any) -> Any:

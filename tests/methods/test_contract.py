@@ -19,7 +19,7 @@ from jax.interpreters.partial_eval import dce_jaxpr
 import methods
 from methods.core import Stage, State
 from methods.learner import Learner
-from tests.methods.common import QUICK, ROWS, SMALL, each, make, make_batch, per_row, random_state
+from tests.methods.common import LATER, QUICK, ROWS, SMALL, make, make_batch, per_row, random_state
 
 BANK = 6
 LEARNING_RATE = 3e-3
@@ -30,10 +30,7 @@ OTHERS = [("vgf", "iql"), ("fql", "pretrained"), ("ivr", "eql")]
 OTHERS += [("best_of_n", "bank"), ("best_of_n", "iql"), ("avgf", "pretrained"), ("diffusion_ql", "backup")]
 OTHERS += [("bc", "by return"), ("bc", "by advantage"), ("vgf", "by return"), ("fql", "by advantage")]
 OTHERS += [("qgf", "full"), ("qgf", "jacobian"), ("qgf", "noisy")]
-KINDS = each([*VARIANTS, *OTHERS], [(name, "joint") for name in QUICK])
-VARIANTS += [pytest.param(case, marks=pytest.mark.slow) for case in OTHERS]
-some = pytest.mark.parametrize("case", KINDS, ids="-".join, indirect=True)
-"""For promises that take long to check."""
+OTHERS += [("fql", "floq"), ("vgf", "floq"), ("rebrac", "floq"), ("qam", "floq"), ("best_of_n", "floq")]
 EXTRA: dict[str, dict[str, Any]] = {
     "joint": {},
     "pretrained": {"behavior": "pretrained"},
@@ -43,6 +40,7 @@ EXTRA: dict[str, dict[str, Any]] = {
     "by return": {"behavior_weighting": "return"},
     "by advantage": {"behavior_weighting": "advantage", "behavior": "pretrained"},
     "iql": {"critic": "iql"},
+    "floq": {"critic": "floq", "floq_steps": 2, "floq_draws": 3},
     "eql": {"regularizer": "eql", "value_dropout": 0.5},
     "backup": {"max_q_backup": True, "backup_n": 3},
     **{gradient: {"gradient": gradient} for gradient in ("full", "jacobian", "noisy")},
@@ -103,7 +101,26 @@ class Case:
         return jax.jit(self.method.act)
 
 
-@pytest.fixture(scope="module", params=VARIANTS, ids="-".join)
+def quick(*names: str) -> Callable[[Any], Any]:
+    """A test that is quick for these methods, and slow for the others."""
+
+    def told(test: Any) -> Any:
+        test.quick = names
+        return test
+
+    return told
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """What says nothing compiles: it is quick for methods that are not made of others' parts."""
+    if "case" in metafunc.fixturenames:
+        names = getattr(metafunc.function, "quick", methods.REGISTRY.keys() - LATER)
+        cases = [pytest.param(one, marks=[] if one[0] in names and one not in OTHERS else pytest.mark.slow)
+                 for one in (*VARIANTS, *OTHERS)]  # fmt: skip
+        metafunc.parametrize("case", cases, indirect=True, ids="-".join, scope="module")
+
+
+@pytest.fixture(scope="module")
 def case(request: pytest.FixtureRequest) -> Iterator[Case]:
     yield Case(*request.param)
 
@@ -127,6 +144,7 @@ def draws(update: Callable[..., Any], *arguments: Any) -> bool:
     return needed[-1]
 
 
+@quick(*methods.REGISTRY)
 def test_init_is_what_stages_train(case: Case) -> None:
     state = jax.eval_shape(case.method.init, jax.random.key(0))
     assert set(state) == set[str]().union(*(stage.trains for stage in case.stages))
@@ -147,6 +165,7 @@ def test_updates_keep_shapes_and_touch_only_what_they_train(case: Case) -> None:
         assert {name.split("/")[0] for name in metrics} == case.learned(stage)
 
 
+@quick(*methods.REGISTRY)
 def test_updates_need_only_their_own_parts_and_columns(case: Case) -> None:
     """A stage runs on the parts it trains and reads, on `fields` and on the columns that it prepared from these."""
     for stage in case.stages:
@@ -155,6 +174,7 @@ def test_updates_need_only_their_own_parts_and_columns(case: Case) -> None:
         assert new.keys() == state.keys()
 
 
+@quick(*methods.REGISTRY)
 def test_stages_that_are_not_rewarded_read_no_rewards(case: Case) -> None:
     """Nor parts that were made of rewards: so what is made of them need not be part of their identity."""
     made_of_rewards: set[str] = set()
@@ -183,7 +203,7 @@ def test_steps_between_are_of_the_same_kind(case: Case) -> None:
         assert fewer.keys() < metrics.keys() and all(fewer[name] == metrics[name] for name in fewer)
 
 
-@some
+@quick(*QUICK)
 def test_a_second_call_does_not_recompile(case: Case) -> None:
     """New values of the same shapes, the update's own output among them; every knob is one program."""
     for update in case.updates:
@@ -195,7 +215,7 @@ def test_a_second_call_does_not_recompile(case: Case) -> None:
     assert case.act._cache_size() == 1
 
 
-@some
+@quick(*QUICK)
 def test_randomness_is_the_key_s(case: Case) -> None:
     batch, knobs = case.batch(), per_row(case.method.knobs[-1], ROWS)
     for stage, update in zip(case.stages, case.updates, strict=True):
@@ -223,7 +243,7 @@ def test_vmap_over_seeds_is_one_seed_at_a_time(case: Case) -> None:
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-@some
+@quick(*QUICK)
 def test_the_loss_falls(case: Case) -> None:
     """150 steps of each part alone, as some losses follow other parts as these move, on one draw and one batch whose
     transitions all end, so that there is nothing else to learn. A loss may start near a bound, so 2% are enough."""
@@ -238,7 +258,7 @@ def test_the_loss_falls(case: Case) -> None:
             assert losses[-1] < losses[0] - 0.02 * abs(losses[0]), (part, losses)
 
 
-@some
+@quick(*QUICK)
 @pytest.mark.parametrize("other", [0, 5])
 def test_actions_stay_in_the_box_and_rows_apart(case: Case, other: int) -> None:
     """Each row's action depends on its own observation and knobs, whatever the other rows are."""
@@ -260,7 +280,7 @@ def test_actions_stay_in_the_box_and_rows_apart(case: Case, other: int) -> None:
 # keys
 
 
-@some
+@quick(*QUICK)
 def test_no_key_is_used_twice(case: Case) -> None:
     """JAX's own checker, over everything that takes a key; particles are chosen at random, where they can be."""
     method, obs, knobs = case.method, case.batch()["observations"], per_row(case.method.knobs[-1], ROWS)

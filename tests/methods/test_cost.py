@@ -19,6 +19,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in methods.REGISTRY},
     "vgf with particles of its own": ("vgf", {"test_particles": 4}),
     "best of Gaussians": ("best_of_n", {"sampler": "gaussian", "critic": "iql"}),
+    "vgf by a flow of values": ("vgf", {"critic": "floq"}),
+    "diffusion_ql by a flow of values": ("diffusion_ql", {"critic": "floq"}),
     "bc by diffusion": ("bc", {"sampler": "diffusion"}),
     **{f"qgf, {how}": ("qgf", {"gradient": how}) for how in ("noisy", "jacobian", "full")},
 }

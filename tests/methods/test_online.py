@@ -21,6 +21,7 @@ VARIANTS += [
     ("vgf", {"behavior": "pretrained", "bank": 4}),
     ("vgf", {"critic": "iql"}),
     ("best_of_n", {"critic": "iql"}),
+    ("fql", {"critic": "floq"}),
 ]
 RULES = [pytest.param(*case, marks=() if case[0] in QUICK else pytest.mark.slow) for case in VARIANTS]
 SMALL = {"hidden_dims": (8,)}
