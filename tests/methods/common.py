@@ -28,6 +28,10 @@ SMALL: dict[str, dict[str, Any]] = {
 """Settings with which methods compile fast; two values of each knob."""
 
 
+LATER = frozenset({"qc", "qc_fql", "qam", "qam_f", "qam_e", "fedit", "dsrl", "cfgrl", "rql", "fan", "qsm", "dac"})
+"""Methods made of parts that others are tested with, and known by their probes: what compiles them is mostly slow."""
+
+
 def make(name: str, spec: TaskSpec = SPEC, **settings: Any) -> Any:
     """A method with small networks."""
     cls = methods.get(name)

@@ -19,7 +19,7 @@ from jax.interpreters.partial_eval import dce_jaxpr
 import methods
 from methods.core import Stage, State
 from methods.learner import Learner
-from tests.methods.common import ROWS, SMALL, make, make_batch, per_row, random_state
+from tests.methods.common import LATER, ROWS, SMALL, make, make_batch, per_row, random_state
 
 BANK = 6
 LEARNING_RATE = 3e-3
@@ -30,7 +30,6 @@ OTHERS = [("vgf", "iql"), ("fql", "pretrained"), ("ivr", "eql")]
 OTHERS += [("best_of_n", "bank"), ("best_of_n", "iql"), ("avgf", "pretrained"), ("diffusion_ql", "backup")]
 OTHERS += [("bc", "by return"), ("bc", "by advantage"), ("vgf", "by return"), ("fql", "by advantage")]
 OTHERS += [("qgf", "full"), ("qgf", "jacobian"), ("qgf", "noisy")]
-VARIANTS += [pytest.param(case, marks=pytest.mark.slow) for case in OTHERS]
 EXTRA: dict[str, dict[str, Any]] = {
     "joint": {},
     "pretrained": {"behavior": "pretrained"},
@@ -100,7 +99,21 @@ class Case:
         return jax.jit(self.method.act)
 
 
-@pytest.fixture(scope="module", params=VARIANTS, ids="-".join)
+def traces(test: Any) -> Any:
+    """A test that looks at programs and compiles none."""
+    test.traces = True
+    return test
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Of later methods what compiles is slow."""
+    if "case" in metafunc.fixturenames:
+        slow = [*OTHERS, *(() if hasattr(metafunc.function, "traces") else ((name, "joint") for name in LATER))]
+        marked = [pytest.param(one, marks=[pytest.mark.slow] * (one in slow)) for one in (*VARIANTS, *OTHERS)]
+        metafunc.parametrize("case", marked, indirect=True, ids="-".join, scope="module")
+
+
+@pytest.fixture(scope="module")
 def case(request: pytest.FixtureRequest) -> Iterator[Case]:
     yield Case(*request.param)
 
@@ -124,6 +137,7 @@ def draws(update: Callable[..., Any], *arguments: Any) -> bool:
     return needed[-1]
 
 
+@traces
 def test_init_is_what_stages_train(case: Case) -> None:
     state = jax.eval_shape(case.method.init, jax.random.key(0))
     assert set(state) == set[str]().union(*(stage.trains for stage in case.stages))
@@ -144,6 +158,7 @@ def test_updates_keep_shapes_and_touch_only_what_they_train(case: Case) -> None:
         assert {name.split("/")[0] for name in metrics} == case.learned(stage)
 
 
+@traces
 def test_updates_need_only_their_own_parts_and_columns(case: Case) -> None:
     """A stage runs on the parts it trains and reads, on `fields` and on the columns that it prepared from these."""
     for stage in case.stages:
@@ -152,6 +167,7 @@ def test_updates_need_only_their_own_parts_and_columns(case: Case) -> None:
         assert new.keys() == state.keys()
 
 
+@traces
 def test_stages_that_are_not_rewarded_read_no_rewards(case: Case) -> None:
     """Nor parts that were made of rewards: so what is made of them need not be part of their identity."""
     made_of_rewards: set[str] = set()

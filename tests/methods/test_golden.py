@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 import methods
+from tests.methods.common import LATER
 from tests.methods.golden import CASES, STORED, golden
 
 NUMBERS = json.loads(STORED.read_text())
-PARAMS = [pytest.param(case, marks=[] if case in methods.REGISTRY else pytest.mark.slow) for case in CASES]
+QUICK = methods.REGISTRY.keys() - LATER | {"fedit"}
+PARAMS = [pytest.param(case, marks=[] if case in QUICK else pytest.mark.slow) for case in CASES]
 
 
 def flat(tree: Any, path: str = "") -> dict[str, float]:
