@@ -82,8 +82,7 @@ class Training(ProgramWork):
 
     def _started(self, before: State) -> State:
         """The state before the first step; `before`: the parts of earlier lanes."""
-        fresh = initial_state(self.program.first.method, self.lanes)
-        return {**before, **{name: part for name, part in fresh.items() if name in self.stage.trains}}
+        return {**before, **initial_state(self.program.first.method, self.lanes, sorted(self.stage.trains))}
 
     def _like(self, trained: State) -> State:
         """The shapes of what a lane's store holds of the step resumed from."""

@@ -1,4 +1,4 @@
-"""FAN: a one-step policy anchored to a behaviour flow at one random time, with a critic that sees the policy's noise.
+"""FAN: a one-step policy anchored to a behaviour flow, with a critic that sees the policy's noise.
 
 Source: the public code and post of Flow-Anchored Noise-conditioned Q-learning (ICML 2026). No ODE is integrated in
 training: the policy's straight path from noise to action is compared with the flow's velocity on it.

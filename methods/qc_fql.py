@@ -28,3 +28,7 @@ class QCFQL(FQL):
     config: QCFQLConfig
     Config: ClassVar[type[MethodConfig]] = QCFQLConfig
     name: ClassVar[str] = "qc_fql"
+
+    def idle(self) -> frozenset[str]:
+        """Of single actions it is FQL, and the same stage."""
+        return super().idle() | (frozenset({"chunk", "chunk_mask"}) if self.config.window == 1 else frozenset())

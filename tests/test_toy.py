@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import tasks
 from analysis.choices import FIXED
 from analysis.records.load import load
 from analysis.select import scores
@@ -68,6 +69,19 @@ def test_data_are_the_same_every_time_and_known_by_their_hash():
     assert first.provenance == second.provenance
     for column, values in first.transitions.items():
         np.testing.assert_array_equal(values, second.transitions[column])
+
+
+def test_skewed_data_are_nine_tenths_poor():
+    """Poor play pays less than a hundredth and says nothing of where the modes are; the rest is as in `toy`."""
+    task = toy.get("toy-skewed")
+    actions = task.load("auto").transitions["actions"]
+    near = np.linalg.norm(actions - toy.POOR, axis=1) < 0.35
+    assert near.mean() == pytest.approx(0.9, abs=4 * np.sqrt(0.09 / toy.SIZE))
+    assert toy.true_reward(actions[near]).max() < 0.05 and toy.true_reward(actions[near]).mean() < 0.01
+    plain = toy.true_reward(toy.get("toy").load("auto").transitions["actions"]).mean()
+    assert toy.true_reward(actions[~near]).mean() == pytest.approx(plain, abs=0.03)
+    assert [one.name for one in tasks.select("toy", ())] == ["toy"]
+    assert [one.name for one in tasks.select("toy", ["toy-s*"])] == ["toy-skewed"]
 
 
 def test_env_pays_the_true_reward_once():

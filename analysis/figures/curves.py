@@ -134,13 +134,14 @@ def _draw(points: pd.DataFrame, page: Page, online_from: int | None) -> Figure:
     score = page.score(points["suite"].iloc[0])
     runs = list(points.groupby("label", observed=True, sort=False))
     if len(runs) > CROWD:
-        figure, every = on.panels(page, len(runs), page.abreast(4, 2), 1.15, sharey=True, sharex=True)
+        abreast = page.abreast(4 if len(runs) <= 24 else 5, 2)  # a page holds as many rows as that makes
+        figure, every = on.panels(page, len(runs), abreast, 1.15, sharey=True, sharex=True)
         level = reference(points)
         for axes, (label, run) in zip(every, runs, strict=True):
             _panel(axes, run, styles[str(label)], online_from)
             if level is not None:
                 axes.axhline(level[1], color="0.45", lw=0.8, ls=":")
-            axes.set_title(on.wrapped(str(label), page.width / page.abreast(4, 2) - 0.2))
+            axes.set_title(on.wrapped(str(label), page.width / abreast - 0.2))
         ticks(every)
         at_least_a_point(every[0])
         on.shared(figure, page, xlabel, score)

@@ -33,6 +33,7 @@ from core.errors import BadInput
 
 POINTS = 400  # data points drawn
 ACTIONS = 200  # actions drawn of a method
+MANY = 24  # panels
 SETS, PARTICLES = 5, 5  # sets of particles (a seed at an observation) whose paths are drawn, and particles of each
 STAR, INK = "#ffd92f", "0.15"
 SHAPES = {"grid_x": 1, "grid_y": 1, "true_reward": 2, "data_actions": 2, "data_reward": 1, "modes": 2}
@@ -95,10 +96,11 @@ def draw(points: pd.DataFrame, page: Page) -> Figure:
     """The picture of `shown`: a panel for the data and one a method, all over the same contours."""
     suite, task = points[["suite", "task"]].iloc[0]
     titles = points.drop_duplicates("panel").set_index("panel")[["method", "title"]]
-    most = page.abreast(4, 2)
+    many = len(titles) > MANY  # of which a page holds as many rows as this makes
+    most = page.abreast(5 if many else 4, 2)
     columns = most if len(titles) > most else len(titles)
     side = min((page.width - 0.35 - 0.55) / columns, 1.9)
-    figure, every = on.panels(page, len(titles), columns, side + 0.32, sharex=True, sharey=True)
+    figure, every = on.panels(page, len(titles), columns, side + (0.15 if many else 0.32), sharex=True, sharey=True)
     styles = looks({str(panel): str(row["method"]) for panel, row in titles.iterrows() if row["method"]})
     surface = points[points["kind"] == "true_reward"].pivot(index="y", columns="x", values="score")
     modes = points[points["kind"] == "mode"]

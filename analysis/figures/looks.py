@@ -1,7 +1,8 @@
-"""How each method is drawn: a colour for its family, and in the family a line style and a marker of its own.
+"""How each method is drawn: a colour for its family, and a line style and a marker that it shares with none.
 
 A method's look never depends on which others are shown. Families have the hues of Okabe & Ito 2008 (jfly.uni-koeln.de/
-color), which the colour-blind tell apart; within a family line and marker do, as they do in grey print.
+color), which the colour-blind tell apart, and three more; line and marker tell any two methods apart, as they do in
+grey print.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ BLUE, VERMILION, GREEN, PURPLE, AMBER, SKY, GREY, INK = (
     "#0072b2", "#d55e00", "#009e73", "#b8609a", "#b97f00", "#3fa0dd", "#757575", "#2b2b2b",
 )  # fmt: skip
 """Okabe & Ito's, orange, sky blue and purple darkened for thin lines on white, and two greys."""
+WINE, BROWN, TEAL = "#7a1f3d", "#7d4a2b", "#006d77"
+"""Darker ones, for families beyond those."""
 
 SOLID, DASHED, DOTTED, DASHDOT = "-", "--", ":", "-."
 LONG: Dashes = (0.0, (7.0, 1.5))
@@ -39,20 +42,24 @@ def _family(color: str, **members: tuple[str, Dashes]) -> dict[str, Look]:
     """Each with a tone of its own: the colour itself, a lighter one, a darker one."""
     hue = to_rgb(color)
     light, dark = tuple(0.68 * c + 0.32 for c in hue), tuple(0.6 * c for c in hue)
-    tones = (hue, light, dark, light)
-    return {name: Look(tones[i], marker, line) for i, (name, (marker, line)) in enumerate(members.items())}  # type: ignore[arg-type]
+    tones = (hue, light, dark)
+    return {name: Look(tones[i % 3], marker, line) for i, (name, (marker, line)) in enumerate(members.items())}  # type: ignore[arg-type]
 
 
 KNOWN: dict[str, Look] = {
     **_family(BLUE, vgf=("o", SOLID), avgf=("s", DASHED), vgf_qgf=("d", DASHDOT), qgf=("p", DOTTED)),  # gradient flow
-    **_family(VERMILION, fql=("D", SOLID), ifql=("X", DASHED), floq=("*", DASHDOT)),  # flow policies
+    **_family(VERMILION, fql=("D", SOLID), ifql=("X", DASHED), floq=("8", TWICE)),  # flow policies
+    **_family(WINE, qam=("h", SOLID), qam_f=("v", DASHDOT), qam_e=("<", LONG)),  # adjoint matching
+    **_family(BROWN, fedit=("d", SOLID), dsrl=(">", DASHED)),  # a policy over a flow's actions, or over its noise
+    **_family(TEAL, cfgrl=("*", SOLID), rql=("8", DASHED), fan=("p", DASHDOT)),  # networks conditioned on more
     **_family(GREEN, iql=("P", SOLID), ivr=("<", DASHED), sql=(">", DOTTED), eql=("8", DASHDOT)),  # in-sample
     **_family(PURPLE, td3bc=("v", SOLID), rebrac=("h", DASHED), fbrac=("*", DASHDOT)),  # TD3's kin
-    **_family(AMBER, idql=("^", SOLID), sfbc=("d", DASHED), diffusion_ql=("X", DASHDOT)),  # diffusion
-    **_family(GREY, bc=("v", SOLID), bc_gaussian=("s", DOTTED), sft=("s", SOLID)),  # imitation
-    **_family(INK, best_of_n=("^", DASHED)),
+    **_family(AMBER, idql=("^", SOLID), sfbc=("d", DASHED), diffusion_ql=("X", DASHDOT), qsm=("v", DOTTED),
+              dac=("P", LONG)),  # diffusion
+    **_family(GREY, bc=("X", SOLID), bc_gaussian=("s", DOTTED), sft=("s", SOLID)),  # imitation
+    **_family(INK, best_of_n=("^", DASHED), qc=("D", DASHDOT), qc_fql=("o", LONG)),  # the best of N, and of chunks
     **_family(SKY, dpo=("D", SOLID), ppo=("P", DASHDOT)),  # language models that are trained
-}
+}  # fmt: skip
 
 
 def looks(methods: Mapping[str, str]) -> dict[str, Look]:
@@ -77,7 +84,7 @@ def looks(methods: Mapping[str, str]) -> dict[str, Look]:
 def _free(method: str, taken: set[Look]) -> Look:
     """A look by the name's hash, which no known method and none of `taken` has."""
     every = [Look(to_rgb(color), marker, line) for line in LINES for marker in MARKERS for color in
-             (BLUE, VERMILION, GREEN, PURPLE, AMBER, SKY, GREY, INK)]  # fmt: skip
+             (BLUE, VERMILION, GREEN, PURPLE, AMBER, SKY, GREY, INK, WINE, BROWN, TEAL)]  # fmt: skip
     start, used = zlib.crc32(method.encode()), taken | set(KNOWN.values())
     return next((look for i in range(len(every)) if (look := every[(start + i) % len(every)]) not in used), every[0])
 

@@ -5,6 +5,9 @@ better and a worse mode. The data lie in two clusters, each on the flank of a mo
 and the reward rises towards the mode just outside. A reward model fitted to the data is right near them and
 extrapolates the rise past the mode, where the true reward falls: whoever trusts it too far is misled, and whoever
 stays within the data gains little.
+
+`toy-skewed` is the same bandit with data of which nine tenths are poor play: they lie where it pays next to nothing and
+rises nowhere. The other tenth is `toy`'s. It shows what reweighted imitation is for, VGF's open limit.
 """
 
 from __future__ import annotations
@@ -27,6 +30,9 @@ CENTRES = np.array([[0.0, 0.6], [0.0, -0.6]])  # of the data's clusters
 SPREAD = 0.07  # of each cluster
 NOISE = 0.02  # of observed rewards
 SIZE = 2000  # transitions
+POOR = np.array([-0.6, 0.5])  # centre of a skewed dataset's poor play, as wide as the clusters
+POOR_SHARE = 0.9
+PAPER_TASKS = ("toy",)
 
 
 def true_reward(actions: np.ndarray) -> np.ndarray:
@@ -92,8 +98,7 @@ class ToyTask:
     def load(self, data: str) -> Dataset:
         self.data_location(data)
         rng = np.random.default_rng(0)
-        cluster = rng.integers(0, 2, SIZE)
-        actions = CENTRES[cluster] + SPREAD * rng.standard_normal((SIZE, 2))
+        actions = self.centres(rng) + SPREAD * rng.standard_normal((SIZE, 2))
         actions = np.clip(actions, -1.0, 1.0).astype(np.float32)
         rewards = true_reward(actions) + NOISE * rng.standard_normal(SIZE)
         constant = np.ones((SIZE, 1), np.float32)
@@ -106,7 +111,11 @@ class ToyTask:
             "terminals": np.ones(SIZE, np.float32),
         }
         digest = hashlib.sha256(b"".join(transitions[column].tobytes() for column in sorted(transitions)))
-        return Dataset(transitions, Provenance("toy", digest.hexdigest(), "built-in"))
+        return Dataset(transitions, Provenance(self.name, digest.hexdigest(), "built-in"))
+
+    def centres(self, rng: np.random.Generator) -> np.ndarray:
+        """Around which actions of the data lie, `[t, 2]`."""
+        return CENTRES[rng.integers(0, 2, SIZE)]
 
     def make_env(self) -> gymnasium.Env:
         return ToyBandit()
@@ -134,9 +143,23 @@ class ToyTask:
         }
 
 
+@dataclass(frozen=True)
+class SkewedToyTask(ToyTask):
+    """The same with data of nine tenths poor play."""
+
+    name: ClassVar[str] = "toy-skewed"
+
+    def centres(self, rng: np.random.Generator) -> np.ndarray:
+        """Of each action, poor or not."""
+        return np.where(rng.random((SIZE, 1)) < POOR_SHARE, POOR, super().centres(rng))
+
+
+_TASKS = {task.name: task for task in (ToyTask(), SkewedToyTask())}
+
+
 def names() -> tuple[str, ...]:
-    """The tasks of this suite."""
-    return ("toy",)
+    """The tasks of this suite; without a choice only `toy` is run, the paper's."""
+    return tuple(_TASKS)
 
 
 def get(name: str) -> ToyTask:
@@ -145,6 +168,6 @@ def get(name: str) -> ToyTask:
     Raises:
       BadInput: there is none of that name.
     """
-    if name != "toy":
-        raise BadInput(f"unknown toy task {name!r}; {nearest(name, ['toy'])}")
-    return ToyTask()
+    if name not in _TASKS:
+        raise BadInput(f"unknown toy task {name!r}; {nearest(name, names())}")
+    return _TASKS[name]

@@ -174,14 +174,30 @@ def test_looks_are_distinct_and_fixed() -> None:
     for name in (*KNOWN, "zeta"):
         assert looks({name: name})[name] == together[name], name  # whoever else is there
     assert looks({"VGF (ours)": "vgf"})["VGF (ours)"] == KNOWN["vgf"]
-    for a, b in itertools.combinations(names, 2):  # without colour, too, within a family
-        if np.allclose(_hue(KNOWN[a].color), _hue(KNOWN[b].color), atol=0.02):
-            assert KNOWN[a][1:] != KNOWN[b][1:], (a, b)
+    for family in (REGISTRY, LANGUAGE):  # whose methods meet in a figure
+        for a, b in itertools.combinations(family, 2):
+            assert KNOWN[a][1:] != KNOWN[b][1:], (a, b)  # in grey print, too
 
 
-def _hue(color: tuple[float, float, float]) -> np.ndarray:
-    low, high = min(color), max(color)
-    return (np.array(to_rgb(color)) - low) / max(high - low, 1e-9)
+def test_hues_of_families_are_apart() -> None:
+    """By the distance of CIELAB (1976), where 2.3 is just noticeable: seven times that for thin lines."""
+    hues = {look.color for look in (KNOWN[first] for first in FAMILIES)}
+    assert len(hues) == len(FAMILIES)
+    for a, b in itertools.combinations(hues, 2):
+        assert np.linalg.norm(_lab(a) - _lab(b)) > 16, (a, b)
+
+
+FAMILIES = ("vgf", "fql", "qam", "fedit", "cfgrl", "iql", "td3bc", "idql", "bc", "best_of_n", "dpo")
+"""The first of each."""
+
+
+def _lab(color: tuple[float, float, float]) -> np.ndarray:
+    """L*, a*, b* of an sRGB colour under D65."""
+    srgb = np.array(to_rgb(color))
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    x, y, z = np.cbrt(to_xyz @ linear / [0.9505, 1.0, 1.089])  # all above the linear part, as none is near black
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
 
 
 def test_lengths_are_those_that_are_drawn() -> None:

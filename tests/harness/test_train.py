@@ -427,3 +427,13 @@ def test_vgf_in_pieces_is_bit_identical_and_alone_the_same_to_rounding() -> None
 def test_take_keeps_what_is_read() -> None:
     columns = {"a": np.zeros(3), "b": np.ones(3)}
     assert list(take(columns, frozenset({"b", "c"}))) == ["b"]
+
+
+def test_parts_start_alike_alone_and_with_all() -> None:
+    method = methods.get("td3bc")(
+        methods.get("td3bc").Config(hidden_dims=(8,)), TaskSpec(obs_dim=3, action_dim=2, horizon=1)
+    )
+    lanes = lanes_of([0, 4], [method] * 2)
+    every, some = initial_state(method, lanes), initial_state(method, lanes, ["actor"])
+    assert some.keys() == {"actor"} < every.keys()
+    assert_equal(some["actor"], every["actor"])

@@ -37,6 +37,10 @@ def each(names: Iterable[Any] = methods.REGISTRY, quick: Collection[Any] = QUICK
     return [pytest.param(name, marks=() if name in quick else pytest.mark.slow) for name in names]
 
 
+LATER = frozenset({"qc", "qc_fql", "qam", "qam_f", "qam_e", "fedit", "dsrl", "cfgrl", "rql", "fan", "qsm", "dac"})
+"""Methods made of parts that others are tested with, and known by their probes: what compiles them is mostly slow."""
+
+
 def make(name: str, spec: TaskSpec = SPEC, **settings: Any) -> Any:
     """A method with small networks."""
     cls = methods.get(name)

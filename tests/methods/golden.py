@@ -2,9 +2,10 @@
 
     python -m tests.methods.golden
 
-writes `golden.json` beside this file: of each case, stage by stage, the metrics, the norms of the optimiser's moments
-(a tenth of the gradient's, after one step from nought), checksums of parameters and targets, and the actions at every
-inference setting, after 1 and 5 updates from a fixed state; small networks in float64.
+adds the cases that `golden.json` beside this file lacks (with `--anew` it makes all of them again): of each case, stage
+by stage, the metrics, the norms of the optimiser's moments (a tenth of the gradient's, after one step from nought),
+checksums of parameters and targets, and the actions at every inference setting, after 1 and 5 updates from a fixed
+state; small networks in float64.
 """
 
 from __future__ import annotations
@@ -41,6 +42,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "diffusion_ql backup": ("diffusion_ql", {"max_q_backup": True, "backup_n": 3}),
     "rebrac sequential": ("rebrac", {"order": "sequential"}),
     "td3bc simultaneous": ("td3bc", {"order": "simultaneous"}),
+    "bc by return": ("bc", {"behavior_weighting": "return"}),
+    "vgf by advantage": ("vgf", {"behavior": "pretrained", "behavior_weighting": "advantage"}),
+    **{f"{name} together": (name, {"clip": "together"}) for name in ("qam", "qam_f", "qam_e", "qsm", "dac")},
     **{f"qgf {way}": ("qgf", {"gradient": way}) for way in ("full", "jacobian", "noisy")},
 }  # fmt: skip
 CASES = {**{name: (name, {}) for name in methods.REGISTRY}, **VARIANTS}
@@ -117,9 +121,11 @@ class Actor:
         return actions.reshape(self.settings, -1).tolist()
 
 
-def write() -> None:
-    """Stores the numbers of today's code."""
-    STORED.write_text(json.dumps({case: golden(case) for case in CASES}, indent=1) + "\n")
+def write(anew: bool = False) -> None:
+    """Stores the numbers of today's code; those that are stored already stay, unless all are asked for `anew`."""
+    stored = {} if anew else json.loads(STORED.read_text())
+    numbers = {case: stored[case] if case in stored else golden(case) for case in CASES}
+    STORED.write_text(json.dumps(numbers, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -252,3 +252,10 @@ def test_rebrac_s_penalty_is_on_the_chunk_that_follows() -> None:
     batch = {"next_actions": jnp.array([[0.0, 0.0, 0.5, 0.5], [0.0] * 4]), "terminals": jnp.array([0.0, 1.0])}
     penalty = method.penalty(batch, jnp.array([[1.0, 0.0, 0.5, 0.0], [1.0] * 4]))
     assert penalty.tolist() == [0.5 * (1.0 + 0.25), 0.0]
+
+
+def test_of_single_actions_qc_fql_is_fql() -> None:
+    """One stage serves both, and not where actions come in chunks."""
+    fql, single, chunked = make("fql", alpha=3.0), make("qc_fql", alpha=3.0, chunk=1), make("qc_fql", alpha=3.0)
+    assert single.stages()[-1].config == fql.stages()[-1].config and single.sample == fql.sample
+    assert chunked.stages()[-1].config != fql.stages()[-1].config
