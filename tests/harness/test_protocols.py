@@ -17,6 +17,7 @@ from harness.plan import RunNode, describe, plan_run
 from harness.request import Request, load
 from methods.core import BadInput
 from tests.harness.command import invoke, refused
+from tests.methods.common import LATER
 
 DOUBLE, SCENE = "cube-double-play-singletask-v0", "scene-play-singletask-task3-v0"
 GIANT, LARGE = "antmaze-giant-navigate-singletask-v0", "humanoidmaze-large-navigate-singletask-v0"
@@ -168,7 +169,7 @@ def test_what_was_planned_before_there_were_protocols_is_the_same_today() -> Non
     """Fingerprints of the commit before them, with data unknown."""
     runs = planned(tasks=(DOUBLE,), methods=("fql", "vgf"), sizes={"online_steps": 20_000})
     assert [run.fingerprint for run in runs] == ["ffd70b3ff57b", "8c2f5ac5f273", "1f5cae5c6af4", "7df87c716cf7"]
-    everything = planned(tasks=(DOUBLE,), methods=tuple(methods.REGISTRY))
+    everything = planned(tasks=(DOUBLE,), methods=tuple(name for name in methods.REGISTRY if name not in LATER))
     digest = hashlib.sha256(" ".join(run.fingerprint for run in everything).encode()).hexdigest()
     assert digest.startswith("2e6a3dbc87f7"), [(run.method.name, run.fingerprint) for run in everything]
 

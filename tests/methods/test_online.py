@@ -71,10 +71,10 @@ def test_what_it_hangs_on_is_in_its_settings(name: str, settings: dict[str, Any]
     config = method.online().config
     assert config["explores_by"] == method.explorer.knobs[0]
     for setting in method.exploring:
-        assert method.having(**{setting: 3}).online().config != config, setting
+        assert method.having(**{setting: 7}).online().config != config, setting
     assert method.having(steps=7).online().config == config
     assert not {"test_flow_steps", "test_n", "test_weights"} & config.keys()
-    changed = method.having(**dict.fromkeys(method.exploring, 3))
+    changed = method.having(**dict.fromkeys(method.exploring, 7))
     for stage, other in zip(method.stages(), changed.stages(), strict=True):
         assert stage.config == other.config and stage.rule == other.rule
 
