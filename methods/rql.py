@@ -31,6 +31,7 @@ from methods.core import (
     State,
     Switch,
     Weight,
+    is_on,
 )
 from methods.critic import Critic, TDConfig
 from methods.inference import Cost
@@ -89,7 +90,7 @@ class RQL(Method):
     @property
     def actor(self) -> SamplerActor:
         c = self.config
-        return SamplerActor(self.sampler, self.spec.obs_dim, c.learning_rate, target=c.average_rate != 0)
+        return SamplerActor(self.sampler, self.spec.obs_dim, c.learning_rate, target=is_on(c.average_rate))
 
     @property
     def critic(self) -> Critic:

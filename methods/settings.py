@@ -126,6 +126,8 @@ def neutral(config: MethodConfig) -> frozenset[str]:
         unused |= {"rho"}
     if values.get("critic", ("td",))[0] != "floq":
         unused |= {name for name in added if name.startswith("floq_")}
+    if values.get("behavior_weighting", ("none",))[0] == "none":
+        unused |= {name for name in added if name.startswith("weighting_")}
     return frozenset(unused & added.keys())
 
 

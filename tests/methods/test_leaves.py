@@ -28,19 +28,24 @@ SIZES: dict[str, dict[str, Any]] = {
     "idql": {"sampler_dims": (8,), "blocks": 1, "sampler_batch_size": ROWS, "test_n": (4,), "weight_decay": 0.1,
              **SOFTMAX},
     "sfbc": {"test_n": (4,), "solver_steps": 3, "plan_samples": 3, "critic_learning_rate": 4e-3, "rounds": 2},
-    "diffusion_ql": {"test_n": (4,), "diffusion_steps": 3}, "rebrac": NOISE, "td3bc": NOISE,
+    "diffusion_ql": {"test_n": (4,), "diffusion_steps": 3},
+    "qc": {"test_n": (1, 4), "n_particles": 4, "chunk": 1, **SOFTMAX}, "qc_fql": {"chunk": 1},
+    "rebrac": NOISE, "td3bc": NOISE,
 }  # fmt: skip
 PESSIMISTIC = {"q_aggregation": "mean_minus_std"}
 STRUCTURES: dict[str, list[dict[str, Any]]] = {
+    "bc": [{"behavior_weighting": "advantage"}],  # the same behaviour for all methods
     "vgf": [{"bandwidth": "fixed", **PESSIMISTIC}, {"critic": "iql"}], "best_of_n": [{"critic": "iql"}, PESSIMISTIC],
     "avgf": [{"maxent": True, "kernel": "rbf", "bandwidth": "fixed", **PESSIMISTIC}], "ivr": [{"regularizer": "eql"}],
     "rebrac": [RATES | PESSIMISTIC], "td3bc": [RATES | PESSIMISTIC], "diffusion_ql": [RATES],
+    "qc": [{"critic": "iql"}, PESSIMISTIC],
+    **{one: [PESSIMISTIC] for one in ("qam", "qam_f", "qam_e", "fedit", "dsrl", "rql", "qsm", "dac", "qc_fql")},
     "fql": [PESSIMISTIC], "fbrac": [PESSIMISTIC], "qgf": [{"critic": "td", **PESSIMISTIC}], "vgf_qgf": [PESSIMISTIC],
 }  # fmt: skip
 """Beside the default, where some leaves have no bearing."""
 OTHER_VALUES = {"clip_norm": 1e-6, "temperature": 0.01, "weight": 0.01}  # of the rest: half
 STATES = {"ivr": 3}  # whose advantages are positive: its policy learns nothing of the others
-IDLE = {"bc": {"discount", "tau"}, "bc_gaussian": {"discount", "tau"}, "sfbc": {"tau"},
+IDLE = {"dac": {"inverse_temperature"}, "bc_gaussian": {"discount", "tau"}, "sfbc": {"tau"},
         "avgf": {"expectile"}, "vgf_qgf": {"expectile"}, "ifql": {"rho"}, "idql": {"rho"}}  # fmt: skip
 """Settings of their bases that these methods have no use for, in any structure."""
 
@@ -53,7 +58,7 @@ class Lanes:
         sizes = {"hidden_dims": (8,), "batch_size": ROWS, "learning_rate": 3e-3, "tau": 0.1}
         self.method: Method = make(name, **{**sizes, **SIZES.get(name, {}), **settings})
         self.leaves = leaves(self.method.config)
-        self.others = {name: OTHER_VALUES.get(name, 0.5 * value) for name, value in self.leaves.items()}
+        self.others = {name: OTHER_VALUES.get(name, 0.5 * value or 1.0) for name, value in self.leaves.items()}
         self.data = make_batch(ROWS * STEPS)
         self.traced = 0
 
@@ -132,7 +137,8 @@ def test_each_leaf_is_read_by_what_it_is_said_to_be(name: str) -> None:
                 assert not declared & stages and read <= {"exploring"}, leaf
             seen |= {leaf}
             busy |= {leaf} if (read & stages if declared & stages else read) else set()
-    assert seen - busy == IDLE.get(name, set())
+    weighting = {leaf for leaf in seen if leaf.startswith("weighting_")} if name != "bc" else set()
+    assert seen - busy == IDLE.get(name, set()) | weighting
 
 
 QUICK_ONES = ("vgf",)  # particles and their critic
