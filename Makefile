@@ -8,8 +8,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 BASE := .venv-base
 VENV312 := .venv312
-# twice two cores: many tests wait for processes of their own
-WORKERS ?= 4
+# one more than two cores, as many tests wait for processes of their own; each collects all tests, which takes a while
+WORKERS ?= 3
 
 .PHONY: demo test test-all test-base test-312 wheel soak calibrate lint format clean
 

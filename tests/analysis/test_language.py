@@ -161,6 +161,7 @@ def test_the_map_frames_its_best_cell(tmp_path: Path) -> None:
     assert framed.get_xy() == corner
 
 
+@pytest.mark.slow
 def test_runs_without_a_panel_and_means_over_other_knobs_are_noted(tmp_path: Path) -> None:
     """Six runs, four panels; one run has a third knob, over which its cells are means."""
     for i in range(6):

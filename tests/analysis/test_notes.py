@@ -86,6 +86,7 @@ def test_all_of_them_stand_in_a_file(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert capsys.readouterr().out == "\nNothing was left out.\n"
 
 
+@pytest.mark.slow
 def test_every_command_says_a_kind_once(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """30 runs were interrupted: 30 lines of that, and 30 of what stands in, are one line each."""
     monkeypatch.setattr("analysis.figures.style.FORMATS", ())

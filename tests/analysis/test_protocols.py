@@ -164,6 +164,7 @@ def test_what_is_missing_is_asked_for_by_its_protocol(both: Path) -> None:
     assert "--protocol" not in commands["ogbench/cube-double-play-singletask-task1-v0 fql [fql]"]
 
 
+@pytest.mark.slow
 def test_a_report_says_whose_runs_it_shows(both: Path) -> None:
     page = both / "report" / "index.html"
     assert invoke(report.app, both, "--out", both / "report", "--protocol", "qam").exit_code == 0

@@ -121,7 +121,7 @@ OPTIONS = {
 }
 
 
-QUICK = {"a fixed setting", "names"}
+QUICK = {"a fixed setting"}
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,7 @@ def test_a_record_that_cannot_be_read_ends_no_other_trial(pair: Path, tmp_path: 
     assert "best_of_n on toy, seed 0: failed: " in done.stderr and "Is a directory" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_removed_ends_no_trial_that_shares_its_lane(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -70,6 +71,7 @@ def test_a_folder_that_is_removed_ends_no_trial_that_shares_its_lane(
     assert json.loads((folder_of(tmp_path, "vgf", 1) / "run.json").read_text())["status"] == "finished"
 
 
+@pytest.mark.slow
 def test_fresh_deletes_what_is_its_own_alone(pair: Path, tmp_path: Path) -> None:
     """And what is unreadable goes with the rest."""
     outside, results = tmp_path / "outside", Path(shutil.copytree(pair, tmp_path / "results"))

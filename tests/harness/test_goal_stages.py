@@ -48,6 +48,7 @@ class Reaching(FQL):
         return {**state, "critic": critic}, {**metrics, "reached": jnp.mean(batch["rewards"]), "far": far}
 
 
+@pytest.mark.slow
 def test_it_trains_on_what_it_asks_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The harness derives the column that it reads; a fifth of the goals, and more by chance, are reached."""
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))

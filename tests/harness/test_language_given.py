@@ -91,6 +91,7 @@ def test_bad_input_is_one_line(given: tuple[Path, Path], tmp_path: Path, monkeyp
     assert not (tmp_path / "results").exists(), "nothing was written"
 
 
+@pytest.mark.slow
 def test_what_only_shows_with_the_data_is_one_line_too(given: tuple[Path, Path], tmp_path: Path) -> None:
     def failed(*arguments: str) -> str:
         done = go(tmp_path, "--methods", "vgf", *arguments, "--seeds", "1")

@@ -265,6 +265,7 @@ class Fails(ToyBandit):
         return super().reset(seed=seed)
 
 
+@pytest.mark.slow
 def test_a_simulator_that_fails_ends_its_own_seed_alone(
     whole: Path, reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

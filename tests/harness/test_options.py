@@ -207,6 +207,7 @@ def test_language_without_its_packages(
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_rendering_backend_that_does_not_work_is_done_without(tmp_path: Path) -> None:
     """Nothing is rendered: neither listing the suites nor building their simulators needs one."""
     code = ("from tasks.d4rl import suite as d4rl\n"

@@ -249,6 +249,7 @@ def test_results_that_are_removed_midway(tmp_path: Path, monkeypatch: pytest.Mon
 # ---- what is said, and where ----
 
 
+@pytest.mark.slow
 def test_a_terminal_that_is_gone_costs_no_run(command: Command, tmp_path: Path) -> None:
     process = command.start(*BC, "--results", str(tmp_path))
     assert process.stderr and process.stdout

@@ -52,13 +52,18 @@ def test_a_protocol_stands_between_the_default_preset_and_one_that_is_named() ->
 
 def test_departures_from_a_protocol_are_told(tmp_path: Path) -> None:
     """Of its own settings; what its tables say of a task is no departure, nor is a value that is the same."""
-    words = ("--suite", "ogbench", "--tasks", DOUBLE, "--methods", "fql,bc", "--protocol", "qam", "--dry-run")
-    where = ("--results", str(tmp_path))
-    changed = invoke(*words, "--set", "critics=2", "--set", "fql.alpha=3", "--set", "batch_size=256", *where)
-    assert changed.exit_code == 0 and "not protocol qam as it is published: critics=2 (--set)\n" in changed.stderr
-    small = invoke(*words, "--preset", "smoke", *where).stderr
-    assert "steps=40 (preset smoke)" in small and "hidden_dims=32,32 (preset smoke)" in small
-    assert "not protocol" not in invoke(*words, *where).stderr
+
+    def told(**words: Any) -> list[str]:
+        plan = Request(suite="ogbench", tasks=(DOUBLE,), methods=("fql", "bc"), protocol="qam", **words).plan()
+        return plan.departures(run for task in plan.tasks for run in plan.runs(task))
+
+    assert told(set=("critics=2", "fql.alpha=3", "batch_size=256")) == [
+        "not protocol qam as it is published: critics=2 (--set)"
+    ]
+    (small,) = told(preset="smoke")
+    assert "steps=40 (preset smoke)" in small and "hidden_dims=32,32 (preset smoke)" in small and told() == []
+    words = ("--suite", "toy", "--methods", "bc", "--dry-run", "--set", "batch_size=3", "--results", str(tmp_path))
+    assert "not protocol" not in invoke(*words).stderr
 
 
 def test_later_layers_win_and_are_named() -> None:

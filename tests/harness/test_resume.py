@@ -277,6 +277,7 @@ def test_a_seed_that_another_process_is_at_is_left_alone(reference: Path, tmp_pa
     assert record_of(tmp_path)["status"] == "finished" and not (folder / "run.json").exists()
 
 
+@pytest.mark.slow
 def test_waiting_for_a_shared_stage_can_be_stopped(command: Command, reference: Path, tmp_path: Path) -> None:
     with held(tmp_path / "artifacts" / artifacts(reference)["behavior"].name) as other:
         waiting = command.start(*TINY, "--methods", "bc", "--results", str(tmp_path))

@@ -291,6 +291,7 @@ def test_updates_come_at_every_period_and_between_at_the_others() -> None:
         np.testing.assert_allclose(means[name], np.mean(reported, axis=0), rtol=1e-5)  # float32 sums
 
 
+@pytest.mark.slow
 def test_resuming_within_a_period_makes_no_difference() -> None:
     once, _ = walked(delayed(), [(0, 8)])
     assert_equal(once, walked(delayed(), [(0, 4), (4, 4)])[0])

@@ -154,6 +154,7 @@ def test_init_is_what_stages_train(case: Case) -> None:
         seen |= stage.trains
 
 
+@quick(*QUICK, "ivr", "bc_gaussian", "td3bc")
 def test_updates_keep_shapes_and_touch_only_what_they_train(case: Case) -> None:
     for stage, update in zip(case.stages, case.updates, strict=True):
         new, metrics = update(case.state, case.batch(), jax.random.key(1))

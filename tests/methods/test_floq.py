@@ -166,6 +166,7 @@ def test_rewards_are_those_of_the_dataset(scene: Any) -> None:
         np.testing.assert_array_equal(params["rewards"], [-2.0, 1.0])
 
 
+@pytest.mark.slow
 def test_fql_s_target_by_a_literal_loop(scene: Any) -> None:
     """The mean over draws, each of an own action and start, of the smaller of both flows' ends."""
     method, state, batch = scene
@@ -240,6 +241,7 @@ def test_the_slope_in_actions_by_finite_differences(scene: Any, which: str) -> N
     assert np.abs(found).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_the_networks_teach_the_flow_nothing(scene: Any) -> None:
     """Where the flow-matching loss is left out, no gradient reaches the velocity, and none ever reaches the rewards."""
     method, state, batch = scene

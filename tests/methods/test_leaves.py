@@ -121,7 +121,7 @@ def trained(stage: Stage, state: State, data: dict[str, Any], keys: Any) -> Any:
     return {part: state[part] for part in stage.trains}, jax.tree.map(lambda each: each[-1], metrics)
 
 
-@pytest.mark.parametrize("name", each())
+@pytest.mark.parametrize("name", each(quick=("fql", "rebrac", "vgf")))
 def test_each_leaf_is_read_by_what_it_is_said_to_be(name: str) -> None:
     """What a stage reads is in its identity, else a part would be shared that is another; what only acting depends on
     is read by no stage, what only exploring depends on by nothing else. None is ignored in every structure."""
@@ -144,6 +144,7 @@ def test_each_leaf_is_read_by_what_it_is_said_to_be(name: str) -> None:
 QUICK_ONES = ("vgf",)  # particles and their critic
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", each(quick=QUICK_ONES))
 def test_one_program_serves_every_value(name: str) -> None:
     """As the program that has the values built in, to a few roundings: what is computed of settings alone (1 - tau) is

@@ -158,6 +158,7 @@ def test_ivr_starts_orthogonal() -> None:
         np.testing.assert_allclose(tall.T @ tall, 2.0 * np.eye(tall.shape[1]), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_ivr_starts_at_several_seeds_at_once() -> None:
     """Batched QRs that run beside each other hang (jaxlib 0.10.2): the child is killed, and the test fails."""
     program = (
@@ -262,6 +263,7 @@ def test_diffusion_ql_sees_the_number_of_the_step() -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_sfbc_has_the_settings_of_its_code() -> None:
     """Rates 1e-4 and 1e-3 (Adam's first steps show them), batches of 4096; times from 1e-5; clean actions unclipped."""
     method = make("sfbc", batch_size=methods.get("sfbc").Config.batch_size, hidden_dims=(4,), rounds=1)

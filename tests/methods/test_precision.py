@@ -51,7 +51,7 @@ def test_lanes_and_members_multiply_on_their_own() -> None:
         np.testing.assert_allclose(together[place], product(x[place], kernels[place]), rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", each(quick=("vgf", "bc")))
+@pytest.mark.parametrize("name", each(quick=("bc",)))
 def test_updates_and_actions_stay_near_those_in_float32(name: str) -> None:
     """Losses within a few roundings of the products; parts keep their precision."""
     small = {"hidden_dims": (32, 32), **SMALL.get(name, {})}

@@ -84,6 +84,7 @@ def test_adjoint_matching_tilts_a_gaussian(std: float, steps: int, shift: float)
     assert float(x[0, 0]) == pytest.approx(shift, abs=6e-5)
 
 
+@pytest.mark.slow
 def test_adjoint_of_no_flow_and_of_a_network() -> None:
     """With v = 0, g_i = (i / T) g_T; in general it is the reverse mode of the base maps at the recorded states."""
     method = make("qam", flow_steps=4, inverse_temperature=0.7)
@@ -157,6 +158,7 @@ def test_one_clip_of_all_gradients() -> None:
     np.testing.assert_array_equal(clipped_together(grads, 6.0)["a"], [3.0])
 
 
+@pytest.mark.slow
 def test_qam_f_learns_from_both() -> None:
     """alpha |mu - flow|^2 - Q(mu), by hand; and without alpha's part only Q."""
     method = make("qam_f", alpha=2.5)
@@ -214,6 +216,7 @@ def test_edits_of_no_size_change_nothing(name: str) -> None:
     assert 0 < moved.max() <= 0.5 + 1e-6
 
 
+@pytest.mark.slow
 def test_edits_climb_q_and_spread() -> None:
     """Of a critic that is constant, the edit's gradient is that of alpha log pi alone."""
     method = make("fedit")
@@ -257,6 +260,7 @@ def test_dsrl_of_a_flow_that_stays_regresses_on_q() -> None:
 # CFGRL
 
 
+@pytest.mark.slow
 def test_cfgrl_extrapolates() -> None:
     """omega = 0 is the flow of any action, bit for bit; 1 that of good ones; and 3 three times their difference."""
     method = make("cfgrl")
@@ -270,6 +274,7 @@ def test_cfgrl_extrapolates() -> None:
     np.testing.assert_allclose(at(3.0), plain + 3 * (good - plain), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_cfgrl_labels() -> None:
     """Where no action is good, the second label has no gradient; where all are, both labels have the same target, so
     that with a weight of 1 a flow that knows no difference has twice the plain loss."""
@@ -434,6 +439,7 @@ def test_samples_by_a_literal_loop(name: str) -> None:
     np.testing.assert_allclose(actor(state["actor"].params, OBS, noise), np.clip(x, -1, 1), atol=2e-5)
 
 
+@pytest.mark.slow
 def test_every_new_method_acts_within_the_box() -> None:
     for name in ("qam", "qam_f", "qam_e", "fedit", "dsrl", "cfgrl", "rql", "fan", "qsm", "dac"):
         method = make(name)

@@ -189,6 +189,7 @@ def test_qgf_guidance(how: str, deeper: None) -> None:
     assert spread(np.abs(ours) == 1.0) and np.abs(ours - ours[:, :1]).max() > 0.1
 
 
+@pytest.mark.slow
 def test_vgf_qgf_update(deeper: None) -> None:
     """VGF's TD on particles guided by the smaller target critic."""
     settings = {"behavior": "pretrained", "train_weight": 0.5, "n_particles": 4, "flow_steps": STEPS}

@@ -64,6 +64,7 @@ def test_any_number_of_workers_makes_the_same_file(tmp_path):
     assert (buttons[:, 0] != buttons[:, -1]).any(axis=-1)[:5].any(), "no lock was ever worked: choose another seed"
 
 
+@pytest.mark.slow
 def test_a_share_of_the_episodes_is_poor(cube_file, tmp_path):
     """Two of four, evenly among the others, which are those of a file without any."""
     recipe = collect.Recipe("cube-single-play-v0", 10, 0, poor=0.9)

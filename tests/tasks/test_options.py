@@ -78,6 +78,7 @@ def test_data_that_no_disk_holds_are_refused(tmp_path: Path, monkeypatch: pytest
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_a_file_in_the_home_is_made_there(elsewhere: Path) -> None:
     done = command(collecting, CUBE, "--out=~/x.npz", "--episodes=1", "--steps=3", "--workers=1")
     assert done.exit_code == 0, done

@@ -190,6 +190,7 @@ class Stillborn(Probe):
         return super().reset(seed=seed)
 
 
+@pytest.mark.slow
 def test_rows_that_never_began_are_nought():
     """Whether all rows of a worker failed or one of them."""
     for seeds, lost in (([2, 1, 4, 3], [0, 2]), ([2, 1, 1, 1], [0]), ([0, 0, 0, 0], [0, 1, 2, 3])):
@@ -307,6 +308,7 @@ class Hangs(Probe):
         time.sleep(3600)
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_can_be_left():
     class Enough(Exception):
         pass
