@@ -292,5 +292,16 @@ def settle(figure: Figure) -> None:
     """Lays a figure out, once and for all."""
     engine = figure.get_layout_engine()
     if engine is not None:
+        _unshare(figure)
         engine.execute(figure)
         figure.set_layout_engine(None)  # where there is one, every format is drawn twice
+
+
+def _unshare(figure: Figure) -> None:
+    """Ends the sharing of limits, which are known by now: whoever asks for those of one of n shared axes, and drawing
+    does all the time, waits until all n have been asked whether they changed."""
+    for axes in figure.axes:
+        axes.get_xlim(), axes.get_ylim()  # as all of them have it
+    for axes in figure.axes:
+        for group in axes._shared_axes.values():  # type: ignore[attr-defined]
+            group.remove(axes)
