@@ -6,6 +6,7 @@ for which there must be a home directory, while it is imported: so this comes fi
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 from typing import NoReturn
@@ -16,6 +17,8 @@ from core import account, command
 def main(place: str) -> NoReturn:
     """Runs the typer application at "module:attribute"; see `core.command.main`."""
     os.environ["MPLBACKEND"] = "agg"
+    # imports and figures make objects by the thousand that live on; Python would look through them again and again
+    gc.set_threshold(200_000, 20, 100)
     if account.homeless() and not os.environ.get("MPLCONFIGDIR"):
         with tempfile.TemporaryDirectory(prefix="matplotlib-") as folder:
             os.environ["MPLCONFIGDIR"] = folder

@@ -7,7 +7,6 @@ if __name__ == "__main__":  # what follows is imported, which takes seconds, by 
 
     command.main("analysis.plots:app")
 
-import gc
 import multiprocessing
 import os
 import sys
@@ -76,7 +75,6 @@ def main(
     if not records.episodes["complete"].any():
         raise RecordError(f"no episodes to show under {results / 'runs'}: {brief(notes, records)}")
     material = Material(records, query, _baseline(records, baseline), notes)
-    _ready()
     page = Page(WIDTHS[width] if width else 0.0, title, units_of(records.runs), axes_of(records.runs))
     processes = jobs or (1 if len(records.runs) <= FEW else len(os.sched_getaffinity(0)))
     for paths in _drawn(planned(material, place, kinds, page), formats, processes):
@@ -116,6 +114,7 @@ def _drawn(jobs: Iterable[Job], formats: Sequence[str], processes: int) -> Itera
     """Draws and writes pictures while further ones are planned; yields their paths in the order of `jobs`."""
     write = partial(_written, formats=formats)
     if processes == 1:
+        theme()
         yield from map(write, jobs)
         return
     # what is imported is there at once in a fork, which elsewhere than on Linux, or beside JAX, libraries do not bear
@@ -134,16 +133,9 @@ def _drawn(jobs: Iterable[Job], formats: Sequence[str], processes: int) -> Itera
         pool.shutdown(cancel_futures=True)
 
 
-def _ready() -> None:
-    """Sets a process up for drawing. A figure is a large circle of objects, and Python's collector would look through
-    those that live on again and again."""
-    gc.set_threshold(200_000, 20, 100)
-    theme()
-
-
 def _started() -> None:
     die_with_parent()
-    _ready()
+    theme()
 
 
 def _written(job: Job, formats: Sequence[str]) -> list[Path]:

@@ -17,6 +17,7 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis.figures import page as on
 from analysis.figures.curves import BANDS
+from analysis.figures.fonts import bold
 from analysis.figures.looks import BLUE, VERMILION, looks
 from analysis.figures.material import Frames, Material, chosen
 from analysis.figures.page import Page
@@ -222,7 +223,7 @@ def draw_matrix(shown: pd.DataFrame, page: Page) -> Figure:
         text = "1.0" if text == ".00" and row["probability"] > 0.5 else text
         axes.text(
             names.index(row["against"]), names.index(row["label"]), text if numbers else "\N{BULLET}" * sure,
-            ha="center", va="center", fontsize=on.SMALL, fontweight="bold" if sure else "normal",
+            ha="center", va="center", fontsize=on.SMALL, fontweight=bold() if sure else "normal",
             color="white" if abs(row["probability"] - 0.5) > 0.38 else "0.1",
         )  # fmt: skip
     axes.set_xticks(range(len(names)), names, rotation=90)

@@ -29,13 +29,23 @@ _NAMES, _POSTSCRIPT = (1, 3, 4, 6, 16), 6  # records of a font's name table; tha
 @cache
 def families() -> list[str]:
     """What stands in Matplotlib's `font.family`, the small font made and made known to it: once a process."""
+    _add("DejaVuSans")
+    return [FAMILY, WHOLE]
+
+
+@cache
+def bold() -> str:
+    """Matplotlib's name of the bold weight, of which there is a small font from then on: few figures have any."""
+    _add("DejaVuSans-Bold")
+    return "bold"
+
+
+def _add(name: str) -> None:
     folder = tempfile.TemporaryDirectory(prefix="figures-")
     atexit.register(folder.cleanup)
-    for name in ("DejaVuSans", "DejaVuSans-Bold"):
-        path = Path(folder.name) / f"{name}.ttf"
-        _cut(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf").save(path)
-        font_manager.fontManager.addfont(path)
-    return [FAMILY, WHOLE]
+    path = Path(folder.name) / f"{name}.ttf"
+    _cut(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf").save(path)
+    font_manager.fontManager.addfont(path)
 
 
 def _cut(path: Path) -> TTFont:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import special, stats
+import scipy
 
 from analysis.statistics.noise import PASS, episode_variance, settled
 
@@ -91,7 +91,7 @@ def student(
     values = settled(values)
     variance = np.maximum(np.square(std(values)), floor)
     with np.errstate(invalid="ignore"):
-        critical = special.stdtrit(len(values) - 1, (1 + level) / 2)  # a tenth of the time of stats.t.isf
+        critical = scipy.special.stdtrit(len(values) - 1, (1 + level) / 2)  # a tenth of the time of scipy.stats.t.isf
         half = np.where(variance > 0, critical * np.sqrt(variance / len(values)), np.nan)
     return mean(values) - half, mean(values) + half
 
@@ -111,7 +111,7 @@ def bca(
     values = settled(values)
     if len(values) < 2 or not np.ptp(values):
         return np.array(np.nan), np.array(np.nan)
-    found = stats.bootstrap(
+    found = scipy.stats.bootstrap(
         (values,), np.mean, n_resamples=RESAMPLES, confidence_level=level, method="BCa", rng=rng
     ).confidence_interval  # fmt: skip
     return np.asarray(found.low), np.asarray(found.high)
@@ -217,7 +217,7 @@ def estimates(
 
 def stratified_coverage(seeds: int) -> int:
     """Coverage in percent of a nominal 95% interval of `across` for a mean over many tasks of so many seeds each."""
-    return round(100 * (1 - 2 * stats.norm.sf(stats.norm.ppf((1 + LEVEL) / 2) * np.sqrt(1 - 1 / seeds))))
+    return round(100 * (1 - 2 * scipy.stats.norm.sf(scipy.stats.norm.ppf((1 + LEVEL) / 2) * np.sqrt(1 - 1 / seeds))))
 
 
 def improvement_of(a: Strata, b: Strata) -> np.ndarray:

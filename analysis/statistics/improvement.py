@@ -9,8 +9,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy import stats
-from scipy.optimize import brentq
+import scipy
 
 from analysis.statistics.estimates import LEVEL, Estimate, Strata, improvement_of
 
@@ -23,14 +22,14 @@ def newcombe(value: float, n: int, m: int, level: float = LEVEL) -> tuple[float,
     Newcombe 2006 (Statistics in Medicine 25, 559), method 5: the theta with (value - theta)^2 = z^2 V(theta), where V
     is Hanley & McNeil's variance for exponential scores with (n + m) / 2 - 1 for either size less one.
     """
-    z, more = float(stats.norm.isf((1 - level) / 2)), (n + m) / 2 - 1
+    z, more = float(scipy.stats.norm.isf((1 - level) / 2)), (n + m) / 2 - 1
 
     def apart(theta: float) -> float:
         shape = 1 + more * ((1 - theta) / (2 - theta) + theta / (1 + theta))
         return (value - theta) ** 2 - z * z * theta * (1 - theta) * shape / (n * m)
 
-    low = brentq(apart, 0.0, min(value, 1 - EDGE)) if value > EDGE else 0.0
-    high = brentq(apart, max(value, EDGE), 1.0) if value < 1 - EDGE else 1.0
+    low = scipy.optimize.brentq(apart, 0.0, min(value, 1 - EDGE)) if value > EDGE else 0.0
+    high = scipy.optimize.brentq(apart, max(value, EDGE), 1.0) if value < 1 - EDGE else 1.0
     return float(low), float(high)
 
 

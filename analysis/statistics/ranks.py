@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from analysis.statistics.estimates import LEVEL, RESAMPLES, Estimate, Strata, resample
 from analysis.statistics.significance import ALPHA
@@ -17,7 +17,7 @@ DIGITS = 9  # to which scores are equal, whatever order their sums were taken in
 def average_ranks(scores: np.ndarray) -> np.ndarray:
     """`[methods, tasks, ...]` -> `[methods, ...]`: the mean over tasks of each method's rank, 1 the highest score;
     equal scores share the mean of their ranks."""
-    return np.asarray(stats.rankdata(-np.round(scores, DIGITS), axis=0)).mean(axis=1)
+    return np.asarray(scipy.stats.rankdata(-np.round(scores, DIGITS), axis=0)).mean(axis=1)
 
 
 def ranked(methods: Sequence[Strata], rng: np.random.Generator, resamples: int = RESAMPLES) -> Estimate:
@@ -32,5 +32,5 @@ def ranked(methods: Sequence[Strata], rng: np.random.Generator, resamples: int =
 def critical_difference(methods: int, tasks: int, alpha: float = ALPHA) -> float:
     """By how much average ranks of two of so many methods must differ on so many independent tasks (Nemenyi's test,
     Demšar 2006, equation 3.2): q sqrt(k (k + 1) / (6 N)) with the studentised range's q / sqrt(2)."""
-    q = float(stats.studentized_range.isf(alpha, methods, math.inf)) / math.sqrt(2)
+    q = float(scipy.stats.studentized_range.isf(alpha, methods, math.inf)) / math.sqrt(2)
     return q * math.sqrt(methods * (methods + 1) / (6 * tasks))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from scipy import stats
+import scipy
 
 from analysis.statistics.significance import ALPHA
 
@@ -18,7 +18,7 @@ def power(difference: float, variances: Sequence[float], seeds: int, alpha: floa
     seeds. The other tail's share is left out, as in `significance.detectable`."""
     total = math.fsum(variances)
     df = (seeds - 1) * total**2 / math.fsum(one**2 for one in variances)
-    return float(stats.nct.sf(stats.t.isf(alpha / 2, df), df, abs(difference) / math.sqrt(total / seeds)))
+    return float(scipy.stats.nct.sf(scipy.stats.t.isf(alpha / 2, df), df, abs(difference) / math.sqrt(total / seeds)))
 
 
 def seeds_needed(

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import special, stats
+import scipy
 
 from analysis.statistics.estimates import LEVEL
 from analysis.statistics.noise import episode_variance, settled
@@ -86,7 +86,7 @@ def equivalence(compared: Comparison, margin: float) -> Any:
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         t = (margin - np.abs(compared.difference)) / compared.error
-        return stats.t.sf(np.where(compared.error == 0, np.nan, t), compared.df)
+        return scipy.stats.t.sf(np.where(compared.error == 0, np.nan, t), compared.df)
 
 
 def detectable(compared: Comparison, alpha: float = ALPHA, power: float = 0.8) -> float:
@@ -94,12 +94,14 @@ def detectable(compared: Comparison, alpha: float = ALPHA, power: float = 0.8) -
     error, df = float(compared.error), float(compared.df)
     if not error > 0 or not df > 0:
         return math.nan
-    critical = stats.t.isf(alpha / 2, df)
+    critical = scipy.stats.t.isf(alpha / 2, df)
     low, high = 0.0, 1.0
 
     def found(shift: float) -> float:
         """Power at a true difference of `shift` standard errors; the other tail's share is below alpha / 2."""
-        return float(stats.nct.sf(critical, df, shift) if math.isfinite(df) else stats.norm.sf(critical - shift))
+        return float(
+            scipy.stats.nct.sf(critical, df, shift) if math.isfinite(df) else scipy.stats.norm.sf(critical - shift)
+        )
 
     while found(high) < power:
         low, high = high, 2 * high
@@ -116,7 +118,7 @@ def mann_whitney(a: np.ndarray, b: np.ndarray) -> float:
     """
     a, b = settled(a), settled(b)
     if len(a) + len(b) > EXACT:
-        return float(stats.mannwhitneyu(a, b, method="asymptotic").pvalue)
+        return float(scipy.stats.mannwhitneyu(a, b, method="asymptotic").pvalue)
     ranks = _doubled(np.concatenate([a, b]))
     ways = np.zeros((len(a) + 1, ranks.sum() + 1))  # [members, sum of their ranks] -> number of such splits
     ways[0, 0] = 1
@@ -133,7 +135,7 @@ def wilcoxon(differences: np.ndarray) -> float:
     differences = settled(differences)
     differences = differences[differences != 0]
     if len(differences) > EXACT:
-        return float(stats.wilcoxon(differences).pvalue)
+        return float(scipy.stats.wilcoxon(differences).pvalue)
     ranks = _doubled(np.abs(differences))
     ways = np.zeros(ranks.sum() + 1)  # sum of the positive ranks -> number of sign patterns
     ways[0] = 1
@@ -149,7 +151,7 @@ def holm(p: np.ndarray) -> np.ndarray:
 
 def benjamini_hochberg(p: np.ndarray) -> np.ndarray:
     """Adjusted p-values `[m]` of Benjamini & Hochberg 1995, which bound the expected share of false rejections."""
-    return _adjusted(p, lambda known: stats.false_discovery_control(known))
+    return _adjusted(p, lambda known: scipy.stats.false_discovery_control(known))
 
 
 CORRECTIONS = {"holm": holm, "bh": benjamini_hochberg, "none": lambda p: np.asarray(p, float)}
@@ -224,9 +226,9 @@ def _t(difference: Any, parts: Sequence[tuple[Any, Any]], level: float = LEVEL) 
         df = np.where(np.isnan(df) & ~np.isnan(variance), np.inf, df)  # no variance at all
         difference = settled(difference)
         error = np.sqrt(variance)
-        p = 2 * stats.t.sf(np.abs(difference) / error, df)
+        p = 2 * scipy.stats.t.sf(np.abs(difference) / error, df)
         p = np.where(error == 0, np.where(np.equal(difference, 0), 1.0, np.nan), p)
-        half = np.where(error == 0, np.nan, special.stdtrit(df, (1 + level) / 2) * error)
+        half = np.where(error == 0, np.nan, scipy.special.stdtrit(df, (1 + level) / 2) * error)
     return Comparison(
         *(value[()] for value in map(np.asarray, (difference, error, df, difference - half, difference + half, p)))
     )
@@ -240,7 +242,7 @@ def _residual(scores: np.ndarray) -> float:
 
 def _doubled(values: np.ndarray) -> np.ndarray:
     """Twice the ranks `[n]`, ties sharing their mean: integers."""
-    return np.rint(2 * stats.rankdata(settled(values))).astype(int)
+    return np.rint(2 * scipy.stats.rankdata(settled(values))).astype(int)
 
 
 def _two_sided(ways: np.ndarray, observed: int) -> float:

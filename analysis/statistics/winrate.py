@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+import scipy
 from scipy.special import expit
 
 from analysis.statistics.estimates import LEVEL, RESAMPLES, Estimate
@@ -83,7 +83,7 @@ def wilson(rate: float, units: int, level: float = LEVEL) -> tuple[float, float]
     """
     if not units:
         return float("nan"), float("nan")
-    z2 = float(stats.norm.ppf((1 + level) / 2)) ** 2
+    z2 = float(scipy.stats.norm.ppf((1 + level) / 2)) ** 2
     centre = (rate + z2 / (2 * units)) / (1 + z2 / units)
     half = np.sqrt(z2 * (rate * (1 - rate) / units + z2 / (4 * units**2))) / (1 + z2 / units)
     return max(float(centre - half), 0.0), min(float(centre + half), 1.0)
@@ -121,7 +121,7 @@ def length_controlled(scores: np.ndarray, longer: np.ndarray, level: float = LEV
     np.add.at(of_prompt, prompt, x * (y - expit(x @ beta))[:, None])
     bread = np.linalg.inv(hessian)
     deviation = np.sqrt(max((bread @ of_prompt.T @ of_prompt @ bread)[0, 0], bread[0, 0]))
-    z = stats.norm.ppf((1 + level) / 2)
+    z = scipy.stats.norm.ppf((1 + level) / 2)
     return Estimate(*(np.asarray(expit(beta[0] + side * z * deviation)) for side in (0, -1, 1)))
 
 
