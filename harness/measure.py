@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from harness.config import check_keys, parse_set, resolve
-from harness.operations import work
+from harness.operations import pass_operations, work
 from harness.plan import bound
 from harness.train import Algorithm, Trainer, dataset, initial_state, lane_step, lanes_of, needed, take
 from methods.core import Method, State, TaskSpec
@@ -40,6 +40,12 @@ class Measurement:
     operations: float  # of matrix products, per update and seed
     matrix_rate: float  # of the device, operations a second, in the method's precision; NaN if not measured
     precision: str = "float32"
+    pass_operations: float = math.nan  # of one pass of a network of the method's size on a batch
+
+    @property
+    def passes(self) -> float:
+        """Of such a network, that an update comes to; a backward pass is about two."""
+        return self.operations / self.pass_operations
 
     @property
     def ratio(self) -> float:
@@ -160,7 +166,8 @@ def measure(
     return Measurement(method.name, trainer.stage.name, len(seeds), min(scan_times) * scale,
                        min(loop_times, default=float("nan")) * scale, trainer.seconds["compile"], peak,
                        work(method, number, batch_shapes(method, number)).operations if loop else float("nan"),
-                       2.0 * math.prod(MATRIX) / min(matrix_times, default=float("nan")), precision)  # fmt: skip
+                       2.0 * math.prod(MATRIX) / min(matrix_times, default=float("nan")), precision,
+                       pass_operations(method, number))  # fmt: skip
 
 
 def _one_dispatch(trainer: Trainer) -> Callable[[State, int], State]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -54,6 +55,13 @@ def work(method: Method, number: int, batch: Shapes) -> Work:
         found = _work(update, stage.trains, state, batch, key)
         operations, moved = operations + share * found.operations, moved + share * found.bytes
     return Work(operations, moved)
+
+
+def pass_operations(method: Method, number: int) -> float:
+    """Of one pass of a network of the method's size, from observations and actions to a value, on a batch of the stage
+    `number`: the unit in which costs are counted by hand (docs/methods.md)."""
+    sizes = (method.spec.obs_dim + method.spec.action_dim, *method.config.hidden_dims, 1)
+    return 2.0 * method.stages()[number].batch_size * sum(a * b for a, b in itertools.pairwise(sizes))
 
 
 def _work(update: Any, trains: frozenset[str], state: State, batch: Batch, key: Any) -> Work:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -30,7 +31,7 @@ from harness import options
 from harness.config import LARGEST
 from harness.measure import ROWS, Measurement, batch_shapes, distinct_stages, measure
 from harness.numerics import pin
-from harness.operations import DEVICES, work
+from harness.operations import DEVICES, pass_operations, work
 from harness.train import device_memory, device_summary, least_bytes
 from methods.core import BadInput, Method, TaskSpec
 
@@ -43,11 +44,12 @@ def _write(path: Path, found: Sequence[Measurement]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["method", "stage", "seeds", "precision", "ms_per_update_and_seed", "ms_one_dispatch_a_step",
-                     "ratio", "ms_dispatch", "gflop", "matrix_gflops", "share_of_matrix_rate", "compile_s",
-                     "peak_memory_mb", "device", "jax", "date", "command"])  # fmt: skip
+                     "ratio", "ms_dispatch", "gflop", "passes", "times_fql", "matrix_gflops", "share_of_matrix_rate",
+                     "compile_s", "peak_memory_mb", "device", "jax", "date", "command"])  # fmt: skip
     for m in found:
-        numbers = [f"{value:.4g}" for value in (m.ms_scan, m.ms_loop, m.ratio, m.dispatch_ms, m.operations / 1e9,
-                                                m.matrix_rate / 1e9, m.share, m.compile_s, m.memory_mb)]  # fmt: skip
+        values = (m.ms_scan, m.ms_loop, m.ratio, m.dispatch_ms, m.operations / 1e9, m.passes, beside_fql(m, found),
+                  m.matrix_rate / 1e9, m.share, m.compile_s, m.memory_mb)  # fmt: skip
+        numbers = [f"{value:.4g}" for value in values]
         writer.writerow([m.method, m.stage, m.seeds, m.precision, *numbers, device["kind"], jax.__version__,
                          time.strftime("%Y-%m-%d", time.gmtime()), command])  # fmt: skip
     write_text(path, text.getvalue())
@@ -93,7 +95,8 @@ def throughput(
         for (_, method, number), count in product(stages, counts):
             _check_memory(least_bytes(method, count), f"{method.name}: {count} seeds")
             _check_memory(
-                4.0 * count * method.stages()[number].batch_size * (2 * obs_dim + action_dim), f"{method.name}: batches"
+                4.0 * count * method.stages()[number].batch_size * (2 * obs_dim + method.spec.action_dim),
+                f"{method.name}: batches",
             )
         _show(_measured(stages, counts, steps, repeats, path))
 
@@ -125,15 +128,21 @@ def _measured(
     return found
 
 
+def beside_fql(m: Measurement, found: Sequence[Measurement]) -> float:
+    """How many times FQL's an update takes, of as many seeds in the same precision; NaN where FQL was not measured."""
+    alike = (one for one in found if (one.seeds, one.precision) == (m.seeds, m.precision))
+    return next((m.ms_scan / one.ms_scan for one in alike if "fql" in one.method.split()), math.nan)
+
+
 def _show(found: Sequence[Measurement]) -> None:
     console = Console()
     console.width = max(console.width, 120)  # as wide as the table, where the output is no terminal
-    table = Table("method", "stage", "seeds", "ms/update/seed", "one dispatch a step", "ratio", "dispatch ms", "GFLOP",
-                  "of matrix rate", "compile s", "peak MB")  # fmt: skip
+    table = Table("method", "stage", "seeds", "ms/update/seed", "x FQL", "one dispatch a step", "ratio", "dispatch ms",
+                  "GFLOP", "passes", "of matrix rate", "compile s", "peak MB")  # fmt: skip
     for m in found:
-        table.add_row(m.method, m.stage, str(m.seeds), f"{m.ms_scan:.3g}", f"{m.ms_loop:.3g}", f"{m.ratio:.2f}",
-                      f"{m.dispatch_ms:.2g}", f"{m.operations / 1e9:.3g}", f"{m.share:.0%}", f"{m.compile_s:.1f}",
-                      f"{m.memory_mb:.0f}")  # fmt: skip
+        table.add_row(m.method, m.stage, str(m.seeds), f"{m.ms_scan:.3g}", f"{beside_fql(m, found):.2f}",
+                      f"{m.ms_loop:.3g}", f"{m.ratio:.2f}", f"{m.dispatch_ms:.2g}", f"{m.operations / 1e9:.3g}",
+                      f"{m.passes:.0f}", f"{m.share:.0%}", f"{m.compile_s:.1f}", f"{m.memory_mb:.0f}")  # fmt: skip
     console.print(table)
     rates = {m.precision: max(one.matrix_rate for one in found if one.precision == m.precision) for m in found}
     measured = ", ".join(f"{rate / 1e9:.0f} GFLOP/s in {precision}" for precision, rate in rates.items())
@@ -144,13 +153,14 @@ def _show(found: Sequence[Measurement]) -> None:
 def _show_on_paper(stages: Sequence[tuple[str, Method, int]], name: str) -> None:
     console, device = Console(), DEVICES[name]
     console.width = max(console.width, 100)
-    table = Table("method", "stage", "precision", "GFLOP/update", "MB/update", "least ms/update", "set by")
+    table = Table("method", "stage", "precision", "GFLOP/update", "passes", "MB/update", "least ms/update", "set by")
     for users, method, number in stages:
         precision, least = method.config.precision, work(method, number, batch_shapes(method, number))
         floor = least.floor(device, precision)
         bound = "operations" if floor > least.bytes / device.bytes_per_s else "memory"
         table.add_row(users, method.stages()[number].name, precision, f"{least.operations / 1e9:.3g}",
-                      f"{least.bytes / 1e6:.3g}", f"{1e3 * floor:.3g}", bound)  # fmt: skip
+                      f"{least.operations / pass_operations(method, number):.0f}", f"{least.bytes / 1e6:.3g}",
+                      f"{1e3 * floor:.3g}", bound)  # fmt: skip
     console.print(table)
     rates = ", ".join(f"{rate / 1e12:.0f} TFLOP/s in {precision}" for precision, rate in device.flops.items())
     console.print(f"one seed on one {name}, from its data sheet: {rates}, {device.bytes_per_s / 1e12:.2f} TB/s",

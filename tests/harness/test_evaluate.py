@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -270,6 +270,10 @@ def test_measurements_are_finite_and_positive(tmp_path: Path) -> None:
     with (tmp_path / "t.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 2 and float(rows[0]["ratio"]) == pytest.approx(found.ratio, rel=1e-3)  # four digits
+    assert rows[0]["times_fql"] == "nan"  # which was not measured
+    other = replace(found, method="qc_fql fql", ms_scan=0.5 * found.ms_scan)
+    assert throughput_command.beside_fql(found, [found, other]) == 2
+    assert math.isnan(throughput_command.beside_fql(found, [replace(other, precision="bfloat16")]))
     alone = measure(method, len(method.stages()) - 1, (0,), steps=3, repeats=1, loop=False)
     assert alone.ms_scan > 0 and math.isnan(alone.ms_loop)
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import methods
 from harness.measure import batch_shapes
-from harness.operations import DEVICES, Work, work
+from harness.operations import DEVICES, Work, pass_operations, work
 from harness.throughput_command import app
 from harness.train import Algorithm, Lanes, lanes_of, needed, prepare, span, take
 from methods.core import TaskSpec, leaves
@@ -52,6 +52,12 @@ def test_products_are_counted(name: str, expected: int) -> None:
     assert found.operations == expected
     wide = work(method.having(precision="bfloat16"), 0, batch_shapes(method, 0))
     assert wide == found
+
+
+def test_passes_are_of_a_network_of_the_method_s_size() -> None:
+    """Of 5 inputs, two layers of 16 and a value, on 8 rows."""
+    method = make("bc", hidden_dims=(16, 16))
+    assert pass_operations(method, 0) == 2 * 8 * (5 * 16 + 16 * 16 + 16)
 
 
 def test_a_delayed_update_counts_by_its_share() -> None:
