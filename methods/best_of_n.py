@@ -139,12 +139,9 @@ class BestOfN(Method):
         """V(s') `[b]`: the target critic's mean (or largest) value of those (VGF, arXiv 2604.14265, Algorithm 1)."""
         obs, actions = batch["next_observations"], self.next_actions(state, batch, draws)
         if self.config.target_select == "online":
-            best = jnp.argmax(self.critic.q(state["critic"].params, obs, actions), axis=-1, keepdims=True)
-            if self.config.critic == "floq":  # whose values take many passes
-                chosen = jnp.take_along_axis(actions, best[..., None], axis=1)
-                return self.critic.q(state["critic"].target, obs, chosen)[:, 0]
-            values = self.critic.q(state["critic"].target, obs, actions)
-            return jnp.take_along_axis(values, best, axis=-1)[:, 0]
+            best = jnp.argmax(self.critic.q(state["critic"].params, obs, actions), axis=-1)
+            actions = jnp.take_along_axis(actions, best[:, None, None], axis=1)  # the others need no value
+            return self.critic.q(state["critic"].target, obs, actions)[:, 0]
         return particle_value(self.critic.q(state["critic"].target, obs, actions), self.config.target_select)
 
     def update_parts(self, state: State, batch: Batch, draws: Any) -> tuple[State, Metrics]:
