@@ -11,6 +11,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from core.extras import EXTRAS
@@ -20,6 +21,8 @@ from core.extras import EXTRAS
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 emitters = " --xla_cpu_use_fusion_emitters=false" if version("jaxlib").startswith("0.10.") else ""  # later: unknown
 os.environ.setdefault("XLA_FLAGS", f"--xla_cpu_parallel_codegen_split_count=1{emitters}")
+hypothesis.settings.register_profile("without clocks", deadline=None)  # a first example may import for seconds
+hypothesis.settings.load_profile("without clocks")
 # Tracing makes objects by the million that live on: Python's default looks through all of them again and again.
 gc.set_threshold(200_000, 20, 100)
 # Commands that tests start and interrupt hear it also where this session was told not to (in the background, by nohup).
