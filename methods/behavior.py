@@ -71,6 +71,7 @@ class Behavior:
     batch_size: int  # transitions a gradient step
     spec: TaskSpec | None = None
     clip_norm: float | None = None
+    averaged: bool = False  # whether it keeps an average, however slow
     weight_decay: float = 0.0
     decay_steps: int = 0  # steps in which the learning rate falls to 0, along a cosine; 0: it stays
     average: float = 0.0  # rate at which an average of the parameters follows them, and samples; 0: there is none
@@ -101,7 +102,8 @@ class Behavior:
             raise BadInput(f"behavior_weighting=advantage judges single actions: chunk={c.chunk}; "
                            "behavior_weighting=return takes chunks")  # fmt: skip
         assert self.spec is not None
-        judge = InSample.of(self.spec, c, expectile=c.weighting_expectile, activation="gelu", norm="after")
+        single = replace(c, n_step=1)  # it learns from single steps, whatever the method's own critic sees
+        judge = InSample.of(self.spec, single, expectile=c.weighting_expectile, activation="gelu", norm="after")
         return ByAdvantage(judging(judge), *rule)
 
     @property
@@ -110,7 +112,7 @@ class Behavior:
         return optimizer(rate, self.clip_norm, weight_decay=decay, decay_steps=self.decay_steps)
 
     def init(self, key: Key) -> Learner:
-        return create(self.sampler.init(key, self.obs_dim), self.optimizer, target=is_on(self.average))
+        return create(self.sampler.init(key, self.obs_dim), self.optimizer, target=self.averaged or is_on(self.average))
 
     # samples
 
@@ -219,8 +221,7 @@ class Behavior:
           BadInput: a bank of a sampler that keeps changing.
         """
         c = self.config
-        unused = _WHERE if next_samples and c.behavior == "pretrained" else _WHERE | {"bank"}
-        own = own._replace(config={name: value for name, value in own.config.items() if name not in unused})
+        own = self.without_own_settings(own, bank=next_samples and c.behavior == "pretrained")
         if c.behavior == "joint":
             if c.bank and next_samples:
                 raise BadInput(f"{method}.bank={c.bank} needs behavior=pretrained: a joint sampler keeps changing")
@@ -229,6 +230,13 @@ class Behavior:
         seen = frozenset({"behavior"})
         own = own._replace(name="critic", trains=own.trains - seen, reads=seen, prepare=filled)
         return *self.before(), self.stage(c.behavior_steps, own.sample), own
+
+    @staticmethod
+    def without_own_settings(own: Stage, bank: bool = False) -> Stage:
+        """A method's stage without settings of how the behaviour is trained, which do not change what it computes;
+        `bank`: whether it draws from one."""
+        unused = _WHERE if bank else _WHERE | {"bank"}
+        return own._replace(config={name: value for name, value in own.config.items() if name not in unused})
 
     def online(self, own: Stage) -> Stage:
         """Joint, however the behaviour was trained offline: it imitates what the buffer holds, and a bank, made for the

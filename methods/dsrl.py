@@ -27,6 +27,7 @@ from methods.networks import rows
 class DSRLConfig(BehaviorConfig, TDConfig):
     """DSRL's settings; the size of noises per domain stands in the task tables of QAM's protocol."""
 
+    sampler: Literal["flow"] = "flow"
     sampler_activation: Literal["relu", "gelu", "mish"] = "gelu"
     activation: Literal["relu", "gelu"] = "gelu"  # of both critics
     noise_scale: Weight = 1.0  # c: noises lie in [-c, c]; 0 is the one action of the flow from 0
@@ -56,9 +57,10 @@ class DSRL(Method):
     def behavior(self) -> Behavior:
         """The flow that is steered; where it learns beside the others, an average of it is."""
         c = self.config
-        average = c.tau if c.behavior == "joint" else 0.0
-        settings = {"average": c.tau, "lagging": True} if c.behavior == "joint" else {}
-        return Behavior.of(self.spec, c, average=average, lagging=True, settings=settings)
+        joint = c.behavior == "joint"
+        settings = {"average": c.tau, "lagging": True} if joint else {}
+        return Behavior.of(self.spec, c, average=c.tau if joint else 0.0, averaged=joint, lagging=True,
+                           settings=settings)  # fmt: skip
 
     @property
     def critic(self) -> Critic:

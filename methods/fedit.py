@@ -76,8 +76,10 @@ class FEdit(Method):
         return self.behavior.online(self.online_stage())
 
     def draw(self, key: Key, batch: Batch) -> FEditDraws:
-        shape = batch["actions"].shape
-        return FEditDraws(*(jax.random.normal(one, shape) for one in jax.random.split(key, 4)))
+        keys, shape = jax.random.split(key, 4), batch["actions"].shape
+        starts = [self.behavior.sampler.noise(one, (shape[0],)) for one in keys[::2]]
+        edits = [jax.random.normal(one, shape) for one in keys[1::2]]
+        return FEditDraws(starts[0], edits[0], starts[1], edits[1])
 
     def edited(self, state: State, obs: Array, noise: Array, edit: Array) -> Array:
         """The flow's actions after their edits, `[..., a]`, from noise of either, `[..., a]`."""
@@ -102,8 +104,10 @@ class FEdit(Method):
 
     def candidates(self, state: State, obs: Array, key: Key, knobs: Knobs) -> tuple[Array, Array]:
         del knobs
-        shape = (rows(obs), self.spec.action_dim)
-        actions = self.edited(state, obs, *(jax.random.normal(one, shape) for one in jax.random.split(key)))[:, None]
+        start_key, edit_key = jax.random.split(key)
+        start = self.behavior.sampler.noise(start_key, (rows(obs),))
+        edit = jax.random.normal(edit_key, (rows(obs), self.spec.action_dim))
+        actions = self.edited(state, obs, start, edit)[:, None]
         return actions, jnp.ones(actions.shape[:-1], bool)
 
     def cost(self, knobs: Mapping[str, float]) -> Cost:

@@ -83,8 +83,8 @@ class QAM(Method):
         c = self.config
         joint = c.behavior == "joint"
         settings = {"average": c.tau, "lagging": True} if joint else {}
-        return Behavior.of(self.spec, c, clip_norm=self.clip_norm, average=c.tau if joint else 0.0, lagging=True,
-                           settings=settings)  # fmt: skip
+        return Behavior.of(self.spec, c, clip_norm=self.clip_norm, average=c.tau if joint else 0.0,
+                           averaged=joint, lagging=True, settings=settings)  # fmt: skip
 
     @property
     def sampler(self) -> FlowSampler:
@@ -171,7 +171,7 @@ class QAM(Method):
                 raise BadInput(f"{self.name}.clip=together needs behavior=joint: gradients of one step share a clip")
             if self.behavior.weighting is not None:
                 raise BadInput(f"{self.name}.clip=together imitates all alike: behavior_weighting takes clip=apart")
-            return (self.stage("joint"),)
+            return (self.behavior.without_own_settings(self.stage("joint")),)
         return self.behavior.beside(self.name, self.stage("joint"), next_samples=False)
 
     def online(self) -> Stage | None:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from methods.core import Array, Batch, Key, Knobs, MethodConfig, Metrics, Part, State, Weight
+from methods.core import Array, Batch, Key, Knobs, MethodConfig, Metrics, Part, State, Switch, Weight, is_on
 from methods.edit import Edit
 from methods.inference import Cost
 from methods.learner import Params
@@ -24,7 +24,7 @@ from methods.qam import QAM, QAMConfig, QAMDraws
 class QAMEConfig(QAMConfig):
     """QAM's settings and the size of edits."""
 
-    edit_scale: Weight = 0.1  # kappa, of the largest edit
+    edit_scale: Annotated[Weight, Switch] = 0.1  # kappa, of the largest edit; 0: plain QAM
 
 
 class QAMEDraws(NamedTuple):
@@ -51,7 +51,12 @@ class QAME(QAM):
 
     @property
     def parts(self) -> Mapping[str, Part]:
-        return {**super().parts, **self.editing.parts}
+        return {**super().parts, **self.editing.parts} if self.edits else super().parts
+
+    @property
+    def edits(self) -> bool:
+        """Whether it has an edit policy."""
+        return is_on(self.config.edit_scale)
 
     def draw(self, key: Key, batch: Batch) -> QAMEDraws:  # type: ignore[override]
         flow_key, *keys = jax.random.split(key, 4)
@@ -60,7 +65,8 @@ class QAME(QAM):
 
     def edited(self, state: State, obs: Array, noise: Array, edit: Array) -> Array:
         """The flow's actions after their edits, `[..., a]`, from noise of either, `[..., a]`."""
-        return self.editing(state["edit"].params, obs, self.policy(state, obs, noise), edit)[0]
+        start = self.policy(state, obs, noise)
+        return self.editing(state["edit"].params, obs, start, edit)[0] if self.edits else start
 
     def next_value(self, state: State, batch: Batch, noise: Any) -> Array:
         """V(s') `[b]`: the target critics at an edited action; `noise`: of the flow, and of the edit."""
@@ -71,6 +77,8 @@ class QAME(QAM):
         obs = batch["observations"]
         both = (draws.flow.next_noise, draws.next_edit)
         found, metrics = super().gradients(state, batch, draws.flow._replace(next_noise=both))
+        if not self.edits:
+            return found, metrics
         start = self.policy(state, obs, draws.noise)
         own, more = self.editing.gradients(state, self.critic, obs, start, draws.edit)
         return {**found, **own}, {**metrics, **more}
@@ -84,4 +92,4 @@ class QAME(QAM):
 
     def cost(self, knobs: Mapping[str, float]) -> Cost:
         del knobs
-        return Cost(self.sampler.passes + 1)
+        return Cost(self.sampler.passes + self.edits)

@@ -35,6 +35,7 @@ class QC(BestOfN):
     config: QCConfig
     Config: ClassVar[type[MethodConfig]] = QCConfig
     name: ClassVar[str] = "qc"
+    rule: ClassVar[str] = "TD on behaviour proposals, by critics of FQL's suite"  # whose layout best_of_n's have not
 
     @property
     def critic(self) -> Critic:

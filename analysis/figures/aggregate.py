@@ -144,7 +144,8 @@ def draw_profiles(shown: pd.DataFrame, page: Page) -> Figure:
     axes.set_ylim(-0.02, 1.02)
     on.label(axes, page, f"threshold t: {page.score(suite)}", "share of runs with score > t [0-1]")
     on.legend(figure, page, list(lines.values()), list(lines))
-    on.title(figure, page, f"{suite}: performance profiles, {count(shown['tasks'])}\n{covers(shown)}")
+    bands = covers(shown) if shown["label"].nunique() <= BANDS else f"no bands of more than {BANDS} methods"
+    on.title(figure, page, f"{suite}: performance profiles, {count(shown['tasks'])}\n{bands}")
     return figure
 
 

@@ -205,15 +205,28 @@ def test_temperature_by_hand() -> None:
 
 @pytest.mark.parametrize("name", ["fedit", "qam_e"])
 def test_edits_of_no_size_change_nothing(name: str) -> None:
-    method = make(name, edit_scale=0.0)
-    state, noise = random_state(method), jax.random.normal(KEY, (2, ROWS, 2))
+    large = make(name, edit_scale=0.5)
+    method = large.having(edit_scale=0.0)
+    state, noise = random_state(large), jax.random.normal(KEY, (2, ROWS, 2))
     by_flow = {"qam_e": lambda: method.policy(state, OBS, noise[0]),
                "fedit": lambda: method.behavior.sample(state["behavior"], OBS, noise[0])}  # fmt: skip
     start = by_flow[name]()
     np.testing.assert_array_equal(method.edited(state, OBS, *noise), start)
-    large = method.having(edit_scale=0.5)
     moved = np.abs(np.asarray(large.edited(state, OBS, *noise) - start))
     assert 0 < moved.max() <= 0.5 + 1e-6
+
+
+@pytest.mark.slow
+def test_without_edits_qam_e_is_qam() -> None:
+    """Bit for bit, the clip of all gradients as one among it."""
+    qam, plain = make("qam", clip="together"), make("qam_e", clip="together", edit_scale=0.0)
+    state = random_state(qam)
+    assert plain.parts.keys() == qam.parts.keys()
+    batch = {name: jnp.asarray(column) for name, column in make_batch(ROWS).items()}
+    draws = plain.draw(KEY, batch)
+    ours, theirs = plain.update_parts(state, batch, draws)[0], qam.update_parts(state, batch, draws.flow)[0]
+    for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.slow

@@ -59,6 +59,19 @@ def test_stages_that_weigh() -> None:
     assert online is not None and online.complete is None and not online.columns  # a buffer has no weights
 
 
+def test_advantages_are_of_single_steps_whatever_the_method_s_own_critic_sees() -> None:
+    judge = make("fql", n_step=5, behavior_weighting="advantage").behavior.weighting.judge
+    assert judge.critic.discount == 0.99
+
+
+def test_qc_s_critic_is_not_best_of_n_s() -> None:
+    """Another layout and another loss, so another lane, however alike they are set."""
+    alike = {"sampler_activation": "gelu", "activation": "gelu", "chunk": 5, "chunk_mask": "step", "n_particles": 32,
+             "target_select": "online"}  # fmt: skip
+    rules = [make(name, **alike).stages()[0].rule for name in ("qc", "best_of_n")]
+    assert rules[0] != rules[1]
+
+
 def test_advantages_become_weights() -> None:
     """Q - V of the judging critic, exponentiated in units of its std."""
     method = make("bc", behavior_weighting="advantage", weighting_temperature=2.0)
