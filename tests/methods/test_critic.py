@@ -38,8 +38,12 @@ def test_the_value_of_proposals(rule: str, expected: float, monkeypatch: pytest.
     """Target values 1, 9, 2; the online critic prefers the third."""
     method = make("best_of_n", target_select=rule, n_particles=3)
     values = {"online": [0.0, 1.0, 2.0], "target": [1.0, 9.0, 2.0]}
-    monkeypatch.setattr(Critic, "q", lambda self, params, obs, actions, how=None: jnp.array([values[params]]))
-    monkeypatch.setattr(type(method), "next_actions", lambda *_: jnp.zeros((1, 3, 2)))
+
+    def q(self: Critic, params: str, obs: Any, actions: Any, how: str | None = None) -> Any:
+        return jnp.array(values[params])[actions[..., 0].astype(int)]
+
+    monkeypatch.setattr(Critic, "q", q)
+    monkeypatch.setattr(type(method), "next_actions", lambda *_: jnp.tile(jnp.arange(3.0)[None, :, None], (1, 1, 2)))
     learner = replace_learner(random_state(method)["critic"])
     found = method.next_value({"critic": learner}, {"next_observations": jnp.zeros((1, 3))}, None)
     np.testing.assert_allclose(found, [expected])
