@@ -44,10 +44,10 @@ def _write(path: Path, found: Sequence[Measurement]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["method", "stage", "seeds", "precision", "ms_per_update_and_seed", "ms_one_dispatch_a_step",
-                     "ratio", "ms_dispatch", "gflop", "passes", "times_fql", "matrix_gflops", "share_of_matrix_rate",
+                     "ratio", "ms_dispatch", "gflop", "passes", f"times_{methods.REFERENCE}", "matrix_gflops", "share_of_matrix_rate",
                      "compile_s", "peak_memory_mb", "device", "jax", "date", "command"])  # fmt: skip
     for m in found:
-        values = (m.ms_scan, m.ms_loop, m.ratio, m.dispatch_ms, m.operations / 1e9, m.passes, beside_fql(m, found),
+        values = (m.ms_scan, m.ms_loop, m.ratio, m.dispatch_ms, m.operations / 1e9, m.passes, beside(m, found),
                   m.matrix_rate / 1e9, m.share, m.compile_s, m.memory_mb)  # fmt: skip
         numbers = [f"{value:.4g}" for value in values]
         writer.writerow([m.method, m.stage, m.seeds, m.precision, *numbers, device["kind"], jax.__version__,
@@ -128,19 +128,20 @@ def _measured(
     return found
 
 
-def beside_fql(m: Measurement, found: Sequence[Measurement]) -> float:
-    """How many times FQL's an update takes, of as many seeds in the same precision; NaN where FQL was not measured."""
+def beside(m: Measurement, found: Sequence[Measurement]) -> float:
+    """How many times an update of `methods.REFERENCE` one takes, of as many seeds in the same precision; NaN where that
+    was not measured."""
     alike = (one for one in found if (one.seeds, one.precision) == (m.seeds, m.precision))
-    return next((m.ms_scan / one.ms_scan for one in alike if "fql" in one.method.split()), math.nan)
+    return next((m.ms_scan / one.ms_scan for one in alike if methods.REFERENCE in one.method.split()), math.nan)
 
 
 def _show(found: Sequence[Measurement]) -> None:
     console = Console()
     console.width = max(console.width, 120)  # as wide as the table, where the output is no terminal
-    table = Table("method", "stage", "seeds", "ms/update/seed", "x FQL", "one dispatch a step", "ratio", "dispatch ms",
+    table = Table("method", "stage", "seeds", "ms/update/seed", f"x {methods.REFERENCE}", "one dispatch a step", "ratio", "dispatch ms",
                   "GFLOP", "passes", "of matrix rate", "compile s", "peak MB")  # fmt: skip
     for m in found:
-        table.add_row(m.method, m.stage, str(m.seeds), f"{m.ms_scan:.3g}", f"{beside_fql(m, found):.2f}",
+        table.add_row(m.method, m.stage, str(m.seeds), f"{m.ms_scan:.3g}", f"{beside(m, found):.2f}",
                       f"{m.ms_loop:.3g}", f"{m.ratio:.2f}", f"{m.dispatch_ms:.2g}", f"{m.operations / 1e9:.3g}",
                       f"{m.passes:.0f}", f"{m.share:.0%}", f"{m.compile_s:.1f}", f"{m.memory_mb:.0f}")  # fmt: skip
     console.print(table)

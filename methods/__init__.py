@@ -15,7 +15,7 @@ from core.errors import BadInput
 from core.extras import install
 from core.text import nearest
 
-__all__ = ["LANGUAGE", "REGISTRY", "about", "get", "nearest", "registry"]
+__all__ = ["LANGUAGE", "REFERENCE", "REGISTRY", "about", "get", "nearest", "registry"]
 
 NEEDED = ("torch", "transformers", "tokenizers")  # by language methods; the extra `rlhf` brings them
 
@@ -50,6 +50,9 @@ REGISTRY: dict[str, str] = {
     "bc": "methods.bc:BC",
     "bc_gaussian": "methods.bc_gaussian:BCGaussian",
 }
+
+REFERENCE = "fql"
+"""The method that the others' costs are told beside."""
 
 LANGUAGE: dict[str, str] = {
     "sft": "methods.language.sft:SFT",

@@ -272,8 +272,8 @@ def test_measurements_are_finite_and_positive(tmp_path: Path) -> None:
     assert len(rows) == 2 and float(rows[0]["ratio"]) == pytest.approx(found.ratio, rel=1e-3)  # four digits
     assert rows[0]["times_fql"] == "nan"  # which was not measured
     other = replace(found, method="qc_fql fql", ms_scan=0.5 * found.ms_scan)
-    assert throughput_command.beside_fql(found, [found, other]) == 2
-    assert math.isnan(throughput_command.beside_fql(found, [replace(other, precision="bfloat16")]))
+    assert throughput_command.beside(found, [found, other]) == 2
+    assert math.isnan(throughput_command.beside(found, [replace(other, precision="bfloat16")]))
     alone = measure(method, len(method.stages()) - 1, (0,), steps=3, repeats=1, loop=False)
     assert alone.ms_scan > 0 and math.isnan(alone.ms_loop)
 
