@@ -164,9 +164,9 @@ def resolve(
     for override in (*table, *layers):
         if override.method not in (None, method):
             continue
+        if not _may_take(hints, override):
+            continue
         if override.key not in hints:
-            if override.method is None:
-                continue
             valid = nearest(override.key, [field.name for field in fields(cls)])
             raise BadInput(f"{override.origin}: {method} has no setting {override.key!r}; {valid}")
         values[override.key] = _coerce(override, hints[override.key])
@@ -202,16 +202,26 @@ def check_keys(names: Iterable[str], overrides: Iterable[Override], family: str 
       BadInput: such an override.
     """
     names = tuple(names)
-    known = {name: {field.name for field in fields(methods.get(name, family).Config)} for name in names}
+    known = {name: marks(methods.get(name, family).Config) for name in names}
     for override in (override for override in overrides if override.method != TASK):
         if override.method is not None and override.method not in names:
             method, chosen = override.method, ", ".join(names)
             raise BadInput(f"{override.origin} {method}.{override.key}: {method} is not among --methods {chosen}")
         reached = known if override.method is None else {override.method: known[override.method]}
-        if not any(override.key in keys for keys in reached.values()):
+        if not any(override.key in hints and _may_take(hints, override) for hints in reached.values()):
             where = override.method or "any of " + ", ".join(names)
             valid = nearest(override.key, sorted(set().union(*reached.values())))
             raise BadInput(f"{override.origin} {override.key}: no such setting in {where}; {valid}")
+
+
+def _may_take(hints: Mapping[str, tuple[Any, ...]], override: Override) -> bool:
+    """Whether an override is for a method with these settings. One that names no method is for those that have the key;
+    where a method leaves one value of a choice, for that value alone."""
+    if override.method is not None:
+        return True
+    base = hints.get(override.key, (None,))[0]
+    choices = get_args(base) if get_origin(base) is Literal else ()
+    return override.key in hints and (len(choices) != 1 or override.value in choices)
 
 
 def _coerce(override: Override, hint: tuple[Any, ...]) -> Any:

@@ -2,7 +2,7 @@
 
 Source: floq, arXiv 2509.06863, and its public code. A velocity psi(s, a, x, t) is matched to the straight ways from
 numbers x_0, drawn from a small range, to the TD target y: x_t = (1 - t) x_0 + t y, velocity y - x_0. The value is x
-after a few Euler steps, and more of them are more computation for the same parameters. What actors climb is a plain
+after a few Euler steps, and more of them are more computation for the same parameters. What actors maximise is a plain
 network that is regressed on it (`methods.critic.FlowCritic`).
 """
 

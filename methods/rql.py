@@ -1,4 +1,4 @@
-"""RQL: a value over the states of a flow, from noise to action, which the flow itself climbs.
+"""RQL: a value over the states of a flow, from noise to action, which the flow itself maximises.
 
 Source: arXiv 2606.17551 and its public code. V(s, x, f) values an unfinished action x at flow time f: at f = 1 it is
 Q(s, a), at f = 0, x noise, the value of acting by the flow from there, so that no policy stands in the TD target.

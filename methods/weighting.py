@@ -30,7 +30,7 @@ _LEAST_STD = 1e-6  # of a std that something is divided by
 
 
 def weights(x: Array, temperature: Array | float, largest: Array | float) -> Array:
-    """Of what speaks for each transition, `[t]` -> `[t]`, mean 1."""
+    """From how good each transition is taken to be, `[t]` -> `[t]`, mean 1."""
     centred = (x - jnp.mean(x)) / (temperature * jnp.maximum(jnp.std(x), _LEAST_STD))
     raw = jnp.exp(jnp.minimum(centred, jnp.log(largest)))
     return raw / jnp.mean(raw)

@@ -95,8 +95,8 @@ class Sheet(Figure):
 
 
 class Names(Legend):
-    """A legend that is laid out when it is first drawn: Matplotlib's own is anew for every format, which takes half of
-    the time of all drawing."""
+    """A legend that is laid out when it is first drawn. Matplotlib's own is laid out anew for every format, and with
+    many names that takes longer than drawing it."""
 
     _at: tuple[float, ...] = ()
     """Where it stands, in inches, when its parts got their places."""

@@ -19,7 +19,7 @@ from core.files import draft, sweep
 
 FORMATS = ("png", "svg", "pdf")
 DPI = 200
-MORE: dict[str, Any] = {"png": {"pil_kwargs": {"compress_level": 3}}}  # a sixth larger, a sixth faster
+MORE: dict[str, Any] = {"png": {"pil_kwargs": {"compress_level": 3}}}  # a little larger, and faster written
 PAD = 0.02  # inches around all
 TERRAIN = LinearSegmentedColormap.from_list("terrain", ["#fdfcfa", "#e6dfd0", "#c3b596", "#9a8a67"])
 """Muted, so that every method's colour stands out on it."""

@@ -226,6 +226,12 @@ def test_each_method_has_the_settings_that_mean_something_for_it() -> None:
         check_keys(("vgf", "best_of_n"), parse_set(["best_of_n.train_flow_steps=3"]))
     with pytest.raises(BadInput, match=r"critic=td is not one of iql$"):
         resolve("ifql", "toy", "toy", parse_set(["ifql.critic=td"]))
+    assert resolve("idql", "toy", "toy", parse_set(["critic=floq"])).config.critic == "iql"  # which others take
+    assert resolve("fql", "toy", "toy", parse_set(["critic=floq"])).config.critic == "floq"
+    check_keys(("idql", "fql"), parse_set(["critic=floq"]))
+    check_keys(("idql",), parse_set(["critic=iql"]))
+    with pytest.raises(BadInput, match=r"^--set critic: no such setting in any of idql, ifql; "):
+        check_keys(("idql", "ifql"), parse_set(["critic=floq"]))
 
 
 def test_what_is_made_here_has_the_settings_of_what_it_imitates() -> None:

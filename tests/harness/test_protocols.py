@@ -66,6 +66,25 @@ def test_departures_from_a_protocol_are_told(tmp_path: Path) -> None:
     assert "not protocol" not in invoke(*words).stderr
 
 
+@pytest.mark.parametrize("name", ["fql", "qam"])
+def test_qc_and_best_of_n_are_other_lanes_however_alike_they_are_set(name: str) -> None:
+    """Their critics have another layout and another loss."""
+    alike = ("sampler_activation=gelu", "activation=gelu", "chunk=5", "chunk_mask=step", "n_particles=32",
+             "target_select=online")  # fmt: skip
+    runs = planned(tasks=(DOUBLE,), methods=("qc", "best_of_n"), protocol=name, set=alike)
+    assert len({run.trials()[0].lanes()[-1].fingerprint for run in runs}) == 2
+
+
+@pytest.mark.parametrize("name", ["qam", "qgf", "laptop"])
+def test_no_row_of_a_protocol_s_table_is_overruled_by_what_it_sets_for_all(name: str) -> None:
+    """A row that is would be dead, and the value in it believed."""
+    bundle = protocol("ogbench", name)
+    for row in tasks.about("ogbench").settings(bundle, online=False):
+        if bundle.tables != ("settings.csv",):  # laptop's own is the table of another protocol
+            named = f"{row['method']}.{row['key']}"
+            assert row["key"] not in bundle.set or named in bundle.set, row
+
+
 def test_later_layers_win_and_are_named() -> None:
     """Method < table < protocol < preset < --set."""
     overrides = (*layered("ogbench", "smoke", "qam")[1], *parse_set(["fql.tau=0.5"]))

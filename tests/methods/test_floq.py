@@ -228,7 +228,7 @@ def test_a_target_of_one_action_has_a_grid_of_starts(scene: Any) -> None:
 
 @pytest.mark.parametrize("which", ["params", pytest.param("target", marks=pytest.mark.slow)])
 def test_the_slope_in_actions_by_finite_differences(scene: Any, which: str) -> None:
-    """Of the networks, which actors climb, and of the flow itself."""
+    """Of the networks, which actors maximise, and of the flow itself."""
     method, state, batch = scene
     params, obs, actions = getattr(state["critic"], which), batch["observations"], batch["actions"]
     with jax.enable_x64(True):

@@ -230,7 +230,7 @@ def test_without_edits_qam_e_is_qam() -> None:
 
 
 @pytest.mark.slow
-def test_edits_climb_q_and_spread() -> None:
+def test_edits_maximise_q_and_spread() -> None:
     """Of a critic that is constant, the edit's gradient is that of alpha log pi alone."""
     method = make("fedit")
     state = random_state(method)
