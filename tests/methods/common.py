@@ -88,3 +88,9 @@ def random_state(method: Any, seed: int = 0, scale: float = 0.3) -> State:
 def double(tree: Any) -> Any:
     """The tree's floats in float64; call it under `jax.enable_x64`."""
     return jax.tree.map(lambda leaf: leaf.astype(jnp.float64) if leaf.dtype.kind == "f" else leaf, tree)
+
+
+def with_params(learner: Learner, change: Any) -> Learner:
+    """The learner with every parameter, and target, changed."""
+    target = None if learner.target is None else jax.tree.map(change, learner.target)
+    return learner._replace(params=jax.tree.map(change, learner.params), target=target)

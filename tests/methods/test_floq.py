@@ -350,7 +350,7 @@ def test_judges_of_weights_and_critics_of_noise_stay_plain() -> None:
     ("name", "text", "line"),
     [
         ("rql", "critic=floq", r"^rql\.critic=floq: its values are of unfinished actions"),
-        ("ifql", "critic=floq", "critic=floq is not one of iql"),
+        ("ifql", "ifql.critic=floq", "critic=floq is not one of iql"),
         ("fan", "fan.critic=floq", "fan has no setting 'critic'"), ("iql", "iql.critic=floq", "no setting 'critic'"),
         ("fql", "fql.floq_steps=0", "floq_steps=0 is not from 1"),
     ],
