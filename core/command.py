@@ -10,6 +10,7 @@ so that its imports, which take seconds, happen in here, too.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import signal
@@ -50,6 +51,8 @@ def _run(place: str) -> Any:
         raise
     if signal.getsignal(signal.SIGINT) is _leave:
         signal.signal(signal.SIGINT, _interrupt)
+    gc.freeze()  # tracing and drawing make objects by the million, and Python would look through all again and again
+    gc.set_threshold(50_000, 10, 10)
     return app(standalone_mode=False)
 
 

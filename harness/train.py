@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import jax
@@ -29,6 +30,7 @@ from methods.sampling import Pick
 from tasks.core import RewardTransform
 
 LONG = 100_000  # steps of a stage that make up for compiling twice as much
+SHORT = 2_000  # those of one that does not make up for compiling well
 PREPARE_ROWS = 2048  # transitions a chunk of `Stage.prepare`
 
 
@@ -271,7 +273,8 @@ class Trainer:
         arguments = (self.lanes, trained, self._frozen(state), self.columns, self.prepared, jnp.asarray(first))
         if count not in self._compiled:
             started = time.perf_counter()
-            program = jax.jit(span(self.algorithm, count), donate_argnums=1).lower(*arguments).compile()
+            options = light_compile() if self.stage.steps < SHORT else {}
+            program = jax.jit(span(self.algorithm, count), donate_argnums=1).lower(*arguments).compile(options)
             _check_fits(program, self.stage.name)
             self._compiled[count] = program
             self.seconds["compile"] += time.perf_counter() - started
@@ -305,7 +308,19 @@ def quick_compile() -> dict[str, Any]:
     """Options for a program that runs once, where compiling costs more than running; on the CPU, which knows them."""
     if jax.default_backend() != "cpu":
         return {}
-    return {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    return {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True,
+            **_PLAIN}  # fmt: skip
+
+
+def light_compile() -> dict[str, Any]:
+    """Likewise for one that runs for seconds: half to compile; products of matrices are as fast, the rest is slower."""
+    return {"xla_backend_optimization_level": 1, **_PLAIN} if jax.default_backend() == "cpu" else {}
+
+
+# programs compile side by side, so none need be cut for several cores; later versions do not know the second
+_PLAIN: dict[str, Any] = {"xla_cpu_parallel_codegen_split_count": 1}
+if version("jaxlib").startswith("0.10."):
+    _PLAIN["xla_cpu_use_fusion_emitters"] = False
 
 
 def spans(start: int, stop: int, length: int) -> list[tuple[int, int]]:

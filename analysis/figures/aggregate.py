@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from analysis.figures import page as on
-from analysis.figures.curves import BANDS
+from analysis.figures.curves import BANDS, CROWD
 from analysis.figures.fonts import bold
 from analysis.figures.looks import BLUE, VERMILION, looks
 from analysis.figures.material import Frames, Material, chosen
@@ -109,6 +109,11 @@ def covers(shown: pd.DataFrame) -> str:
     return f"95% bootstrap intervals; of {seeds} seeds they cover {percent}%"
 
 
+def banded(shown: pd.DataFrame) -> str:
+    """The same of bands, or that there are none."""
+    return covers(shown) if shown["label"].nunique() <= BANDS else f"no bands of more than {BANDS} methods"
+
+
 def profiles(of: SeedMeans, tasks: list[str], suite: str) -> pd.DataFrame:
     """suite, label, method, tasks, seeds (the fewest), threshold, share (of runs above it), low, high (pointwise)."""
     strata = {label: [values[task] for task in tasks] for label, (_, values) in of.items()}
@@ -126,25 +131,41 @@ def profiles(of: SeedMeans, tasks: list[str], suite: str) -> pd.DataFrame:
 
 
 def draw_profiles(shown: pd.DataFrame, page: Page) -> Figure:
-    """The share of runs above each score, with pointwise bands where they are few."""
-    figure, axes = on.panel(page)
+    """The share of runs above each score, with pointwise bands where they are few. More than CROWD methods are shown
+    BANDS at a time, the best first, each panel before all the others in grey."""
+    suite = str(shown["suite"].iloc[0])
+    runs = {str(label): one for label, one in shown.groupby("label", observed=True, sort=False)}
+    crowd = len(runs) > CROWD
+    if crowd:
+        order = sorted(runs, key=lambda label: -float(runs[label]["share"].mean()))
+        groups = [order[i : i + BANDS] for i in range(0, len(order), BANDS)]
+        figure, every = on.panels(page, len(groups), page.abreast(3, 2), 1.35, sharex=True, sharey=True)
+    else:
+        groups = [list(runs)]
+        figure, axes = on.panel(page)
+        every = [axes]
     styles = looks(dict(zip(shown["label"], shown["method"], strict=True)))
     lines = {}
-    for label, one in shown.groupby("label", observed=True, sort=False):
-        look = styles[str(label)]
-        if shown["label"].nunique() <= BANDS:
-            axes.fill_between(
-                one["threshold"], one["low"], one["high"], step="post", color=look.color, alpha=0.13, lw=0
-            )
-        (lines[str(label)],) = axes.plot(
-            one["threshold"], one["share"], ls=look.line, color=look.color, marker=look.marker, markevery=(7, 14),
-            drawstyle="steps-post", mew=0,
-        )  # fmt: skip
-    suite = str(shown["suite"].iloc[0])
-    axes.set_ylim(-0.02, 1.02)
-    on.label(axes, page, f"threshold t: {page.score(suite)}", "share of runs with score > t [0-1]")
+    for axes, group in zip(every, groups, strict=True):
+        for label in (label for label in runs if label not in group):
+            axes.plot(runs[label]["threshold"], runs[label]["share"], color="0.88", lw=0.6, drawstyle="steps-post")
+        for label in group:
+            one, look = runs[label], styles[label]
+            if len(group) <= BANDS:
+                axes.fill_between(
+                    one["threshold"], one["low"], one["high"], step="post", color=look.color, alpha=0.13, lw=0
+                )
+            (lines[label],) = axes.plot(
+                one["threshold"], one["share"], ls=look.line, color=look.color, marker=look.marker, markevery=(7, 14),
+                drawstyle="steps-post", mew=0,
+            )  # fmt: skip
+        axes.set_ylim(-0.02, 1.02)
+    if crowd:
+        on.shared(figure, page, f"threshold t: {page.score(suite)}", "share of runs with score > t [0-1]")
+    else:
+        on.label(every[0], page, f"threshold t: {page.score(suite)}", "share of runs with score > t [0-1]")
     on.legend(figure, page, list(lines.values()), list(lines))
-    bands = covers(shown) if shown["label"].nunique() <= BANDS else f"no bands of more than {BANDS} methods"
+    bands = f"best methods first, others in grey; {covers(shown)}" if crowd else banded(shown)
     on.title(figure, page, f"{suite}: performance profiles, {count(shown['tasks'])}\n{bands}")
     return figure
 
@@ -210,8 +231,9 @@ def matrix(of: SeedMeans, suite: str) -> pd.DataFrame:
 
 def draw_matrix(shown: pd.DataFrame, page: Page) -> Figure:
     """P(row beats column): blue above a half, red below; bold where the interval excludes .5. Without numbers where
-    they would not fit."""
-    names = list(shown["label"].drop_duplicates())
+    they would not fit. Who beats most is on top."""
+    often = shown.groupby("label", sort=False)["probability"].mean()
+    names = [str(label) for label in often.sort_values(ascending=False, kind="stable").index]
     table = shown.pivot(index="label", columns="against", values="probability").reindex(index=names, columns=names)
     left = max(map(on.length, names)) + 0.35
     cell = min((page.width - left - 0.75) / len(names), 0.42)

@@ -145,7 +145,8 @@ def _draw(points: pd.DataFrame, page: Page, online_from: int | None) -> Figure:
         ticks(every)
         at_least_a_point(every[0])
         on.shared(figure, page, xlabel, score)
-        on.title(figure, page, title + (f"; dotted: {level[0]} at its end" if level else "") + _settings(points))
+        dotted = f"; dotted: {level[0]} at its end" if level else ""
+        on.title(figure, page, title + _bands(points) + dotted + _settings(points))
         return figure
     figure, axes = on.panel(page)
     handles: dict[str, Any] = {}
@@ -158,8 +159,12 @@ def _draw(points: pd.DataFrame, page: Page, online_from: int | None) -> Figure:
     on.label(axes, page, xlabel, score)
     at_least_a_point(axes)
     on.named(figure, page, axes, handles)
-    on.title(figure, page, title)
+    on.title(figure, page, title + _bands(points))
     return figure
+
+
+def _bands(points: pd.DataFrame) -> str:
+    return "; bands: 95% over seeds" if points["low"].notna().any() else ""
 
 
 def _settings(points: pd.DataFrame) -> str:
@@ -188,6 +193,7 @@ def draw_sheet(points: pd.DataFrame, page: Page) -> Figure:
     on.shared(figure, page, "training [gradient steps]", page.score(points["suite"].iloc[0]))
     on.legend(figure, page, list(handles.values()), list(handles))
     text = f"{points['suite'].iloc[0]}: learning curves of {len(tasks)} tasks"
+    text += _bands(points) if len(handles) <= BANDS else ""
     on.title(figure, page, text + (f"; dotted: {name} at its end" if name else ""))
     return figure
 

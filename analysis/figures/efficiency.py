@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from analysis.figures import page as on
-from analysis.figures.aggregate import complete, count
+from analysis.figures.aggregate import banded, complete, count
 from analysis.figures.curves import BANDS, handover, offline_on_grey, ticks, trace
 from analysis.figures.looks import looks
 from analysis.figures.material import Frames, Material, Step, progress
@@ -108,7 +108,7 @@ def draw(points: pd.DataFrame, page: Page) -> Figure:
     on.label(axes, page, xlabel, f"IQM over tasks: {page.score(points['suite'].iloc[0])}")
     at_least_a_point(axes)
     on.named(figure, page, axes, lines)
-    on.title(figure, page, f"{points['suite'].iloc[0]}: sample efficiency, {count(points['tasks'])}")
+    on.title(figure, page, f"{points['suite'].iloc[0]}: sample efficiency, {count(points['tasks'])}\n{banded(points)}")
     return figure
 
 
@@ -130,7 +130,7 @@ def draw_environments(points: pd.DataFrame, page: Page) -> Figure:
     on.shared(figure, page, xlabel, f"IQM: {page.score(points['suite'].iloc[0])}")
     on.legend(figure, page, list(lines.values()), list(lines))
     text = f"{points['suite'].iloc[0]}: sample efficiency by environment (of so many tasks)"
-    on.title(figure, page, text + ("; grey: offline" if went_on is not None else ""))
+    on.title(figure, page, text + ("; grey: offline" if went_on is not None else "") + f"\n{banded(points)}")
     return figure
 
 

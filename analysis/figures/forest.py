@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from analysis.choices import Choice
 from analysis.figures import page as on
-from analysis.figures.looks import looks
+from analysis.figures.looks import Look, looks
 from analysis.figures.material import Frames, Material, chosen
 from analysis.figures.page import Page
 from analysis.output import environment, short
@@ -117,27 +118,45 @@ def rows_of(points: pd.DataFrame) -> tuple[list[str], pd.DataFrame]:
     return [""] * (len(every) > 0) + sorted(set(kept["place"])), pd.concat([every, kept])
 
 
+def _point(axes: Axes, row: dict[Hashable, Any], at: float, values: Sequence[float], look: Look, zero: float) -> None:
+    """A value with its interval, filled where that excludes zero."""
+    (value, low, high), every = values, row["over"] == ALL
+    if not np.isnan(low):
+        axes.plot([low, high], [at, at], color=look.color, lw=1.6 if every else 1.0, solid_capstyle="butt")
+    axes.plot(
+        value, at, marker="D" if every else look.marker, color=look.color, ms=4 if every else 3.2,
+        mfc=look.color if low > zero or high < zero else "white", mew=0.8,
+    )  # fmt: skip
+
+
 def _draw(points: pd.DataFrame, page: Page, columns: Sequence[str], zero: float, xlabel: str, what: str) -> Figure:
+    """A panel a method, a row a task; of one task one panel, a row a method, the best on top."""
     places, shown = rows_of(points)
     labels = list(points["label"].drop_duplicates())
-    names = [on.wrapped(short(place) if place else "all tasks", 1.35) for place in places]
+    single = len(places) == 1
+    if single:
+        labels = [str(label) for label in shown.sort_values(columns[0], ascending=False, kind="stable")["label"]]
+    names = [on.wrapped(short(row) if row else "all tasks", 1.35) for row in (labels if single else places)]
     centres, lines = on.stacked(names)
-    figure, every = on.panels(page, len(labels), page.abreast(4, 2), 0.38 + 0.125 * lines, sharex=True, sharey=True)
+    height = 0.38 + 0.125 * lines
+    if single:
+        figure, axes = on.panel(page, height)
+        every = [axes] * len(labels)
+    else:
+        figure, every = on.panels(page, len(labels), page.abreast(4, 2), height, sharex=True, sharey=True)
     styles = looks(dict(zip(points["label"], points["method"], strict=True)))
-    for axes, label in zip(every, labels, strict=True):
-        look = styles[label]
-        axes.axvline(zero, color="0.4", lw=0.7, zorder=1)
+    for number, (axes, label) in enumerate(zip(every, labels, strict=True)):
         for row in shown[shown["label"] == label].to_dict("records"):
-            value, low, high = (float(row[column]) for column in columns)
-            at, all_ = centres[places.index(row["place"])], row["over"] == ALL
-            if not np.isnan(low):
-                axes.plot([low, high], [at, at], color=look.color, lw=1.6 if all_ else 1.0, solid_capstyle="butt")
-            sure = low > zero or high < zero
-            axes.plot(value, at, marker="D" if all_ else look.marker, color=look.color, ms=4 if all_ else 3.2,
-                      mfc=look.color if sure else "white", mew=0.8)  # fmt: skip
-        axes.set_title(on.wrapped(label, page.width / min(page.abreast(4, 2), len(labels)) - 0.5), fontsize=on.SMALL)
+            at = centres[number if single else places.index(row["place"])]
+            _point(axes, row, at, [float(row[column]) for column in columns], styles[label], zero)
+        if not single:
+            share = page.width / min(page.abreast(4, 2), len(labels))
+            axes.set_title(on.wrapped(label, share - 0.5), fontsize=on.SMALL)
+            axes.axvline(zero, color="0.4", lw=0.7, zorder=1)
         axes.grid(axis="y", visible=False)
-        axes.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
+        axes.xaxis.set_major_locator(MaxNLocator(8 if single else 3, steps=[1, 2, 5, 10]))
+    if single:
+        every[0].axvline(zero, color="0.4", lw=0.7, zorder=1)
     every[0].set_yticks(centres, names)
     every[0].set_ylim(lines - 0.4, -0.6)
     on.shared(figure, page, xlabel)

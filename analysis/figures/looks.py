@@ -1,7 +1,7 @@
 """How each method is drawn: a colour for its family, and a line style and a marker that it shares with none.
 
 A method's look never depends on which others are shown. Families have the hues of Okabe & Ito 2008 (jfly.uni-koeln.de/
-color), which the colour-blind tell apart, and three more; line and marker tell any two methods apart, as they do in
+color), which the colour-blind tell apart, and five more; line and marker tell any two methods apart, as they do in
 grey print.
 """
 
@@ -20,7 +20,7 @@ BLUE, VERMILION, GREEN, PURPLE, AMBER, SKY, GREY, INK = (
     "#0072b2", "#d55e00", "#009e73", "#b8609a", "#b97f00", "#3fa0dd", "#757575", "#2b2b2b",
 )  # fmt: skip
 """Okabe & Ito's, orange, sky blue and purple darkened for thin lines on white, and two greys."""
-WINE, BROWN, TEAL = "#7a1f3d", "#7d4a2b", "#006d77"
+WINE, BROWN, TEAL, OLIVE, SLATE = "#7a1f3d", "#7d4a2b", "#006d77", "#6f7d00", "#47598f"
 """Darker ones, for families beyond those."""
 
 SOLID, DASHED, DOTTED, DASHDOT = "-", "--", ":", "-."
@@ -54,10 +54,11 @@ KNOWN: dict[str, Look] = {
     **_family(TEAL, cfgrl=("*", SOLID), rql=("8", DASHED), fan=("p", DASHDOT)),  # networks conditioned on more
     **_family(GREEN, iql=("P", SOLID), ivr=("<", DASHED), sql=(">", DOTTED), eql=("8", DASHDOT)),  # in-sample
     **_family(PURPLE, td3bc=("v", SOLID), rebrac=("h", DASHED), fbrac=("*", DASHDOT)),  # TD3's kin
-    **_family(AMBER, idql=("^", SOLID), sfbc=("d", DASHED), diffusion_ql=("X", DASHDOT), qsm=("v", DOTTED),
-              dac=("P", LONG)),  # diffusion
+    **_family(AMBER, idql=("^", SOLID), sfbc=("d", DASHED), diffusion_ql=("X", DASHDOT)),  # diffusion
+    **_family(OLIVE, qsm=("v", DOTTED), dac=("P", LONG)),  # diffusion matched to the slope of Q
     **_family(GREY, bc=("X", SOLID), bc_gaussian=("s", DOTTED), sft=("s", SOLID)),  # imitation
-    **_family(INK, best_of_n=("^", DASHED), qc=("D", DASHDOT), qc_fql=("o", LONG)),  # the best of N, and of chunks
+    **_family(INK, best_of_n=("^", DASHED)),
+    **_family(SLATE, qc=("D", DASHDOT), qc_fql=("o", LONG)),  # chunks of actions
     **_family(SKY, dpo=("D", SOLID), ppo=("P", DASHDOT)),  # language models that are trained
 }  # fmt: skip
 
@@ -84,7 +85,7 @@ def looks(methods: Mapping[str, str]) -> dict[str, Look]:
 def _free(method: str, taken: set[Look]) -> Look:
     """A look by the name's hash, which no known method and none of `taken` has."""
     every = [Look(to_rgb(color), marker, line) for line in LINES for marker in MARKERS for color in
-             (BLUE, VERMILION, GREEN, PURPLE, AMBER, SKY, GREY, INK, WINE, BROWN, TEAL)]  # fmt: skip
+             (BLUE, VERMILION, GREEN, PURPLE, AMBER, SKY, GREY, INK, WINE, BROWN, TEAL, OLIVE, SLATE)]  # fmt: skip
     start, used = zlib.crc32(method.encode()), taken | set(KNOWN.values())
     return next((look for i in range(len(every)) if (look := every[(start + i) % len(every)]) not in used), every[0])
 
