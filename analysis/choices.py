@@ -37,7 +37,7 @@ class Choice(NamedTuple):
     """What a rule made of a run's arms."""
 
     scores: np.ndarray
-    """`[s, e]`, NaN where there is none: what speaks for the method."""
+    """`[s, e]`, NaN where there is none: what counts for the method."""
     seeds: np.ndarray
     episodes: np.ndarray
     picks: tuple[str, ...]

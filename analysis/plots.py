@@ -52,7 +52,7 @@ def main(
     width: Annotated[str | None, typer.Option(help="column (3.25 in) or text (5.5 in); each its own if unset.")] = None,
     form: Annotated[str, typer.Option("--format", help="Of png,svg,pdf.")] = ",".join(FORMATS),
     title: Annotated[bool, typer.Option("--title/--no-title", help="Whether titles stand above figures.")] = True,
-    baseline: Annotated[str | None, typer.Option(help="Method that others are compared with: fql.")] = None,
+    baseline: Annotated[str | None, typer.Option(help="Method that others are compared with; default: fql.")] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes that draw; one a core if unset.")] = None,
     methods: Methods = None,
     which: Runs = None,

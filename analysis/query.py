@@ -45,7 +45,7 @@ Names = Annotated[
 
 @dataclass(frozen=True)
 class Query:
-    """Which runs are shown and what speaks for them."""
+    """Which runs are shown and what counts for them."""
 
     methods: tuple[str, ...] = ()
     """Names of methods ("vgf", "vgf online"), or labels of runs; in the order to show. All if empty."""

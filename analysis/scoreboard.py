@@ -61,7 +61,7 @@ class Score:
 
 
 Choices = Mapping[str, Mapping[str, Choice]]
-"""Label -> task (default tasks by their number) -> what speaks for it."""
+"""Label -> task (default tasks by their number) -> what counts for it."""
 
 
 class Row(NamedTuple):
@@ -88,7 +88,7 @@ class Board:
     groups: tuple[Row, ...]
     """A row a group, and the mean over all tasks, where some environment has several tasks; else none."""
     choices: Choices
-    """What speaks for each method on each task."""
+    """What counts for each method on each task."""
 
     @property
     def episodes(self) -> tuple[int, int]:

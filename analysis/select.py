@@ -1,4 +1,4 @@
-"""Which episodes speak for a method: the evaluations that count (`Endpoint`), and what picks a knob setting (`Rule`).
+"""Which episodes count for a method: the evaluations that count (`Endpoint`), and what picks a knob setting (`Rule`).
 
 A rule is declared, never implied. The paper evaluates four L_test values on 50 episodes each and leaves its rule open;
 the largest of four equal arms at success 0.5 is some 7 points too high (facts/vgf.md, item 7). Here, for any knobs:
@@ -32,7 +32,7 @@ from analysis.choices import (
     oracle,
     settings,
 )
-from analysis.endpoint import Endpoint as Endpoint  # what speaks for a method is both
+from analysis.endpoint import Endpoint as Endpoint  # what counts for a method is both
 from analysis.endpoint import headline as headline
 from analysis.endpoint import offline as offline
 from analysis.endpoint import windows

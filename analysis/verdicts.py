@@ -143,7 +143,7 @@ def tabulate(
                 here.setdefault(row, []).append((row, score))
         if len(order) > 1 and choice is None:
             notes.append(f"{run_.name}, {by}: no held-out row; some setting has no even or no odd prompts")
-        else:  # a method speaks by its only setting, or by the held-out choice, which comes last
+        else:  # a method is judged by its only setting, or by the held-out choice, which comes last
             here.setdefault(run_.method, []).append((row, score))
     return pd.DataFrame(rows), pd.DataFrame(_differences(scored, compare, notes)), notes
 

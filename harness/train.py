@@ -94,8 +94,9 @@ def prepare(algorithm: Algorithm, lanes: Lanes, state: State, columns: Columns) 
     if stage.prepare is None:
         return {}
     rows = len(next(iter(columns.values())))
+    once = light_compile() if rows <= PREPARE_ROWS else {}
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=once)
     def chunk(lanes: Lanes, state: State, columns: Columns, start: Array) -> Columns:
         # a chunk that would overrun the end starts earlier, so that one program serves all
         start = jnp.minimum(start, max(rows - PREPARE_ROWS, 0))
@@ -308,8 +309,7 @@ def quick_compile() -> dict[str, Any]:
     """Options for a program that runs once, where compiling costs more than running; on the CPU, which knows them."""
     if jax.default_backend() != "cpu":
         return {}
-    return {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True,
-            **_PLAIN}  # fmt: skip
+    return {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True, **_PLAIN}
 
 
 def light_compile() -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Figures over the tasks of a suite: performance profiles, aggregates with intervals, who beats whom.
 
-A method speaks by the test-time settings that other seeds choose, unless another rule is asked for. Profiles and
+A method is judged by the test-time settings that other seeds choose, unless another rule is asked for. Profiles and
 aggregates compare methods that have the same tasks; the matrix compares each pair on the tasks that both have. After
 Agarwal et al. 2021 (arXiv 2108.13264).
 """
@@ -42,7 +42,7 @@ SeedMeans = Mapping[str, tuple[str, dict[str, np.ndarray]]]
 
 
 def seed_means(material: Material) -> dict[str, SeedMeans]:
-    """What speaks for each run, by suite, labels in the order to show."""
+    """What counts for each run, by suite, labels in the order to show."""
     found: dict[str, dict[str, tuple[str, dict[str, np.ndarray]]]] = {}
     for run, choice in material.once(chosen):
         tasks = found.setdefault(run.suite, {}).setdefault(run.label, (run.method, {}))[1]

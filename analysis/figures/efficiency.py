@@ -54,7 +54,7 @@ def curves(material: Material) -> pd.DataFrame:
     """One row a (suite, environment ("" over all tasks), run, step that all its tasks have, statistic): suite,
     environment, online, method, label, phase, step, tasks, seeds (the fewest), statistic, value, low, high.
 
-    Of a suite and of an environment the methods that have all of its tasks. A score is what speaks for a run at that
+    Of a suite and of an environment the methods that have all of its tasks. A score is what counts for a run at that
     step; intervals resample seeds within tasks.
     """
     runs: dict[tuple[str, bool], dict[str, dict[str, list[Step]]]] = defaultdict(lambda: defaultdict(dict))

@@ -25,7 +25,7 @@ BASELINES = ("fql", *REFERENCES)
 
 
 class Step(NamedTuple):
-    """What speaks for a run at one evaluation."""
+    """What counts for a run at one evaluation."""
 
     run: Run
     phase: str
@@ -79,7 +79,7 @@ def cells(material: Material) -> pd.DataFrame:
 
 
 def picked(material: Material) -> pd.DataFrame:
-    """`select.scores` of what speaks for each run by the rule that is asked for, one row a run; notes on those for
+    """`select.scores` of what counts for each run by the rule that is asked for, one row a run; notes on those for
     which nothing does."""
     query = material.query
     found, notes = scores(material.records, endpoint=query.endpoint, rule=query.rule, interval=query.interval)
@@ -88,14 +88,14 @@ def picked(material: Material) -> pd.DataFrame:
 
 
 def counting(material: Material, run: Run, rows: pd.DataFrame) -> Choice | str:
-    """What speaks for a run over the evaluations that count, of one that went on online the last of those; a line that
+    """What counts for a run over the evaluations that count, of one that went on online the last of those; a line that
     says why nothing does."""
     kept, missing = material.query.endpoint.of(run, rows)
     return choose(run, kept, material.query.rule) if len(kept) else missing or "no evaluation that counts"
 
 
 def chosen(material: Material) -> list[tuple[Run, Choice]]:
-    """What speaks for each run, by suite, task and label; notes on those for which nothing does."""
+    """What counts for each run, by suite, task and label; notes on those for which nothing does."""
     found = []
     for run, rows in material.records.each():
         choice = counting(material, run, rows)
@@ -107,7 +107,7 @@ def chosen(material: Material) -> list[tuple[Run, Choice]]:
 
 
 def progress(material: Material) -> list[Step]:
-    """What speaks for each run at each of its evaluations, by suite, task and label, then in time."""
+    """What counts for each run at each of its evaluations, by suite, task and label, then in time."""
     found = []
     for run, rows in material.records.each():
         for step, group in rows.groupby("step"):

@@ -49,7 +49,7 @@ class Kind(NamedTuple):
     """(material, suite, task, "" of a suite's) -> the pictures; notes on what is not shown."""
     draw: Callable[[pd.DataFrame, Page], Figure]
     scored: bool = True
-    """Whether it is of scores; of language, rewards are known before a judge has spoken."""
+    """Whether it is of scores; of language, rewards are known before a judge has compared."""
 
 
 KINDS = (

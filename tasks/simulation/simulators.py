@@ -134,9 +134,11 @@ class Simulators:
         chosen = np.ones(self.n, bool) if chosen is None else chosen
         self.seeds[chosen], self.steps[chosen] = seeds[chosen], 0
         rows = list(self.obs) if self.obs.size else [np.empty(0, np.float32)] * len(self.envs)
-        for row in np.flatnonzero(chosen & self.alive).tolist():
-            with self._failing(row), self.generator():  # a row at a time: others may wait for it
-                rows[row] = self._reset(row)
+        for some in self._turns(np.flatnonzero(chosen & self.alive).tolist()):
+            with self.generator():
+                for row in some:
+                    with self._failing(row):
+                        rows[row] = self._reset(row)
         blank = np.zeros(max(map(len, rows)), np.float32)
         rows = [obs if len(obs) else blank for obs in rows]
         self.obs = np.stack(rows).astype(np.float32)  # anew: what was handed out earlier stays as it was
@@ -165,6 +167,20 @@ class Simulators:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    @staticmethod
+    def _turns(rows: list[int]) -> Iterator[Iterator[int]]:
+        """The rows in turns of a moment each, as others may wait for the generator."""
+        left = iter(rows)
+
+        def turn(first: int) -> Iterator[int]:
+            yield first
+            until = time.monotonic() + _TURN_S
+            while time.monotonic() < until and (row := next(left, None)) is not None:
+                yield row
+
+        while (row := next(left, None)) is not None:
+            yield turn(row)
 
     @contextlib.contextmanager
     def _failing(self, row: int) -> Iterator[None]:
@@ -209,6 +225,7 @@ def _homes(workers: int) -> list[int | None]:
 
 
 _DRAWING = threading.Lock()
+_TURN_S = 0.01
 
 
 @contextlib.contextmanager
