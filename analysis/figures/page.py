@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
@@ -293,8 +294,31 @@ def settle(figure: Figure) -> None:
     engine = figure.get_layout_engine()
     if engine is not None:
         _unshare(figure)
+        for axis, text in _names(figure):
+            if not text:
+                axis.set_label_coords(0.5, 0.5)
         engine.execute(figure)
         figure.set_layout_engine(None)  # where there is one, every format is drawn twice
+        renderer = figure._get_renderer()  # type: ignore[attr-defined]
+        for axes in figure.axes:
+            locator = axes.get_axes_locator()
+            axes.apply_aspect(locator(axes, renderer) if locator is not None else None)
+        for axis, text in _names(figure):
+            if text:
+                _pin(renderer, axis)
+
+
+def _names(figure: Figure) -> list[tuple[Axis, str]]:
+    """Every axis and its name."""
+    return [(axis, axis.get_label_text()) for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)]
+
+
+def _pin(renderer: Any, axis: Axis) -> None:
+    """Ties an axis's name to the place that it has now. It would else be sought anew, past all ticks, whenever a format
+    is drawn."""
+    axis._update_label_position(renderer)  # type: ignore[attr-defined]
+    at = axis.label.get_transform().transform(axis.label.get_position())
+    axis.set_label_coords(*axis.axes.transAxes.inverted().transform(at))
 
 
 def _unshare(figure: Figure) -> None:

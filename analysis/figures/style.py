@@ -32,8 +32,9 @@ def theme() -> None:
         {
             "axes.axisbelow": True, "axes.edgecolor": "0.15", "axes.grid": True, "axes.labelcolor": "0.1",
             "axes.labelsize": PLAIN, "axes.linewidth": 0.7, "axes.spines.right": False, "axes.spines.top": False,
-            "axes.titlesize": PLAIN, "axes.titlepad": 3.0, "axes.labelpad": 2.5, "font.family": families(),
-            "font.size": PLAIN, "figure.titlesize": LARGE, "grid.color": "0.85", "grid.linewidth": 0.5,
+            "axes.titlesize": PLAIN, "axes.titlepad": 3.0, "axes.titley": 1.0, "axes.labelpad": 2.5,
+            "font.family": families(), "font.size": PLAIN, "figure.titlesize": LARGE, "grid.color": "0.85",
+            "grid.linewidth": 0.5,
             "legend.fontsize": SMALL, "legend.frameon": False, "legend.handlelength": 2.2,
             "lines.linewidth": 1.3, "lines.markersize": 3.4, "patch.linewidth": 0.5, "pdf.fonttype": 42,
             "svg.hashsalt": "analysis", "text.color": "0.1", "xtick.labelsize": SMALL, "ytick.labelsize": SMALL,
