@@ -128,8 +128,8 @@ def arms(rows: pd.DataFrame, order: list[str]) -> Arms:
 
 def numbers(column: pd.Series, order: Sequence[str]) -> np.ndarray:
     """Of each entry of a column its place in `order` `[n]`; -1 of what is not there."""
-    known = column.astype("category").cat
-    return np.append(pd.Index(order).get_indexer(known.categories), -1)[known.codes.to_numpy()]
+    known, place = column.astype("category").cat, {name: i for i, name in enumerate(order)}
+    return np.array([place.get(name, -1) for name in known.categories.tolist()] + [-1])[known.codes.to_numpy()]
 
 
 def average(scores: np.ndarray, axis: int) -> np.ndarray:

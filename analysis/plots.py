@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -36,6 +37,7 @@ from core.options import parts
 from core.processes import die_with_parent
 from core.text import nearest
 
+OF_SUITE = 12  # pictures of a suite, about
 FEW = 8  # runs whose pictures are not worth starting processes for
 
 Save = Callable[[Figure, pd.DataFrame, Path], list[Path]]
@@ -95,19 +97,30 @@ def figures(
 
 
 def planned(material: Material, out: Path, only: Sequence[str], page: Page) -> Iterator[Job]:
-    """Every picture: those of a suite, then those of its tasks. A page without width has each figure's own."""
+    """Every picture, those of a suite among those of its tasks: the former take long to plan, and meanwhile there are
+    others to draw. A page without width has each figure's own."""
     scored = len(material.once(cells)) > 0
     if not scored:
         material.notes.append("no scores, so no figures of them")
     lines = told(material.records)  # seeds that are missing are named below each
     tasks = sorted({(run.suite, run.task) for run in material.records.runs})
+
+    def pictures(suite: str, task: str = "") -> Iterator[Job]:
+        place = Path(suite, task) if task else Path(suite)
+        for kind, stem, frame in registry.frames(material, suite, task, only, scored):
+            mine = Page(page.width or KINDS[kind].width, page.title, page.units, page.axes)
+            path = below(below(out, *place.parts), stem)
+            yield Job(kind, frame, mine, path, small_print(lines.get(place, ()), mine.width))
+
     for suite in sorted({suite for suite, _ in tasks}):
-        for task in ("", *(task for other, task in tasks if other == suite)):
-            place = Path(suite, task) if task else Path(suite)
-            for kind, stem, frame in registry.frames(material, suite, task, only, scored):
-                mine = Page(page.width or KINDS[kind].width, page.title, page.units, page.axes)
-                path = below(below(out, *place.parts), stem)
-                yield Job(kind, frame, mine, path, small_print(lines.get(place, ()), mine.width))
+        own = [task for other, task in tasks if other == suite]
+        some, left = -(-len(own) // OF_SUITE), iter(own)
+        for job in pictures(suite):
+            for task in islice(left, some):
+                yield from pictures(suite, task)
+            yield job
+        for task in left:
+            yield from pictures(suite, task)
 
 
 def _drawn(jobs: Iterable[Job], formats: Sequence[str], processes: int) -> Iterator[list[Path]]:

@@ -293,7 +293,9 @@ def write_contest(
             steps = [1000 * (step + 1) for step in range(evaluations)]
             stage = {"name": "joint", "fingerprint": print_, "steps": steps[-1], "origin": "trained", "seconds": 60.0}
             more: dict[str, Any] = {"stages": [stage], "evaluation_steps": steps}
-            more |= {"offline": evaluations // 2} if went_on else {}
+            before = evaluations // 2
+            online_phase = {"continues": "0" * 12, "from_step": 1000 * before, "steps": 1000 * (evaluations - before)}
+            more |= {"offline": before, "online": online_phase} if went_on else {}
             again = number >= drawn
             folder = write_run(
                 root, method, "ogbench", task, print_, knobs, effect, episodes=episodes, seed_std=6.0,

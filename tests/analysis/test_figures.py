@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.transforms import IdentityTransform, blended_transform_factory
 
 from analysis import plots
-from analysis.figures import aggregate, costs, knobs, scaling, style
+from analysis.figures import aggregate, costs, knobs, page, scaling, style
 from analysis.figures.material import Material
 from analysis.figures.page import COLUMN, NAME, Page
 from analysis.query import Query
@@ -55,6 +56,53 @@ def test_over_tasks_by_hand(tmp_path: Path) -> None:
     both = pairs["probability"] + pairs["probability"].swaplevel().reindex(pairs.index)
     np.testing.assert_allclose(both, 1)
     assert "of 4 seeds they cover 91%" in aggregate.covers(aggregate.aggregates(every, tasks, "s"))
+
+
+def test_profiles_of_a_crowd_are_shown_a_few_at_a_time() -> None:
+    """The best first, each panel with all others in grey; every method in colour once and in the legend."""
+    of = {f"m{i}": (f"m{i}", {"one": np.array([9.0 * i, 9.0 * i + 3]), "two": np.array([5.0, 6.0])}) for i in range(9)}
+    figure = aggregate.draw_profiles(aggregate.profiles(of, ["one", "two"], "s"), Page())
+    assert len(figure.axes) == 2 and all(len(axes.lines) == 9 for axes in figure.axes)
+    coloured = [[line for line in axes.lines if line.get_color() != "0.88"] for axes in figure.axes]
+    assert [len(lines) for lines in coloured] == [6, 3]
+    tops = [float(np.mean(lines[0].get_ydata())) for lines in coloured]
+    assert tops[0] > tops[1] and [text.get_text() for text in figure.legends[0].get_texts()][:2] == ["m8", "m7"]
+    plt.close(figure)
+
+
+def test_the_matrix_has_on_top_who_beats_most() -> None:
+    of = {name: (name, {"t": np.array([mean, mean + 1.0])}) for name, mean in (("a", 10.0), ("b", 30.0), ("c", 20.0))}
+    figure = aggregate.draw_matrix(aggregate.matrix(of, "s"), Page())
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["b", "c", "a"]
+    plt.close(figure)
+
+
+@pytest.mark.parametrize("draw", ["improvement", "panel"])
+def test_names_of_axes_stay_where_layout_would_put_them(draw: str) -> None:
+    """Placed once in `settle`, they are where drawing would have put them: a bar of colours among them."""
+    figure, axes = page.panel(Page())
+    axes.plot([0, 1], [0, 12345])
+    axes.set(xlabel="steps", ylabel="score")
+    if draw == "improvement":
+        plt.close(figure)
+        of = {name: (name, {"t": np.array([mean, mean + 1])}) for name, mean in (("a", 1.0), ("b", 3.0), ("c", 2.0))}
+        figure = aggregate.draw_matrix(aggregate.matrix(of, "s"), Page())
+    page.settle(figure)
+    named = [axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis) if axis.get_label_text()]
+    renderer = figure._get_renderer()  # type: ignore[attr-defined]
+    placed = [axis.label.get_window_extent(renderer).extents for axis in named]
+    for axis in named:
+        axis._autolabelpos = True  # type: ignore[attr-defined]
+        centre = axis.label.get_position()[0 if axis.axis_name == "x" else 1]
+        axis.label.set_transform(
+            blended_transform_factory(axis.axes.transAxes, IdentityTransform()) if axis.axis_name == "x"
+            else blended_transform_factory(IdentityTransform(), axis.axes.transAxes)
+        )  # fmt: skip
+        assert centre == pytest.approx(0.5, abs=1e-6)
+    figure.draw_without_rendering()
+    sought = [axis.label.get_window_extent(renderer).extents for axis in named]
+    np.testing.assert_allclose(placed, sought, atol=1.0)  # pixels
+    plt.close(figure)
 
 
 @pytest.mark.parametrize(("shown", "limits"), [((0, 0), (-1, 1)), ((50, 50.5), (49.25, 51.25)), ((3, 9), (3, 9))])

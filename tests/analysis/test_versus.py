@@ -97,6 +97,17 @@ def test_a_forest_by_hand(three: Path) -> None:
     plt.close(figure)
 
 
+def test_the_forest_of_one_task_has_a_row_a_method(tmp_path: Path) -> None:
+    for method, mean in (("fql", 20), ("vgf", 50), ("iql", 10), ("bc", 15)):
+        values(tmp_path, method, SCENE, mean - 1, mean, mean + 1)
+    figure = forest.draw(forest.versus(material(tmp_path)), Page())
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["vgf", "bc", "iql"]
+    drawn = {float(line.get_ydata()[0]): float(line.get_xdata()[0]) for line in axes.lines if len(line.get_xdata()) < 2}
+    assert [drawn[at] for at in sorted(drawn)] == [30, -5, -10] and axes.yaxis_inverted()
+    plt.close(figure)
+
+
 def test_who_others_are_compared_with(three: Path) -> None:
     against = forest.versus(material(three, baseline="vgf"))
     assert set(against["baseline"]) == {"vgf"} and set(against["label"]) == {"bc", "fql"}

@@ -11,12 +11,29 @@ import pytest
 
 from methods.core import part_key
 from methods.learner import create, descend, global_norm, optimizer
-from methods.networks import MLP, GaussianHead, LayerNorm, QNetwork
+from methods.networks import MLP, GaussianHead, LayerNorm, QNetwork, mish
 from tests.methods.common import double, make, random_state
 
 
 def normal(seed: int, *shape: int) -> jax.Array:
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
+
+
+@pytest.mark.parametrize(("x64", "tolerance"), [(True, 1e-12), (False, 1e-4)])
+def test_mish_and_its_slopes(x64: bool, tolerance: float) -> None:
+    """x tanh(softplus(x)) with two derivatives, in float64 as the oracle, far beyond where e^x overflows."""
+    x = np.concatenate([np.linspace(-110, 110, 2201), [10.0, 20.0, -1e4, 1e4]])
+    with jax.enable_x64(True):
+        ours = oracle = None
+        for times in range(3):
+            ours, oracle = (mish, _mish) if not times else (jax.grad(ours), jax.grad(oracle))
+            found = jax.vmap(ours)(jnp.asarray(x, jnp.float64 if x64 else jnp.float32))
+            exact = jax.vmap(oracle)(jnp.asarray(x, jnp.float64))
+            np.testing.assert_allclose(found, exact, rtol=1e-6 * (not x64) + 1e-13, atol=tolerance)
+
+
+def _mish(x: jax.Array) -> jax.Array:
+    return x * jnp.tanh(jnp.logaddexp(x, 0.0))
 
 
 @pytest.mark.parametrize(("scale", "offset"), [(1.0, 0.0), (1e-2, 3.0), (1e3, -50.0), (0.0, 1.0)])
