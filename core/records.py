@@ -17,6 +17,7 @@ from typing_extensions import TypedDict  # pydantic needs its form of it below P
 
 from core import strict_json
 from core.errors import BadInput
+from core.text import printable
 
 SCHEMA = 1
 LONGEST_NAME = 200  # bytes: file systems take 255
@@ -225,12 +226,16 @@ def check(value: Any, shape: type[T], where: str) -> T:
         return _adapter(shape).validate_python(value, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        shown = repr(first["input"])
-        shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
+        place = _short(".".join(map(str, first["loc"])), 120)  # keys that a stranger wrote are in it
+        shown = _short(repr(first["input"]), 60)
         found = "" if first["type"] == "missing" else f" (it is {shown})"
         what = f"{place}: " if place else ""
-        raise BadInput(f"{where}: {what}{first['msg'].removeprefix('Value error, ')}{found}") from None
+        message = printable(f"{what}{first['msg'].removeprefix('Value error, ')}{found}")
+        raise BadInput(f"{where}: {message}") from None
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def read(path: Path, shape: type[T]) -> T:

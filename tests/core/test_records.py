@@ -100,6 +100,14 @@ def test_a_missing_key_is_named(key: str) -> None:
         records.check({name: value for name, value in RUN.items() if name != key}, RunRecord, "f")
 
 
+@pytest.mark.parametrize("key", ["\n", "\x1b[2J", "x" * 5000])
+def test_a_strange_key_stays_in_its_line(key: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        records.check(RUN | {"wall_clock_s": {key: None}}, RunRecord, "f")
+    line = str(caught.value)
+    assert line.startswith("f: wall_clock_s.") and line.isprintable() and len(line) < 300
+
+
 @given(value=VALUES, key=st.none() | st.sampled_from(sorted(RUN)))
 def test_whatever_stands_there_is_accepted_or_one_line(value: Any, key: str | None) -> None:
     found = value if key is None else RUN | {key: value}
