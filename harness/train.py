@@ -313,7 +313,7 @@ def quick_compile() -> dict[str, Any]:
 
 
 def light_compile() -> dict[str, Any]:
-    """Likewise for one that runs for seconds: half to compile; products of matrices are as fast, the rest is slower."""
+    """Likewise for one that runs for seconds: it compiles faster, and all but its products of matrices runs slower."""
     return {"xla_backend_optimization_level": 1, **_PLAIN} if jax.default_backend() == "cpu" else {}
 
 
