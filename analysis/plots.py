@@ -114,13 +114,12 @@ def planned(material: Material, out: Path, only: Sequence[str], page: Page) -> I
 
     for suite in sorted({suite for suite, _ in tasks}):
         own = [task for other, task in tasks if other == suite]
-        some, left = -(-len(own) // OF_SUITE), iter(own)
-        for job in pictures(suite):
-            for task in islice(left, some):
+        some, of_suite = -(-len(own) // OF_SUITE), pictures(suite)
+        for first in range(0, len(own), some):
+            for task in own[first : first + some]:
                 yield from pictures(suite, task)
-            yield job
-        for task in left:
-            yield from pictures(suite, task)
+            yield from islice(of_suite, 1)
+        yield from of_suite
 
 
 def _drawn(jobs: Iterable[Job], formats: Sequence[str], processes: int) -> Iterator[list[Path]]:

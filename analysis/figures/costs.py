@@ -35,7 +35,8 @@ def clock(material: Material) -> pd.DataFrame:
     at = material.once(curve)
     if at.empty:
         return at
-    frames = []
+    at, frames = at.drop(columns=["online", "phase"]), []
+    of = dict(list(at.groupby(["suite", "task", "label"], observed=True, sort=False)))
     for run, _ in material.records.each():
         stages = [(stage.get("seconds"), stage.get("steps")) for stage in run.meta.get("stages") or []]
         if run.online or not stages or not all(_positive(s) and _positive(n) for s, n in stages[-1:]):
@@ -46,8 +47,8 @@ def clock(material: Material) -> pd.DataFrame:
             continue
         before = sum(seconds or 0.0 for seconds, _ in stages[:-1])
         last, steps = stages[-1]
-        mine = at[(at["suite"] == run.suite) & (at["task"] == run.task) & (at["label"] == run.label)]
-        mine = mine[mine["step"] <= steps].drop(columns=["online", "phase"])
+        mine = of.get((run.suite, run.task, run.label), at.iloc[:0])
+        mine = mine[mine["step"] <= steps]
         mine.insert(4, "device", device(run.meta))
         mine.insert(6, "seconds", before + last * mine["step"] / steps)
         frames.append(mine)

@@ -110,7 +110,8 @@ def progress(material: Material) -> list[Step]:
     """What counts for each run at each of its evaluations, by suite, task and label, then in time."""
     found = []
     for run, rows in material.records.each():
-        for step, group in rows.groupby("step"):
+        needed = rows[["step", "phase", "seed", "setting", "episode", "score", *run.knobs]]  # others cost a copy each
+        for step, group in needed.groupby("step"):
             choice = choose(run, group, material.query.rule)
             if not isinstance(choice, str):
                 found.append(Step(run, str(group["phase"].iloc[0]), int(step), choice))

@@ -4,9 +4,11 @@
 
 The recipe is D4RL's (Fu et al. 2020, section 5): SAC is trained online on the simulator that policies are evaluated
 in. medium: episodes of the policy when it first reached a third of the expert's return; medium-replay: all that the
-agent had seen by then; medium-expert: as many transitions of the medium policy as of the expert. Scale and simulator
-differ from D4RL's, so these sets carry names of their own (`hopper-medium-local`) and are scored against returns
-measured here, which stand in their metadata: the random policy's, and that of the best snapshot, which is "the expert".
+agent had seen by then; medium-expert: as many transitions of the medium policy as of the expert. random-medium is not
+D4RL's: nine tenths of its transitions are of uniformly random actions and a tenth of the medium policy, a skewed mixture
+as in Hong et al. 2023 (arXiv 2306.13085). Scale and simulator differ from D4RL's, so these sets carry names of their own
+(`hopper-medium-local`) and are scored against returns measured here, which stand in their metadata: the random policy's,
+and that of the best snapshot, which is "the expert".
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import csv
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +36,10 @@ from tasks.progress import bar
 from tasks.simulation.lockstep import Lockstep
 
 ENVIRONMENTS = ("halfcheetah", "hopper", "walker2d")
-KINDS = ("medium", "medium-replay", "medium-expert")
+KINDS = ("medium", "medium-replay", "medium-expert", "random-medium")
 DATASETS = tuple(f"{environment}-{kind}" for environment in ENVIRONMENTS for kind in KINDS)
 TRAINING_STEPS, TRANSITIONS = 300_000, 100_000  # by default; D4RL's agents had 1-3 million, its sets have 1 million
+POOR = 0.9  # share of random-medium's transitions that are of random actions
 ROWS = 10  # episodes rolled out side by side
 REFERENCE_EPISODES = 50  # of the random policy and of the expert, whose mean returns are the scores 0 and 100
 
@@ -54,7 +58,8 @@ def collect(
 
     Args:
       training_steps: environment steps of the agent.
-      transitions: of the medium policy, and again of the expert in medium-expert; the last episode is kept whole.
+      transitions: of the medium policy, and again of the expert in medium-expert; in random-medium of both policies
+        together; the last episode of each is kept whole.
 
     Returns:
       The dataset's folder.
@@ -111,23 +116,28 @@ def _episodes(
     medium = f"SAC at step {chosen.medium_step}"
     if dataset.endswith("-replay"):
         return agent.seen(chosen.medium_step), f"All that {medium} had seen"
-    parts = [(chosen.medium_step, f"{dataset}: medium")]
+    environment, poor = agent.recipe.environment, round(POOR * transitions)
+    policy = partial(agent.policy, chosen.medium_step)
+    parts, about = [("medium", policy, transitions)], f"Episodes of {medium}"
     if dataset.endswith("-expert"):
-        parts.append((chosen.expert_step, f"{dataset}: expert"))
+        parts.append(("expert", partial(agent.policy, chosen.expert_step), transitions))
+        about += f" and at step {chosen.expert_step}, half and half"
+    elif dataset.endswith("-random-medium"):
+        parts = [("medium", policy, transitions - poor), ("random", partial(uniform, environment), poor)]
+        about += f" and of uniformly random actions, which are {POOR:.0%} of the transitions"
     episodes: list[Episode] = []
-    for part, (step, label) in enumerate(parts):
+    for part, (label, make, count) in enumerate(parts):
         first_seed = 1_000_000 * (part + 1)  # far from the seeds of evaluations
-        made, act = 0, agent.policy(step)  # once: it seeds the actions' noise
-        with bar(label, transitions, 0, "transitions", progress) as advance:
-            while made < transitions:
-                for episode in rollout(act, agent.recipe.environment, first_seed):
-                    if made < transitions:
+        made, act = 0, make()  # once: it seeds the actions' noise
+        with bar(f"{dataset}: {label}", count, 0, "transitions", progress) as advance:
+            while made < count:
+                for episode in rollout(act, environment, first_seed):
+                    if made < count:
                         episodes.append(episode)
                         made += len(episode.rewards)
                         advance(len(episode.rewards))
                 first_seed += ROWS
-    expert = f" and at step {chosen.expert_step}, half and half" if len(parts) == 2 else ""
-    return episodes, f"Episodes of {medium}{expert}"
+    return episodes, about
 
 
 def fewest(name: str, metadata: Mapping[str, Any]) -> int:

@@ -158,15 +158,19 @@ def test_an_agent_goes_on_where_it_was_stopped(small, monkeypatch):
     assert not np.array_equal(*weights)
     assert folder == minari_data.folder("local/hopper-medium-local-v0")
 
-    for dataset in ("hopper-medium-replay", "hopper-medium-expert"):  # of the same agent, which is not trained again
+    for kind in collect_d4rl.KINDS[1:]:  # of the same agent, which is not trained again
         monkeypatch.setattr(stable_baselines3.SAC, "learn", None)
-        collect(dataset, 2 * EVERY, 30, 0, progress=False, snapshot_every=EVERY)
-    medium, replay, expert = (d4rl.get(f"hopper-{kind}-local").load() for kind in collect_d4rl.KINDS)
+        collect(f"hopper-{kind}", 2 * EVERY, 30, 0, progress=False, snapshot_every=EVERY)
+    medium, replay, expert, mixture = (d4rl.get(f"hopper-{kind}-local").load() for kind in collect_d4rl.KINDS)
     assert len(replay) == EVERY and 30 <= len(medium) < 30 + 1000
     seen = before["observations"].swapaxes(0, 1).reshape(EVERY, 11).astype("f")  # one simulator's, then the other's
     np.testing.assert_array_equal(replay.transitions["observations"], seen)
     np.testing.assert_array_equal(expert.transitions["observations"][: len(medium)], medium.transitions["observations"])
     assert len(expert) >= len(medium) + 30
+    policy = int(mixture.transitions["terminals"].nonzero()[0][0]) + 1  # the medium policy's one episode, then random's
+    assert policy >= 3 and len(mixture) - policy >= 27  # a tenth and nine tenths of 30, last episodes whole
+    np.testing.assert_array_equal(mixture.transitions["actions"][:policy], medium.transitions["actions"][:policy])
+    assert np.abs(mixture.transitions["actions"][policy:]).mean() == pytest.approx(0.5, abs=0.15)  # uniform in the box
 
     task = d4rl.get("hopper-medium-local")
     assert task.name in d4rl.names() and task.data_location().text.startswith("generated: ")
