@@ -5,10 +5,10 @@
 The recipe is D4RL's (Fu et al. 2020, section 5): SAC is trained online on the simulator that policies are evaluated
 in. medium: episodes of the policy when it first reached a third of the expert's return; medium-replay: all that the
 agent had seen by then; medium-expert: as many transitions of the medium policy as of the expert. random-medium is not
-D4RL's: nine tenths of its transitions are of uniformly random actions and a tenth of the medium policy, a skewed mixture
-as in Hong et al. 2023 (arXiv 2306.13085). Scale and simulator differ from D4RL's, so these sets carry names of their own
-(`hopper-medium-local`) and are scored against returns measured here, which stand in their metadata: the random policy's,
-and that of the best snapshot, which is "the expert".
+D4RL's: nine tenths of its transitions are of uniformly random actions and a tenth of the medium policy, a skewed
+mixture as in Hong et al. 2023 (arXiv 2306.13085). Scale and simulator differ from D4RL's, so these sets carry names of
+their own (`hopper-medium-local`) and are scored against returns measured here, which stand in their metadata: the
+random policy's, and that of the best snapshot, which is "the expert".
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from tasks.progress import bar
 from tasks.simulation.lockstep import Lockstep
 
 ENVIRONMENTS = ("halfcheetah", "hopper", "walker2d")
-KINDS = ("medium", "medium-replay", "medium-expert", "random-medium")
-DATASETS = tuple(f"{environment}-{kind}" for environment in ENVIRONMENTS for kind in KINDS)
+KINDS, MORE_KINDS = ("medium", "medium-replay", "medium-expert"), ("random-medium",)  # D4RL's, and ours
+DATASETS = tuple(f"{environment}-{kind}" for environment in ENVIRONMENTS for kind in (*KINDS, *MORE_KINDS))
 TRAINING_STEPS, TRANSITIONS = 300_000, 100_000  # by default; D4RL's agents had 1-3 million, its sets have 1 million
 POOR = 0.9  # share of random-medium's transitions that are of random actions
 ROWS = 10  # episodes rolled out side by side

@@ -25,7 +25,7 @@ from core.errors import Absent, BadInput
 from core.text import nearest
 from tasks.core import DataLocation, Dataset, TaskSpec
 from tasks.d4rl.collect import DATASETS as COLLECTED
-from tasks.d4rl.collect import dataset_id
+from tasks.d4rl.collect import MORE_KINDS, dataset_id
 from tasks.d4rl.files import cut_episodes, read_hdf5
 from tasks.d4rl.simulators import SIMULATORS
 from tasks.data import download
@@ -44,7 +44,11 @@ from tasks.simulation.simulators import Clone
 HOST = "http://rail.eecs.berkeley.edu/datasets/offline_rl"
 _MAZE = "ant_maze_v2/Ant_maze_{}_noisy_multistart_{}_multigoal_{}_sparse_fixed.hdf5"
 FILES = {  # task -> its file at HOST
-    **{f"{dataset}-v2": f"gym_mujoco_v2/{dataset.replace('-', '_')}-v2.hdf5" for dataset in COLLECTED},
+    **{
+        f"{dataset}-v2": f"gym_mujoco_v2/{dataset.replace('-', '_')}-v2.hdf5"
+        for dataset in COLLECTED
+        if not dataset.endswith(MORE_KINDS)
+    },
     "antmaze-umaze-v2": _MAZE.format("u-maze", False, False),
     "antmaze-umaze-diverse-v2": _MAZE.format("u-maze", True, True),
     "antmaze-medium-play-v2": _MAZE.format("big-maze", True, False),
@@ -223,7 +227,8 @@ class D4RLTask:
     def _given(self, data: str) -> Path:
         path = data_files.given(data, "auto, download or an HDF5 file")
         if self.local:
-            raise BadInput(f"{self.name} is made here and takes no file; {self.name.removesuffix('-local')}-v2 does")
+            of = f"{self.name.removesuffix('-local')}-v2"
+            raise BadInput(f"{self.name} is made here and takes no file{f'; {of} does' if of in FILES else ''}")
         return path
 
     def _fetched(self) -> Path:

@@ -158,10 +158,11 @@ def test_an_agent_goes_on_where_it_was_stopped(small, monkeypatch):
     assert not np.array_equal(*weights)
     assert folder == minari_data.folder("local/hopper-medium-local-v0")
 
-    for kind in collect_d4rl.KINDS[1:]:  # of the same agent, which is not trained again
+    kinds = (*collect_d4rl.KINDS, *collect_d4rl.MORE_KINDS)
+    for kind in kinds[1:]:  # of the same agent, which is not trained again
         monkeypatch.setattr(stable_baselines3.SAC, "learn", None)
         collect(f"hopper-{kind}", 2 * EVERY, 30, 0, progress=False, snapshot_every=EVERY)
-    medium, replay, expert, mixture = (d4rl.get(f"hopper-{kind}-local").load() for kind in collect_d4rl.KINDS)
+    medium, replay, expert, mixture = (d4rl.get(f"hopper-{kind}-local").load() for kind in kinds)
     assert len(replay) == EVERY and 30 <= len(medium) < 30 + 1000
     seen = before["observations"].swapaxes(0, 1).reshape(EVERY, 11).astype("f")  # one simulator's, then the other's
     np.testing.assert_array_equal(replay.transitions["observations"], seen)
