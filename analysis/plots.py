@@ -167,5 +167,5 @@ def _baseline(records: Records, name: str | None) -> str:
     """Raises: RecordError: no run is of it."""
     there = list(dict.fromkeys(one for run in records.runs for one in (run.method, run.label)))
     if name is not None and name not in there:
-        raise RecordError(f"--baseline {name}: no run of it; {nearest(name, there)}")
+        raise RecordError(f"--baseline {name}: no run of it; {nearest(name, there, '')}")
     return name or ""

@@ -97,7 +97,7 @@ class Query:
         there = list(dict.fromkeys(name for run in records.runs for name in (run.series, run.stem, run.label)))
         for one in self.methods:
             if one not in there:
-                hint = nearest(one, there) if there else "there are none"
+                hint = nearest(one, there, "") if there else "there are none"
                 raise RecordError(f"--methods {shown(one, quote=False)}: no run of it under {records.root}; {hint}")
         groups = defaultdict[tuple[str, ...], list[Run]](list)
         for run in records.runs:
@@ -135,7 +135,7 @@ def asked_for(records: Records, runs: Sequence[str], rule: Rule) -> None:
     knobs = (PAPER_KNOB, *records.knobs)  # what the paper fixes may be asked for before it was run
     if unknown := [knob for knob in rule.at if knob not in knobs]:
         raise RecordError(f"--select {shown(str(rule))}: no run has a knob {shown(unknown[0])}; "
-                          f"{nearest(unknown[0], sorted(set(knobs)))}")  # fmt: skip
+                          f"{nearest(unknown[0], sorted(set(knobs)), '')}")  # fmt: skip
 
 
 def asks(run: Run, wanted: Sequence[str]) -> bool:

@@ -111,7 +111,7 @@ def _known(records: Records, keys: str | None) -> list[str]:
     there = sorted({key for run in records.runs for key in run.settings})
     for key in found:
         if key not in there:
-            raise RecordError(f"--keys {shown(key)}: no run has such a setting; {nearest(key, there)}")
+            raise RecordError(f"--keys {shown(key)}: no run has such a setting; {nearest(key, there, '')}")
     return found
 
 

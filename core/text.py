@@ -12,10 +12,12 @@ _ASCII = {"±": "+-", "×": "x", "—": "-", "–": "-", "−": "-", "…": "...
           "╸": "-", "╺": "-", "•": "*", "√": "sqrt", "α": "alpha", "β": "beta", "γ": "gamma", "μ": "mu"}  # fmt: skip
 
 
-def nearest(name: str, valid: Sequence[str]) -> str:
-    """A hint for an error line: the closest valid name, or when none is close all of them, as far as a line goes."""
+def nearest(name: str, valid: Sequence[str], more: str = "--list") -> str:
+    """A hint for an error line: the closest valid name, or when none is close all of them, as far as a line goes;
+    `more`: the option that shows the rest, if there is one."""
     close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
-    shown = valid if len(valid) <= MANY else [*valid[:MANY], f"and {len(valid) - MANY} more (--list)"]
+    left = f"and {len(valid) - MANY} more{f' ({more})' if more else ''}"
+    shown = valid if len(valid) <= MANY else [*valid[:MANY], left]
     return f"did you mean {close[0]!r}?" if close else "valid: " + ", ".join(shown)
 
 

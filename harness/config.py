@@ -130,7 +130,7 @@ def _override(name: str, value: Any, origin: str, family: str) -> Override:
     method, dot, key = name.rpartition(".")
     known = methods.registry(family)
     if dot and method != TASK and method not in known:
-        raise BadInput(f"{origin} {name}: unknown method {method!r}; {nearest(method, sorted(known))}")
+        raise BadInput(f"{origin} {name}: unknown method {method!r}; {nearest(method, sorted(known), '--list')}")
     return Override(method if dot else None, key, value, origin)
 
 
@@ -167,7 +167,7 @@ def resolve(
         if not _may_take(hints, override):
             continue
         if override.key not in hints:
-            valid = nearest(override.key, [field.name for field in fields(cls)])
+            valid = nearest(override.key, [field.name for field in fields(cls)], "--show-config")
             raise BadInput(f"{override.origin}: {method} has no setting {override.key!r}; {valid}")
         values[override.key] = _coerce(override, hints[override.key])
         origins[override.key] = override.origin
@@ -210,7 +210,7 @@ def check_keys(names: Iterable[str], overrides: Iterable[Override], family: str 
         reached = known if override.method is None else {override.method: known[override.method]}
         if not any(override.key in hints and _may_take(hints, override) for hints in reached.values()):
             where = override.method or "any of " + ", ".join(names)
-            valid = nearest(override.key, sorted(set().union(*reached.values())))
+            valid = nearest(override.key, sorted(set().union(*reached.values())), "--show-config")
             raise BadInput(f"{override.origin} {override.key}: no such setting in {where}; {valid}")
 
 

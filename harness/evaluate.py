@@ -10,16 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from harness import compiling
 from harness.ending import Interrupted, NotFinite
 from harness.openloop import OpenLoop
-from harness.train import Lanes, lanes_of, light_compile, quick_compile
+from harness.train import Lanes, lanes_of
 from methods.core import Method, State, act_keys, part_key, structure
 from tasks.core import Task, Transitions
 from tasks.simulation.pools import simulators
 from tasks.simulation.simulators import Failures, SimulatorError, SimulatorPool, Simulators
 
 PROBES = 16  # observations at which candidates are recorded
-FEW_STEPS = 10  # of an episode: so few calls that compiling well would not pay
 
 Kept = Callable[[Any, Callable[[], Any]], Any]
 
@@ -41,10 +41,12 @@ class Evaluator:
         self.episode_seeds = np.tile(np.arange(episodes), len(seeds) * len(settings))
         self.lanes = lanes_of(self.seeds, [method] * len(self.seeds))
         key = (type(method), method.spec, structure(method.config))
-        few = light_compile() if task.spec.horizon < FEW_STEPS else {}
+        few = compiling.light(task.spec.horizon < compiling.FEW_STEPS)
         keep: Kept = kept or (lambda key, make: make())
         self._act = keep(("act", *key), lambda: jax.jit(partial(_act, method), compiler_options=few))
-        self._probe = keep(("probe", *key), lambda: jax.jit(partial(_probe, method), compiler_options=quick_compile()))
+        self._probe = keep(
+            ("probe", *key), lambda: jax.jit(partial(_probe, method), compiler_options=compiling.quick())
+        )
         self._pool: Simulators | SimulatorPool | None = None
         self._broken: Failures = {}  # simulators of the pool that raised
         self._stop: Callable[[], bool] = lambda: False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from rich.console import Console
 from rich.markup import escape
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from harness.programs import Program
     from harness.request import Plan
     from tasks.core import DataLocation
+
+Texts: TypeAlias = tuple[tuple[str, "Texts"], ...]
+"""Of a tree: each branch and what is below it."""
 
 
 def listing(suite: str | None) -> None:
@@ -64,7 +67,7 @@ def plan(plan: Plan, places: Mapping[str, DataLocation], execution: Execution, *
         console.width = max(console.width, 200)  # a tree cuts its lines
     engine = engine_of(plan.tasks[0].suite)
     todo: list[Program] = []
-    lines: list[str] = []
+    lines, shown = list[str](), dict[Texts, str]()
     for task in plan.tasks:
         known = places[task.name].there
         dataset = task.load(execution.data) if known else None
@@ -72,7 +75,8 @@ def plan(plan: Plan, places: Mapping[str, DataLocation], execution: Execution, *
         if dataset:
             engine.check(runs, dataset)
         by = f"  protocol: {escape(plan.protocol)}" if plan.protocol else ""
-        tree = Tree(f"[bold]{escape(task.name)}[/bold]{by}  data: {escape(places[task.name].text)}")
+        head = f"[bold]{escape(task.name)}[/bold]{by}  data: {escape(places[task.name].text)}"
+        tree = Tree(head)
         trials = [trial for run in runs for trial in run.trials()]
         stale = Stale(execution.results, [] if execution.fresh else trials)
         if line := stale.line():
@@ -93,7 +97,11 @@ def plan(plan: Plan, places: Mapping[str, DataLocation], execution: Execution, *
                            f"episodes each")  # fmt: skip
         for run, seeds in made.finished.items():
             tree.add(f"[green]finished[/green]: {escape(run.label)}, {seeds_text(seeds)} ({run.fingerprint})")
-        console.print(tree)
+        if first := shown.get(texts := _texts(tree)):
+            console.print(f"{head}; as {escape(first)}")
+        else:
+            shown[texts] = task.name
+            console.print(tree)
     for line in lines:
         console.print(line, markup=False)
     lanes = sum(len(program.training) for program in todo)
@@ -101,6 +109,11 @@ def plan(plan: Plan, places: Mapping[str, DataLocation], execution: Execution, *
     console.print(f"{text}; results: {execution.results}/", markup=False)
     if not all(place.there for place in places.values()):
         console.print("what is finished of tasks without data cannot be told before they are there", markup=False)
+
+
+def _texts(tree: Tree) -> Texts:
+    """What stands below a tree's head."""
+    return tuple((str(child.label), _texts(child)) for child in tree.children)
 
 
 def _count(number: int, what: str) -> str:

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from core.memory import amount, host_memory
+from harness import compiling
 from harness.ending import NotFinite
 from harness.numerics import flags, processor
 from methods.core import Array, BadInput, Columns, Key, Method, Stage, State, leaves, part_key
@@ -30,7 +30,6 @@ from methods.sampling import Pick
 from tasks.core import RewardTransform
 
 LONG = 100_000  # steps of a stage that make up for compiling twice as much
-SHORT = 2_000  # those of one that does not make up for compiling well
 PREPARE_ROWS = 2048  # transitions a chunk of `Stage.prepare`
 
 
@@ -94,9 +93,8 @@ def prepare(algorithm: Algorithm, lanes: Lanes, state: State, columns: Columns) 
     if stage.prepare is None:
         return {}
     rows = len(next(iter(columns.values())))
-    once = light_compile() if rows <= PREPARE_ROWS else {}
 
-    @partial(jax.jit, compiler_options=once)
+    @partial(jax.jit, compiler_options=compiling.light(rows <= PREPARE_ROWS))
     def chunk(lanes: Lanes, state: State, columns: Columns, start: Array) -> Columns:
         # a chunk that would overrun the end starts earlier, so that one program serves all
         start = jnp.minimum(start, max(rows - PREPARE_ROWS, 0))
@@ -274,7 +272,7 @@ class Trainer:
         arguments = (self.lanes, trained, self._frozen(state), self.columns, self.prepared, jnp.asarray(first))
         if count not in self._compiled:
             started = time.perf_counter()
-            options = light_compile() if self.stage.steps < SHORT else {}
+            options = compiling.light(self.stage.steps < compiling.SHORT)
             program = jax.jit(span(self.algorithm, count), donate_argnums=1).lower(*arguments).compile(options)
             _check_fits(program, self.stage.name)
             self._compiled[count] = program
@@ -302,25 +300,7 @@ def initial_state(method: Method, lanes: Lanes, names: Collection[str] | None = 
         fresh = method.having(**lane.settings).init(lane.keys)
         return fresh if names is None else {name: fresh[name] for name in names}
 
-    return jax.jit(jax.vmap(one), compiler_options=quick_compile())(lanes)
-
-
-def quick_compile() -> dict[str, Any]:
-    """Options for a program that runs once, where compiling costs more than running; on the CPU, which knows them."""
-    if jax.default_backend() != "cpu":
-        return {}
-    return {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True, **_PLAIN}
-
-
-def light_compile() -> dict[str, Any]:
-    """Likewise for one that runs for seconds: it compiles faster, and all but its products of matrices runs slower."""
-    return {"xla_backend_optimization_level": 1, **_PLAIN} if jax.default_backend() == "cpu" else {}
-
-
-# programs compile side by side, so none need be cut for several cores; later versions do not know the second
-_PLAIN: dict[str, Any] = {"xla_cpu_parallel_codegen_split_count": 1}
-if version("jaxlib").startswith("0.10."):
-    _PLAIN["xla_cpu_use_fusion_emitters"] = False
+    return jax.jit(jax.vmap(one), compiler_options=compiling.quick())(lanes)
 
 
 def spans(start: int, stop: int, length: int) -> list[tuple[int, int]]:

@@ -76,7 +76,7 @@ def get(name: str, family: str = "control") -> Any:
     """
     known = registry(family)
     if name not in known:
-        raise BadInput(f"unknown method {name!r}; {nearest(name, sorted(known))}")
+        raise BadInput(f"unknown method {name!r}; {nearest(name, sorted(known), '--list')}")
     if family == "language" and (lacking := [one for one in NEEDED if importlib.util.find_spec(one) is None]):
         raise BadInput(f"language methods need {', '.join(lacking)}: {install('rlhf')}")
     module, _, attribute = known[name].partition(":")

@@ -97,7 +97,7 @@ def about(name: str) -> About:
       BadInput: there is none of that name.
     """
     if name not in SUITES:
-        raise BadInput(f"unknown suite {name!r}; {nearest(name, sorted(SUITES))}")
+        raise BadInput(f"unknown suite {name!r}; {nearest(name, sorted(SUITES), '--list')}")
     return About(Path(__file__).parent / SUITES[name])
 
 
@@ -192,6 +192,6 @@ def select(name: str, patterns: Iterable[str]) -> tuple[Any, ...]:
             except BadInput:
                 pass
         if not found:
-            raise BadInput(f"no {name} task matches {pattern!r}; {nearest(pattern, list(names)[:2000])}")
+            raise BadInput(f"no {name} task matches {pattern!r}; {nearest(pattern, list(names)[:2000], '--list')}")
         chosen += [task for task in found if task not in chosen]
     return tuple(module.get(task) for task in chosen)

@@ -4,8 +4,9 @@
 
 The authors' way: flax modules, one compiled update that Python calls at every step with a batch drawn by NumPy on the
 host, metrics returned. Ours: the harness's program, a scan over steps with the data on the device. Both take turns, so
-that a busy machine slows both alike; the ratio is of the shortest times. The first update of both, from equal
-parameters, batch and draws, is compared elsewhere (`tests/methods/test_updates.py`); here it is their time alone.
+that a busy machine slows both alike; the ratio is the median over turns, with its 95% interval. The first update of
+both, from equal parameters, batch and draws, is compared elsewhere (`tests/methods/test_updates.py`); here it is their
+time alone.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import scipy.stats
 import typer
 
 from harness.measure import matrix_seconds, random_transitions
@@ -32,6 +34,7 @@ from methods.core import TaskSpec
 
 SPEC = TaskSpec(28, 5, 1)  # cube-single's
 HIDDEN, BATCH, N, STEPS = (512,) * 4, 256, 5, 4
+LEAST_TURNS = 6  # of which the least and the most hold the median with 97%
 BEHAVIOR, CRITIC = dict(act=nn.relu), dict(act=nn.relu, norm="before")
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -238,17 +241,25 @@ def our_loop(name: str, precision: str) -> Callable[[], None]:
     return run
 
 
-def shortest(loops: Sequence[Callable[[], None]], seconds: float) -> list[float]:
-    """The least milliseconds of an update in each loop, taking turns for so long."""
+def turns(loops: Sequence[Callable[[], None]], seconds: float) -> np.ndarray:
+    """Milliseconds of an update in each loop at each turn `[turns, loops]`, taking turns for so long."""
     for run in loops:  # compiles
         run()
-    best, until = [float("inf")] * len(loops), time.perf_counter() + seconds
-    while time.perf_counter() < until:
-        for place, run in enumerate(loops):
+    times, until = [], time.perf_counter() + seconds
+    while time.perf_counter() < until or len(times) < LEAST_TURNS:
+        times.append([])
+        for run in loops:
             started = time.perf_counter()
             run()
-            best[place] = min(best[place], 1e3 * (time.perf_counter() - started) / STEPS)
-    return best
+            times[-1].append(1e3 * (time.perf_counter() - started) / STEPS)
+    return np.array(times)
+
+
+def median(values: np.ndarray) -> tuple[float, float, float]:
+    """(median, low, high): the order statistics between which the true one lies with at least 95%."""
+    values, count = np.sort(values), len(values)
+    below = int(scipy.stats.binom.ppf(0.025, count, 0.5))  # P(fewer than `below` values under it) <= 2.5%
+    return float(np.median(values)), float(values[below - 1]), float(values[count - below])
 
 
 @app.command()
@@ -265,17 +276,31 @@ def main(
     for name in names.split(","):
         theirs = authors_loop({"vgf": VGF, "avgf": AVGF, "fql": FQL}[name]())
         kinds = ["float32", *filter(None, [precision])]
-        times = shortest([theirs, *map(partial(our_loop, name), kinds)], seconds)
-        for kind, ours in zip(kinds, times[1:], strict=True):
-            rows.append([name, kind, f"{times[0]:.1f}", f"{ours:.1f}", f"{ours / times[0]:.3f}"])
-            print(
-                f"{name}, {kind}: theirs {times[0]:.1f} ms, ours {ours:.1f} ms, ratio {ours / times[0]:.3f}", flush=True
-            )
+        times = turns([theirs, *map(partial(our_loop, name), kinds)], seconds)
+        for kind, ours in zip(kinds, times.T[1:], strict=True):
+            ratio, low, high = median(ours / times[:, 0])
+            a, b = np.median(times[:, 0]), np.median(ours)
+            rows.append([name, kind, f"{a:.1f}", f"{b:.1f}", f"{ratio:.3f}", f"{low:.3f}", f"{high:.3f}", len(times)])
+            print(f"{name}, {kind}: theirs {a:.1f} ms, ours {b:.1f} ms, ratio {ratio:.3f} [{low:.3f}, {high:.3f}], "
+                  f"{len(times)} turns", flush=True)  # fmt: skip
     if out:
         with out.open("w", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(
-                ["method", "precision", "ms_authors_way", "ms_ours", "ratio", "device", "jax", "date", "command"]
+                [
+                    "method",
+                    "precision",
+                    "ms_authors_way",
+                    "ms_ours",
+                    "ratio",
+                    "low",
+                    "high",
+                    "turns",
+                    "device",
+                    "jax",
+                    "date",
+                    "command",
+                ]
             )
             about = [device_summary()["kind"], jax.__version__, time.strftime("%Y-%m-%d", time.gmtime()),
                      "python -m tests.authors " + " ".join(sys.argv[1:])]  # fmt: skip

@@ -41,7 +41,7 @@ def chosen(runs: Sequence[Run], wanted: Sequence[str]) -> tuple[list[Run], list[
              for suite in sorted({run.suite for run in runs})}  # fmt: skip
     known = sorted({name for names in there.values() for name in names if name})
     if unknown := [name for name in wanted if name not in (EVERY, *known)]:
-        hint = nearest(unknown[0], known) if known else "no run is of a protocol with a name"
+        hint = nearest(unknown[0], known, "") if known else "no run is of a protocol with a name"
         raise RecordError(f"--protocol {quoted(unknown[0], quote=False)}: no run is of it; {hint}")
     marks, notes = dict[tuple[str, str], str](), list[str]()
     for suite, counts in there.items():

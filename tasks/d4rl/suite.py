@@ -92,7 +92,7 @@ def get(name: str) -> D4RLTask | MinariTask:
     minari_data.refuse_old(wanted)
     if "/" in wanted:
         raise Absent(f"no Minari dataset {wanted} in {minari_data.root()}; minari download {wanted}")
-    raise BadInput(f"unknown D4RL task {name!r}; {nearest(name, [*names(), *LOCAL_TASKS])}")
+    raise BadInput(f"unknown D4RL task {name!r}; {nearest(name, [*names(), *LOCAL_TASKS], '--list')}")
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,7 @@ class Suite:
     def get(self, name: str) -> LanguageTask:
         """Raises `BadInput` where there is none of that name."""
         if name not in self.tasks:
-            raise BadInput(f"unknown language task {name!r}; {nearest(name, list(self.tasks))}")
+            raise BadInput(f"unknown language task {name!r}; {nearest(name, list(self.tasks), '--list')}")
         return self.tasks[name]
 
 

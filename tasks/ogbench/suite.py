@@ -89,7 +89,7 @@ def get(name: str) -> OGBenchTask:
       BadInput: there is none of that name.
     """
     if name not in _environments():
-        raise BadInput(f"unknown OGBench task {name!r}; {nearest(name, list(names()))}")
+        raise BadInput(f"unknown OGBench task {name!r}; {nearest(name, list(names()), '--list')}")
     return OGBenchTask(name)
 
 

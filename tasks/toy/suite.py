@@ -169,5 +169,5 @@ def get(name: str) -> ToyTask:
       BadInput: there is none of that name.
     """
     if name not in _TASKS:
-        raise BadInput(f"unknown toy task {name!r}; {nearest(name, names())}")
+        raise BadInput(f"unknown toy task {name!r}; {nearest(name, names(), '--list')}")
     return _TASKS[name]
