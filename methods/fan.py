@@ -8,14 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from methods.actors import FieldActor
 from methods.behavior import Behavior, BehaviorConfig
-from methods.core import Array, Batch, Fraction, Key, Knobs, Method, MethodConfig, Metrics, Part, Stage, State, Weight
+from methods.core import (
+    Added,
+    Array,
+    Batch,
+    Explore,
+    Fraction,
+    Key,
+    Knobs,
+    Method,
+    MethodConfig,
+    Metrics,
+    Part,
+    Stage,
+    State,
+    Weight,
+)
 from methods.critic import Critic, CriticConfig
 from methods.inference import Cost
 from methods.learner import Params, descend
@@ -35,6 +50,9 @@ class FANConfig(BehaviorConfig, CriticConfig):
     alpha_critic: Weight = 0.0  # alpha_2: of the anchor, taken off the TD target
     expectile: Fraction = 0.9  # of Q over its noise, in the loss of Z
     z_aggregation: Literal["mean", "min"] = "mean"  # of Z's two heads, in the TD target
+    normalize_value_loss: Annotated[bool, Added] = False  # -Q and -Z in the actor's loss, each over its mean size
+    online_alpha_actor: Annotated[Weight, Explore] = 10.0  # alpha_1 and alpha_2 from the first online step on
+    online_alpha_critic: Annotated[Weight, Explore] = 0.0
 
 
 class FANDraws(NamedTuple):
@@ -89,7 +107,10 @@ class FAN(Method):
         return self.behavior.beside(self.name, self.stage("joint"), next_samples=False)
 
     def online(self) -> Stage | None:
-        return self.behavior.online(self.online_stage())
+        """The same losses, by weights of their own."""
+        c = self.config
+        there = self.having(alpha_actor=c.online_alpha_actor, alpha_critic=c.online_alpha_critic)
+        return self.behavior.online(there.online_stage())
 
     def draw(self, key: Key, batch: Batch) -> FANDraws:
         keys, shape = jax.random.split(key, 6), batch["actions"].shape
@@ -131,13 +152,17 @@ class FAN(Method):
 
     def actor_loss(self, params: Params, state: State, obs: Array, draws: FANDraws) -> tuple[Array, Metrics]:
         """alpha_1 |anchor|^2 - Q(s, mu, n'') - Z(s, mu), means over rows and dimensions; the anchor at mu as it is, the
-        values at mu clipped, by the online networks' means."""
+        values at mu clipped, by the online networks' means of heads. With `normalize_value_loss` each value is divided
+        by the mean of its absolute values over rows, as a constant."""
         raw = self.actor(params, obs, draws.noise)
         away = jnp.mean(self.anchor(state, obs, draws.noise, raw, draws.time) ** 2)
         actions = jnp.clip(raw, -1.0, 1.0)
-        q = jnp.mean(self.q_of(state["critic"].params, obs, actions, draws.actor_noise))
-        z = jnp.mean(self.value.q_values(state["value"].params, obs, actions))
-        return self.config.alpha_actor * away - q - z, {"actor/anchor": away, "actor/q_loss": -q - z}
+        q = jnp.mean(self.q_of(state["critic"].params, obs, actions, draws.actor_noise), axis=0)
+        z = jnp.mean(self.value.q_values(state["value"].params, obs, actions), axis=0)
+        if self.config.normalize_value_loss:
+            q, z = (value / jax.lax.stop_gradient(jnp.mean(jnp.abs(value))) for value in (q, z))
+        value = jnp.mean(q) + jnp.mean(z)
+        return self.config.alpha_actor * away - value, {"actor/anchor": away, "actor/q_loss": -value}
 
     def update_parts(self, state: State, batch: Batch, draws: FANDraws) -> tuple[State, Metrics]:
         (td, q), of_critic = jax.value_and_grad(self.critic_loss, has_aux=True)(

@@ -38,7 +38,7 @@ class Test:
 
 
 class Explore:
-    """In a setting's type: it matters while exploring online alone."""
+    """In a setting's type: it matters online alone, most often to how the method explores."""
 
 
 class Added:

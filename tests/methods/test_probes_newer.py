@@ -170,6 +170,43 @@ def test_fan_targets() -> None:
     assert float(value_loss) == pytest.approx(0.5 * float(np.mean((target - np.asarray(z)) ** 2)), rel=1e-5)
 
 
+def test_fan_normalises_each_value_by_its_mean_size() -> None:
+    """-mean(q) / mean |q| - mean(z) / mean |z|, the sizes being constants: the slope is scaled, and nothing more."""
+    plain, normalised = make("fan", alpha_actor=0.0), make("fan", alpha_actor=0.0, normalize_value_loss=True)
+    state, draws = random_state(plain), plain.draw(KEY, BATCH)
+    actions = jnp.clip(plain.actor(state["actor"].params, OBS, draws.noise), -1, 1)
+    inputs = jnp.concatenate([actions, draws.actor_noise], axis=-1)
+    q = np.mean(plain.critic.q_values(state["critic"].params, OBS, inputs), axis=0)
+    z = np.mean(plain.value.q_values(state["value"].params, OBS, actions), axis=0)
+    expected = -q.mean() / np.abs(q).mean() - z.mean() / np.abs(z).mean()
+    loss, slope = jax.value_and_grad(lambda params: normalised.actor_loss(params, state, OBS, draws)[0])(
+        state["actor"].params
+    )
+    assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+
+    def weighed(params: Any) -> Any:
+        moved = jnp.clip(plain.actor(params, OBS, draws.noise), -1, 1)
+        at = jnp.concatenate([moved, draws.actor_noise], axis=-1)
+        of_q = plain.critic.q_values(state["critic"].params, OBS, at).mean() / np.abs(q).mean()
+        return -of_q - plain.value.q_values(state["value"].params, OBS, moved).mean() / np.abs(z).mean()
+
+    for got, wanted in zip(*map(jax.tree.leaves, (slope, jax.grad(weighed)(state["actor"].params))), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_fan_has_other_weights_online() -> None:
+    """An online update is that of a method with those weights offline; they change nothing before."""
+    method = make("fan", alpha_actor=5.0, alpha_critic=2.0, online_alpha_actor=0.5, online_alpha_critic=0.25)
+    other = make("fan", alpha_actor=0.5, alpha_critic=0.25)
+    (offline,), online = method.stages(), method.online()
+    assert online is not None and online.config["alpha_actor"] == 0.5 and online.config["alpha_critic"] == 0.25
+    assert not {"online_alpha_actor", "online_alpha_critic"} & set(offline.config)
+    state = random_state(method)
+    for got, wanted in zip(*(jax.tree.leaves(stage.update(state, BATCH, KEY)) for stage in (online, other.stages()[0])),
+                           strict=True):  # fmt: skip
+        np.testing.assert_array_equal(got, wanted)
+
+
 # QSM and DAC
 
 
