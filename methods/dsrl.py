@@ -21,6 +21,7 @@ from methods.critic import Critic, TDConfig
 from methods.inference import Cost
 from methods.learner import Params, descend
 from methods.networks import rows
+from methods.select import one_action
 
 
 @dataclass(frozen=True)
@@ -141,8 +142,7 @@ class DSRL(Method):
     def candidates(self, state: State, obs: Array, key: Key, knobs: Knobs) -> tuple[Array, Array]:
         del knobs
         noise = jax.random.normal(key, (rows(obs), self.spec.action_dim))
-        actions = self.steered(state, obs, noise)[:, None]
-        return actions, jnp.ones(actions.shape[:-1], bool)
+        return one_action(self.steered(state, obs, noise))
 
     def cost(self, knobs: Mapping[str, float]) -> Cost:
         del knobs

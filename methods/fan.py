@@ -34,9 +34,10 @@ from methods.core import (
 from methods.critic import Critic, CriticConfig
 from methods.inference import Cost
 from methods.learner import Params, descend
-from methods.losses import aggregate, counted
+from methods.losses import aggregate, counted, expectile_loss
 from methods.networks import rows
 from methods.samplers import FlowSampler
+from methods.select import one_action
 
 
 @dataclass(frozen=True)
@@ -145,10 +146,7 @@ class FAN(Method):
         """The expectile loss of mean Q_target(s, a, n) - Z(s, a), mean over heads and rows."""
         obs, actions = batch["observations"], batch["actions"]
         q = jnp.mean(self.q_of(state["critic"].target, obs, actions, noise), axis=0)
-        above = q - self.value.q_values(params, obs, actions)
-        return jnp.mean(
-            counted(batch) * jnp.where(above > 0.0, self.config.expectile, 1.0 - self.config.expectile) * above**2
-        )
+        return expectile_loss(q - self.value.q_values(params, obs, actions), self.config.expectile, counted(batch))
 
     def actor_loss(self, params: Params, state: State, obs: Array, draws: FANDraws) -> tuple[Array, Metrics]:
         """alpha_1 |anchor|^2 - Q(s, mu, n'') - Z(s, mu), means over rows and dimensions; the anchor at mu as it is, the
@@ -185,8 +183,7 @@ class FAN(Method):
     def candidates(self, state: State, obs: Array, key: Key, knobs: Knobs) -> tuple[Array, Array]:
         del knobs
         noise = jax.random.normal(key, (rows(obs), self.spec.action_dim))
-        actions = jnp.clip(self.actor(state["actor"].params, obs, noise), -1.0, 1.0)[:, None]
-        return actions, jnp.ones(actions.shape[:-1], bool)
+        return one_action(jnp.clip(self.actor(state["actor"].params, obs, noise), -1.0, 1.0))
 
     def cost(self, knobs: Mapping[str, float]) -> Cost:
         del knobs

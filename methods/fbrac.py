@@ -33,6 +33,7 @@ from methods.inference import Cost
 from methods.learner import Params, descend
 from methods.networks import rows
 from methods.samplers import FlowDraws, FlowSampler
+from methods.select import one_action
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,7 @@ class FBRAC(Method):
 
     def candidates(self, state: State, obs: Array, key: Key, knobs: Knobs) -> tuple[Array, Array]:
         del knobs
-        actions = self.actor(state["actor"].params, obs, self.actor.sampler.noise(key, (rows(obs),)))[:, None]
-        return actions, jnp.ones(actions.shape[:-1], bool)
+        return one_action(self.actor(state["actor"].params, obs, self.actor.sampler.noise(key, (rows(obs),))))
 
     def cost(self, knobs: Mapping[str, float]) -> Cost:
         del knobs

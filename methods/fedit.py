@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from methods.behavior import Behavior, BehaviorConfig
 from methods.core import Array, Batch, Key, Knobs, Method, MethodConfig, Metrics, Part, Stage, State, Weight
@@ -20,6 +19,7 @@ from methods.edit import Edit
 from methods.inference import Cost
 from methods.learner import descend
 from methods.networks import rows
+from methods.select import one_action
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,7 @@ class FEdit(Method):
         start_key, edit_key = jax.random.split(key)
         start = self.behavior.sampler.noise(start_key, (rows(obs),))
         edit = jax.random.normal(edit_key, (rows(obs), self.spec.action_dim))
-        actions = self.edited(state, obs, start, edit)[:, None]
-        return actions, jnp.ones(actions.shape[:-1], bool)
+        return one_action(self.edited(state, obs, start, edit))
 
     def cost(self, knobs: Mapping[str, float]) -> Cost:
         del knobs

@@ -19,6 +19,7 @@ from methods.critic import Critic, TDConfig
 from methods.inference import Cost
 from methods.learner import Params, descend
 from methods.networks import rows
+from methods.select import one_action
 
 
 @dataclass(frozen=True)
@@ -119,8 +120,7 @@ class FQL(Method):
     def candidates(self, state: State, obs: Array, key: Key, knobs: Knobs) -> tuple[Array, Array]:
         del knobs
         noise = jax.random.normal(key, (rows(obs), self.spec.action_dim))
-        actions = jnp.clip(self.actor(state["actor"].params, obs, noise), -1.0, 1.0)[:, None]
-        return actions, jnp.ones(actions.shape[:-1], bool)
+        return one_action(jnp.clip(self.actor(state["actor"].params, obs, noise), -1.0, 1.0))
 
     def cost(self, knobs: Mapping[str, float]) -> Cost:
         del knobs

@@ -33,6 +33,7 @@ from methods.critic import CriticConfig, InSample
 from methods.inference import Cost
 from methods.learner import Params, descend
 from methods.samplers import gaussian_log_prob
+from methods.select import one_action
 
 LARGEST_WEIGHT = 100.0  # of a transition in the regression
 
@@ -130,8 +131,7 @@ class IQL(Method):
 
     def candidates(self, state: State, obs: Array, key: Key, knobs: Knobs) -> tuple[Array, Array]:
         del key, knobs  # the most likely action
-        actions = jnp.clip(self.policy(state["actor"].params, obs)[0], -1.0, 1.0)[:, None]
-        return actions, jnp.ones(actions.shape[:-1], bool)
+        return one_action(jnp.clip(self.policy(state["actor"].params, obs)[0], -1.0, 1.0))
 
     def cost(self, knobs: Mapping[str, float]) -> Cost:
         del knobs

@@ -50,10 +50,10 @@ def particle_value(values: Array, how: str) -> Array:
     return jnp.max(values, axis=-1) if how == "max" else jnp.mean(values, axis=-1)
 
 
-def expectile_loss(advantage: Array, expectile: float) -> Array:
-    """Mean of |tau - 1[u < 0]| u^2, u = Q - V: V becomes the tau-expectile of Q (IQL, Eq. 5)."""
+def expectile_loss(advantage: Array, expectile: float, whole: Array | float = 1.0) -> Array:
+    """Mean of |tau - 1[u < 0]| u^2, u = Q - V: V becomes the tau-expectile of Q (IQL, Eq. 5). `whole`: `counted`."""
     weight = jnp.where(advantage > 0.0, expectile, 1.0 - expectile)
-    return jnp.mean(weight * advantage**2)
+    return jnp.mean(whole * weight * advantage**2)
 
 
 def sparse_loss(advantage: Array, value: Array, alpha: float) -> Array:

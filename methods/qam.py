@@ -38,6 +38,7 @@ from methods.inference import Cost
 from methods.learner import CLIP_NORM, Params, clipped_together, descend, global_norm
 from methods.networks import rows
 from methods.samplers import FlowDraws, FlowSampler
+from methods.select import one_action
 
 
 @dataclass(frozen=True)
@@ -239,8 +240,7 @@ class QAM(Method):
 
     def candidates(self, state: State, obs: Array, key: Key, knobs: Knobs) -> tuple[Array, Array]:
         del knobs
-        actions = self.policy(state, obs, self.sampler.noise(key, (rows(obs),)))[:, None]
-        return actions, jnp.ones(actions.shape[:-1], bool)
+        return one_action(self.policy(state, obs, self.sampler.noise(key, (rows(obs),))))
 
     def cost(self, knobs: Mapping[str, float]) -> Cost:
         del knobs

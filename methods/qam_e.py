@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from methods.core import Array, Batch, Key, Knobs, MethodConfig, Metrics, Part, State, Switch, Weight, is_on
 from methods.edit import Edit
@@ -18,6 +17,7 @@ from methods.inference import Cost
 from methods.learner import Params
 from methods.networks import rows
 from methods.qam import QAM, QAMConfig, QAMDraws
+from methods.select import one_action
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,7 @@ class QAME(QAM):
         del knobs
         keys = jax.random.split(key)
         noises = (self.sampler.noise(one, (rows(obs),)) for one in keys)
-        actions = self.edited(state, obs, *noises)[:, None]
-        return actions, jnp.ones(actions.shape[:-1], bool)
+        return one_action(self.edited(state, obs, *noises))
 
     def cost(self, knobs: Mapping[str, float]) -> Cost:
         del knobs

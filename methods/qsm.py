@@ -20,6 +20,7 @@ from methods.critic import Critic, TDConfig, guide
 from methods.inference import Cost
 from methods.learner import CLIP_NORM, Params, clipped_together, descend, global_norm
 from methods.networks import rows
+from methods.select import one_action
 
 
 @dataclass(frozen=True)
@@ -125,8 +126,7 @@ class QSM(Method):
 
     def candidates(self, state: State, obs: Array, key: Key, knobs: Knobs) -> tuple[Array, Array]:
         del knobs
-        actions = self.actor(state["actor"].params, obs, self.actor.noise(key, (rows(obs),)))[:, None]
-        return actions, jnp.ones(actions.shape[:-1], bool)
+        return one_action(self.actor(state["actor"].params, obs, self.actor.noise(key, (rows(obs),))))
 
     def cost(self, knobs: Mapping[str, float]) -> Cost:
         del knobs

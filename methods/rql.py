@@ -36,9 +36,10 @@ from methods.core import (
 from methods.critic import Critic, TDConfig
 from methods.inference import Cost
 from methods.learner import Params, descend
-from methods.losses import counted
+from methods.losses import counted, expectile_loss
 from methods.networks import rows
 from methods.samplers import FlowDraws, FlowSampler
+from methods.select import one_action
 
 AHEAD = 0.1  # of flow time: the step at whose end the actor asks V
 
@@ -139,9 +140,7 @@ class RQL(Method):
         obs = batch["observations"]
         target = self.critic.target(batch, self.next_value(state, batch, draws.next_noise))
         values = self.values(params, obs, *self.carried_back(state, obs, batch["actions"], draws.back))
-        above = target - values
-        weight = jnp.where(above >= 0.0, self.config.expectile, 1.0 - self.config.expectile)
-        return jnp.mean(counted(batch) * weight * above**2), jnp.mean(values)
+        return expectile_loss(target - values, self.config.expectile, counted(batch)), jnp.mean(values)
 
     def actor_loss(self, params: Params, state: State, batch: Batch, draws: FlowDraws) -> tuple[Array, Metrics]:
         """alpha |v - (a - z)|^2 - V(s, x_t + v min(.1, 1 - t), min(t + .1, 1)), means over rows and dimensions; V
@@ -179,8 +178,7 @@ class RQL(Method):
         del knobs
         learner = state["actor"]
         params = learner.params if learner.target is None else learner.target
-        actions = self.actor(params, obs, self.sampler.noise(key, (rows(obs),)))[:, None]
-        return actions, jnp.ones(actions.shape[:-1], bool)
+        return one_action(self.actor(params, obs, self.sampler.noise(key, (rows(obs),))))
 
     def explore(self, state: State, obs: Array, key: Key) -> Array:
         """By the actor itself, without its average, as its code does."""

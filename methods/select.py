@@ -15,6 +15,11 @@ def first(n: Array, most: int) -> Array:
     return jnp.arange(most) < n[:, None]
 
 
+def one_action(actions: Array) -> tuple[Array, Array]:
+    """(candidates `[b, 1, a]`, which of them count `[b, 1]`) of a policy that has one action for a row, `[b, a]`."""
+    return actions[:, None], jnp.ones((len(actions), 1), bool)
+
+
 def select(
     candidates: Array, values: Array, valid: Array, key: Key, *, rule: str = "argmax", temperature: float = 1.0
 ) -> Array:

@@ -32,6 +32,7 @@ from methods.core import (
 from methods.critic import Aggregation, Critic, TDConfig
 from methods.inference import Cost
 from methods.learner import Params
+from methods.select import one_action
 
 
 @dataclass(frozen=True)
@@ -137,8 +138,7 @@ class TD3(Method):
 
     def candidates(self, state: State, obs: Array, key: Key, knobs: Knobs) -> tuple[Array, Array]:
         del key, knobs
-        actions = self.policy(state["actor"].params, obs)[:, None]
-        return actions, jnp.ones(actions.shape[:-1], bool)
+        return one_action(self.policy(state["actor"].params, obs))
 
     def cost(self, knobs: Mapping[str, float]) -> Cost:
         del knobs
