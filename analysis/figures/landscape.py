@@ -115,13 +115,15 @@ def draw(points: pd.DataFrame, page: Page) -> Figure:
         else:
             data = part[part["kind"] == "data"]
             axes.scatter(data["x"], data["y"], s=2.5, color="white", edgecolors="0.35", linewidths=0.3)
-        axes.scatter(modes["x"], modes["y"], s=45, marker="*", color=STAR, edgecolors="black", lw=0.5, zorder=2.5)
+        star: dict[str, Any] = {"s": 20 if many else 45, "marker": "*", "color": STAR, "edgecolors": "black", "lw": 0.5}
+        axes.scatter(modes["x"], modes["y"], zorder=2.5, **star)
         axes.set_title("\n".join(on.wrapped(line, side + 0.08) for line in row["title"].split("\n")), fontsize=on.SMALL)
         axes.set(aspect="equal", xlim=_ends(surface.columns), ylim=_ends(surface.index))
         axes.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2.5, 5, 10]))
         axes.yaxis.set_major_locator(MaxNLocator(3, steps=[1, 2.5, 5, 10]))
         axes.grid(False)
-    knobs = " (settings as picked)" if titles["title"].str.contains("=").any() else ""
+    of = "; scores, with 95% intervals, are of the setting above each"
+    knobs = of if titles["title"].str.contains("=").any() else ""
     bar = figure.colorbar(filled, ax=every, shrink=0.8, aspect=35)
     bar.set_label("true reward (score)", fontsize=on.SMALL)
     on.shared(figure, page, "action 1", "action 2")
