@@ -7,6 +7,7 @@ differ), else at the largest; its title says which. Particle paths lead up to th
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
