@@ -15,9 +15,9 @@ SHORT = 2_000  # steps of a stage that does not make up for compiling well
 FEW_STEPS = 10  # of an episode: so few calls do not, either
 
 
-def quick() -> dict[str, Any]:
-    """Options for a program that runs once."""
-    if jax.default_backend() != "cpu":
+def quick(fits: bool = True) -> dict[str, Any]:
+    """Options for a program that runs once or for a moment, if it `fits` that."""
+    if not fits or jax.default_backend() != "cpu":
         return {}
     return {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True, **_plain()}
 

@@ -41,7 +41,7 @@ class Evaluator:
         self.episode_seeds = np.tile(np.arange(episodes), len(seeds) * len(settings))
         self.lanes = lanes_of(self.seeds, [method] * len(self.seeds))
         key = (type(method), method.spec, structure(method.config))
-        few = compiling.light(task.spec.horizon < compiling.FEW_STEPS)
+        few = compiling.quick(task.spec.horizon < compiling.FEW_STEPS)
         keep: Kept = kept or (lambda key, make: make())
         self._act = keep(("act", *key), lambda: jax.jit(partial(_act, method), compiler_options=few))
         self._probe = keep(

@@ -52,7 +52,8 @@ class FANConfig(BehaviorConfig, CriticConfig):
     expectile: Fraction = 0.9  # of Q over its noise, in the loss of Z
     z_aggregation: Literal["mean", "min"] = "mean"  # of Z's two heads, in the TD target
     normalize_value_loss: Annotated[bool, Added] = False  # -Q and -Z in the actor's loss, each over its mean size
-    online_alpha_actor: Annotated[Weight, Explore] = 10.0  # alpha_1 and alpha_2 from the first online step on
+    online_weights: Annotated[Literal["offline", "own"], Explore] = "offline"  # alpha_1 and alpha_2 online: as before,
+    online_alpha_actor: Annotated[Weight, Explore] = 10.0  # or these two from the first online step on
     online_alpha_critic: Annotated[Weight, Explore] = 0.0
 
 
@@ -108,9 +109,10 @@ class FAN(Method):
         return self.behavior.beside(self.name, self.stage("joint"), next_samples=False)
 
     def online(self) -> Stage | None:
-        """The same losses, by weights of their own."""
-        c = self.config
-        there = self.having(alpha_actor=c.online_alpha_actor, alpha_critic=c.online_alpha_critic)
+        """The same losses, by weights of their own where it has such."""
+        c, there = self.config, self
+        if c.online_weights == "own":
+            there = self.having(alpha_actor=c.online_alpha_actor, alpha_critic=c.online_alpha_critic)
         return self.behavior.online(there.online_stage())
 
     def draw(self, key: Key, batch: Batch) -> FANDraws:

@@ -136,6 +136,8 @@ def test_qam() -> None:
     assert settings("rebrac", P44, "qam", "alpha_actor", "alpha_critic", "actor_noise") == [0.01, 0.0, 0.2]
     assert settings("best_of_n", DOUBLE, "qam", "n_particles", "target_select", "test_n") == [32, "online", (32,)]
     assert settings("sfbc", DOUBLE, "qam", "chunk") == [1]
+    for method in methods.REGISTRY:  # also those whose own default is a chunk of 5
+        assert settings(method, GIANT, "qam", "chunk") == settings(method, LARGE, "qam", "chunk") == [1], method
 
 
 def test_qgf() -> None:

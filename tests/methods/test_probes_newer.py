@@ -196,11 +196,13 @@ def test_fan_normalises_each_value_by_its_mean_size() -> None:
 
 def test_fan_has_other_weights_online() -> None:
     """An online update is that of a method with those weights offline; they change nothing before."""
-    method = make("fan", alpha_actor=5.0, alpha_critic=2.0, online_alpha_actor=0.5, online_alpha_critic=0.25)
+    weights = {"alpha_actor": 5.0, "alpha_critic": 2.0, "online_alpha_actor": 0.5, "online_alpha_critic": 0.25}
+    assert (kept := make("fan", **weights).online()) is not None and kept.config["alpha_actor"] == 5.0
+    method = make("fan", **weights, online_weights="own")
     other = make("fan", alpha_actor=0.5, alpha_critic=0.25)
     (offline,), online = method.stages(), method.online()
     assert online is not None and online.config["alpha_actor"] == 0.5 and online.config["alpha_critic"] == 0.25
-    assert not {"online_alpha_actor", "online_alpha_critic"} & set(offline.config)
+    assert not {"online_weights", "online_alpha_actor", "online_alpha_critic"} & set(offline.config)
     state = random_state(method)
     for got, wanted in zip(*(jax.tree.leaves(stage.update(state, BATCH, KEY)) for stage in (online, other.stages()[0])),
                            strict=True):  # fmt: skip
