@@ -103,6 +103,228 @@ def test_adjoint_of_no_flow_and_of_a_network() -> None:
             np.testing.assert_allclose(found[i], expected, atol=1e-12)
 
 
+@pytest.mark.parametrize(("later", "shift"), [(True, 0.2617), (False, 0.1785)])
+def test_the_adjoint_asks_the_base_one_step_later(later: bool, shift: float) -> None:
+    """Its velocity stands at t_i + h, where the chain's stands at t_i: at T = 10 the base N(0, .25) is shifted by
+    .2617, and would be by .1785 at t_i. By hand, of v = k(t) x; the method's adjoint is the former."""
+    steps, variance = 10, 0.25
+    slope = lambda t: (t * variance - (1 - t)) / (t * t * variance + (1 - t) ** 2)  # noqa: E731
+    adjoint, g = np.zeros(steps), -1.0
+    for i in reversed(range(steps)):
+        after = (i + 1) / steps
+        g += (2 * slope(after if later else i / steps) - 1 / after) * g / steps
+        adjoint[i] = g
+    x = 0.0
+    for i in range(steps):
+        noise = 2 * (1 - i / steps + 1 / steps) / (i / steps + 1 / steps)
+        x += (slope(i / steps) * x - noise / 2 * adjoint[i]) / steps
+    assert x == pytest.approx(shift, abs=6e-5)
+    method = LinearQAM(QAMConfig(flow_steps=steps, inverse_temperature=1.0), TaskSpec(1, 1, 1))
+    part, zero = Learner(jnp.float32(variance), (), jnp.float32(variance)), jnp.zeros((1, 1))
+    state: Any = {"behavior": part, "flow": part, "critic": Learner(0.0, (), 0.0)}
+    found = method.adjoint(state, zero, jnp.zeros((steps, 1, 1)), zero)[:, 0, 0]
+    assert np.allclose(found, adjoint, rtol=1e-4, atol=1e-6) == later
+
+
+@dataclass(frozen=True)
+class TableFlow(FlowSampler):
+    """A velocity for each step, and for each row where the parameters `[T, (b,) a]` have one, whatever x is."""
+
+    def velocity(self, params: Any, obs: Any, actions: Any, time: Any, label: Any = None) -> Any:
+        del obs, label
+        return jnp.broadcast_to(params[jnp.round(time * self.steps).astype(int)], actions.shape)
+
+
+@dataclass(frozen=True)
+class CurvedFlow(FlowSampler):
+    """p sin(W^T x + 2 t) + s_1, where p is the parameter; its Jacobian is not symmetric."""
+
+    def velocity(self, params: Any, obs: Any, actions: Any, time: Any, label: Any = None) -> Any:
+        del label
+        return params * jnp.sin(actions @ jnp.asarray(MIXED) + 2.0 * time) + obs[:, :1]
+
+
+@dataclass(frozen=True)
+class SquareCritic:
+    """Q = p (a_1^2 + 2 a_2^2), where p is the parameter."""
+
+    def q(self, params: Any, obs: Any, actions: Any, how: Any = None) -> Any:
+        assert how == "mean"
+        return params * (actions[:, 0] ** 2 + 2.0 * actions[:, 1] ** 2)
+
+
+@dataclass(frozen=True)
+class TableQAM(QAM):
+    """With velocities that are looked up."""
+
+    @property
+    def sampler(self) -> FlowSampler:
+        return TableFlow(2, (), steps=self.config.flow_steps)
+
+
+@dataclass(frozen=True)
+class CurvedQAM(QAM):
+    """With a flow and a critic known in closed form."""
+
+    @property
+    def sampler(self) -> FlowSampler:
+        return CurvedFlow(2, (), steps=self.config.flow_steps)
+
+    @property
+    def critic(self) -> Any:
+        return SquareCritic()
+
+
+MIXED = np.array([[1.0, -0.5], [0.3, 0.8]])
+CURVED = {"flow": 1.3, "behavior": -0.7, "critic": 0.4}
+"""What the fine-tuned flow is, the averages of the base, and of the critic: their online parameters are others."""
+
+
+def curved(steps: int, inverse_temperature: float = 0.6) -> tuple[CurvedQAM, Any, Any, Any]:
+    """The method, a state of it, observations and draws, in float64."""
+    method = CurvedQAM(QAMConfig(flow_steps=steps, inverse_temperature=inverse_temperature), TaskSpec(3, 2, 1))
+    state = {name: Learner(jnp.float64(9.0), (), jnp.float64(p)) for name, p in CURVED.items()}
+    state["flow"] = Learner(jnp.float64(CURVED["flow"]), ())
+    draws = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), method.draw(KEY, BATCH))
+    return method, state, OBS.astype(jnp.float64), draws
+
+
+def curved_velocity(part: str, obs: Any, x: Any, time: float) -> Any:
+    return CURVED[part] * np.sin(x @ MIXED + 2.0 * time) + np.asarray(obs)[:, :1]
+
+
+def table_state(flow: np.ndarray, base: np.ndarray) -> Any:
+    return {
+        "flow": Learner(jnp.asarray(flow), ()),
+        "behavior": Learner(jnp.full_like(base, 7.0), (), jnp.asarray(base)),
+    }
+
+
+def test_matching_loss_and_its_slope_by_a_literal_loop() -> None:
+    """The sum over steps and dimensions, and mean over rows, of ((2 / sigma) (v - v_base) + sigma g)^2, sigma_i^2 =
+    2 (1 - t + h) / (t + h); its slope in v is (4 / sigma) (...) / rows, and 0 at v_base - (sigma^2 / 2) g."""
+    steps, rows, dims, rng = 5, 3, 2, np.random.default_rng(0)
+    velocity, base, g, chain = rng.normal(size=(4, steps, rows, dims))
+    loss, slope, best = 0.0, np.zeros_like(g), np.zeros_like(g)
+    for i in range(steps):
+        t, h = i / steps, 1 / steps
+        sigma = np.sqrt(2 * (1 - t + h) / (t + h))
+        for b in range(rows):
+            for d in range(dims):
+                error = 2 / sigma * (velocity[i, b, d] - base[i, b, d]) + sigma * g[i, b, d]
+                loss += error**2 / rows
+                slope[i, b, d] = 4 / sigma * error / rows
+                best[i, b, d] = base[i, b, d] - sigma**2 / 2 * g[i, b, d]
+    method = TableQAM(QAMConfig(flow_steps=steps), TaskSpec(3, dims, 1))
+    with jax.enable_x64(True):
+        state, obs = table_state(velocity, base), jnp.zeros((rows, 3))
+        of = jax.value_and_grad(lambda params: method.matching_loss(params, state, obs, chain, g))
+        found, found_slope = of(state["flow"].params)
+        at_best, slope_at_best = of(jnp.asarray(best))
+    assert float(found) == pytest.approx(loss, rel=1e-12)
+    np.testing.assert_allclose(found_slope, slope, rtol=1e-10)
+    assert float(at_best) == pytest.approx(0.0, abs=1e-24)
+    np.testing.assert_allclose(slope_at_best, 0.0, atol=1e-12)
+
+
+def test_matching_loss_is_least_at_the_mean_adjoint() -> None:
+    """Where rows share a velocity, as networks do between equal inputs, it is v_base - (sigma^2 / 2) E[g]; what is left
+    of the loss is the variance of sigma g."""
+    steps, rows, rng = 4, 5, np.random.default_rng(1)
+    g, chain = rng.normal(size=(2, steps, rows, 2))
+    base = rng.normal(size=(steps, 2))
+    noise = np.array([2 * (1 - i / steps + 1 / steps) / ((i + 1) / steps) for i in range(steps)])
+    method = TableQAM(QAMConfig(flow_steps=steps), TaskSpec(3, 2, 1))
+    with jax.enable_x64(True):
+        best = jnp.asarray(base - noise[:, None] / 2 * g.mean(axis=1))
+        state, obs = table_state(base, base), jnp.zeros((rows, 3))
+        loss, slope = jax.value_and_grad(lambda params: method.matching_loss(params, state, obs, chain, g))(best)
+    np.testing.assert_allclose(slope, 0.0, atol=1e-12)
+    left = np.sum(noise[:, None] * g.var(axis=1))
+    assert float(loss) == pytest.approx(left, rel=1e-12)
+
+
+def test_the_chain_by_a_literal_loop() -> None:
+    """x <- x + h (2 v_fast(x, t) - x / (t + h)) + sqrt(h) sigma_t eps for all steps but the last, which is a plain
+    Euler step of the base's average; nothing is clipped on the way or at its end."""
+    steps = 5
+    with jax.enable_x64(True):
+        method, state, obs, draws = curved(steps)
+        chain, finished = method.chain(state, obs, draws)
+    assert draws.steps.shape == (steps - 1, ROWS, 2)
+    h, x, expected = 1 / steps, np.asarray(draws.start), []
+    for i in range(steps - 1):
+        expected.append(x)
+        t = i * h
+        sigma = np.sqrt(2 * (1 - t + h) / (t + h))
+        drift = 2 * curved_velocity("flow", obs, x, t) - x / (t + h)
+        x = x + h * drift + np.sqrt(h) * sigma * np.asarray(draws.steps[i])
+    expected.append(x)
+    np.testing.assert_allclose(chain, expected, rtol=1e-11, atol=1e-12)
+    ended = x + h * curved_velocity("behavior", obs, x, 1 - h)
+    np.testing.assert_allclose(finished, ended, rtol=1e-11, atol=1e-12)
+    assert np.abs(chain).max() > 1 and np.abs(finished).max() > 1
+
+
+def test_the_adjoint_by_a_literal_loop() -> None:
+    """From -grad Q_target / temperature, 0 in coordinates outside the box, g_i = g_{i+1} + h J^T g_{i+1}, where J is
+    that of 2 v_base - x / t at x_i and t_i + h: by the averages, of base and critic alike."""
+    steps, h = 5, 0.2
+    with jax.enable_x64(True):
+        method, state, obs, draws = curved(steps)
+        chain, finished = method.chain(state, obs, draws)
+        found = method.adjoint(state, obs, chain, finished)
+    inside = np.abs(finished) < 1
+    assert inside.any() and not inside.all()
+    g = -0.6 * CURVED["critic"] * np.array([2.0, 4.0]) * np.asarray(finished) * inside
+    for i in reversed(range(steps)):
+        after, expected = (i + 1) * h, np.zeros_like(g)
+        for b in range(ROWS):
+            slopes = np.cos(np.asarray(chain)[i, b] @ MIXED + 2 * after)
+            jacobian = 2 * CURVED["behavior"] * slopes[:, None] * MIXED.T - np.eye(2) / after
+            expected[b] = g[b] + h * jacobian.T @ g[b]
+        g = expected
+        np.testing.assert_allclose(found[i], g, rtol=1e-10, atol=1e-13)
+
+
+def test_the_lean_adjoint_is_not_the_reverse_mode_of_the_sampled_chain() -> None:
+    """That sees the fine-tuned flow, velocities at t_i and a last step without -x / t. Even where the flow is the base
+    it is another; with v = 0 it is g_T i / (T - 1), not g_T i / T."""
+    steps, h = 5, 0.2
+    with jax.enable_x64(True):
+        method, state, obs, draws = curved(steps)
+
+        def through(fast: float, base: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            """(reverse mode at x_0 ... x_{T-1}, the lean adjoint, g_T)"""
+            there = {**state, "flow": Learner(jnp.float64(fast), ()),
+                     "behavior": Learner(jnp.float64(9.0), (), jnp.float64(base))}  # fmt: skip
+            chain, finished = method.chain(there, obs, draws)
+
+            def rest(x: Any, first: int) -> Any:
+                for i in range(first, steps - 1):
+                    t = i * h
+                    sigma = np.sqrt(2 * (1 - t + h) / (t + h))
+                    velocity = fast * jnp.sin(x @ MIXED + 2 * t) + obs[:, :1]
+                    x = x + h * (2 * velocity - x / (t + h)) + np.sqrt(h) * sigma * draws.steps[i]
+                x = jnp.clip(x + h * (base * jnp.sin(x @ MIXED + 2 * (1 - h)) + obs[:, :1]), -1, 1)
+                return -0.6 * CURVED["critic"] * jnp.sum(x[:, 0] ** 2 + 2 * x[:, 1] ** 2)
+
+            reverse = np.array([jax.grad(rest)(chain[i], i) for i in range(steps)])
+            inside = np.abs(finished) < 1
+            last = -0.6 * CURVED["critic"] * np.array([2.0, 4.0]) * finished * inside
+            return reverse, np.asarray(method.adjoint(there, obs, chain, finished)), np.asarray(last)
+
+        for fast in (CURVED["flow"], CURVED["behavior"]):
+            reverse, lean, last = through(fast, CURVED["behavior"])
+            moved = np.any(last != 0, axis=-1)
+            for i in range(steps):
+                assert np.abs(reverse[i] - lean[i])[moved].max() > 0.05 * np.abs(lean[i]).max()
+        reverse, lean, last = through(0.0, 0.0)
+    for i in range(steps):
+        np.testing.assert_allclose(reverse[i], i / (steps - 1) * last, atol=1e-12)
+        np.testing.assert_allclose(lean[i], i / steps * last, atol=1e-12)
+
+
 def test_adjoint_outside_the_box_and_constants() -> None:
     method = make("qam")
     state = random_state(method)
@@ -164,6 +386,94 @@ def test_qam_f_learns_from_both() -> None:
     values = method.critic.q_values(state["critic"].params, OBS, jnp.clip(raw, -1, 1))
     assert float(loss) == pytest.approx(2.5 * float(np.mean((raw - flow) ** 2)) - float(np.mean(values)), rel=1e-5)
     assert float(parts["actor/distill"]) == pytest.approx(float(np.mean((raw - flow) ** 2)), rel=1e-5)
+
+
+SMALL = {"hidden_dims": (8,), "flow_steps": 2}
+
+
+def test_without_distillation_qam_f_is_qam() -> None:
+    """alpha = 0: no one-step policy, and QAM's gradients bit for bit, of its TD target too; it acts by QAM's flow."""
+    qam = make("qam", **SMALL, clip="together")
+    plain = make("qam_f", **SMALL, clip="together", alpha=0.0)
+    state, draws = random_state(qam), plain.draw(KEY, BATCH)
+    assert plain.parts.keys() == qam.parts.keys()
+    assert all(plain.parts[name] == qam.parts[name] for name in ("critic", "flow"))
+    ours, theirs = jax.jit(plain.gradients)(state, BATCH, draws), jax.jit(qam.gradients)(state, BATCH, draws.flow)
+    assert ours[0].keys() == {"behavior", "critic", "flow"}
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    np.testing.assert_array_equal(plain.policy(state, OBS, draws.noise), qam.policy(state, OBS, draws.noise))
+
+
+def flat(tree: Any) -> np.ndarray:
+    return np.concatenate([np.ravel(np.asarray(leaf, float)) for leaf in jax.tree.leaves(tree)])
+
+
+def test_far_into_distillation_qam_f_copies_qam_s_flow() -> None:
+    """Of alpha |mu - ODE_fast|^2 - Q(mu) the slope is alpha times that of the distance, and -Q's where alpha has none:
+    they part by hand. The larger alpha, the more parallel it is to the distance's alone."""
+    method = make("qam_f", **SMALL)
+    state, noise = random_state(method), jax.random.normal(KEY, (ROWS, 2))
+    flow = method.sampler.sample(state["flow"].params, OBS, noise)
+
+    def distance(params: Any) -> Any:
+        return jnp.sum((method.actor(params, OBS, noise) - flow) ** 2) / (ROWS * 2)
+
+    def value(params: Any) -> Any:
+        moved = jnp.clip(method.actor(params, OBS, noise), -1, 1)
+        return jnp.sum(method.critic.q_values(state["critic"].params, OBS, moved)) / (2 * ROWS)
+
+    params = state["actor"].params
+    near, better = (flat(jax.jit(jax.grad(one))(params)) for one in (distance, value))
+    angles = []
+    for alpha in (0.01, 1.0, 1e4):
+        loss = method.having(alpha=alpha).actor_loss
+        found = flat(jax.jit(jax.grad(lambda p, loss=loss: loss(p, state, OBS, noise)[0]))(params))
+        np.testing.assert_allclose(found, alpha * near - better, rtol=1e-3, atol=1e-5 * max(alpha, 1.0))
+        angles.append(found @ near / np.linalg.norm(found) / np.linalg.norm(near))
+    assert angles[0] < angles[1] < angles[2] and angles[2] == pytest.approx(1.0, abs=1e-6) and angles[0] < 0.9
+
+
+def test_without_a_temperature_qam_f_is_fql_but_for_its_teacher() -> None:
+    """Its flow has no adjoint to follow, so it chases the base's average by sum (2 / sigma)^2 |v - v_base|^2; the
+    one-step policy copies that flow, not the base, and acts and bootstraps itself."""
+    method = make("qam_f", **SMALL, inverse_temperature=0.0, alpha=3.0)
+    state, draws = random_state(method), method.draw(KEY, BATCH)
+    grads, metrics = jax.jit(method.gradients)(state, BATCH, draws)
+    chain, _ = method.chain(state, OBS, draws.flow)
+
+    def chase(params: Any) -> Any:
+        total = 0.0
+        for i, noise in enumerate((2 * 1.5 / 0.5, 2 * 1.0 / 1.0)):
+            velocity = method.sampler.velocity(params, OBS, chain[i], i / 2)
+            base = method.sampler.velocity(state["behavior"].target, OBS, chain[i], i / 2)
+            total += 4 / noise * jnp.sum((velocity - base) ** 2) / ROWS
+        return total
+
+    loss, slope = jax.jit(jax.value_and_grad(chase))(state["flow"].params)
+    assert float(metrics["flow/loss"]) == pytest.approx(float(loss), rel=1e-5)
+    np.testing.assert_allclose(flat(grads["flow"]), flat(slope), rtol=1e-3, atol=1e-5)
+    raw = method.actor(state["actor"].params, OBS, draws.noise)
+    taught, base = (method.sampler.sample(state[name].params, OBS, draws.noise) for name in ("flow", "behavior"))
+    assert float(metrics["actor/distill"]) == pytest.approx(float(np.mean((raw - taught) ** 2)), rel=1e-5)
+    assert float(metrics["actor/distill"]) != pytest.approx(float(np.mean((raw - base) ** 2)), rel=1e-2)
+    np.testing.assert_array_equal(method.policy(state, OBS, draws.noise), np.clip(raw, -1, 1))
+    next_obs = BATCH["next_observations"]
+    acted = np.clip(method.actor(state["actor"].params, next_obs, draws.flow.next_noise), -1, 1)
+    values = np.mean(method.critic.q_values(state["critic"].target, next_obs, acted), axis=0)
+    target = np.asarray(BATCH["rewards"]) + 0.99 * np.asarray(BATCH["masks"]) * values
+    q = np.asarray(method.critic.q_values(state["critic"].params, OBS, BATCH["actions"]))
+    assert method.config.discount == 0.99 and method.config.q_aggregation == "mean"
+    assert float(metrics["critic/loss"]) == pytest.approx(float(np.mean((q - target) ** 2)), rel=1e-5)
+
+
+def test_the_one_step_policy_leaves_qam_s_flow_alone() -> None:
+    """mu gives it no gradient: QAM and QAM-F teach the flow the same, and the critic by other targets."""
+    qam, distilled = make("qam", **SMALL), make("qam_f", **SMALL)
+    state, draws = random_state(distilled), distilled.draw(KEY, BATCH)
+    ours = jax.jit(distilled.gradients)(state, BATCH, draws)[0]
+    theirs = jax.jit(qam.gradients)(state, BATCH, draws.flow)[0]
+    np.testing.assert_allclose(flat(ours["flow"]), flat(theirs["flow"]), rtol=1e-5, atol=1e-7)
+    assert np.any(flat(ours["actor"])) and not np.allclose(flat(ours["critic"]), flat(theirs["critic"]), rtol=1e-3)
 
 
 # edits
