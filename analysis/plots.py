@@ -97,13 +97,13 @@ def figures(
 
 
 def planned(material: Material, out: Path, only: Sequence[str], page: Page) -> Iterator[Job]:
-    """Every picture, those of a suite among those of its tasks: the former take long to plan, and meanwhile there are
+    """Every picture, those of a suite among those of its tasks: what takes long to plan is planned while there are
     others to draw. A page without width has each figure's own."""
-    scored = len(material.once(cells)) > 0
+    tasks = sorted(material.parts)
+    scored = any(len(material.here(cells, *task)) for task in tasks)
     if not scored:
         material.notes.append("no scores, so no figures of them")
     lines = told(material.records)  # seeds that are missing are named below each
-    tasks = sorted({(run.suite, run.task) for run in material.records.runs})
 
     def pictures(suite: str, task: str = "") -> Iterator[Job]:
         place = Path(suite, task) if task else Path(suite)

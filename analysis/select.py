@@ -146,7 +146,7 @@ def scores(
                 | one.summary(generator(run.suite, run.task), interval)._asdict()
                 | {"bias": one.bias, "meant": one.meant, "told": told}
             )
-    return pd.DataFrame(cells), notes
+    return pd.DataFrame(cells).astype(dict.fromkeys(records.knobs if cells else (), float)), notes
 
 
 def _choices(run: Run, rows: pd.DataFrame, oracle_too: bool) -> tuple[list[Choice], list[str]]:

@@ -12,7 +12,7 @@ from matplotlib.ticker import EngFormatter, NullLocator
 from analysis.figures import page as on
 from analysis.figures.curves import BANDS, task_name
 from analysis.figures.looks import looks
-from analysis.figures.material import Frames, Material
+from analysis.figures.material import Frames, Material, by_task
 from analysis.figures.page import Page
 from analysis.figures.style import at_least_a_point
 from analysis.tuning.budget import curves
@@ -22,6 +22,7 @@ TICKS = (3, 10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000)
 NAMES = {"uniform": "all equally", "halving": "sequential halving", "none": "nothing to choose"}
 
 
+@by_task
 def _curves(material: Material) -> pd.DataFrame:
     return curves(material.records, material.query.endpoint)
 

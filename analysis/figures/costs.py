@@ -16,7 +16,7 @@ from analysis.figures import page as on
 from analysis.figures.curves import BANDS, task_name
 from analysis.figures.knobs import how
 from analysis.figures.looks import looks
-from analysis.figures.material import Frames, Material, cells, curve, picked
+from analysis.figures.material import Frames, Material, by_task, cells, curve, picked
 from analysis.figures.page import Page
 from analysis.figures.style import at_least_a_point
 from analysis.records.inference import Cost
@@ -25,6 +25,7 @@ from analysis.records.load import Records
 from analysis.select import PICKS
 
 
+@by_task
 def clock(material: Material) -> pd.DataFrame:
     """One row a (run, evaluation): suite, task, method, label, device, step, seconds, picks, and the Summary of the
     choice at that evaluation; notes on runs whose stages do not say how long they took.
@@ -60,8 +61,9 @@ def of_clock(material: Material, suite: str, task: str) -> Frames:
         yield "wall-clock", points
 
 
+@by_task
 def paid(material: Material) -> pd.DataFrame:
-    material.notes.extend(undeclared(material.records))
+    material.notes.extend(line for line in undeclared(material.records) if line not in material.notes)
     return over_gradients(material.records, material.once(cells), material.once(picked))
 
 

@@ -14,7 +14,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from analysis.choices import numbers, settings
 from analysis.figures import page as on
 from analysis.figures.looks import Look, looks, shade
-from analysis.figures.material import REFERENCES, Frames, Material, curve
+from analysis.figures.material import REFERENCES, Frames, Material, by_task, curve
 from analysis.figures.page import Page
 from analysis.figures.style import at_least_a_point
 from analysis.output import short
@@ -52,6 +52,7 @@ def evaluations(*keys: np.ndarray) -> list[np.ndarray]:
     return np.split(order, np.flatnonzero(changes) + 1)
 
 
+@by_task
 def _points(material: Material) -> pd.DataFrame:
     return learning(material.records)
 

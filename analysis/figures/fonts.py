@@ -15,6 +15,8 @@ import matplotlib
 from fontTools import subset
 from fontTools.ttLib import TTFont
 from matplotlib import font_manager
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 FAMILY = "Figures Sans"
 """DejaVu's licence asks for another name where it is changed."""
@@ -23,14 +25,23 @@ WHOLE = "DejaVu Sans"
 KEPT = [*range(0x20, 0x250), *range(0x370, 0x400), *range(0x2010, 0x2060), *range(0x2070, 0x20A0), 0x20AC,
         *range(0x2190, 0x2200), *range(0x2200, 0x2300), *range(0x25A0, 0x2600)]  # fmt: skip
 """Latin, Greek, punctuation, superscripts, arrows, signs of mathematics, shapes."""
+_SIGNS = frozenset(KEPT)
 _NAMES, _POSTSCRIPT = (1, 3, 4, 6, 16), 6  # records of a font's name table; that of PostScript has no blanks
 
 
 @cache
 def families() -> list[str]:
-    """What stands in Matplotlib's `font.family`, the small font made and made known to it: once a process."""
+    """What stands in Matplotlib's `font.family`, the small font made and made known to it: once a process. A second
+    family would be looked up for every text that is drawn; `complete` gives it to those that need it."""
     _add("DejaVuSans")
-    return [FAMILY, WHOLE]
+    return [FAMILY]
+
+
+def complete(figure: Figure) -> None:
+    """Has texts with signs that the small font lacks fall back on the whole one."""
+    for text in figure.findobj(Text):
+        if not (said := text.get_text()).isascii() and not _SIGNS.issuperset(map(ord, said)):
+            text.set_fontfamily([FAMILY, WHOLE])
 
 
 @cache

@@ -84,7 +84,7 @@ def shown(
 
 def of_task(material: Material, suite: str, task: str) -> Frames:
     try:
-        picture = shown(material.records, suite, task, material.once(scored), material.once(picked))
+        picture = shown(material.records, suite, task, *(material.here(what, suite, task) for what in (scored, picked)))
     except BadInput as error:
         material.notes.append(f"no landscape: {error}")
         return

@@ -15,7 +15,7 @@ import pandas as pd
 
 from analysis.choices import settings
 from analysis.figures.language_plots import PANELS, STEP, TEST, N, lines, named
-from analysis.figures.material import Frames, Material
+from analysis.figures.material import Frames, Material, by_task
 from analysis.records.files import RecordError
 from analysis.records.load import Records
 from analysis.records.runs import Run
@@ -108,6 +108,7 @@ def best_of_n_kl(n: float) -> float:
     return math.log(n) - (n - 1) / n
 
 
+@by_task
 def _points(material: Material) -> pd.DataFrame:
     found, notes = points(material.records)
     material.notes.extend(notes)

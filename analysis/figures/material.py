@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
 import pandas as pd
@@ -33,6 +34,16 @@ class Step(NamedTuple):
     choice: Choice
 
 
+_BY_TASK: set[Callable[[Material], Any]] = set()
+
+
+def by_task(compute: Callable[[Material], T]) -> Callable[[Material], T]:
+    """Says that a frame or list has rows of single tasks alone: it is then computed task by task, when one is asked
+    for, so that what takes long goes on while figures of other tasks are drawn."""
+    _BY_TASK.add(compute)
+    return compute
+
+
 @dataclass(frozen=True)
 class Material:
     """The records, what is asked for, and a memory of what was computed of them."""
@@ -47,11 +58,24 @@ class Material:
     def once(self, compute: Callable[[Material], T]) -> T:
         """What a function makes of this, computed when first asked for; its notes are then added once."""
         if compute not in self._known:
-            self._known[compute] = compute(self)
+            parts = list(self.parts.values()) if compute in _BY_TASK else []
+            self._known[compute] = _joined([one.once(compute) for one in parts]) if len(parts) > 1 else compute(self)
         return self._known[compute]
+
+    @cached_property
+    def parts(self) -> dict[tuple[str, str], Material]:
+        """The same of each (suite, task) alone."""
+        runs: dict[tuple[str, str], list[Run]] = {}
+        for run in self.records.runs:
+            runs.setdefault((run.suite, run.task), []).append(run)
+        return {
+            key: replace(self, records=replace(self.records, runs=tuple(runs[key])), _known={}) for key in sorted(runs)
+        }
 
     def here(self, compute: Callable[[Material], pd.DataFrame], suite: str, task: str = "") -> pd.DataFrame:
         """The rows of a suite, or of one of its tasks, of the frame that a function makes of this."""
+        if task and compute in _BY_TASK and (suite, task) in self.parts:
+            return self.parts[suite, task].once(compute)
         frame = self.once(compute)
         if frame.empty:
             return frame
@@ -71,6 +95,15 @@ class Material:
         return None
 
 
+def _joined(found: Sequence[Any]) -> Any:
+    """One list of lists, or one frame of frames."""
+    if isinstance(found[0], list):
+        return [one for part in found for one in part]
+    frames = [frame for frame in found if len(frame)]
+    return pd.concat(frames, ignore_index=True) if frames else found[0]
+
+
+@by_task
 def cells(material: Material) -> pd.DataFrame:
     """`select.scores` of the evaluations that count."""
     found, notes = scores(material.records, endpoint=material.query.endpoint, interval=material.query.interval)
@@ -78,6 +111,7 @@ def cells(material: Material) -> pd.DataFrame:
     return found
 
 
+@by_task
 def picked(material: Material) -> pd.DataFrame:
     """`select.scores` of what counts for each run by the rule that is asked for, one row a run; notes on those for
     which nothing does."""
@@ -94,6 +128,7 @@ def counting(material: Material, run: Run, rows: pd.DataFrame) -> Choice | str:
     return choose(run, kept, material.query.rule) if len(kept) else missing or "no evaluation that counts"
 
 
+@by_task
 def chosen(material: Material) -> list[tuple[Run, Choice]]:
     """What counts for each run, by suite, task and label; notes on those for which nothing does."""
     found = []
@@ -106,6 +141,7 @@ def chosen(material: Material) -> list[tuple[Run, Choice]]:
     return found
 
 
+@by_task
 def progress(material: Material) -> list[Step]:
     """What counts for each run at each of its evaluations, by suite, task and label, then in time."""
     found = []
@@ -118,6 +154,7 @@ def progress(material: Material) -> list[Step]:
     return found
 
 
+@by_task
 def curve(material: Material) -> pd.DataFrame:
     """One row for each of `progress`: suite, task, method, label, online, phase, step, picks and the Summary."""
     rows: list[dict[str, Any]] = []

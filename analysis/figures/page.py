@@ -21,6 +21,7 @@ from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.legend import Legend
 from matplotlib.offsetbox import OffsetBox, PackerBase
 
+from analysis.figures.fonts import complete
 from analysis.figures.looks import Color
 from analysis.figures.pyplot import plt
 from analysis.records.inference import UNITS, unit
@@ -291,6 +292,7 @@ def caption(figure: Sheet, text: str) -> None:
 
 def settle(figure: Figure) -> None:
     """Lays a figure out, once and for all."""
+    complete(figure)
     engine = figure.get_layout_engine()
     if engine is not None:
         _unshare(figure)

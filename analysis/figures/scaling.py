@@ -19,7 +19,7 @@ from analysis.figures import page as on
 from analysis.figures.curves import SETTINGS, task_name
 from analysis.figures.knobs import scale
 from analysis.figures.looks import looks, shade
-from analysis.figures.material import Frames, Material, cells, picked
+from analysis.figures.material import Frames, Material, by_task, cells, picked
 from analysis.figures.page import Page
 from analysis.figures.style import at_least_a_point
 from analysis.records.files import RecordError
@@ -182,6 +182,7 @@ def of_normalised(material: Material, suite: str, task: str = "") -> Frames:
         yield f"scaling-{knob}", mine
 
 
+@by_task
 def _trained(material: Material) -> pd.DataFrame:
     return trained(material.records, material.once(cells), material.once(picked))
 
@@ -191,6 +192,7 @@ def of_trained(material: Material, suite: str, task: str) -> Frames:
         yield "l-train", points
 
 
+@by_task
 def _carried(material: Material) -> pd.DataFrame:
     found, notes = carried(material.records)
     material.notes.extend(notes)
