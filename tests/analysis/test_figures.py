@@ -13,7 +13,8 @@ from matplotlib.transforms import IdentityTransform, blended_transform_factory
 
 from analysis import plots
 from analysis.figures import aggregate, costs, knobs, page, scaling, style
-from analysis.figures.material import Material
+from analysis.figures.fonts import FAMILY, WHOLE
+from analysis.figures.material import Material, by_task, cells, progress
 from analysis.figures.page import COLUMN, NAME, Page
 from analysis.query import Query
 from analysis.records.inference import axes_of, path_of
@@ -56,6 +57,37 @@ def test_over_tasks_by_hand(tmp_path: Path) -> None:
     both = pairs["probability"] + pairs["probability"].swaplevel().reindex(pairs.index)
     np.testing.assert_allclose(both, 1)
     assert "of 4 seeds they cover 91%" in aggregate.covers(aggregate.aggregates(every, tasks, "s"))
+
+
+def test_what_is_of_single_tasks_is_computed_when_they_are_asked_for(tmp_path: Path) -> None:
+    """A task's rows without a look at another's; all together they are what one computation over all tasks gives, also
+    where a knob is of one task alone."""
+    for task, method, grid in (("one", "vgf", L_TEST), ("one", "fql", {}), ("two", "bc", {}), ("two", "iql", {})):
+        write_run(tmp_path, method, "s", task, evaluations=2, seeds=3, episodes=4, knobs=grid)
+    records, asked = load(tmp_path), list[str]()
+
+    @by_task
+    def counted(material: Material) -> pd.DataFrame:
+        asked.append("+".join(dict.fromkeys(run.task for run in material.records.runs)))
+        return cells(material)
+
+    material = Material(records)
+    assert set(material.here(counted, "s", "two")["label"]) == {"bc", "iql"} and asked == ["two"]
+    whole = material.once(counted)
+    assert asked == ["two", "one"] and material.here(counted, "s", "nowhere").empty
+    pd.testing.assert_frame_equal(whole, scores(records)[0])
+    every = [(step.run.task, step.run.label, step.step) for step in material.once(progress)]
+    assert every == sorted(every) and len(every) == 8
+
+
+def test_only_texts_with_rare_signs_look_for_a_second_font() -> None:
+    style.theme()
+    figure, axes = plt.subplots()
+    axes.set_title("x ≥ μ²")
+    axes.set_xlabel("方法")
+    page.settle(figure)
+    assert axes.title.get_fontfamily() == [FAMILY] and axes.xaxis.label.get_fontfamily() == [FAMILY, WHOLE]
+    plt.close(figure)
 
 
 def test_profiles_of_a_crowd_are_shown_a_few_at_a_time() -> None:

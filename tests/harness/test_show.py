@@ -160,6 +160,15 @@ def test_each_program_stands_once_with_what_is_evaluated_in_it() -> None:
         "to do: 4 lanes in 2 programs; results: results/")  # fmt: skip
 
 
+def test_a_tree_that_was_shown_is_not_shown_again() -> None:
+    lines = shown("--suite", "ogbench", "--tasks", "cube-single-play-singletask-task[12]-v0", "--methods", "bc",
+                  "--dry-run")  # fmt: skip
+    heads = [line for line in lines if line.startswith("cube-single")]
+    assert len(heads) == 2 and heads[1].endswith("; as cube-single-play-singletask-task1-v0")
+    assert sum("bc evaluated" in line for line in lines) == 1
+    assert any(line.startswith("to do: 10 lanes in 2 programs") for line in lines)
+
+
 def test_how_long_it_takes_is_measured_on_demand() -> None:
     """2 s an update and seed."""
     nodes = graph(*TINY, "--methods", "best_of_n,bc", "--time")
