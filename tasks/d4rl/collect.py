@@ -123,7 +123,7 @@ def _episodes(
         parts.append(("expert", partial(agent.policy, chosen.expert_step), transitions))
         about += f" and at step {chosen.expert_step}, half and half"
     elif dataset.endswith("-random-medium"):
-        parts = [("medium", policy, transitions - poor), ("random", partial(uniform, environment), poor)]
+        parts = [("medium", policy, max(transitions - poor, 1)), ("random", partial(uniform, environment), poor)]
         about += f" and of uniformly random actions, which are {POOR:.0%} of the transitions"
     episodes: list[Episode] = []
     for part, (label, make, count) in enumerate(parts):
