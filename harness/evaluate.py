@@ -15,7 +15,7 @@ from harness.ending import Interrupted, NotFinite
 from harness.openloop import OpenLoop
 from harness.train import Lanes, lanes_of
 from methods.core import Method, State, act_keys, part_key, structure
-from tasks.core import Task, Transitions
+from tasks.core import Task, Transitions, met
 from tasks.simulation.pools import simulators
 from tasks.simulation.simulators import Failures, SimulatorError, SimulatorPool, Simulators
 
@@ -149,7 +149,7 @@ class Evaluator:
     def candidates(self, state: State, transitions: Transitions) -> dict[int, dict[str, np.ndarray]]:
         """Each seed's `candidates.npz`: what the method chooses among at a few of the data's observations."""
         places = np.linspace(0, len(transitions["rewards"]) - 1, PROBES).astype(int)
-        obs = jnp.asarray(transitions["observations"][places])
+        obs = jnp.asarray(met(transitions, places, self.task.spec))
         keys = jax.vmap(lambda key: part_key(key, "candidates"))(self.lanes.keys)
         lanes = Lanes(keys, self.lanes.settings)
         found = [

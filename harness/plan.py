@@ -21,6 +21,7 @@ import tasks
 from harness.config import Override, Resolved, RunSettings, protocol, resolve
 from harness.files import contents
 from methods.core import BadInput, ControlConfig, Method, Stage
+from methods.goals import Relabelled
 from methods.inference import declaration
 from methods.sampling import ROWS
 from methods.settings import REWARD_SETTINGS, Rewards, neutral, structure
@@ -190,6 +191,17 @@ def _check_chunk(method: Method, task: Task) -> None:
                        f"step{'s' * (task.spec.horizon > 1)}")  # fmt: skip
 
 
+def _check_goals(method: Method, stages: Sequence[Stage]) -> None:
+    """Raises `BadInput`: a stage looks at what data of a task of goals do not say."""
+    if method.rewards != Rewards():
+        raise BadInput(f"{method.name}: {', '.join(sorted(REWARD_SETTINGS))}: in tasks of goals rewards come with the "
+                       "goals, by --set task.goals")  # fmt: skip
+    for stage in stages:
+        if stage.prepare or stage.complete or not isinstance(stage.sample, Relabelled):
+            raise BadInput(f"{method.name}: its stage {stage.name!r} works on the data's own rows, which in tasks of "
+                           "goals have no goals and no rewards")  # fmt: skip
+
+
 def plan_run(
     task: Task, data_id: str, name: str, overrides: Sequence[Override], settings: RunSettings, setting: str = "",
     bundle: str = "",
@@ -200,9 +212,12 @@ def plan_run(
     resolved = resolve(name, task.suite, task.name, overrides, online=settings.online_steps > 0, protocol=chosen)
     method = bound(name, resolved.config, task.spec, tasks.family(task.suite))
     _check_chunk(method, task)
+    stages = (*method.stages(), *method.evaluation(settings.episodes, getattr(task, "judge", "")))
+    if getattr(method.spec, "goals", None):
+        _check_goals(method, stages)
     nodes: list[StageNode] = []
     made_by: dict[str, str] = {}
-    for stage in (*method.stages(), *method.evaluation(settings.episodes, getattr(task, "judge", ""))):
+    for stage in stages:
         identity = {
             "format": FORMAT, "data": data_id, "task": f"{task.suite}/{task.name}", "spec": _spec(method),
             "stage": stage.name, "trains": sorted(stage.trains), "steps": stage.steps,
@@ -290,8 +305,9 @@ def _config(stage: Stage, method: Method) -> dict[str, Any]:
 
 
 def _spec(method: Method) -> dict[str, Any]:
-    """The task's spec as the method sees it; what observations are made of only where they are more than a vector."""
-    return {key: value for key, value in asdict(method.spec).items() if key != "observation" or value}
+    """The task's spec as the method sees it; what observations are made of only where they are more than a vector, and
+    goals only where there are any."""
+    return {key: value for key, value in asdict(method.spec).items() if key not in ("observation", "goals") or value}
 
 
 def _sampling(stage: Stage) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from methods.core import (
     is_on,
 )
 from methods.critic import InSample
+from methods.goals import Relabelled
 from methods.learner import Learner, Params, create, descend, optimizer
 from methods.networks import per_action
 from methods.samplers import DiffusionSampler, FlowSampler, GaussianSampler, Sampler
@@ -198,7 +199,12 @@ class Behavior:
         return self.config.behavior_steps if self.config.behavior == "pretrained" else self.config.steps
 
     def _alone(self, sample: Sampling) -> Sampling:
-        """How batches are drawn where nobody looks at rewards and successors: rows, or windows of a chunk's length."""
+        """How batches are drawn where nobody looks at rewards and successors: rows, or windows of a chunk's length; in
+        tasks of goals with a policy's."""
+        if isinstance(sample, Relabelled):
+            assert self.spec is not None and self.spec.goals is not None
+            base: Any = self._alone(sample.base)
+            return self.spec.goals.seen_by_policy(base, self.config.discount)
         if not isinstance(sample, Windows):
             return sample
         return ROWS if self.config.chunk == 1 else replace(sample, length=self.config.chunk, discount=1.0)
@@ -218,9 +224,14 @@ class Behavior:
         other, as the settings say; `next_samples`: whether the updates sample it at next states, as a bank can serve.
 
         Raises:
-          BadInput: a bank of a sampler that keeps changing.
+          BadInput: a bank of a sampler that keeps changing, or what tasks of goals do not allow.
         """
-        c = self.config
+        c, of_goals = self.config, isinstance(own.sample, Relabelled)
+        if of_goals and c.behavior == "joint":
+            raise BadInput(f"{method}.behavior=joint: in tasks of goals imitation and critics learn for goals "
+                           "of their own; behavior=pretrained")  # fmt: skip
+        if of_goals and c.bank and next_samples:
+            raise BadInput(f"{method}.bank={c.bank}: proposals depend on goals, which every batch draws anew; bank=0")
         own = self.without_own_settings(own, bank=next_samples and c.behavior == "pretrained")
         if c.behavior == "joint":
             if c.bank and next_samples:

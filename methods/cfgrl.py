@@ -103,7 +103,8 @@ class CFGRL(Method):
     # training
 
     def stages(self) -> tuple[Stage, ...]:
-        own = self.stage("actor", trains=frozenset({"actor"}), reads=self.in_sample.names)
+        own = self.stage("actor", trains=frozenset({"actor"}), reads=self.in_sample.names,
+                         sample=self.policy_sample)  # fmt: skip
         return self.in_sample.stage(self.config.steps, self.config.batch_size, self.sample), own
 
     def online(self) -> Stage | None:

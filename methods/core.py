@@ -15,8 +15,9 @@ from math import ceil
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
 
 from core.errors import Absent, BadInput
+from methods.goals import ACHIEVED, HINDSIGHT, GoalLaw, GoalRule
 from methods.inference import Cost, Knob
-from methods.sampling import ROWS, Sampling, Windows
+from methods.sampling import ROWS, Rows, Sampling, Windows
 from methods.settings import (
     REWARD_SETTINGS,
     Added,
@@ -49,10 +50,11 @@ if TYPE_CHECKING:
 else:
     Array = Any
 
-__all__ = ["Absent", "Added", "Array", "BadInput", "Batch", "Columns", "ControlConfig", "Count", "Explore", "Fraction",
-           "Key", "Knobs", "Method", "MethodConfig", "Metrics", "Moves", "Order", "Part", "PositiveFloat",
-           "PositiveInt", "Repeats", "Rewards", "Stage", "State", "Static", "Switch", "TaskSpec", "Test", "Weight",
-           "act_keys", "is_on", "leaves", "neutral", "part_key", "structure"]  # fmt: skip
+__all__ = ["ACHIEVED", "HINDSIGHT", "Absent", "Added", "Array", "BadInput", "Batch", "Columns",
+           "ControlConfig", "Count", "Explore", "Fraction", "GoalLaw", "GoalRule", "Key", "Knobs", "Method",
+           "MethodConfig", "Metrics", "Moves", "Order", "Part", "PositiveFloat", "PositiveInt", "Repeats",
+           "Rewards", "Stage", "State", "Static", "Switch", "TaskSpec", "Test", "Weight", "act_keys", "is_on",
+           "leaves", "neutral", "part_key", "structure"]  # fmt: skip
 
 Key = Array
 """A typed JAX PRNG key (`jax.random.key`)."""
@@ -86,6 +88,8 @@ class TaskSpec:
     horizon: int  # longest episode, in environment steps
     observation: tuple[tuple[str, int], ...] = ()  # names and widths of what an observation is made of, in the order of
     # the names, where it is more than one vector
+    goals: GoalRule | None = None  # of a task of goals: an observation is the goal's and the state's, one after the
+    # other, the data hold states, and their rewards say nothing
 
     def __post_init__(self) -> None:
         """Raises: BadInput."""
@@ -280,7 +284,19 @@ class Method:
 
     @property
     def sample(self) -> Sampling:
-        """How batches are drawn: rows, or windows of consecutive ones where actions come in chunks or rewards in n."""
+        """How batches are drawn: rows, or windows of consecutive ones where actions come in chunks or rewards in n; in
+        tasks of goals with goals for a critic."""
+        base, goals = self._rows, self.spec.goals
+        return base if goals is None else goals.seen_by_critic(base, self.config.discount)
+
+    @property
+    def policy_sample(self) -> Sampling:
+        """As `sample`, for a stage that trains what acts and no critic: with a policy's goals."""
+        base, goals = self._rows, self.spec.goals
+        return base if goals is None else goals.seen_by_policy(base, self.config.discount)
+
+    @property
+    def _rows(self) -> Rows | Windows:
         c = self.config
         windows = isinstance(c, ControlConfig) and c.window > 1
         return Windows(c.window, c.chunk, c.discount) if windows else ROWS

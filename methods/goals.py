@@ -1,7 +1,9 @@
 """Goal-relabelled rows: what a transition says of reaching states that the data hold.
 
-A method asks for them by its stage's `sample`, and sees a state and a goal as one observation, a pytree:
-`{"goal": batch["value_goals"], "state": batch["observations"]}` (`networks.features`).
+In a task of goals (`TaskSpec.goals`) methods need no word of them: an observation is a goal and a state, one after the
+other, and `Relabelled` draws it so. A method that wants goals of its own asks for `Goals` by its stage's `sample`, and
+makes one observation of both, a pytree: `{"goal": batch["value_goals"], "state": batch["observations"]}`
+(`networks.features`).
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from core.errors import BadInput
-from methods.sampling import Pick
+from methods.sampling import Pick, Rows, Windows, starts
 
 if TYPE_CHECKING:
     import jax
@@ -41,6 +43,11 @@ class GoalLaw:
         shares = (self.current, self.future, self.random)
         if min(shares) < 0.0 or not math.isclose(sum(shares), 1.0, abs_tol=1e-6):
             raise BadInput(f"goals: current, future, random = {', '.join(map(str, shares))} are no probabilities")
+
+    def check(self, discount: Any) -> None:
+        """Raises: BadInput: a geometric law needs gamma < 1 (where it is known, not traced)."""
+        if self.geometric and isinstance(discount, Real) and not 0.0 <= float(discount) < 1.0:
+            raise BadInput(f"goals: a geometric law needs a discount below 1, not {discount}")
 
     def places(self, start: Array, remaining: Array, held: Array | int, discount: Any, key: Array) -> Array:
         """The goals' places `[b]` of rows at `start` `[b]` that so many rows of their trajectory follow. `key` is
@@ -90,9 +97,8 @@ class Goals:
 
     def __post_init__(self) -> None:
         """Raises: BadInput."""
-        needs = self.value.geometric or self.actor.geometric
-        if needs and isinstance(self.discount, Real) and not 0.0 <= float(self.discount) < 1.0:
-            raise BadInput(f"goals: a geometric law needs a discount below 1, not {self.discount}")
+        self.value.check(self.discount)
+        self.actor.check(self.discount)
 
     online: ClassVar[bool] = False  # a buffer learns an episode's end only when it comes
 
@@ -121,3 +127,82 @@ class Goals:
     def _goals(self, pick: Pick, places: Array) -> Array:
         found = pick(places)[self.goal]
         return found if self.dims is None else found[:, list(self.dims)]
+
+
+@dataclass(frozen=True)
+class GoalRule:
+    """How a task of goals relabels its data; a part of its spec."""
+
+    value: GoalLaw = HINDSIGHT  # of the goals that critics learn for
+    actor: GoalLaw = ACHIEVED  # of those that policies and behaviour samplers learn for
+    reward: Literal["reached", "cost"] = "cost"  # see `Goals`
+
+    def seen_by_critic(self, base: Rows | Windows, discount: Any) -> Relabelled:
+        """What `base` draws, with goals for a critic."""
+        return Relabelled(base, self.value, discount, self.reward)
+
+    def seen_by_policy(self, base: Rows | Windows, discount: Any) -> Relabelled:
+        """What `base` draws, with goals for what acts. gamma counts only where the law is geometric."""
+        return Relabelled(base, self.actor, discount if self.actor.geometric else 0.0, self.reward)
+
+
+@dataclass(frozen=True)
+class Relabelled:
+    """Rows or windows, each with one goal, as a method sees them that has no word of goals.
+
+    The batch is the base's, but for
+
+      observations, next_observations `[b, 2 o]`: the goal's observation, then the state's;
+      rewards, masks: of each row as `Goals` has them, and 0 after the goal. Of windows they are then summed (and the
+        least of them taken) as rewards are: a goal within a window ends the bootstrap.
+
+    The goal's trajectory is the one of the first row. `valid` is of episodes alone: a window goes on after its goal.
+    """
+
+    base: Rows | Windows
+    law: GoalLaw
+    discount: Any  # gamma, of a geometric law; may be traced
+    reward: Literal["reached", "cost"] = "cost"
+    online: ClassVar[bool] = False  # a buffer learns an episode's end only when it comes
+
+    def __post_init__(self) -> None:
+        """Raises: BadInput."""
+        self.law.check(self.discount)
+
+    @property
+    def length(self) -> int:
+        return self.base.length
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return self.base.reads | {"remaining", "observations"}
+
+    def draw(self, pick: Pick, held: Array | int, key: Array, rows: int) -> dict[str, Array]:
+        """See `methods.sampling.Sampling`. `key` is consumed."""
+        import jax
+
+        row_key, goal_key = jax.random.split(key)
+        start = starts(self, held, row_key, rows)
+        goal = self.law.places(start, pick(start)["remaining"], held, self.discount, goal_key)
+        return self.at(pick, held, start, goal)
+
+    def at(self, pick: Pick, held: Array | int, start: Array, goal: Array) -> dict[str, Array]:
+        """The samples that begin at given places `[b]`, with their goals' places `[b]`."""
+        import jax.numpy as jnp
+
+        ahead = jnp.where(goal >= start, goal - start, held)  # rows until it is reached; never of one that lies before
+
+        def rewarded(places: Array) -> dict[str, Array]:
+            row = dict(pick(places))
+            gone = places - start.reshape(-1, *[1] * (places.ndim - 1))
+            left = ahead.reshape(-1, *[1] * (places.ndim - 1)) - gone
+            now = (left == 0).astype(row["observations"].dtype)
+            row["rewards"] = jnp.where(left < 0, 0.0, now - float(self.reward == "cost"))
+            row["masks"] = jnp.where(left < 0, 0.0, 1.0 - now)
+            return row
+
+        batch = self.base.at(rewarded, held, start)
+        seen = pick(goal)["observations"]
+        for name in {"observations", "next_observations"} & batch.keys():
+            batch[name] = jnp.concatenate([seen, batch[name]], axis=-1)
+        return batch

@@ -82,7 +82,8 @@ class IQL(Method):
     # training
 
     def stages(self) -> tuple[Stage, ...]:
-        actor = self.stage("actor", trains=frozenset({"actor"}), reads=self.in_sample.names)
+        actor = self.stage("actor", trains=frozenset({"actor"}), reads=self.in_sample.names,
+                           sample=self.policy_sample)  # fmt: skip
         return self._critic_stage(), actor
 
     def _critic_stage(self) -> Stage:

@@ -49,9 +49,12 @@ class Rows:
     length: ClassVar[int] = 1
 
     def draw(self, pick: Pick, held: Array | int, key: Array, rows: int) -> dict[str, Array]:
-        import jax
+        return self.at(pick, held, starts(self, held, key, rows))
 
-        return dict(pick(jax.random.randint(key, (rows,), 0, held)))
+    def at(self, pick: Pick, held: Array | int, start: Array) -> dict[str, Array]:
+        """The transitions at given places `[b]`."""
+        del held
+        return dict(pick(start))
 
 
 ROWS = Rows()
@@ -81,10 +84,7 @@ class Windows:
     reads: ClassVar[frozenset[str]] = frozenset({"terminals"})
 
     def draw(self, pick: Pick, held: Array | int, key: Array, rows: int) -> dict[str, Array]:
-        import jax
-
-        start = jax.random.randint(key, (rows,), 0, held - self.length + 1)
-        return self.at(pick, held, start)
+        return self.at(pick, held, starts(self, held, key, rows))
 
     def at(self, pick: Pick, held: Array | int, start: Array) -> dict[str, Array]:
         """The windows that start at given places `[b]`."""
@@ -109,6 +109,13 @@ class Windows:
             batch["terminals"] = jnp.max(ends, axis=1)
             batch["next_actions"] = jnp.where(batch["terminals"][:, None] > 0.0, 0.0, _flat(after["actions"]))
         return batch
+
+
+def starts(sampling: Sampling, held: Array | int, key: Array, rows: int) -> Array:
+    """Places `[b]` at which samples begin, each as likely as any other. `key` is consumed."""
+    import jax
+
+    return jax.random.randint(key, (rows,), 0, held - sampling.length + 1)
 
 
 SUCCESSORS = frozenset({"next_observations", "next_actions", "terminals", "bank"})

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tasks.simulation.simulators import Clone
 
 __all__ = ["BadInput", "DataLocation", "Dataset", "Provenance", "RewardTransform", "Task", "TaskSpec",
-           "check_transitions"]  # fmt: skip
+           "check_transitions", "met"]  # fmt: skip
 
 LARGEST_ACTION = 1 - 1e-5  # the papers' code clips to it, so that squashed policies can express every action
 Transitions = Mapping[str, np.ndarray]
@@ -113,6 +113,16 @@ def _remaining(transitions: Transitions) -> np.ndarray:
     rows = np.arange(len(transitions["terminals"]))
     ends = np.append(np.flatnonzero(transitions["terminals"] > 0.0), len(rows) - 1)
     return (ends[np.searchsorted(ends, rows)] - rows).astype(np.int32)
+
+
+def met(transitions: Transitions, places: np.ndarray, spec: TaskSpec) -> np.ndarray:
+    """Observations `[p, o]` as a policy meets them, at some places of a dataset. Where the task is one of goals, the
+    goal is the last state of the trajectory."""
+    states = transitions["observations"]
+    if spec.goals is None:
+        return states[places]
+    last = places + _remaining(transitions)[places]
+    return np.concatenate([states[last], states[places]], axis=1)
 
 
 _DERIVED = {"next_actions": _next_actions, "remaining": _remaining}

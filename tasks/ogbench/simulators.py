@@ -9,6 +9,9 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from tasks.core import TaskSpec
+from tasks.simulation import physics
+
 
 def is_manipulation(env_id: str) -> bool:
     """Whether an arm acts in it."""
@@ -27,6 +30,20 @@ def widths(env_id: str) -> tuple[int, int]:
             rows, columns = size.split("x")
             return 19 + 4 * int(rows) * int(columns), 5
     return {"pointmaze": (2, 2), "antmaze": (29, 8), "antsoccer": (42, 8), "humanoidmaze": (69, 21)}[family]
+
+
+def spec_of(env_id: str) -> TaskSpec:
+    """What a method may know of it: widths of a state and an action, and the longest episode."""
+    horizon = gymnasium.spec(env_id).max_episode_steps
+    assert horizon is not None
+    return TaskSpec(*widths(env_id), horizon)
+
+
+def make(env_id: str, success_timing: str) -> gymnasium.Env[Any, Any]:
+    """A simulator, ready to be cloned where an arm acts in it."""
+    physics.load()
+    env = gymnasium.make(env_id, success_timing=success_timing, disable_env_checker=True)
+    return SharedModel(env) if is_manipulation(env_id) else env
 
 
 class SharedModel(gymnasium.Wrapper[Any, Any, Any, Any]):

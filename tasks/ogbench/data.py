@@ -1,0 +1,224 @@
+"""OGBench's files: downloaded, generated or given, checked, and cut into transitions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Self
+
+import numpy as np
+import ogbench
+
+from core.errors import BadInput
+from tasks.core import DataLocation, Dataset, Provenance, TaskSpec, check_transitions
+from tasks.data import actions, download
+from tasks.data import files as data_files
+from tasks.data.recipes import recipe_of
+from tasks.ogbench import collect
+from tasks.screen import say, say_once
+
+HOSTS = (
+    ogbench.utils.DATASET_URL,
+    "https://huggingface.co/datasets/zhouzypaul/ogbench_datasets/resolve/main",
+)
+KINDS = {  # environment -> the kinds of dataset that were published for it
+    r"(point|ant)maze-(medium|large|giant|teleport)": ("navigate", "stitch"),
+    r"antmaze-(medium|large|teleport)": ("explore",),
+    r"humanoidmaze-(medium|large|giant)": ("navigate", "stitch"),
+    r"antsoccer-(arena|medium)": ("navigate", "stitch"),
+    r"cube-(single|double|triple|quadruple)|scene|puzzle-(3x3|4x4|4x5|4x6)": ("play", "noisy"),
+}
+PLAIN = ("observations", "actions", "terminals")  # columns of every file
+
+
+class Cut(NamedTuple):
+    """A file's episodes as transitions.
+
+    file     observations  s0 s1 s2 | s0 s1 ...     the last state of an episode has no successor,
+             actions       a0 a1 a2 | a0 a1 ...     and its action, here a2, leads nowhere
+             terminals      0  0  1 |  0  1 ...
+    here     (s0 a0 s1) (s1 a1 s2 terminal) | (s0 a0 s1 terminal) ...
+    """
+
+    columns: dict[str, np.ndarray]  # the file's own, at the rows that have a successor
+    next_observations: np.ndarray
+    terminals: np.ndarray  # float32
+
+
+@dataclass(frozen=True)
+class OnOGBenchData:
+    """A task that learns from a dataset of OGBench's; what it makes of the file is the subclass's to say."""
+
+    name: str
+    episodes: int = 1000  # to generate, if the data are generated; as many as the published files have
+
+    suite: ClassVar[str] = ""
+
+    @property
+    def dataset(self) -> str:
+        """Its name, e.g. "cube-single-play-v0"."""
+        raise NotImplementedError
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """Where datasets are downloaded from, the first that answers."""
+        return HOSTS
+
+    @property
+    def held(self) -> TaskSpec:
+        """The shapes of what the data hold."""
+        raise NotImplementedError
+
+    @property
+    def about_data(self) -> Mapping[str, Any]:
+        """What records say of how the file was made use of."""
+        return {}
+
+    def _transitions(self, path: Path) -> dict[str, np.ndarray]:
+        """The training transitions in a file."""
+        raise NotImplementedError
+
+    def load(self, data: str = "auto") -> Dataset:
+        """The training transitions.
+
+        `data` "download": OGBench's file, from its host or a mirror, kept in `data_folder()`. "generate":
+        `self.episodes` episodes by the benchmark's oracles (play datasets only). "auto": whichever is there; else
+        a download; else, where no host answers, generated. Otherwise a path to an NPZ file of OGBench's format.
+
+        Raises:
+          BadInput: one line that names what is missing or wrong, and what to do.
+        """
+        path, origin, details = self._file(data)
+        with data_files.within_memory(path):
+            transitions = self._transitions(path)
+            check_transitions(transitions, self.held, str(path))
+            transitions["actions"], outside = actions.clipped(transitions["actions"], str(path))
+        digest = download.sha256(path)  # last: it pins the file, and only a sound one should be
+        details = {**self.about_data, **details}
+        if outside:
+            details["actions_outside"] = outside._asdict()
+            say_once(actions.told(outside, str(path)))
+        if recipe := recipe_of(path):
+            details["recipe"] = recipe
+            if origin == "downloaded":  # lies where a download would, and says itself that it is none
+                origin = "generated"
+                say(f"{path} was generated, not downloaded: {recipe['episodes']} episodes")
+        return Dataset(transitions, Provenance(self.dataset, digest, origin, str(path), details))
+
+    def sized(self, episodes: int) -> Self:
+        return replace(self, episodes=episodes)
+
+    @property
+    def _kept(self) -> tuple[Path, Path]:
+        """Where the downloaded and the generated file are kept."""
+        generated = data_folder() / "generated" / f"{self.dataset}-{self.episodes}-episodes.npz"
+        return data_folder() / f"{self.dataset}.npz", generated
+
+    def data_location(self, data: str = "auto") -> DataLocation:
+        """What `load(data)` would read, fetch or make; see `tasks.core.Task`."""
+        downloaded, generated = self._kept
+        if data in ("auto", "download") and data_files.exists(downloaded):
+            return DataLocation(f"downloaded: {downloaded}", True)
+        if data in ("auto", "generate") and data_files.exists(generated):
+            return DataLocation(f"generated: {generated}", True)
+        if data == "generate":
+            self._check_can_generate()
+            return DataLocation(f"to generate: {self.episodes} episodes{self._others()}", False)
+        if data in ("auto", "download"):
+            return DataLocation(f"to download from {self.hosts[0]}{self._others()}", False)
+        self._given(data)
+        return DataLocation(f"given: {data}", True)
+
+    def _others(self) -> str:
+        """A word on generated files of other sizes, where there are any."""
+        folder, sizes = self._kept[1].parent, re.compile(rf"{re.escape(self.dataset)}-(\d+)-episodes\.npz")
+        found = sorted(int(match[1]) for path in folder.glob("*.npz") if (match := sizes.fullmatch(path.name)))
+        return f" (generated earlier: {', '.join(map(str, found))} episodes)" if found else ""
+
+    def ready(self, data: str = "auto") -> Path:
+        """Downloads or generates the file that `load(data)` reads; see `tasks.core.Task`. One that is there already is
+        read to its end and compared with what it was when it was first used."""
+        path, _, _ = self._file(data)
+        download.check_npz(path)
+        download.sha256(path)
+        return path
+
+    def _check_can_generate(self) -> None:
+        if self.dataset not in collect.DATASETS:
+            raise BadInput(f"{self.dataset} cannot be generated (its behaviour is not scripted in the package); "
+                           "use --data download or --data PATH")  # fmt: skip
+
+    @staticmethod
+    def _given(data: str) -> Path:
+        return data_files.given(data, "auto, download, generate or an NPZ file")
+
+    def _file(self, data: str) -> tuple[Path, str, dict[str, Any]]:
+        """Path, origin and further details of the file that `data` asks for, once it is there."""
+        downloaded, generated = self._kept
+        can_generate = self.dataset in collect.DATASETS
+        choice = data
+        if data == "auto":
+            choice, why = "download", "neither downloaded nor generated yet: trying to download it"
+            if data_files.exists(downloaded):
+                why = f"downloaded earlier: using {downloaded}"
+            elif data_files.exists(generated):
+                choice, why = "generate", f"not downloaded, but generated earlier: using {generated}"
+            say(f"{self.dataset}: {why}")
+        if choice == "download":
+            try:
+                if not data_files.exists(downloaded):
+                    download.fetch([f"{host}/{downloaded.name}" for host in self.hosts], downloaded)
+                return downloaded, "downloaded", {"url": download.had_from(downloaded)}
+            except download.MissingDownload as error:
+                advice = "use --data generate or --data PATH" if can_generate else "use --data PATH"
+                if data != "auto" or not can_generate:
+                    raise download.MissingDownload(f"{error}; {advice}") from error
+                say(f"{error}; generating {self.episodes} episodes instead")
+                choice = "generate"
+        if choice == "generate":
+            self._check_can_generate()
+            collect.collect(self.dataset, self.episodes, 0, None, generated)
+            return generated, "generated", {}
+        return self._given(data), "given", {}
+
+    @staticmethod
+    def _cut(path: Path, expected: Mapping[str, tuple[int, ...]]) -> Cut:
+        """The transitions of a file with columns of the shapes `[t, *expected]`."""
+        file = _read(path, expected)
+        last = file["terminals"] > 0.5
+        if not last[-1:].all():
+            raise BadInput(f"{path} breaks off within an episode: its last terminal is 0")
+        start = np.flatnonzero(~last)
+        columns = {column: values[start] for column, values in file.items()}
+        return Cut(columns, file["observations"][start + 1], last[start + 1].astype(np.float32))
+
+    @property
+    def _plain(self) -> dict[str, tuple[int, ...]]:
+        """The columns of every file -> shape of a row."""
+        spec = self.held
+        return dict(zip(PLAIN, ((spec.obs_dim,), (spec.action_dim,), ()), strict=True))
+
+
+def data_folder() -> Path:
+    """Where datasets are kept: OGBench's own folder, or what `OGBENCH_DATA_DIR` says."""
+    return data_files.folder("OGBENCH_DATA_DIR")
+
+
+def _read(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """The columns of an NPZ file, float32 but for the button states, of the shapes `[t, *expected]`."""
+    columns = data_files.npz(path, expected)
+    if missing := [column for column in expected if column not in columns]:
+        raise BadInput(f"{path}: column {missing[0]!r} is missing")
+    rows = len(columns["observations"]) if columns["observations"].ndim else 0
+    for column, width in expected.items():
+        values = columns[column]
+        if values.dtype.kind not in "biuf":
+            raise BadInput(f"{path}: {column} holds no numbers")
+        if values.shape != (rows, *width):
+            raise BadInput(f"{path}: {column} has shape {values.shape}, expected {(rows, *width)}")
+        narrow = data_files.float32(values, f"{path}: {column}")
+        columns[column] = values if column == "button_states" else narrow
+    actions.check_scale(columns["actions"], str(path))
+    return columns

@@ -1,0 +1,1 @@
+"""OGBench's goal-conditioned environments."""

@@ -1,0 +1,92 @@
+"""The suite ogbench-goals through the harness: every method learns for goals, or is refused in one line."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import methods
+from core.errors import BadInput
+from harness.config import RunSettings, layered, parse_set
+from harness.plan import RunNode, plan_online, plan_run
+from harness.train import Algorithm, lane_step, lanes_of, needed
+from tasks.core import Dataset, Provenance
+from tasks.ogbench_goals import suite
+from tests.harness.command import invoke
+
+TASK = suite.get("cube-single-play-v0")
+SIZES = RunSettings(seeds=(0,), episodes=5, evaluate_every=20, log_every=10)
+REFUSED = {"sfbc", "td3bc"}  # weights of whole episodes, a normaliser of all states
+
+
+def planned(name: str, *sets: str, bundle: str = "ogbench", sizes: RunSettings = SIZES) -> RunNode:
+    usual = layered("ogbench-goals", "smoke", bundle)[1]
+    return plan_run(TASK, "data", name, (*usual, *parse_set(sets)), sizes, bundle=bundle)
+
+
+def dataset(rows: int = 12) -> dict[str, np.ndarray]:
+    rng, held = np.random.default_rng(0), TASK.held
+    shapes = {"observations": (held.obs_dim,), "next_observations": (held.obs_dim,), "actions": (held.action_dim,),
+              "rewards": (), "masks": (), "terminals": ()}  # fmt: skip
+    columns = {name: rng.uniform(-1, 1, (rows, *shape)).astype(np.float32) for name, shape in shapes.items()}
+    columns["terminals"] = (np.arange(rows) == rows - 1).astype(np.float32)
+    return {**Dataset(columns, Provenance("hand-made", "?", "given")).columns({"remaining", "next_actions"})}
+
+
+@pytest.mark.parametrize("bundle", ["ogbench", "laptop"])
+@pytest.mark.parametrize("name", sorted(methods.REGISTRY))
+def test_every_method_learns_for_goals_or_is_refused(name: str, bundle: str) -> None:
+    if name in REFUSED:
+        with pytest.raises(BadInput, match=rf"^{name}: its stage '\w+' works on the data's own rows"):
+            planned(name, bundle=bundle)
+        return
+    method, columns = planned(name, bundle=bundle).method, dataset()
+    lane = jax.tree.map(lambda leaf: leaf[0], lanes_of((0,), [method]))
+    parts = jax.eval_shape(lambda lane: method.having(**lane.settings).init(lane.keys), lane)
+    held = {column: jnp.asarray(columns[column]) for column in columns if column in needed(method)}
+    for number in range(len(method.stages())):
+        step = partial(lane_step(Algorithm(method, number), held), own={}, count=jnp.asarray(1))
+        state, metrics = jax.eval_shape(step, lane, parts)
+        assert metrics and state.keys() == parts.keys()
+    with pytest.raises(BadInput, match=r"--online-steps 50: "):
+        plan_online(planned(name, bundle=bundle, sizes=RunSettings(
+            seeds=(0,), episodes=5, evaluate_every=20, log_every=10, online_steps=50, online_warmup=5)))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("sets", "line"),
+    [
+        (["fql.behavior=joint"], r"^fql\.behavior=joint: in tasks of goals imitation and critics learn for goals"),
+        (["best_of_n.bank=8"], r"^best_of_n\.bank=8: proposals depend on goals, which every batch draws anew; bank=0$"),
+        (["iql.reward_scale=2"], r"^iql: masks, reward_scale, reward_shift, rewards: in tasks of goals rewards come"),
+        (["vgf.behavior_weighting=return"], r"^vgf: its stage 'behavior' works on the data's own rows"),
+    ],
+)
+def test_what_goals_do_not_allow_is_one_line(sets: list[str], line: str) -> None:
+    with pytest.raises(BadInput, match=line):
+        planned(sets[0].split(".")[0], *sets)
+
+
+def test_equal_stages_are_one_and_other_goals_are_other_work() -> None:
+    """The flow of best_of_n is VGF's; other rules of goals make other critics, and the same flow where they say so."""
+    own, other = planned("best_of_n"), planned("vgf")
+    assert own.nodes[0].fingerprint == other.nodes[0].fingerprint
+    usual = layered("ogbench-goals", "smoke", "ogbench")[1]
+    changed = plan_run(suite.GoalTask(TASK.name, goals="sharsa"), "data", "best_of_n", usual, SIZES)
+    assert changed.nodes[1].fingerprint != own.nodes[1].fingerprint
+
+
+@pytest.mark.slow
+def test_the_methods_of_the_paper_run_on_a_simulator(tmp_path: Path) -> None:
+    names = ["bc", "iql", "best_of_n", "qgf", "vgf", "cfgrl"]
+    done = invoke("--suite", "ogbench-goals", "--tasks", TASK.name, "--methods", ",".join(names), "--preset", "smoke",
+                  "--data", "generate", "--results", str(tmp_path))  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    assert "6 of 6 runs finished" in done.stderr
+    done_by = {path.parents[2].name for path in tmp_path.glob("runs/ogbench-goals/*/*/*/seed-0/episodes.csv")}
+    assert done_by == set(names)
