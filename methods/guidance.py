@@ -1,4 +1,5 @@
-"""Guidance of a behaviour flow: its velocity is pushed up the critic's gradient while it samples.
+"""Guidance of a behaviour flow: its velocity is pushed up the critic's gradient while it samples, or its samples are
+when they are finished.
 
 Source: Test-Time Gradient Guidance of Flow Policies, arXiv 2606.11087, and its public code.
 """
@@ -13,18 +14,21 @@ import jax.numpy as jnp
 from methods.core import Array, Key, State
 from methods.critic import Critic, guide
 from methods.inference import Cost
-from methods.networks import rows
+from methods.networks import per_action, rows
 from methods.samplers import FlowSampler
+
+UNROLL = 3  # steps after sampling
 
 
 @dataclass(frozen=True)
 class Guidance:
-    """A flow and the critic that guides it, by the gradient of its targets at one of four actions."""
+    """A flow and the critic that guides it, by the gradient of its targets at one of five actions."""
 
     sampler: FlowSampler
     critic: Critic
-    gradient: str = "denoised"  # "denoised" | "jacobian" | "noisy" | "full": where the critic is asked
+    gradient: str = "denoised"  # "denoised" | "jacobian" | "noisy" | "full" | "after": where the critic is asked
     aggregation: str = "min"  # of the target critics
+    after_steps: int = 3  # of "after": steps that finished samples take
 
     def velocity(self, state: State, obs: Array, actions: Array, time: Array) -> Array:
         """v(s, a, t) `[b, n, a]` for unfinished actions `[b, n, a]` at a scalar time."""
@@ -62,14 +66,27 @@ class Guidance:
 
     def sample(self, state: State, obs: Array, noise: Array, weight: Array) -> Array:
         """Actions `[b, n, a]` from noise `[b, n, a]` at observations `[b, o]`, guided with weights `[b]` or a scalar:
-        a <- a + (v + w g) / steps for each Euler step, clipped to the box at the end."""
+        a <- a + (v + w g) / steps for each Euler step, clipped to the box at the end. With "after" it is finished
+        samples that take steps, a <- clip(a + w g) (the paper's GradStep)."""
         scale = jnp.reshape(weight, (-1, 1, 1))
+        if self.gradient == "after":
+            finished = self.sampler.sample(state["behavior"].params, per_action(obs, noise), noise)
+            return self._ascend(state, obs, finished, scale)
 
         def guided(actions: Array, time: Array) -> Array:
             velocity = self.velocity(state, obs, actions, time)
             return velocity + scale * self.action_grad(state, obs, actions, time, velocity)
 
         return self.sampler.integrate(guided, noise)
+
+    def _ascend(self, state: State, obs: Array, actions: Array, scale: Array) -> Array:
+        """Finished actions `[b, n, a]` after their steps up the critic's gradient."""
+        critic = guide(self.critic, state["critic"])
+
+        def step(_: int, at: Array) -> Array:
+            return jnp.clip(at + scale * self.critic.action_grad(critic, obs, at, self.aggregation), -1.0, 1.0)
+
+        return jax.lax.fori_loop(0, self.after_steps, step, actions, unroll=min(self.after_steps, UNROLL) or 1)
 
     def candidates(self, state: State, obs: Array, key: Key, n: int, weight: Array) -> Array:
         """`n` guided samples `[b, n, a]` at observations `[b, o]` with weights `[b]`. `key` is consumed."""
@@ -80,6 +97,8 @@ class Guidance:
         steps = self.sampler.passes
         if not guided:
             return Cost(n * (steps + 1))
+        if self.gradient == "after":
+            return Cost(n * (steps + self.after_steps + 1), gradients=n * self.after_steps)
         # the velocity, and what the gradient passes: the critic, and before it what leads to the action it is asked of
         ahead = {"denoised": 0, "noisy": 0, "jacobian": 1, "full": steps}[self.gradient]
         return Cost(n * (steps * (2 + ahead) + 1), gradients=n * steps)

@@ -3,6 +3,9 @@
 Source: Test-Time Gradient Guidance of Flow Policies, arXiv 2606.11087, and its public code. Nothing is trained for it
 but a behaviour flow and IQL's critic; guidance weight w and number of samples N are test-time knobs. The paper reports
 the best w at each evaluation; here every w is reported, and chosen by a declared rule if at all.
+
+The paper's other test-time methods are values of `gradient`, and act by the same trained parts: `--sweep
+qgf.gradient=denoised,jacobian,noisy,full,after` trains nothing twice.
 """
 
 from __future__ import annotations
@@ -14,12 +17,14 @@ from typing import Annotated, Any, ClassVar, Literal
 from methods.behavior import Behavior
 from methods.best_of_n import BestOfN, BestOfNConfig
 from methods.core import (
+    Added,
     Array,
     Explore,
     Key,
     Knobs,
     Method,
     MethodConfig,
+    Moves,
     Repeats,
     State,
     Switch,
@@ -45,7 +50,9 @@ class QGFConfig(BestOfNConfig):
     critic: Literal["td", "iql", "floq"] = "iql"
     sampler: Literal["flow"] = "flow"
     sampler_activation: Literal["relu", "gelu", "mish"] = "gelu"
-    gradient: Annotated[Literal["denoised", "jacobian", "noisy", "full"], Test] = "denoised"  # where Q is asked
+    gradient: Annotated[Literal["denoised", "jacobian", "noisy", "full", "after"], Test] = "denoised"  # where Q is
+    # asked
+    after_steps: Annotated[Moves, Added, Test] = 3  # of "after": steps of size w that finished samples take (GradStep)
     guidance_aggregation: Annotated[Literal["mean", "min"], Test] = "min"  # of the target critics whose gradient guides
     test_weights: Annotated[tuple[Weight, ...], Test] = (0.0, 0.004, 0.008, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.12)
     # w; 0 is BC
@@ -69,7 +76,7 @@ def flow_of(spec: TaskSpec, config: QGFConfig) -> FlowSampler:
 
 def guidance_of(spec: TaskSpec, config: QGFConfig, critic: Critic) -> Guidance:
     """Of that flow, by a critic."""
-    return Guidance(flow_of(spec, config), critic, config.gradient, config.guidance_aggregation)
+    return Guidance(flow_of(spec, config), critic, config.gradient, config.guidance_aggregation, config.after_steps)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ VARIANTS += [("vgf", "bank"), ("bc", "gaussian"), ("bc", "diffusion")]
 OTHERS = [("vgf", "iql"), ("fql", "pretrained"), ("ivr", "eql")]
 OTHERS += [("best_of_n", "bank"), ("best_of_n", "iql"), ("avgf", "pretrained"), ("diffusion_ql", "backup")]
 OTHERS += [("bc", "by return"), ("bc", "by advantage"), ("vgf", "by return"), ("fql", "by advantage")]
-OTHERS += [("qgf", "full"), ("qgf", "jacobian"), ("qgf", "noisy")]
+OTHERS += [("qgf", "full"), ("qgf", "jacobian"), ("qgf", "noisy"), ("qgf", "after")]
 OTHERS += [("fql", "floq"), ("vgf", "floq"), ("rebrac", "floq"), ("qam", "floq"), ("best_of_n", "floq")]
 EXTRA: dict[str, dict[str, Any]] = {
     "joint": {},

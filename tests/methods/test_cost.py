@@ -22,7 +22,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "vgf by a flow of values": ("vgf", {"critic": "floq"}),
     "diffusion_ql by a flow of values": ("diffusion_ql", {"critic": "floq"}),
     "bc by diffusion": ("bc", {"sampler": "diffusion"}),
-    **{f"qgf, {how}": ("qgf", {"gradient": how}) for how in ("noisy", "jacobian", "full")},
+    **{f"qgf, {how}": ("qgf", {"gradient": how}) for how in ("noisy", "jacobian", "full", "after")},
 }
 SMALL: dict[str, Any] = {
     "hidden_dims": (4,), "flow_steps": 3, "n_particles": 2, "test_flow_steps": (0, 3), "test_n": (1, 4),
@@ -57,6 +57,7 @@ def test_a_declared_cost_is_what_acting_takes(variant: str, monkeypatch: pytest.
         ("qgf", {}, {"w": 0.0, "N": 4}, 4 * 10 + 4, 0), ("vgf_qgf", {}, {"w": 0.02, "N": 1}, 10 + 10 + 1, 10),
         ("qgf", {}, {"w": 0.02, "N": 4}, 4 * (10 + 10) + 4, 40),
         ("qgf", {"gradient": "full"}, {"w": 0.02, "N": 1}, 10 + 10 * 10 + 10 + 1, 10),
+        ("qgf", {"gradient": "after"}, {"w": 0.02, "N": 2}, 2 * (10 + 3 + 1), 6),
     ],
 )  # fmt: skip
 def test_costs_by_hand(name: str, settings: Any, knobs: Any, passes: int, gradients: int) -> None:

@@ -189,6 +189,27 @@ def test_qgf_guidance(how: str, deeper: None) -> None:
     assert spread(np.abs(ours) == 1.0) and np.abs(ours - ours[:, :1]).max() > 0.1
 
 
+def test_steps_after_sampling(deeper: None) -> None:
+    """GradStep: a <- clip(a + w grad min Q_target) from the finished, clipped sample, as often as it is told."""
+    method = make("qgf", gradient="after", after_steps=2, flow_steps=STEPS, **DEEPER)
+    state, rng = double(random_state(method)), np.random.default_rng(0)
+    obs, noise = jnp.asarray(rng.normal(size=(B, SPEC.obs_dim))), jnp.asarray(rng.normal(size=(B, 4, A)))
+    weight, wide = jnp.linspace(0.0, 2.0, B), repeat(obs, 4)
+
+    def oracle(state: Any) -> Any:
+        slope = jax.grad(lambda x: jnp.sum(jnp.min(suite_q(state["critic"].target, wide, x), axis=0)))
+        action = guided(state["behavior"].params, lambda x: 0.0 * jnp.sum(x), wide, noise, 0.0, "noisy")
+        for _ in range(2):
+            action = jnp.clip(action + weight[:, None, None] * slope(action), -1, 1)
+        return action
+
+    ours, theirs = jax.jit(method.guidance.sample)(state, obs, noise, weight), jax.jit(oracle)(state)
+    np.testing.assert_allclose(ours, theirs, **TOLERANCE)
+    assert spread(np.abs(ours) == 1.0) and np.abs(ours - ours[:, :1]).max() > 0.1
+    still = make("qgf", gradient="after", after_steps=0, flow_steps=STEPS, **DEEPER).guidance.sample
+    np.testing.assert_allclose(still(state, obs, noise, weight), still(state, obs, noise, 0 * weight))
+
+
 @pytest.mark.slow
 def test_vgf_qgf_update(deeper: None) -> None:
     """VGF's TD on particles guided by the smaller target critic."""
