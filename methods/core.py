@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
 
 from core.errors import Absent, BadInput
 from methods.goals import ACHIEVED, HINDSIGHT, GoalLaw, GoalRule
-from methods.inference import Cost, Knob
+from methods.inference import Cost, Diagnosis, Knob
 from methods.sampling import ROWS, Rows, Sampling, Windows
 from methods.settings import (
     REWARD_SETTINGS,
@@ -223,6 +223,16 @@ class Method:
         if not isinstance(c, ControlConfig):
             return Rewards()
         return Rewards(c.rewards, c.reward_scale, c.reward_shift, c.masks)
+
+    @property
+    def diagnoses(self) -> tuple[Diagnosis, ...]:
+        """What `diagnose` answers."""
+        return ()
+
+    def diagnose(self, state: State, obs: Array, near: Array, key: Key) -> Mapping[str, Array]:
+        """The values of its `diagnoses` by name, at observations `[b, o]` of the data near which the actions `near`
+        `[b, m, a]` were taken. `key` is consumed."""
+        raise NotImplementedError
 
     # training
 

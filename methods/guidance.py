@@ -17,7 +17,7 @@ from methods.inference import Cost
 from methods.networks import per_action, rows
 from methods.samplers import FlowSampler
 
-UNROLL = 3  # steps after sampling
+_UNROLLED = 3  # steps after sampling
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Guidance:
         def step(_: int, at: Array) -> Array:
             return jnp.clip(at + scale * self.critic.action_grad(critic, obs, at, self.aggregation), -1.0, 1.0)
 
-        return jax.lax.fori_loop(0, self.after_steps, step, actions, unroll=min(self.after_steps, UNROLL) or 1)
+        return jax.lax.fori_loop(0, self.after_steps, step, actions, unroll=min(self.after_steps, _UNROLLED) or 1)
 
     def candidates(self, state: State, obs: Array, key: Key, n: int, weight: Array) -> Array:
         """`n` guided samples `[b, n, a]` at observations `[b, o]` with weights `[b]`. `key` is consumed."""

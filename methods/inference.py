@@ -29,6 +29,18 @@ class Cost(NamedTuple):
     """Value gradients, d Q / d action: exact ones, or evaluations of a network that stands in for them."""
 
 
+class Diagnosis(NamedTuple):
+    """A quantity that can be asked of a trained method at observations of its data, and how a figure lays it out. Its
+    values are `[b, lines, panels, x]`, or `[b, lines, x]` without panels."""
+
+    name: str
+    label: str  # on an axis
+    unit: str
+    lines: tuple[str, tuple[Any, ...]]  # what tells the lines apart, and its values
+    x: tuple[str, tuple[float, ...]]  # what lies along the axis
+    panels: tuple[str, tuple[Any, ...]] = ("", ("",))
+
+
 SAMPLES = Knob("N", "samples to choose from", "samples", setting="test_n")
 """Of methods that take one of N samples."""
 

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
+import jax
+
 from methods.behavior import Behavior
 from methods.best_of_n import BestOfN, BestOfNConfig
 from methods.core import (
@@ -34,8 +36,9 @@ from methods.core import (
     is_on,
 )
 from methods.critic import Critic, guide
+from methods.diagnosis import SIMILARITY, led_to, over_weights, similarities
 from methods.guidance import Guidance
-from methods.inference import SAMPLES, Cost, Knob
+from methods.inference import SAMPLES, Cost, Diagnosis, Knob
 from methods.learner import Learner, Params
 from methods.samplers import FlowSampler
 from methods.select import first
@@ -113,6 +116,16 @@ class QGF(BestOfN):
     @property
     def judging(self) -> str:
         return self.config.guidance_aggregation
+
+    @property
+    def diagnoses(self) -> tuple[Diagnosis, ...]:
+        return SIMILARITY, *over_weights(self.config.test_weights)
+
+    def diagnose(self, state: State, obs: Array, near: Array, key: Key) -> Mapping[str, Array]:
+        similarity_key, led_key = jax.random.split(key)
+        led = led_to(self.guidance, state, obs, near, self.config.test_weights, led_key)
+        names = [one.name for one in self.diagnoses]
+        return dict(zip(names, (similarities(self.guidance, state, obs, similarity_key), *led), strict=True))
 
     def cost(self, knobs: Mapping[str, float]) -> Cost:
         return self.guidance.cost(knobs["N"], guided=bool(knobs["w"]))

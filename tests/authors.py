@@ -283,6 +283,11 @@ def main(
             rows.append([name, kind, f"{a:.1f}", f"{b:.1f}", f"{ratio:.3f}", f"{low:.3f}", f"{high:.3f}", len(times)])
             print(f"{name}, {kind}: theirs {a:.1f} ms, ours {b:.1f} ms, ratio {ratio:.3f} [{low:.3f}, {high:.3f}], "
                   f"{len(times)} turns", flush=True)  # fmt: skip
+        if precision:
+            ratio, low, high = median(times[:, 2] / times[:, 1])
+            rows.append([name, f"{precision} / float32", *(f"{np.median(one):.1f}" for one in times.T[1:]),
+                         f"{ratio:.3f}", f"{low:.3f}", f"{high:.3f}", len(times)])  # fmt: skip
+            print(f"{name}: ours in {precision} takes {ratio:.3f} [{low:.3f}, {high:.3f}] of its float32", flush=True)
     if out:
         with out.open("w", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")

@@ -18,6 +18,7 @@ from analysis.figures import (
     budgets,
     costs,
     curves,
+    diagnosis,
     efficiency,
     forest,
     knobs,
@@ -79,6 +80,7 @@ KINDS = (
     Kind("gradients", TASK, COLUMN, costs.of_gradients, costs.draw_gradients),
     Kind("budget", TASK, COLUMN, budgets.of_task, budgets.draw),
     Kind("transport", TASK, COLUMN, scaling.of_carried, scaling.draw_carried),
+    Kind("diagnosis", TASK, TEXT, diagnosis.of_task, diagnosis.draw, scored=False),
     Kind("landscape", TASK, TEXT, landscape.of_task, landscape.draw),
 )
 

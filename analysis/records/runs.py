@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.records.files import RecordError, content, read_npz, shown, table
+from core.errors import reason
 
 KILLED = "killed"
 """Status of a run whose record says that it runs, while no process holds its lock."""
@@ -29,6 +30,9 @@ STATES = {
 }  # fmt: skip
 SEEDED = ("candidates", "valid", "actions")
 """Arrays of candidates.npz that are each seed's own."""
+DIAGNOSIS = ("quantity", "meaning", "unit", "lines", "line", "panels", "panel", "xs", "x", "mean", "std", "states")
+"""Columns of diagnosis.csv."""
+_WORDS = DIAGNOSIS[:8]
 BEGINNING = ("continues", "from_step")
 """Of an online phase: the run that it goes on from, and at which step of it."""
 T = TypeVar("T")
@@ -241,6 +245,29 @@ class Run:
         """
         frames = self._each(lambda source: _train(source.folder / "train.csv"), notes)
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["seed", "step"])
+
+    def diagnosis(self, notes: list[str]) -> pd.DataFrame:
+        """What `python -m harness.diagnose` wrote: `seed` and the columns of DIAGNOSIS; empty if there is nothing.
+
+        A seed whose file is no such table is left out, with a note. Raises: RecordError if none is one.
+        """
+
+        def read(source: Source) -> pd.DataFrame | None:
+            path = source.folder / "diagnosis.csv"
+            if (text := content(path)) is None:
+                return None
+            # what tells lines and panels apart may be a word or a number
+            found = table(path, text, dtype=dict.fromkeys(_WORDS, str), keep_default_na=False)
+            if missing := [name for name in DIAGNOSIS if name not in found]:
+                raise RecordError(f"{path}: has no column {missing[0]}")
+            try:
+                found = found.astype({name: float for name in DIAGNOSIS if name not in _WORDS})
+            except ValueError as error:
+                raise RecordError(f"{path}: {shown(reason(error), quote=False)}") from error
+            return found[list(DIAGNOSIS)].assign(seed=source.seeds[0])
+
+        frames = [] if self.old else self._each(read, notes)
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["seed", *DIAGNOSIS])
 
     def candidates(self, notes: list[str]) -> dict[str, np.ndarray] | None:
         """The arrays of candidates.npz, seeds first in those that have them (SEEDED), None if there is none.

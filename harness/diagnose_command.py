@@ -1,0 +1,108 @@
+"""What trained methods tell of themselves beside scores, written to `diagnosis.csv` in each seed's folder.
+
+Takes the options of `harness.run` that say which runs are meant; nothing is trained. Of methods that declare nothing
+to ask (`Method.diagnoses`) a line says so. `python -m analysis.plots` draws what is found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from core.command import guarded
+from core.files import expanded
+from harness import options
+from methods.core import BadInput
+
+if TYPE_CHECKING:
+    from harness.request import Request
+
+MOST = 4096  # states
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.command(cls=options.Command)
+def diagnose(
+    context: typer.Context,
+    names: Annotated[str, typer.Option("--methods", help="comma-separated; default: every method")] = "",
+    suite: Annotated[str | None, typer.Option(help="default: the tasks', or toy")] = None,
+    patterns: Annotated[str, typer.Option("--tasks", help="globs, comma-separated")] = "",
+    seeds: Annotated[str | None, typer.Option(help="how many (5), a range (3-7) or a list (0,4,9)")] = None,
+    steps: Annotated[int | None, typer.Option(help="gradient steps of each method's own stage")] = None,
+    preset: Annotated[str | None, typer.Option(help="paper|cpu|demo|smoke")] = None,
+    protocol: Annotated[str, typer.Option(help="by whose rules")] = "",
+    data: Annotated[str, typer.Option(help="auto|download|generate|PATH")] = "auto",
+    results: Annotated[str, typer.Option(help="where the records are")] = "results",
+    sets: Annotated[list[str] | None, typer.Option("--set", help="[METHOD.|task.]KEY=VALUE; may be repeated")] = None,
+    swept: Annotated[list[str] | None, typer.Option("--sweep", help="METHOD.KEY=V1,V2,...")] = None,
+    episodes: Annotated[int | None, typer.Option(help="as the runs have it")] = None,
+    evaluate_every: Annotated[int | None, typer.Option(help="as the runs have it")] = None,
+    plan: Annotated[str, typer.Option(help="a file that --save-plan wrote; options come on top of it")] = "",
+    states: Annotated[int, typer.Option(min=1, max=MOST, help="of the data, at which is asked")] = 64,
+) -> None:  # fmt: skip
+    """Asks finished runs what their methods declare; the options are those of harness.run that made them."""
+    console = Console(stderr=True)
+    given = {name: context.params[name] for name in options.on_command_line(context, context.params)}
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def go() -> int:
+        options.check_once(context)
+        options.check(given)
+        from harness.request import Request, load
+
+        sizes = {"episodes": episodes, "evaluate_every": evaluate_every}
+        asked = (load(Path(plan)) if plan else Request()).with_words(
+            suite=suite or "", tasks=tuple(options.parts("patterns", patterns, "task")),
+            methods=tuple(options.parts("names", names, "method")), preset=preset, protocol=protocol,
+            seeds=seeds or "", steps=steps, set=tuple(sets or ()), sweep=tuple(swept or ()),
+            data=data if "data" in given else "",
+            sizes={name: value for name, value in sizes.items() if value is not None},
+        )  # fmt: skip
+        options.check_sizes(asked.sizes)
+        return _ask(asked, expanded(Path(results)), states, say, console)
+
+    raise typer.Exit(guarded(go))
+
+
+def _ask(asked: Request, results: Path, states: int, say: Callable[[str], None], console: Console) -> int:
+    """Of every run that is meant; returns the exit code."""
+    from harness.diagnosis import diagnose as of_run
+    from harness.numerics import pin
+    from harness.progress import Progress
+    from harness.session import Session, seeds_text
+
+    plan = asked.plan()
+    if plan.family != "control":
+        raise BadInput(f"suite {plan.tasks[0].suite}: its methods declare nothing to ask")
+    for line in pin(plan.family):
+        say(line)
+    done, lacking = 0, list[str]()
+    with Progress(console) as progress:
+        session = Session(results, progress)
+        for task in plan.tasks:
+            drafts = [run for run in plan.runs(task) if run.method.diagnoses and not run.continues]
+            if not drafts:
+                continue
+            dataset = task.load(plan.data)
+            for run in plan.runs(task, dataset.identity):
+                if run.continues or not run.method.diagnoses:
+                    continue
+                try:
+                    seeds = of_run(session, run, dataset, states)
+                except BadInput as error:
+                    lacking.append(str(error))
+                    continue
+                done += 1
+                progress.say(f"{run.label}: {seeds_text(seeds)}: {run.folder(results)}/seed-*/diagnosis.csv")
+    for line in lacking:
+        say(f"error: {line}")
+    if not done and not lacking:
+        raise BadInput(f"--methods {', '.join(plan.methods)}: none of them declares anything to ask")
+    return 0 if done and not lacking else 2

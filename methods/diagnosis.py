@@ -1,0 +1,95 @@
+"""What can be asked of a trained sampler and the critic that guides it, beside scores: how much a gradient depends on
+the noise of an unfinished action, and where guidance leads.
+
+Source: Test-Time Gradient Guidance of Flow Policies, arXiv 2606.11087, Figures 3, 17, 18 and 20.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from methods.core import Array, Key, State
+from methods.critic import guide
+from methods.guidance import Guidance
+from methods.inference import Diagnosis
+from methods.networks import rows
+
+ESTIMATORS = ("denoised", "jacobian", "noisy", "full")  # gradients that are had of an unfinished action
+WAYS = (*ESTIMATORS, "after")
+TIMES = (0.0, 0.3, 0.6, 0.9)  # of the flow
+NOISES = (0.01, 0.03, 0.1, 0.3)  # std of what is added to an unfinished action, whose own noise has 1
+BEST_OF = 32
+SIMILARITY = Diagnosis("similarity", "cosine similarity of gradients", "-", ("gradient", ESTIMATORS), ("noise", NOISES),
+                       ("t", TIMES))  # fmt: skip
+_LEAST = 1e-12  # of a norm that something is divided by
+
+
+def over_weights(weights: Sequence[float]) -> tuple[Diagnosis, ...]:
+    """What guidance comes to, at each weight."""
+    asked = (("guided_value", "value of the action [Q]"), ("to_best_of_n", f"distance to best-of-{BEST_OF}'s action"),
+             ("to_data", "distance to the nearest action of the data"))  # fmt: skip
+    lines, x = ("gradient", WAYS), ("w", tuple(weights))
+    return tuple(Diagnosis(name, label, "-", lines, x) for name, label in asked)
+
+
+def cosine(one: Array, other: Array) -> Array:
+    """Of vectors `[..., a]`, `[...]`; 0 where one of them is 0."""
+    norms = jnp.linalg.norm(one, axis=-1) * jnp.linalg.norm(other, axis=-1)
+    return jnp.sum(one * other, axis=-1) / jnp.maximum(norms, _LEAST)
+
+
+def unfinished(guidance: Guidance, state: State, obs: Array, noise: Array, time: float) -> Array:
+    """The unguided flow's action `[b, n, a]` at a time of it, from noise `[b, n, a]`; not clipped."""
+    sampler = guidance.sampler
+    action = noise
+    for at in sampler.times[sampler.times < time - 1e-6]:
+        action = action + guidance.velocity(state, obs, action, at) / sampler.steps
+    return action
+
+
+def similarities(guidance: Guidance, state: State, obs: Array, key: Key) -> Array:
+    """Cosine of an estimator's gradients at an unfinished action and at the same with noise added, `[b, estimators,
+    times, noises]`, for observations `[b, o]`; the noise is one for all of them. `key` is consumed."""
+    start_key, added_key = jax.random.split(key)
+    start = guidance.sampler.noise(start_key, (rows(obs), 1))
+    added = jax.random.normal(added_key, start.shape)
+    action = jnp.stack([unfinished(guidance, state, obs, start, time) for time in TIMES])
+
+    def of(own: Guidance, action: Array, time: Array) -> Array:
+        """`[noises, b]`"""
+        plain = own.action_grad(state, obs, action, time)
+        moved = lambda noise: own.action_grad(state, obs, action + noise * added, time)  # noqa: E731
+        return jax.vmap(lambda noise: cosine(plain, moved(noise))[:, 0])(jnp.asarray(NOISES))
+
+    each = [jax.vmap(partial(of, replace(guidance, gradient=name)))(action, jnp.asarray(TIMES)) for name in ESTIMATORS]
+    return jnp.moveaxis(jnp.stack(each), -1, 0)
+
+
+def led_to(
+    guidance: Guidance, state: State, obs: Array, near: Array, weights: Sequence[float], key: Key
+) -> tuple[Array, Array, Array]:
+    """Where guidance leads from one noise: value, distance to the best of BEST_OF unguided samples, and distance to the
+    nearest of some actions `near` `[b, m, a]`, each `[b, ways, weights]`. `key` is consumed."""
+    start_key, others_key = jax.random.split(key)
+    start = guidance.sampler.noise(start_key, (rows(obs), 1))
+    critic = guide(guidance.critic, state["critic"])
+    others = guidance.sampler.noise(others_key, (rows(obs), BEST_OF))
+    samples = guidance.sampler.integrate(lambda x, time: guidance.velocity(state, obs, x, time), others)
+    place = jnp.argmax(guidance.critic.q(critic, obs, samples, guidance.aggregation), axis=1)
+    best = jnp.take_along_axis(samples, place[:, None, None], axis=1)
+
+    def of(own: Guidance, weight: Array) -> tuple[Array, Array, Array]:
+        """`[b]` each"""
+        action = own.sample(state, obs, start, weight)
+        value = guidance.critic.q(critic, obs, action, guidance.aggregation)[:, 0]
+        off = jnp.min(jnp.linalg.norm(action - near, axis=-1), axis=1)
+        return value, jnp.linalg.norm(action - best, axis=-1)[:, 0], off
+
+    each = [jax.vmap(partial(of, replace(guidance, gradient=name)))(jnp.asarray(weights)) for name in WAYS]
+    value, apart, off = (jnp.moveaxis(jnp.stack(one), -1, 0) for one in zip(*each, strict=True))
+    return value, apart, off
