@@ -22,8 +22,8 @@ from harness.session import Session
 from harness.store import LaneStore
 from harness.train import device_memory, device_summary, lane_bytes, learned, least_bytes, needed, take
 from harness.training import Training
-from methods.core import BadInput, Method, State
-from tasks.core import Dataset
+from methods.core import BadInput, Columns, Method, State
+from tasks.core import Dataset, RewardTransform
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -60,6 +60,7 @@ class ControlEngine:
         for run in runs:
             check_rewards(run.method, dataset)
             check_windows(run, dataset)
+            check_series(run, dataset)
 
     def evaluator(self, session: Session, run: RunNode, seeds: Sequence[int]) -> Evaluator:
         return Evaluator(run.method, run.task, seeds, run.settings.episodes, session.kept)
@@ -95,7 +96,21 @@ class ControlEngine:
         if program.first.node.online:
             return OnlineTraining(session, program, stores, cohorts, columns, settings.log_every,
                                   dataset=dataset, reward=reward)  # fmt: skip
-        return Training(session, program, stores, cohorts, columns, settings.log_every)
+        file_of = self._files(session, method, dataset, reward)
+        return Training(session, program, stores, cohorts, columns, settings.log_every, dataset.series, file_of)
+
+    @staticmethod
+    def _files(session: Session, method: Method, dataset: Dataset, reward: RewardTransform) -> Callable[[int], Columns]:
+        """What gives the columns of one file of a series; the one that was asked for last stays on the device."""
+        held: dict[int, Columns] = {}
+
+        def file_of(place: int) -> Columns:
+            if place not in held:
+                held.clear()  # before the next is there
+                held[place] = session.columns(dataset.part(place), needed(method), take, reward, method.rewards.masks)
+            return held[place]
+
+        return file_of
 
     def end(self, session: Session, run: RunNode, evaluator: Any, state: State, folders: Mapping[int, Path],
             dataset: Dataset) -> None:  # fmt: skip
@@ -119,6 +134,19 @@ def check_rewards(method: Method, dataset: Dataset) -> None:
     if not counts.all():
         raise BadInput(f"{method.name}.rewards=sparse: the task must count what is unsolved (0, -1, ...), and its data "
                        f"have a reward of {paid[~counts].max():g}")  # fmt: skip
+
+
+def check_series(run: RunNode, dataset: Dataset) -> None:
+    """Raises `BadInput`: a run needs all files of a dataset at once."""
+    if dataset.series is None:
+        return
+    where = f"{dataset.provenance.path}: {run.label}"
+    if run.continues:
+        raise BadInput(f"{where}: data of several files are for the offline phase")
+    for node in run.nodes:
+        if node.stage.prepare or node.stage.complete:
+            raise BadInput(f"{where}: its stage {node.stage.name!r} looks at the whole dataset (a bank, weights, a "
+                           "normaliser), of which one file is in memory at a time")  # fmt: skip
 
 
 def check_windows(run: RunNode, dataset: Dataset) -> None:

@@ -218,16 +218,16 @@ class Trainer:
 
     def __init__(
         self, algorithm: Algorithm, lanes: Lanes, columns: Columns, state: State,
-        compiled: dict[int, Any] | None = None,
+        compiled: dict[tuple[int, int], Any] | None = None,
     ) -> None:  # fmt: skip
         """`columns`: `[t, ...]` on the device; `state`: parts `[l, ...]` that the stage trains or reads; `compiled`:
-        what trainers of as many lanes of equal structure have compiled, by steps."""
+        what trainers of as many lanes of equal structure have compiled, by steps and rows of the data."""
         self.algorithm, self.lanes, self.columns = algorithm, lanes, columns
         self.stage = algorithm.stage({})
         started = time.perf_counter()
         self.prepared = jax.block_until_ready(prepare(algorithm, lanes, self._frozen(state), columns))
         self.seconds = {"prepare": time.perf_counter() - started, "compile": 0.0, "train": 0.0}
-        self._compiled: dict[int, Any] = {} if compiled is None else compiled
+        self._compiled: dict[tuple[int, int], Any] = {} if compiled is None else compiled
 
     def complete(self, state: State) -> State:
         """The state with the parts that the stage fits in closed form; adds its columns to `prepared`."""
@@ -270,15 +270,16 @@ class Trainer:
         """
         trained = {name: part for name, part in state.items() if name in self.stage.trains}
         arguments = (self.lanes, trained, self._frozen(state), self.columns, self.prepared, jnp.asarray(first))
-        if count not in self._compiled:
+        kind = count, len(next(iter(self.columns.values())))
+        if kind not in self._compiled:
             started = time.perf_counter()
             options = compiling.light(self.stage.steps < compiling.SHORT)
             program = jax.jit(span(self.algorithm, count), donate_argnums=1).lower(*arguments).compile(options)
             _check_fits(program, self.stage.name)
-            self._compiled[count] = program
+            self._compiled[kind] = program
             self.seconds["compile"] += time.perf_counter() - started
         started = time.perf_counter()
-        trained, result = self._compiled[count](*arguments)
+        trained, result = self._compiled[kind](*arguments)
         result = jax.device_get(result)  # NumPy's arrays
         self.seconds["train"] += time.perf_counter() - started
         return {**state, **trained}, result

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,7 @@ from harness.table import Table
 from harness.train import Algorithm, ChunkResult, Lanes, Trainer, failure, initial_state, lanes_of, spans
 from harness.work import ProgramWork, Stores
 from methods.core import Columns, State
+from tasks.data.series import Series
 
 SAVE_EVERY_S = 120.0  # between saves; a crash loses that much and the span (`log_every` steps) in hand
 
@@ -29,11 +30,13 @@ class Training(ProgramWork):
 
     def __init__(
         self, session: Session, program: Program, stores: Stores, cohorts: Sequence[Cohort], columns: Columns,
-        log_every: int,
+        log_every: int, series: Series | None = None, file_of: Callable[[int], Columns] | None = None,
     ) -> None:  # fmt: skip
-        """`columns`: the dataset's, on the device; `log_every`: steps in one dispatched span."""
+        """`columns`: the dataset's, on the device; `log_every`: steps in one dispatched span; `file_of`: of a
+        `series` of files, the columns of one."""
         super().__init__(session, program, stores, cohorts)
         self.data, self.log_every = columns, log_every
+        self.series, self.file_of = series, file_of
         self.rows: dict[int, list[dict[str, Any]]] = {}  # of train.csv, by place, since the last save
         self.algorithm = Algorithm(program.first.method, self.node.number)
         self.lanes = self._lanes()
@@ -96,13 +99,17 @@ class Training(ProgramWork):
         compiled = self.session.kept(("spans", self.program.first.structure, len(self.batch)), dict)
         trainer = Trainer(self.algorithm, self.lanes, self.data, state, compiled)
         state = trainer.complete(state)
+        if self.series:
+            self.data = {}  # the trainer holds one file at a time
         self._saved = time.monotonic()
         with self.session.progress.stage(self._label(), self.stage.steps, self.step) as bar:
             self._evaluate_or_save(state, trainer.seconds)
             for edge in self._edges():
-                for first, count in spans(self.step, edge, self.log_every):
+                for first, count in self._spans(edge):
                     if not self.live:
                         return
+                    if self.series and self.file_of:
+                        trainer.columns = self.file_of(self.series.place(first))
                     state, result = trainer.run(state, first, count)
                     self.step = first + count
                     self._take(result)
@@ -117,6 +124,13 @@ class Training(ProgramWork):
                 self._save(
                     state, trainer.seconds, finished=True
                 )  # an earlier session was stopped before this was noted
+
+    def _spans(self, edge: int) -> list[tuple[int, int]]:
+        """(first, count) pieces up to an edge; of a series none learns from two files."""
+        pieces = spans(self.step, edge, self.log_every)
+        if self.series is None:
+            return pieces
+        return [piece for first, count in pieces for piece in spans(first, first + count, self.series.every)]
 
     def _label(self) -> str:
         names = list(dict.fromkeys(cohort.run.method.name for cohort in self.cohorts)) or [

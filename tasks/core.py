@@ -16,6 +16,7 @@ from methods.core import TaskSpec
 if TYPE_CHECKING:
     import gymnasium
 
+    from tasks.data.series import Series
     from tasks.simulation.rules import MakeRules
     from tasks.simulation.simulators import Clone
 
@@ -80,6 +81,13 @@ class Dataset:
     transitions: Transitions
     provenance: Provenance
     reward: RewardTransform = RewardTransform()  # the task's own, which `rewards` went through
+    series: Series | None = None  # of a dataset in several files, of which `transitions` are the first's
+
+    def part(self, place: int) -> Dataset:
+        """The file at a place of a series, as a dataset of its own. Raises: BadInput."""
+        if self.series is None or place == 0:
+            return self
+        return replace(self, transitions=self.series.transitions(place), series=None)
 
     def __len__(self) -> int:
         return len(self.transitions["rewards"])

@@ -77,6 +77,12 @@ def given(data: str, wanted: str) -> Path:
     return path
 
 
+def given_folder(data: str) -> Path | None:
+    """The folder that `--data` names; None where it names anything else."""
+    path = expanded(Path(filled("--data", data)))
+    return path if os.sep in data and path.is_dir() else None
+
+
 def exists(path: Path) -> bool:
     """Whether anything is there, links followed.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from tasks.core import DataLocation, Dataset, Provenance, TaskSpec, check_transi
 from tasks.data import actions, download
 from tasks.data import files as data_files
 from tasks.data.recipes import recipe_of
+from tasks.data.series import EVERY, Series, files_of
 from tasks.ogbench import collect
 from tasks.screen import say, say_once
 
@@ -85,11 +87,14 @@ class OnOGBenchData:
 
         `data` "download": OGBench's file, from its host or a mirror, kept in `data_folder()`. "generate":
         `self.episodes` episodes by the benchmark's oracles (play datasets only). "auto": whichever is there; else
-        a download; else, where no host answers, generated. Otherwise a path to an NPZ file of OGBench's format.
+        a download; else, where no host answers, generated. Otherwise a path to an NPZ file of OGBench's format, or
+        to a folder of such files, which are learned from one after the other.
 
         Raises:
           BadInput: one line that names what is missing or wrong, and what to do.
         """
+        if (folder := data_files.given_folder(data)) is not None:
+            return self._series(folder)
         path, origin, details = self._file(data)
         with data_files.within_memory(path):
             transitions = self._transitions(path)
@@ -106,6 +111,24 @@ class OnOGBenchData:
                 origin = "generated"
                 say(f"{path} was generated, not downloaded: {recipe['episodes']} episodes")
         return Dataset(transitions, Provenance(self.dataset, digest, origin, str(path), details))
+
+    def _series(self, folder: Path) -> Dataset:
+        """The files of a folder, one in memory at a time: OGBench's 100M sets are a hundred files of a million rows."""
+        paths = files_of(folder)
+
+        def read(path: Path) -> Mapping[str, np.ndarray]:
+            with data_files.within_memory(path):
+                transitions = self._transitions(path)
+                check_transitions(transitions, self.held, str(path))
+                transitions["actions"], _ = actions.clipped(transitions["actions"], str(path))
+            return transitions
+
+        series = Series(paths, read)
+        first = series.transitions(0)
+        digests = [download.sha256(path) for path in paths]
+        whole = hashlib.sha256(" ".join((*digests, f"every {EVERY}")).encode()).hexdigest()
+        details = {**self.about_data, "files": [path.name for path in paths], "updates_a_file": EVERY}
+        return Dataset(first, Provenance(self.dataset, whole, "given", str(folder), details), series=series)
 
     def sized(self, episodes: int) -> Self:
         return replace(self, episodes=episodes)
@@ -128,6 +151,9 @@ class OnOGBenchData:
             return DataLocation(f"to generate: {self.episodes} episodes{self._others()}", False)
         if data in ("auto", "download"):
             return DataLocation(f"to download from {self.hosts[0]}{self._others()}", False)
+        if (folder := data_files.given_folder(data)) is not None:
+            count = len(files_of(folder))
+            return DataLocation(f"given: {data}, {count} file{'s' * (count > 1)}", True)
         self._given(data)
         return DataLocation(f"given: {data}", True)
 
@@ -140,6 +166,11 @@ class OnOGBenchData:
     def ready(self, data: str = "auto") -> Path:
         """Downloads or generates the file that `load(data)` reads; see `tasks.core.Task`. One that is there already is
         read to its end and compared with what it was when it was first used."""
+        if (folder := data_files.given_folder(data)) is not None:
+            for path in files_of(folder):
+                download.check_npz(path)
+                download.sha256(path)
+            return folder
         path, _, _ = self._file(data)
         download.check_npz(path)
         download.sha256(path)
@@ -152,7 +183,7 @@ class OnOGBenchData:
 
     @staticmethod
     def _given(data: str) -> Path:
-        return data_files.given(data, "auto, download, generate or an NPZ file")
+        return data_files.given(data, "auto, download, generate, an NPZ file or a folder of them")
 
     def _file(self, data: str) -> tuple[Path, str, dict[str, Any]]:
         """Path, origin and further details of the file that `data` asks for, once it is there."""
