@@ -28,6 +28,7 @@ from analysis.figures import (
     needed,
     ranks,
     scaling,
+    sizes,
 )
 from analysis.figures.material import Frames, Material
 from analysis.figures.page import COLUMN, TEXT, Page, caption
@@ -80,6 +81,7 @@ KINDS = (
     Kind("gradients", TASK, COLUMN, costs.of_gradients, costs.draw_gradients),
     Kind("budget", TASK, COLUMN, budgets.of_task, budgets.draw),
     Kind("transport", TASK, COLUMN, scaling.of_carried, scaling.draw_carried),
+    Kind("model-size", TASK, TEXT, sizes.of_task, sizes.draw),
     Kind("diagnosis", TASK, TEXT, diagnosis.of_task, diagnosis.draw, scored=False),
     Kind("landscape", TASK, TEXT, landscape.of_task, landscape.draw),
 )

@@ -78,9 +78,11 @@ def given(data: str, wanted: str) -> Path:
 
 
 def given_folder(data: str) -> Path | None:
-    """The folder that `--data` names; None where it names anything else."""
+    """The folder with NPZ files that `--data` names; None where it names anything else."""
     path = expanded(Path(filled("--data", data)))
-    return path if os.sep in data and path.is_dir() else None
+    with contextlib.suppress(OSError, ValueError):
+        return path if os.sep in data and path.is_dir() and any(path.glob("*.npz")) else None
+    return None
 
 
 def exists(path: Path) -> bool:
