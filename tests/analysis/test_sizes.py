@@ -17,8 +17,9 @@ from tests.analysis.synthetic import write_run
 def sized(root: Path, method: str, widths: list[int], score: float, **more: object) -> None:
     for number, width in enumerate(widths):
         settings = {"hidden_dims": [width, width // 2], "alpha": 1.0, **more}
-        write_run(root, method, "s", "t", f"{method[:3]}{number}{'0' * 8}", effect=lambda *_, score=score: score, seed_std=0,
-                  episode_std=0, evaluations=1, seeds=4, settings=settings)  # fmt: skip
+        name = f"{method[:3]}{number}{'0' * 8}"
+        write_run(root, method, "s", "t", name, effect=lambda *_, score=score: score, seed_std=0, episode_std=0,
+                  evaluations=1, seeds=4, settings=settings)  # fmt: skip
         score += 10.0
 
 
