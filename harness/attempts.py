@@ -22,6 +22,7 @@ from harness.table import Table, begin_with, read_rows
 from methods.core import BadInput, State
 from tasks.core import Dataset
 
+DIAGNOSIS = "diagnosis.csv"  # what `harness.diagnose` asked of finished parts
 TRACEBACK = "traceback.txt"  # in a trial's folder, of a failure that nobody foresaw
 
 
@@ -35,7 +36,7 @@ class Attempt:
         self.last: Lane = self.lanes[-1]
         source = dataset.provenance
         data = {"name": source.name, "sha256": source.sha256, "origin": source.origin,
-                "path": source.path, "transitions": len(dataset), "details": dict(source.details)}  # fmt: skip
+                "path": source.path, "transitions": dataset.total, "details": dict(source.details)}  # fmt: skip
         (self.folder / TRACEBACK).unlink(missing_ok=True)
         self.code = provenance.code_of(type(trial.run.method))
         self.record = TrialRecord(self.folder, {**describe(trial), "dataset": data, "code": self.code})
@@ -95,6 +96,7 @@ class Attempt:
             folder = before.folder(self.session.results)
             begin_with(folder / "episodes.csv", self.folder / "episodes.csv")
             begin_with(folder / "train.csv", self.folder / "train.csv", columns)
+        (self.folder / DIAGNOSIS).unlink(missing_ok=True)  # of parts that are trained on, or were adopted
         step += self.last.node.first
         self.episodes = Table(self.folder / "episodes.csv", step, rows_per_step=rows)
         self.train = Table(self.folder / "train.csv", step)

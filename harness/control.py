@@ -101,14 +101,11 @@ class ControlEngine:
 
     @staticmethod
     def _files(session: Session, method: Method, dataset: Dataset, reward: RewardTransform) -> Callable[[int], Columns]:
-        """What gives the columns of one file of a series; the one that was asked for last stays on the device."""
-        held: dict[int, Columns] = {}
+        """What gives the columns of one file of a series."""
 
         def file_of(place: int) -> Columns:
-            if place not in held:
-                held.clear()  # before the next is there
-                held[place] = session.columns(dataset.part(place), needed(method), take, reward, method.rewards.masks)
-            return held[place]
+            session.forget()  # before the next is there
+            return session.columns(dataset.part(place), needed(method), take, reward, method.rewards.masks)
 
         return file_of
 

@@ -7,18 +7,21 @@ to ask (`Method.diagnoses`) a line says so. `python -m analysis.plots` draws wha
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
+import methods
 from core.command import guarded
 from core.files import expanded
 from harness import options
-from methods.core import BadInput
+from methods.core import BadInput, Method
 
 if TYPE_CHECKING:
+    from harness.plan import RunNode
     from harness.request import Request
 
 MOST = 4096  # states
@@ -42,6 +45,7 @@ def diagnose(
     swept: Annotated[list[str] | None, typer.Option("--sweep", help="METHOD.KEY=V1,V2,...")] = None,
     episodes: Annotated[int | None, typer.Option(help="as the runs have it")] = None,
     evaluate_every: Annotated[int | None, typer.Option(help="as the runs have it")] = None,
+    data_episodes: Annotated[int | None, typer.Option(help="as the runs have it")] = None,
     plan: Annotated[str, typer.Option(help="a file that --save-plan wrote; options come on top of it")] = "",
     states: Annotated[int, typer.Option(min=1, max=MOST, help="of the data, at which is asked")] = 64,
 ) -> None:  # fmt: skip
@@ -57,7 +61,7 @@ def diagnose(
         options.check(given)
         from harness.request import Request, load
 
-        sizes = {"episodes": episodes, "evaluate_every": evaluate_every}
+        sizes = {"episodes": episodes, "evaluate_every": evaluate_every, "data_episodes": data_episodes}
         asked = (load(Path(plan)) if plan else Request()).with_words(
             suite=suite or "", tasks=tuple(options.parts("patterns", patterns, "task")),
             methods=tuple(options.parts("names", names, "method")), preset=preset, protocol=protocol,
@@ -77,32 +81,42 @@ def _ask(asked: Request, results: Path, states: int, say: Callable[[str], None],
     from harness.numerics import pin
     from harness.progress import Progress
     from harness.session import Session, seeds_text
+    from harness.stale import Stale
 
     plan = asked.plan()
     if plan.family != "control":
         raise BadInput(f"suite {plan.tasks[0].suite}: its methods declare nothing to ask")
     for line in pin(plan.family):
         say(line)
+    asking = tuple(name for name in plan.methods if methods.get(name, plan.family).diagnoses is not Method.diagnoses)
+    if not asking:
+        raise BadInput(f"--methods {', '.join(plan.methods)}: none of them declares anything to ask")
     done, lacking = 0, list[str]()
     with Progress(console) as progress:
         session = Session(results, progress)
         for task in plan.tasks:
-            drafts = [run for run in plan.runs(task) if run.method.diagnoses and not run.continues]
-            if not drafts:
+            names = [one for one in asking if (results / "runs" / task.suite / task.name / one).is_dir()]
+            lacking += [f"{one} on {task.name}: has not been run" for one in asking if one not in names]
+            if not names:  # nothing is downloaded or generated for it
                 continue
             dataset = task.load(plan.data)
-            for run in plan.runs(task, dataset.identity):
-                if run.continues or not run.method.diagnoses:
+            asked_of: dict[tuple[str, ...], RunNode] = {}  # by its lanes
+            runs = replace(plan, methods=tuple(names)).runs(task, dataset.identity)
+            if line := Stale(results, [trial for run in runs for trial in run.trials()]).line():
+                say(f"error: {line}; harness.run --stale says what becomes of it")
+                return 2
+            for run in (run for run in runs if not run.continues):
+                lanes = tuple(lane.fingerprint for trial in run.trials() for lane in trial.lanes())
+                if lanes in asked_of:
+                    progress.say(f"{run.label}: of the same parts as {asked_of[lanes].label}, which was asked")
                     continue
                 try:
                     seeds = of_run(session, run, dataset, states)
                 except BadInput as error:
                     lacking.append(str(error))
                     continue
-                done += 1
+                asked_of[lanes], done = run, done + 1
                 progress.say(f"{run.label}: {seeds_text(seeds)}: {run.folder(results)}/seed-*/diagnosis.csv")
     for line in lacking:
         say(f"error: {line}")
-    if not done and not lacking:
-        raise BadInput(f"--methods {', '.join(plan.methods)}: none of them declares anything to ask")
     return 0 if done and not lacking else 2

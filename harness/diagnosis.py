@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from core.files import write_text
+from harness.attempts import DIAGNOSIS
 from harness.control import ControlEngine
 from harness.plan import Lane, RunNode
 from harness.session import Session
@@ -20,7 +21,6 @@ from harness.store import Artifact
 from methods.core import BadInput, Method, State, part_key
 from tasks.core import Dataset, met
 
-NAME = "diagnosis.csv"
 NEAR = 32  # rows of the data whose states are nearest, for what a policy could have done
 _AMONG = 20_000  # rows that are looked at for them
 
@@ -46,10 +46,12 @@ def diagnose(session: Session, run: RunNode, dataset: Dataset, states: int) -> l
         state: State = jax.tree.map(lambda leaf: leaf[0], parts)
         key = part_key(jax.random.key(seed), "diagnose")
         values = {name: np.asarray(one, np.float64) for name, one in ask(state, obs, near, key).items()}
+        if bad := [name for name, one in values.items() if not np.isfinite(one).all()]:
+            raise BadInput(f"{run.label}, seed {seed}: {bad[0]} is not finite")
         folder = run.folder(session.results) / f"seed-{seed}"
         text = io.StringIO()
         pd.DataFrame(rows(run.method, values)).to_csv(text, index=False, lineterminator="\n")
-        write_text(folder / NAME, text.getvalue())
+        write_text(folder / DIAGNOSIS, text.getvalue())
         found.append(seed)
     if not found:
         raise BadInput(f"{run.label}: no seed is finished; python -m harness.run with the same options trains them")

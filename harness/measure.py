@@ -24,6 +24,7 @@ from methods.core import Method, State, TaskSpec
 from methods.precision import PRODUCTS
 
 ROWS = 4096  # transitions
+EPISODE = 100  # of them
 
 
 @dataclass(frozen=True)
@@ -63,16 +64,18 @@ class Measurement:
 
 
 def random_transitions(spec: TaskSpec, rows: int = ROWS) -> dict[str, np.ndarray]:
-    """Columns of the right shapes."""
-    rng = np.random.default_rng(0)
+    """Columns of the right shapes, what is derived of them among them."""
+    rng, ends = np.random.default_rng(0), np.arange(1, rows + 1) % EPISODE == 0
+    width = spec.obs_dim if spec.goals is None else spec.obs_dim // 2  # data hold states alone
     return {
-        "observations": rng.standard_normal((rows, spec.obs_dim), np.float32),
+        "observations": rng.standard_normal((rows, width), np.float32),
         "actions": rng.uniform(-1, 1, (rows, spec.action_dim)).astype(np.float32),
         "rewards": -np.ones(rows, np.float32),
         "masks": np.ones(rows, np.float32),
-        "next_observations": rng.standard_normal((rows, spec.obs_dim), np.float32),
+        "next_observations": rng.standard_normal((rows, width), np.float32),
         "next_actions": rng.uniform(-1, 1, (rows, spec.action_dim)).astype(np.float32),
-        "terminals": (np.arange(1, rows + 1) % 100 == 0).astype(np.float32),
+        "terminals": ends.astype(np.float32),
+        "remaining": (EPISODE - 1 - np.arange(rows) % EPISODE).astype(np.int32),
     }
 
 

@@ -21,7 +21,7 @@ import tasks
 from harness.config import Override, Resolved, RunSettings, protocol, resolve
 from harness.files import contents
 from methods.core import BadInput, ControlConfig, Method, Stage
-from methods.goals import Relabelled
+from methods.goals import Goals, Relabelled
 from methods.inference import declaration
 from methods.sampling import ROWS
 from methods.settings import REWARD_SETTINGS, Rewards, neutral, structure
@@ -191,15 +191,28 @@ def _check_chunk(method: Method, task: Task) -> None:
                        f"step{'s' * (task.spec.horizon > 1)}")  # fmt: skip
 
 
+class Unfit(BadInput):
+    """A method cannot learn from the data of a task, whatever its settings of rewards."""
+
+
 def _check_goals(method: Method, stages: Sequence[Stage]) -> None:
-    """Raises `BadInput`: a stage looks at what data of a task of goals do not say."""
+    """Raises `BadInput`: a stage looks at what data of a task of goals do not say; `Unfit` where the method as such
+    does."""
     if method.rewards != Rewards():
         raise BadInput(f"{method.name}: {', '.join(sorted(REWARD_SETTINGS))}: in tasks of goals rewards come with the "
                        "goals, by --set task.goals")  # fmt: skip
     for stage in stages:
-        if stage.prepare or stage.complete or not isinstance(stage.sample, Relabelled):
-            raise BadInput(f"{method.name}: its stage {stage.name!r} works on the data's own rows, which in tasks of "
-                           "goals have no goals and no rewards")  # fmt: skip
+        if stage.prepare or stage.complete or not isinstance(stage.sample, Relabelled | Goals):
+            raise Unfit(f"{method.name}: its stage {stage.name!r} works on the data's own rows, which in tasks of "
+                        "goals have no goals and no rewards")  # fmt: skip
+
+
+def _check_turns(task: Task, settings: RunSettings) -> None:
+    """Raises `BadInput`: some of a task's goals would count more than others."""
+    turns = getattr(task, "turns", 1)
+    if settings.episodes % turns:
+        raise BadInput(f"--episodes {settings.episodes}: {task.name} has {turns} goals in turn, so it takes a multiple "
+                       f"of {turns}")  # fmt: skip
 
 
 def plan_run(
@@ -213,6 +226,7 @@ def plan_run(
     method = bound(name, resolved.config, task.spec, tasks.family(task.suite))
     _check_chunk(method, task)
     stages = (*method.stages(), *method.evaluation(settings.episodes, getattr(task, "judge", "")))
+    _check_turns(task, settings)
     if getattr(method.spec, "goals", None):
         _check_goals(method, stages)
     nodes: list[StageNode] = []
@@ -281,7 +295,7 @@ def plan_all(
 ) -> list[RunNode]:  # fmt: skip
     """The runs of several methods on one task, and those that go on online from them, if that is asked for. Of a method
     in `sweeps` there is one for each setting there. Unless the methods were `named`, those without an online rule are
-    left out of it.
+    left out of it, and those that cannot learn from the data at all.
 
     Raises:
       BadInput: see `plan_run` and `plan_online`.
@@ -290,7 +304,11 @@ def plan_all(
     for name in names:
         for swept in (sweeps or {}).get(name, [()]):
             label = ", ".join(f"{one.key}={one.value}" for one in swept)
-            runs.append(plan_run(task, data_id, name, (*overrides, *swept), settings, label, bundle))
+            try:
+                runs.append(plan_run(task, data_id, name, (*overrides, *swept), settings, label, bundle))
+            except Unfit:
+                if named:
+                    raise
     runs = list({run.fingerprint: run for run in reversed(runs)}.values())[::-1]  # "3" and "3.0" are one setting
     going_on = [run for run in runs if settings.online_steps and (named or run.method.online())]
     return runs + [plan_online(run) for run in going_on]
@@ -305,9 +323,10 @@ def _config(stage: Stage, method: Method) -> dict[str, Any]:
 
 
 def _spec(method: Method) -> dict[str, Any]:
-    """The task's spec as the method sees it; what observations are made of only where they are more than a vector, and
-    goals only where there are any."""
-    return {key: value for key, value in asdict(method.spec).items() if key not in ("observation", "goals") or value}
+    """The task's spec as the method sees it; what observations are made of only where they are more than a vector.
+    What a stage sees of goals is in its `sample`."""
+    seen = {key: value for key, value in asdict(method.spec).items() if key != "goals"}
+    return {key: value for key, value in seen.items() if key != "observation" or value}
 
 
 def _sampling(stage: Stage) -> dict[str, Any]:

@@ -63,6 +63,11 @@ class Session:
                 found["masks"] = self._columns[masks]
             return found
 
+    def forget(self) -> None:
+        """Lets go of the columns on the device, and of the dataset that they are of."""
+        with self._loading:
+            self._dataset, self._columns = None, {}
+
     def kept(self, key: Any, make: Callable[[], Any]) -> Any:
         """What was made for `key` before, or is made now."""
         with self._loading:

@@ -99,8 +99,9 @@ class Training(ProgramWork):
         compiled = self.session.kept(("spans", self.program.first.structure, len(self.batch)), dict)
         trainer = Trainer(self.algorithm, self.lanes, self.data, state, compiled)
         state = trainer.complete(state)
+        held = -1  # the file of a series that the trainer has
         if self.series:
-            self.data = {}  # the trainer holds one file at a time
+            self.data = {}
         self._saved = time.monotonic()
         with self.session.progress.stage(self._label(), self.stage.steps, self.step) as bar:
             self._evaluate_or_save(state, trainer.seconds)
@@ -108,8 +109,9 @@ class Training(ProgramWork):
                 for first, count in self._spans(edge):
                     if not self.live:
                         return
-                    if self.series and self.file_of:
-                        trainer.columns = self.file_of(self.series.place(first))
+                    if self.series and self.file_of and (place := self.series.place(first)) != held:
+                        trainer.columns = {}
+                        trainer.columns, held = self.file_of(place), place
                     state, result = trainer.run(state, first, count)
                     self.step = first + count
                     self._take(result)

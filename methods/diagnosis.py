@@ -12,21 +12,32 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from methods.core import Array, Key, State
 from methods.critic import guide
 from methods.guidance import Guidance
 from methods.inference import Diagnosis
 from methods.networks import rows
+from methods.samplers import FlowSampler
 
-ESTIMATORS = ("denoised", "jacobian", "noisy", "full")  # gradients that are had of an unfinished action
+ESTIMATORS = ("denoised", "jacobian", "noisy", "full")  # gradients at an unfinished action
 WAYS = (*ESTIMATORS, "after")
-TIMES = (0.0, 0.3, 0.6, 0.9)  # of the flow
+TIMES = (0.0, 0.3, 0.6, 0.9)  # of the flow, or the nearest at which it takes steps
 NOISES = (0.01, 0.03, 0.1, 0.3)  # std of what is added to an unfinished action, whose own noise has 1
 BEST_OF = 32
-SIMILARITY = Diagnosis("similarity", "cosine similarity of gradients", "-", ("gradient", ESTIMATORS), ("noise", NOISES),
-                       ("t", TIMES))  # fmt: skip
 _LEAST = 1e-12  # of a norm that something is divided by
+
+
+def times(sampler: FlowSampler) -> tuple[float, ...]:
+    """Those of `TIMES`, on the sampler's own grid."""
+    return tuple(sorted({float(sampler.times[np.abs(sampler.times - time).argmin()]) for time in TIMES}))
+
+
+def over_noise(sampler: FlowSampler) -> Diagnosis:
+    """How alike gradients are, at each time and noise."""
+    x, panels = ("noise", NOISES), ("t", times(sampler))
+    return Diagnosis("similarity", "cosine similarity of gradients", "-", ("gradient", ESTIMATORS), x, panels)
 
 
 def over_weights(weights: Sequence[float]) -> tuple[Diagnosis, ...]:
@@ -57,8 +68,8 @@ def similarities(guidance: Guidance, state: State, obs: Array, key: Key) -> Arra
     times, noises]`, for observations `[b, o]`; the noise is one for all of them. `key` is consumed."""
     start_key, added_key = jax.random.split(key)
     start = guidance.sampler.noise(start_key, (rows(obs), 1))
-    added = jax.random.normal(added_key, start.shape)
-    action = jnp.stack([unfinished(guidance, state, obs, start, time) for time in TIMES])
+    added, grid = jax.random.normal(added_key, start.shape), times(guidance.sampler)
+    action = jnp.stack([unfinished(guidance, state, obs, start, time) for time in grid])
 
     def of(own: Guidance, action: Array, time: Array) -> Array:
         """`[noises, b]`"""
@@ -66,7 +77,7 @@ def similarities(guidance: Guidance, state: State, obs: Array, key: Key) -> Arra
         moved = lambda noise: own.action_grad(state, obs, action + noise * added, time)  # noqa: E731
         return jax.vmap(lambda noise: cosine(plain, moved(noise))[:, 0])(jnp.asarray(NOISES))
 
-    each = [jax.vmap(partial(of, replace(guidance, gradient=name)))(action, jnp.asarray(TIMES)) for name in ESTIMATORS]
+    each = [jax.vmap(partial(of, replace(guidance, gradient=name)))(action, jnp.asarray(grid)) for name in ESTIMATORS]
     return jnp.moveaxis(jnp.stack(each), -1, 0)
 
 

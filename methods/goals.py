@@ -142,8 +142,9 @@ class GoalRule:
         return Relabelled(base, self.value, discount, self.reward)
 
     def seen_by_policy(self, base: Rows | Windows, discount: Any) -> Relabelled:
-        """What `base` draws, with goals for what acts. gamma counts only where the law is geometric."""
-        return Relabelled(base, self.actor, discount if self.actor.geometric else 0.0, self.reward)
+        """What `base` draws, with goals for what acts and learns from no rewards. gamma counts only where the law is
+        geometric."""
+        return Relabelled(base, self.actor, discount if self.actor.geometric else 0.0)
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from methods.core import (
     is_on,
 )
 from methods.critic import Critic, guide
-from methods.diagnosis import SIMILARITY, led_to, over_weights, similarities
+from methods.diagnosis import led_to, over_noise, over_weights, similarities
 from methods.guidance import Guidance
 from methods.inference import SAMPLES, Cost, Diagnosis, Knob
 from methods.learner import Learner, Params
@@ -119,7 +119,7 @@ class QGF(BestOfN):
 
     @property
     def diagnoses(self) -> tuple[Diagnosis, ...]:
-        return SIMILARITY, *over_weights(self.config.test_weights)
+        return over_noise(self.guidance.sampler), *over_weights(self.config.test_weights)
 
     def diagnose(self, state: State, obs: Array, near: Array, key: Key) -> Mapping[str, Array]:
         similarity_key, led_key = jax.random.split(key)

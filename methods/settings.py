@@ -124,6 +124,8 @@ def neutral(config: MethodConfig) -> frozenset[str]:
         unused |= {"n_step"} if config.n_step == config.window == config.chunk else set()
     if "mean_minus_std" not in (value for value, _ in values.values() if isinstance(value, str)):
         unused |= {"rho"}
+    if values.get("gradient", ("after",))[0] != "after":
+        unused |= {name for name in added if name.startswith("after_")}
     if values.get("critic", ("td",))[0] != "floq":
         unused |= {name for name in added if name.startswith("floq_")}
     if values.get("behavior_weighting", ("none",))[0] == "none":

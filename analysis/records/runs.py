@@ -261,7 +261,8 @@ class Run:
             if missing := [name for name in DIAGNOSIS if name not in found]:
                 raise RecordError(f"{path}: has no column {missing[0]}")
             try:
-                found = found.astype({name: float for name in DIAGNOSIS if name not in _WORDS})
+                numbers = [name for name in DIAGNOSIS if name not in _WORDS]
+                found[numbers] = found[numbers].replace("", np.nan).astype(float)
             except ValueError as error:
                 raise RecordError(f"{path}: {shown(reason(error), quote=False)}") from error
             return found[list(DIAGNOSIS)].assign(seed=source.seeds[0])

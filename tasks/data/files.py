@@ -30,6 +30,7 @@ FOLDERS = {  # the variable that moves a folder of datasets -> where it is witho
     "D4RL_DATASET_DIR": "~/.d4rl/datasets",
     "MINARI_DATASETS_PATH": "~/.minari/datasets",
 }
+SOURCES = ("auto", "download", "generate")  # what `--data` takes beside a path
 _MOST_DEFLATED = 1100  # zlib packs at most 1,032 bytes into one
 _FORMATS = {  # a file's first bytes -> what it is
     b"version https://git-lfs": "a git-LFS pointer to it (git lfs pull fetches the file itself)",
@@ -78,11 +79,20 @@ def given(data: str, wanted: str) -> Path:
 
 
 def given_folder(data: str) -> Path | None:
-    """The folder with NPZ files that `--data` names; None where it names anything else."""
+    """The folder that `--data` names; None where it names anything else.
+
+    Raises:
+      BadInput: there is no NPZ file in it.
+    """
     path = expanded(Path(filled("--data", data)))
-    with contextlib.suppress(OSError, ValueError):
-        return path if os.sep in data and path.is_dir() and any(path.glob("*.npz")) else None
-    return None
+    try:
+        if data in SOURCES or not path.is_dir():
+            return None
+        if any(path.glob("*.npz")):
+            return path
+    except (OSError, ValueError):  # whoever reads it says why not
+        return None
+    raise BadInput(f"{data} is a folder, and there is no NPZ file in it")
 
 
 def exists(path: Path) -> bool:
@@ -304,6 +314,22 @@ def npz(path: Path, wanted: Collection[str] | None = None) -> dict[str, np.ndarr
         raise BadInput(f"{path} {why_not_npz(path)}") from error
 
 
+def shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Column of an NPZ file -> its shape, by the headers alone.
+
+    Raises:
+      BadInput: as `npz`.
+    """
+    check_file(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {info.filename.removesuffix(".npy"): _header(archive, info)[0] for info in archive.infolist()}
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+        raise BadInput(f"{path} {why_not_npz(path)}") from error
+
+
 def why_not_npz(path: Path) -> str:
     """What to say of a file that cannot be read as NPZ."""
     kind = other_format(path)
@@ -312,14 +338,19 @@ def why_not_npz(path: Path) -> str:
     return f"is not an NPZ file{but(kind)}"
 
 
-def _declared(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> int:
-    """Bytes of a member's array by its header, if the member holds as many."""
-    name = info.filename.removesuffix(".npy")
+def _header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> tuple[tuple[int, ...], np.dtype[Any], int]:
+    """(shape, type, bytes before the numbers) of a member's array."""
     with archive.open(info) as file:
         version = np.lib.format.read_magic(file)
         header: Any = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = header(file)
-        start = file.tell()
+        return shape, dtype, file.tell()
+
+
+def _declared(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> int:
+    """Bytes of a member's array by its header, if the member holds as many."""
+    name = info.filename.removesuffix(".npy")
+    shape, dtype, start = _header(archive, info)
     if dtype.hasobject:
         raise BadInput(f"{path}: {name} holds no numbers")
     size = dtype.itemsize

@@ -124,11 +124,27 @@ class OnOGBenchData:
             return transitions
 
         series = Series(paths, read)
+        counts = [self._count(path) for path in paths]  # looks at each before hours of training
         first = series.transitions(0)
         digests = [download.sha256(path) for path in paths]
         whole = hashlib.sha256(" ".join((*digests, f"every {EVERY}")).encode()).hexdigest()
-        details = {**self.about_data, "files": [path.name for path in paths], "updates_a_file": EVERY}
+        details = {**self.about_data, "files": [path.name for path in paths], "updates_a_file": EVERY,
+                   "transitions": sum(counts)}  # fmt: skip
         return Dataset(first, Provenance(self.dataset, whole, "given", str(folder), details), series=series)
+
+    def _count(self, path: Path) -> int:
+        """Transitions in a file, by its headers and its terminals. Raises: BadInput: it is of another shape."""
+        known, ends = data_files.shapes(path), data_files.npz(path, ["terminals"]).get("terminals")
+        for column, width in self._plain.items():
+            if column not in known:
+                raise BadInput(f"{path}: column {column!r} is missing")
+            if known[column] != (known["observations"][0], *width):
+                raise BadInput(f"{path}: {column} has shape {known[column]}, expected "
+                               f"{(known['observations'][0], *width)}")  # fmt: skip
+        assert ends is not None
+        if not len(ends) or ends[-1] <= 0.5:
+            raise BadInput(f"{path} breaks off within an episode: its last terminal is 0")
+        return len(ends) - int((ends > 0.5).sum())
 
     def sized(self, episodes: int) -> Self:
         return replace(self, episodes=episodes)

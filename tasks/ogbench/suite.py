@@ -29,7 +29,7 @@ from tasks.data import download
 from tasks.ogbench.data import HOSTS, KINDS, OnOGBenchData, data_folder
 from tasks.ogbench.simulators import clone, is_manipulation, make, spec_of
 from tasks.simulation.rules import MakeRules
-from tasks.simulation.simulators import Clone
+from tasks.simulation.simulators import Clone, global_generator
 
 __all__ = ["DEFAULT_TASKS", "HOSTS", "LARGE_MAZE_TASKS", "PAPER_TASKS", "OGBenchTask", "data_folder", "download", "get",
            "listed", "names"]  # fmt: skip
@@ -125,8 +125,9 @@ class OGBenchTask(OnOGBenchData):
     def _ready_env(self) -> gymnasium.Env[Any, Any]:
         """A simulator after a reset. Raises `BadInput` where this machine cannot build it."""
         try:
-            env = self.make_env()
-            env.reset(seed=0)
+            with global_generator():
+                env = self.make_env()
+                env.reset(seed=0)
         except MemoryError:
             raise
         except Exception as error:  # of any kind: packages that do not fit each other
@@ -159,7 +160,8 @@ class OGBenchTask(OnOGBenchData):
         """See the head of this file for when rewards count success."""
         env = self._ready_env()
         file = self._cut(path, {**self._plain, **_states(env)})
-        relabel_dataset(self.env_id, env, file.columns)  # adds rewards and masks
+        with global_generator():  # mazes draw from it as they relabel, beside simulators maybe
+            relabel_dataset(self.env_id, env, file.columns)  # adds rewards and masks
         env.close()
         columns = {name: file.columns[name] for name in ("observations", "actions", "rewards", "masks")}
         return {**columns, "next_observations": file.next_observations, "terminals": file.terminals}

@@ -5,9 +5,9 @@ from it is judged on the environment's five goals. An observation is the goal's 
 the simulator gives them. Which states of the data are goals of which rows, and what reaching one is worth, is the
 choice `--set task.goals=...`.
 
-The goals of one environment are met in turn: the episode with number e has goal 1 + e mod 5, so a mean over episodes,
-their number a multiple of five, is the benchmark's mean over goals. A simulator's success is OGBench's own test of the
-goal (a cube within 4 cm, an ant within 0.5 m ...), not equality with the goal's observation.
+The goals of one environment come in turn: episode e has goal 1 + e mod 5, so a mean over episodes, whose number must be
+a multiple of five, is the benchmark's mean over goals. Success is OGBench's own test of the goal (a cube within 4 cm,
+an ant within 0.5 m ...), not equality with the goal's observation.
 """
 
 from __future__ import annotations
@@ -32,14 +32,21 @@ from tasks.ogbench.simulators import clone, is_manipulation, make, spec_of
 from tasks.simulation.simulators import Clone
 
 GOALS = 5  # of each environment
+_BENCHMARK = GoalRule(replace(HINDSIGHT, geometric=True), ACHIEVED, "cost")
 RULES = {
-    # the benchmark's GCDataset, with the settings of its GCIVL and GCIQL; policies as in its GCBC
-    "ogbench": GoalRule(replace(HINDSIGHT, geometric=True), ACHIEVED, "cost"),
+    # the benchmark's GCDataset, with the settings of its GCIVL and GCIQL; `BY_KIND` has those of some datasets
+    "ogbench": _BENCHMARK,
+    # the same with later states alone as a policy's goals on every dataset, as its GCBC has them
+    "ogbench-later": _BENCHMARK,
     # horizon-reduction (SHARSA): uniform value goals; policies' follow the geometric law on cubes, the uniform one
     # in mazes, and are half random on puzzles
     "sharsa": GoalRule(HINDSIGHT, ACHIEVED, "reached"),
     "sharsa-cube": GoalRule(HINDSIGHT, replace(ACHIEVED, geometric=True), "reached"),
     "sharsa-puzzle": GoalRule(HINDSIGHT, GoalLaw(0.0, 0.5, 0.5, geometric=True), "reached"),
+}
+BY_KIND = {  # kind of dataset -> a policy's goals by the rule "ogbench": where pieces must be put together
+    "stitch": GoalLaw(0.0, 0.5, 0.5),
+    "explore": GoalLaw(0.0, 0.0, 1.0),
 }
 LISTED = ("antmaze-*-navigate-v0", "humanoidmaze-*-navigate-v0", "cube-*-play-v0", "scene-play-v0", "puzzle-*-play-v0")
 
@@ -84,6 +91,7 @@ class GoalTask(OnOGBenchData):
     choices: ClassVar[Mapping[str, tuple[str, ...]]] = {"success_timing": ("post", "pre"), "goals": tuple(RULES)}
     suite: ClassVar[str] = "ogbench-goals"
     cheap: ClassVar[bool] = False
+    turns: ClassVar[int] = GOALS
     rules: ClassVar[None] = None  # of many simulators at once: they know no goals in observations
 
     @property
@@ -101,7 +109,15 @@ class GoalTask(OnOGBenchData):
     @property
     def spec(self) -> TaskSpec:
         states = self.held
-        return replace(states, obs_dim=2 * states.obs_dim, goals=RULES[self.goals])
+        return replace(states, obs_dim=2 * states.obs_dim, goals=self.rule)
+
+    @property
+    def rule(self) -> GoalRule:
+        """How rows get goals."""
+        kind = self.name.split("-")[-2]
+        if self.goals == "ogbench" and kind in BY_KIND:
+            return replace(_BENCHMARK, actor=BY_KIND[kind])
+        return RULES[self.goals]
 
     @property
     def about_data(self) -> Mapping[str, Any]:

@@ -120,7 +120,7 @@ class Simulators:
             raise ValueError(f"{n} simulators")
         self.n, self.failed = n, failed
         self.alive = np.ones(n, bool)
-        self.generator = contextlib.nullcontext if alone else _global_generator
+        self.generator = contextlib.nullcontext if alone else global_generator
         first = make_env()
         self.envs = [first, *(clone(first) if clone else make_env() for _ in range(n - 1))]
         self.seeds = np.zeros(n, np.int64)
@@ -229,7 +229,7 @@ _TURN_S = 0.01
 
 
 @contextlib.contextmanager
-def _global_generator() -> Iterator[None]:
+def global_generator() -> Iterator[None]:
     """Lends out NumPy's global generator, to one thread at a time, and puts it back as it was."""
     with _DRAWING:
         state = np.random.get_state()

@@ -18,7 +18,8 @@ from analysis.statistics.estimates import student
 from harness.diagnose_command import app
 from tests.harness.command import TINY, invoke, over
 
-QGF = (*TINY, "--methods", "qgf", "--set", "qgf.test_weights=0,0.5", "--set", "qgf.test_n=1")
+QGF = (*TINY, "--methods", "qgf", "--set", "qgf.test_weights=0,0.5", "--set", "qgf.test_n=1",
+       "--set", "qgf.flow_steps=10")  # fmt: skip
 
 
 def ask(*arguments: str) -> Any:
@@ -86,7 +87,12 @@ def test_a_table_that_is_none_is_left_out_with_a_note(results: Path) -> None:
 
 def test_what_cannot_be_asked_is_one_line(results: Path, tmp_path: Path) -> None:
     done = ask(*QGF, "--results", str(tmp_path))
+    assert done.exit_code == 2 and done.stderr == "error: qgf on toy: has not been run\n"
+    done = ask(*QGF, "--set", "qgf.hidden_dims=4", "--results", str(results))
     assert done.exit_code == 2 and done.stderr == "error: qgf on toy: has not been run with these options\n"
+    done = ask(*QGF, "--sweep", "qgf.gradient=denoised,noisy", "--results", str(results), "--states", "8")
+    assert done.exit_code == 0, done.stderr  # the way of acting changes no part, and is asked of all ways at once
+    assert "qgf on toy (gradient=noisy): of the same parts as qgf on toy (gradient=denoised), which was" in done.stderr
     done = ask(*TINY, "--methods", "bc,fql", "--results", str(results))
     assert done.exit_code == 2 and done.stderr == "error: --methods bc, fql: none of them declares anything to ask\n"
     done = ask("--suite", "tldr-synthetic", "--results", str(results))

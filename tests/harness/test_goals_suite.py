@@ -13,7 +13,8 @@ import pytest
 import methods
 from core.errors import BadInput
 from harness.config import RunSettings, layered, parse_set
-from harness.plan import RunNode, plan_online, plan_run
+from harness.measure import batch_shapes
+from harness.plan import RunNode, plan_all, plan_online, plan_run
 from harness.train import Algorithm, lane_step, lanes_of, needed
 from tasks.core import Dataset, Provenance
 from tasks.ogbench_goals import suite
@@ -79,6 +80,35 @@ def test_equal_stages_are_one_and_other_goals_are_other_work() -> None:
     usual = layered("ogbench-goals", "smoke", "ogbench")[1]
     changed = plan_run(suite.GoalTask(TASK.name, goals="sharsa"), "data", "best_of_n", usual, SIZES)
     assert changed.nodes[1].fingerprint != own.nodes[1].fingerprint
+    assert changed.nodes[0].fingerprint == own.nodes[0].fingerprint  # whose policies learn for the same goals
+    assert changed.fingerprint != own.fingerprint
+
+
+def test_discounts_are_the_benchmarks() -> None:
+    for name, gamma in (("cube-single-play-v0", 0.99), ("antmaze-giant-stitch-v0", 0.995),
+                        ("humanoidmaze-medium-navigate-v0", 0.995), ("antmaze-large-navigate-v0", 0.99)):  # fmt: skip
+        for bundle in ("ogbench", "laptop"):
+            usual = layered("ogbench-goals", "smoke", bundle)[1]
+            assert plan_run(suite.get(name), "data", "iql", usual, SIZES, bundle=bundle).method.config.discount == gamma
+
+
+def test_methods_that_nobody_named_are_left_out_where_they_do_not_fit() -> None:
+    usual = layered("ogbench-goals", "smoke", "ogbench")[1]
+    everyone = list(methods.REGISTRY)
+    assert {run.method.name for run in plan_all(TASK, "data", everyone, usual, SIZES, named=False)} == (
+        set(everyone) - REFUSED)  # fmt: skip
+    with pytest.raises(
+        BadInput, match=r"^--episodes 7: cube-single-play-v0 has 5 goals in turn, so it takes a multiple"
+    ):
+        planned("bc", sizes=RunSettings(seeds=(0,), episodes=7, evaluate_every=20, log_every=10))
+
+
+@pytest.mark.parametrize("name", ["bc", "iql", "vgf", "qc"])
+def test_batches_can_be_measured_without_data(name: str) -> None:
+    method = planned(name).method
+    for number in range(len(method.stages())):
+        shapes = batch_shapes(method, number)
+        assert shapes["observations"].shape == (method.config.batch_size, TASK.spec.obs_dim)
 
 
 @pytest.mark.slow

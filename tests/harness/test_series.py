@@ -12,7 +12,8 @@ from core.errors import BadInput
 from harness.config import RunSettings
 from harness.control import check_series
 from harness.plan import plan_run
-from harness.train import spans
+from harness.training import Training
+from tasks.core import Dataset, Provenance
 from tasks.data import series
 from tasks.data.series import Series, files_of
 from tasks.ogbench import suite as ogbench
@@ -41,12 +42,15 @@ def test_files_come_in_the_order_of_their_numbers(folder: Path, tmp_path: Path) 
     with pytest.raises(BadInput, match=r"empty has no NPZ file to train on$"):
         (tmp_path / "empty").mkdir()
         files_of(tmp_path / "empty")
+    with pytest.raises(BadInput, match=r"empty is a folder, and there is no NPZ file in it$"):
+        ANT.load(str(tmp_path / "empty"))
 
 
 def test_a_folder_is_a_dataset_whose_order_is_on_record(folder: Path) -> None:
     data = ANT.load(str(folder))
     assert data.provenance.details["files"] == ["ant-1.npz", "ant-2.npz", "ant-10.npz"]
     assert data.provenance.details["updates_a_file"] == 1000 and data.provenance.origin == "given"
+    assert data.total == 3 * len(data) == 27
     assert data.series is not None
     seen = [float(data.part(data.series.place(step)).transitions["observations"][0, 0])
             for step in (0, 999, 1000, 1999, 2000, 2999, 3000, 5500)]  # fmt: skip
@@ -63,8 +67,9 @@ def test_the_next_file_is_read_ahead_and_each_is_read_once_a_round() -> None:
         return {"observations": np.zeros((1, 1))}
 
     files = Series([Path("a"), Path("b"), Path("c")], reading, every=2)
+    whole = Dataset({"rewards": np.zeros(1)}, Provenance("", "", ""), series=files)
     for step in range(0, 12, 2):
-        files.transitions(files.place(step))
+        whole.part(files.place(step))
     files._reader.shutdown()
     assert read[:6] == ["a", "b", "c", "a", "b", "c"] and len(read) == 7
     alone = Series([Path("a")], reading)
@@ -73,10 +78,23 @@ def test_the_next_file_is_read_ahead_and_each_is_read_once_a_round() -> None:
 
 
 def test_no_span_learns_from_two_files(folder: Path) -> None:
-    """Pieces end at an evaluation, at a row of the log and at a change of files."""
-    files = ANT.load(str(folder)).series
-    pieces = [piece for first, count in spans(0, 2500, 700) for piece in spans(first, first + count, files.every)]
-    assert pieces == [(0, 700), (700, 300), (1000, 400), (1400, 600), (2000, 100), (2100, 400)]
+    """Pieces end at an evaluation, at a row of the log and at a change of files, wherever they start."""
+    training = Training.__new__(Training)
+    training.series, training.log_every, training.step = ANT.load(str(folder)).series, 700, 0
+    assert training._spans(2500) == [(0, 700), (700, 300), (1000, 400), (1400, 600), (2000, 100), (2100, 400)]
+    training.step = 2150
+    assert training._spans(3100) == [(2150, 650), (2800, 200), (3000, 100)]
+    training.series = None
+    assert training._spans(3100) == [(2150, 650), (2800, 300)]
+
+
+def test_a_bad_file_is_told_before_anything_is_trained(folder: Path) -> None:
+    ant_file(folder / "ant-11.npz", actions=np.zeros((12, 7), np.float32))
+    with pytest.raises(BadInput, match=r"ant-11\.npz: actions has shape \(12, 7\), expected \(12, 8\)$"):
+        ANT.load(str(folder))
+    ant_file(folder / "ant-11.npz", terminals=np.zeros(12, bool))
+    with pytest.raises(BadInput, match=r"ant-11\.npz breaks off within an episode"):
+        ANT.load(str(folder))
 
 
 @pytest.mark.slow
@@ -96,8 +114,6 @@ def test_equal_files_are_as_one_and_a_stop_changes_nothing(
     several, first = parts(tmp_path / "r2", str(folder)), parts(tmp_path / "r3", str(folder / "ant-1.npz"))
     assert several != first
     stopped = tmp_path / "r4"
-    from harness.training import Training
-
     taken = Training._take
 
     def stop(self: Training, result: object) -> None:

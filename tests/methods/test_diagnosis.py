@@ -20,6 +20,7 @@ from methods.diagnosis import (
     led_to,
     over_weights,
     similarities,
+    times,
     unfinished,
 )
 from methods.guidance import Guidance
@@ -120,6 +121,12 @@ def test_where_guidance_leads(guidance: Guidance) -> None:
         nearest = min(np.linalg.norm(after[row]), np.linalg.norm(after[row] - 1.0))
         np.testing.assert_allclose(off[row, -1, 1], nearest, atol=1e-5)
     assert (value[:, :, 1] > value[:, :, 0]).all()
+
+
+def test_times_are_the_sampler_s_own() -> None:
+    assert times(FlowSampler(A, (4,), steps=10)) == (0.0, 0.3, 0.6, 0.9)
+    assert times(FlowSampler(A, (4,), steps=5)) == pytest.approx((0.0, 0.2, 0.6, 0.8))
+    assert times(FlowSampler(A, (4,), steps=1)) == (0.0,)
 
 
 @pytest.mark.parametrize("settings", [{}, {"chunk": 2}])

@@ -87,6 +87,25 @@ def test_goals_follow_the_law_and_rewards_the_goals() -> None:
     assert (np.abs(found - expected) < 5 * np.sqrt(expected * (1 - expected) / first.sum())).all()
 
 
+def test_the_benchmarks_law_is_geometric_and_its_discount_may_be_traced() -> None:
+    """Of the first of six rows: itself .2 + .3 / 9; k ahead .5 (1 - gamma) gamma^(k - 1) + .3 / 9, the last with the
+    rest; others .3 / 9. Of two lanes each by its own gamma."""
+    law = replace(HINDSIGHT, geometric=True)
+
+    def one(gamma: Any, key: Any) -> dict[str, jax.Array]:
+        return Relabelled(ROWS, law, gamma).draw(pick_of(COLUMNS), TOTAL, key, 20_000)
+
+    gammas = (0.5, 0.9)
+    both = jax.jit(jax.vmap(one))(jnp.array(gammas), jax.random.split(jax.random.key(3), 2))
+    for lane, gamma in enumerate(gammas):
+        goal, row = np.asarray(both["observations"][lane]).astype(int).T
+        first = row == 0
+        ahead = [(1 - gamma) * gamma**k for k in range(4)] + [gamma**4]
+        expected = np.array([0.2, *(0.5 * np.array(ahead)), 0, 0, 0]) + 0.3 / 9
+        found = np.bincount(goal[first], minlength=TOTAL) / first.sum()
+        assert (np.abs(found - expected) < 5 * np.sqrt(expected * (1 - expected) / first.sum())).all()
+
+
 def test_what_acts_and_what_judges_have_goals_of_their_own() -> None:
     """A critic's rows are drawn by the value law, a policy's and an imitation's by the actor law; only a geometric law
     makes the discount count, so that a critic of another gamma has the same policy's goals beside it."""

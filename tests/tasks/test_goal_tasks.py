@@ -32,15 +32,22 @@ def test_every_dataset_of_states_is_a_task() -> None:
 @pytest.mark.parametrize("name", ["cube-double-play-v0", "scene-play-v0", "puzzle-3x3-play-v0", ANT.name,
                                   "humanoidmaze-medium-navigate-v0", "antsoccer-arena-navigate-v0"])  # fmt: skip
 def test_an_observation_is_the_goal_and_the_state(name: str) -> None:
-    """The simulator's own, for each of the five goals: the state as the environment alone gives it, the goal fixed."""
+    """The environment's own, for each of the five goals, and the goal stays as it is."""
     task = suite.get(name)
     env, alone = task.make_env(), gymnasium.make(task.env_id, success_timing="post", disable_env_checker=True)
-    for seed in (1, 5):  # goals 2 and 1
+    for one in (env, alone):
+        one.reset(seed=9)  # compiles
+    for seed in range(4, 9):
+        np.random.seed(seed)
+        env.unwrapped.action_space.seed(seed)
         obs, _ = env.reset(seed=seed)
         assert env.unwrapped.cur_task_id == 1 + seed % 5
         assert obs.shape == (task.spec.obs_dim,) and task.spec.obs_dim == 2 * task.held.obs_dim
-        np.random.seed(0)
+        np.random.seed(seed)
+        alone.unwrapped.action_space.seed(seed)
         state, info = alone.reset(seed=seed, options={"task_id": 1 + seed % 5})
+        if "maze" in name or "soccer" in name:  # an arm settles with actions that the system seeds
+            np.testing.assert_array_equal(obs, [*info["goal"], *state])
         assert obs[task.held.obs_dim :].shape == state.shape and obs[: task.held.obs_dim].shape == info["goal"].shape
         action = np.zeros(task.spec.action_dim, np.float32)
         later = env.step(action)[0]
@@ -67,15 +74,19 @@ def test_clones_have_goals_of_their_own_and_an_episode_repeats() -> None:
 
 
 def test_the_goal_that_is_shown_is_the_one_that_counts() -> None:
-    """An arm put into the state of its goal succeeds with the next step."""
+    """For each of the five: a cube put where the goal that is shown has it succeeds with the next step, and nowhere
+    else. Observations have the cube's place at 19 to 21, ten times what it is from a fixed centre."""
     env = CUBE.make_env()
-    env.reset(seed=0)
-    base = env.unwrapped
-    for number in range(base._num_cubes):
-        target = base._data.mocap_pos[base._cube_target_mocap_ids[number]]
-        base._data.joint(f"object_joint_{number}").qpos[:3] = target
-    *_, terminated, truncated, info = env.step(np.zeros(5, np.float32))
-    assert info["success"] and terminated and not truncated
+    centre = np.array([0.425, 0.0, 0.0])
+    for seed in range(5):
+        obs, _ = env.reset(seed=seed)
+        cube = env.unwrapped._data.joint("object_joint_0")
+        np.testing.assert_allclose(obs[28 + 19 : 28 + 22], 10 * (cube.qpos[:3] - centre), atol=1e-4)
+        *_, info = env.step(np.zeros(5, np.float32))
+        assert not info["success"]
+        cube.qpos[:3] = obs[19:22] / 10 + centre
+        *_, terminated, truncated, info = env.step(np.zeros(5, np.float32))
+        assert info["success"] and terminated and not truncated
     assert CUBE.score(np.array([0.0]), np.array([1])) == 100.0
 
 
@@ -97,7 +108,12 @@ def test_rules_are_a_choice_of_the_task() -> None:
     assert laws["ogbench"].value == GoalLaw(0.2, 0.5, 0.3, geometric=True) and laws["ogbench"].reward == "cost"
     assert laws["sharsa"].reward == "reached" and not laws["sharsa"].value.geometric
     assert laws["sharsa-puzzle"].actor == GoalLaw(0.0, 0.5, 0.5, geometric=True)
-    with pytest.raises(BadInput, match=r"^task\.goals=her: expected one of ogbench, sharsa"):
+    for kind, actor in (("navigate", (0, 1, 0)), ("stitch", (0, 0.5, 0.5)), ("explore", (0, 0, 1))):
+        rule = suite.get(f"antmaze-medium-{kind}-v0").spec.goals
+        assert rule.actor == GoalLaw(*actor) and rule.value == laws["ogbench"].value
+    later = choose(suite.get("antmaze-medium-stitch-v0"), {"goals": "ogbench-later"}).spec.goals
+    assert later.actor == GoalLaw(0, 1, 0)
+    with pytest.raises(BadInput, match=r"^task\.goals=her: expected one of ogbench, ogbench-later, sharsa"):
         choose(CUBE, {"goals": "her"})
     with pytest.raises(BadInput, match=r"^cube-single-play-v0: goals are learned from finished episodes alone"):
         CUBE.make_online_env()
