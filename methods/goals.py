@@ -1,8 +1,8 @@
 """Goal-relabelled rows: what a transition says of reaching states that the data hold.
 
-In a task of goals (`TaskSpec.goals`) methods need no word of them: an observation is a goal and a state, one after the
-other, and `Relabelled` draws it so. A method that wants goals of its own asks for `Goals` by its stage's `sample`, and
-makes one observation of both, a pytree: `{"goal": batch["value_goals"], "state": batch["observations"]}`
+In a task of goals (`TaskSpec.goals`) a method's code does not mention them: an observation is a goal and a state, one
+after the other, and `Relabelled` draws it so. A method with goals of its own asks for `Goals` by its stage's `sample`,
+and makes one observation of both, a pytree: `{"goal": batch["value_goals"], "state": batch["observations"]}`
 (`networks.features`).
 """
 
@@ -149,7 +149,7 @@ class GoalRule:
 
 @dataclass(frozen=True)
 class Relabelled:
-    """Rows or windows, each with one goal, as a method sees them that has no word of goals.
+    """Rows or windows, each with one goal, for a method whose code does not mention goals.
 
     The batch is the base's, but for
 
