@@ -326,7 +326,7 @@ class FourierDenoiser(nn.Module):
     @nn.compact
     def __call__(self, obs: Array, noisy: Array, time: Array) -> Array:
         start = nn.initializers.normal(FOURIER_STD)
-        angles = 2.0 * math.pi * time @ self.param("frequencies", start, (1, FOURIER_FEATURES // 2))
+        angles = 2.0 * math.pi * time * self.param("frequencies", start, (1, FOURIER_FEATURES // 2))  # outer
         encoder = MLP(self.hidden_dims[:-1], self.hidden_dims[-1], self.activation, precision=self.precision)
         encoded = encoder(jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1))
         trunk = MLP(self.hidden_dims, self.action_dim, self.activation, precision=self.precision)

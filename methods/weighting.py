@@ -96,7 +96,7 @@ class ByAdvantage:
     def apply(self, stage: Stage, config: Any) -> Stage:
         """A stage of imitation, weighted."""
         return stage._replace(prepare=self.prepare, complete=self.complete, reads=stage.reads | self.judge.names,
-                              config={**stage.config, **_identity(config)})  # fmt: skip
+                              rewarded=True, config={**stage.config, **_identity(config)})  # fmt: skip
 
 
 def judging(in_sample: InSample) -> InSample:

@@ -21,7 +21,7 @@ from analysis.figures.fonts import bold
 from analysis.figures.looks import BLUE, VERMILION, looks
 from analysis.figures.material import Frames, Material, chosen
 from analysis.figures.page import Page
-from analysis.figures.style import at_least_a_point
+from analysis.figures.style import PAD, at_least_a_point
 from analysis.statistics.estimates import (
     AGGREGATES,
     LEVEL,
@@ -238,6 +238,7 @@ def draw_matrix(shown: pd.DataFrame, page: Page) -> Figure:
     left = max(map(on.length, names)) + 0.35
     cell = min((page.width - left - 0.75) / len(names), 0.42)
     figure, axes = on.panel(page, cell * len(names) + left * 0.9 + 0.25)
+    figure.get_layout_engine().set(w_pad=PAD + 0.02)  # type: ignore  # one pass lays square cells out to 0.02 in
     image = axes.imshow(table.to_numpy(float), cmap=DIVERGING, vmin=0, vmax=1)
     numbers = cell > on.length(".00") + 0.05
     for row in shown.to_dict("records"):
@@ -251,7 +252,7 @@ def draw_matrix(shown: pd.DataFrame, page: Page) -> Figure:
         )  # fmt: skip
     axes.set_xticks(range(len(names)), names, rotation=90)
     axes.set_yticks(range(len(names)), names)
-    axes.set(xlabel="beaten method", ylabel="method")
+    axes.set(xlabel="beaten method", ylabel="method" if cell > on.LINE * on.SMALL else "")  # names say it, too
     axes.grid(visible=False)
     bar = figure.colorbar(image, ax=axes, shrink=0.7, aspect=25)
     bar.set_label(on.wrapped("P(row beats column), ties half", 0.6 * cell * len(names) + 0.4), fontsize=on.SMALL)

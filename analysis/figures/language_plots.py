@@ -119,22 +119,23 @@ def draw_lengths(of: pd.DataFrame, page: Page) -> Figure:
     """Length of responses and how many of them end, a row a setting."""
     every = [one.sort_values([TEST, N]) for _, one in lines(of)]
     shown = pd.concat(every if len(of) <= MOST_ROWS else map(_few, every), ignore_index=True)
-    figure, both = on.panels(page, 2, 2, 0.4 + ROW * len(shown), sharey=True)
+    rows = [
+        on.wrapped(f"{row['label']} {row['setting']}".strip(), page.width * 0.42) for row in shown.to_dict("records")
+    ]
+    at, lines_of_text = on.stacked(rows)
+    figure, both = on.panels(page, 2, 2, 0.4 + ROW * lines_of_text, sharey=True)
     styles = _looks(of)
     names = {"length": "length [tokens]", "eos": "responses that end [share]"}
     for axes, (measure, name) in zip(both, names.items(), strict=True):
         for i, row in enumerate(shown.to_dict("records")):
             look = styles[row["line"]]
-            axes.plot([row[f"{measure}_low"], row[f"{measure}_high"]], [i, i], color=look.color, lw=1.0)
-            axes.plot([row[measure]], [i], ls="none", marker=look.marker, color=look.color, ms=3.6, mew=0)
+            axes.plot([row[f"{measure}_low"], row[f"{measure}_high"]], [at[i]] * 2, color=look.color, lw=1.0)
+            axes.plot([row[measure]], [at[i]], ls="none", marker=look.marker, color=look.color, ms=3.6, mew=0)
         axes.set_xlabel(on.wrapped(name, page.width / 3))
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.grid(axis="y", visible=False)
-    rows = [
-        on.wrapped(f"{row['label']} {row['setting']}".strip(), page.width * 0.42) for row in shown.to_dict("records")
-    ]
-    both[0].set_yticks(np.arange(len(rows)), rows)
-    both[0].set_ylim(len(rows) - 0.4, -0.6)
+    both[0].set_yticks(at, rows)
+    both[0].set_ylim(lines_of_text - 0.4, -0.6)
     both[1].set_xlim(right=1.005)  # a share
     on.title(figure, page, f"{task_name(of)}: length and end of responses")
     return figure

@@ -38,7 +38,10 @@ CUBE = ("--suite", "ogbench", "--tasks", "cube-single-play-singletask-v0", "--pr
             "--tasks hopper-medium-v2,toy",
             "'hopper-medium-v2' is of d4rl, 'toy' is of toy: a command takes tasks of one",
         ),
-        ("--tasks *", "toy and ogbench and d4rl and tldr and hh and tldr-synthetic and hh-synthetic have tasks that "),
+        (
+            "--tasks *",
+            "toy and ogbench and ogbench-goals and d4rl and tldr and hh and tldr-synthetic and hh-synthetic have tasks",
+        ),
         ("--tasks ,", "--tasks ',' names no task"),
         ("--tasks mujoco--hopper--absent-v0", "no Minari dataset mujoco/hopper/absent-v0 in "),
         ("--suite d4rl --tasks mujoco/hopper/absent-v0", "no Minari dataset mujoco/hopper/absent-v0 in "),

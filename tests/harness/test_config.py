@@ -23,7 +23,7 @@ from harness.config import (
     protocol,
     resolve,
 )
-from harness.plan import plan_run
+from harness.plan import Unfit, plan_run
 from methods.core import BadInput, Fraction, MethodConfig, Static, Switch
 from tasks.d4rl import suite as d4rl
 
@@ -188,7 +188,10 @@ def test_presets_name_what_exists_and_plan(suite: str, name: str, monkeypatch: p
     settings = RunSettings(**sizes | {"seeds": tuple(range(sizes["seeds"]))})
     for task in tasks.select(suite, ())[::20]:
         for method in methods.registry(family):
-            run = plan_run(task, "data", method, overrides, settings)
+            try:
+                run = plan_run(task, "data", method, overrides, settings)
+            except Unfit:  # of goals, which some methods cannot learn for: `test_goals_suite.py` says which
+                continue
             trained = any(node.stage.steps for node in run.nodes)  # nothing is where all parts are given
             assert run.evaluation_steps()[-1] >= trained
 
@@ -196,7 +199,7 @@ def test_presets_name_what_exists_and_plan(suite: str, name: str, monkeypatch: p
 def test_every_suite_has_presets_and_no_table_is_orphaned() -> None:
     assert {suite for suite, name in PRESETS if name == "smoke"} == set(tasks.SUITES)
     folder = Path(tasks.__file__).parent
-    assert set(folder.rglob("settings*.csv")) == set(TABLES) and len(TABLES) == 6
+    assert set(folder.rglob("settings*.csv")) == set(TABLES) and len(TABLES) == 7
     for name in ("suite.toml", "presets.toml", "suite.py"):
         assert {path.parent for path in folder.rglob(name)} == {tasks.about(suite).folder for suite in tasks.SUITES}
 

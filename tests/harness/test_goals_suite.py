@@ -25,9 +25,9 @@ SIZES = RunSettings(seeds=(0,), episodes=5, evaluate_every=20, log_every=10)
 REFUSED = {"sfbc", "td3bc"}  # weights of whole episodes, a normaliser of all states
 
 
-def planned(name: str, *sets: str, bundle: str = "ogbench", sizes: RunSettings = SIZES) -> RunNode:
-    usual = layered("ogbench-goals", "smoke", bundle)[1]
-    return plan_run(TASK, "data", name, (*usual, *parse_set(sets)), sizes, bundle=bundle)
+def planned(name: str, *sets: str, preset: str = "smoke", sizes: RunSettings = SIZES) -> RunNode:
+    usual = layered("ogbench-goals", preset, "")[1]
+    return plan_run(TASK, "data", name, (*usual, *parse_set(sets)), sizes)
 
 
 def dataset(rows: int = 12) -> dict[str, np.ndarray]:
@@ -39,14 +39,14 @@ def dataset(rows: int = 12) -> dict[str, np.ndarray]:
     return {**Dataset(columns, Provenance("hand-made", "?", "given")).columns({"remaining", "next_actions"})}
 
 
-@pytest.mark.parametrize("bundle", ["ogbench", "laptop"])
+@pytest.mark.parametrize("preset", ["smoke", "laptop"])
 @pytest.mark.parametrize("name", sorted(methods.REGISTRY))
-def test_every_method_learns_for_goals_or_is_refused(name: str, bundle: str) -> None:
+def test_every_method_learns_for_goals_or_is_refused(name: str, preset: str) -> None:
     if name in REFUSED:
         with pytest.raises(BadInput, match=rf"^{name}: its stage '\w+' works on the data's own rows"):
-            planned(name, bundle=bundle)
+            planned(name, preset=preset)
         return
-    method, columns = planned(name, bundle=bundle).method, dataset()
+    method, columns = planned(name, preset=preset).method, dataset()
     lane = jax.tree.map(lambda leaf: leaf[0], lanes_of((0,), [method]))
     parts = jax.eval_shape(lambda lane: method.having(**lane.settings).init(lane.keys), lane)
     held = {column: jnp.asarray(columns[column]) for column in columns if column in needed(method)}
@@ -55,7 +55,7 @@ def test_every_method_learns_for_goals_or_is_refused(name: str, bundle: str) -> 
         state, metrics = jax.eval_shape(step, lane, parts)
         assert metrics and state.keys() == parts.keys()
     with pytest.raises(BadInput, match=r"--online-steps 50: "):
-        plan_online(planned(name, bundle=bundle, sizes=RunSettings(
+        plan_online(planned(name, preset=preset, sizes=RunSettings(
             seeds=(0,), episodes=5, evaluate_every=20, log_every=10, online_steps=50, online_warmup=5)))  # fmt: skip
 
 
@@ -77,7 +77,7 @@ def test_equal_stages_are_one_and_other_goals_are_other_work() -> None:
     """The flow of best_of_n is VGF's; other rules of goals make other critics, and the same flow where they say so."""
     own, other = planned("best_of_n"), planned("vgf")
     assert own.nodes[0].fingerprint == other.nodes[0].fingerprint
-    usual = layered("ogbench-goals", "smoke", "ogbench")[1]
+    usual = layered("ogbench-goals", "smoke", "")[1]
     changed = plan_run(suite.GoalTask(TASK.name, goals="sharsa"), "data", "best_of_n", usual, SIZES)
     assert changed.nodes[1].fingerprint != own.nodes[1].fingerprint
     assert changed.nodes[0].fingerprint == own.nodes[0].fingerprint  # whose policies learn for the same goals
@@ -87,13 +87,13 @@ def test_equal_stages_are_one_and_other_goals_are_other_work() -> None:
 def test_discounts_are_the_benchmarks() -> None:
     for name, gamma in (("cube-single-play-v0", 0.99), ("antmaze-giant-stitch-v0", 0.995),
                         ("humanoidmaze-medium-navigate-v0", 0.995), ("antmaze-large-navigate-v0", 0.99)):  # fmt: skip
-        for bundle in ("ogbench", "laptop"):
-            usual = layered("ogbench-goals", "smoke", bundle)[1]
-            assert plan_run(suite.get(name), "data", "iql", usual, SIZES, bundle=bundle).method.config.discount == gamma
+        for preset in ("paper", "laptop"):
+            usual = layered("ogbench-goals", preset, "")[1]
+            assert plan_run(suite.get(name), "data", "iql", usual, SIZES).method.config.discount == gamma
 
 
 def test_methods_that_nobody_named_are_left_out_where_they_do_not_fit() -> None:
-    usual = layered("ogbench-goals", "smoke", "ogbench")[1]
+    usual = layered("ogbench-goals", "smoke", "")[1]
     everyone = list(methods.REGISTRY)
     assert {run.method.name for run in plan_all(TASK, "data", everyone, usual, SIZES, named=False)} == (
         set(everyone) - REFUSED)  # fmt: skip

@@ -40,7 +40,7 @@ class Case:
         method = name.partition("-")[0]
         self.h = KINDS[kind].get("chunk", 1)
         sizes = {"hidden_dims": (8,), "learning_rate": 3e-3, **SMALL.get(method, {}), **OTHERS.get(name, {})}
-        self.method = make(method, SPEC.chunked(self.h), **sizes, **KINDS[kind])
+        self.method = make(method, SPEC.chunked(self.h), **{**sizes, **KINDS[kind]})
         self.stages: tuple[Stage, ...] = self.method.stages()
         self.length = KINDS[kind].get("n_step", self.h)
 
