@@ -35,8 +35,9 @@ class Attempt:
         self.lanes = trial.lanes()
         self.last: Lane = self.lanes[-1]
         source = dataset.provenance
-        data = {"name": source.name, "sha256": source.sha256, "origin": source.origin,
-                "path": source.path, "transitions": dataset.total, "details": dict(source.details)}  # fmt: skip
+        data = {"name": source.name, "sha256": source.sha256, "origin": source.origin, "path": source.path,
+                "transitions": source.details.get("transitions", len(dataset)),  # of all files of a series
+                "details": dict(source.details)}  # fmt: skip
         (self.folder / TRACEBACK).unlink(missing_ok=True)
         self.code = provenance.code_of(type(trial.run.method))
         self.record = TrialRecord(self.folder, {**describe(trial), "dataset": data, "code": self.code})

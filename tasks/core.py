@@ -83,11 +83,6 @@ class Dataset:
     reward: RewardTransform = RewardTransform()  # the task's own, which `rewards` went through
     series: Series | None = None  # of a dataset in several files, of which `transitions` are the first's
 
-    @property
-    def total(self) -> int:
-        """Transitions in all files."""
-        return int(self.provenance.details.get("transitions", len(self)))
-
     def part(self, place: int) -> Dataset:
         """The file at a place of a series, as a dataset of its own. Raises: BadInput."""
         if self.series is None:

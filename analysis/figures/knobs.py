@@ -76,6 +76,7 @@ def draw(points: pd.DataFrame, page: Page) -> Figure:
     knob = str(points["knob"].iloc[0])
     figure, axes = on.panel(page)
     lines = _panel(axes, points, knob, looks(dict(zip(points["label"], points["method"], strict=True))))
+    few_ticks(axes, page.width - 1.2)  # names of lines and of the axis take the rest
     on.label(axes, page, page.axes.get(knob, knob), page.score(points["suite"].iloc[0]))
     at_least_a_point(axes)
     on.named(figure, page, axes, lines)

@@ -50,7 +50,7 @@ def test_a_folder_is_a_dataset_whose_order_is_on_record(folder: Path) -> None:
     data = ANT.load(str(folder))
     assert data.provenance.details["files"] == ["ant-1.npz", "ant-2.npz", "ant-10.npz"]
     assert data.provenance.details["updates_a_file"] == 1000 and data.provenance.origin == "given"
-    assert data.total == 3 * len(data) == 27
+    assert data.provenance.details["transitions"] == 3 * len(data) == 27
     assert data.series is not None
     seen = [float(data.part(data.series.place(step)).transitions["observations"][0, 0])
             for step in (0, 999, 1000, 1999, 2000, 2999, 3000, 5500)]  # fmt: skip
