@@ -46,6 +46,15 @@ def pytest_report_header() -> str | None:
     return f"left out are the tests of what is not installed: {lacking}" if LACKING else None
 
 
+@pytest.fixture(scope="session", autouse=True)
+def datasets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Folders of datasets of this session's own: what a user has downloaded or generated changes no test."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("OGBENCH_DATA_DIR", "D4RL_DATASET_DIR", "MINARI_DATASETS_PATH"):
+            patch.setenv(name, str(tmp_path_factory.mktemp("datasets") / name.lower()))
+        yield
+
+
 @pytest.fixture(scope="module")
 def optimised() -> Iterator[None]:
     """Programs that run long, as a user's are compiled."""
