@@ -93,6 +93,7 @@ def protocol(suite: str, name: str = "") -> Protocol:
         return next(iter(known.values()))
     if name not in known:
         hint = nearest(name, sorted(known)) if any(known) else "it has one alone, which has no name"
+        hint += f" (--preset {name} is one of its sizes)" if suite in tasks.SUITES and name in presets(suite) else ""
         raise BadInput(f"unknown protocol {name!r} for suite {suite}; {hint}")
     return known[name]
 

@@ -37,7 +37,7 @@ def diagnose(
     patterns: Annotated[str, typer.Option("--tasks", help="globs, comma-separated")] = "",
     seeds: Annotated[str | None, typer.Option(help="how many (5), a range (3-7) or a list (0,4,9)")] = None,
     steps: Annotated[int | None, typer.Option(help="gradient steps of each method's own stage")] = None,
-    preset: Annotated[str | None, typer.Option(help="paper|cpu|demo|smoke")] = None,
+    preset: Annotated[str | None, typer.Option(help="one of the suite's sizes: paper|laptop|cpu|demo|smoke")] = None,
     protocol: Annotated[str, typer.Option(help="by whose rules")] = "",
     data: Annotated[str, typer.Option(help="auto|download|generate|PATH")] = "auto",
     results: Annotated[str, typer.Option(help="where the records are")] = "results",
@@ -117,6 +117,8 @@ def _ask(asked: Request, results: Path, states: int, say: Callable[[str], None],
                     continue
                 asked_of[lanes], done = run, done + 1
                 progress.say(f"{run.label}: {seeds_text(seeds)}: {run.folder(results)}/seed-*/diagnosis.csv")
+                if left := sorted({*run.settings.seeds} - {*seeds}):
+                    lacking.append(f"{run.label}: {seeds_text(left)} not finished")
     for line in lacking:
         say(f"error: {line}")
     return 0 if done and not lacking else 2

@@ -203,8 +203,8 @@ def _check_goals(method: Method, stages: Sequence[Stage]) -> None:
                        "goals, by --set task.goals")  # fmt: skip
     for stage in stages:
         if stage.prepare or stage.complete or not isinstance(stage.sample, Relabelled | Goals):
-            raise Unfit(f"{method.name}: its stage {stage.name!r} works on the data's own rows, which in tasks of "
-                        "goals have no goals and no rewards")  # fmt: skip
+            raise Unfit(f"{method.name}: its stage {stage.name!r} looks at the whole dataset (weights of imitation, a "
+                        "normaliser), whose rows have no goals and no rewards in tasks of goals")  # fmt: skip
 
 
 def _check_turns(task: Task, settings: RunSettings) -> None:
@@ -264,6 +264,9 @@ def plan_online(run: RunNode) -> RunNode:
     settings, stage, end = run.settings, run.method.online(), run.nodes[-1]
     if stage is None:
         raise BadInput(f"--online-steps {settings.online_steps}: {run.method.name} has no rule for an online phase")
+    if not stage.sample.online and run.method.spec.goals:
+        raise BadInput(f"--online-steps {settings.online_steps}: {run.task.suite} has no online phase, as goals are "
+                       "learned from finished episodes")  # fmt: skip
     if not stage.sample.online:
         raise BadInput(f"--online-steps {settings.online_steps}: {run.method.name} learns from finished episodes "
                        "alone")  # fmt: skip

@@ -44,7 +44,7 @@ def run(
     patterns: Annotated[str, typer.Option("--tasks", help="globs, comma-separated; default: the paper's tasks")] = "",
     seeds: Annotated[str | None, typer.Option(help="how many (5), a range (3-7) or a list (0,4,9)")] = None,
     steps: Annotated[int | None, typer.Option(help="gradient steps of each method's own stage")] = None,
-    preset: Annotated[str | None, typer.Option(help="paper|cpu|demo|smoke; default: paper, for toy: cpu")] = None,
+    preset: Annotated[str | None, typer.Option(help="paper|laptop|cpu|demo|smoke; default: the suite's first")] = None,
     protocol: Annotated[str, typer.Option(help="by whose rules: chunks, critics, networks, sizes; --list has them")]
         = "",
     data: Annotated[str, typer.Option(help="auto|download|generate|PATH")] = "auto",

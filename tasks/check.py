@@ -66,7 +66,8 @@ def contents(dataset: Dataset) -> Contents:
     returns = np.bincount(episode, weights=rewards)
     count = told.get("episodes", len(returns))
     mean, least, most = (told.get(f"return_{name}", float(getattr(returns, name)())) for name in ("mean", "min", "max"))
-    return Contents(len(last), count, mean, least, most, float((columns["masks"] < 0.5).mean()))
+    rows = told.get("transitions", len(last))  # of all files of a series, of which the first gives the returns
+    return Contents(rows, count, mean, least, most, float((columns["masks"] < 0.5).mean()))
 
 
 def counts(corpus: Corpus) -> tuple[str, str]:
@@ -119,7 +120,7 @@ def main(
     suites: Annotated[list[str] | None, typer.Argument(help=f"of {', '.join(tasks.SUITES)}; default: all")] = None,
     patterns: Annotated[str | None, typer.Option("--tasks", help="comma-separated names or globs")] = None,
     data: Annotated[
-        str, typer.Option(help="auto, download, generate or a file: which of a task's files to look at")
+        str, typer.Option(help="auto, download, generate, a file or a folder of them: what to look at")
     ] = "auto",
     episodes: Annotated[int, typer.Option(min=1, help="of a dataset that was generated")] = 1000,
 ) -> None:

@@ -193,11 +193,13 @@ class Run:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The configuration's values, without their origins, and those of an online phase; not where that began, which
-        follows from the offline run."""
+        """The configuration's values, without their origins, those of the task ("task.goals"), and those of an online
+        phase; not where that began, which follows from the offline run."""
         config = {k: v["value"] if isinstance(v, dict) and "value" in v else v for k, v in self.config.items()}
         online = self.meta.get("online") or {}
-        return config | {f"online.{key}": value for key, value in online.items() if key not in BEGINNING}
+        options = self.meta.get("task_options")
+        task = {f"task.{key}": value for key, value in options.items()} if isinstance(options, dict) else {}
+        return config | task | {f"online.{key}": value for key, value in online.items() if key not in BEGINNING}
 
     @property
     def inference(self) -> Mapping[str, Any]:

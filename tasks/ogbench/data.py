@@ -128,12 +128,13 @@ class OnOGBenchData:
         first = series.transitions(0)
         digests = [download.sha256(path) for path in paths]
         whole = hashlib.sha256(" ".join((*digests, f"every {EVERY}")).encode()).hexdigest()
-        details = {**self.about_data, "files": [path.name for path in paths], "updates_a_file": EVERY,
-                   "transitions": sum(counts)}  # fmt: skip
+        held = {"transitions": sum(rows for rows, _ in counts), "episodes": sum(ends for _, ends in counts)}
+        details = {**self.about_data, **held, "files": [path.name for path in paths], "updates_a_file": EVERY}
         return Dataset(first, Provenance(self.dataset, whole, "given", str(folder), details), series=series)
 
-    def _count(self, path: Path) -> int:
-        """Transitions in a file, by its headers and its terminals. Raises: BadInput: it is of another shape."""
+    def _count(self, path: Path) -> tuple[int, int]:
+        """(transitions, episodes) of a file, by its headers and its terminals. Raises: BadInput: it is of another
+        shape."""
         known, ends = data_files.shapes(path), data_files.npz(path, ["terminals"]).get("terminals")
         for column, width in self._plain.items():
             if column not in known:
@@ -144,7 +145,8 @@ class OnOGBenchData:
         assert ends is not None
         if not len(ends) or ends[-1] <= 0.5:
             raise BadInput(f"{path} breaks off within an episode: its last terminal is 0")
-        return len(ends) - int((ends > 0.5).sum())
+        episodes = int((ends > 0.5).sum())
+        return len(ends) - episodes, episodes
 
     def sized(self, episodes: int) -> Self:
         return replace(self, episodes=episodes)

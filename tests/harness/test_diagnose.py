@@ -104,6 +104,7 @@ def test_what_cannot_be_asked_is_one_line(results: Path, tmp_path: Path) -> None
     try:
         stage.write_text(kept.replace('"finished": true', '"finished": false'))
         done = ask(*QGF, "--results", str(results), "--states", "8")
-        assert done.exit_code == 0 and "qgf on toy: seed 0: " in done.stderr
+        assert done.exit_code == 2 and "qgf on toy: seed 0: " in done.stderr
+        assert "error: qgf on toy: seed 1 not finished" in done.stderr
     finally:
         stage.write_text(kept)

@@ -43,7 +43,7 @@ def dataset(rows: int = 12) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("name", sorted(methods.REGISTRY))
 def test_every_method_learns_for_goals_or_is_refused(name: str, preset: str) -> None:
     if name in REFUSED:
-        with pytest.raises(BadInput, match=rf"^{name}: its stage '\w+' works on the data's own rows"):
+        with pytest.raises(BadInput, match=rf"^{name}: its stage '\w+' looks at the whole dataset"):
             planned(name, preset=preset)
         return
     method, columns = planned(name, preset=preset).method, dataset()
@@ -65,7 +65,7 @@ def test_every_method_learns_for_goals_or_is_refused(name: str, preset: str) -> 
         (["fql.behavior=joint"], r"^fql\.behavior=joint: in tasks of goals imitation and critics learn for goals"),
         (["best_of_n.bank=8"], r"^best_of_n\.bank=8: proposals depend on goals, which every batch draws anew; bank=0$"),
         (["iql.reward_scale=2"], r"^iql: masks, reward_scale, reward_shift, rewards: in tasks of goals rewards come"),
-        (["vgf.behavior_weighting=return"], r"^vgf: its stage 'behavior' works on the data's own rows"),
+        (["vgf.behavior_weighting=return"], r"^vgf: its stage 'behavior' looks at the whole dataset"),
     ],
 )
 def test_what_goals_do_not_allow_is_one_line(sets: list[str], line: str) -> None:
