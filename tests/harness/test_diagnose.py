@@ -85,6 +85,12 @@ def test_a_table_that_is_none_is_left_out_with_a_note(results: Path) -> None:
         path.write_bytes(before)
 
 
+def test_language_methods_declare_nothing(results: Path) -> None:
+    pytest.importorskip("torch")
+    done = ask("--suite", "tldr-synthetic", "--results", str(results))
+    assert done.exit_code == 2 and "its methods declare nothing to ask" in done.stderr
+
+
 def test_what_cannot_be_asked_is_one_line(results: Path, tmp_path: Path) -> None:
     done = ask(*QGF, "--results", str(tmp_path))
     assert done.exit_code == 2 and done.stderr == "error: qgf on toy: has not been run\n"
@@ -95,8 +101,6 @@ def test_what_cannot_be_asked_is_one_line(results: Path, tmp_path: Path) -> None
     assert "qgf on toy (gradient=noisy): of the same parts as qgf on toy (gradient=denoised), which was" in done.stderr
     done = ask(*TINY, "--methods", "bc,fql", "--results", str(results))
     assert done.exit_code == 2 and done.stderr == "error: --methods bc, fql: none of them declares anything to ask\n"
-    done = ask("--suite", "tldr-synthetic", "--results", str(results))
-    assert done.exit_code == 2 and "its methods declare nothing to ask" in done.stderr
     (note,) = results.glob("runs/toy/toy/qgf/*/seed-1/stages")
     lane = note.read_text().split()[-1]
     stage = results / "artifacts" / lane / "stage.json"
