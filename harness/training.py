@@ -99,7 +99,7 @@ class Training(ProgramWork):
         compiled = self.session.kept(("spans", self.program.first.structure, len(self.batch)), dict)
         trainer = Trainer(self.algorithm, self.lanes, self.data, state, compiled)
         state = trainer.complete(state)
-        held = -1  # the file of a series that the trainer has
+        held = 0  # the file of a series that the trainer has: a dataset's own columns are the first's
         if self.series:
             self.data = {}
         self._saved = time.monotonic()

@@ -96,15 +96,11 @@ class OnOGBenchData:
         if (folder := data_files.given_folder(data)) is not None:
             return self._series(folder)
         path, origin, details = self._file(data)
-        with data_files.within_memory(path):
-            transitions = self._transitions(path)
-            check_transitions(transitions, self.held, str(path))
-            transitions["actions"], outside = actions.clipped(transitions["actions"], str(path))
+        transitions, outside = self._sound(path)
         digest = download.sha256(path)  # last: it pins the file, and only a sound one should be
         details = {**self.about_data, **details}
         if outside:
             details["actions_outside"] = outside._asdict()
-            say_once(actions.told(outside, str(path)))
         if recipe := recipe_of(path):
             details["recipe"] = recipe
             if origin == "downloaded":  # lies where a download would, and says itself that it is none
@@ -112,19 +108,21 @@ class OnOGBenchData:
                 say(f"{path} was generated, not downloaded: {recipe['episodes']} episodes")
         return Dataset(transitions, Provenance(self.dataset, digest, origin, str(path), details))
 
+    def _sound(self, path: Path) -> tuple[dict[str, np.ndarray], actions.Outside | None]:
+        """A file's transitions, checked, actions clipped; and how many were outside, if any. Raises: BadInput."""
+        with data_files.within_memory(path):
+            transitions = self._transitions(path)
+            check_transitions(transitions, self.held, str(path))
+            transitions["actions"], outside = actions.clipped(transitions["actions"], str(path))
+        if outside:
+            say_once(actions.told(outside, str(path)))
+        return transitions, outside
+
     def _series(self, folder: Path) -> Dataset:
         """The files of a folder, one in memory at a time: OGBench's 100M sets are a hundred files of a million rows."""
         paths = files_of(folder)
-
-        def read(path: Path) -> Mapping[str, np.ndarray]:
-            with data_files.within_memory(path):
-                transitions = self._transitions(path)
-                check_transitions(transitions, self.held, str(path))
-                transitions["actions"], _ = actions.clipped(transitions["actions"], str(path))
-            return transitions
-
-        series = Series(paths, read)
         counts = [self._count(path) for path in paths]  # looks at each before hours of training
+        series = Series(paths, lambda path: self._sound(path)[0])
         first = series.transitions(0)
         digests = [download.sha256(path) for path in paths]
         whole = hashlib.sha256(" ".join((*digests, f"every {EVERY}")).encode()).hexdigest()
@@ -135,14 +133,14 @@ class OnOGBenchData:
     def _count(self, path: Path) -> tuple[int, int]:
         """(transitions, episodes) of a file, by its headers and its terminals. Raises: BadInput: it is of another
         shape."""
-        known, ends = data_files.shapes(path), data_files.npz(path, ["terminals"]).get("terminals")
+        known = data_files.shapes(path)
         for column, width in self._plain.items():
             if column not in known:
                 raise BadInput(f"{path}: column {column!r} is missing")
-            if known[column] != (known["observations"][0], *width):
-                raise BadInput(f"{path}: {column} has shape {known[column]}, expected "
-                               f"{(known['observations'][0], *width)}")  # fmt: skip
-        assert ends is not None
+            expected = (*known["observations"][:1], *width)
+            if known[column] != expected:
+                raise BadInput(f"{path}: {column} has shape {known[column]}, expected {expected}")
+        ends = data_files.float32(data_files.npz(path, ["terminals"])["terminals"], f"{path}: terminals")
         if not len(ends) or ends[-1] <= 0.5:
             raise BadInput(f"{path} breaks off within an episode: its last terminal is 0")
         episodes = int((ends > 0.5).sum())

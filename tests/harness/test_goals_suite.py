@@ -111,6 +111,11 @@ def test_batches_can_be_measured_without_data(name: str) -> None:
         assert shapes["observations"].shape == (method.config.batch_size, TASK.spec.obs_dim)
 
 
+def test_a_size_that_is_taken_for_a_protocol_is_told() -> None:
+    with pytest.raises(BadInput, match=r"^unknown protocol 'laptop' .* \(--preset laptop is one"):
+        layered("ogbench-goals", None, "laptop")
+
+
 @pytest.mark.slow
 def test_the_methods_of_the_paper_run_on_a_simulator(tmp_path: Path) -> None:
     names = ["bc", "iql", "best_of_n", "qgf", "vgf", "cfgrl"]

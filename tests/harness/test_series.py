@@ -92,6 +92,16 @@ def test_a_bad_file_is_told_before_anything_is_trained(folder: Path) -> None:
     ant_file(folder / "ant-11.npz", actions=np.zeros((12, 7), np.float32))
     with pytest.raises(BadInput, match=r"ant-11\.npz: actions has shape \(12, 7\), expected \(12, 8\)$"):
         ANT.load(str(folder))
+    for wrong, line in (({"observations": np.float32(1)}, r"observations has shape \(\), expected \(29,\)"),
+                        ({"terminals": np.array(["a"] * 12)}, r": terminals holds no numbers"),
+                        ({"actions": None}, r": column 'actions' is missing")):  # fmt: skip
+        ant_file(folder / "ant-11.npz", **wrong)
+        with pytest.raises(BadInput, match=line):
+            ANT.load(str(folder))
+    whole = (folder / "ant-1.npz").read_bytes()
+    (folder / "ant-11.npz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(BadInput, match=r"ant-11\.npz is not an NPZ file of numbers, or it is truncated or damaged$"):
+        ANT.load(str(folder))
     ant_file(folder / "ant-11.npz", terminals=np.zeros(12, bool))
     with pytest.raises(BadInput, match=r"ant-11\.npz breaks off within an episode"):
         ANT.load(str(folder))

@@ -125,7 +125,7 @@ def trained(stage: Stage, state: State, data: dict[str, Any], keys: Any) -> Any:
 @pytest.mark.parametrize("name", each(quick=("fql", "rebrac", "vgf")))
 def test_each_leaf_is_read_by_what_it_is_said_to_be(name: str) -> None:
     """What a stage reads is in its identity, else a part would be shared that is another; what only acting depends on
-    is read by no stage, what only exploring depends on by nothing else. None is ignored in every structure."""
+    is read by no stage, what only the online phase depends on by nothing else. None is ignored in every structure."""
     seen, busy = set[str](), set[str]()
     for settings in ({}, *STRUCTURES.get(name, [])):
         lanes = Lanes(name, settings)
