@@ -1,25 +1,43 @@
-"""Progress with an ETA on a terminal; plain lines elsewhere."""
+"""Progress with an ETA: bars on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
 
 import rich.progress
 from rich.console import Console
+
+TELL_EVERY_S = 300.0  # in files and pipes, of work that goes on
 
 
 class Bar:
     """One span of work."""
 
-    def __init__(self, progress: rich.progress.Progress, task: rich.progress.TaskID) -> None:
-        self._progress, self._task = progress, task
+    def __init__(
+        self, progress: rich.progress.Progress, task: rich.progress.TaskID, say: Callable[[str], None]
+    ) -> None:
+        self._progress, self._task, self._say = progress, task, say
+        self._told = time.monotonic()
 
     def advance(self, amount: float) -> None:
         self._progress.advance(self._task, amount)
+        self._tell()
 
     def at(self, completed: float) -> None:
         self._progress.update(self._task, completed=completed)
+        self._tell()
+
+    def _tell(self) -> None:
+        now = time.monotonic()
+        if not self._progress.disable or now - self._told < TELL_EVERY_S:
+            return
+        self._told = now
+        task = next(task for task in self._progress.tasks if task.id == self._task)
+        left = "" if task.time_remaining is None else f", {timedelta(seconds=round(task.time_remaining))} left"
+        self._say(f"{task.description}: {task.percentage:.0f}%{left}")
 
 
 class Progress:
@@ -49,7 +67,7 @@ class Progress:
         task = self._bars.add_task(description, total=total)
         self._bars.update(task, completed=completed)
         try:
-            yield Bar(self._bars, task)
+            yield Bar(self._bars, task, self.say)
         finally:
             self._bars.remove_task(task)
 

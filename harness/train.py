@@ -87,8 +87,11 @@ def take(columns: Mapping[str, np.ndarray], fields: frozenset[str]) -> dict[str,
     return {name: jnp.asarray(column) for name, column in columns.items() if name in fields}
 
 
-def prepare(algorithm: Algorithm, lanes: Lanes, state: State, columns: Columns) -> dict[str, Array]:
-    """The stage's extra columns for every lane, `[l, t, ...]`, computed in chunks on the device."""
+def prepare(
+    algorithm: Algorithm, lanes: Lanes, state: State, columns: Columns, watch: Callable[[int], None] = lambda rows: None
+) -> dict[str, Array]:
+    """The stage's extra columns for every lane, `[l, t, ...]`, computed in chunks on the device; `watch` hears how many
+    rows more are done."""
     stage = algorithm.stage({})
     if stage.prepare is None:
         return {}
@@ -114,7 +117,12 @@ def prepare(algorithm: Algorithm, lanes: Lanes, state: State, columns: Columns) 
 
         return jax.vmap(one)(lanes, state)
 
-    parts = [chunk(lanes, state, columns, jnp.asarray(start)) for start in range(0, rows, PREPARE_ROWS)]
+    parts: list[Columns] = []
+    for start in range(0, rows, PREPARE_ROWS):
+        parts.append(chunk(lanes, state, columns, jnp.asarray(start)))
+        if len(parts) > 1:  # one is computed while the next is sent
+            jax.block_until_ready(parts[-2])
+            watch(PREPARE_ROWS)
     overlap = len(parts) * PREPARE_ROWS - rows if rows > PREPARE_ROWS else 0
     parts[-1] = {name: column[:, overlap:] for name, column in parts[-1].items()}
     return {name: jnp.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
@@ -218,14 +226,15 @@ class Trainer:
 
     def __init__(
         self, algorithm: Algorithm, lanes: Lanes, columns: Columns, state: State,
-        compiled: dict[tuple[int, int], Any] | None = None,
+        compiled: dict[tuple[int, int], Any] | None = None, watch: Callable[[int], None] = lambda rows: None,
     ) -> None:  # fmt: skip
         """`columns`: `[t, ...]` on the device; `state`: parts `[l, ...]` that the stage trains or reads; `compiled`:
-        what trainers of as many lanes of equal structure have compiled, by steps and rows of the data."""
+        what trainers of as many lanes of equal structure have compiled, by steps and rows of the data; `watch`: see
+        `prepare`."""
         self.algorithm, self.lanes, self.columns = algorithm, lanes, columns
         self.stage = algorithm.stage({})
         started = time.perf_counter()
-        self.prepared = jax.block_until_ready(prepare(algorithm, lanes, self._frozen(state), columns))
+        self.prepared = jax.block_until_ready(prepare(algorithm, lanes, self._frozen(state), columns, watch))
         self.seconds = {"prepare": time.perf_counter() - started, "compile": 0.0, "train": 0.0}
         self._compiled: dict[tuple[int, int], Any] = {} if compiled is None else compiled
 

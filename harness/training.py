@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -97,7 +98,8 @@ class Training(ProgramWork):
         for lane in self.live.values():
             self.stores(lane).begin(self.batch)
         compiled = self.session.kept(("spans", self.program.first.structure, len(self.batch)), dict)
-        trainer = Trainer(self.algorithm, self.lanes, self.data, state, compiled)
+        with self._looking() as watch:
+            trainer = Trainer(self.algorithm, self.lanes, self.data, state, compiled, watch)
         state = trainer.complete(state)
         held = 0  # the file of a series that the trainer has: a dataset's own columns are the first's
         if self.series:
@@ -126,6 +128,22 @@ class Training(ProgramWork):
                 self._save(
                     state, trainer.seconds, finished=True
                 )  # an earlier session was stopped before this was noted
+
+    @contextlib.contextmanager
+    def _looking(self) -> Iterator[Callable[[int], None]]:
+        """What is told of rows that a stage looks at before its first step. Raises there: `Interrupted`."""
+        if self.stage.prepare is None:
+            yield lambda rows: None
+            return
+        total = len(next(iter(self.data.values())))
+        with self.session.progress.stage(f"{self._label()}: a look at all rows", total, 0.0) as bar:
+
+            def watch(rows: int) -> None:
+                bar.advance(rows)
+                if self.session.stop():
+                    raise Interrupted
+
+            yield watch
 
     def _spans(self, edge: int) -> list[tuple[int, int]]:
         """(first, count) pieces up to an edge; of a series none learns from two files."""

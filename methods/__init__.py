@@ -24,6 +24,7 @@ REGISTRY: dict[str, str] = {
     "avgf": "methods.avgf:AVGF",
     "vgf_qgf": "methods.vgf_qgf:VGFQGF",
     "qgf": "methods.qgf:QGF",
+    "robust_q": "methods.robust_q:RobustQ",
     "best_of_n": "methods.best_of_n:BestOfN",
     "ifql": "methods.ifql:IFQL",
     "idql": "methods.idql:IDQL",

@@ -1,7 +1,7 @@
 """What can be asked of a trained sampler and the critic that guides it, beside scores: how much a gradient depends on
 the noise of an unfinished action, and where guidance leads.
 
-Source: Test-Time Gradient Guidance of Flow Policies, arXiv 2606.11087, Figures 3, 17, 18 and 20.
+Source: Test-Time Gradient Guidance of Flow Policies, arXiv 2606.11087, Figures 2, 3, 14, 17, 18 and 20.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from statistics import NormalDist
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,9 @@ WAYS = (*ESTIMATORS, "after")
 TIMES = (0.0, 0.3, 0.6, 0.9)  # of the flow, or the nearest at which it takes steps
 NOISES = (0.01, 0.03, 0.1, 0.3)  # std of what is added to an unfinished action, whose own noise has 1
 BEST_OF = 32
+STARTS = tuple(round(NormalDist().inv_cdf((i + 0.5) / 15), 3) for i in range(15))  # quantiles of noise
+EDGES = np.round(np.linspace(-1.0, 1.0, 41), 3)  # of actions on a line
+SAMPLES_A_STATE = 64  # that are counted between them
 _LEAST = 1e-12  # of a norm that something is divided by
 
 
@@ -46,6 +50,54 @@ def over_weights(weights: Sequence[float]) -> tuple[Diagnosis, ...]:
              ("to_data", "distance to the nearest action of the data"))  # fmt: skip
     lines, x = ("gradient", WAYS), ("w", tuple(weights))
     return tuple(Diagnosis(name, label, "-", lines, x) for name, label in asked)
+
+
+def on_a_line(sampler: FlowSampler, weights: Sequence[float]) -> tuple[Diagnosis, ...]:
+    """Of one-dimensional actions: the way from each of some noises, and where samples end, at each weight."""
+    times = tuple(float(time) for time in np.arange(sampler.steps + 1) / sampler.steps)
+    edges = tuple(float(one) for one in EDGES)
+    return (
+        Diagnosis("path", "action", "-", ("noise", STARTS), ("t", times), ("w", tuple(weights))),
+        Diagnosis(
+            "share", "share of actions up to here", "-", ("w", tuple(weights)), ("action", edges), ("gradient", WAYS)
+        ),
+    )
+
+
+def paths(guidance: Guidance, state: State, obs: Array, weights: Sequence[float]) -> Array:
+    """Unfinished actions from the noises `STARTS` at each time of the flow, `[b, starts, weights, steps + 1]`, for
+    observations `[b, o]` and one-dimensional actions; the last is clipped to [-1, 1]. Steps after sampling, of
+    "after", are not on the way."""
+    sampler, start = guidance.sampler, jnp.broadcast_to(jnp.asarray(STARTS)[:, None], (rows(obs), len(STARTS), 1))
+
+    def of(weight: Array) -> Array:
+        """`[b, starts, steps + 1]`"""
+
+        def euler(action: Array, time: Array) -> tuple[Array, Array]:
+            field = guidance.velocity(state, obs, action, time)
+            if guidance.gradient != "after":
+                field = field + weight * guidance.action_grad(state, obs, action, time, field)
+            moved = action + field / sampler.steps
+            return moved, moved[..., 0]
+
+        _, way = jax.lax.scan(euler, start, jnp.asarray(sampler.times, start.dtype))
+        way = jnp.moveaxis(way, 0, -1)
+        return jnp.concatenate([start, way[..., :-1], jnp.clip(way[..., -1:], -1.0, 1.0)], axis=-1)
+
+    return jnp.moveaxis(jax.vmap(of)(jnp.asarray(weights)), 0, 2)
+
+
+def shares(guidance: Guidance, state: State, obs: Array, weights: Sequence[float], key: Key) -> Array:
+    """Of one-dimensional samples, those at most `EDGES`, `[b, weights, ways, edges]`, for observations `[b, o]`; the
+    noise is one for all of them. `key` is consumed."""
+    start = guidance.sampler.noise(key, (rows(obs), SAMPLES_A_STATE))
+
+    def of(own: Guidance, weight: Array) -> Array:
+        """`[b, edges]`"""
+        return jnp.mean(own.sample(state, obs, start, weight) <= jnp.asarray(EDGES, start.dtype), axis=1)
+
+    each = [jax.vmap(partial(of, replace(guidance, gradient=name)))(jnp.asarray(weights)) for name in WAYS]
+    return jnp.moveaxis(jnp.stack(each), (2, 1), (0, 1))
 
 
 def cosine(one: Array, other: Array) -> Array:

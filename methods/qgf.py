@@ -36,7 +36,7 @@ from methods.core import (
     is_on,
 )
 from methods.critic import Critic, guide
-from methods.diagnosis import led_to, over_noise, over_weights, similarities
+from methods.diagnosis import led_to, on_a_line, over_noise, over_weights, paths, shares, similarities
 from methods.guidance import Guidance
 from methods.inference import SAMPLES, Cost, Diagnosis, Knob
 from methods.learner import Learner, Params
@@ -47,15 +47,13 @@ WEIGHT = Knob("w", "weight of the guidance", setting="test_weights")
 
 
 @dataclass(frozen=True)
-class QGFConfig(BestOfNConfig):
-    """QGF's settings; the grid of w is its code's, its choices per domain were not published."""
+class GuidedConfig(BestOfNConfig):
+    """Settings of QGF's flow and critic, and of guidance by weights of which each is evaluated; the grid of w is its
+    code's, its choices per domain were not published."""
 
     critic: Literal["td", "iql", "floq"] = "iql"
     sampler: Literal["flow"] = "flow"
     sampler_activation: Literal["relu", "gelu", "mish"] = "gelu"
-    gradient: Annotated[Literal["denoised", "jacobian", "noisy", "full", "after"], Test] = "denoised"  # where Q is
-    # asked
-    after_steps: Annotated[Moves, Added, Test] = 3  # of "after": steps of size w that finished samples take (GradStep)
     guidance_aggregation: Annotated[Literal["mean", "min"], Test] = "min"  # of the target critics whose gradient guides
     test_weights: Annotated[tuple[Weight, ...], Test] = (0.0, 0.004, 0.008, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.12)
     # w; 0 is BC
@@ -68,7 +66,16 @@ class QGFConfig(BestOfNConfig):
         return {"test_weights": (self.explore_weight,), "test_n": (self.explore_n or max(self.test_n),)}
 
 
-def flow_of(spec: TaskSpec, config: QGFConfig) -> FlowSampler:
+@dataclass(frozen=True)
+class QGFConfig(GuidedConfig):
+    """QGF's settings."""
+
+    gradient: Annotated[Literal["denoised", "jacobian", "noisy", "full", "after"], Test] = "denoised"  # where Q is
+    # asked
+    after_steps: Annotated[Moves, Added, Test] = 3  # of "after": steps of size w that finished samples take (GradStep)
+
+
+def flow_of(spec: TaskSpec, config: GuidedConfig) -> FlowSampler:
     """The flow of QGF's code: times of its grid, embedded; LayerNorm in all hidden layers but the last."""
     c = config
     return FlowSampler(
@@ -119,13 +126,18 @@ class QGF(BestOfN):
 
     @property
     def diagnoses(self) -> tuple[Diagnosis, ...]:
-        return over_noise(self.guidance.sampler), *over_weights(self.config.test_weights)
+        sampler, weights = self.guidance.sampler, self.config.test_weights
+        line = on_a_line(sampler, weights) if self.spec.action_dim == 1 else ()
+        return over_noise(sampler), *over_weights(weights), *line
 
     def diagnose(self, state: State, obs: Array, near: Array, key: Key) -> Mapping[str, Array]:
-        similarity_key, led_key = jax.random.split(key)
-        led = led_to(self.guidance, state, obs, near, self.config.test_weights, led_key)
-        names = [one.name for one in self.diagnoses]
-        return dict(zip(names, (similarities(self.guidance, state, obs, similarity_key), *led), strict=True))
+        similarity_key, led_key, shares_key = *jax.random.split(key), jax.random.fold_in(key, 2)
+        guidance, weights = self.guidance, self.config.test_weights
+        answers = [similarities(guidance, state, obs, similarity_key)]
+        answers += led_to(guidance, state, obs, near, weights, led_key)
+        if self.spec.action_dim == 1:
+            answers += [paths(guidance, state, obs, weights), shares(guidance, state, obs, weights, shares_key)]
+        return dict(zip([one.name for one in self.diagnoses], answers, strict=True))
 
     def cost(self, knobs: Mapping[str, float]) -> Cost:
         return self.guidance.cost(knobs["N"], guided=bool(knobs["w"]))

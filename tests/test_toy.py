@@ -118,3 +118,20 @@ def test_particles_keep_both_modes(records):
 def test_refuses_data_it_has_no_use_for():
     with pytest.raises(toy.BadInput, match="toy task makes its own data"):
         toy.get("toy").load("download")
+
+
+def test_the_line_has_three_clusters_and_its_mode_beside_the_last():
+    task = toy.get("toy-line")
+    data = task.load("auto").transitions
+    actions = data["actions"][:, 0]
+    assert data["actions"].shape == (toy.SIZE, 1)
+    nearest = np.abs(actions[:, None] - toy.LINE_CENTRES[:, 0]).argmin(axis=1)
+    assert np.abs(np.bincount(nearest) / toy.SIZE - 1 / 3).max() < 4 * np.sqrt(2 / 9 / toy.SIZE)
+    assert np.abs(actions - toy.LINE_CENTRES[nearest, 0]).max() < 5 * toy.SPREAD
+    env = task.make_env()
+    env.reset(seed=0)
+    assert env.action_space.shape == (1,)
+    paid = {a: env.step(np.array([a], np.float32))[1] for a in (0.65, 0.5, 0.0, -0.6, 1.0)}
+    assert paid[0.65] == pytest.approx(1) and paid[0.5] == pytest.approx(np.exp(-((0.15 / 0.3) ** 2) / 2))
+    assert paid[0.5] > paid[1.0] > paid[0.0] > paid[-0.6]
+    assert task.landscape() is None and not {"toy-line"} & {one.name for one in tasks.select("toy", ())}

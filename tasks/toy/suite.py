@@ -8,12 +8,15 @@ stays within the data gains little.
 
 `toy-skewed` is the same bandit with data of which nine tenths are poor play: they lie where it pays next to nothing and
 rises nowhere. The other tenth is `toy`'s. It shows what reweighted imitation is for, VGF's open limit.
+
+`toy-line` has actions on a line: three clusters of data, the last on the flank of the only mode of reward. Where
+guidance leads can be drawn there, path by path, as in Figures 2 and 14 of QGF (arXiv 2606.11087).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -32,6 +35,9 @@ NOISE = 0.02  # of observed rewards
 SIZE = 2000  # transitions
 POOR = np.array([-0.6, 0.5])  # centre of a skewed dataset's poor play, as wide as the clusters
 POOR_SHARE = 0.9
+LINE_CENTRES = np.array([[-0.6], [0.0], [0.5]])  # of `toy-line`'s clusters, each as wide as the others
+LINE_MODE = 0.65  # where it pays 1
+LINE_WIDTH = 0.3  # of that mode, a standard deviation
 PAPER_TASKS = ("toy",)
 
 
@@ -46,18 +52,27 @@ _PEAK = 1.0
 _PEAK = float(true_reward(MODES[0]))
 
 
+def line_reward(actions: np.ndarray) -> np.ndarray:
+    """Expected reward `[...]` of `toy-line`'s actions `[..., 1]`: one Gaussian bump."""
+    return np.exp(-((actions[..., 0] - LINE_MODE) ** 2) / (2.0 * LINE_WIDTH**2))
+
+
 class ToyBandit(gymnasium.Env):
     """One step an episode; the observation is constant.
 
     Args:
       noise: std of the rewards it pays. For evaluation there is none: scores carry no noise of the bandit's own.
+      reward: the expected reward `[...]` of actions `[..., dims]`.
+      dims: of an action.
     """
 
     observation_space = gymnasium.spaces.Box(1.0, 1.0, (1,), np.float32)
-    action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
 
-    def __init__(self, noise: float = 0.0) -> None:
-        self.noise = noise
+    def __init__(
+        self, noise: float = 0.0, reward: Callable[[np.ndarray], np.ndarray] = true_reward, dims: int = 2
+    ) -> None:
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (dims,), np.float32)
+        self.noise, self.reward = noise, reward
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -66,7 +81,7 @@ class ToyBandit(gymnasium.Env):
         return np.ones(1, np.float32), {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        expected = float(true_reward(np.asarray(action, np.float64)))
+        expected = float(self.reward(np.asarray(action, np.float64)))
         reward = expected + self.noise * float(self.np_random.standard_normal()) if self.noise else expected
         return np.ones(1, np.float32), reward, True, False, {"success": expected > 0.9}
 
@@ -98,9 +113,9 @@ class ToyTask:
     def load(self, data: str) -> Dataset:
         self.data_location(data)
         rng = np.random.default_rng(0)
-        actions = self.centres(rng) + SPREAD * rng.standard_normal((SIZE, 2))
+        actions = self.centres(rng) + SPREAD * rng.standard_normal((SIZE, self.spec.action_dim))
         actions = np.clip(actions, -1.0, 1.0).astype(np.float32)
-        rewards = true_reward(actions) + NOISE * rng.standard_normal(SIZE)
+        rewards = self.reward(actions) + NOISE * rng.standard_normal(SIZE)
         constant = np.ones((SIZE, 1), np.float32)
         transitions: dict[str, np.ndarray] = {
             "observations": constant,
@@ -117,17 +132,21 @@ class ToyTask:
         """Around which actions of the data lie, `[t, 2]`."""
         return CENTRES[rng.integers(0, 2, SIZE)]
 
+    def reward(self, actions: np.ndarray) -> np.ndarray:
+        """What actions `[..., a]` are expected to pay, `[...]`."""
+        return true_reward(actions)
+
     def make_env(self) -> gymnasium.Env:
-        return ToyBandit()
+        return ToyBandit(0.0, self.reward, self.spec.action_dim)
 
     def make_online_env(self) -> gymnasium.Env:
-        return ToyBandit(NOISE)  # as the data's rewards have it
+        return ToyBandit(NOISE, self.reward, self.spec.action_dim)  # noise as the data's rewards have it
 
     def score(self, episode_return: np.ndarray, success: np.ndarray) -> np.ndarray:
         del success
         return 100.0 * episode_return
 
-    def landscape(self) -> Mapping[str, np.ndarray]:
+    def landscape(self) -> Mapping[str, np.ndarray] | None:
         """The true reward on a grid, and a sample of the data."""
         axis = np.linspace(-1.0, 1.0, 101)
         grid = np.stack(np.meshgrid(axis, axis), axis=-1)
@@ -154,7 +173,24 @@ class SkewedToyTask(ToyTask):
         return np.where(rng.random((SIZE, 1)) < POOR_SHARE, POOR, super().centres(rng))
 
 
-_TASKS = {task.name: task for task in (ToyTask(), SkewedToyTask())}
+@dataclass(frozen=True)
+class LineToyTask(ToyTask):
+    """Three clusters on a line, and one mode of reward beside the last of them."""
+
+    name: ClassVar[str] = "toy-line"
+    spec: ClassVar[TaskSpec] = TaskSpec(obs_dim=1, action_dim=1, horizon=1)
+
+    def centres(self, rng: np.random.Generator) -> np.ndarray:
+        return LINE_CENTRES[rng.integers(0, len(LINE_CENTRES), SIZE)]
+
+    def reward(self, actions: np.ndarray) -> np.ndarray:
+        return line_reward(actions)
+
+    def landscape(self) -> None:
+        """It is drawn in two dimensions."""
+
+
+_TASKS = {task.name: task for task in (ToyTask(), SkewedToyTask(), LineToyTask())}
 
 
 def names() -> tuple[str, ...]:

@@ -19,7 +19,8 @@ ROWS = 16  # of a batch
 GUIDED = {"test_weights": (0.0, 0.5), "test_n": (1, 4), "flow_steps": 3}
 SMALL: dict[str, dict[str, Any]] = {
     "vgf": {"test_flow_steps": (0, 2)}, "avgf": {"test_flow_steps": (0, 2)}, "best_of_n": {"test_n": (1, 4)},
-    "qgf": GUIDED, "vgf_qgf": GUIDED, "ifql": {"test_n": (1, 4)}, "diffusion_ql": {"test_n": (1, 4)},
+    "qgf": GUIDED, "robust_q": GUIDED, "vgf_qgf": GUIDED,
+    "ifql": {"test_n": (1, 4)}, "diffusion_ql": {"test_n": (1, 4)},
     "idql": {"test_n": (1, 4), "sampler_dims": (8,), "blocks": 1, "sampler_batch_size": ROWS},
     "qc": {"test_n": (1, 4), "n_particles": 4, "chunk": 1}, "qc_fql": {"chunk": 1},
     "cfgrl": {"test_omegas": (0.0, 2.0), "test_n": (1, 3), "flow_steps": 3},
@@ -37,7 +38,8 @@ def each(names: Iterable[Any] = methods.REGISTRY, quick: Collection[Any] = QUICK
     return [pytest.param(name, marks=() if name in quick else pytest.mark.slow) for name in names]
 
 
-LATER = frozenset({"qc", "qc_fql", "qam", "qam_f", "qam_e", "fedit", "dsrl", "cfgrl", "rql", "fan", "qsm", "dac"})
+LATER = frozenset({"qc", "qc_fql", "qam", "qam_f", "qam_e", "fedit", "dsrl", "cfgrl", "rql", "fan", "qsm", "dac",
+                   "robust_q"})  # fmt: skip
 """Methods made of parts that others are tested with, and known by their probes: what compiles them is mostly slow."""
 
 

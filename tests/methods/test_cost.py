@@ -57,6 +57,7 @@ def test_a_declared_cost_is_what_acting_takes(variant: str, monkeypatch: pytest.
         ("qgf", {}, {"w": 0.0, "N": 4}, 4 * 10 + 4, 0), ("vgf_qgf", {}, {"w": 0.02, "N": 1}, 10 + 10 + 1, 10),
         ("qgf", {}, {"w": 0.02, "N": 4}, 4 * (10 + 10) + 4, 40),
         ("qgf", {"gradient": "full"}, {"w": 0.02, "N": 1}, 10 + 10 * 10 + 10 + 1, 10),
+        ("robust_q", {}, {"w": 0.02, "N": 4}, 4 * (10 + 10) + 4, 40), ("robust_q", {}, {"w": 0.0, "N": 1}, 11, 0),
         ("qgf", {"gradient": "after"}, {"w": 0.02, "N": 2}, 2 * (10 + 3 + 1), 6),
     ],
 )  # fmt: skip

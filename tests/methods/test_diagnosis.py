@@ -12,20 +12,25 @@ import pytest
 
 from methods.diagnosis import (
     BEST_OF,
+    EDGES,
     ESTIMATORS,
     NOISES,
+    SAMPLES_A_STATE,
+    STARTS,
     TIMES,
     WAYS,
     cosine,
     led_to,
     over_weights,
+    paths,
+    shares,
     similarities,
     times,
     unfinished,
 )
 from methods.guidance import Guidance
 from methods.samplers import FlowSampler
-from tests.methods.common import make, random_state
+from tests.methods.common import SPEC, make, random_state
 
 B, A = 6, 2
 OBS = jnp.zeros((B, 3))
@@ -142,3 +147,54 @@ def test_qgf_answers_what_it_declares(settings: dict[str, Any]) -> None:
         axes = [axis[1] for axis in (one.lines, one.panels, one.x) if axis[0]]
         assert found[one.name].shape == (B, *map(len, axes)) and np.isfinite(found[one.name]).all()
     assert make("fql").diagnoses == () and over_weights((0.0,))[0].x == ("w", (0.0,))
+
+
+# actions on a line
+
+
+@pytest.fixture
+def line(guidance: Guidance) -> Guidance:
+    return replace(guidance, sampler=_Straight(1, (4,), steps=10))
+
+
+def test_paths_on_a_straight_flow_by_a_loop(line: Guidance) -> None:
+    """Each step goes c / 10 and w / 10 of the slope at the estimate ahead; without weight it is z + t c. The last is
+    clipped, and what steps after sampling do is not on the way."""
+    weights = (0.0, 0.5)
+    found = np.asarray(paths(line, STATE, OBS, weights))
+    assert found.shape == (B, len(STARTS), 2, 11)
+    for start, ways in zip(STARTS, found[0], strict=True):
+        for weight, way in zip(weights, ways, strict=True):
+            at = start
+            for step in range(10):
+                assert way[step] == pytest.approx(at, abs=1e-5)
+                ahead = np.clip(at + (1 - step / 10) * 0.2, -1, 1)
+                at = at + (0.2 + weight * (0.5 - ahead)) / 10
+            assert way[10] == pytest.approx(np.clip(at, -1, 1), abs=1e-5)
+    after = np.asarray(paths(replace(line, gradient="after"), STATE, OBS, weights))
+    np.testing.assert_allclose(after[:, :, 1], found[:, :, 0], atol=1e-6)
+
+
+def test_shares_count_samples(line: Guidance) -> None:
+    """They rise to 1; without weight they are the flow's own, and the same for every way."""
+    key = jax.random.key(3)
+    found = np.asarray(shares(line, STATE, OBS, (0.0, 0.9), key))
+    assert found.shape == (B, 2, len(WAYS), len(EDGES))
+    assert (np.diff(found, axis=-1) >= 0).all() and (found[..., -1] == 1).all()
+    samples = np.asarray(line.sampler.noise(key, (B, SAMPLES_A_STATE)))[..., 0] + 0.2
+    expected = (samples[:, :, None] <= EDGES).mean(axis=1)
+    for way in range(len(WAYS)):
+        np.testing.assert_allclose(found[:, 0, way], expected, atol=1 / SAMPLES_A_STATE + 1e-6)
+    assert found[:, 1, 0, EDGES < 0.25].mean() < found[:, 0, 0, EDGES < 0.25].mean()  # towards the peak at .5
+
+
+def test_qgf_draws_its_ways_on_a_line_alone() -> None:
+    line = replace(SPEC, action_dim=1)
+    method = make("qgf", line, test_weights=(0.0, 0.5), flow_steps=3)
+    names = [one.name for one in method.diagnoses]
+    assert {"path", "share"} == set(names) - {one.name for one in make("qgf").diagnoses}
+    found = jax.jit(method.diagnose)(random_state(method), jnp.zeros((B, 3)), jnp.zeros((B, 4, 1)), jax.random.key(0))
+    assert set(found) == set(names)
+    for one in method.diagnoses:
+        axes = [axis[1] for axis in (one.lines, one.panels, one.x) if axis[0]]
+        assert found[one.name].shape == (B, *map(len, axes))

@@ -25,7 +25,7 @@ ROWS, DRAWS, STEPS = 5, 4, 3
 FLOQ: dict[str, Any] = {"critic": "floq", "floq_steps": STEPS, "floq_draws": DRAWS}
 SIZES: dict[str, Any] = {"hidden_dims": (8,), "floq_hidden_dims": (6, 7), "floq_bins": 5, "floq_smoothing": 2.0}
 USERS = [name for name in methods.REGISTRY if issubclass(methods.get(name).Config, FloqConfig)
-         and name not in ("rql", "ifql", "idql")]  # fmt: skip
+         and name not in ("rql", "ifql", "idql", "robust_q")]  # fmt: skip
 QUICK = ("fql", "best_of_n", "rebrac", "qsm")
 FLOW = ValueFlow(3, 2, (6,), 0.5, steps=STEPS, draws=DRAWS, bins=2, smoothing=1.0)
 PARAMS = {"rewards": jnp.array([-1.0, 0.0])}

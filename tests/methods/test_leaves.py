@@ -24,7 +24,7 @@ NOISE = {"actor_noise": 1.0, "explore_noise": 1.0}  # so much that some of it is
 SIZES: dict[str, dict[str, Any]] = {
     "vgf": {"test_flow_steps": (0, 2), **SOFTMAX}, "avgf": {"test_flow_steps": (0, 2), **SOFTMAX},
     "best_of_n": {"test_n": (1, 4), **SOFTMAX}, "ifql": {"test_n": (1, 4), **SOFTMAX},
-    "qgf": GUIDED, "vgf_qgf": GUIDED,
+    "qgf": GUIDED, "vgf_qgf": GUIDED, "robust_q": GUIDED,
     "idql": {"sampler_dims": (8,), "blocks": 1, "sampler_batch_size": ROWS, "test_n": (4,), "weight_decay": 0.1,
              **SOFTMAX},
     "sfbc": {"test_n": (4,), "solver_steps": 3, "plan_samples": 3, "critic_learning_rate": 4e-3, "rounds": 2},
@@ -47,7 +47,8 @@ STRUCTURES: dict[str, list[dict[str, Any]]] = {
 OTHER_VALUES = {"clip_norm": 1e-6, "temperature": 0.01, "weight": 0.01}  # of the rest: half
 STATES = {"ivr": 3}  # whose advantages are positive: its policy learns nothing of the others
 IDLE = {"dac": {"inverse_temperature"}, "bc_gaussian": {"discount", "tau"}, "sfbc": {"tau"},
-        "avgf": {"expectile"}, "vgf_qgf": {"expectile"}, "ifql": {"rho"}, "idql": {"rho"}}  # fmt: skip
+        "avgf": {"expectile"}, "vgf_qgf": {"expectile"}, "ifql": {"rho"}, "idql": {"rho"},
+        "robust_q": {"rho"}}  # fmt: skip
 """Settings of their bases that these methods have no use for, in any structure."""
 
 

@@ -43,41 +43,6 @@ def test_dsrl_of_a_flow_that_stays_regresses_on_q() -> None:
     assert state["noise_critic"].target is None
 
 
-# CFGRL
-
-
-@pytest.mark.slow
-def test_cfgrl_extrapolates() -> None:
-    """omega = 0 is the flow of any action, bit for bit; 1 that of good ones; and 3 three times their difference."""
-    method = make("cfgrl")
-    state, x = random_state(method), jax.random.normal(KEY, (ROWS, 4, 2))
-    at = lambda omega: method.velocity(state, OBS, x, 0.3, jnp.full((ROWS, 1, 1), omega))  # noqa: E731
-    plain, good = (
-        method.sampler.velocity(state["actor"].params, OBS, x, 0.3, jnp.full((ROWS, 4), label)) for label in (0, 1)
-    )
-    np.testing.assert_array_equal(at(0.0), plain)
-    np.testing.assert_allclose(at(1.0), good, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(at(3.0), plain + 3 * (good - plain), rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.slow
-def test_cfgrl_labels() -> None:
-    """Where no action is good, the second label has no gradient; where all are, both labels have the same target, so
-    that with a weight of 1 a flow that knows no difference has twice the plain loss."""
-    method = make("cfgrl")
-    state, draws = random_state(method), method.draw(KEY, BATCH)
-    none, all_good = method.having(advantage_threshold=1e9), method.having(advantage_threshold=-1e9, plain_weight=1.0)
-    grads, share = jax.grad(none.loss, has_aux=True)(state["actor"].params, state, BATCH, draws)
-    table = next(leaf for path, leaf in jax.tree_util.tree_leaves_with_path(grads) if "embedding" in str(path))
-    assert float(share) == 0 and np.any(table[0]) and not np.any(table[1])
-    alike = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: jnp.zeros_like(leaf) if "embedding" in str(path) else leaf, state["actor"].params
-    )
-    loss, share = all_good.loss(alike, state, BATCH, draws)
-    plain = all_good.sampler.loss(alike, OBS, BATCH["actions"], draws, label=jnp.zeros(ROWS, int))
-    assert float(share) == 1 and float(loss) == pytest.approx(2 * float(plain), rel=1e-5)
-
-
 # RQL
 
 
