@@ -7,6 +7,7 @@ import errno
 import math
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from types import FrameType
@@ -71,6 +72,13 @@ class Stop:
 
     def __call__(self) -> bool:
         return self._since < math.inf
+
+    def after(self, seconds: float) -> None:
+        """A wish to stop so many seconds from now; with infinity none."""
+        if seconds < math.inf:
+            timer = threading.Timer(seconds, self.wish)
+            timer.daemon = True
+            timer.start()
 
     def wish(self) -> None:
         self._since = min(self._since, time.monotonic())

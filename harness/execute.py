@@ -17,6 +17,7 @@ from pathlib import Path
 from core.files import read_plain, write_lines
 from harness import provenance, record
 from harness.attempts import Attempt, cohorts, fail, leave
+from harness.claims import Alone, Claims
 from harness.config import RunSettings
 from harness.ending import Interrupted, is_of_one_run, summary
 from harness.engine import Engine
@@ -30,7 +31,8 @@ from harness.store import Author, LaneStore
 from methods.core import BadInput
 from tasks.core import Dataset
 
-_UNFINISHED = ("failed", "busy", "waiting", "running")  # from the worst
+ELSEWHERE = "elsewhere"  # the status of a trial that another process carries out
+_UNFINISHED = ("failed", "busy", "waiting", "running", ELSEWHERE)  # from the worst
 
 
 class StaleCode(BadInput):
@@ -68,10 +70,13 @@ class Executor:
     jobs: int = 1
     lanes: int | None = None  # the most that train in one program; None: as many as the device is thought to hold
     stale: str = ""  # "reuse" or "redo" what other code made; "": that is refused
+    claims: Claims = field(default_factory=Alone)  # of lanes, where other processes carry out the same plan
+    tried: set[str] = field(default_factory=set)  # fingerprints of lanes that were carried out here, to whatever end
     forgotten: set[Path] = field(default_factory=set)  # so that --fresh makes shared work anew once, not for each run
 
     def run(self, runs: Sequence[RunNode], dataset: Dataset, *, fresh: bool = False) -> list[str]:
-        """Carries all runs to their ends, or as far as they get; returns their statuses.
+        """Carries all runs to their ends, or as far as they get; returns their statuses. What others have claimed is
+        left to them.
 
         Raises:
           StaleCode: see there.
@@ -90,21 +95,80 @@ class Executor:
             statuses |= {Trial(run, seed): "finished" for seed in seeds}
             some = f", {seeds_text(seeds)}" if len(seeds) < len(run.settings.seeds) else ""
             self.session.progress.say(f"{run.label}{some}: finished before ({run.fingerprint})")
-        made = ahead.programs
-        sorter, running = order(made), dict[Future[Mapping[Trial, str]], int]()
+        statuses |= self._all(ahead.programs, common)
+        return [_worst([statuses[trial] for trial in run.trials()]) for run in runs]
+
+    def _all(self, made: Sequence[Program], common: Common) -> dict[Trial, str]:
+        """Carries out programs, as they become ready and are in nobody else's hands."""
+        statuses: dict[Trial, str] = {}
+        sorter, ready, running = order(made), list[int](), dict[Future[Mapping[Trial, str]], int]()
         sorter.prepare()
         with ThreadPoolExecutor(self.jobs) as pool:
             try:
                 while sorter.is_active():
-                    for number in sorter.get_ready():
-                        running[pool.submit(self._carry_out, made[number], common)] = number
+                    ready += sorter.get_ready()
+                    found = self._looked_at({number: made[number] for number in ready}, self.jobs - len(running))
+                    for number, outcome in found.items():
+                        ready.remove(number)
+                        if outcome == "taken":
+                            running[pool.submit(self._carry_out, made[number], common)] = number
+                        else:
+                            statuses |= dict.fromkeys(made[number].trials, outcome)
+                            sorter.done(number)
+                    if {"finished", "failed"} & set(found.values()):
+                        continue  # others may be ready now
+                    if not running:
+                        break
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
-                        sorter.done(running.pop(future))
+                        number = running.pop(future)
+                        self._let_go(made[number])
+                        sorter.done(number)
                         statuses |= future.result()
             except BaseException:  # the programs beside it end at their next checkpoint
                 self.session.stop.wish()
                 raise
-        return [_worst([statuses[trial] for trial in run.trials()]) for run in runs]
+        left = (trial for program in made for trial in program.trials if trial not in statuses)
+        return statuses | {trial: _known(status(trial, self.session.results)) for trial in left}
+
+    def _looked_at(self, programs: Mapping[int, Program], free: int) -> dict[int, str]:
+        """Of programs by number: "taken" by this process now, at most `free` of them, or "finished" or "failed", where
+        there is nothing to do any more. Those that are in other hands or have to wait are left out."""
+        found: dict[int, str] = {}
+        for number in self.claims.preferred(list(programs)):
+            names = [lane.fingerprint for lane in programs[number].lanes]
+            if self.claims.shared and self._finished(programs[number]):
+                found[number] = "finished"
+            elif self.tried.issuperset(names):
+                found[number] = "failed"
+            elif list(found.values()).count("taken") < free and self.claims.take(names):
+                found[number] = "taken"
+        return found
+
+    def _finished(self, program: Program) -> bool:
+        """Whether nothing of it is to be done any more, as another process was here."""
+        trials = all(status(trial, self.session.results) == "finished" for trial in program.trials)
+        lanes = (lane for lane in program.lanes if lane.fingerprint in program.needed)
+        return trials and all(self._stored(lane).finished for lane in lanes)
+
+    def _let_go(self, program: Program) -> None:
+        names = [lane.fingerprint for lane in program.lanes]
+        self.tried |= set(names) if self.claims.shared else set()
+        self.claims.release(names)
+
+    def something_to_do(self, runs: Sequence[RunNode]) -> bool:
+        """Whether a program of these runs, whose data are no secret, is ready and in nobody's hands."""
+        trials = [trial for run in runs for trial in run.trials()]
+        engine = engine_of(runs[0].task.suite)
+        made = remaining(trials, self.session.results, engine, self.lanes).programs
+        sorter = order(made)
+        sorter.prepare()
+        names = [[lane.fingerprint for lane in made[number].lanes] for number in sorter.get_ready()]
+        return any(self.claims.free(one) for one in names if not self.tried.issuperset(one))
+
+    def statuses(self, runs: Sequence[RunNode]) -> list[str]:
+        """Of runs that are left to others, by their records."""
+        results = self.session.results
+        return [_worst([_known(status(trial, results)) for trial in run.trials()]) for run in runs]
 
     def store(self, lane: Lane, engine: Engine, author: Author = Author("")) -> LaneStore:  # noqa: B008
         return LaneStore(self.session.artifact(lane.fingerprint), lane.identity, engine.form, author)
@@ -316,6 +380,11 @@ def _stages(folder: Path) -> list[str]:
     except (OSError, UnicodeDecodeError):
         return []
     return [word for word in words if re.fullmatch("[0-9a-f]{12}", word)]
+
+
+def _known(status: str | None) -> str:
+    """Of a trial that was left to others."""
+    return status if status == "finished" else ELSEWHERE
 
 
 def _worst(statuses: Sequence[str]) -> str:

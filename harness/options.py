@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -17,10 +19,21 @@ from methods.core import BadInput
 
 MOST_JOBS = 1000
 _LISTING = {"what", "listing", "suite", "results"}
-_CARRYING_OUT = {"lanes", "resume", "stale", "adopt", "dry_run", "show_config"}  # no plan's file has them
+_CARRYING_OUT = {
+    "lanes",
+    "resume",
+    "stale",
+    "adopt",
+    "dry_run",
+    "show_config",
+    "shard",
+    "stop_after",
+}  # no plan's file has them
 _FLAGS = {"names": "--methods", "patterns": "--tasks", "sets": "--set", "swept": "--sweep", "listing": "--list",
           "what": "METHOD", "resume": "--resume/--fresh", "timed": "--time"}  # fmt: skip
 _TWICE = "harness.options.twice"
+_DURATION = r"(?:(\d{1,4})d)?(?:(\d{1,6})h)?(?:(\d{1,7})m)?(?:(\d{1,9})s)?"
+_UNITS = (86400, 3600, 60, 1)  # of a day, an hour, a minute
 ONLINE = ("online_warmup", "updates_per_step", "online_evaluate_every", "replay_capacity")
 """Sizes of an online phase, which mean nothing without one."""
 
@@ -35,6 +48,8 @@ class Execution:
     stale: str
     data: str
     adopt: tuple[Path, ...]
+    shard: tuple[int, int] | None = None  # (i, n): one of n processes that carry out the same plan
+    stop_after: float = math.inf  # seconds
 
 
 def flag(name: str) -> str:
@@ -108,6 +123,30 @@ def lanes(text: str) -> int | None:
     if not (text.isascii() and text.isdecimal() and len(text) < 11 and 0 < int(text) <= LARGEST):
         raise BadInput(f"--lanes {text}: expected a whole number above 0, or auto")
     return int(text)
+
+
+def shard(text: str) -> tuple[int, int] | None:
+    """(i, n) of "i/n", i from 0 to n - 1; None of "". Raises: BadInput."""
+    if not text:
+        return None
+    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text, re.ASCII)
+    number, of = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not number < of:
+        raise BadInput(f"--shard {text}: expected i/n, i from 0 to n - 1 (0/4, 1/4, 2/4, 3/4)")
+    return number, of
+
+
+def seconds(name: str, text: str) -> float:
+    """Of "3h50m", "90s", "2d", "45m30s"; "" has no end. Raises: BadInput."""
+    if not text:
+        return math.inf
+    found = re.fullmatch(
+        r"(?:(\d{1,4})d)?(?:(\d{1,6})h)?(?:(\d{1,7})m)?(?:(\d{1,9})s)?", text.replace(" ", ""), re.ASCII
+    )
+    whole = sum(int(number or 0) * unit for number, unit in zip(found.groups(), _UNITS, strict=True)) if found else 0
+    if not whole:
+        raise BadInput(f"{flag(name)} {text}: expected days, hours, minutes or seconds, such as 3h50m")
+    return float(whole)
 
 
 def stale(text: str) -> str:

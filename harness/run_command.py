@@ -5,11 +5,9 @@ python -m harness.run --methods vgf,fql --suite ogbench
 
 from __future__ import annotations
 
-import contextlib
-import resource
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -19,13 +17,11 @@ from core.command import guarded
 from core.files import expanded
 from core.streams import STANDARD_OUTPUT
 from harness import options, show
-from harness.ending import STORAGE, Interrupted
+from harness.ending import STORAGE
 from harness.options import Execution
 from methods.core import BadInput
 
 if TYPE_CHECKING:
-    from harness.adopt import Adopted
-    from harness.plan import RunNode
     from harness.request import Plan, Request
 
 _MANY = 1000  # seeds: more are not planned before it is seen that they fit
@@ -62,6 +58,8 @@ def run(
     jobs: Annotated[int | None, typer.Option(help="programs at a time on this machine")] = None,
     lanes: Annotated[str, typer.Option(help="seeds and settings that train in one program, at most; auto: by memory")]
         = "auto",
+    shard: Annotated[str, typer.Option(metavar="I/N", help="one of N processes that share RESULTS; I from 0")] = "",
+    stop_after: Annotated[str, typer.Option(metavar="TIME", help="save and stop then; 3h50m, 90s")] = "",
     resume: Annotated[bool, typer.Option("--resume/--fresh", help="continue and skip, or delete and redo")] = True,
     stale: Annotated[str, typer.Option(help="reuse|redo what code made that has changed since; default: refuse")] = "",
     adopt: Annotated[list[str] | None, typer.Option(help="an artefact's folder to use; may be repeated")] = None,
@@ -105,8 +103,18 @@ def run(
         )
         options.check_sizes(asked.sizes)
         given_parts = tuple(expanded(Path(path)) for path in adopt or ())
-        execution = Execution(expanded(Path(results)), not resume, options.lanes(lanes), options.stale(stale),
-                              asked.data, given_parts)  # fmt: skip
+        execution = Execution(
+            expanded(Path(results)),
+            not resume,
+            options.lanes(lanes),
+            options.stale(stale),
+            asked.data,
+            given_parts,
+            options.shard(shard),
+            options.seconds("stop_after", stop_after),
+        )
+        if execution.shard and execution.fresh:
+            raise BadInput("--fresh has no meaning with --shard: it would delete what the others do")
         how = "save" if save_plan else "config" if show_config else "time" if timed else "dry" if dry_run else ""
         return _main(asked, saved, execution, how, expanded(Path(save_plan or plan)), console)
 
@@ -177,7 +185,9 @@ def _main(asked: Request, saved: Request, execution: Execution, how: str, file: 
     elif how:
         show.plan(plan, places, execution, timed=how == "time")
     else:
-        return _carry_out(plan, len(drafts) // len(plan.tasks), execution, adopted, console)
+        from harness.carry_out import carry_out
+
+        return carry_out(plan, len(drafts) // len(plan.tasks), execution, adopted, console)
     return 0
 
 
@@ -190,72 +200,3 @@ def _check_data_episodes(plan: Plan) -> None:
         raise BadInput(f"--data-episodes has no meaning for {where}: nothing is generated in that size")
     for task in plan.tasks:
         budget.check_dataset(task, plan.settings.data_episodes)
-
-
-def _carry_out(plan: Plan, per_task: int, execution: Execution, adopted: Sequence[Adopted], console: Console) -> int:
-    """Runs task by task, so that one dataset is on the device at a time; returns the exit code.
-
-    A task whose data cannot be had, or not be learned from as is asked, is passed over with a line, unless all are.
-    """
-    from harness.engines import engine_of
-    from harness.execute import Executor, StaleCode
-    from harness.progress import Progress
-    from harness.record import write_arrays
-    from harness.session import Session
-
-    statuses: list[str] = []
-    engine = engine_of(plan.tasks[0].suite)
-    _allow_open_files()
-    resuming = "the same command continues" + (", without --fresh" if execution.fresh else "")
-    with Progress(console) as progress:
-        session = Session(execution.results, progress)
-        executor = Executor(session, plan.settings.jobs, execution.lanes, execution.stale)
-        for task in plan.tasks:
-            try:
-                dataset = task.load(execution.data)
-                runs = plan.runs(task, dataset.identity)
-                engine.check(runs, dataset)
-            except BadInput as error:
-                if task is plan.tasks[-1] and set(statuses) <= {"no data"}:
-                    raise
-                progress.say(f"{task.name}: passed over: {error}")
-                statuses += ["no data"] * per_task
-                continue
-            except KeyboardInterrupt:
-                progress.say(f"stopped while getting data for {task.name}; {resuming}")
-                return 130
-            _adopt(adopted, runs, executor, fresh=execution.fresh)
-            if landscape := task.landscape():
-                write_arrays(execution.results / "tasks" / task.suite / f"{task.name}.npz", landscape)
-            try:
-                with session.stop.listening():
-                    statuses += executor.run(runs, dataset, fresh=execution.fresh)
-            except StaleCode as error:
-                if len(plan.tasks) == 1:
-                    raise
-                progress.say(f"error: {task.name}: passed over: {error}")
-                statuses += ["stale"] * per_task
-            except Interrupted:
-                progress.say(f"stopped; {resuming}")
-                return 130
-    unfinished = len(statuses) - statuses.count("finished")
-    console.print(f"{statuses.count('finished')} of {len(statuses)} runs finished; records in {execution.results}/",
-                  markup=False, highlight=False, soft_wrap=True)  # fmt: skip
-    return 2 if "stale" in statuses else 1 if unfinished else 0
-
-
-def _allow_open_files() -> None:
-    """As many as this user may have: a program of many lanes holds a lock for each, and one for its record."""
-    with contextlib.suppress(ValueError, OSError):
-        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
-def _adopt(adopted: Sequence[Adopted], runs: list[RunNode], executor: Any, *, fresh: bool) -> None:
-    """Takes the parts given by hand that are of these runs: all are looked at before any is taken."""
-    matching = [(one, lane) for one in adopted if (lane := one.check(runs))]
-    for one, lane in matching:
-        folder = executor.session.artifact(lane.fingerprint)
-        executor.forgotten.add(one.take(lane, folder, anew=fresh))
-        if difference := one.difference():
-            executor.session.progress.say(f"{lane.label}, seed {lane.seed}: adopted: {difference}")

@@ -1,0 +1,155 @@
+"""Carries out a plan on this machine, task by task, alone or beside other processes of the same command (`--shard`)."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+
+from harness.adopt import Adopted
+from harness.claims import Alone, Claims, Shard, Shared
+from harness.ending import Interrupted
+from harness.engines import engine_of
+from harness.execute import ELSEWHERE, Executor, StaleCode
+from harness.options import Execution
+from harness.plan import RunNode
+from harness.progress import Progress
+from harness.record import write_arrays
+from harness.request import Plan
+from harness.session import Session
+from methods.core import BadInput
+
+_LOOK_EVERY_S = 2.0  # at what others have in hand
+
+
+def carry_out(plan: Plan, per_task: int, execution: Execution, adopted: Sequence[Adopted], console: Console) -> int:
+    """Returns the exit code; `per_task`: runs of a task.
+
+    Raises:
+      BadInput: no task's data can be had, or the only task's work was made by other code.
+    """
+    _allow_open_files()
+    resuming = "the same command continues" + (", without --fresh" if execution.fresh else "")
+    with contextlib.ExitStack() as held:
+        progress = held.enter_context(Progress(console))
+        session = Session(execution.results, progress)
+        session.stop.after(execution.stop_after)
+        claims = _claims(execution, session, held)
+        executor = Executor(session, plan.settings.jobs, execution.lanes, execution.stale, claims)
+        carrying = _Carrying(plan, per_task, execution, adopted, executor)
+        try:
+            carrying.all()
+        except (Interrupted, KeyboardInterrupt):
+            at = f" while getting data for {carrying.loading}" if carrying.loading else ""
+            progress.say(f"stopped{at}; {resuming}")
+            return 130
+    each = [status for statuses in carrying.statuses.values() for status in statuses]
+    unfinished = len(each) - each.count("finished")
+    console.print(f"{each.count('finished')} of {len(each)} runs finished; records in {execution.results}/",
+                  markup=False, highlight=False, soft_wrap=True)  # fmt: skip
+    return 2 if "stale" in each else 1 if unfinished else 0
+
+
+def _claims(execution: Execution, session: Session, held: contextlib.ExitStack) -> Claims:
+    """What says which programs are this process's, for as long as `held` is."""
+    if execution.shard is None:
+        return Alone()
+
+    def lost(name: str) -> None:
+        session.progress.say(f"lane {name}: was not kept in time, and may be another process's now; this one stops")
+        session.stop.wish()
+
+    return held.enter_context(Shared(str(execution.results), Shard(*execution.shard), lost=lost))
+
+
+@dataclass
+class _Carrying:
+    plan: Plan
+    per_task: int
+    execution: Execution
+    adopted: Sequence[Adopted]
+    executor: Executor
+    statuses: dict[str, list[str]] = field(default_factory=dict)  # of runs, by task
+    loading: str = ""  # the task whose data are being had
+
+    def all(self) -> None:
+        """What other processes have in hand is waited for, and taken over where they end.
+
+        Raises:
+          Interrupted: the user asked to stop; everything is saved. Or `KeyboardInterrupt`, while data are had.
+        """
+        known: dict[str, list[RunNode]] = {}
+        todo = list(self.plan.tasks)
+        while todo:
+            for task in todo:
+                if not (runs := known.get(task.name)):
+                    known[task.name] = self._one(task)
+                elif self.executor.something_to_do(runs):
+                    self._one(task)
+                else:
+                    self.statuses[task.name] = self.executor.statuses(runs)
+            todo = [task for task in todo if ELSEWHERE in self.statuses[task.name]]
+            if todo:
+                self._wait()
+
+    def _one(self, task: Any) -> list[RunNode]:
+        """The task's runs, as far as they could be carried out now."""
+        runs: list[RunNode] = []
+        try:
+            self.loading = task.name
+            dataset = task.load(self.execution.data)
+            runs = self.plan.runs(task, dataset.identity)
+            engine_of(task.suite).check(runs, dataset)
+        except BadInput as error:
+            if task is self.plan.tasks[-1] and all(set(one) == {"no data"} for one in self.statuses.values()):
+                raise
+            self._passed_over(task, f"{task.name}: passed over: {error}", "no data")
+            return runs
+        self.loading = ""
+        self._adopt(runs)
+        if landscape := task.landscape():
+            write_arrays(self.execution.results / "tasks" / task.suite / f"{task.name}.npz", landscape)
+        try:
+            with self.executor.session.stop.listening():
+                self.statuses[task.name] = self.executor.run(runs, dataset, fresh=self.execution.fresh)
+        except StaleCode as error:
+            if len(self.plan.tasks) == 1:
+                raise
+            self._passed_over(task, f"error: {task.name}: passed over: {error}", "stale")
+        return runs
+
+    def _passed_over(self, task: Any, line: str, status: str) -> None:
+        self.executor.session.progress.say(line)
+        self.statuses[task.name] = [status] * self.per_task
+
+    def _wait(self) -> None:
+        """Until it is worth a look at what others do. Raises: Interrupted."""
+        stop = self.executor.session.stop
+        with stop.listening():
+            over = time.monotonic() + _LOOK_EVERY_S
+            while time.monotonic() < over:
+                if stop():
+                    raise Interrupted
+                time.sleep(0.1)
+
+    def _adopt(self, runs: list[RunNode]) -> None:
+        """Takes the parts given by hand that are of these runs: all are looked at before any is taken."""
+        matching = [(one, lane) for one in self.adopted if (lane := one.check(runs))]
+        session = self.executor.session
+        for one, lane in matching:
+            folder = session.artifact(lane.fingerprint)
+            self.executor.forgotten.add(one.take(lane, folder, anew=self.execution.fresh))
+            if difference := one.difference():
+                session.progress.say(f"{lane.label}, seed {lane.seed}: adopted: {difference}")
+
+
+def _allow_open_files() -> None:
+    """As many as this user may have: a program of many lanes holds a lock for each, and one for its record."""
+    with contextlib.suppress(ValueError, OSError):
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -1,0 +1,248 @@
+"""Which of several processes carries out what, where all they share is a folder, or a bucket, of results.
+
+A claim is a file, `claims/<name>/<generation>`, which only one process can create. Its owner writes it anew every few
+seconds. Whoever sees it unchanged for `silence` seconds by its own clock, or knows that its process is gone, may create
+the next generation; an owner that finds one newer than its own has lost the claim, and stops. So nothing rests on equal
+clocks, on renaming, or on locks, which object storage does not have.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import platform
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+from uuid import uuid4
+
+import fsspec
+
+SILENCE_S = 120.0  # of an owner, after which it counts as gone
+_BEATS = 6  # in that time
+
+
+class Claims(Protocol):
+    """What a process may take for itself."""
+
+    shared: bool
+    """Whether others may have taken what this process asks for."""
+
+    def take(self, names: Sequence[str]) -> bool:
+        """Whether all of these are this process's now: all or none."""
+
+    def release(self, names: Sequence[str]) -> None: ...
+
+    def free(self, names: Iterable[str]) -> bool:
+        """Whether `take` would take them."""
+
+    def preferred(self, numbers: Sequence[int]) -> list[int]:
+        """Numbers of programs in the order in which this process asks for them."""
+
+
+class Alone:
+    """Nobody else is there."""
+
+    shared = False
+
+    def take(self, names: Sequence[str]) -> bool:
+        del names
+        return True
+
+    def release(self, names: Sequence[str]) -> None: ...
+
+    def free(self, names: Iterable[str]) -> bool:
+        del names
+        return True
+
+    def preferred(self, numbers: Sequence[int]) -> list[int]:
+        return list(numbers)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The place of a process among others of the same command."""
+
+    number: int = 0
+    of: int = 1
+
+    def preferred(self, numbers: Sequence[int]) -> list[int]:
+        """Its own share first, then what it may take of the others'."""
+        return sorted(numbers, key=lambda number: ((number - self.number) % self.of, number))
+
+
+@dataclass
+class Shared:
+    """Claims in a folder or a bucket (any URL that fsspec knows). Use it as a context: it beats meanwhile, and lets go
+    of everything at the end."""
+
+    url: str
+    shard: Shard = field(default_factory=Shard)
+    silence: float = SILENCE_S
+    lost: Callable[[str], None] = lambda name: None
+    """Hears of a claim that is no longer this process's."""
+    shared = True
+
+    def __post_init__(self) -> None:
+        self._system, self._root = filesystem(f"{self.url.rstrip('/')}/claims")
+        self._held: dict[str, int] = {}  # generations
+        self._seen: dict[tuple[str, int], tuple[bytes, float]] = {}
+        self._beats, self._me = 0, uuid4().hex
+        self._guard, self._over = threading.Lock(), threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+
+    def __enter__(self) -> Shared:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._over.set()
+        self._thread.join()
+        self.release(list(self._held))
+
+    def preferred(self, numbers: Sequence[int]) -> list[int]:
+        return self.shard.preferred(numbers)
+
+    def take(self, names: Sequence[str]) -> bool:
+        taken: list[str] = []
+        for name in sorted(names):  # in one order: two who want the same do not each get a half
+            if not self._take(name):
+                self.release(taken)
+                return False
+            taken.append(name)
+        return True
+
+    def release(self, names: Sequence[str]) -> None:
+        for name in names:
+            with self._guard:
+                generation = self._held.pop(name, None)
+                if generation is not None:
+                    self._remove(name, generation)
+
+    def free(self, names: Iterable[str]) -> bool:
+        return all(self._newest(name) is None for name in names)
+
+    # one claim
+
+    def _take(self, name: str) -> bool:
+        found = self._generations(name)
+        if found and not self._gone(name, found[-1]):
+            return False
+        generation = found[-1] + 1 if found else 0
+        with self._guard:
+            try:
+                self._write(name, generation, "create")
+            except FileExistsError:
+                return False
+            self._held[name] = generation
+        for old in found:
+            self._remove(name, old)
+        return True
+
+    def _newest(self, name: str) -> int | None:
+        """The claim that somebody holds."""
+        found = self._generations(name)
+        return found[-1] if found and not self._gone(name, found[-1]) else None
+
+    def _generations(self, name: str) -> list[int]:
+        try:
+            names = [str(one).rpartition("/")[2] for one in self._system.ls(f"{self._root}/{name}", detail=False)]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(int(one) for one in names if one.isdecimal())
+
+    def _gone(self, name: str, generation: int) -> bool:
+        """Whether nobody stands behind a claim any more."""
+        try:
+            there = self._system.cat_file(f"{self._root}/{name}/{generation}")
+        except FileNotFoundError:  # let go of a moment ago
+            return True
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            owner = json.loads(there)
+            if owner["machine"] == machine() and not _runs(int(owner["process"])):
+                return True
+        known = self._seen.get((name, generation))
+        if known is None or known[0] != there:
+            self._seen[name, generation] = there, time.monotonic()
+            return False
+        return time.monotonic() - known[1] > self.silence
+
+    def _write(self, name: str, generation: int, mode: str) -> None:
+        about = {"owner": self._me, "machine": machine(), "process": os.getpid(), "beat": self._beats}
+        self._system.makedirs(f"{self._root}/{name}", exist_ok=True)
+        self._system.pipe_file(f"{self._root}/{name}/{generation}", json.dumps(about).encode(), mode=mode)
+
+    def _remove(self, name: str, generation: int) -> None:
+        with contextlib.suppress(OSError):
+            self._system.rm_file(f"{self._root}/{name}/{generation}")
+
+    # the beat
+
+    def _beat(self) -> None:
+        last = time.monotonic()
+        while not self._over.wait(self.silence / _BEATS):
+            self._beats += 1
+            try:
+                for name in list(self._held):
+                    self._renew(name)
+                last = time.monotonic()
+            except OSError:  # storage that does not answer for a while; others see no beat
+                if time.monotonic() - last > self.silence / 2:
+                    for name in list(self._held):
+                        self._give_up(name)
+
+    def _renew(self, name: str) -> None:
+        found = self._generations(name)
+        with self._guard:
+            generation = self._held.get(name)
+            if generation is not None and (not found or found[-1] == generation):
+                self._write(name, generation, "overwrite")
+                return
+        if generation is not None:
+            self._give_up(name)
+
+    def _give_up(self, name: str) -> None:
+        with self._guard:
+            if self._held.pop(name, None) is None:
+                return
+        self.lost(name)
+
+
+def filesystem(url: str) -> tuple[Any, str]:
+    """fsspec's file system of a URL or a path, which remembers no listing as others write there, and the path in it.
+
+    Raises:
+      ImportError: it needs a package that is not installed.
+      ValueError: nobody knows its protocol.
+    """
+    system, root = fsspec.url_to_fs(url, use_listings_cache=False)
+    return system, root.rstrip("/")
+
+
+@functools.cache
+def machine() -> str:
+    """Where a process number means something: a boot of a machine, and a container in it."""
+    marks = [platform.node()]
+    for mark in (lambda: Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+                 lambda: os.readlink("/proc/self/ns/pid")):  # fmt: skip
+        with contextlib.suppress(OSError):
+            marks.append(mark())
+    return " ".join(marks)
+
+
+def _runs(process: int) -> bool:
+    """Whether a process of this machine is there, and more than an entry that its parent has not read."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    with contextlib.suppress(OSError, IndexError):
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return True
