@@ -6,6 +6,7 @@ python -m harness.run --methods vgf,fql --suite ogbench
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,9 +23,7 @@ from harness.options import Execution
 from methods.core import BadInput
 
 if TYPE_CHECKING:
-    from harness.request import Plan, Request
-
-_MANY = 1000  # seeds: more are not planned before it is seen that they fit
+    from harness.request import Request
 
 _SWEEP = "METHOD.KEY=V1,V2,...: a run of each value; several make a grid; also METHOD.KEY=@FILE, METHOD=@FILE.csv"
 
@@ -149,54 +148,19 @@ def _main(asked: Request, saved: Request, execution: Execution, how: str, file: 
 
     `saved`: what options came on top of; `file`: where it is to be saved, or else where it is from.
     """
-    from harness.numerics import pin
-
     plan = asked.plan()
-    for line in pin(plan.family):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    from harness.checked import checked
 
-    from harness import budget
-    from harness.adopt import Adopted
-    from harness.engines import engine_of
-
-    if "data_episodes" in asked.sizes:
-        _check_data_episodes(plan)
-    # looks at everything before anything is fetched or written, so that a bad value costs nothing
-    places = {task.name: task.data_location(execution.data) for task in plan.tasks}
-    engine_of(plan.tasks[0].suite).device()
-    seeds = plan.settings.seeds
-    if len(seeds) > _MANY:
-        budget.check(
-            [run for task in plan.tasks for run in plan.runs(task, seeds=seeds[:1])], len(seeds), execution.results
-        )
-    drafts = [run for task in plan.tasks for run in plan.runs(task)]
-    if how != "save":
-        saved.check_unchanged(file, drafts if asked == saved else None)
-    budget.check(drafts, len(seeds), execution.results)
-    adopted = [Adopted(path) for path in execution.adopt]
-    for one in adopted:
-        one.check(drafts, data_known=False)
-    for line in plan.departures(drafts):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    found = checked(plan, asked, execution, None if how == "save" else (saved, file), say)
     if how == "save":
         asked.save(file)
     elif how == "config":
-        show.settings([run for run in drafts if not run.continues])
+        show.settings([run for run in found.drafts if not run.continues])
     elif how:
-        show.plan(plan, places, execution, timed=how == "time")
+        show.plan(plan, found.places, execution, timed=how == "time")
     else:
         from harness.carry_out import carry_out
 
-        return carry_out(plan, len(drafts) // len(plan.tasks), execution, adopted, console)
+        return carry_out(plan, found.per_task, execution, found.adopted, console)
     return 0
-
-
-def _check_data_episodes(plan: Plan) -> None:
-    """Refuses a size for data that are not generated, or that no memory holds. Raises: BadInput."""
-    from harness import budget
-
-    if not plan.generated:
-        where = f"--data {plan.data}" if plan.data not in ("auto", "generate") else f"suite {plan.tasks[0].suite}"
-        raise BadInput(f"--data-episodes has no meaning for {where}: nothing is generated in that size")
-    for task in plan.tasks:
-        budget.check_dataset(task, plan.settings.data_episodes)
