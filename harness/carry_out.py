@@ -23,6 +23,7 @@ from harness.record import write_arrays
 from harness.request import Plan
 from harness.session import Session
 from methods.core import BadInput
+from tasks.core import Dataset
 
 _LOOK_EVERY_S = 2.0  # at what others have in hand
 
@@ -55,6 +56,19 @@ def carry_out(plan: Plan, per_task: int, execution: Execution, adopted: Sequence
     return 2 if "stale" in each else 1 if unfinished else 0
 
 
+def begun(plan: Plan, name: str, execution: Execution) -> tuple[Any, list[RunNode], Dataset]:
+    """A task of a plan, its runs, and its data.
+
+    Raises:
+      BadInput: the data cannot be had, or not be learned from as is asked.
+    """
+    task = next(task for task in plan.tasks if task.name == name)
+    dataset = task.load(execution.data)
+    runs = plan.runs(task, dataset.identity)
+    engine_of(task.suite).check(runs, dataset)
+    return task, runs, dataset
+
+
 def _claims(execution: Execution, session: Session, held: contextlib.ExitStack) -> Claims:
     """What says which programs are this process's, for as long as `held` is."""
     if execution.shard is None:
@@ -64,7 +78,7 @@ def _claims(execution: Execution, session: Session, held: contextlib.ExitStack) 
         session.progress.say(f"lane {name}: was not kept in time, and may be another process's now; this one stops")
         session.stop.wish()
 
-    return held.enter_context(Shared(str(execution.results), Shard(*execution.shard), lost=lost))
+    return held.enter_context(Shared(str(execution.results), Shard(*execution.shard), execution.silence, lost))
 
 
 @dataclass
@@ -102,9 +116,7 @@ class _Carrying:
         runs: list[RunNode] = []
         try:
             self.loading = task.name
-            dataset = task.load(self.execution.data)
-            runs = self.plan.runs(task, dataset.identity)
-            engine_of(task.suite).check(runs, dataset)
+            _, runs, dataset = begun(self.plan, task.name, self.execution)
         except BadInput as error:
             if task is self.plan.tasks[-1] and all(set(one) == {"no data"} for one in self.statuses.values()):
                 raise

@@ -71,6 +71,7 @@ class Executor:
     lanes: int | None = None  # the most that train in one program; None: as many as the device is thought to hold
     stale: str = ""  # "reuse" or "redo" what other code made; "": that is refused
     claims: Claims = field(default_factory=Alone)  # of lanes, where other processes carry out the same plan
+    only: frozenset[str] | None = None  # fingerprints of lanes, beside which programs are left to others; None: all
     tried: set[str] = field(default_factory=set)  # fingerprints of lanes that were carried out here, to whatever end
     forgotten: set[Path] = field(default_factory=set)  # so that --fresh makes shared work anew once, not for each run
 
@@ -82,21 +83,33 @@ class Executor:
           StaleCode: see there.
           Interrupted: the user asked to stop; everything is saved.
         """
+        statuses = self.trials(runs, dataset, fresh=fresh)
+        return [_worst([statuses[trial] for trial in run.trials()]) for run in runs]
+
+    def trials(self, runs: Sequence[RunNode], dataset: Dataset, *, fresh: bool = False) -> dict[Trial, str]:
+        """As `run`, with the statuses of single seeds."""
         common = Common.of(runs, dataset)
         self.session.shared.clear()  # of another task
         statuses: dict[Trial, str] = {}
-        trials = [trial for run in runs for trial in run.trials()]
-        if fresh:
-            trials = self._forget_all(runs, statuses)
-        else:
-            self._settle(Stale(self.session.results, trials))
+        trials = self.settle(runs, statuses, fresh=fresh)
         ahead = remaining(trials, self.session.results, common.engine, self.lanes)
         for run, seeds in ahead.finished.items():
             statuses |= {Trial(run, seed): "finished" for seed in seeds}
             some = f", {seeds_text(seeds)}" if len(seeds) < len(run.settings.seeds) else ""
             self.session.progress.say(f"{run.label}{some}: finished before ({run.fingerprint})")
-        statuses |= self._all(ahead.programs, common)
-        return [_worst([statuses[trial] for trial in run.trials()]) for run in runs]
+        made = [one for one in ahead.programs if self.only is None or self.only.issuperset(_names(one))]
+        statuses |= self._all(made, common)
+        left = (trial for trial in trials if trial not in statuses)
+        return statuses | {trial: _known(status(trial, self.session.results)) for trial in left}
+
+    def settle(self, runs: Sequence[RunNode], statuses: dict[Trial, str], *, fresh: bool) -> list[Trial]:
+        """The trials that can be begun; with `fresh` nothing is left of them, and those that cannot be deleted have
+        their status. Raises: StaleCode."""
+        if fresh:
+            return self._forget_all(runs, statuses)
+        trials = [trial for run in runs for trial in run.trials()]
+        self._settle(Stale(self.session.results, trials))
+        return trials
 
     def _all(self, made: Sequence[Program], common: Common) -> dict[Trial, str]:
         """Carries out programs, as they become ready and are in nobody else's hands."""
@@ -127,15 +140,14 @@ class Executor:
             except BaseException:  # the programs beside it end at their next checkpoint
                 self.session.stop.wish()
                 raise
-        left = (trial for program in made for trial in program.trials if trial not in statuses)
-        return statuses | {trial: _known(status(trial, self.session.results)) for trial in left}
+        return statuses
 
     def _looked_at(self, programs: Mapping[int, Program], free: int) -> dict[int, str]:
         """Of programs by number: "taken" by this process now, at most `free` of them, or "finished" or "failed", where
         there is nothing to do any more. Those that are in other hands or have to wait are left out."""
         found: dict[int, str] = {}
         for number in self.claims.preferred(list(programs)):
-            names = [lane.fingerprint for lane in programs[number].lanes]
+            names = _names(programs[number])
             if self.claims.shared and self._finished(programs[number]):
                 found[number] = "finished"
             elif self.tried.issuperset(names):
@@ -151,7 +163,7 @@ class Executor:
         return trials and all(self._stored(lane).finished for lane in lanes)
 
     def _let_go(self, program: Program) -> None:
-        names = [lane.fingerprint for lane in program.lanes]
+        names = _names(program)
         self.tried |= set(names) if self.claims.shared else set()
         self.claims.release(names)
 
@@ -162,7 +174,7 @@ class Executor:
         made = remaining(trials, self.session.results, engine, self.lanes).programs
         sorter = order(made)
         sorter.prepare()
-        names = [[lane.fingerprint for lane in made[number].lanes] for number in sorter.get_ready()]
+        names = [_names(made[number]) for number in sorter.get_ready()]
         return any(self.claims.free(one) for one in names if not self.tried.issuperset(one))
 
     def statuses(self, runs: Sequence[RunNode]) -> list[str]:
@@ -380,6 +392,11 @@ def _stages(folder: Path) -> list[str]:
     except (OSError, UnicodeDecodeError):
         return []
     return [word for word in words if re.fullmatch("[0-9a-f]{12}", word)]
+
+
+def _names(program: Program) -> list[str]:
+    """Fingerprints of its lanes."""
+    return [lane.fingerprint for lane in program.lanes]
 
 
 def _known(status: str | None) -> str:

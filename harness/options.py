@@ -26,6 +26,10 @@ _CARRYING_OUT = {
     "adopt",
     "dry_run",
     "show_config",
+    "on",
+    "cpus_per_program",
+    "gpus_per_program",
+    "silence",
     "shard",
     "stop_after",
 }  # no plan's file has them
@@ -50,6 +54,7 @@ class Execution:
     adopt: tuple[Path, ...]
     shard: tuple[int, int] | None = None  # (i, n): one of n processes that carry out the same plan
     stop_after: float = math.inf  # seconds
+    silence: float = 120.0  # seconds without a word, after which another process counts as gone
 
 
 def flag(name: str) -> str:
@@ -147,6 +152,11 @@ def seconds(name: str, text: str) -> float:
     if not whole:
         raise BadInput(f"{flag(name)} {text}: expected days, hours, minutes or seconds, such as 3h50m")
     return float(whole)
+
+
+def silence(text: str) -> float:
+    """Seconds; "" is the default. Raises: BadInput."""
+    return Execution.silence if not text else seconds("silence", text)
 
 
 def stale(text: str) -> str:

@@ -149,18 +149,23 @@ def _cut(items: Sequence[str], size: int) -> list[tuple[str, ...]]:
 
 
 def order(made: Sequence[Program]) -> TopologicalSorter[int]:
-    """Hands out the numbers of programs whose lanes read nothing that is still to be trained, and whose trials act with
-    nothing that is. A trial that goes on online from another comes after that one's evaluation."""
+    """Hands out the numbers of programs that have nothing to wait for any more (`waits`)."""
+    return TopologicalSorter(dict(enumerate(waits(made))))
+
+
+def waits(made: Sequence[Program]) -> list[set[int]]:
+    """Of each program the numbers of those before it: they train what its lanes read, or what its trials act with. A
+    trial that goes on online from another comes after that one's evaluation."""
     trains = {lane.fingerprint: number for number, program in enumerate(made) for lane in program.lanes}
     evaluates: Mapping[tuple[str, int], int] = {
         (trial.run.fingerprint, trial.seed): number for number, program in enumerate(made) for trial in program.trials
     }
-    sorter: TopologicalSorter[int] = TopologicalSorter()
+    found = []
     for number, program in enumerate(made):
         reads = {one.fingerprint for lane in program.lanes for one in lane.reads.values()}
         reads |= {lane.fingerprint for trial in program.trials for lane in trial.lanes()[:-1]}
         before = {trains[one] for one in reads if one in trains}
         earlier = [trial.before for trial in program.trials if trial.before]
         keys = [(trial.run.fingerprint, trial.seed) for trial in earlier]
-        sorter.add(number, *(before | {evaluates[key] for key in keys if key in evaluates}) - {number})
-    return sorter
+        found.append((before | {evaluates[key] for key in keys if key in evaluates}) - {number})
+    return found

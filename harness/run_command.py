@@ -58,6 +58,10 @@ def run(
     lanes: Annotated[str, typer.Option(help="seeds and settings that train in one program, at most; auto: by memory")]
         = "auto",
     shard: Annotated[str, typer.Option(metavar="I/N", help="one of N processes that share RESULTS; I from 0")] = "",
+    on: Annotated[str, typer.Option(metavar="ray[:ADDRESS]", help="a Ray cluster instead of this process")] = "",
+    cpus_per_program: Annotated[float, typer.Option(help="with --on ray")] = 1.0,
+    gpus_per_program: Annotated[float, typer.Option(help="with --on ray: a share of one (0.25), or several")] = 0.0,
+    silence: Annotated[str, typer.Option(metavar="TIME", help="after which another worker counts as gone; 2m")] = "",
     stop_after: Annotated[str, typer.Option(metavar="TIME", help="save and stop then; 3h50m, 90s")] = "",
     resume: Annotated[bool, typer.Option("--resume/--fresh", help="continue and skip, or delete and redo")] = True,
     stale: Annotated[str, typer.Option(help="reuse|redo what code made that has changed since; default: refuse")] = "",
@@ -111,13 +115,35 @@ def run(
             given_parts,
             options.shard(shard),
             options.seconds("stop_after", stop_after),
+            options.silence(silence),
         )
         if execution.shard and execution.fresh:
             raise BadInput("--fresh has no meaning with --shard: it would delete what the others do")
+        if on and not (save_plan or dry_run or timed or show_config):
+            return _on_cluster(on, asked, saved, expanded(Path(plan)), execution, (cpus_per_program, gpus_per_program),
+                               console)  # fmt: skip
         how = "save" if save_plan else "config" if show_config else "time" if timed else "dry" if dry_run else ""
         return _main(asked, saved, execution, how, expanded(Path(save_plan or plan)), console)
 
     raise typer.Exit(guarded(lambda: _written(go, Path(results))))
+
+
+def _on_cluster(
+    on: str, asked: Request, saved: Request, file: Path, execution: Execution, share: tuple[float, float],
+    console: Console,
+) -> int:  # fmt: skip
+    """Carries a plan out elsewhere, without planning here."""
+    kind, _, address = on.partition(":")
+    if kind != "ray":
+        raise BadInput(f"--on {on}: expected ray or ray:ADDRESS")
+    for flag, number in zip(("--cpus-per-program", "--gpus-per-program"), share, strict=True):
+        if not 0.0 <= number <= 1024.0:
+            raise BadInput(f"{flag} {number:g}: expected a number from 0 to 1024")
+    from harness.on_ray import Cluster, drive
+    from harness.pieces import Order
+
+    order = Order(asked.settled(), saved, file, execution)
+    return drive(order, Cluster(address, *share), console)
 
 
 def _written(call: Callable[[], int], results: Path) -> int:

@@ -1,0 +1,375 @@
+"""Carries out a plan on a Ray cluster: a task of Ray's for each program, in a process of its own.
+
+This process, the driver, neither imports JAX nor sees data: workers plan (`harness.pieces`), it keeps the order. Parts
+and records travel through the folder of results, which all nodes share. A worker or a node that is lost is Ray's to
+notice; the piece runs again elsewhere, and goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError, TaskCancelledError
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from core.errors import BadInput, reason
+from harness import pieces
+from harness.ending import Interrupted, Stop
+from harness.pieces import Key, Order, Outlook, Piece
+
+_TRIES = 10  # of a piece whose worker or node is lost
+_LOOK_EVERY_S = 0.5
+_AGAIN_S = 5.0  # before a piece that another driver's worker has in hand is asked for again
+_TELL_EVERY_S = 60.0  # where there is no terminal
+_PATIENCE_S = 120.0  # with workers that are asked to stop
+_CARRIED = ("JAX_", "XLA_", "MUJOCO_", "OGBENCH_", "D4RL_", "MINARI_", "PYTHONPATH")  # variables, by how they begin
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where, and what a program gets there."""
+
+    address: str = ""  # "": RAY_ADDRESS, a cluster that was started on this machine, or a new one
+    cpus: float = 1.0
+    gpus: float = 0.0  # a share of one, or several
+
+    def options(self, label: str) -> dict[str, Any]:
+        """Of one of Ray's tasks: what it needs and sees. What JAX reads stands there before it is imported."""
+        seen = {name: value for name, value in os.environ.items() if name.startswith(_CARRIED)}
+        seen |= {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 * min(self.gpus, 1.0):.3f}"} if self.gpus else {
+            "JAX_PLATFORMS": "cpu"}  # fmt: skip  # else a task of no GPU might see all of them
+        return {"num_cpus": self.cpus, "num_gpus": self.gpus, "max_retries": _TRIES,
+                "runtime_env": {"env_vars": seen}, "name": label}  # fmt: skip
+
+
+def drive(order: Order, cluster: Cluster, console: Console) -> int:
+    """Carries a plan out; the exit code, as of `harness.carry_out`.
+
+    Raises:
+      BadInput: what is asked for, or the cluster, cannot be had.
+    """
+    _check(order)
+    stop = Stop()
+    stop.after(order.execution.stop_after)
+    with _connected(cluster), stop.listening():
+        board = _board()
+        driver = Driver(cluster, console, stop, board)
+        try:
+            found = driver.plan(order)
+            statuses = driver.all(order, found)
+        except Interrupted:
+            console.print("stopped; the same command continues", markup=False, highlight=False)
+            return 130
+    by_run: dict[str, list[str]] = {}
+    for (run, _), status in statuses.items():
+        by_run.setdefault(run, []).append(status)
+    done = sum(set(one) == {"finished"} for one in by_run.values())
+    console.print(f"{done} of {len(by_run)} runs finished; records in {order.execution.results}/", markup=False,
+                  highlight=False, soft_wrap=True)  # fmt: skip
+    return int(done < len(by_run) or not by_run)
+
+
+def _check(order: Order) -> None:
+    """Raises `BadInput`: an option that has no meaning on a cluster."""
+    if order.execution.adopt:
+        raise BadInput("--adopt has no meaning with --on: a command without it takes the parts over first")
+    if order.execution.shard:
+        raise BadInput("--shard has no meaning with --on: the cluster says who does what")
+
+
+@contextmanager
+def _connected(cluster: Cluster) -> Iterator[None]:
+    """Raises `BadInput`: there is no such cluster."""
+    here = [str(Path(sys.modules[name].__path__[0])) for name in ("core", "methods", "harness", "tasks")
+            if name in sys.modules]  # fmt: skip
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        ray.init(address=cluster.address or None, log_to_driver=False, configure_logging=False, include_dashboard=False,
+                 runtime_env={"py_modules": here} if cluster.address else None)  # fmt: skip
+    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+        raise BadInput(f"--on ray:{cluster.address}: no cluster answers ({reason(error)[:200]})") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+class _Board:
+    """Where workers write what they are at; the driver reads it."""
+
+    def __init__(self) -> None:
+        self.lines: deque[str] = deque(maxlen=10_000)
+        self.at: dict[int, tuple[str, float]] = {}
+
+    def tell(self, number: int, where: str, line: str, share: float) -> None:
+        before = self.at.get(number, ("", 0.0))[1]
+        self.at[number] = (where, before if share < 0 else share)
+        if line:
+            self.lines.append(line)
+
+    def read(self) -> tuple[list[str], dict[int, tuple[str, float]]]:
+        lines = list(self.lines)
+        self.lines.clear()
+        return lines, self.at
+
+
+def _board() -> Any:
+    return ray.remote(_Board).options(num_cpus=0, max_restarts=-1, max_task_retries=0).remote()
+
+
+def _carry_out(order: Order, piece: Piece, board: Any) -> dict[Key, str] | None:
+    """In a worker. None: it was asked to stop."""
+    where = f"{os.uname().nodename}:{os.getpid()}"
+
+    def tell(line: str, share: float) -> None:
+        board.tell.remote(piece.number, where, line, share)
+
+    tell("", 0.0)
+    try:
+        return pieces.carried_out(order, piece, tell)
+    except (Interrupted, KeyboardInterrupt):
+        return None
+
+
+@dataclass
+class Driver:
+    """Keeps the order of pieces: each is submitted when what it waits for is done."""
+
+    cluster: Cluster
+    console: Console
+    stop: Callable[[], bool]
+    board: Any = None
+    statuses: dict[Key, str] = field(default_factory=dict)
+
+    # planning
+
+    def plan(self, order: Order) -> list[Piece]:
+        """The pieces of all tasks, numbered through.
+
+        Raises:
+          BadInput: names what is wrong.
+        """
+        names, lines = self._ask(pieces.tasks_of, [(order,)], "planning")[0]
+        self._say(lines)
+        mark = pieces.marked(order.execution.results)
+        found = self._ask(pieces.outlook, [(order, name, mark) for name in names], "planning", passed=len(names) > 1)
+        made: list[Piece] = []
+        for name, one in zip(names, found, strict=True):
+            if isinstance(one, BadInput):
+                self._say([f"{name}: passed over: {one}"])
+                self.statuses[(name, 0)] = "no data"
+                continue
+            made += _moved(one, len(made))
+            self.statuses |= one.statuses
+        if all(isinstance(one, BadInput) for one in found):
+            raise found[-1]
+        return made
+
+    def _ask(self, what: Callable[..., Any], each: Sequence[tuple[Any, ...]], label: str, passed: bool = False) -> list:
+        """What a function returns in workers, for each of some arguments; with `passed` also what it fails of."""
+        remote = ray.remote(max_calls=1)(what).options(**self.cluster.options(label))
+        waiting = [remote.remote(*given) for given in each]
+        answers = []
+        for one in waiting:
+            while True:
+                try:
+                    answers.append(ray.get(one, timeout=_LOOK_EVERY_S))
+                except GetTimeoutError:
+                    if self.stop():
+                        self._end(waiting)
+                        raise Interrupted from None
+                    continue
+                except RayError as error:
+                    found = cause(error)
+                    if not passed:
+                        raise found from None
+                    answers.append(found)
+                break
+        return answers
+
+    # carrying out
+
+    def all(self, order: Order, made: Sequence[Piece]) -> dict[Key, str]:
+        """Carries out the pieces; statuses of all runs and seeds.
+
+        Raises:
+          Interrupted: the user asked to stop; what the workers did is saved.
+        """
+        work = ray.remote(max_calls=1)(_carry_out)  # a process each
+        given = ray.put(order)
+
+        def submit(piece: Piece) -> Any:
+            return work.options(**self.cluster.options(piece.label)).remote(given, piece, self.board)
+
+        for piece, found in self.each(made, submit):
+            if isinstance(found, BadInput):
+                self._say([f"{piece.label}: failed: {found}"])
+                continue
+            for key, status in found.items():
+                self.statuses[key] = status
+        return self.statuses
+
+    def each(self, made: Sequence[Piece], submit: Callable[[Piece], Any]) -> Iterator[tuple[Piece, Any]]:
+        """Submits each piece when all before it are done, and yields it with its result, or the `BadInput` that it
+        failed of. A piece of which something is "elsewhere" is asked for again after a while."""
+        waits = {piece.number: set(piece.before) for piece in made}
+        after: dict[int, list[int]] = {}
+        for piece in made:
+            for before in piece.before:
+                after.setdefault(before, []).append(piece.number)
+        of = {piece.number: piece for piece in made}
+        running: dict[Any, Piece] = {}
+        later: list[tuple[float, Piece]] = []
+        report = _Report(self.console, of, self.board)
+        for piece in made:
+            if not waits[piece.number]:
+                running[submit(piece)] = piece
+        with report:
+            while running or later:
+                now = time.monotonic()
+                for due, piece in [one for one in later if one[0] <= now]:
+                    later.remove((due, piece))
+                    running[submit(piece)] = piece
+                done = _ended(running)
+                if self.stop():
+                    self._end(list(running))
+                    raise Interrupted
+                for one in done:
+                    piece = running.pop(one)
+                    found = _result(one)
+                    if found is None or (isinstance(found, Mapping) and "elsewhere" in found.values()):
+                        later.append((now + _AGAIN_S, piece))
+                        continue
+                    report.done(piece, failed=isinstance(found, BadInput) or "failed" in (found or {}).values())
+                    yield piece, found
+                    for number in after.get(piece.number, ()):
+                        waits[number].discard(piece.number)
+                        if not waits[number]:
+                            running[submit(of[number])] = of[number]
+                report.look(list(running.values()))
+
+    def _end(self, waiting: Sequence[Any]) -> None:
+        """Asks workers to save and stop, and waits for them."""
+        for one in waiting:
+            ray.cancel(one, force=False, recursive=False)
+        over = time.monotonic() + _PATIENCE_S
+        while waiting and time.monotonic() < over:
+            _, waiting = ray.wait(list(waiting), num_returns=len(waiting), timeout=1.0)
+
+    def _say(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _ended(running: Mapping[Any, Piece]) -> list[Any]:
+    """Those of Ray's tasks that have ended, after a short wait."""
+    if not running:
+        time.sleep(_LOOK_EVERY_S)
+        return []
+    first, _ = ray.wait(list(running), num_returns=1, timeout=_LOOK_EVERY_S)
+    return first if not first else ray.wait(list(running), num_returns=len(running), timeout=0)[0]
+
+
+def _moved(one: Outlook, first: int) -> list[Piece]:
+    """Its pieces, numbered from `first` on."""
+    return [piece._replace(number=piece.number + first, before=tuple(number + first for number in piece.before))
+            for piece in one.pieces]  # fmt: skip
+
+
+def _result(one: Any) -> Any:
+    """Of a task that has ended."""
+    try:
+        return ray.get(one)
+    except TaskCancelledError:
+        return None
+    except RayError as error:
+        return cause(error)
+
+
+def cause(error: RayError) -> BadInput:
+    """What went wrong in a worker, as one line."""
+    inner = error.cause if isinstance(error, RayTaskError) else error
+    if isinstance(inner, BadInput):
+        return BadInput(str(inner))
+    return BadInput(f"{type(inner).__name__}: {reason(inner).splitlines()[0][:300] if str(inner) else ''}")
+
+
+class _Report:
+    """The whole plan in one table on a terminal; elsewhere a line now and then."""
+
+    def __init__(self, console: Console, of: Mapping[int, Piece], board: Any) -> None:
+        self.console, self.of, self.board = console, of, board
+        self.total = sum(piece.weight for piece in of.values())
+        self.finished, self.failed, self.weight = 0, 0, 0.0
+        self.began = self.told = time.monotonic()
+        self._asked: Any = None
+        self._at: dict[int, tuple[str, float]] = {}
+        self._live = Live(console=console, transient=True, auto_refresh=False) if console.is_terminal else None
+
+    def __enter__(self) -> _Report:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def done(self, piece: Piece, *, failed: bool) -> None:
+        self.finished += not failed
+        self.failed += failed
+        self.weight += piece.weight
+
+    def look(self, running: Sequence[Piece]) -> None:
+        """Prints what workers said, and how far all is."""
+        if self.board is not None:
+            self._read()
+        now = time.monotonic()
+        if self._live:
+            self._live.update(self._table(running), refresh=True)
+        elif now - self.told > _TELL_EVERY_S:
+            self.told = now
+            self.console.print(self._line(running), markup=False, highlight=False, soft_wrap=True)
+
+    def _read(self) -> None:
+        """Without waiting for the board."""
+        if self._asked is None:
+            self._asked = self.board.read.remote()
+            return
+        if not ray.wait([self._asked], timeout=0)[0]:
+            return
+        found, self._asked = _result(self._asked), None
+        if isinstance(found, tuple):
+            lines, self._at = found
+            for line in lines:
+                self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def _line(self, running: Sequence[Piece]) -> str:
+        waiting = len(self.of) - self.finished - self.failed - len(running)
+        begun = sum(self.of[one.number].weight * self._at.get(one.number, ("", 0.0))[1] for one in running)
+        share = (self.weight + begun) / self.total if self.total else 1.0
+        spent = time.monotonic() - self.began
+        left = f", about {timedelta(seconds=round(spent * (1 - share) / share))} left" if 0 < share < 1 else ""
+        failed = f", {self.failed} failed" if self.failed else ""
+        return f"programs: {self.finished} done, {len(running)} running, {waiting} waiting{failed}; {share:.0%}{left}"
+
+    def _table(self, running: Sequence[Piece]) -> Table:
+        table = Table(title=self._line(running), title_justify="left", box=None, show_header=False)
+        for piece in running[:20]:
+            where, share = self._at.get(piece.number, ("waiting for a place", 0.0))
+            table.add_row(piece.label, where, f"{share:.0%}")
+        if len(running) > 20:
+            table.add_row(f"and {len(running) - 20} more", "", "")
+        return table

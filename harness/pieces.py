@@ -1,0 +1,216 @@
+"""A plan cut into pieces that other machines carry out: plain data, from which whoever gets it plans again.
+
+A piece is one program. It is known by the fingerprints of its lanes, so a worker whose plan differs finds none of them,
+and says so.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+
+from core.errors import BadInput
+from harness.options import Execution
+from harness.progress import Bar, Progress
+from harness.request import Plan, Request
+
+Tell = Callable[[str, float], object]
+"""Hears a line ("" for none), and which share of the work in hand is done (below 0: nothing new)."""
+_TELL_EVERY_S = 5.0
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be carried out, and how."""
+
+    request: Request
+    saved: Request  # what a plan's file says, if one was given
+    file: Path  # that file
+    execution: Execution
+
+
+class Piece(NamedTuple):
+    """One program."""
+
+    number: int  # among all of the plan
+    task: str
+    names: tuple[str, ...]  # fingerprints of its lanes
+    label: str
+    before: tuple[int, ...]  # numbers of the pieces that it has to wait for
+    weight: float  # updates, all lanes together
+
+
+Key = tuple[str, int]
+"""Of a run with one seed: its fingerprint and the seed."""
+
+
+class Outlook(NamedTuple):
+    """One task's share of a plan."""
+
+    pieces: tuple[Piece, ...]
+    statuses: dict[Key, str]  # "finished" or "" of every run and seed that is asked for
+
+
+class Mark(NamedTuple):
+    """A file by which another machine knows the same folder of results."""
+
+    path: str
+    text: str
+
+
+def marked(results: Path) -> Mark:
+    """Leaves a mark in the folder of results. Raises: OSError."""
+    text = f"{platform.node()} {os.getpid()} {time.time_ns()}"
+    results.mkdir(parents=True, exist_ok=True)
+    path = results / ".driver"
+    path.write_text(text)
+    return Mark(str(path), text)
+
+
+def check_mark(mark: Mark, results: Path) -> None:
+    """Raises `BadInput`: this machine sees another folder of results."""
+    try:
+        there = Path(mark.path).read_text()
+    except OSError:
+        there = ""
+    if there != mark.text:
+        raise BadInput(f"--results {results}: {platform.node()} does not see the same folder; it has to be on storage "
+                       "that all nodes share")  # fmt: skip
+
+
+def tasks_of(order: Order) -> tuple[list[str], list[str]]:
+    """Names of the tasks, after a look at everything that can be seen without data; and lines for the user.
+
+    Raises:
+      BadInput: names what is wrong.
+    """
+    from harness.checked import checked
+
+    lines: list[str] = []
+    plan = order.request.plan()
+    checked(plan, order.request, order.execution, (order.saved, order.file), lines.append)
+    return [task.name for task in plan.tasks], lines
+
+
+def outlook(order: Order, name: str, mark: Mark) -> Outlook:
+    """What is to do of a task, its pieces numbered from 0; with --fresh what is there is deleted first.
+
+    Raises:
+      BadInput: its data cannot be had or not be learned from, other code made what is there, ...
+    """
+    from harness.carry_out import begun
+    from harness.engines import engine_of
+    from harness.execute import Executor
+    from harness.programs import waits
+    from harness.remaining import remaining
+
+    how = order.execution
+    check_mark(mark, how.results)
+    task, runs, _ = begun(_plan(order), name, how)
+    left: dict[Any, str] = {}
+    trials = Executor(_session(order, _nobody), 1, how.lanes, how.stale).settle(runs, left, fresh=how.fresh)
+    ahead = remaining(trials, how.results, engine_of(task.suite), how.lanes)
+    statuses = {(run.fingerprint, seed): "" for run in runs for seed in run.settings.seeds}
+    statuses |= {(run.fingerprint, seed): "finished" for run, seeds in ahead.finished.items() for seed in seeds}
+    statuses |= {(trial.run.fingerprint, trial.seed): status for trial, status in left.items()}
+    pieces = []
+    for number, (program, before) in enumerate(zip(ahead.programs, waits(ahead.programs), strict=True)):
+        lanes, node = program.lanes, program.first.node
+        who = ", ".join(dict.fromkeys(lane.method.name for lane in lanes))
+        label = f"{who} on {name}: {node.stage.name}, {len(lanes)} lane{'s' * (len(lanes) > 1)}"
+        weight = float(max(node.updates, 1) * max(len(program.training), 1))
+        names = tuple(lane.fingerprint for lane in lanes)
+        pieces.append(Piece(number, name, names, label, tuple(sorted(before)), weight))
+    return Outlook(tuple(pieces), statuses)
+
+
+def carried_out(order: Order, piece: Piece, tell: Tell) -> dict[Key, str]:
+    """Carries out one piece here; what became of the seeds that end with it, "elsewhere" where another worker has it.
+
+    Raises:
+      Interrupted: somebody asked to stop; everything is saved.
+      BadInput: this machine plans something else, or cannot have the data.
+    """
+    from harness.carry_out import begun
+    from harness.claims import Shared
+    from harness.execute import ELSEWHERE, Executor
+
+    how = replace(order.execution, fresh=False)
+    _, runs, dataset = begun(_plan(order), piece.task, how)
+    planned = {lane.fingerprint for run in runs for trial in run.trials() for lane in trial.lanes()}
+    if strange := [one for one in piece.names if one not in planned]:
+        raise BadInput(
+            f"{piece.label}: {platform.node()} plans other lanes than {strange[0]}; its code or packages differ"
+        )
+    session = _session(order, tell)
+
+    def lost(lane: str) -> None:
+        session.progress.say(f"lane {lane}: was not kept in time, and may be another worker's now; this one stops")
+        session.stop.wish()
+
+    with session.stop.listening(), session.progress, Shared(str(how.results), silence=how.silence, lost=lost) as mine:
+        executor = Executor(session, 1, how.lanes, how.stale, mine, frozenset(piece.names))
+        found = executor.trials(runs, dataset)
+    ends = {(trial.run.fingerprint, trial.seed): status for trial, status in found.items()
+            if trial.lanes()[-1].fingerprint in piece.names}  # fmt: skip
+    untouched = not executor.tried and ELSEWHERE in ends.values()
+    return {key: ELSEWHERE for key in ends} if untouched else ends
+
+
+def _plan(order: Order) -> Plan:
+    from harness.numerics import pin
+
+    plan = order.request.plan()
+    pin(plan.family)
+    return plan
+
+
+def _nobody(line: str, share: float) -> None:
+    """Hears nothing."""
+
+
+def _session(order: Order, tell: Tell) -> Any:
+    from harness.session import Session
+
+    return Session(order.execution.results, _Telling(tell))
+
+
+class _Telling(Progress):
+    """Progress that is told to somebody elsewhere."""
+
+    def __init__(self, tell: Tell) -> None:
+        super().__init__(Console(file=io.StringIO()))
+        self._tell = tell
+
+    def say(self, line: str) -> None:
+        self._tell(line, -1.0)
+
+    @contextmanager
+    def stage(self, description: str, total: float, completed: float) -> Iterator[Bar]:
+        del description
+        yield _Share(self._tell, total, completed)
+
+
+class _Share(Bar):
+    """Of one span of work, told now and then."""
+
+    def __init__(self, tell: Tell, total: float, completed: float) -> None:
+        self._hear, self._total, self._completed, self._last = tell, total, completed, 0.0
+
+    def advance(self, amount: float) -> None:
+        self.at(self._completed + amount)
+
+    def at(self, completed: float) -> None:
+        self._completed = completed
+        if time.monotonic() - self._last > _TELL_EVERY_S:
+            self._last = time.monotonic()
+            self._hear("", completed / self._total if self._total else 1.0)
