@@ -41,7 +41,10 @@ _MEMORY, _WORD = r"[1-9]\d{0,8}[KMGT]", r"[\w.,+@:-]+"
 _OWN = {  # parameters of harness.run -> why they cannot be among its words
     "shard": "the script says it of every process",
     "stop_after": "the script says it, by --time and --before",
-    "resume": "--fresh would delete what the other tasks do",
+    "resume": "it would delete what the other tasks do",
+    "on": "its tasks are the processes",
+    "cpus_per_program": "its tasks are the processes",
+    "gpus_per_program": "its tasks are the processes",
     "dry_run": "nothing would be carried out",
     "listing": "nothing would be carried out",
     "show_config": "nothing would be carried out",
@@ -116,7 +119,8 @@ def array(
         made = Array(jobs, whole, warning, gpus, cpus, memory, per_gpu, partition, account, name, setup, Path.cwd(),
                      results, tuple(words or ()))  # fmt: skip
         write_text(path, script(made))
-        said = f"{path}: {made.shards} processes in {jobs} tasks share {runs} runs; to submit it: sbatch {path}"
+        size = f"{jobs} tasks of {made.per_task} processes, to share runs: {runs}"
+        said = f"{path}: {size}; to submit it: sbatch {shlex.quote(str(path))}"
         Console(stderr=True).print(said, markup=False, highlight=False, soft_wrap=True)
         return 0
 
@@ -164,7 +168,8 @@ def _times(time: str, before: str) -> tuple[int, int]:
 
 
 def _planned(words: Sequence[str]) -> tuple[int, Path]:
-    """How many runs `harness.run` makes of its words, and where their records go.
+    """How many runs `harness.run` makes of its words, and where their records go. Whether they fit into memory, and
+    whether their data are there, is for the machines to say that will run them.
 
     Raises:
       BadInput: it would refuse them, or they have no meaning in an array. Or typer's error for what is no option.
@@ -184,6 +189,7 @@ def _planned(words: Sequence[str]) -> tuple[int, Path]:
     options.check(given)
     options.lanes(said["lanes"])
     options.stale(said["stale"])
+    options.silence(said["silence"])
     saved = load(Path(said["plan"])) if said["plan"] else Request()
     asked = saved.with_words(
         suite=said["suite"] or "",
@@ -225,7 +231,7 @@ def _directives(array: Array) -> str:
         "time": _clock(array.time),
         "nodes": "1",
         "ntasks": "1",
-        "cpus-per-task": array.cpus,
+        "cpus-per-task": array.cpus or "",
         "mem": array.memory,
         "gres": f"gpu:{array.gpus}" if array.gpus else "",
         "signal": f"B:USR1@{array.before}",
@@ -234,7 +240,6 @@ def _directives(array: Array) -> str:
         "output": f"{array.name}-%A_%a.log",
     }
     lines = [f"--{key}" if value is None else f"--{key}={value}" for key, value in asked.items() if value != ""]
-    lines = [line for line in lines if array.cpus or line != "--cpus-per-task"]
     return "#!/bin/bash\n" + "".join(f"#SBATCH {line}\n" for line in lines)
 
 

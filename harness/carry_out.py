@@ -25,7 +25,7 @@ from harness.session import Session
 from methods.core import BadInput
 from tasks.core import Dataset
 
-_LOOK_EVERY_S = 2.0  # at what others have in hand
+_LOOK_S = (2.0, 30.0)  # pauses between looks at what others have in hand, the shortest and the longest
 
 
 def carry_out(plan: Plan, per_task: int, execution: Execution, adopted: Sequence[Adopted], console: Console) -> int:
@@ -98,7 +98,7 @@ class _Carrying:
           Interrupted: the user asked to stop; everything is saved. Or `KeyboardInterrupt`, while data are had.
         """
         known: dict[str, list[RunNode]] = {}
-        todo = list(self.plan.tasks)
+        todo, pause = list(self.plan.tasks), _LOOK_S[0]
         while todo:
             for task in todo:
                 if not (runs := known.get(task.name)):
@@ -109,7 +109,10 @@ class _Carrying:
                     self.statuses[task.name] = self.executor.statuses(runs)
             todo = [task for task in todo if ELSEWHERE in self.statuses[task.name]]
             if todo:
-                self._wait()
+                if pause == _LOOK_S[0]:
+                    self.executor.session.progress.say("waiting for what other processes have in hand")
+                self._wait(pause)
+                pause = min(1.3 * pause, _LOOK_S[1])  # a look reads many files
 
     def _one(self, task: Any) -> list[RunNode]:
         """The task's runs, as far as they could be carried out now."""
@@ -139,11 +142,11 @@ class _Carrying:
         self.executor.session.progress.say(line)
         self.statuses[task.name] = [status] * self.per_task
 
-    def _wait(self) -> None:
-        """Until it is worth a look at what others do. Raises: Interrupted."""
+    def _wait(self, seconds: float) -> None:
+        """Raises: Interrupted."""
         stop = self.executor.session.stop
         with stop.listening():
-            over = time.monotonic() + _LOOK_EVERY_S
+            over = time.monotonic() + seconds
             while time.monotonic() < over:
                 if stop():
                     raise Interrupted

@@ -71,6 +71,7 @@ class Executor:
     lanes: int | None = None  # the most that train in one program; None: as many as the device is thought to hold
     stale: str = ""  # "reuse" or "redo" what other code made; "": that is refused
     claims: Claims = field(default_factory=Alone)  # of lanes, where other processes carry out the same plan
+    began: str = field(default_factory=record.now)
     only: frozenset[str] | None = None  # fingerprints of lanes, beside which programs are left to others; None: all
     tried: set[str] = field(default_factory=set)  # fingerprints of lanes that were carried out here, to whatever end
     forgotten: set[Path] = field(default_factory=set)  # so that --fresh makes shared work anew once, not for each run
@@ -96,11 +97,12 @@ class Executor:
         for run, seeds in ahead.finished.items():
             statuses |= {Trial(run, seed): "finished" for seed in seeds}
             some = f", {seeds_text(seeds)}" if len(seeds) < len(run.settings.seeds) else ""
-            self.session.progress.say(f"{run.label}{some}: finished before ({run.fingerprint})")
+            if self.only is None:
+                self.session.progress.say(f"{run.label}{some}: finished before ({run.fingerprint})")
         made = [one for one in ahead.programs if self.only is None or self.only.issuperset(_names(one))]
         statuses |= self._all(made, common)
         left = (trial for trial in trials if trial not in statuses)
-        return statuses | {trial: _known(status(trial, self.session.results)) for trial in left}
+        return statuses | {trial: self._left(trial) for trial in left}
 
     def settle(self, runs: Sequence[RunNode], statuses: dict[Trial, str], *, fresh: bool) -> list[Trial]:
         """The trials that can be begun; with `fresh` nothing is left of them, and those that cannot be deleted have
@@ -150,7 +152,7 @@ class Executor:
             names = _names(programs[number])
             if self.claims.shared and self._finished(programs[number]):
                 found[number] = "finished"
-            elif self.tried.issuperset(names):
+            elif self.tried.issuperset(names) or (self.claims.shared and self._failed_elsewhere(programs[number])):
                 found[number] = "failed"
             elif list(found.values()).count("taken") < free and self.claims.take(names):
                 found[number] = "taken"
@@ -161,6 +163,19 @@ class Executor:
         trials = all(status(trial, self.session.results) == "finished" for trial in program.trials)
         lanes = (lane for lane in program.lanes if lane.fingerprint in program.needed)
         return trials and all(self._stored(lane).finished for lane in lanes)
+
+    def _failed_elsewhere(self, program: Program) -> bool:
+        """Whether another process has tried it since this one began, and all its lanes or trials that are not finished
+        failed. What failed earlier is tried again once, as the same command does."""
+        unfinished = [lane for lane in program.lanes if not self._stored(lane).finished]
+        notes = [self.session.failure(lane) for lane in unfinished]
+        if unfinished and all(when >= self.began for when, _ in notes):
+            for lane, (_, why) in zip(unfinished, notes, strict=True):
+                self.session.failed.setdefault(lane.fingerprint, why)
+            return True
+        since = [_since(trial, self.session.results) for trial in program.trials]
+        bad = [when for state, when in since if state == "failed"]
+        return bool(bad) and all(state in ("failed", "finished") for state, _ in since) and min(bad) >= self.began
 
     def _let_go(self, program: Program) -> None:
         names = _names(program)
@@ -174,13 +189,18 @@ class Executor:
         made = remaining(trials, self.session.results, engine, self.lanes).programs
         sorter = order(made)
         sorter.prepare()
-        names = [_names(made[number]) for number in sorter.get_ready()]
+        ready = [made[number] for number in sorter.get_ready()]
+        names = [_names(one) for one in ready if not self._failed_elsewhere(one)]
         return any(self.claims.free(one) for one in names if not self.tried.issuperset(one))
 
     def statuses(self, runs: Sequence[RunNode]) -> list[str]:
         """Of runs that are left to others, by their records."""
-        results = self.session.results
-        return [_worst([_known(status(trial, results)) for trial in run.trials()]) for run in runs]
+        return [_worst([self._left(trial) for trial in run.trials()]) for run in runs]
+
+    def _left(self, trial: Trial) -> str:
+        """What became of a trial that others carry out."""
+        state, when = _since(trial, self.session.results)
+        return state if state == "finished" or (state == "failed" and when >= self.began) else ELSEWHERE
 
     def store(self, lane: Lane, engine: Engine, author: Author = Author("")) -> LaneStore:  # noqa: B008
         return LaneStore(self.session.artifact(lane.fingerprint), lane.identity, engine.form, author)
@@ -399,9 +419,12 @@ def _names(program: Program) -> list[str]:
     return [lane.fingerprint for lane in program.lanes]
 
 
-def _known(status: str | None) -> str:
-    """Of a trial that was left to others."""
-    return status if status == "finished" else ELSEWHERE
+def _since(trial: Trial, results: Path) -> tuple[str | None, str]:
+    """What a trial's record says of it, and since when (UTC, ISO 8601)."""
+    with contextlib.suppress(OSError, BadInput):
+        if found := record.read_run(trial.folder(results)):
+            return found["status"], found.get("updated", "")
+    return None, ""
 
 
 def _worst(statuses: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ notice; the piece runs again elsewhere, and goes on from its last checkpoint.
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import time
 from collections import deque
@@ -31,6 +32,7 @@ from harness.pieces import Key, Order, Outlook, Piece
 
 _TRIES = 10  # of a piece whose worker or node is lost
 _LOOK_EVERY_S = 0.5
+_CONNECT_S = 10.0
 _AGAIN_S = 5.0  # before a piece that another driver's worker has in hand is asked for again
 _TELL_EVERY_S = 60.0  # where there is no terminal
 _PATIENCE_S = 120.0  # with workers that are asked to stop
@@ -94,7 +96,7 @@ def _connected(cluster: Cluster) -> Iterator[None]:
     """Raises `BadInput`: there is no such cluster."""
     here = [str(Path(sys.modules[name].__path__[0])) for name in ("core", "methods", "harness", "tasks")
             if name in sys.modules]  # fmt: skip
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    _reached(cluster.address)
     try:
         ray.init(address=cluster.address or None, log_to_driver=False, configure_logging=False, include_dashboard=False,
                  runtime_env={"py_modules": here} if cluster.address else None)  # fmt: skip
@@ -104,6 +106,17 @@ def _connected(cluster: Cluster) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _reached(address: str) -> None:
+    """Raises `BadInput`: nobody listens at "host:port"; Ray would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if "://" in address or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
+    except OSError as error:
+        raise BadInput(f"--on ray:{address}: no cluster answers ({reason(error)})") from None
 
 
 class _Board:

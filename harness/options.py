@@ -145,9 +145,7 @@ def seconds(name: str, text: str) -> float:
     """Of "3h50m", "90s", "2d", "45m30s"; "" has no end. Raises: BadInput."""
     if not text:
         return math.inf
-    found = re.fullmatch(
-        r"(?:(\d{1,4})d)?(?:(\d{1,6})h)?(?:(\d{1,7})m)?(?:(\d{1,9})s)?", text.replace(" ", ""), re.ASCII
-    )
+    found = re.fullmatch(_DURATION, text.replace(" ", ""), re.ASCII)
     whole = sum(int(number or 0) * unit for number, unit in zip(found.groups(), _UNITS, strict=True)) if found else 0
     if not whole:
         raise BadInput(f"{flag(name)} {text}: expected days, hours, minutes or seconds, such as 3h50m")

@@ -158,7 +158,7 @@ def carried_out(order: Order, piece: Piece, tell: Tell) -> dict[Key, str]:
         session.stop.wish()
 
     with session.stop.listening(), session.progress, Shared(str(how.results), silence=how.silence, lost=lost) as mine:
-        executor = Executor(session, 1, how.lanes, how.stale, mine, frozenset(piece.names))
+        executor = Executor(session, 1, how.lanes, how.stale, mine, only=frozenset(piece.names))
         found = executor.trials(runs, dataset)
     ends = {(trial.run.fingerprint, trial.seed): status for trial, status in found.items()
             if trial.lanes()[-1].fingerprint in piece.names}  # fmt: skip

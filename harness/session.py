@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from core.files import read_plain, write_lines
 from harness.ending import Stop
 from harness.plan import Lane
 from harness.progress import Progress
+from harness.record import now
 from tasks.core import Dataset, RewardTransform
+
+_FAILED = "failed"  # a file in a lane's folder: when, and of what
 
 
 @dataclass
@@ -33,7 +38,18 @@ class Session:
         return self.results / "artifacts" / fingerprint
 
     def fail(self, lane: Lane, why: str) -> None:
-        self.failed.setdefault(lane.fingerprint, f"{lane.node.stage.name} failed: {why}")
+        """Notes it, also in the lane's folder, for processes beside this one."""
+        line = self.failed.setdefault(lane.fingerprint, f"{lane.node.stage.name} failed: {why}")
+        with contextlib.suppress(OSError):
+            write_lines(self.artifact(lane.fingerprint) / _FAILED, [now(), line])
+
+    def failure(self, lane: Lane) -> tuple[str, str]:
+        """When a lane failed last (UTC, ISO 8601), in whichever process, and of what; ("", "") where it has not."""
+        try:
+            when, why = read_plain(self.artifact(lane.fingerprint) / _FAILED).decode().split("\n", 1)
+        except (OSError, ValueError):
+            return "", ""
+        return when, why.strip()
 
     def why_not(self, lanes: Iterable[Lane]) -> str | None:
         """Which of these lanes failed, and of what; of one that another took with it, that one."""

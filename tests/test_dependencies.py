@@ -23,10 +23,10 @@ WITHIN = {  # rooms that only language suites load -> why they may import an ext
     "harness.language": "their stages",
     "harness.backbones": "their models",
     "harness.tensors": "their weights",
+    "harness.on_ray": "what a cluster is asked for",
 }
 BROUGHT = {  # extra -> what it has though no module of ours imports it, and why
     "rlhf": {"accelerate"},  # transformers and trl ask for it
-    "ray": {"ray"},  # the cluster backend is yet to come
 }
 
 

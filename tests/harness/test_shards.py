@@ -189,3 +189,20 @@ def test_four_shards_of_which_two_are_killed(command: Command, tmp_path: Path) -
     assert contents(shared) == contents(plain)
     records = [json.loads(path.read_text()) for path in shared.rglob("run.json")]
     assert len(records) == 18 and {one["status"] for one in records} == {"finished"}
+
+
+def test_what_another_shard_failed_of_is_not_tried_again(command: Command, tmp_path: Path) -> None:
+    """Two shards, one run that diverges: one of them trains it, both end and say that it failed."""
+    words = (*SMALL, "--set", "vgf.learning_rate=1e30")
+    invoke(*words, "--results", str(tmp_path / "plain"))
+    names = [path.name for path in (tmp_path / "plain" / "artifacts").iterdir()]
+    first = Shared(str(tmp_path / "shared"))
+    assert first.take(names)
+    both = [command.start(*words, "--shard", f"{i}/2", "--results", str(tmp_path / "shared")) for i in range(2)]
+    for process in both:
+        assert process.stderr and process.stderr.readline().startswith("waiting for what other processes have in hand")
+    first.release(names)
+    ends = [process.communicate(timeout=300)[1] for process in both]
+    assert [process.returncode for process in both] == [1, 1], ends
+    assert all("0 of 1 runs finished" in why for why in ends)
+    assert sum("not finite" in why for why in ends) == 1, ends

@@ -1,0 +1,248 @@
+"""A plan on a Ray cluster: the order of pieces, and the same bytes as of one process whatever dies on the way."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from core.errors import BadInput
+from harness import pieces
+from harness.pieces import Piece
+from tests.harness.command import ROOT, SMALL, TINY, Command, over, refused
+from tests.harness.nodes import Nodes, cluster, possible
+from tests.harness.test_shards import contents
+
+ray = pytest.importorskip("ray", reason="ray is not installed")
+
+from harness import on_ray  # noqa: E402  it imports Ray
+
+HERE = {"RAY_ADDRESS": "local", "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+WORDS = (*TINY, "--methods", "vgf,best_of_n,fql,qgf,iql,td3bc", "--seeds", "3", "--lanes", "2")
+_WITHOUT_JAX = """
+import sys
+from core.command import main
+try:
+    main("harness.run_command:app")
+finally:
+    print("jax" in sys.modules, file=sys.stderr)
+"""
+
+
+# the driver
+
+
+@pytest.fixture(scope="module")
+def two_workers() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in HERE.items():
+            patched.setenv(name, value)
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+        yield
+        ray.shutdown()
+
+
+def driven(made: list[Piece], work: Any, stop: Any = lambda: False) -> tuple[list[tuple[int, Any]], str]:
+    """What the driver yields, by number, and what it prints."""
+    console = Console(file=io.StringIO(), width=200)
+    driver = on_ray.Driver(on_ray.Cluster(), console, stop)
+    found = [(piece.number, result) for piece, result in driver.each(made, work)]
+    assert isinstance(console.file, io.StringIO)
+    return found, console.file.getvalue()
+
+
+def piece(number: int, *before: int) -> Piece:
+    return Piece(number, "t", (f"lane-{number}",), f"piece {number}", before, 1.0)
+
+
+def test_a_piece_waits_for_those_before_it(two_workers: None) -> None:
+    @ray.remote(num_cpus=0.5)
+    def work(number: int) -> dict[str, str]:
+        return {str(number): "finished"}
+
+    made = [piece(0), piece(1, 0), piece(2, 0), piece(3, 1, 2), piece(4)]
+    found, _ = driven(made, lambda one: work.remote(one.number))
+    order = [number for number, _ in found]
+    assert sorted(order) == [0, 1, 2, 3, 4]
+    assert all(order.index(before) < order.index(one.number) for one in made for before in one.before)
+    assert all(result == {str(number): "finished"} for number, result in found)
+
+
+def test_what_fails_is_one_line_and_the_others_go_on(two_workers: None) -> None:
+    @ray.remote(num_cpus=0.5)
+    def work(number: int) -> dict[str, str]:
+        if number == 1:
+            raise BadInput("no such data")
+        if number == 2:
+            raise ZeroDivisionError("all of\nit")
+        return {}
+
+    found, _ = driven([piece(0), piece(1), piece(2), piece(3, 1)], lambda one: work.remote(one.number))
+    results = dict(found)
+    assert results[0] == {} and results[3] == {}  # a worker finds that what it reads is not there
+    assert str(results[1]) == "no such data" and str(results[2]).startswith("ZeroDivisionError: all of")
+    assert "\n" not in str(results[2])
+
+
+def test_what_another_driver_s_worker_has_is_asked_for_again(
+    two_workers: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(on_ray, "_AGAIN_S", 0.1)
+    asked: list[int] = []
+
+    @ray.remote(num_cpus=0.5)
+    def work(there: str) -> dict[str, str]:
+        return {"run": there}
+
+    def submit(one: Piece) -> Any:
+        asked.append(one.number)
+        return work.remote("elsewhere" if len(asked) < 3 else "finished")
+
+    assert driven([piece(0)], submit)[0] == [(0, {"run": "finished"})] and asked == [0, 0, 0]
+
+
+def test_how_far_it_is_is_told(two_workers: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(on_ray, "_TELL_EVERY_S", 0.0)
+
+    @ray.remote(num_cpus=0.5)
+    def work(number: int) -> dict[str, str]:
+        return {}
+
+    _, said = driven([piece(0), piece(1, 0)], lambda one: work.remote(one.number))
+    assert "programs: 1 done, 1 running, 0 waiting; 50%" in said and "programs: 2 done" in said
+
+
+# bad input
+
+
+def test_a_cluster_that_is_not_there(tmp_path: Path) -> None:
+    words = (*SMALL, "--results", str(tmp_path / "r"))
+    assert refused(*words, "--on", "ray:127.0.0.1:1").startswith("--on ray:127.0.0.1:1: no cluster answers (")
+    assert refused(*words, "--on", "slurm") == "--on slurm: expected ray or ray:ADDRESS"
+    assert refused(*words, "--on", "ray", "--shard", "0/2").startswith("--shard has no meaning with --on")
+    assert refused(*words, "--on", "ray", "--gpus-per-program", "-1").startswith("--gpus-per-program -1: expected")
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_node_that_sees_another_folder_says_so(tmp_path: Path) -> None:
+    mark = pieces.marked(tmp_path)
+    pieces.check_mark(mark, tmp_path)
+    (tmp_path / ".driver").write_text("of another driver")
+    with pytest.raises(BadInput, match=r"does not see the same folder; it has to be on storage that all nodes share$"):
+        pieces.check_mark(mark, tmp_path)
+
+
+def test_without_a_gpu_jax_is_told_so() -> None:
+    """Newer Ray lets a task of no GPU see all of them."""
+    seen = on_ray.Cluster().options("x")["runtime_env"]["env_vars"]
+    assert seen["JAX_PLATFORMS"] == "cpu" and "XLA_PYTHON_CLIENT_MEM_FRACTION" not in seen
+    shared = on_ray.Cluster(gpus=0.25).options("x")
+    assert shared["num_gpus"] == 0.25 and shared["runtime_env"]["env_vars"]["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.225"
+
+
+# whole plans
+
+
+def test_a_plan_on_two_workers(tmp_path: Path, command: Command) -> None:
+    """The same bytes as of one process; the driver has not imported JAX; a second time there is nothing to do."""
+    plain, there = tmp_path / "plain", tmp_path / "ray"
+    words = (*TINY, "--methods", "bc,fql", "--set", "behavior=pretrained")
+    assert command.run(*words, "--results", str(plain)).returncode == 0
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", _WITHOUT_JAX, *over((*words, "--on", "ray", "--results", str(there)))],
+            cwd=ROOT, env=command.environment | HERE, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert "2 of 2 runs finished" in done.stderr and done.stderr.endswith("False\n")
+    assert contents(there) == contents(plain)
+    assert not [path for path in (there / "claims").rglob("*") if path.is_file()]
+
+
+def test_bad_settings_are_found_by_the_workers(tmp_path: Path, command: Command) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "harness.run", "--methods", "fqll", "--on", "ray", "--results", str(tmp_path / "r")],
+        cwd=ROOT, env=command.environment | HERE, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 2 and "error: unknown method 'fqll'; did you mean 'fql'?" in done.stderr
+
+
+namespaces = pytest.mark.skipif(not possible(), reason="network namespaces cannot be made here")
+
+
+@pytest.fixture
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    """Three nodes of a CPU each; Ray's own folder has a short path, as sockets need."""
+    folder = Path(f"/tmp/ray-{os.getpid()}-{random.randrange(10**6)}")
+    with cluster(folder, 3) as made:
+        yield made
+
+
+def begin(nodes: Nodes, command: Command, words: tuple[str, ...], results: Path) -> subprocess.Popen[str]:
+    given = over((*words, "--on", f"ray:{nodes.address}", "--silence", "20s", "--results", str(results)))
+    return nodes.on_head([sys.executable, "-m", "harness.run", *given], command.environment, ROOT)
+
+
+def until_busy(nodes: Nodes, number: int, process: subprocess.Popen[str]) -> None:
+    """Until a worker is at work on a node."""
+    over_at = time.monotonic() + 120
+    while not nodes.nodes[number].workers():
+        assert process.poll() is None and time.monotonic() < over_at, "no work came to that node"
+        time.sleep(0.2)
+    time.sleep(3.0)  # into its work
+
+
+@namespaces
+@pytest.mark.slow
+def test_three_nodes_of_which_one_dies_and_a_worker_and_the_driver(
+    nodes: Nodes, command: Command, tmp_path: Path
+) -> None:
+    """Whatever is killed (-9): every run is finished, with the bytes of one process, and none was made twice."""
+    plain, there = tmp_path / "plain", tmp_path / "ray"
+    assert command.run(*WORDS, "--results", str(plain)).returncode == 0
+    first = begin(nodes, command, WORDS, there)
+    until_busy(nodes, 1, first)
+    os.kill(nodes.nodes[1].workers()[0], signal.SIGKILL)  # a worker
+    until_busy(nodes, 2, first)
+    nodes.nodes[2].kill()  # a node
+    time.sleep(5.0)
+    first.send_signal(signal.SIGKILL)  # the driver
+    first.communicate()
+    nodes.start(2)
+    nodes.ready(3)
+    second = begin(nodes, command, WORDS, there)
+    _, why = second.communicate(timeout=900)
+    assert second.returncode == 0, why
+    assert "6 of 6 runs finished" in why
+    assert contents(there) == contents(plain)
+    records = [json.loads(path.read_text()) for path in there.rglob("run.json")]
+    assert len(records) == 18 and {one["status"] for one in records} == {"finished"}
+
+
+@namespaces
+@pytest.mark.slow
+def test_two_drivers_of_one_plan_and_one_that_is_stopped(nodes: Nodes, command: Command, tmp_path: Path) -> None:
+    """A second driver joins: what the first one's workers have in hand is waited for. Ctrl-C leaves all resumable."""
+    plain, there = tmp_path / "plain", tmp_path / "ray"
+    words = (*TINY, "--methods", "vgf,fql,td3bc", "--seeds", "2")
+    assert command.run(*words, "--results", str(plain)).returncode == 0
+    first = begin(nodes, command, words, there)
+    until_busy(nodes, 1, first)
+    first.send_signal(signal.SIGINT)
+    _, why = first.communicate(timeout=300)
+    assert first.returncode == 130 and "the same command continues" in why
+    both = [begin(nodes, command, words, there) for _ in range(2)]
+    ends = [one.communicate(timeout=900)[1] for one in both]
+    assert [one.returncode for one in both] == [0, 0], ends
+    assert contents(there) == contents(plain)
