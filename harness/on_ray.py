@@ -177,7 +177,11 @@ class Driver:
         names, lines = self._ask(pieces.tasks_of, [(order,)], "planning")[0]
         self._say(lines)
         mark = pieces.marked(order.execution.results)
-        found = self._ask(pieces.outlook, [(order, name, mark) for name in names], "planning", passed=len(names) > 1)
+        try:
+            asked = [(order, name, mark) for name in names]
+            found = self._ask(pieces.outlook, asked, "planning", passed=len(names) > 1)
+        finally:
+            Path(mark.path).unlink(missing_ok=True)
         made: list[Piece] = []
         for name, one in zip(names, found, strict=True):
             if isinstance(one, BadInput):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import platform
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -71,7 +72,7 @@ def marked(results: Path) -> Mark:
     """Leaves a mark in the folder of results. Raises: OSError."""
     text = f"{platform.node()} {os.getpid()} {time.time_ns()}"
     results.mkdir(parents=True, exist_ok=True)
-    path = results / ".driver"
+    path = results / f".driver-{secrets.token_hex(8)}"  # others may have theirs
     path.write_text(text)
     return Mark(str(path), text)
 
