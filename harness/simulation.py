@@ -1,12 +1,13 @@
 """How long programs take on workers of which some die: events in order of time, on a clock that nobody waits for.
 
-Two ways to carry programs out. A `Driver` gives each free worker the ready program with the longest path ahead, and
-hears of a death at once. `Shards` are processes that look for themselves and claim what they find (`harness.claims`),
-task by task as `harness.carry_out` goes through a plan; one that dies is missed only after a silence. In both, what a
-worker had done since the last save is lost with it, and the program goes on elsewhere from there.
+Two ways to carry programs out. A `Driver` gives each free worker the ready program with the longest path ahead, in a
+process of its own, and hears of a death at once. `Shards` are processes that look for themselves and claim what they
+find (`harness.claims`), task by task as `harness.carry_out` goes through a plan; one that dies is missed only after a
+silence. In both, what a worker had done since the last save is lost with it, and the program goes on elsewhere from
+there.
 
 Left out: that a process learns what others have finished only when it looks, and numbers anew what is left; that a
-dead process's last beat may be up to a sixth of the silence before its end, which here is the end itself.
+dead process's last beat comes before its end, which counts as one here.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ import numpy as np
 from harness.claims import SILENCE_S, Shard
 from harness.training import SAVE_EVERY_S
 
-LOOK_EVERY_S = 2.0  # at what others have in hand, as `harness.carry_out` does
+LOOK_S = (2.0, 30.0)  # pauses between looks, the shortest and the longest, as in `harness.carry_out`
+LOOK_GROWS = 1.3  # from one pause to the next
+_LOOKING_S = 1e-3  # that a look takes more than: after pauses of a silence together, a claim is dead
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,8 @@ class Cluster:
     """Workers, and what a death costs. All in seconds but for their number."""
 
     workers: int
-    start: float = 20.0  # from the start of a worker to its first program
-    restart: float = 300.0  # from a death to the next start
+    start: float = 20.0  # from the start of a process to its first program
+    restart: float = 300.0  # from a death until the worker can start a process again
     save_every: float = SAVE_EVERY_S
     silence: float = SILENCE_S  # after which the claim of a dead process is free
 
@@ -122,10 +125,14 @@ def bound(programs: Sequence[Timed], workers: int) -> Bound:
 class Simulation:
     """What both ways have in common: the clock, what is done of each program, who dies. Each is used once."""
 
+    apart = False
+    """Whether each program has a process of its own, with a start of its own; or a worker is one process."""
+
     def __init__(self, programs: Sequence[Timed], cluster: Cluster, deaths: Deaths) -> None:
         self.programs, self.cluster = programs, cluster
         self.now = 0.0
         self.left = [one.seconds for one in programs]
+        self._start, self._each = (0.0, cluster.start) if self.apart else (cluster.start, 0.0)
         self._deaths = [iter(shares) for shares in deaths]
         self._waits = [len(set(one.before)) for one in programs]
         self._after: list[list[int]] = [[] for _ in programs]
@@ -143,7 +150,7 @@ class Simulation:
             if not waits:
                 self.ready(number)
         for worker in range(self.cluster.workers):
-            self.at(self.cluster.start, partial(self.free, worker))
+            self.at(self._start, partial(self.free, worker))
         while self._events:
             self.now, _, happen = heapq.heappop(self._events)
             happen()
@@ -154,9 +161,9 @@ class Simulation:
 
     def begin(self, worker: int, number: int) -> None:
         """A worker takes up a program that nobody has, and either finishes it or dies."""
-        share, left = next(self._deaths[number], None), self.left[number]
-        happen = partial(self._finished if share is None else self._died, worker, number, self.now)
-        self.at(self.now + (left if share is None else share * left), happen)
+        share, left, begin = next(self._deaths[number], None), self.left[number], self.now + self._each
+        happen = partial(self._finished if share is None else self._died, worker, number, begin)
+        self.at(begin + (left if share is None else share * left), happen)
 
     def _finished(self, worker: int, number: int, begin: float) -> None:
         self._spans.append(Span(worker, number, begin, self.now, True))
@@ -173,7 +180,7 @@ class Simulation:
         self.left[number] -= kept
         self._lost += done - kept
         self.abandoned(worker, number)
-        self.at(self.now + self.cluster.restart + self.cluster.start, partial(self.free, worker))
+        self.at(self.now + self.cluster.restart + self._start, partial(self.free, worker))
 
     # what tells the ways apart
 
@@ -192,6 +199,8 @@ class Simulation:
 
 class Driver(Simulation):
     """Greedy list scheduling over all tasks at once."""
+
+    apart = True
 
     def __init__(self, programs: Sequence[Timed], cluster: Cluster, deaths: Deaths) -> None:
         super().__init__(programs, cluster, deaths)
@@ -239,7 +248,7 @@ class Shards(Simulation):
     it, without a beat, for as long as the silence: what a process knows dies with it.
 
     Nothing happens on a look at what has not changed. So a process that found nothing sleeps until something does, and
-    then looks when it would have anyway: `LOOK_EVERY_S` times a whole number after its first vain look."""
+    then looks when it would have anyway, after pauses that grow (`turn_after`)."""
 
     def __init__(self, programs: Sequence[Timed], cluster: Cluster, deaths: Deaths) -> None:
         super().__init__(programs, cluster, deaths)
@@ -257,6 +266,7 @@ class Shards(Simulation):
         self._task = [0] * count  # that a process is at
         self._seen: list[dict[tuple[int, int], tuple[float, float]]] = [{} for _ in range(count)]
         self._idle: dict[int, float] = {}  # since when
+        self._pause = [LOOK_S[0]] * count  # before the next look of one that finds nothing
         self._next = [math.inf] * count  # look of an idle one
 
     def ready(self, number: int) -> None:
@@ -268,7 +278,7 @@ class Shards(Simulation):
 
     def abandoned(self, worker: int, number: int) -> None:
         self._shelves[self.programs[number].task].leave(self._place[number], self.now)
-        self._seen[worker], self._task[worker] = {}, 0
+        self._seen[worker], self._task[worker], self._pause[worker] = {}, 0, LOOK_S[0]
         self._wake()
 
     def _look(self, worker: int) -> None:
@@ -307,7 +317,11 @@ class Shards(Simulation):
         if known is None or known[0] != died:  # of an earlier owner
             self._seen[worker][task, place] = died, self.now
             return False
-        return self.now - known[1] > self.cluster.silence
+        return self.now >= self._dead_at(known[1])
+
+    def _dead_at(self, known: float) -> float:
+        """When a claim is dead to a process that has known of it since then."""
+        return known + self.cluster.silence - _LOOKING_S
 
     # idle ones
 
@@ -321,21 +335,33 @@ class Shards(Simulation):
                 self._look_after(worker, self.now)
             for place, died in itertools.chain(*(dead.items() for dead in shelf.dead)):
                 known = self._seen[worker].get((task, place))
-                fresh = known is None or known[0] != died
-                self._look_after(worker, self.now if known is None or fresh else known[1] + self.cluster.silence)
+                later = known is not None and known[0] == died
+                self._look_after(worker, self._dead_at(known[1]) if known and later else self.now)
 
     def _wake(self) -> None:
         for worker in self._idle:
             self._look_after(worker, self.now)
 
     def _look_after(self, worker: int, time: float) -> None:
-        """The idle process looks at the first of its turns after a time, unless it does so earlier."""
-        since = self._idle[worker]
-        turn = since + LOOK_EVERY_S * (math.floor(max(time - since, 0.0) / LOOK_EVERY_S) + 1)
+        """The idle process looks at its first turn after a time, unless it does so earlier."""
+        turn, pause = turn_after(self._idle[worker], self._pause[worker], time)
         if turn < self._next[worker]:
             self._next[worker] = turn
-            self.at(turn, partial(self._turn, worker, turn))
+            self.at(turn, partial(self._turn, worker, turn, pause))
 
-    def _turn(self, worker: int, turn: float) -> None:
+    def _turn(self, worker: int, turn: float, pause: float) -> None:
         if worker in self._idle and self._next[worker] == turn:  # or it has looked meanwhile
+            self._pause[worker] = pause
             self._look(worker)
+
+
+def turn_after(since: float, pause: float, time: float) -> tuple[float, float]:
+    """When a process looks first after a time, if it waits since `since`, at first for `pause`; and its pause then.
+    Seconds; `time` is not before `since`."""
+    turn = since
+    while turn <= time:
+        turn += pause
+        pause = min(LOOK_GROWS * pause, LOOK_S[1])
+        if pause == LOOK_S[1] and turn < time:  # from here on they are equal
+            turn += (time - turn) // pause * pause
+    return turn, pause
