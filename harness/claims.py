@@ -15,7 +15,7 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -86,11 +86,14 @@ class Shared:
     silence: float = SILENCE_S
     lost: Callable[[str], None] = lambda name: None
     """Hears of a claim that is no longer this process's."""
+    dead: Mapping[str, int] = field(default_factory=dict)
+    """Generations of claims that somebody has watched long enough (`abandoned`), for a process that is too young to."""
     shared = True
 
     def __post_init__(self) -> None:
         self._system, self._root = filesystem(f"{self.url.rstrip('/')}/claims")
         self._held: dict[str, int] = {}  # generations
+        self._dead = dict(self.dead)
         self._seen: dict[tuple[str, int], tuple[bytes, float]] = {}
         self._beats, self._me = 0, uuid4().hex
         self._guard, self._over = threading.Lock(), threading.Event()
@@ -127,6 +130,11 @@ class Shared:
     def free(self, names: Iterable[str]) -> bool:
         return all(self._newest(name) is None for name in names)
 
+    def abandoned(self, names: Iterable[str]) -> dict[str, int]:
+        """Of claims that nobody stands behind any more, as far as this process has watched: their generations."""
+        newest = {name: found[-1] for name in names if (found := self._generations(name))}
+        return {name: generation for name, generation in newest.items() if self._gone(name, generation)}
+
     # one claim
 
     def _take(self, name: str) -> bool:
@@ -158,6 +166,8 @@ class Shared:
 
     def _gone(self, name: str, generation: int) -> bool:
         """Whether nobody stands behind a claim any more."""
+        if self._dead.get(name) == generation:
+            return True
         try:
             there = self._system.cat_file(f"{self._root}/{name}/{generation}")
         except FileNotFoundError:  # let go of a moment ago

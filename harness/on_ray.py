@@ -7,6 +7,8 @@ notice; the piece runs again elsewhere, and goes on from its last checkpoint.
 
 from __future__ import annotations
 
+import heapq
+import math
 import os
 import socket
 import sys
@@ -16,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +30,14 @@ from rich.table import Table
 
 from core.errors import BadInput, reason
 from harness import pieces
+from harness.claims import Shared
 from harness.ending import Interrupted, Stop
 from harness.pieces import Key, Order, Outlook, Piece
 
 _TRIES = 10  # of a piece whose worker or node is lost
 _LOOK_EVERY_S = 0.5
 _CONNECT_S = 10.0
+_COUNT_EVERY_S = 30.0  # of the places that a cluster has
 _AGAIN_S = 5.0  # before a piece that another driver's worker has in hand is asked for again
 _TELL_EVERY_S = 60.0  # where there is no terminal
 _PATIENCE_S = 120.0  # with workers that are asked to stop
@@ -165,6 +170,7 @@ class Driver:
     stop: Callable[[], bool]
     board: Any = None
     statuses: dict[Key, str] = field(default_factory=dict)
+    _counted: tuple[float, int] = (-math.inf, 0)  # when the cluster's places were counted, and how many there were
 
     # planning
 
@@ -227,10 +233,14 @@ class Driver:
         work = ray.remote(max_calls=1)(_carry_out)  # a process each
         given = ray.put(order)
 
-        def submit(piece: Piece) -> Any:
-            return work.options(**self.cluster.options(piece.label)).remote(given, piece, self.board)
+        # a worker is too young to know whether another is silent for good; this process watches from the first look on
+        watch = Shared(str(order.execution.results), silence=order.execution.silence)
 
-        for piece, found in self.each(made, submit):
+        def submit(piece: Piece) -> Any:
+            known = piece._replace(dead=tuple(watch.abandoned(piece.names).items()))
+            return work.options(**self.cluster.options(piece.label)).remote(given, known, self.board)
+
+        for piece, found in self.each(made, submit, lambda piece: watch.free(piece.names)):
             if isinstance(found, BadInput):
                 self._say([f"{piece.label}: failed: {found}"])
                 continue
@@ -238,9 +248,12 @@ class Driver:
                 self.statuses[key] = status
         return self.statuses
 
-    def each(self, made: Sequence[Piece], submit: Callable[[Piece], Any]) -> Iterator[tuple[Piece, Any]]:
-        """Submits each piece when all before it are done, and yields it with its result, or the `BadInput` that it
-        failed of. A piece of which something is "elsewhere" is asked for again after a while."""
+    def each(
+        self, made: Sequence[Piece], submit: Callable[[Piece], Any], again: Callable[[Piece], bool] = lambda piece: True
+    ) -> Iterator[tuple[Piece, Any]]:
+        """Submits each piece when all before it are done, those with the longest way behind them first, and yields it
+        with its result, or the `BadInput` that it failed of. A piece that is "elsewhere" waits until `again` says that
+        it may be asked for once more."""
         waits = {piece.number: set(piece.before) for piece in made}
         after: dict[int, list[int]] = {}
         for piece in made:
@@ -249,15 +262,20 @@ class Driver:
         of = {piece.number: piece for piece in made}
         running: dict[Any, Piece] = {}
         later: list[tuple[float, Piece]] = []
-        report = _Report(self.console, of, self.board)
-        for piece in made:
-            if not waits[piece.number]:
-                running[submit(piece)] = piece
+        report, ways = _Report(self.console, of, self.board), behind(made)
+        ready = [(-ways[piece.number], piece.number) for piece in made if not waits[piece.number]]
+        heapq.heapify(ready)
         with report:
-            while running or later:
+            while running or later or ready:
                 now = time.monotonic()
                 for due, piece in [one for one in later if one[0] <= now]:
                     later.remove((due, piece))
+                    if again(piece):
+                        heapq.heappush(ready, (-ways[piece.number], piece.number))
+                    else:
+                        later.append((now + _AGAIN_S, piece))
+                while ready and len(running) < self._places():
+                    piece = of[heapq.heappop(ready)[1]]
                     running[submit(piece)] = piece
                 done = _ended(running)
                 if self.stop():
@@ -274,8 +292,19 @@ class Driver:
                     for number in after.get(piece.number, ()):
                         waits[number].discard(piece.number)
                         if not waits[number]:
-                            running[submit(of[number])] = of[number]
+                            heapq.heappush(ready, (-ways[number], number))
                 report.look(list(running.values()))
+
+    def _places(self) -> int:
+        """Pieces that are submitted at most: twice as many as the cluster holds now, so that it never waits for this
+        process, and one that can grow sees why."""
+        now = time.monotonic()
+        if now - self._counted[0] > _COUNT_EVERY_S:
+            there = ray.cluster_resources()
+            holds = [there.get("CPU", 0.0) / self.cluster.cpus] if self.cluster.cpus else []
+            holds += [there.get("GPU", 0.0) / self.cluster.gpus] if self.cluster.gpus else []
+            self._counted = now, 2 * int(min(holds, default=1000.0)) + 4
+        return self._counted[1]
 
     def _end(self, waiting: Sequence[Any]) -> None:
         """Asks workers to save and stop, and waits for them."""
@@ -288,6 +317,18 @@ class Driver:
     def _say(self, lines: Iterable[str]) -> None:
         for line in lines:
             self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def behind(made: Sequence[Piece]) -> dict[int, float]:
+    """The weight of the longest way from each piece, itself included, to an end of the plan."""
+    after: dict[int, list[int]] = {piece.number: [] for piece in made}
+    for piece in made:
+        for before in piece.before:
+            after[before].append(piece.number)
+    weights, ways = {piece.number: piece.weight for piece in made}, dict[int, float]()
+    for number in reversed(list(TopologicalSorter({piece.number: piece.before for piece in made}).static_order())):
+        ways[number] = weights[number] + max((ways[later] for later in after[number]), default=0.0)
+    return ways
 
 
 def _ended(running: Mapping[Any, Piece]) -> list[Any]:

@@ -48,6 +48,7 @@ class Piece(NamedTuple):
     label: str
     before: tuple[int, ...]  # numbers of the pieces that it has to wait for
     weight: float  # updates, all lanes together
+    dead: tuple[tuple[str, int], ...] = ()  # claims of its lanes whose owners the driver knows to be gone
 
 
 Key = tuple[str, int]
@@ -142,7 +143,6 @@ def carried_out(order: Order, piece: Piece, tell: Tell) -> dict[Key, str]:
       BadInput: this machine plans something else, or cannot have the data.
     """
     from harness.carry_out import begun
-    from harness.claims import Shared
     from harness.execute import ELSEWHERE, Executor
 
     how = replace(order.execution, fresh=False)
@@ -158,13 +158,19 @@ def carried_out(order: Order, piece: Piece, tell: Tell) -> dict[Key, str]:
         session.progress.say(f"lane {lane}: was not kept in time, and may be another worker's now; this one stops")
         session.stop.wish()
 
-    with session.stop.listening(), session.progress, Shared(str(how.results), silence=how.silence, lost=lost) as mine:
+    with session.stop.listening(), session.progress, _claims(how, lost, piece) as mine:
         executor = Executor(session, 1, how.lanes, how.stale, mine, only=frozenset(piece.names))
         found = executor.trials(runs, dataset)
     ends = {(trial.run.fingerprint, trial.seed): status for trial, status in found.items()
             if trial.lanes()[-1].fingerprint in piece.names}  # fmt: skip
     untouched = not executor.tried and ELSEWHERE in ends.values()
     return {key: ELSEWHERE for key in ends} if untouched else ends
+
+
+def _claims(how: Execution, lost: Callable[[str], None], piece: Piece) -> Any:
+    from harness.claims import Shared
+
+    return Shared(str(how.results), silence=how.silence, lost=lost, dead=dict(piece.dead))
 
 
 def _plan(order: Order) -> Plan:

@@ -263,7 +263,7 @@ class Shards(Simulation):
             self._place.append(len(members[one.task]))
             members[one.task].append(number)
         self._members = members
-        self._task = [0] * count  # that a process is at
+        self._task = [0] * count  # how many tasks a process has gone through, from one of its own on
         self._seen: list[dict[tuple[int, int], tuple[float, float]]] = [{} for _ in range(count)]
         self._idle: dict[int, float] = {}  # since when
         self._pause = [LOOK_S[0]] * count  # before the next look of one that finds nothing
@@ -282,9 +282,9 @@ class Shards(Simulation):
         self._wake()
 
     def _look(self, worker: int) -> None:
-        """Takes the first program that can be had, from the task that the process is at to the last."""
+        """Takes the first program that can be had, from the task that the process is at on, once round."""
         while self._task[worker] < len(self._shelves):
-            task = self._task[worker]
+            task = (self._task[worker] + worker * len(self._shelves) // len(self._orders)) % len(self._shelves)
             place = self._found(worker, task) if self._shelves[task].size else None
             if place is not None:
                 self._idle.pop(worker, None)

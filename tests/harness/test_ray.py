@@ -120,7 +120,7 @@ def test_how_far_it_is_is_told(two_workers: None, monkeypatch: pytest.MonkeyPatc
         return {}
 
     _, said = driven([piece(0), piece(1, 0)], lambda one: work.remote(one.number))
-    assert "programs: 1 done, 1 running, 0 waiting; 50%" in said and "programs: 2 done" in said
+    assert "programs: 1 done, 0 running, 1 waiting; 50%" in said and "programs: 2 done" in said
 
 
 # bad input
@@ -244,3 +244,34 @@ def test_two_drivers_of_one_plan_and_one_that_is_stopped(nodes: Nodes, command: 
     ends = [one.communicate(timeout=900)[1] for one in both]
     assert [one.returncode for one in both] == [0, 0], ends
     assert contents(there) == contents(plain)
+
+
+def test_the_longest_way_goes_first(two_workers: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one place: a short piece before a long one comes before a piece of middle length."""
+    monkeypatch.setattr(on_ray.Driver, "_places", lambda driver: 1)
+
+    @ray.remote(num_cpus=0.5)
+    def work(number: int) -> dict[str, str]:
+        return {}
+
+    made = [piece(0)._replace(weight=5.0), piece(1)._replace(weight=1.0), piece(2, 1)._replace(weight=9.0)]
+    assert on_ray.behind(made) == {0: 5.0, 1: 10.0, 2: 9.0}
+    found, _ = driven(made, lambda one: work.remote(one.number))
+    assert [number for number, _ in found] == [1, 2, 0]
+
+
+def test_a_dead_node_s_claims_are_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each worker is too young to know that another machine's is silent; the driver has watched, and says so."""
+    from harness import claims
+
+    dead = claims.Shared(str(tmp_path), silence=0.4)
+    assert dead.take(["a"])
+    monkeypatch.setattr(claims, "machine", lambda: "another")
+    driver = claims.Shared(str(tmp_path), silence=0.4)
+    assert not driver.free(["a"]) and driver.abandoned(["a"]) == {}
+    time.sleep(0.5)
+    assert driver.free(["a"])
+    assert not claims.Shared(str(tmp_path), silence=0.4).take(["a"])
+    worker = claims.Shared(str(tmp_path), silence=0.4, dead=driver.abandoned(["a"]))
+    assert worker.take(["a"])
+    assert not driver.free(["a"]) and driver.abandoned(["a"]) == {}  # the new owner lives
