@@ -74,13 +74,14 @@ class Nodes:
 
     nodes: list[Node]
     folder: Path
+    cores: Sequence[int] = ()  # of this machine, one for each node; none: all of them
 
     @property
     def address(self) -> str:
         return f"{self.nodes[0].address}:6379"
 
     def start(self, number: int, cpus: int = 1) -> None:
-        """Starts, or starts again, the node of that number."""
+        """Starts the node of that number."""
         node = self.nodes[number]
         role = ["--head", "--port=6379"] if number == 0 else [f"--address={self.address}"]
         words = [str(Path(sys.executable).with_name("ray")), "start", *role, f"--node-ip-address={node.address}",
@@ -89,6 +90,7 @@ class Nodes:
         words += ["--include-dashboard=false", f"--temp-dir={self.folder}"] if number == 0 else []
         log = (self.folder / f"{node.name}.log").open("ab")
         environment = os.environ | ENVIRONMENT
+        words = ["taskset", "-c", str(self.cores[number]), *words] if self.cores else words
         node.processes.append(subprocess.Popen(node.inside(*words), stdout=log, stderr=log, env=environment))
 
     def on_head(self, words: Sequence[str], environment: dict[str, str], cwd: Path) -> subprocess.Popen[str]:
@@ -110,12 +112,12 @@ class Nodes:
 
 
 @contextlib.contextmanager
-def cluster(folder: Path, count: int) -> Iterator[Nodes]:
-    """`count` nodes of a CPU each; `folder` is Ray's own and needs a short path (sockets)."""
+def cluster(folder: Path, count: int, cores: Sequence[int] = ()) -> Iterator[Nodes]:
+    """`count` nodes of a CPU each; `folder` is Ray's own and needs a short path (sockets); `cores`: see `Nodes`."""
     mark = secrets.token_hex(2)
     bridge, subnet = f"br{mark}", f"10.{77 + int(mark[:2], 16) % 100}.{int(mark[2:], 16)}"
     nodes = [Node(f"n{mark}{number}", f"{subnet}.{number + 1}") for number in range(count)]
-    made = Nodes(nodes, folder)
+    made = Nodes(nodes, folder, cores)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         _ip("link", "add", bridge, "type", "bridge")
