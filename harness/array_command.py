@@ -14,7 +14,7 @@ import re
 import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -174,8 +174,7 @@ def _planned(words: Sequence[str]) -> tuple[int, Path]:
     Raises:
       BadInput: it would refuse them, or they have no meaning in an array. Or typer's error for what is no option.
     """
-    from harness.config import RunSettings
-    from harness.request import Request, load
+    from harness.request import of_command_line
 
     context = get_command(run_command.app).make_context("harness.run", list(words))
     said: dict[str, Any] = context.params
@@ -190,21 +189,7 @@ def _planned(words: Sequence[str]) -> tuple[int, Path]:
     options.lanes(said["lanes"])
     options.stale(said["stale"])
     options.silence(said["silence"])
-    saved = load(Path(said["plan"])) if said["plan"] else Request()
-    asked = saved.with_words(
-        suite=said["suite"] or "",
-        tasks=tuple(options.parts("patterns", said["patterns"], "task")),
-        methods=tuple(options.parts("names", said["names"], "method")),
-        preset=said["preset"],
-        protocol=said["protocol"],
-        seeds=said["seeds"] or "",
-        steps=said["steps"],
-        set=tuple(said["sets"] or ()),
-        sweep=tuple(said["swept"] or ()),
-        data=said["data"] if "data" in given else "",
-        sizes={one.name: said[one.name] for one in fields(RunSettings) if one.name in given and one.name != "seeds"},
-    )
-    options.check_sizes(asked.sizes)
+    asked, saved = of_command_line(said, given)
     plan = asked.plan()
     drafts = [run for task in plan.tasks for run in plan.runs(task)]
     saved.check_unchanged(expanded(Path(said["plan"])), drafts if asked == saved else None)

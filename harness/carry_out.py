@@ -34,7 +34,7 @@ def carry_out(plan: Plan, per_task: int, execution: Execution, adopted: Sequence
     Raises:
       BadInput: no task's data can be had, or the only task's work was made by other code.
     """
-    _allow_open_files()
+    allow_open_files()
     resuming = "the same command continues" + (", without --fresh" if execution.fresh else "")
     with contextlib.ExitStack() as held:
         progress = held.enter_context(Progress(console))
@@ -73,12 +73,8 @@ def _claims(execution: Execution, session: Session, held: contextlib.ExitStack) 
     """What says which programs are this process's, for as long as `held` is."""
     if execution.shard is None:
         return Alone()
-
-    def lost(name: str) -> None:
-        session.progress.say(f"lane {name}: was not kept in time, and may be another process's now; this one stops")
-        session.stop.wish()
-
-    return held.enter_context(Shared(str(execution.results), Shard(*execution.shard), execution.silence, lost))
+    shard = Shard(*execution.shard)
+    return held.enter_context(Shared(execution.results, shard, execution.silence, session.give_up))
 
 
 @dataclass
@@ -167,7 +163,7 @@ class _Carrying:
                 session.progress.say(f"{lane.label}, seed {lane.seed}: adopted: {difference}")
 
 
-def _allow_open_files() -> None:
+def allow_open_files() -> None:
     """As many as this user may have: a program of many lanes holds a lock for each, and one for its record."""
     with contextlib.suppress(ValueError, OSError):
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)

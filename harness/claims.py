@@ -1,9 +1,10 @@
-"""Which of several processes carries out what, where all they share is a folder, or a bucket, of results.
+"""Which of several processes carries out what, where all they share is a folder of results.
 
-A claim is a file, `claims/<name>/<generation>`, which only one process can create. Its owner writes it anew every few
-seconds. Whoever sees it unchanged for `silence` seconds by its own clock, or knows that its process is gone, may create
-the next generation; an owner that finds one newer than its own has lost the claim, and stops. So nothing rests on equal
-clocks, on renaming, or on locks, which object storage does not have.
+A claim is a file, `claims/<name>/<generation>`, which only one process can create: a link to a draft, which fails where
+the name is taken. Its owner writes it anew every few seconds. The next generation may be created by whoever sees it
+unchanged for `silence` seconds by his own clock, or knows that its process is gone, or finds that its owner let go of
+it. Generations only rise. An owner that finds another's, or one newer than its own, has lost the claim, and stops. So
+nothing rests on equal clocks or on locks.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 from uuid import uuid4
 
-import fsspec
+from core.files import read_plain, write_text
 
 SILENCE_S = 120.0  # of an owner, after which it counts as gone
 _BEATS = 6  # in that time
+_LET_GO = '{"owner": null}\n'
 
 
 class Claims(Protocol):
@@ -78,10 +80,9 @@ class Shard:
 
 @dataclass
 class Shared:
-    """Claims in a folder or a bucket (any URL that fsspec knows). Use it as a context: it beats meanwhile, and lets go
-    of everything at the end."""
+    """Claims in a folder of results. Use it as a context: it beats meanwhile, and lets go of everything at the end."""
 
-    url: str
+    results: Path
     shard: Shard = field(default_factory=Shard)
     silence: float = SILENCE_S
     lost: Callable[[str], None] = lambda name: None
@@ -91,12 +92,11 @@ class Shared:
     shared = True
 
     def __post_init__(self) -> None:
-        self._system, self._root = filesystem(f"{self.url.rstrip('/')}/claims")
         self._held: dict[str, int] = {}  # generations
         self._dead = dict(self.dead)
         self._seen: dict[tuple[str, int], tuple[bytes, float]] = {}
         self._beats, self._me = 0, uuid4().hex
-        self._guard, self._over = threading.Lock(), threading.Event()
+        self._guard, self._over = threading.RLock(), threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
 
     def __enter__(self) -> Shared:
@@ -122,13 +122,13 @@ class Shared:
 
     def release(self, names: Sequence[str]) -> None:
         for name in names:
-            with self._guard:
+            with self._guard, contextlib.suppress(OSError):
                 generation = self._held.pop(name, None)
-                if generation is not None:
-                    self._remove(name, generation)
+                if generation is not None and self._mine(name, generation):
+                    write_text(self._path(name, generation), _LET_GO)  # stays, so that numbers rise
 
     def free(self, names: Iterable[str]) -> bool:
-        return all(self._newest(name) is None for name in names)
+        return all(self._owned(name) is None for name in names)
 
     def abandoned(self, names: Iterable[str]) -> dict[str, int]:
         """Of claims that nobody stands behind any more, as far as this process has watched: their generations."""
@@ -143,23 +143,28 @@ class Shared:
             return False
         generation = found[-1] + 1 if found else 0
         with self._guard:
-            try:
-                self._write(name, generation, "create")
-            except FileExistsError:
+            if not self._create(name, generation):
+                return False
+            now = self._generations(name)
+            if now[-1:] != [generation]:  # others were faster, and beyond it already
+                self._path(name, generation).unlink(missing_ok=True)
                 return False
             self._held[name] = generation
         for old in found:
-            self._remove(name, old)
+            self._path(name, old).unlink(missing_ok=True)
         return True
 
-    def _newest(self, name: str) -> int | None:
+    def _owned(self, name: str) -> int | None:
         """The claim that somebody holds."""
         found = self._generations(name)
         return found[-1] if found and not self._gone(name, found[-1]) else None
 
+    def _path(self, name: str, generation: int) -> Path:
+        return self.results / "claims" / name / str(generation)
+
     def _generations(self, name: str) -> list[int]:
         try:
-            names = [str(one).rpartition("/")[2] for one in self._system.ls(f"{self._root}/{name}", detail=False)]
+            names = os.listdir(self.results / "claims" / name)
         except (FileNotFoundError, NotADirectoryError):
             return []
         return sorted(int(one) for one in names if one.isdecimal())
@@ -169,27 +174,46 @@ class Shared:
         if self._dead.get(name) == generation:
             return True
         try:
-            there = self._system.cat_file(f"{self._root}/{name}/{generation}")
-        except FileNotFoundError:  # let go of a moment ago
-            return True
+            there = read_plain(self._path(name, generation))
+        except FileNotFoundError:  # a newer one is there
+            return False
+        silence = self.silence
         with contextlib.suppress(ValueError, KeyError, TypeError):
             owner = json.loads(there)
-            if owner["machine"] == machine() and not _runs(int(owner["process"])):
+            if owner["owner"] is None or (owner["machine"] == machine() and not _runs(int(owner["process"]))):
                 return True
+            silence = max(silence, float(owner["silence"]))  # it may beat more slowly than this process would
         known = self._seen.get((name, generation))
         if known is None or known[0] != there:
             self._seen[name, generation] = there, time.monotonic()
             return False
-        return time.monotonic() - known[1] > self.silence
+        return time.monotonic() - known[1] > silence
 
-    def _write(self, name: str, generation: int, mode: str) -> None:
-        about = {"owner": self._me, "machine": machine(), "process": os.getpid(), "beat": self._beats}
-        self._system.makedirs(f"{self._root}/{name}", exist_ok=True)
-        self._system.pipe_file(f"{self._root}/{name}/{generation}", json.dumps(about).encode(), mode=mode)
+    def _mine(self, name: str, generation: int) -> bool:
+        """Whether a claim is this process's, and the newest."""
+        if self._generations(name)[-1:] != [generation]:
+            return False
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            return bool(json.loads(read_plain(self._path(name, generation)))["owner"] == self._me)
+        return False
 
-    def _remove(self, name: str, generation: int) -> None:
-        with contextlib.suppress(OSError):
-            self._system.rm_file(f"{self._root}/{name}/{generation}")
+    def _text(self) -> str:
+        return json.dumps({"owner": self._me, "machine": machine(), "process": os.getpid(), "silence": self.silence,
+                           "beat": self._beats})  # fmt: skip
+
+    def _create(self, name: str, generation: int) -> bool:
+        """Whether this process made the file: whole, and nobody else did."""
+        path = self._path(name, generation)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f".{self._me}")
+        try:
+            draft.write_text(self._text())
+            os.link(draft, path)
+        except FileExistsError:
+            return False
+        finally:
+            draft.unlink(missing_ok=True)
+        return True
 
     # the beat
 
@@ -201,37 +225,26 @@ class Shared:
                 for name in list(self._held):
                     self._renew(name)
                 last = time.monotonic()
-            except OSError:  # storage that does not answer for a while; others see no beat
+            except Exception:  # storage that does not answer for a while; others see no beat
                 if time.monotonic() - last > self.silence / 2:
                     for name in list(self._held):
                         self._give_up(name)
 
     def _renew(self, name: str) -> None:
-        found = self._generations(name)
         with self._guard:
             generation = self._held.get(name)
-            if generation is not None and (not found or found[-1] == generation):
-                self._write(name, generation, "overwrite")
+            if generation is None:
                 return
-        if generation is not None:
-            self._give_up(name)
+            if self._mine(name, generation):
+                write_text(self._path(name, generation), self._text())
+                return
+        self._give_up(name)
 
     def _give_up(self, name: str) -> None:
         with self._guard:
             if self._held.pop(name, None) is None:
                 return
         self.lost(name)
-
-
-def filesystem(url: str) -> tuple[Any, str]:
-    """fsspec's file system of a URL or a path, which remembers no listing as others write there, and the path in it.
-
-    Raises:
-      ImportError: it needs a package that is not installed.
-      ValueError: nobody knows its protocol.
-    """
-    system, root = fsspec.url_to_fs(url, use_listings_cache=False)
-    return system, root.rstrip("/")
 
 
 @functools.cache

@@ -59,17 +59,9 @@ def diagnose(
     def go() -> int:
         options.check_once(context)
         options.check(given)
-        from harness.request import Request, load
+        from harness.request import of_command_line
 
-        sizes = {"episodes": episodes, "evaluate_every": evaluate_every, "data_episodes": data_episodes}
-        asked = (load(Path(plan)) if plan else Request()).with_words(
-            suite=suite or "", tasks=tuple(options.parts("patterns", patterns, "task")),
-            methods=tuple(options.parts("names", names, "method")), preset=preset, protocol=protocol,
-            seeds=seeds or "", steps=steps, set=tuple(sets or ()), sweep=tuple(swept or ()),
-            data=data if "data" in given else "",
-            sizes={name: value for name, value in sizes.items() if value is not None},
-        )  # fmt: skip
-        options.check_sizes(asked.sizes)
+        asked, _ = of_command_line(context.params, given)
         return _ask(asked, expanded(Path(results)), states, say, console)
 
     raise typer.Exit(guarded(go))

@@ -99,7 +99,7 @@ class Executor:
             some = f", {seeds_text(seeds)}" if len(seeds) < len(run.settings.seeds) else ""
             if self.only is None:
                 self.session.progress.say(f"{run.label}{some}: finished before ({run.fingerprint})")
-        made = [one for one in ahead.programs if self.only is None or self.only.issuperset(_names(one))]
+        made = [one for one in ahead.programs if self.only is None or not self.only.isdisjoint(_names(one))]
         statuses |= self._all(made, common)
         left = (trial for trial in trials if trial not in statuses)
         return statuses | {trial: self._left(trial) for trial in left}
@@ -136,9 +136,10 @@ class Executor:
                         break
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
                         number = running.pop(future)
-                        self._let_go(made[number])
+                        found_out = future.result()
+                        self._let_go(made[number], found_out)
                         sorter.done(number)
-                        statuses |= future.result()
+                        statuses |= found_out
             except BaseException:  # the programs beside it end at their next checkpoint
                 self.session.stop.wish()
                 raise
@@ -154,15 +155,30 @@ class Executor:
                 found[number] = "finished"
             elif self.tried.issuperset(names) or (self.claims.shared and self._failed_elsewhere(programs[number])):
                 found[number] = "failed"
+            elif self.claims.shared and self._waiting(programs[number]):
+                continue
             elif list(found.values()).count("taken") < free and self.claims.take(names):
                 found[number] = "taken"
         return found
+
+    def finished(self, lane: Lane) -> bool:
+        """Whether a lane was trained to its end, by whomever."""
+        return self._stored(lane).finished
 
     def _finished(self, program: Program) -> bool:
         """Whether nothing of it is to be done any more, as another process was here."""
         trials = all(status(trial, self.session.results) == "finished" for trial in program.trials)
         lanes = (lane for lane in program.lanes if lane.fingerprint in program.needed)
         return trials and all(self._stored(lane).finished for lane in lanes)
+
+    def _waiting(self, program: Program) -> bool:
+        """Whether something that it reads, or that its trials act with, is still another process's to finish: neither
+        finished nor known to have failed."""
+        own = set(_names(program))
+        reads = {one.fingerprint: one for lane in program.lanes for one in lane.reads.values()}
+        reads |= {one.fingerprint: one for trial in program.trials for one in trial.lanes()[:-1]}
+        return any(not (name in own or name in self.session.failed or self._stored(lane).finished)
+                   for name, lane in reads.items())  # fmt: skip
 
     def _failed_elsewhere(self, program: Program) -> bool:
         """Whether another process has tried it since this one began, and all its lanes or trials that are not finished
@@ -175,23 +191,34 @@ class Executor:
             return True
         since = [_since(trial, self.session.results) for trial in program.trials]
         bad = [when for state, when in since if state == "failed"]
-        return bool(bad) and all(state in ("failed", "finished") for state, _ in since) and min(bad) >= self.began
+        needed = all(self._stored(lane).finished for lane in program.lanes if lane.fingerprint in program.needed)
+        return (
+            bool(bad)
+            and needed
+            and all(state in ("failed", "finished") for state, _ in since)
+            and min(bad) >= self.began
+        )
 
-    def _let_go(self, program: Program) -> None:
+    def _let_go(self, program: Program, found: Mapping[Trial, str]) -> None:
         names = _names(program)
-        self.tried |= set(names) if self.claims.shared else set()
+        self.tried |= set(names) if self.claims.shared and ELSEWHERE not in found.values() else set()
         self.claims.release(names)
 
     def something_to_do(self, runs: Sequence[RunNode]) -> bool:
-        """Whether a program of these runs, whose data are no secret, is ready and in nobody's hands."""
+        """Whether a program of these runs is ready, and in nobody's hands."""
         trials = [trial for run in runs for trial in run.trials()]
         engine = engine_of(runs[0].task.suite)
         made = remaining(trials, self.session.results, engine, self.lanes).programs
         sorter = order(made)
         sorter.prepare()
-        ready = [made[number] for number in sorter.get_ready()]
-        names = [_names(one) for one in ready if not self._failed_elsewhere(one)]
-        return any(self.claims.free(one) for one in names if not self.tried.issuperset(one))
+        while sorter.is_active() and (ready := sorter.get_ready()):
+            for number in ready:
+                names = _names(made[number])
+                if self.tried.issuperset(names) or self._failed_elsewhere(made[number]):
+                    sorter.done(number)  # what reads it is to be looked at, too
+                elif not self._waiting(made[number]) and self.claims.free(names):
+                    return True
+        return False
 
     def statuses(self, runs: Sequence[RunNode]) -> list[str]:
         """Of runs that are left to others, by their records."""
@@ -316,7 +343,7 @@ class Executor:
             return attempt
         except record.Busy as busy:
             self.session.progress.say(f"{trial.label}: skipped: {busy}")
-            return "busy"
+            return ELSEWHERE if self.claims.shared else "busy"
         except Exception as error:
             if not is_of_one_run(error):
                 raise

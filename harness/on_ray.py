@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -32,7 +32,7 @@ from core.errors import BadInput, reason
 from harness import pieces
 from harness.claims import Shared
 from harness.ending import Interrupted, Stop
-from harness.pieces import Key, Order, Outlook, Piece
+from harness.pieces import Failed, Key, Order, Outcome, Outlook, Piece
 
 _TRIES = 10  # of a piece whose worker or node is lost
 _LOOK_EVERY_S = 0.5
@@ -52,9 +52,27 @@ class Cluster:
     cpus: float = 1.0
     gpus: float = 0.0  # a share of one, or several
 
+    def __post_init__(self) -> None:
+        """Raises: BadInput."""
+        for flag, number in (("--cpus-per-program", self.cpus), ("--gpus-per-program", self.gpus)):
+            if not 0.0 <= number <= 1024.0 or abs(number * 1e4 - round(number * 1e4)) > 1e-6:
+                raise BadInput(f"{flag} {number:g}: expected a number from 0 to 1024, of at most four decimals")
+            if number > 1.0 and number != int(number):
+                raise BadInput(f"{flag} {number:g}: expected a share of one, or a whole number")
+
+    def doubts(self) -> list[str]:
+        """A line where no node that is there now could take a program."""
+        needs = {"CPU": self.cpus, "GPU": self.gpus}
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        if any(all(node.get(what, 0.0) >= number for what, number in needs.items()) for node in nodes):
+            return []
+        return [f"no node has {self.cpus:g} CPUs and {self.gpus:g} GPUs for a program now; waiting for one"]
+
     def options(self, label: str) -> dict[str, Any]:
         """Of one of Ray's tasks: what it needs and sees. What JAX reads stands there before it is imported."""
         seen = {name: value for name, value in os.environ.items() if name.startswith(_CARRIED)}
+        for name in ("XLA_CLIENT_MEM_FRACTION", "JAX_PLATFORMS"):  # the first is refused beside its other spelling
+            seen.pop(name, None)
         seen |= {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 * min(self.gpus, 1.0):.3f}"} if self.gpus else {
             "JAX_PLATFORMS": "cpu"}  # fmt: skip  # else a task of no GPU might see all of them
         return {"num_cpus": self.cpus, "num_gpus": self.gpus, "max_retries": _TRIES,
@@ -71,11 +89,15 @@ def drive(order: Order, cluster: Cluster, console: Console) -> int:
     stop = Stop()
     stop.after(order.execution.stop_after)
     with _connected(cluster), stop.listening():
-        board = _board()
-        driver = Driver(cluster, console, stop, board)
+        driver = Driver(cluster, console, stop, _board())
+        driver.say(cluster.doubts())
         try:
-            found = driver.plan(order)
-            statuses = driver.all(order, found)
+            names = driver.tasks(order)
+            mark = pieces.marked(order.execution.results)
+            try:
+                statuses = driver.all(replace(order, mark=mark), names)
+            finally:
+                Path(mark.path).unlink(missing_ok=True)
         except Interrupted:
             console.print("stopped; the same command continues", markup=False, highlight=False)
             return 130
@@ -102,9 +124,10 @@ def _connected(cluster: Cluster) -> Iterator[None]:
     here = [str(Path(sys.modules[name].__path__[0])) for name in ("core", "methods", "harness", "tasks")
             if name in sys.modules]  # fmt: skip
     _reached(cluster.address)
+    address = cluster.address or os.environ.get("RAY_ADDRESS", "")
     try:
         ray.init(address=cluster.address or None, log_to_driver=False, configure_logging=False, include_dashboard=False,
-                 runtime_env={"py_modules": here} if cluster.address else None)  # fmt: skip
+                 runtime_env={"py_modules": here} if address not in ("", "local") else None)  # fmt: skip
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         raise BadInput(f"--on ray:{cluster.address}: no cluster answers ({reason(error)[:200]})") from None
     try:
@@ -147,7 +170,7 @@ def _board() -> Any:
     return ray.remote(_Board).options(num_cpus=0, max_restarts=-1, max_task_retries=0).remote()
 
 
-def _carry_out(order: Order, piece: Piece, board: Any) -> dict[Key, str] | None:
+def _carry_out(order: Order, piece: Piece, board: Any) -> Outcome | None:
     """In a worker. None: it was asked to stop."""
     where = f"{os.uname().nodename}:{os.getpid()}"
 
@@ -174,24 +197,28 @@ class Driver:
 
     # planning
 
-    def plan(self, order: Order) -> list[Piece]:
-        """The pieces of all tasks, numbered through.
+    def tasks(self, order: Order) -> list[str]:
+        """Names of the plan's tasks.
 
         Raises:
           BadInput: names what is wrong.
         """
         names, lines = self._ask(pieces.tasks_of, [(order,)], "planning")[0]
-        self._say(lines)
-        mark = pieces.marked(order.execution.results)
-        try:
-            asked = [(order, name, mark) for name in names]
-            found = self._ask(pieces.outlook, asked, "planning", passed=len(names) > 1)
-        finally:
-            Path(mark.path).unlink(missing_ok=True)
+        self.say(lines)
+        return list(names)
+
+    def plan(self, order: Order, names: Sequence[str]) -> list[Piece]:
+        """The pieces of all tasks, numbered through.
+
+        Raises:
+          BadInput: names what is wrong.
+        """
+        asked = [(order, name) for name in names]
+        found = self._ask(pieces.outlook, asked, "planning", passed=len(names) > 1)
         made: list[Piece] = []
         for name, one in zip(names, found, strict=True):
             if isinstance(one, BadInput):
-                self._say([f"{name}: passed over: {one}"])
+                self.say([f"{name}: passed over: {one}"])
                 self.statuses[(name, 0)] = "no data"
                 continue
             made += _moved(one, len(made))
@@ -202,7 +229,7 @@ class Driver:
 
     def _ask(self, what: Callable[..., Any], each: Sequence[tuple[Any, ...]], label: str, passed: bool = False) -> list:
         """What a function returns in workers, for each of some arguments; with `passed` also what it fails of."""
-        remote = ray.remote(max_calls=1)(what).options(**self.cluster.options(label))
+        remote = ray.remote(max_calls=1)(what).options(**Cluster().options(label))
         waiting = [remote.remote(*given) for given in each]
         answers = []
         for one in waiting:
@@ -224,28 +251,31 @@ class Driver:
 
     # carrying out
 
-    def all(self, order: Order, made: Sequence[Piece]) -> dict[Key, str]:
-        """Carries out the pieces; statuses of all runs and seeds.
+    def all(self, order: Order, names: Sequence[str]) -> dict[Key, str]:
+        """Carries out all tasks; statuses of all runs and seeds.
 
         Raises:
           Interrupted: the user asked to stop; what the workers did is saved.
         """
+        made = self.plan(order, names)
         work = ray.remote(max_calls=1)(_carry_out)  # a process each
         given = ray.put(order)
 
         # a worker is too young to know whether another is silent for good; this process watches from the first look on
-        watch = Shared(str(order.execution.results), silence=order.execution.silence)
+        watch = Shared(order.execution.results, silence=order.execution.silence)
+        failed: dict[str, Failed] = {}
 
         def submit(piece: Piece) -> Any:
-            known = piece._replace(dead=tuple(watch.abandoned(piece.names).items()))
+            known = piece._replace(dead=tuple(watch.abandoned(piece.names).items()), failed=tuple(failed.values()))
             return work.options(**self.cluster.options(piece.label)).remote(given, known, self.board)
 
         for piece, found in self.each(made, submit, lambda piece: watch.free(piece.names)):
             if isinstance(found, BadInput):
-                self._say([f"{piece.label}: failed: {found}"])
-                continue
-            for key, status in found.items():
-                self.statuses[key] = status
+                self.say([f"{piece.label}: failed: {found}"])
+                lanes = tuple(Failed(name, str(found)) for name in piece.names)
+                found = Outcome(dict.fromkeys(piece.ends, "failed"), lanes)
+            failed |= {one.name: one for one in found.failed}
+            self.statuses |= found.statuses
         return self.statuses
 
     def each(
@@ -284,10 +314,10 @@ class Driver:
                 for one in done:
                     piece = running.pop(one)
                     found = _result(one)
-                    if found is None or (isinstance(found, Mapping) and "elsewhere" in found.values()):
+                    if found is None or (isinstance(found, Outcome) and found.elsewhere):
                         later.append((now + _AGAIN_S, piece))
                         continue
-                    report.done(piece, failed=isinstance(found, BadInput) or "failed" in (found or {}).values())
+                    report.done(piece, failed=isinstance(found, BadInput) or bool(found.failed))
                     yield piece, found
                     for number in after.get(piece.number, ()):
                         waits[number].discard(piece.number)
@@ -314,7 +344,7 @@ class Driver:
         while waiting and time.monotonic() < over:
             _, waiting = ray.wait(list(waiting), num_returns=len(waiting), timeout=1.0)
 
-    def _say(self, lines: Iterable[str]) -> None:
+    def say(self, lines: Iterable[str]) -> None:
         for line in lines:
             self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 

@@ -152,6 +152,21 @@ def seconds(name: str, text: str) -> float:
     return float(whole)
 
 
+def check_elsewhere(given: Mapping[str, Any], on: str) -> None:
+    """Refuses what has no meaning without others, or with them. `given`: see `check`.
+
+    Raises:
+      BadInput: names the option.
+    """
+    if on and on.partition(":")[0] != "ray":
+        raise BadInput(f"--on {on}: expected ray or ray:ADDRESS")
+    for name, why in (("cpus_per_program", "--on"), ("gpus_per_program", "--on"), ("silence", "--shard or --on")):
+        if name in given and not on and not (name == "silence" and "shard" in given):
+            raise BadInput(f"{flag(name)} has no meaning without {why}")
+    if on and "jobs" in given:
+        raise BadInput("--jobs has no meaning with --on: the cluster says how many programs run at a time")
+
+
 def silence(text: str) -> float:
     """Seconds; "" is the default. Raises: BadInput."""
     return Execution.silence if not text else seconds("silence", text)

@@ -29,6 +29,13 @@ Tell = Callable[[str, float], object]
 _TELL_EVERY_S = 5.0
 
 
+class Mark(NamedTuple):
+    """A file by which another machine knows the same folder of results."""
+
+    path: str
+    text: str
+
+
 @dataclass(frozen=True)
 class Order:
     """What is to be carried out, and how."""
@@ -37,6 +44,18 @@ class Order:
     saved: Request  # what a plan's file says, if one was given
     file: Path  # that file
     execution: Execution
+    mark: Mark | None = None  # by which workers know the folder of results
+
+
+Key = tuple[str, int]
+"""Of a run with one seed: its fingerprint and the seed."""
+
+
+class Failed(NamedTuple):
+    """A lane that cannot be had."""
+
+    name: str  # its fingerprint
+    why: str
 
 
 class Piece(NamedTuple):
@@ -48,11 +67,17 @@ class Piece(NamedTuple):
     label: str
     before: tuple[int, ...]  # numbers of the pieces that it has to wait for
     weight: float  # updates, all lanes together
+    ends: tuple[Key, ...] = ()  # the seeds that end with it
     dead: tuple[tuple[str, int], ...] = ()  # claims of its lanes whose owners the driver knows to be gone
+    failed: tuple[Failed, ...] = ()  # lanes that it might read
 
 
-Key = tuple[str, int]
-"""Of a run with one seed: its fingerprint and the seed."""
+class Outcome(NamedTuple):
+    """What became of a piece."""
+
+    statuses: dict[Key, str]  # of the seeds that end with it
+    failed: tuple[Failed, ...] = ()  # of its lanes
+    elsewhere: bool = False  # whether another worker has it in hand, or something that it reads
 
 
 class Outlook(NamedTuple):
@@ -60,13 +85,6 @@ class Outlook(NamedTuple):
 
     pieces: tuple[Piece, ...]
     statuses: dict[Key, str]  # "finished" or "" of every run and seed that is asked for
-
-
-class Mark(NamedTuple):
-    """A file by which another machine knows the same folder of results."""
-
-    path: str
-    text: str
 
 
 def marked(results: Path) -> Mark:
@@ -78,8 +96,10 @@ def marked(results: Path) -> Mark:
     return Mark(str(path), text)
 
 
-def check_mark(mark: Mark, results: Path) -> None:
+def check_mark(mark: Mark | None, results: Path) -> None:
     """Raises `BadInput`: this machine sees another folder of results."""
+    if mark is None:
+        return
     try:
         there = Path(mark.path).read_text()
     except OSError:
@@ -103,7 +123,7 @@ def tasks_of(order: Order) -> tuple[list[str], list[str]]:
     return [task.name for task in plan.tasks], lines
 
 
-def outlook(order: Order, name: str, mark: Mark) -> Outlook:
+def outlook(order: Order, name: str) -> Outlook:
     """What is to do of a task, its pieces numbered from 0; with --fresh what is there is deleted first.
 
     Raises:
@@ -113,11 +133,14 @@ def outlook(order: Order, name: str, mark: Mark) -> Outlook:
     from harness.engines import engine_of
     from harness.execute import Executor
     from harness.programs import waits
+    from harness.record import write_arrays
     from harness.remaining import remaining
 
     how = order.execution
-    check_mark(mark, how.results)
+    check_mark(order.mark, how.results)
     task, runs, _ = begun(_plan(order), name, how)
+    if landscape := task.landscape():
+        write_arrays(how.results / "tasks" / task.suite / f"{task.name}.npz", landscape)
     left: dict[Any, str] = {}
     trials = Executor(_session(order, _nobody), 1, how.lanes, how.stale).settle(runs, left, fresh=how.fresh)
     ahead = remaining(trials, how.results, engine_of(task.suite), how.lanes)
@@ -131,46 +154,41 @@ def outlook(order: Order, name: str, mark: Mark) -> Outlook:
         label = f"{who} on {name}: {node.stage.name}, {len(lanes)} lane{'s' * (len(lanes) > 1)}"
         weight = float(max(node.updates, 1) * max(len(program.training), 1))
         names = tuple(lane.fingerprint for lane in lanes)
-        pieces.append(Piece(number, name, names, label, tuple(sorted(before)), weight))
+        ends = tuple((trial.run.fingerprint, trial.seed) for trial in program.trials)
+        pieces.append(Piece(number, name, names, label, tuple(sorted(before)), weight, ends))
     return Outlook(tuple(pieces), statuses)
 
 
-def carried_out(order: Order, piece: Piece, tell: Tell) -> dict[Key, str]:
-    """Carries out one piece here; what became of the seeds that end with it, "elsewhere" where another worker has it.
+def carried_out(order: Order, piece: Piece, tell: Tell) -> Outcome:
+    """Carries out one piece here.
 
     Raises:
       Interrupted: somebody asked to stop; everything is saved.
       BadInput: this machine plans something else, or cannot have the data.
     """
-    from harness.carry_out import begun
+    from harness.carry_out import allow_open_files, begun
+    from harness.claims import Shared
     from harness.execute import ELSEWHERE, Executor
 
+    allow_open_files()
     how = replace(order.execution, fresh=False)
+    check_mark(order.mark, how.results)
     _, runs, dataset = begun(_plan(order), piece.task, how)
-    planned = {lane.fingerprint for run in runs for trial in run.trials() for lane in trial.lanes()}
+    planned = {lane.fingerprint: lane for run in runs for trial in run.trials() for lane in trial.lanes()}
     if strange := [one for one in piece.names if one not in planned]:
-        raise BadInput(
-            f"{piece.label}: {platform.node()} plans other lanes than {strange[0]}; its code or packages differ"
-        )
+        raise BadInput(f"{piece.label}: {platform.node()} plans other lanes than {strange[0]}; its code differs")
     session = _session(order, tell)
-
-    def lost(lane: str) -> None:
-        session.progress.say(f"lane {lane}: was not kept in time, and may be another worker's now; this one stops")
-        session.stop.wish()
-
-    with session.stop.listening(), session.progress, _claims(how, lost, piece) as mine:
-        executor = Executor(session, 1, how.lanes, how.stale, mine, only=frozenset(piece.names))
+    session.failed |= dict(piece.failed)
+    claims = Shared(how.results, silence=how.silence, lost=session.give_up, dead=dict(piece.dead))
+    with session.stop.listening(), session.progress, claims:
+        executor = Executor(session, 1, how.lanes, how.stale, claims, only=frozenset(piece.names))
         found = executor.trials(runs, dataset)
-    ends = {(trial.run.fingerprint, trial.seed): status for trial, status in found.items()
-            if trial.lanes()[-1].fingerprint in piece.names}  # fmt: skip
-    untouched = not executor.tried and ELSEWHERE in ends.values()
-    return {key: ELSEWHERE for key in ends} if untouched else ends
-
-
-def _claims(how: Execution, lost: Callable[[str], None], piece: Piece) -> Any:
-    from harness.claims import Shared
-
-    return Shared(str(how.results), silence=how.silence, lost=lost, dead=dict(piece.dead))
+    ends = {(trial.run.fingerprint, trial.seed): status for trial, status in found.items()}
+    mine = {key: ends[key] for key in piece.ends if key in ends}
+    failed = tuple(Failed(name, session.failed[name]) for name in piece.names if name in session.failed)
+    lanes = [planned[name] for name in piece.names if name not in session.failed]
+    unfinished = any(not executor.finished(lane) for lane in lanes)
+    return Outcome(mine, failed, unfinished or ELSEWHERE in mine.values())
 
 
 def _plan(order: Order) -> Plan:

@@ -10,7 +10,7 @@ import csv
 import itertools
 import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from harness.config import (
     protocol,
     task_options,
 )
-from harness.options import ONLINE
+from harness.options import ONLINE, check_sizes, parts
 from harness.plan import RunNode, fingerprint, plan_all
 from tasks.core import choose
 
@@ -257,6 +257,31 @@ class Plan:
             "runs": sorted(run.fingerprint for run in runs), "seeds": list(self.settings.seeds),
             "data_episodes": self.settings.data_episodes if self.generated else 0,
         })  # fmt: skip
+
+
+def of_command_line(said: Mapping[str, Any], given: Collection[str], **words: Any) -> tuple[Request, Request]:
+    """What a command line asks for, on top of the plan's file that it names, and what that file says.
+
+    Args:
+      said: its parameters by name, of those that mean a request (`names`, `patterns`, `sets`, ... as in `harness.run`).
+      given: those that stand on the command line.
+      words: of the request, in their place.
+
+    Raises:
+      BadInput: a value is none, or the file cannot be read.
+    """
+    saved = load(Path(said["plan"])) if said.get("plan") else Request()
+    meant = {
+        "suite": said.get("suite") or "", "tasks": tuple(parts("patterns", said.get("patterns") or "", "task")),
+        "methods": tuple(parts("names", said.get("names") or "", "method")), "preset": said.get("preset"),
+        "protocol": said.get("protocol") or "", "seeds": said.get("seeds") or "", "steps": said.get("steps"),
+        "set": tuple(said.get("sets") or ()), "sweep": tuple(said.get("swept") or ()),
+        "data": said["data"] if "data" in given else "",
+        "sizes": {name: said[name] for name in _SIZES if said.get(name) is not None},
+    }  # fmt: skip
+    asked = saved.with_words(**{**meant, **words})
+    check_sizes(asked.sizes)
+    return asked, saved
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

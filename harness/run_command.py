@@ -6,6 +6,7 @@ python -m harness.run --methods vgf,fql --suite ogbench
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -75,10 +76,6 @@ def run(
 ) -> None:  # fmt: skip
     """Trains and evaluates methods on tasks; records go to RESULTS. The same command continues what was stopped."""
     console = Console(stderr=True)
-    sizes = {"episodes": episodes, "evaluate_every": evaluate_every, "data_episodes": data_episodes,
-             "online_steps": online_steps, "online_warmup": online_warmup, "updates_per_step": updates_per_step,
-             "online_evaluate_every": online_evaluate_every, "replay_capacity": replay_capacity,
-             "jobs": jobs}  # fmt: skip
     given = {name: context.params[name] for name in options.on_command_line(context, context.params)}
 
     def go() -> int:
@@ -88,23 +85,9 @@ def run(
         if listing:
             show.listing(suite)
             return 0
-        from harness.request import Request, load
+        from harness.request import of_command_line
 
-        saved = load(Path(plan)) if plan else Request()
-        asked = saved.with_words(
-            suite=suite or "",
-            tasks=tuple(globs),
-            methods=tuple(chosen),
-            preset=preset,
-            protocol=protocol,
-            seeds=seeds or "",
-            steps=steps,
-            set=tuple(sets or ()),
-            sweep=tuple(swept or ()),
-            data=data if "data" in given else "",
-            sizes={name: value for name, value in sizes.items() if value is not None},
-        )
-        options.check_sizes(asked.sizes)
+        asked, saved = of_command_line(context.params, given, methods=tuple(chosen), tasks=tuple(globs))
         given_parts = tuple(expanded(Path(path)) for path in adopt or ())
         execution = Execution(
             expanded(Path(results)),
@@ -117,6 +100,7 @@ def run(
             options.seconds("stop_after", stop_after),
             options.silence(silence),
         )
+        options.check_elsewhere(given, on)
         if execution.shard and execution.fresh:
             raise BadInput("--fresh has no meaning with --shard: it would delete what the others do")
         if on and not (save_plan or dry_run or timed or show_config):
@@ -133,17 +117,13 @@ def _on_cluster(
     console: Console,
 ) -> int:  # fmt: skip
     """Carries a plan out elsewhere, without planning here."""
-    kind, _, address = on.partition(":")
-    if kind != "ray":
-        raise BadInput(f"--on {on}: expected ray or ray:ADDRESS")
-    for flag, number in zip(("--cpus-per-program", "--gpus-per-program"), share, strict=True):
-        if not 0.0 <= number <= 1024.0:
-            raise BadInput(f"{flag} {number:g}: expected a number from 0 to 1024")
+    _, _, address = on.partition(":")
     from harness.on_ray import Cluster, drive
     from harness.pieces import Order
 
-    order = Order(asked.settled(), saved, file, execution)
-    return drive(order, Cluster(address, *share), console)
+    settled = asked.settled()
+    how = replace(execution, results=execution.results.absolute(), data=settled.data)  # a worker stands elsewhere
+    return drive(Order(settled, saved, file, how), Cluster(address, *share), console)
 
 
 def _written(call: Callable[[], int], results: Path) -> int:

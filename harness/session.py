@@ -28,6 +28,8 @@ class Session:
     stop: Stop = field(default_factory=Stop)
     failed: dict[str, str] = field(default_factory=dict)
     """Lanes that failed in this session, by fingerprint, and why."""
+    lost: bool = False
+    """Whether some of the work is another process's by now, so that nothing may be saved any more."""
     shared: dict[Any, Any] = field(default_factory=dict)
     """What engines keep: compiled programs, texts in tokens."""
     _columns: dict[Any, Any] = field(default_factory=dict)  # of `_dataset`, on the device; rewards by transform, too
@@ -50,6 +52,12 @@ class Session:
         except (OSError, ValueError):
             return "", ""
         return when, why.strip()
+
+    def give_up(self, name: str) -> None:
+        """For a claim that is no longer this process's: nothing more is saved, and it stops."""
+        self.progress.say(f"lane {name}: the claim on it is lost, as nothing was heard for too long; stopping")
+        self.lost = True
+        self.stop.wish()
 
     def why_not(self, lanes: Iterable[Lane]) -> str | None:
         """Which of these lanes failed, and of what; of one that another took with it, that one."""

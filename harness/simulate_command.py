@@ -98,7 +98,7 @@ def simulate(
         options.check(given)
         _check(given)
         most = options.lanes(lanes)
-        from harness.request import Request, load
+        from harness.request import of_command_line
         from harness.simulation import Cluster
         from harness.simulation import synthetic as chains
 
@@ -110,13 +110,8 @@ def simulate(
                           "each a program")  # fmt: skip
         else:
             rates = measured([expanded(Path(path)) for path in seconds or _MEASURED])
-            saved = load(Path(plan)) if plan else Request()
+            asked, saved = of_command_line({**context.params, "seeds": seeds}, given)
             saved.check_unchanged(Path(plan))
-            asked = saved.with_words(
-                suite=suite or "", tasks=tuple(options.parts("patterns", patterns, "task")),
-                methods=tuple(options.parts("names", names, "method")), preset=preset, protocol=protocol,
-                seeds=seeds or "", steps=steps, set=tuple(sets or ()), sweep=tuple(swept or ()),
-            )  # fmt: skip
             timed = _planned(asked, most, rates, scale, default_ms, console)
         _show(timed, cluster, die, range(seed, seed + repeats), console)
 

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from harness.attempts import Attempt, Cohort
-from harness.ending import is_of_one_run, summary
+from harness.ending import Interrupted, is_of_one_run, summary
 from harness.plan import Lane
 from harness.programs import Program
 from harness.session import Session
@@ -116,6 +116,9 @@ class ProgramWork:
     def store(self, parts: Callable[[int], Mapping[str, Any]], seconds: Mapping[str, float], *, finished: bool) -> None:
         """Stores the parts of every lane that trains, by its place, as they are after `step`. The states before go once
         every lane has its new one. `seconds`: of each lane since the last time, by what was done."""
+
+        if self.session.lost:  # another process saves there by now
+            raise Interrupted
 
         def save(lane: Lane) -> None:
             self.stores(lane).save(self.step, parts(self.places[lane.fingerprint]), finished=finished,

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from core.errors import BadInput
 from harness import pieces
-from harness.pieces import Piece
+from harness.pieces import Outcome, Piece
 from tests.harness.command import ROOT, SMALL, TINY, Command, over, refused
 from tests.harness.nodes import Nodes, cluster, possible
 from tests.harness.test_shards import contents
@@ -68,29 +68,29 @@ def piece(number: int, *before: int) -> Piece:
 
 def test_a_piece_waits_for_those_before_it(two_workers: None) -> None:
     @ray.remote(num_cpus=0.5)
-    def work(number: int) -> dict[str, str]:
-        return {str(number): "finished"}
+    def work(number: int) -> Outcome:
+        return Outcome({(str(number), 0): "finished"})
 
     made = [piece(0), piece(1, 0), piece(2, 0), piece(3, 1, 2), piece(4)]
     found, _ = driven(made, lambda one: work.remote(one.number))
     order = [number for number, _ in found]
     assert sorted(order) == [0, 1, 2, 3, 4]
     assert all(order.index(before) < order.index(one.number) for one in made for before in one.before)
-    assert all(result == {str(number): "finished"} for number, result in found)
+    assert all(result.statuses == {(str(number), 0): "finished"} for number, result in found)
 
 
 def test_what_fails_is_one_line_and_the_others_go_on(two_workers: None) -> None:
     @ray.remote(num_cpus=0.5)
-    def work(number: int) -> dict[str, str]:
+    def work(number: int) -> Outcome:
         if number == 1:
             raise BadInput("no such data")
         if number == 2:
             raise ZeroDivisionError("all of\nit")
-        return {}
+        return Outcome({})
 
     found, _ = driven([piece(0), piece(1), piece(2), piece(3, 1)], lambda one: work.remote(one.number))
     results = dict(found)
-    assert results[0] == {} and results[3] == {}  # a worker finds that what it reads is not there
+    assert results[0] == results[3] == Outcome({})  # whoever is asked for 3 is told that lanes of 1 have failed
     assert str(results[1]) == "no such data" and str(results[2]).startswith("ZeroDivisionError: all of")
     assert "\n" not in str(results[2])
 
@@ -102,22 +102,22 @@ def test_what_another_driver_s_worker_has_is_asked_for_again(
     asked: list[int] = []
 
     @ray.remote(num_cpus=0.5)
-    def work(there: str) -> dict[str, str]:
-        return {"run": there}
+    def work(there: bool) -> Outcome:
+        return Outcome({("run", 0): "finished"}, elsewhere=there)
 
     def submit(one: Piece) -> Any:
         asked.append(one.number)
-        return work.remote("elsewhere" if len(asked) < 3 else "finished")
+        return work.remote(len(asked) < 3)
 
-    assert driven([piece(0)], submit)[0] == [(0, {"run": "finished"})] and asked == [0, 0, 0]
+    assert driven([piece(0)], submit)[0] == [(0, Outcome({("run", 0): "finished"}))] and asked == [0, 0, 0]
 
 
 def test_how_far_it_is_is_told(two_workers: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(on_ray, "_TELL_EVERY_S", 0.0)
 
     @ray.remote(num_cpus=0.5)
-    def work(number: int) -> dict[str, str]:
-        return {}
+    def work(number: int) -> Outcome:
+        return Outcome({})
 
     _, said = driven([piece(0), piece(1, 0)], lambda one: work.remote(one.number))
     assert "programs: 1 done, 0 running, 1 waiting; 50%" in said and "programs: 2 done" in said
@@ -132,6 +132,16 @@ def test_a_cluster_that_is_not_there(tmp_path: Path) -> None:
     assert refused(*words, "--on", "slurm") == "--on slurm: expected ray or ray:ADDRESS"
     assert refused(*words, "--on", "ray", "--shard", "0/2").startswith("--shard has no meaning with --on")
     assert refused(*words, "--on", "ray", "--gpus-per-program", "-1").startswith("--gpus-per-program -1: expected")
+    assert refused(*words, "--on", "ray", "--gpus-per-program", "1.5").startswith(
+        "--gpus-per-program 1.5: expected a share"
+    )
+    assert refused(*words, "--on", "ray", "--cpus-per-program", "0.00001").startswith(
+        "--cpus-per-program 1e-05: expected"
+    )
+    assert refused(*words, "--on", "slurm", "--dry-run") == "--on slurm: expected ray or ray:ADDRESS"
+    assert refused(*words, "--cpus-per-program", "4") == "--cpus-per-program has no meaning without --on"
+    assert refused(*words, "--silence", "5m") == "--silence has no meaning without --shard or --on"
+    assert refused(*words, "--on", "ray", "--jobs", "2").startswith("--jobs has no meaning with --on")
     assert not (tmp_path / "r").exists()
 
 
@@ -251,8 +261,8 @@ def test_the_longest_way_goes_first(two_workers: None, monkeypatch: pytest.Monke
     monkeypatch.setattr(on_ray.Driver, "_places", lambda driver: 1)
 
     @ray.remote(num_cpus=0.5)
-    def work(number: int) -> dict[str, str]:
-        return {}
+    def work(number: int) -> Outcome:
+        return Outcome({})
 
     made = [piece(0)._replace(weight=5.0), piece(1)._replace(weight=1.0), piece(2, 1)._replace(weight=9.0)]
     assert on_ray.behind(made) == {0: 5.0, 1: 10.0, 2: 9.0}
@@ -264,14 +274,14 @@ def test_a_dead_node_s_claims_are_taken_over(tmp_path: Path, monkeypatch: pytest
     """Each worker is too young to know that another machine's is silent; the driver has watched, and says so."""
     from harness import claims
 
-    dead = claims.Shared(str(tmp_path), silence=0.4)
+    dead = claims.Shared(tmp_path, silence=0.4)
     assert dead.take(["a"])
     monkeypatch.setattr(claims, "machine", lambda: "another")
-    driver = claims.Shared(str(tmp_path), silence=0.4)
+    driver = claims.Shared(tmp_path, silence=0.4)
     assert not driver.free(["a"]) and driver.abandoned(["a"]) == {}
     time.sleep(0.5)
     assert driver.free(["a"])
-    assert not claims.Shared(str(tmp_path), silence=0.4).take(["a"])
-    worker = claims.Shared(str(tmp_path), silence=0.4, dead=driver.abandoned(["a"]))
+    assert not claims.Shared(tmp_path, silence=0.4).take(["a"])
+    worker = claims.Shared(tmp_path, silence=0.4, dead=driver.abandoned(["a"]))
     assert worker.take(["a"])
     assert not driver.free(["a"]) and driver.abandoned(["a"]) == {}  # the new owner lives

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import shutil
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -27,7 +29,9 @@ def contents(results: Path) -> dict[str, str]:
 
 
 def left(results: Path) -> list[Path]:
-    return [path for path in (results / "claims").rglob("*") if path.is_file()]
+    """Claims that somebody holds."""
+    files = [path for path in (results / "claims").rglob("*") if path.is_file()]
+    return [path for path in files if "null" not in path.read_text()]
 
 
 def gone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,7 +43,7 @@ def gone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_only_one_has_a_claim(tmp_path: Path) -> None:
-    one, other = Shared(str(tmp_path)), Shared(str(tmp_path))
+    one, other = Shared(tmp_path), Shared(tmp_path)
     assert one.free(["a", "b"]) and one.take(["a", "b"])
     assert not other.take(["b", "c"]) and not other.free(["b"])
     assert other.free(["c"])  # nothing is kept of what could not be had whole
@@ -54,13 +58,15 @@ def test_what_a_killed_process_had_is_taken_at_once(tmp_path: Path) -> None:
     dead.wait()
     place = tmp_path / "claims" / "a"
     place.mkdir(parents=True)
-    (place / "3").write_text(json.dumps({"owner": "x", "machine": claims.machine(), "process": dead.pid, "beat": 0}))
-    assert Shared(str(tmp_path)).take(["a"])
+    (place / "3").write_text(
+        json.dumps({"owner": "x", "machine": claims.machine(), "process": dead.pid, "silence": 1, "beat": 0})
+    )
+    assert Shared(tmp_path).take(["a"])
     assert [path.name for path in left(tmp_path)] == ["4"]
 
 
 def test_an_owner_elsewhere_is_gone_after_a_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    owner, other = Shared(str(tmp_path), silence=0.4), Shared(str(tmp_path), silence=0.4)
+    owner, other = Shared(tmp_path, silence=0.4), Shared(tmp_path, silence=0.4)
     assert owner.take(["a"])
     gone(monkeypatch)
     assert not other.take(["a"])  # seen for the first time
@@ -70,9 +76,9 @@ def test_an_owner_elsewhere_is_gone_after_a_silence(tmp_path: Path, monkeypatch:
 
 def test_a_beating_owner_keeps_its_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gone(monkeypatch)
-    with Shared(str(tmp_path), silence=0.4) as owner:
+    with Shared(tmp_path, silence=0.4) as owner:
         assert owner.take(["a"])
-        other = Shared(str(tmp_path), silence=0.4)
+        other = Shared(tmp_path, silence=0.4)
         for _ in range(8):
             time.sleep(0.1)
             assert not other.take(["a"])
@@ -81,10 +87,10 @@ def test_a_beating_owner_keeps_its_claim(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_who_was_silent_too_long_hears_of_it(tmp_path: Path) -> None:
     lost: list[str] = []
-    owner = Shared(str(tmp_path), silence=0.3, lost=lost.append)
+    owner = Shared(tmp_path, silence=0.3, lost=lost.append)
     assert owner.take(["a", "b"])
     newer = tmp_path / "claims" / "a" / "1"
-    newer.write_text(json.dumps({"owner": "x", "machine": "another", "process": 1, "beat": 0}))
+    newer.write_text(json.dumps({"owner": "x", "machine": "another", "process": 1, "silence": 1, "beat": 0}))
     with owner:
         time.sleep(0.3)
         assert lost == ["a"]
@@ -93,14 +99,14 @@ def test_who_was_silent_too_long_hears_of_it(tmp_path: Path) -> None:
 
 def test_storage_that_does_not_answer_costs_the_claims(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lost: list[str] = []
-    owner = Shared(str(tmp_path), silence=0.3, lost=lost.append)
+    owner = Shared(tmp_path, silence=0.3, lost=lost.append)
     assert owner.take(["a"])
 
     def refuse(*given: object, **more: object) -> None:
         raise OSError("no answer")
 
     with owner:
-        monkeypatch.setattr(owner._system, "pipe_file", refuse)
+        monkeypatch.setattr(claims, "write_text", refuse)
         time.sleep(0.5)
     assert lost == ["a"]
 
@@ -109,7 +115,82 @@ def test_a_half_written_claim_is_somebody_s(tmp_path: Path) -> None:
     place = tmp_path / "claims" / "a"
     place.mkdir(parents=True)
     (place / "0").write_text('{"owner"')
-    assert not Shared(str(tmp_path)).take(["a"])
+    assert not Shared(tmp_path).take(["a"])
+
+
+def test_of_many_at_once_one_has_it(tmp_path: Path) -> None:
+    """Threads that begin together, again and again, some of them after others have let go of it."""
+    for name in map(str, range(60)):
+        at_once, had = threading.Barrier(4), list[Shared]()
+
+        def want(name: str = name, at_once: threading.Barrier = at_once, had: list[Shared] = had) -> None:
+            mine = Shared(tmp_path)
+            at_once.wait()
+            if mine.take([name]):
+                had.append(mine)
+
+        for _ in range(2):
+            threads = [threading.Thread(target=want) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert len(had) == 1
+            had.pop().release([name])
+
+
+def test_numbers_of_claims_rise(tmp_path: Path) -> None:
+    """Who read an old list cannot come to hold a claim beside a newer one."""
+    one, other = Shared(tmp_path), Shared(tmp_path)
+    for turn in (one, other, one):
+        assert turn.take(["a"])
+        turn.release(["a"])
+    assert one._generations("a") == [2]
+    assert one.take(["a"]) and one._generations("a") == [3]
+    assert not other._create("a", 3) and other._create("a", 1)  # a slow one; it sees that it is not the newest
+    assert other._generations("a")[-1] == 3 and one._mine("a", 3) and not other._mine("a", 1)
+
+
+def test_nothing_is_trained_on_what_another_has_not_finished(tmp_path: Path) -> None:
+    """The behaviour of another process's is there in part; what reads it waits, and is not trained on that."""
+    words = (*TINY, "--methods", "fql", "--set", "behavior=pretrained", "--seeds", "1")
+    plain, shard = tmp_path / "plain", tmp_path / "shard"
+    assert invoke(*words, "--results", str(plain)).exit_code == 0
+    shutil.copytree(plain / "artifacts", shard / "artifacts")
+    for path in shard.glob("artifacts/*/stage.json"):
+        note = json.loads(path.read_text())
+        if note["identity"]["stage"] == "behavior":
+            name = path.parent.name
+            path.write_text(json.dumps({**note, "finished": False}))
+        else:
+            shutil.rmtree(path.parent)
+    other = Shared(shard)
+    assert other.take([name])
+    stopped = invoke(*words, "--shard", "0/2", "--stop-after", "3s", "--results", str(shard))
+    assert stopped.exit_code == 130 and "waiting for what other processes have in hand" in stopped.stderr
+    assert [path.name for path in (shard / "artifacts").iterdir()] == [name]
+
+
+def test_a_failed_parent_and_a_killed_shard_leave_no_plan_without_end(tmp_path: Path) -> None:
+    """One seed's behaviour failed in another shard after this one began, the other seed's is finished: what is left is
+    taken up, and all ends."""
+    words = (*TINY, "--methods", "fql", "--set", "behavior=pretrained", "--seeds", "2")
+    plain, shard = tmp_path / "plain", tmp_path / "shard"
+    assert invoke(*words, "--results", str(plain)).exit_code == 0
+    shutil.copytree(plain / "artifacts", shard / "artifacts")
+    behaviours = []
+    for path in sorted(shard.glob("artifacts/*/stage.json")):
+        if json.loads(path.read_text())["identity"]["stage"] == "behavior":
+            behaviours.append(path.parent)
+        else:
+            shutil.rmtree(path.parent)
+    (behaviours[0] / "stage.json").unlink()
+    shutil.rmtree(behaviours[0] / "state")
+    (behaviours[0] / "failed").write_text("2999-01-01T00:00:00+00:00\nbehavior failed: not finite\n")
+    done = invoke(*words, "--shard", "0/2", "--stop-after", "60s", "--results", str(shard))
+    assert done.exit_code == 1 and "0 of 1 runs finished" in done.stderr
+    states = {json.loads(path.read_text())["status"] for path in shard.rglob("run.json")}
+    assert states == {"finished", "failed"}
 
 
 def test_shares_begin_in_different_places() -> None:
@@ -161,7 +242,7 @@ def test_what_others_have_in_hand_is_waited_for(tmp_path: Path) -> None:
     plain, shard = tmp_path / "plain", tmp_path / "shard"
     assert invoke(*SMALL, "--results", str(plain)).exit_code == 0
     names = [path.name for path in (plain / "artifacts").iterdir()]
-    other = Shared(str(shard))
+    other = Shared(shard)
     assert other.take(names)
     stopped = invoke(*SMALL, "--shard", "0/2", "--stop-after", "1s", "--results", str(shard))
     assert stopped.exit_code == 130 and "stopped; the same command continues" in stopped.stderr
@@ -196,7 +277,7 @@ def test_what_another_shard_failed_of_is_not_tried_again(command: Command, tmp_p
     words = (*SMALL, "--set", "vgf.learning_rate=1e30")
     invoke(*words, "--results", str(tmp_path / "plain"))
     names = [path.name for path in (tmp_path / "plain" / "artifacts").iterdir()]
-    first = Shared(str(tmp_path / "shared"))
+    first = Shared(tmp_path / "shared")
     assert first.take(names)
     both = [command.start(*words, "--shard", f"{i}/2", "--results", str(tmp_path / "shared")) for i in range(2)]
     for process in both:
