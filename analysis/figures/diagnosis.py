@@ -22,7 +22,7 @@ from analysis.records.runs import DIAGNOSIS
 from analysis.statistics.estimates import student
 
 HUES = (BLUE, VERMILION, GREEN, PURPLE, AMBER)  # of lines, which are no methods
-BUNDLE = 6  # lines, from which on they are ways of one kind: of one seed, coloured by their number
+FROM = "noise"  # what tells lines apart that are ways, each from a noise of its own: of one seed, coloured by number
 WAY = colormaps["viridis"]
 MANY = 12  # values along an axis, from which on it has round ticks
 _PLACE = [name for name in DIAGNOSIS if name not in ("mean", "std", "states")]
@@ -55,8 +55,7 @@ def told(material: Material) -> pd.DataFrame:
 
 def _one_seed_of_bundles(found: pd.DataFrame) -> pd.DataFrame:
     """Ways from one place to another have no mean: between two modes it lies where nobody goes."""
-    lines = found.groupby("quantity")["line"].transform("nunique")
-    return found[(lines < BUNDLE) | (found["seed"] == found["seed"].min())]
+    return found[(found["lines"] != FROM) | (found["seed"] == found["seed"].min())]
 
 
 def of_task(material: Material, suite: str, task: str) -> Frames:
@@ -78,12 +77,12 @@ def draw(points: pd.DataFrame, page: Page) -> Figure:
     abreast = min(page.abreast(4, 2), len(groups))
     figure, every = on.panels(page, len(groups), abreast, 1.25, sharey=split)
     names = list(points["line"].drop_duplicates())
-    bundle, handles = len(names) >= BUNDLE, {}
+    bundle, handles = points["lines"].iloc[0] == FROM, {}
     for axes, (value, mine) in zip(every, groups, strict=True):
         for i, name in enumerate(names):
             line, hue = mine[mine["line"] == name].sort_values("x"), HUES[i % len(HUES)]
             if bundle:
-                axes.plot(line["x"], line["mean"], color=WAY(i / (len(names) - 1)), lw=0.9)
+                axes.plot(line["x"], line["mean"], color=WAY(i / max(len(names) - 1, 1)), lw=0.9)
                 continue
             axes.fill_between(line["x"], line["low"], line["high"], color=hue, alpha=0.15, lw=0)
             (handles[f"{points['lines'].iloc[0]}={name}"],) = axes.plot(
@@ -93,7 +92,7 @@ def draw(points: pd.DataFrame, page: Page) -> Figure:
                 color=hue,
                 ms=3.2,
                 mew=0,
-                marker=MARKERS[i] if len(line) < MANY else None,
+                marker=MARKERS[i % len(MARKERS)] if len(line) < MANY else None,
             )
         above = f"{points['panels'].iloc[0]} = {_shown(value)}" if split else mine["meaning"].iloc[0]
         axes.set_title(on.wrapped(above, page.width / abreast - 0.25), fontsize=on.SMALL)

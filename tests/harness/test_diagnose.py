@@ -112,3 +112,19 @@ def test_what_cannot_be_asked_is_one_line(results: Path, tmp_path: Path) -> None
         assert "error: qgf on toy: seed 1 not finished" in done.stderr
     finally:
         stage.write_text(kept)
+
+
+def test_ways_on_a_line_are_one_seed_s_and_shares_all_seeds(tmp_path: Path) -> None:
+    """Six weights, as many lines as a bundle of ways might have: shares keep all seeds, with intervals."""
+    words = (*TINY, "--tasks", "toy-line", "--methods", "qgf", "--set", "qgf.test_weights=0,0.1,0.2,0.3,0.5,1",
+             "--results", str(tmp_path))  # fmt: skip
+    assert invoke(*words).exit_code == 0
+    done = ask(*words, "--states", "4")
+    assert done.exit_code == 0, done.output
+    frames = dict(diagnosis.of_task(Material(load(tmp_path)), "toy", "toy-line"))
+    ways, shares = frames["diagnosis-path"], frames["diagnosis-share"]
+    assert set(ways["seeds"]) == {1} and ways["low"].isna().all() and ways["line"].nunique() == 15
+    assert set(shares["seeds"]) == {2} and shares["low"].notna().mean() > 0.5 and shares["line"].nunique() == 6
+    assert (shares.groupby(["line", "panel"])["mean"].max() == 1).all()
+    for frame in (ways, shares):
+        assert diagnosis.draw(frame, Page()).axes
