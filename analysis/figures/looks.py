@@ -51,7 +51,8 @@ KNOWN: dict[str, Look] = {
     **_family(VERMILION, fql=("D", SOLID), ifql=("X", DASHED), floq=("8", TWICE)),  # flow policies
     **_family(WINE, qam=("h", SOLID), qam_f=("v", DASHDOT), qam_e=("<", LONG)),  # adjoint matching
     **_family(BROWN, fedit=("d", SOLID), dsrl=(">", DASHED)),  # a policy over a flow's actions, or over its noise
-    **_family(TEAL, cfgrl=("*", SOLID), rql=("8", DASHED), fan=("p", DASHDOT)),  # networks conditioned on more
+    **_family(TEAL, cfgrl=("*", SOLID), rql=("8", DASHED), fan=("p", DASHDOT),
+              robust_q=("s", TWICE)),  # networks conditioned on more
     **_family(GREEN, iql=("P", SOLID), ivr=("<", DASHED), sql=(">", DOTTED), eql=("8", DASHDOT)),  # in-sample
     **_family(PURPLE, td3bc=("v", SOLID), rebrac=("h", DASHED), fbrac=("*", DASHDOT)),  # TD3's kin
     **_family(AMBER, idql=("^", SOLID), sfbc=("d", DASHED), diffusion_ql=("X", DASHDOT)),  # diffusion

@@ -22,7 +22,7 @@ from harness import pieces
 from harness.pieces import Outcome, Piece
 from tests.harness.command import ROOT, SMALL, TINY, Command, over, refused
 from tests.harness.nodes import Nodes, cluster, possible
-from tests.harness.test_shards import contents
+from tests.harness.test_shards import contents, left
 
 ray = pytest.importorskip("ray", reason="ray is not installed")
 
@@ -177,7 +177,7 @@ def test_a_plan_on_two_workers(tmp_path: Path, command: Command) -> None:
         assert done.returncode == 0, done.stderr
         assert "2 of 2 runs finished" in done.stderr and done.stderr.endswith("False\n")
     assert contents(there) == contents(plain)
-    assert not [path for path in (there / "claims").rglob("*") if path.is_file()]
+    assert not left(there)
 
 
 def test_bad_settings_are_found_by_the_workers(tmp_path: Path, command: Command) -> None:

@@ -109,7 +109,7 @@ def test_check_tells_absent_present_and_damaged_apart():
     file.write_bytes(file.read_bytes()[:2000])
     said = command(check.app, "d4rl", "--tasks", "hopper-medium-v2")
     assert said.exit_code == 1 and "REFUSED" in said.stdout
-    assert command(check.app, "toy").stdout.endswith("2 tasks: 2 there and sound, 0 absent, 0 wrong\n")
+    assert command(check.app, "toy").stdout.endswith("3 tasks: 3 there and sound, 0 absent, 0 wrong\n")
     assert command(check.app, "tyo").exit_code == 2
 
 
