@@ -26,6 +26,7 @@ from methods.core import BadInput
 from tasks.core import Dataset
 
 _LOOK_S = (2.0, 30.0)  # pauses between looks at what others have in hand, the shortest and the longest
+_LOOK_GROWS = 1.3  # from one pause to the next
 
 
 def carry_out(plan: Plan, per_task: int, execution: Execution, adopted: Sequence[Adopted], console: Console) -> int:
@@ -110,7 +111,7 @@ class _Carrying:
                 if pause == _LOOK_S[0]:
                     self.executor.session.progress.say("waiting for what other processes have in hand")
                 self._wait(pause)
-                pause = min(1.3 * pause, _LOOK_S[1])  # a look reads many files
+                pause = min(_LOOK_GROWS * pause, _LOOK_S[1])  # a look reads many files
 
     def _one(self, task: Any) -> list[RunNode]:
         """The task's runs, as far as they could be carried out now."""

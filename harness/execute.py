@@ -72,7 +72,9 @@ class Executor:
     stale: str = ""  # "reuse" or "redo" what other code made; "": that is refused
     claims: Claims = field(default_factory=Alone)  # of lanes, where other processes carry out the same plan
     began: str = field(default_factory=record.now)
-    only: frozenset[str] | None = None  # fingerprints of lanes, beside which programs are left to others; None: all
+    only: frozenset[str] | None = (
+        None  # fingerprints of lanes: programs without any of them are left to others; None: all
+    )
     tried: set[str] = field(default_factory=set)  # fingerprints of lanes that were carried out here, to whatever end
     forgotten: set[Path] = field(default_factory=set)  # so that --fresh makes shared work anew once, not for each run
 
@@ -150,6 +152,8 @@ class Executor:
         there is nothing to do any more. Those that are in other hands or have to wait are left out."""
         found: dict[int, str] = {}
         for number in self.claims.preferred(list(programs)):
+            if list(found.values()).count("taken") >= free:
+                break  # each look reads files
             names = _names(programs[number])
             if self.claims.shared and self._finished(programs[number]):
                 found[number] = "finished"
@@ -157,7 +161,7 @@ class Executor:
                 found[number] = "failed"
             elif self.claims.shared and self._waiting(programs[number]):
                 continue
-            elif list(found.values()).count("taken") < free and self.claims.take(names):
+            elif self.claims.take(names):
                 found[number] = "taken"
         return found
 
@@ -192,12 +196,8 @@ class Executor:
         since = [_since(trial, self.session.results) for trial in program.trials]
         bad = [when for state, when in since if state == "failed"]
         needed = all(self._stored(lane).finished for lane in program.lanes if lane.fingerprint in program.needed)
-        return (
-            bool(bad)
-            and needed
-            and all(state in ("failed", "finished") for state, _ in since)
-            and min(bad) >= self.began
-        )
+        ended = all(state in ("failed", "finished") for state, _ in since)
+        return bool(bad) and needed and ended and min(bad) >= self.began
 
     def _let_go(self, program: Program, found: Mapping[Trial, str]) -> None:
         names = _names(program)

@@ -17,29 +17,26 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
-from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError, TaskCancelledError
 from rich.console import Console
-from rich.live import Live
-from rich.table import Table
 
 from core.errors import BadInput, reason
 from harness import pieces
 from harness.claims import Shared
 from harness.ending import Interrupted, Stop
 from harness.pieces import Failed, Key, Order, Outcome, Outlook, Piece
+from harness.programs import longest
+from harness.ray_report import Report
 
 _TRIES = 10  # of a piece whose worker or node is lost
 _LOOK_EVERY_S = 0.5
 _CONNECT_S = 10.0
 _COUNT_EVERY_S = 30.0  # of the places that a cluster has
 _AGAIN_S = 5.0  # before a piece that another driver's worker has in hand is asked for again
-_TELL_EVERY_S = 60.0  # where there is no terminal
 _PATIENCE_S = 120.0  # with workers that are asked to stop
 _CARRIED = ("JAX_", "XLA_", "MUJOCO_", "OGBENCH_", "D4RL_", "MINARI_", "PYTHONPATH")  # variables, by how they begin
 
@@ -281,9 +278,9 @@ class Driver:
     def each(
         self, made: Sequence[Piece], submit: Callable[[Piece], Any], again: Callable[[Piece], bool] = lambda piece: True
     ) -> Iterator[tuple[Piece, Any]]:
-        """Submits each piece when all before it are done, those with the longest way behind them first, and yields it
-        with its result, or the `BadInput` that it failed of. A piece that is "elsewhere" waits until `again` says that
-        it may be asked for once more."""
+        """Submits each piece, numbered as it stands, when all before it are done, those that begin the longest paths
+        first; yields it with its result, or the `BadInput` that it failed of. A piece that is "elsewhere" waits until
+        `again` says that it may be asked for once more."""
         waits = {piece.number: set(piece.before) for piece in made}
         after: dict[int, list[int]] = {}
         for piece in made:
@@ -292,7 +289,8 @@ class Driver:
         of = {piece.number: piece for piece in made}
         running: dict[Any, Piece] = {}
         later: list[tuple[float, Piece]] = []
-        report, ways = _Report(self.console, of, self.board), behind(made)
+        report = Report(self.console, of, _Asked(self.board) if self.board is not None else None)
+        ways = longest([piece.weight for piece in made], [piece.before for piece in made])
         ready = [(-ways[piece.number], piece.number) for piece in made if not waits[piece.number]]
         heapq.heapify(ready)
         with report:
@@ -349,18 +347,6 @@ class Driver:
             self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def behind(made: Sequence[Piece]) -> dict[int, float]:
-    """The weight of the longest way from each piece, itself included, to an end of the plan."""
-    after: dict[int, list[int]] = {piece.number: [] for piece in made}
-    for piece in made:
-        for before in piece.before:
-            after[before].append(piece.number)
-    weights, ways = {piece.number: piece.weight for piece in made}, dict[int, float]()
-    for number in reversed(list(TopologicalSorter({piece.number: piece.before for piece in made}).static_order())):
-        ways[number] = weights[number] + max((ways[later] for later in after[number]), default=0.0)
-    return ways
-
-
 def _ended(running: Mapping[Any, Piece]) -> list[Any]:
     """Those of Ray's tasks that have ended, after a short wait."""
     if not running:
@@ -394,70 +380,18 @@ def cause(error: RayError) -> BadInput:
     return BadInput(f"{type(inner).__name__}: {reason(inner).splitlines()[0][:300] if str(inner) else ''}")
 
 
-class _Report:
-    """The whole plan in one table on a terminal; elsewhere a line now and then."""
+class _Asked:
+    """A question to the board, whose answer is not waited for."""
 
-    def __init__(self, console: Console, of: Mapping[int, Piece], board: Any) -> None:
-        self.console, self.of, self.board = console, of, board
-        self.total = sum(piece.weight for piece in of.values())
-        self.finished, self.failed, self.weight = 0, 0, 0.0
-        self.began = self.told = time.monotonic()
-        self._asked: Any = None
-        self._at: dict[int, tuple[str, float]] = {}
-        self._live = Live(console=console, transient=True, auto_refresh=False) if console.is_terminal else None
+    def __init__(self, board: Any) -> None:
+        self.board, self.answer = board, None
 
-    def __enter__(self) -> _Report:
-        if self._live:
-            self._live.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._live:
-            self._live.stop()
-
-    def done(self, piece: Piece, *, failed: bool) -> None:
-        self.finished += not failed
-        self.failed += failed
-        self.weight += piece.weight
-
-    def look(self, running: Sequence[Piece]) -> None:
-        """Prints what workers said, and how far all is."""
-        if self.board is not None:
-            self._read()
-        now = time.monotonic()
-        if self._live:
-            self._live.update(self._table(running), refresh=True)
-        elif now - self.told > _TELL_EVERY_S:
-            self.told = now
-            self.console.print(self._line(running), markup=False, highlight=False, soft_wrap=True)
-
-    def _read(self) -> None:
-        """Without waiting for the board."""
-        if self._asked is None:
-            self._asked = self.board.read.remote()
-            return
-        if not ray.wait([self._asked], timeout=0)[0]:
-            return
-        found, self._asked = _result(self._asked), None
-        if isinstance(found, tuple):
-            lines, self._at = found
-            for line in lines:
-                self.console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-    def _line(self, running: Sequence[Piece]) -> str:
-        waiting = len(self.of) - self.finished - self.failed - len(running)
-        begun = sum(self.of[one.number].weight * self._at.get(one.number, ("", 0.0))[1] for one in running)
-        share = (self.weight + begun) / self.total if self.total else 1.0
-        spent = time.monotonic() - self.began
-        left = f", about {timedelta(seconds=round(spent * (1 - share) / share))} left" if 0 < share < 1 else ""
-        failed = f", {self.failed} failed" if self.failed else ""
-        return f"programs: {self.finished} done, {len(running)} running, {waiting} waiting{failed}; {share:.0%}{left}"
-
-    def _table(self, running: Sequence[Piece]) -> Table:
-        table = Table(title=self._line(running), title_justify="left", box=None, show_header=False)
-        for piece in running[:20]:
-            where, share = self._at.get(piece.number, ("waiting for a place", 0.0))
-            table.add_row(piece.label, where, f"{share:.0%}")
-        if len(running) > 20:
-            table.add_row(f"and {len(running) - 20} more", "", "")
-        return table
+    def __call__(self) -> tuple[list[str], dict[int, tuple[str, float]]] | None:
+        """What workers said since the last answer, and where each piece is; None: not yet."""
+        if self.answer is None:
+            self.answer = self.board.read.remote()
+            return None
+        if not ray.wait([self.answer], timeout=0)[0]:
+            return None
+        found, self.answer = _result(self.answer), None
+        return found if isinstance(found, tuple) else None

@@ -153,6 +153,15 @@ def order(made: Sequence[Program]) -> TopologicalSorter[int]:
     return TopologicalSorter(dict(enumerate(waits(made))))
 
 
+def longest(weights: Sequence[float], before: Sequence[Collection[int]]) -> list[float]:
+    """Of each program the weight of the longest path that it begins, its own among it; `before`: see `waits`."""
+    found = list(weights)
+    for number in reversed(list(TopologicalSorter(dict(enumerate(before))).static_order())):
+        for earlier in before[number]:
+            found[earlier] = max(found[earlier], weights[earlier] + found[number])
+    return found
+
+
 def waits(made: Sequence[Program]) -> list[set[int]]:
     """Of each program the numbers of those before it: they train what its lanes read, or what its trials act with. A
     trial that goes on online from another comes after that one's evaluation."""

@@ -18,12 +18,12 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from graphlib import TopologicalSorter
 from typing import NamedTuple
 
 import numpy as np
 
 from harness.claims import SILENCE_S, Shard
+from harness.programs import longest
 from harness.training import SAVE_EVERY_S
 
 LOOK_S = (2.0, 30.0)  # pauses between looks, the shortest and the longest, as in `harness.carry_out`
@@ -109,12 +109,7 @@ def synthetic(count: int, seed: int) -> list[Timed]:
 
 def ahead(programs: Sequence[Timed]) -> list[float]:
     """Of each program the seconds of the longest path that it begins, its own among them."""
-    found = [one.seconds for one in programs]
-    order = list(TopologicalSorter({number: one.before for number, one in enumerate(programs)}).static_order())
-    for number in reversed(order):
-        for earlier in programs[number].before:
-            found[earlier] = max(found[earlier], programs[earlier].seconds + found[number])
-    return found
+    return longest([one.seconds for one in programs], [one.before for one in programs])
 
 
 def bound(programs: Sequence[Timed], workers: int) -> Bound:

@@ -131,7 +131,7 @@ class QGF(BestOfN):
         return over_noise(sampler), *over_weights(weights), *line
 
     def diagnose(self, state: State, obs: Array, near: Array, key: Key) -> Mapping[str, Array]:
-        similarity_key, led_key, shares_key = *jax.random.split(key), jax.random.fold_in(key, 2)
+        similarity_key, led_key, shares_key = jax.random.split(key, 3)
         guidance, weights = self.guidance, self.config.test_weights
         answers = [similarities(guidance, state, obs, similarity_key)]
         answers += led_to(guidance, state, obs, near, weights, led_key)

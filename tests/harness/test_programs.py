@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from harness.config import Override, RunSettings, parse_set
 from harness.estimate import _updates
 from harness.plan import Lane, RunNode, Trial, plan_all
-from harness.programs import Program, Stored, _cut, order, programs
+from harness.programs import Program, Stored, _cut, longest, order, programs
 from tasks.toy.suite import ToyTask
 
 SETTINGS = RunSettings(seeds=(0, 1, 2), episodes=5, evaluate_every=20, log_every=10)
@@ -233,3 +233,9 @@ def test_there_is_no_circle_whatever_is_on_disk(data: st.DataObject) -> None:
     assert len(trained) == len(set(trained)) and set(trained) == unfinished
     ending = [trial for program in found for trial in program.trials]
     assert len(ending) == len(asked) and set(ending) == set(asked)
+
+
+def test_the_longest_path_that_a_program_begins() -> None:
+    """Two programs before a third, one of which waits for nothing else; a fourth alone."""
+    assert longest([5.0, 1.0, 9.0, 2.0], [(), (), (0, 1), ()]) == [14.0, 10.0, 9.0, 2.0]
+    assert longest([], []) == []

@@ -254,7 +254,7 @@ def test_what_others_have_in_hand_is_waited_for(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_four_shards_of_which_two_are_killed(command: Command, tmp_path: Path) -> None:
-    """Methods that share stages, seeds that share programs: the same bytes as of one process, none twice."""
+    """Methods that share stages, seeds that share programs: the same bytes as of one process."""
     words = (*TINY, "--methods", "vgf,best_of_n,fql,qgf,iql,td3bc", "--seeds", "3", "--lanes", "2")
     plain, shared = tmp_path / "plain", tmp_path / "shared"
     assert command.run(*words, "--results", str(plain)).returncode == 0

@@ -134,7 +134,7 @@ def test_a_worker_may_die_several_times_over_one_program() -> None:
 
 
 def test_turns_are_those_of_the_harness() -> None:
-    assert simulation.LOOK_S == carry_out._LOOK_S
+    assert (simulation.LOOK_S, simulation.LOOK_GROWS) == (carry_out._LOOK_S, carry_out._LOOK_GROWS)
 
 
 # what holds for all
