@@ -6,8 +6,10 @@ from pathlib import Path
 
 EXTRAS = {"torch": "rlhf", "transformers": "rlhf", "tokenizers": "rlhf", "peft": "rlhf", "accelerate": "rlhf",
           "datasets": "rlhf", "huggingface_hub": "rlhf", "pyarrow": "rlhf", "trl": "trl",
-          "stable_baselines3": "collect", "ray": "ray"}  # fmt: skip
+          "stable_baselines3": "collect", "ray": "ray", "s3fs": "s3", "gcsfs": "gs"}  # fmt: skip
 """What is imported -> the extra that brings it."""
+SCHEMES = {"s3": "s3", "gs": "gs"}
+"""How a URL of a folder may begin -> the extra that brings what reads it."""
 
 _SOURCE = Path(__file__).resolve().parents[1]
 

@@ -115,12 +115,17 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
     write_text(path, "".join(f"{line}\n" for line in lines))
 
 
+def is_draft(name: str) -> bool:
+    """Whether that is the name of a file or folder that is being written."""
+    return bool(_DRAFT.fullmatch(name))
+
+
 def sweep(folder: Path, *, alone: bool = False) -> None:
     """Removes the drafts directly in `folder` whose writer is gone; with `alone` also the youngest, where the caller
     knows (by a lock of the folder) that nobody else is about to write there."""
     with contextlib.suppress(OSError):
         for path in folder.iterdir():
-            if _DRAFT.fullmatch(path.name):
+            if is_draft(path.name):
                 _remove_if_abandoned(path, 0.0 if alone else _YOUNG_S)
 
 

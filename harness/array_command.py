@@ -26,6 +26,7 @@ from core.command import guarded
 from core.files import expanded, write_text
 from core.text import nearest
 from harness import options, run_command
+from harness.storage import place
 from methods.core import BadInput
 
 SCHEDULERS = ("slurm",)
@@ -70,7 +71,7 @@ class Array:
     name: str
     setup: str  # bash
     folder: Path  # where the words mean what they were checked for
-    results: Path
+    compiled: Path  # where programs are kept, so that each is compiled once
     words: tuple[str, ...]  # of harness.run
 
     @property
@@ -115,9 +116,9 @@ def array(
         whole, warning = _times(time, before)
         path = expanded(Path(out))
         options.check_out(path)
-        runs, results = _planned(words or [])
+        runs, compiled = _planned(words or [])
         made = Array(jobs, whole, warning, gpus, cpus, memory, per_gpu, partition, account, name, setup, Path.cwd(),
-                     results, tuple(words or ()))  # fmt: skip
+                     compiled, tuple(words or ()))  # fmt: skip
         write_text(path, script(made))
         size = f"{jobs} tasks of {made.per_task} processes, to share runs: {runs}"
         said = f"{path}: {size}; to submit it: sbatch {shlex.quote(str(path))}"
@@ -168,8 +169,8 @@ def _times(time: str, before: str) -> tuple[int, int]:
 
 
 def _planned(words: Sequence[str]) -> tuple[int, Path]:
-    """How many runs `harness.run` makes of its words, and where their records go. Whether they fit into memory, and
-    whether their data are there, is for the machines to say that will run them.
+    """How many runs `harness.run` makes of its words, and where compiled programs are kept. Whether they fit into
+    memory, and whether their data are there, is for the machines to say that will run them.
 
     Raises:
       BadInput: it would refuse them, or they have no meaning in an array. Or typer's error for what is no option.
@@ -193,7 +194,8 @@ def _planned(words: Sequence[str]) -> tuple[int, Path]:
     plan = asked.plan()
     drafts = [run for task in plan.tasks for run in plan.runs(task)]
     saved.check_unchanged(expanded(Path(said["plan"])), drafts if asked == saved else None)
-    return len(drafts), expanded(Path(said["results"])).absolute()
+    url, folder = place(said["results"])
+    return len(drafts), (Path.cwd() if url else expanded(folder).absolute()) / ".compiled"
 
 
 # the script
@@ -241,7 +243,7 @@ def _values(array: Array) -> dict[str, Any]:
     limit = array.time - array.before
     return {
         "folder": shlex.quote(str(array.folder)),
-        "compiled": shlex.quote(str(array.results / ".compiled")),
+        "compiled": shlex.quote(str(array.compiled)),
         "limit": limit,
         "warm_after": WARM_AFTER_S,
         "patience": min(PATIENCE_S, limit // 2),

@@ -22,6 +22,7 @@ from harness.progress import Progress
 from harness.record import write_arrays
 from harness.request import Plan
 from harness.session import Session
+from harness.storage import Storage
 from methods.core import BadInput
 from tasks.core import Dataset
 
@@ -29,17 +30,20 @@ _LOOK_S = (2.0, 30.0)  # pauses between looks at what others have in hand, the s
 _LOOK_GROWS = 1.3  # from one pause to the next
 
 
-def carry_out(plan: Plan, per_task: int, execution: Execution, adopted: Sequence[Adopted], console: Console) -> int:
+def carry_out(
+    plan: Plan, per_task: int, execution: Execution, adopted: Sequence[Adopted], console: Console, storage: Storage
+) -> int:
     """Returns the exit code; `per_task`: runs of a task.
 
     Raises:
       BadInput: no task's data can be had, or the only task's work was made by other code.
+      Unreachable: remote storage does not answer.
     """
     allow_open_files()
     resuming = "the same command continues" + (", without --fresh" if execution.fresh else "")
     with contextlib.ExitStack() as held:
         progress = held.enter_context(Progress(console))
-        session = Session(execution.results, progress)
+        session = Session(execution.results, progress, storage=storage)
         session.stop.after(execution.stop_after)
         claims = _claims(execution, session, held)
         executor = Executor(session, plan.settings.jobs, execution.lanes, execution.stale, claims)
@@ -52,7 +56,7 @@ def carry_out(plan: Plan, per_task: int, execution: Execution, adopted: Sequence
             return 130
     each = [status for statuses in carrying.statuses.values() for status in statuses]
     unfinished = len(each) - each.count("finished")
-    console.print(f"{each.count('finished')} of {len(each)} runs finished; records in {execution.results}/",
+    console.print(f"{each.count('finished')} of {len(each)} runs finished; records in {execution.place}/",
                   markup=False, highlight=False, soft_wrap=True)  # fmt: skip
     return 2 if "stale" in each else 1 if unfinished else 0
 
@@ -71,11 +75,12 @@ def begun(plan: Plan, name: str, execution: Execution) -> tuple[Any, list[RunNod
 
 
 def _claims(execution: Execution, session: Session, held: contextlib.ExitStack) -> Claims:
-    """What says which programs are this process's, for as long as `held` is."""
-    if execution.shard is None:
+    """What says which programs are this process's, for as long as `held` is. In remote storage, where nothing can be
+    locked, there may always be others."""
+    if execution.shard is None and not session.storage.remote:
         return Alone()
-    shard = Shard(*execution.shard)
-    return held.enter_context(Shared(execution.results, shard, execution.silence, session.give_up))
+    files = session.storage.claims(execution.results, execution.silence)
+    return held.enter_context(Shared(files, Shard(*execution.shard or ()), execution.silence, session.give_up))
 
 
 @dataclass
@@ -128,8 +133,7 @@ class _Carrying:
             return runs
         self.loading = ""
         self._adopt(runs)
-        if landscape := task.landscape():
-            write_arrays(self.execution.results / "tasks" / task.suite / f"{task.name}.npz", landscape)
+        publish_landscape(task, self.executor.session)
         try:
             with self.executor.session.stop.listening():
                 self.statuses[task.name] = self.executor.run(runs, dataset, fresh=self.execution.fresh)
@@ -159,9 +163,18 @@ class _Carrying:
         session = self.executor.session
         for one, lane in matching:
             folder = session.artifact(lane.fingerprint)
-            self.executor.forgotten.add(one.take(lane, folder, anew=self.execution.fresh))
+            with self.executor.having([lane]), session.storage.in_hand([folder], [], lambda: session.lost):
+                self.executor.forgotten.add(one.take(lane, folder, anew=self.execution.fresh))
             if difference := one.difference():
                 session.progress.say(f"{lane.label}, seed {lane.seed}: adopted: {difference}")
+
+
+def publish_landscape(task: Any, session: Session) -> None:
+    """What a task's score is made of, where that can be drawn."""
+    if landscape := task.landscape():
+        path = session.results / "tasks" / task.suite / f"{task.name}.npz"
+        write_arrays(path, landscape)
+        session.storage.publish_file(path)
 
 
 def allow_open_files() -> None:

@@ -1,7 +1,7 @@
-"""Which of several processes carries out what, where all they share is a folder of results.
+"""Which of several processes carries out what, where all they share is a folder of results, or storage at a URL.
 
-A claim is a file, `claims/<name>/<generation>`, which only one process can create: a link to a draft, which fails where
-the name is taken. Its owner writes it anew every few seconds. The next generation may be created by whoever sees it
+A claim is a file, `claims/<name>/<generation>`, which only one process can create (`harness.claim_files`). Its owner
+writes it anew every few seconds. The next generation may be created by whoever sees it
 unchanged for `silence` seconds by his own clock, or knows that its process is gone, or finds that its owner let go of
 it. Generations only rise. An owner that finds another's, or one newer than its own, has lost the claim, and stops. So
 nothing rests on equal clocks or on locks.
@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Protocol
 from uuid import uuid4
 
-from core.files import read_plain, write_text
+from core.errors import BadInput
+from harness.claim_files import ClaimFiles
 
 SILENCE_S = 120.0  # of an owner, after which it counts as gone
 _BEATS = 6  # in that time
@@ -80,9 +81,10 @@ class Shard:
 
 @dataclass
 class Shared:
-    """Claims in a folder of results. Use it as a context: it beats meanwhile, and lets go of everything at the end."""
+    """Claims that several processes see. Use it as a context: it beats meanwhile, and lets go of everything at the
+    end."""
 
-    results: Path
+    files: ClaimFiles
     shard: Shard = field(default_factory=Shard)
     silence: float = SILENCE_S
     lost: Callable[[str], None] = lambda name: None
@@ -122,59 +124,49 @@ class Shared:
 
     def release(self, names: Sequence[str]) -> None:
         for name in names:
-            with self._guard, contextlib.suppress(OSError):
+            with self._guard, contextlib.suppress(OSError, BadInput):
                 generation = self._held.pop(name, None)
                 if generation is not None and self._mine(name, generation):
-                    write_text(self._path(name, generation), _LET_GO)  # stays, so that numbers rise
+                    self.files.write(name, generation, _LET_GO)  # stays, so that numbers rise
 
     def free(self, names: Iterable[str]) -> bool:
         return all(self._owned(name) is None for name in names)
 
     def abandoned(self, names: Iterable[str]) -> dict[str, int]:
         """Of claims that nobody stands behind any more, as far as this process has watched: their generations."""
-        newest = {name: found[-1] for name in names if (found := self._generations(name))}
+        newest = {name: found[-1] for name in names if (found := self.files.generations(name))}
         return {name: generation for name, generation in newest.items() if self._gone(name, generation)}
 
     # one claim
 
     def _take(self, name: str) -> bool:
-        found = self._generations(name)
+        found = self.files.generations(name)
         if found and not self._gone(name, found[-1]):
             return False
         generation = found[-1] + 1 if found else 0
         with self._guard:
-            if not self._create(name, generation):
+            if not self.files.create(name, generation, self._text()):
                 return False
-            now = self._generations(name)
+            now = self.files.generations(name)
             if now[-1:] != [generation]:  # others were faster, and beyond it already
-                self._path(name, generation).unlink(missing_ok=True)
+                self.files.remove(name, generation)
                 return False
             self._held[name] = generation
         for old in found:
-            self._path(name, old).unlink(missing_ok=True)
+            self.files.remove(name, old)
         return True
 
     def _owned(self, name: str) -> int | None:
         """The claim that somebody holds."""
-        found = self._generations(name)
+        found = self.files.generations(name)
         return found[-1] if found and not self._gone(name, found[-1]) else None
-
-    def _path(self, name: str, generation: int) -> Path:
-        return self.results / "claims" / name / str(generation)
-
-    def _generations(self, name: str) -> list[int]:
-        try:
-            names = os.listdir(self.results / "claims" / name)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        return sorted(int(one) for one in names if one.isdecimal())
 
     def _gone(self, name: str, generation: int) -> bool:
         """Whether nobody stands behind a claim any more."""
         if self._dead.get(name) == generation:
             return True
         try:
-            there = read_plain(self._path(name, generation))
+            there = self.files.read(name, generation)
         except FileNotFoundError:  # a newer one is there
             return False
         silence = self.silence
@@ -191,29 +183,15 @@ class Shared:
 
     def _mine(self, name: str, generation: int) -> bool:
         """Whether a claim is this process's, and the newest."""
-        if self._generations(name)[-1:] != [generation]:
+        if self.files.generations(name)[-1:] != [generation]:
             return False
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            return bool(json.loads(read_plain(self._path(name, generation)))["owner"] == self._me)
+        with contextlib.suppress(FileNotFoundError, json.JSONDecodeError, KeyError, TypeError):
+            return bool(json.loads(self.files.read(name, generation))["owner"] == self._me)
         return False
 
     def _text(self) -> str:
         return json.dumps({"owner": self._me, "machine": machine(), "process": os.getpid(), "silence": self.silence,
                            "beat": self._beats})  # fmt: skip
-
-    def _create(self, name: str, generation: int) -> bool:
-        """Whether this process made the file: whole, and nobody else did."""
-        path = self._path(name, generation)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{self._me}")
-        try:
-            draft.write_text(self._text())
-            os.link(draft, path)
-        except FileExistsError:
-            return False
-        finally:
-            draft.unlink(missing_ok=True)
-        return True
 
     # the beat
 
@@ -236,7 +214,7 @@ class Shared:
             if generation is None:
                 return
             if self._mine(name, generation):
-                write_text(self._path(name, generation), self._text())
+                self.files.write(name, generation, self._text())
                 return
         self._give_up(name)
 

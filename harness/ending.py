@@ -14,6 +14,7 @@ from types import FrameType
 
 from core.command import STOPS
 from core.errors import BadInput, reason
+from core.remote import Unreachable
 from tasks.simulation.simulators import SimulatorError
 
 STORAGE = {errno.ENOSPC: "is full", errno.EDQUOT: "is over quota", errno.EROFS: "is read-only",
@@ -38,7 +39,8 @@ class NotFinite(ArithmeticError):
 
 def is_of_one_run(error: Exception) -> bool:
     """Whether other runs can go on: not after the user's wish to stop, nor where no run can write."""
-    return not isinstance(error, Interrupted) and not (isinstance(error, OSError) and error.errno in STORAGE)
+    storage = isinstance(error, Unreachable) or (isinstance(error, OSError) and error.errno in STORAGE)
+    return not isinstance(error, Interrupted) and not storage
 
 
 def is_expected(error: Exception) -> bool:

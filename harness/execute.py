@@ -24,7 +24,7 @@ from harness.engine import Engine
 from harness.engines import engine_of
 from harness.plan import Lane, RunNode, Trial
 from harness.programs import Program, Stored, grouped, order
-from harness.remaining import most_lanes, on_disk, remaining, status
+from harness.remaining import folders, most_lanes, on_disk, remaining, status
 from harness.session import Session, seeds_text
 from harness.stale import OUTCOMES, Stale
 from harness.store import Author, LaneStore
@@ -94,6 +94,7 @@ class Executor:
         common = Common.of(runs, dataset)
         self.session.shared.clear()  # of another task
         statuses: dict[Trial, str] = {}
+        self.session.storage.refresh(folders([trial for run in runs for trial in run.trials()], self.session.results))
         trials = self.settle(runs, statuses, fresh=fresh)
         ahead = remaining(trials, self.session.results, common.engine, self.lanes)
         for run, seeds in ahead.finished.items():
@@ -155,6 +156,8 @@ class Executor:
             if list(found.values()).count("taken") >= free:
                 break  # each look reads files
             names = _names(programs[number])
+            if self.claims.shared:
+                self.session.storage.refresh([*self._own(programs[number]), *self._read(programs[number])])
             if self.claims.shared and self._finished(programs[number]):
                 found[number] = "finished"
             elif self.tried.issuperset(names) or (self.claims.shared and self._failed_elsewhere(programs[number])):
@@ -164,6 +167,20 @@ class Executor:
             elif self.claims.take(names):
                 found[number] = "taken"
         return found
+
+    def _own(self, program: Program) -> list[Path]:
+        """Folders of its lanes and trials."""
+        trials = [trial.folder(self.session.results) for trial in program.trials]
+        return [*(self.session.artifact(lane.fingerprint) for lane in program.lanes), *trials]
+
+    def _read(self, program: Program) -> list[Path]:
+        """Folders of what its lanes read, and its trials act with or go on from."""
+        before = [trial.before for trial in program.trials if trial.before]
+        reads = [one.fingerprint for lane in program.lanes for one in lane.reads.values()]
+        reads += [lane.fingerprint for trial in (*program.trials, *before) for lane in trial.lanes()]
+        mine = set(_names(program))
+        lanes = [self.session.artifact(one) for one in dict.fromkeys(reads) if one not in mine]
+        return [*lanes, *(trial.folder(self.session.results) for trial in before)]
 
     def finished(self, lane: Lane) -> bool:
         """Whether a lane was trained to its end, by whomever."""
@@ -207,6 +224,7 @@ class Executor:
     def something_to_do(self, runs: Sequence[RunNode]) -> bool:
         """Whether a program of these runs is ready, and in nobody's hands."""
         trials = [trial for run in runs for trial in run.trials()]
+        self.session.storage.refresh(folders(trials, self.session.results))
         engine = engine_of(runs[0].task.suite)
         made = remaining(trials, self.session.results, engine, self.lanes).programs
         sorter = order(made)
@@ -232,6 +250,17 @@ class Executor:
     def store(self, lane: Lane, engine: Engine, author: Author = Author("")) -> LaneStore:  # noqa: B008
         return LaneStore(self.session.artifact(lane.fingerprint), lane.identity, engine.form, author)
 
+    @contextlib.contextmanager
+    def having(self, lanes: Sequence[Lane]) -> Iterator[None]:
+        """The claims on lanes, to change them outside of programs. Raises: Busy."""
+        names = list(dict.fromkeys(lane.fingerprint for lane in lanes))
+        if not self.claims.take(names):
+            raise record.Busy("another process has some of it in hand", ours=False)
+        try:
+            yield
+        finally:
+            self.claims.release(names)
+
     # one program
 
     def _carry_out(self, program: Program, common: Common) -> dict[Trial, str]:
@@ -240,7 +269,8 @@ class Executor:
             raise Interrupted
         statuses: dict[Trial, str] = {}
         attempts: list[Attempt] = []
-        with contextlib.ExitStack() as locks, _recorded(attempts):
+        here = self.session.storage.in_hand(self._own(program), self._read(program), lambda: self.session.lost)
+        with here, contextlib.ExitStack() as locks, _recorded(attempts):
             for trial in program.trials:
                 attempt = self._begun(trial, common, locks)
                 if isinstance(attempt, Attempt):
@@ -405,29 +435,34 @@ class Executor:
         wanted = [trial.folder(results) for trial in trials]
         wanted += [folder for trial in trials for folder in self._continuations(trial)]
         wanted += [self.session.artifact(lane.fingerprint) for lane in lanes]
-        folders = [folder for folder in dict.fromkeys(wanted) if folder not in self.forgotten and folder.is_dir()]
-        with contextlib.ExitStack() as locks:
-            for folder in folders:
+        there = [folder for folder in dict.fromkeys(wanted) if folder not in self.forgotten and folder.is_dir()]
+        with contextlib.ExitStack() as locks, self.having(lanes):
+            for folder in there:
                 locks.enter_context(record.locked(folder))
-            for folder in folders:
+            self.session.storage.delete(there)
+            for folder in there:
                 for note in ("run.json", "stage.json"):  # first: what is left of a killed deletion counts for nothing
                     with contextlib.suppress(IsADirectoryError, PermissionError):
                         (folder / note).unlink(missing_ok=True)
-            for folder in folders:
+            for folder in there:
                 shutil.rmtree(folder)
         self.forgotten |= set(wanted)
 
     def _continuations(self, trial: Trial) -> list[Path]:
         """Records, and the artefacts of their last lanes, that went on online from a trial's."""
         found = list[Path]()
-        for folder in trial.run.folder(self.session.results).parent.glob(f"*/seed-{trial.seed}"):
-            try:
-                before = record.read_run(folder)
-            except (BadInput, OSError):  # whose it was, nobody can tell
-                continue
-            online = before.get("online") if before else None
-            if online and online["continues"] == trial.run.fingerprint:
-                found += [folder, *(self.session.artifact(last) for last in _stages(folder)[-1:])]
+        beside = trial.run.folder(self.session.results).parent
+        near = [beside / name / f"seed-{trial.seed}" for name in self.session.storage.names(beside)]
+        with self.session.storage.in_hand([], near, lambda: False):
+            for folder in (one for one in near if one.is_dir()):
+                try:
+                    before = record.read_run(folder)
+                except (BadInput, OSError):  # whose it was, nobody can tell
+                    continue
+                online = before.get("online") if before else None
+                if online and online["continues"] == trial.run.fingerprint:
+                    found += [folder, *(self.session.artifact(last) for last in _stages(folder)[-1:])]
+        self.session.storage.refresh(found)
         return found
 
 

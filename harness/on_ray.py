@@ -26,8 +26,10 @@ from rich.console import Console
 
 from core.errors import BadInput, reason
 from harness import pieces
+from harness.claim_files import AtUrl, ClaimFiles, InFolder
 from harness.claims import Shared
 from harness.ending import Interrupted, Stop
+from harness.options import Execution
 from harness.pieces import Failed, Key, Order, Outcome, Outlook, Piece
 from harness.programs import longest
 from harness.ray_report import Report
@@ -90,11 +92,12 @@ def drive(order: Order, cluster: Cluster, console: Console) -> int:
         driver.say(cluster.doubts())
         try:
             names = driver.tasks(order)
-            mark = pieces.marked(order.execution.results)
+            mark = pieces.marked(order.execution)
             try:
                 statuses = driver.all(replace(order, mark=mark), names)
             finally:
-                Path(mark.path).unlink(missing_ok=True)
+                if mark:
+                    Path(mark.path).unlink(missing_ok=True)
         except Interrupted:
             console.print("stopped; the same command continues", markup=False, highlight=False)
             return 130
@@ -102,7 +105,7 @@ def drive(order: Order, cluster: Cluster, console: Console) -> int:
     for (run, _), status in statuses.items():
         by_run.setdefault(run, []).append(status)
     done = sum(set(one) == {"finished"} for one in by_run.values())
-    console.print(f"{done} of {len(by_run)} runs finished; records in {order.execution.results}/", markup=False,
+    console.print(f"{done} of {len(by_run)} runs finished; records in {order.execution.place}/", markup=False,
                   highlight=False, soft_wrap=True)  # fmt: skip
     return int(done < len(by_run) or not by_run)
 
@@ -259,7 +262,7 @@ class Driver:
         given = ray.put(order)
 
         # a worker is too young to know whether another is silent for good; this process watches from the first look on
-        watch = Shared(order.execution.results, silence=order.execution.silence)
+        watch = Shared(_claim_files(order.execution), silence=order.execution.silence)
         failed: dict[str, Failed] = {}
 
         def submit(piece: Piece) -> Any:
@@ -345,6 +348,10 @@ class Driver:
     def say(self, lines: Iterable[str]) -> None:
         for line in lines:
             self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _claim_files(how: Execution) -> ClaimFiles:
+    return AtUrl(how.url, how.silence) if how.url else InFolder(how.results)
 
 
 def _ended(running: Mapping[Any, Piece]) -> list[Any]:

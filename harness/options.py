@@ -55,6 +55,12 @@ class Execution:
     shard: tuple[int, int] | None = None  # (i, n): one of n processes that carry out the same plan
     stop_after: float = math.inf  # seconds
     silence: float = 120.0  # seconds without a word, after which another process counts as gone
+    url: str = ""  # where results stay, if that is no folder; `results` stands in for it
+
+    @property
+    def place(self) -> str:
+        """Where results stay, in words."""
+        return self.url or str(self.results)
 
 
 def flag(name: str) -> str:

@@ -11,7 +11,7 @@ import os
 import platform
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -87,8 +87,11 @@ class Outlook(NamedTuple):
     statuses: dict[Key, str]  # "finished" or "" of every run and seed that is asked for
 
 
-def marked(results: Path) -> Mark:
-    """Leaves a mark in the folder of results. Raises: OSError."""
+def marked(how: Execution) -> Mark | None:
+    """Leaves a mark in the folder of results; a URL is the same everywhere. Raises: OSError."""
+    if how.url:
+        return None
+    results = how.results
     text = f"{platform.node()} {os.getpid()} {time.time_ns()}"
     results.mkdir(parents=True, exist_ok=True)
     path = results / f".driver-{secrets.token_hex(8)}"  # others may have theirs
@@ -129,21 +132,22 @@ def outlook(order: Order, name: str) -> Outlook:
     Raises:
       BadInput: its data cannot be had or not be learned from, other code made what is there, ...
     """
-    from harness.carry_out import begun
+    from harness.carry_out import begun, publish_landscape
     from harness.engines import engine_of
     from harness.execute import Executor
     from harness.programs import waits
-    from harness.record import write_arrays
-    from harness.remaining import remaining
+    from harness.remaining import folders, remaining
 
     how = order.execution
     check_mark(order.mark, how.results)
     task, runs, _ = begun(_plan(order), name, how)
-    if landscape := task.landscape():
-        write_arrays(how.results / "tasks" / task.suite / f"{task.name}.npz", landscape)
     left: dict[Any, str] = {}
-    trials = Executor(_session(order, _nobody), 1, how.lanes, how.stale).settle(runs, left, fresh=how.fresh)
-    ahead = remaining(trials, how.results, engine_of(task.suite), how.lanes)
+    with _session(order, _nobody) as session, _claims(order, session) as claims:
+        publish_landscape(task, session)
+        executor = Executor(session, 1, how.lanes, how.stale, claims)
+        session.storage.refresh(folders([trial for run in runs for trial in run.trials()], session.results))
+        trials = executor.settle(runs, left, fresh=how.fresh)
+        ahead = remaining(trials, session.results, engine_of(task.suite), how.lanes)
     statuses = {(run.fingerprint, seed): "" for run in runs for seed in run.settings.seeds}
     statuses |= {(run.fingerprint, seed): "finished" for run, seeds in ahead.finished.items() for seed in seeds}
     statuses |= {(trial.run.fingerprint, trial.seed): status for trial, status in left.items()}
@@ -167,7 +171,6 @@ def carried_out(order: Order, piece: Piece, tell: Tell) -> Outcome:
       BadInput: this machine plans something else, or cannot have the data.
     """
     from harness.carry_out import allow_open_files, begun
-    from harness.claims import Shared
     from harness.execute import ELSEWHERE, Executor
 
     allow_open_files()
@@ -177,17 +180,15 @@ def carried_out(order: Order, piece: Piece, tell: Tell) -> Outcome:
     planned = {lane.fingerprint: lane for run in runs for trial in run.trials() for lane in trial.lanes()}
     if strange := [one for one in piece.names if one not in planned]:
         raise BadInput(f"{piece.label}: {platform.node()} plans other lanes than {strange[0]}; its code differs")
-    session = _session(order, tell)
-    session.failed |= dict(piece.failed)
-    claims = Shared(how.results, silence=how.silence, lost=session.give_up, dead=dict(piece.dead))
-    with session.stop.listening(), session.progress, claims:
-        executor = Executor(session, 1, how.lanes, how.stale, claims, only=frozenset(piece.names))
-        found = executor.trials(runs, dataset)
+    with _session(order, tell) as session, _claims(order, session, dict(piece.dead)) as claims:
+        session.failed |= dict(piece.failed)
+        with session.stop.listening(), session.progress:
+            executor = Executor(session, 1, how.lanes, how.stale, claims, only=frozenset(piece.names))
+            found = executor.trials(runs, dataset)
+            unfinished = any(not executor.finished(planned[name]) for name in piece.names if name not in session.failed)
     ends = {(trial.run.fingerprint, trial.seed): status for trial, status in found.items()}
     mine = {key: ends[key] for key in piece.ends if key in ends}
     failed = tuple(Failed(name, session.failed[name]) for name in piece.names if name in session.failed)
-    lanes = [planned[name] for name in piece.names if name not in session.failed]
-    unfinished = any(not executor.finished(lane) for lane in lanes)
     return Outcome(mine, failed, unfinished or ELSEWHERE in mine.values())
 
 
@@ -203,10 +204,23 @@ def _nobody(line: str, share: float) -> None:
     """Hears nothing."""
 
 
-def _session(order: Order, tell: Tell) -> Any:
+@contextmanager
+def _session(order: Order, tell: Tell) -> Iterator[Any]:
     from harness.session import Session
+    from harness.storage import opened
 
-    return Session(order.execution.results, _Telling(tell))
+    how, progress = order.execution, _Telling(tell)
+    with opened(how.url, how.results, progress.say) as (folder, storage):
+        yield Session(folder, progress, storage=storage)
+
+
+@contextmanager
+def _claims(order: Order, session: Any, dead: Mapping[str, int] | None = None) -> Iterator[Any]:
+    from harness.claims import Shared
+
+    files = session.storage.claims(session.results, order.execution.silence)
+    with Shared(files, silence=order.execution.silence, lost=session.give_up, dead=dead or {}) as claims:
+        yield claims
 
 
 class _Telling(Progress):

@@ -46,6 +46,12 @@ def remaining(
     return Remaining(finished, programs(todo, stored, most_lanes(engine, most), trials))
 
 
+def folders(trials: Sequence[Trial], results: Path) -> list[Path]:
+    """Of trials, and of all lanes that they are made of."""
+    lanes = dict.fromkeys(lane.fingerprint for trial in trials for lane in trial.lanes())
+    return [*(results / "artifacts" / one for one in lanes), *(trial.folder(results) for trial in trials)]
+
+
 def most_lanes(engine: Engine, most: int | None) -> Callable[[Lane], int]:
     """How many lanes like one may train side by side; `most`: what the user said, None: by memory."""
     known: dict[Any, int] = {}  # to count the bytes of a lane takes a while, and those of equal structure have as many

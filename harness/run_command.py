@@ -21,6 +21,7 @@ from core.streams import STANDARD_OUTPUT
 from harness import options, show
 from harness.ending import STORAGE
 from harness.options import Execution
+from harness.storage import opened, place
 from methods.core import BadInput
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def run(
     protocol: Annotated[str, typer.Option(help="by whose rules: chunks, critics, networks, sizes; --list has them")]
         = "",
     data: Annotated[str, typer.Option(help="auto|download|generate|PATH")] = "auto",
-    results: Annotated[str, typer.Option(help="where records go")] = "results",
+    results: Annotated[str, typer.Option(help="where records go: a folder, s3://... or gs://...")] = "results",
     sets: Annotated[list[str] | None, typer.Option("--set", help="[METHOD.|task.]KEY=VALUE; may be repeated")] = None,
     swept: Annotated[list[str] | None, typer.Option("--sweep", help=_SWEEP)] = None,
     episodes: Annotated[int | None, typer.Option(help="evaluation episodes per seed and test-time setting")] = None,
@@ -89,8 +90,9 @@ def run(
 
         asked, saved = of_command_line(context.params, given, methods=tuple(chosen), tasks=tuple(globs))
         given_parts = tuple(expanded(Path(path)) for path in adopt or ())
+        url, folder = place(results)
         execution = Execution(
-            expanded(Path(results)),
+            expanded(folder),
             not resume,
             options.lanes(lanes),
             options.stale(stale),
@@ -99,6 +101,7 @@ def run(
             options.shard(shard),
             options.seconds("stop_after", stop_after),
             options.silence(silence),
+            url,
         )
         options.check_elsewhere(given, on)
         if execution.shard and execution.fresh:
@@ -109,7 +112,7 @@ def run(
         how = "save" if save_plan else "config" if show_config else "time" if timed else "dry" if dry_run else ""
         return _main(asked, saved, execution, how, expanded(Path(save_plan or plan)), console)
 
-    raise typer.Exit(guarded(lambda: _written(go, Path(results))))
+    raise typer.Exit(guarded(lambda: _written(go, results)))
 
 
 def _on_cluster(
@@ -126,7 +129,7 @@ def _on_cluster(
     return drive(Order(settled, saved, file, how), Cluster(address, *share), console)
 
 
-def _written(call: Callable[[], int], results: Path) -> int:
+def _written(call: Callable[[], int], results: str) -> int:
     """`call()`, with a line that names the folder of results where that cannot be written."""
     try:
         return call()
@@ -134,7 +137,7 @@ def _written(call: Callable[[], int], results: Path) -> int:
         if error.errno not in STORAGE or error.filename == STANDARD_OUTPUT:
             raise
         where = f" ({error.filename})" if error.filename else ""
-        raise BadInput(f"{results} {STORAGE[error.errno]}{where}") from error
+        raise BadInput(f"{place(results)[1]} {STORAGE[error.errno]}{where}") from error
 
 
 def _shown(what: list[str], show_config: bool, names: str, patterns: str) -> tuple[list[str], list[str]]:
@@ -164,9 +167,12 @@ def _main(asked: Request, saved: Request, execution: Execution, how: str, file: 
     elif how == "config":
         show.settings([run for run in found.drafts if not run.continues])
     elif how:
-        show.plan(plan, found.places, execution, timed=how == "time")
+        with opened(execution.url, execution.results, say, write=False) as (folder, storage):
+            show.plan(plan, found.places, replace(execution, results=folder), storage, timed=how == "time")
     else:
         from harness.carry_out import carry_out
 
-        return carry_out(plan, found.per_task, execution, found.adopted, console)
+        with opened(execution.url, execution.results, say) as (folder, storage):
+            how_here = replace(execution, results=folder)
+            return carry_out(plan, found.per_task, how_here, found.adopted, console, storage)
     return 0

@@ -14,6 +14,7 @@ from harness.ending import Stop
 from harness.plan import Lane
 from harness.progress import Progress
 from harness.record import now
+from harness.storage import LocalStorage, Storage
 from tasks.core import Dataset, RewardTransform
 
 _FAILED = "failed"  # a file in a lane's folder: when, and of what
@@ -28,6 +29,8 @@ class Session:
     stop: Stop = field(default_factory=Stop)
     failed: dict[str, str] = field(default_factory=dict)
     """Lanes that failed in this session, by fingerprint, and why."""
+    storage: Storage = field(default_factory=LocalStorage)
+    """Where results stay."""
     lost: bool = False
     """Whether some of the work is another process's by now, so that nothing may be saved any more."""
     shared: dict[Any, Any] = field(default_factory=dict)
@@ -35,6 +38,11 @@ class Session:
     _columns: dict[Any, Any] = field(default_factory=dict)  # of `_dataset`, on the device; rewards by transform, too
     _dataset: Dataset | None = None
     _loading: Lock = field(default_factory=Lock)
+
+    def publish(self, folders: Iterable[Path]) -> None:
+        """Folders of lanes and seeds, to where results stay. Raises: Unreachable."""
+        if not self.lost:
+            self.storage.publish(folders)
 
     def artifact(self, fingerprint: str) -> Path:
         return self.results / "artifacts" / fingerprint

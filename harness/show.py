@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from harness.plan import RunNode
     from harness.programs import Program
     from harness.request import Plan
+    from harness.storage import Storage
     from tasks.core import DataLocation
 
 Texts: TypeAlias = tuple[tuple[str, "Texts"], ...]
@@ -55,11 +56,13 @@ def settings(drafts: Sequence[RunNode]) -> None:
         console.print(table)
 
 
-def plan(plan: Plan, places: Mapping[str, DataLocation], execution: Execution, *, timed: bool = False) -> None:
+def plan(
+    plan: Plan, places: Mapping[str, DataLocation], execution: Execution, storage: Storage, *, timed: bool = False
+) -> None:
     """What of a plan is finished and what is to do: runs, then programs with their lanes, each under the last of those
     that it reads. With `timed` how long they would take, which is measured."""
     from harness.engines import engine_of
-    from harness.remaining import remaining
+    from harness.remaining import folders, remaining
     from harness.stale import OUTCOMES, Stale
 
     console = Console(soft_wrap=True, highlight=False)
@@ -78,6 +81,7 @@ def plan(plan: Plan, places: Mapping[str, DataLocation], execution: Execution, *
         head = f"[bold]{escape(task.name)}[/bold]{by}  data: {escape(places[task.name].text)}"
         tree = Tree(head)
         trials = [trial for run in runs for trial in run.trials()]
+        storage.refresh(folders(trials, execution.results))
         stale = Stale(execution.results, [] if execution.fresh else trials)
         if line := stale.line():
             lines.append(f"{line}; {OUTCOMES[execution.stale]}")
@@ -106,7 +110,7 @@ def plan(plan: Plan, places: Mapping[str, DataLocation], execution: Execution, *
         console.print(line, markup=False)
     lanes = sum(len(program.training) for program in todo)
     text = f"to do: {_count(lanes, 'lane')} in {_count(sum(bool(one.training) for one in todo), 'program')}"
-    console.print(f"{text}; results: {execution.results}/", markup=False)
+    console.print(f"{text}; results: {execution.place}/", markup=False)
     if not all(place.there for place in places.values()):
         console.print("what is finished of tasks without data cannot be told before they are there", markup=False)
 

@@ -27,6 +27,7 @@ from core import records
 from core.errors import BadInput, reason
 from core.files import digest, draft, sweep, write_json
 from core.records import StageRecord
+from harness import partial
 from harness.provenance import git_state, versions
 
 ANEW = "use --fresh to train anew"
@@ -100,9 +101,10 @@ class Artifact:
 
     @property
     def steps(self) -> list[int]:
-        """Steps whose state is there, in order."""
+        """Steps whose state is there, or can be had from remote storage, in order."""
         numbers = [int(name.partition(".")[0]) for name in self.files if re.fullmatch(r"\d{1,18}\.safetensors", name)]
-        return sorted(step for step in numbers if self.path(step).is_file())
+        remote = partial.states(self.folder)
+        return sorted(step for step in numbers if _name(step) in remote or self.path(step).is_file())
 
     @property
     def current(self) -> int | None:

@@ -131,3 +131,5 @@ class ProgramWork:
                 with cohort.failing_one(attempt):
                     attempt.record.add_seconds(seconds)
                     attempt.record.save()
+        trials = [attempt.folder for cohort in self.cohorts for attempt in cohort.attempts.values()]
+        self.session.publish([*(self.stores(lane).folder for lane in self.live.values()), *trials])

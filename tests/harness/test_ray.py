@@ -275,14 +275,14 @@ def test_a_dead_node_s_claims_are_taken_over(tmp_path: Path, monkeypatch: pytest
     """Each worker is too young to know that another machine's is silent; the driver has watched, and says so."""
     from harness import claims
 
-    dead = claims.Shared(tmp_path, silence=0.4)
+    dead = claims.Shared(InFolder(tmp_path), silence=0.4)
     assert dead.take(["a"])
     monkeypatch.setattr(claims, "machine", lambda: "another")
-    driver = claims.Shared(tmp_path, silence=0.4)
+    driver = claims.Shared(InFolder(tmp_path), silence=0.4)
     assert not driver.free(["a"]) and driver.abandoned(["a"]) == {}
     time.sleep(0.5)
     assert driver.free(["a"])
-    assert not claims.Shared(tmp_path, silence=0.4).take(["a"])
-    worker = claims.Shared(tmp_path, silence=0.4, dead=driver.abandoned(["a"]))
+    assert not claims.Shared(InFolder(tmp_path), silence=0.4).take(["a"])
+    worker = claims.Shared(InFolder(tmp_path), silence=0.4, dead=driver.abandoned(["a"]))
     assert worker.take(["a"])
     assert not driver.free(["a"]) and driver.abandoned(["a"]) == {}  # the new owner lives

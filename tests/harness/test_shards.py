@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from harness import claims, options
+from harness import claim_files, claims, options
+from harness.claim_files import InFolder
 from harness.claims import Shard, Shared
 from methods.core import BadInput
 from tests.harness.command import SMALL, TINY, Command, invoke, refused
@@ -43,7 +44,7 @@ def gone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_only_one_has_a_claim(tmp_path: Path) -> None:
-    one, other = Shared(tmp_path), Shared(tmp_path)
+    one, other = Shared(InFolder(tmp_path)), Shared(InFolder(tmp_path))
     assert one.free(["a", "b"]) and one.take(["a", "b"])
     assert not other.take(["b", "c"]) and not other.free(["b"])
     assert other.free(["c"])  # nothing is kept of what could not be had whole
@@ -61,12 +62,12 @@ def test_what_a_killed_process_had_is_taken_at_once(tmp_path: Path) -> None:
     (place / "3").write_text(
         json.dumps({"owner": "x", "machine": claims.machine(), "process": dead.pid, "silence": 1, "beat": 0})
     )
-    assert Shared(tmp_path).take(["a"])
+    assert Shared(InFolder(tmp_path)).take(["a"])
     assert [path.name for path in left(tmp_path)] == ["4"]
 
 
 def test_an_owner_elsewhere_is_gone_after_a_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    owner, other = Shared(tmp_path, silence=0.4), Shared(tmp_path, silence=0.4)
+    owner, other = Shared(InFolder(tmp_path), silence=0.4), Shared(InFolder(tmp_path), silence=0.4)
     assert owner.take(["a"])
     gone(monkeypatch)
     assert not other.take(["a"])  # seen for the first time
@@ -76,9 +77,9 @@ def test_an_owner_elsewhere_is_gone_after_a_silence(tmp_path: Path, monkeypatch:
 
 def test_a_beating_owner_keeps_its_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gone(monkeypatch)
-    with Shared(tmp_path, silence=0.4) as owner:
+    with Shared(InFolder(tmp_path), silence=0.4) as owner:
         assert owner.take(["a"])
-        other = Shared(tmp_path, silence=0.4)
+        other = Shared(InFolder(tmp_path), silence=0.4)
         for _ in range(8):
             time.sleep(0.1)
             assert not other.take(["a"])
@@ -87,7 +88,7 @@ def test_a_beating_owner_keeps_its_claim(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_who_was_silent_too_long_hears_of_it(tmp_path: Path) -> None:
     lost: list[str] = []
-    owner = Shared(tmp_path, silence=0.3, lost=lost.append)
+    owner = Shared(InFolder(tmp_path), silence=0.3, lost=lost.append)
     assert owner.take(["a", "b"])
     newer = tmp_path / "claims" / "a" / "1"
     newer.write_text(json.dumps({"owner": "x", "machine": "another", "process": 1, "silence": 1, "beat": 0}))
@@ -99,14 +100,14 @@ def test_who_was_silent_too_long_hears_of_it(tmp_path: Path) -> None:
 
 def test_storage_that_does_not_answer_costs_the_claims(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lost: list[str] = []
-    owner = Shared(tmp_path, silence=0.3, lost=lost.append)
+    owner = Shared(InFolder(tmp_path), silence=0.3, lost=lost.append)
     assert owner.take(["a"])
 
     def refuse(*given: object, **more: object) -> None:
         raise OSError("no answer")
 
     with owner:
-        monkeypatch.setattr(claims, "write_text", refuse)
+        monkeypatch.setattr(claim_files, "write_text", refuse)
         time.sleep(0.5)
     assert lost == ["a"]
 
@@ -115,7 +116,7 @@ def test_a_half_written_claim_is_somebody_s(tmp_path: Path) -> None:
     place = tmp_path / "claims" / "a"
     place.mkdir(parents=True)
     (place / "0").write_text('{"owner"')
-    assert not Shared(tmp_path).take(["a"])
+    assert not Shared(InFolder(tmp_path)).take(["a"])
 
 
 def test_of_many_at_once_one_has_it(tmp_path: Path) -> None:
@@ -124,7 +125,7 @@ def test_of_many_at_once_one_has_it(tmp_path: Path) -> None:
         at_once, had = threading.Barrier(4), list[Shared]()
 
         def want(name: str = name, at_once: threading.Barrier = at_once, had: list[Shared] = had) -> None:
-            mine = Shared(tmp_path)
+            mine = Shared(InFolder(tmp_path))
             at_once.wait()
             if mine.take([name]):
                 had.append(mine)
@@ -141,7 +142,7 @@ def test_of_many_at_once_one_has_it(tmp_path: Path) -> None:
 
 def test_numbers_of_claims_rise(tmp_path: Path) -> None:
     """Who read an old list cannot come to hold a claim beside a newer one."""
-    one, other = Shared(tmp_path), Shared(tmp_path)
+    one, other = Shared(InFolder(tmp_path)), Shared(InFolder(tmp_path))
     for turn in (one, other, one):
         assert turn.take(["a"])
         turn.release(["a"])
@@ -164,7 +165,7 @@ def test_nothing_is_trained_on_what_another_has_not_finished(tmp_path: Path) -> 
             path.write_text(json.dumps({**note, "finished": False}))
         else:
             shutil.rmtree(path.parent)
-    other = Shared(shard)
+    other = Shared(InFolder(shard))
     assert other.take([name])
     stopped = invoke(*words, "--shard", "0/2", "--stop-after", "3s", "--results", str(shard))
     assert stopped.exit_code == 130 and "waiting for what other processes have in hand" in stopped.stderr
@@ -242,7 +243,7 @@ def test_what_others_have_in_hand_is_waited_for(tmp_path: Path) -> None:
     plain, shard = tmp_path / "plain", tmp_path / "shard"
     assert invoke(*SMALL, "--results", str(plain)).exit_code == 0
     names = [path.name for path in (plain / "artifacts").iterdir()]
-    other = Shared(shard)
+    other = Shared(InFolder(shard))
     assert other.take(names)
     stopped = invoke(*SMALL, "--shard", "0/2", "--stop-after", "1s", "--results", str(shard))
     assert stopped.exit_code == 130 and "stopped; the same command continues" in stopped.stderr
@@ -277,7 +278,7 @@ def test_what_another_shard_failed_of_is_not_tried_again(command: Command, tmp_p
     words = (*SMALL, "--set", "vgf.learning_rate=1e30")
     invoke(*words, "--results", str(tmp_path / "plain"))
     names = [path.name for path in (tmp_path / "plain" / "artifacts").iterdir()]
-    first = Shared(tmp_path / "shared")
+    first = Shared(InFolder(tmp_path / "shared"))
     assert first.take(names)
     both = [command.start(*words, "--shard", f"{i}/2", "--results", str(tmp_path / "shared")) for i in range(2)]
     for process in both:

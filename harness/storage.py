@@ -1,0 +1,380 @@
+"""Where results stay: in the folder of results itself, or at a URL, for which a folder of this machine stands in while
+work is done.
+
+In remote storage nothing is locked and nothing is written twice at a time: whoever carries a lane out has the claim on
+it (`harness.claims`). A lane or a seed is published whole-then-marker: its tables and states first, then the note that
+counts them (stage.json, run.json), and only then what the note no longer names is removed. It is read the other way
+round. So whatever breaks off, what the note says is there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Lock, RLock
+from typing import Any, Protocol
+
+from filelock import FileLock, Timeout
+
+from core.errors import BadInput
+from core.files import digest, is_draft, write_atomically
+from core.remote import Remote, Unreachable, checked_url, is_url
+from harness import partial
+from harness.claim_files import AtUrl, ClaimFiles, InFolder
+from harness.partial import Partial
+
+SCRATCH = "VGF_SCRATCH"  # the variable that says where folders stand in for remote ones; default: the temporary folder
+_OWN = frozenset({"lock", "owner", partial.NAME})  # of this machine, never published
+_AT_ONCE = 8  # files on their way
+
+
+class Storage(Protocol):
+    """What a session asks of the place where results stay. Folders are those of lanes and of seeds, below the folder of
+    results."""
+
+    remote: bool
+
+    def refresh(self, folders: Iterable[Path]) -> None:
+        """Makes the notes of folders here those that are there."""
+
+    def in_hand(self, own: Sequence[Path], read: Sequence[Path], lost: Callable[[], bool]) -> Any:
+        """A context in which these folders are here, whole. What is in `own` is published at its end, unless it is
+        `lost` to another process."""
+
+    def publish(self, folders: Iterable[Path]) -> None:
+        """Makes folders there what they are here."""
+
+    def publish_file(self, path: Path) -> None:
+        """One that belongs to no lane and no seed."""
+
+    def delete(self, folders: Iterable[Path]) -> None: ...
+
+    def names(self, folder: Path) -> list[str]:
+        """Of what is in a folder there."""
+
+    def claims(self, results: Path, silence: float) -> ClaimFiles:
+        """Where claims on lanes are."""
+
+
+class LocalStorage:
+    """The folder of results is all there is."""
+
+    remote = False
+
+    def refresh(self, folders: Iterable[Path]) -> None: ...
+
+    @contextlib.contextmanager
+    def in_hand(self, own: Sequence[Path], read: Sequence[Path], lost: Callable[[], bool]) -> Iterator[None]:
+        del own, read, lost
+        yield
+
+    def publish(self, folders: Iterable[Path]) -> None: ...
+
+    def publish_file(self, path: Path) -> None: ...
+
+    def delete(self, folders: Iterable[Path]) -> None: ...
+
+    def names(self, folder: Path) -> list[str]:
+        try:
+            return sorted(os.listdir(folder))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def claims(self, results: Path, silence: float) -> ClaimFiles:
+        del silence
+        return InFolder(results)
+
+
+class RemoteStorage:
+    """At a URL. `results`: the folder that stands in for it, which no other process uses."""
+
+    remote = True
+
+    def __init__(self, files: Remote, results: Path) -> None:
+        self.files, self.results = files, results
+        self._held: Counter[Path] = Counter()
+        self._sent: dict[Path, tuple[int, int]] = {}  # size and time of change of what is there as it is here
+        self._guard, self._fetching = RLock(), Lock()
+
+    # notes
+
+    def refresh(self, folders: Iterable[Path]) -> None:
+        """See `Storage`. Folders in hand are newer here than there, and left alone."""
+        with self._guard:
+            asked = [folder for folder in dict.fromkeys(folders) if not self._held[folder]]
+            self._note(asked)
+
+    def _note(self, folders: Sequence[Path]) -> None:
+        wanted = {self._name(folder / _note(folder)): folder for folder in folders}
+        failures = {self._name(folder / "failed"): folder for folder in folders if _is_lane(folder)}
+        found = self.files.read_all([*wanted, *failures])
+        for name, folder in wanted.items():
+            self._noted(folder, found.get(name))
+        for name, folder in failures.items():
+            if name in found:
+                write_atomically(folder / "failed", _writer(found[name]))
+
+    def _noted(self, folder: Path, note: bytes | None) -> None:
+        before = partial.read(folder)
+        if note is None:
+            if before:  # somebody deleted it
+                shutil.rmtree(folder, ignore_errors=True)
+            return
+        sha256 = hashlib.sha256(note).hexdigest()
+        if before and before.note == sha256:
+            return  # what is here may be ahead of it: that could not be published
+        there = tuple(_states(note) or self.files.names(self._name(folder / "state"))) if _is_lane(folder) else ()
+        partial.write(folder, Partial("", False, there))  # if this is broken off, it is looked at once more
+        write_atomically(folder / _note(folder), _writer(note))
+        partial.write(folder, Partial(sha256, False, there))
+
+    # whole folders
+
+    @contextlib.contextmanager
+    def in_hand(self, own: Sequence[Path], read: Sequence[Path], lost: Callable[[], bool]) -> Iterator[None]:
+        every = list(dict.fromkeys([*own, *read]))
+        with self._guard:
+            self._note([folder for folder in every if not self._held[folder]])
+            self._held.update(every)
+        try:
+            with self._fetching:  # two may need the same
+                self._fetch(every)
+            try:
+                yield
+            except Unreachable:
+                raise
+            except BaseException:
+                with contextlib.suppress(Unreachable, OSError):
+                    self._unless(lost, own)
+                raise
+            self._unless(lost, own)
+        finally:
+            with self._guard:
+                self._held.subtract(every)
+                for folder in every:
+                    if not self._held[folder] and _is_lane(folder):
+                        self._let_go(folder)
+
+    def _unless(self, lost: Callable[[], bool], folders: Sequence[Path]) -> None:
+        if not lost():
+            self.publish(folders)
+
+    def _fetch(self, folders: Sequence[Path]) -> None:
+        """Copies what is not here yet."""
+        lacking = [folder for folder in folders if (about := partial.read(folder)) and not about.whole]
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            for found in [pool.submit(self._fetch_one, folder) for folder in lacking]:
+                found.result()
+
+    def _fetch_one(self, folder: Path) -> None:
+        about = partial.read(folder)
+        if about is None or about.whole:
+            return
+        digests = _digests(folder) if _is_lane(folder) else {}
+        there = [name for name in self.files.below(self._name(folder)) if _published(name) and name != _note(folder)]
+        for name in there:
+            path = folder / name
+            expected = digests.get(name)
+            if name.startswith("state/") and (expected is None or (path.is_file() and digest(path) == expected)):
+                continue  # one that no note names counts for nothing
+            if self.files.get(self._name(path), path) and expected and digest(path) != expected:
+                path.unlink()
+                raise BadInput(f"{self.files.url}/{self._name(path)} is damaged (its SHA-256 is not the stored one)")
+            if path.is_file():
+                self._sent[path] = _stamp(path)
+        for path in _files(folder):
+            if str(path.relative_to(folder)) not in {*there, _note(folder)}:
+                path.unlink(missing_ok=True)
+        partial.write(folder, Partial(about.note, True))
+
+    def publish(self, folders: Iterable[Path]) -> None:
+        """See `Storage`."""
+        each = [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
+        each.sort(key=_is_lane, reverse=True)  # parts come before the records that speak of them
+        files = {folder: _files(folder) for folder in each}
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            for sent in [pool.submit(self._send, path) for paths in files.values() for path in paths]:
+                sent.result()
+        for folder in each:
+            note = folder / _note(folder)
+            with contextlib.suppress(FileNotFoundError):
+                content = note.read_bytes()
+                if self._sent.get(note) != (stamp := _stamp(note)):
+                    self.files.write(self._name(note), content)
+                    self._sent[note] = stamp
+                partial.write(folder, Partial(hashlib.sha256(content).hexdigest(), True))
+        for folder in each:
+            gone = [path for path in self._sent if path.is_relative_to(folder) and not path.is_file()]
+            for path in gone:
+                self.files.remove(self._name(path))
+                del self._sent[path]
+
+    def publish_file(self, path: Path) -> None:
+        self.files.put(path, self._name(path))
+
+    def _send(self, path: Path) -> None:
+        try:
+            stamp = _stamp(path)
+            if self._sent.get(path) != stamp:
+                self.files.put(path, self._name(path))
+                self._sent[path] = stamp
+        except FileNotFoundError:  # it went away meanwhile
+            return
+
+    def _let_go(self, folder: Path) -> None:
+        """Removes the states of a finished lane, which are there: as many as a plan has would fill this machine."""
+        about = partial.read(folder)
+        note = _read(folder / "stage.json")
+        if not (about and about.whole and note) or hashlib.sha256(note).hexdigest() != about.note:
+            return
+        if names := _states(note):
+            partial.write(folder, Partial(about.note, False, tuple(names)))
+            for path in (folder / "state").iterdir() if (folder / "state").is_dir() else ():
+                self._sent.pop(path, None)
+                path.unlink(missing_ok=True)
+
+    def delete(self, folders: Iterable[Path]) -> None:
+        """Of each folder the note first: what is left of a deletion that is broken off counts for nothing."""
+        each = list(folders)
+        for folder in each:
+            self.files.remove(self._name(folder / _note(folder)))
+        for folder in each:
+            for name in self.files.below(self._name(folder)):
+                self.files.remove(self._name(folder / name))
+            self._sent = {path: stamp for path, stamp in self._sent.items() if not path.is_relative_to(folder)}
+
+    def names(self, folder: Path) -> list[str]:
+        return self.files.names(self._name(folder))
+
+    def claims(self, results: Path, silence: float) -> ClaimFiles:
+        del results
+        return AtUrl(self.files.url, silence)
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.results).as_posix()
+
+
+@contextlib.contextmanager
+def opened(
+    url: str, results: Path, say: Callable[[str], object], *, write: bool = True
+) -> Iterator[tuple[Path, Storage]]:
+    """(folder of results, storage): of a folder itself where the URL is "", else one below it that no other process
+    uses, which stands in for the URL.
+
+    Args:
+      write: whether anything is to be written there, which is tried first.
+
+    Raises:
+      BadInput: the storage does not answer, or refuses, or would let two processes take the same work.
+    """
+    if not url:
+        yield results, LocalStorage()
+        return
+    files = Remote(url, say=say)
+    if write:
+        files.check_exclusive()
+    with _slot(results) as folder:
+        yield folder, RemoteStorage(files, folder)
+
+
+def place(text: str) -> tuple[str, Path]:
+    """(URL, folder that stands in for it) of what --results says; ("", folder) where that is a folder.
+
+    Raises:
+      BadInput: it is no URL of a kind that is known.
+    """
+    if not is_url(text):
+        return "", Path(text)
+    url = checked_url(text)
+    base = os.environ.get(SCRATCH) or os.path.join(tempfile.gettempdir(), f"vgf-bench-{os.getuid()}")
+    return url, Path(base) / hashlib.sha256(url.encode()).hexdigest()[:12]
+
+
+@contextlib.contextmanager
+def _slot(base: Path) -> Iterator[Path]:
+    """The first of the folders 0, 1, ... below `base` that no other process uses. Raises: BadInput."""
+    try:
+        base.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if base.parent.is_symlink() or base.parent.stat().st_uid != os.getuid():
+            raise BadInput(f"{base.parent}: is another user's; {SCRATCH} names a folder to use instead")
+        base.mkdir(exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"{base.parent}: cannot be used ({error.strerror}); {SCRATCH} names a folder instead") from None
+    number = 0
+    while True:
+        lock = FileLock(base / f"{number}.lock")
+        try:
+            lock.acquire(timeout=0)
+            break
+        except Timeout:
+            number += 1
+    try:
+        folder = base / str(number)
+        folder.mkdir(exist_ok=True)
+        yield folder
+    finally:
+        lock.release()
+
+
+def _is_lane(folder: Path) -> bool:
+    return folder.parent.name == "artifacts"
+
+
+def _note(folder: Path) -> str:
+    return "stage.json" if _is_lane(folder) else "run.json"
+
+
+def _published(name: str) -> bool:
+    last = name.rpartition("/")[2]
+    return last not in _OWN and not is_draft(last)
+
+
+def _files(folder: Path) -> list[Path]:
+    """What a folder holds beside its note and what is of this machine alone."""
+    paths = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    return [path for path in sorted(paths)
+            if _published(path.name) and path.relative_to(folder).as_posix() != _note(folder)]  # fmt: skip
+
+
+def _states(note: bytes) -> list[str]:
+    """The one state that a finished lane's note names; [] of another."""
+    found = _parsed(note)
+    name = f"{found.get('step')}.safetensors"
+    return [name] if found.get("finished") is True and name in found.get("files", {}) else []
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    files = _parsed(_read(folder / "stage.json")).get("files")
+    return {f"state/{name}": str(sha256) for name, sha256 in files.items()} if isinstance(files, dict) else {}
+
+
+def _parsed(note: bytes) -> Mapping[str, Any]:
+    """What a note says; nothing, if it is damaged: who reads it in earnest will say so."""
+    with contextlib.suppress(ValueError):
+        found = json.loads(note)
+        if isinstance(found, dict) and isinstance(found.get("files", {}), dict):
+            return found
+    return {}
+
+
+def _read(path: Path) -> bytes:
+    with contextlib.suppress(OSError):
+        return path.read_bytes()
+    return b""
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    about = path.stat()
+    return about.st_size, about.st_mtime_ns
+
+
+def _writer(content: bytes) -> Callable[[Any], object]:
+    return lambda file: file.write(content)

@@ -1,0 +1,152 @@
+"""An S3 server in a process of its own, and a proxy before it that breaks what it is told to."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+BUCKET = "lab"
+ENVIRONMENT = {"AWS_ACCESS_KEY_ID": "test-key", "AWS_SECRET_ACCESS_KEY": "hidden-word", "AWS_DEFAULT_REGION": "us-east-1"}
+
+
+def free_port() -> int:
+    with closing(socket.socket()) as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+class Faults:
+    """A TCP proxy: what it is told to do happens to every connection from then on.
+
+    "": nothing; "refuse": nobody listens; "slow": pauses; "cut": breaks off after `cut_after` bytes of an answer or of
+    what is sent; "some": one in three is cut at a random place.
+    """
+
+    def __init__(self, behind: int) -> None:
+        self.behind, self.port = behind, free_port()
+        self.mode, self.cut_after, self.seen = "", 2000, 0
+        self._random, self._server, self._open = random.Random(0), None, set[socket.socket]()
+        self._over = False
+        self.listen()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def listen(self) -> None:
+        server = socket.socket()
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.bind(("127.0.0.1", self.port))
+        server.listen(64)
+        self._server = server
+        threading.Thread(target=self._accept, args=(server,), daemon=True).start()
+
+    def now(self, mode: str) -> None:
+        was, self.mode = self.mode, mode
+        if mode == "refuse":
+            self._close()
+        elif was == "refuse":
+            self.listen()
+        for one in list(self._open):  # kept-alive connections would not notice
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
+    def _close(self) -> None:
+        if self._server:
+            with suppress(OSError):
+                self._server.shutdown(socket.SHUT_RDWR)
+            self._server.close()
+            self._server = None
+
+    def close(self) -> None:
+        self._over = True
+        self._close()
+
+    def _accept(self, server: socket.socket) -> None:
+        while not self._over:
+            try:
+                client, _ = server.accept()
+            except OSError:
+                return
+            self.seen += 1
+            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        left = {"cut": self.cut_after, "some": self._random.randrange(200, 4000)}.get(self.mode, -1)
+        if self.mode == "some" and self._random.random() < 2 / 3:
+            left = -1
+        with suppress(OSError), socket.create_connection(("127.0.0.1", self.behind)) as server:
+            self._open |= {client, server}
+            there = threading.Thread(target=self._pass, args=(client, server, left), daemon=True)
+            there.start()
+            self._pass(server, client, left)
+            there.join(30)
+        self._open.discard(client)
+        client.close()
+
+    def _pass(self, source: socket.socket, target: socket.socket, left: int) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                if self.mode == "slow":
+                    time.sleep(0.3)
+                if 0 <= left <= len(data):
+                    target.sendall(data[:left])
+                    for one in (source, target):
+                        one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")  # a reset
+                        one.close()
+                    return
+                left -= len(data) if left > 0 else 0
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+
+@contextmanager
+def served(log: Path) -> Iterator[tuple[Faults, int]]:
+    """The proxy, and the port of the server behind it, which has one bucket."""
+    port = free_port()
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with log.open("w") as out:
+        server = subprocess.Popen(command, stdout=out, stderr=out, env=os.environ | ENVIRONMENT)
+    faults = Faults(port)
+    try:
+        for _ in range(300):
+            with suppress(OSError):
+                socket.create_connection(("127.0.0.1", port)).close()
+                break
+            assert server.poll() is None, log.read_text()
+            time.sleep(0.1)
+        yield faults, port
+    finally:
+        faults.close()
+        server.send_signal(signal.SIGKILL)
+        server.wait()
+
+
+def bucket(port: int) -> None:
+    import boto3
+
+    client = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}", region_name="us-east-1",
+                          aws_access_key_id="x", aws_secret_access_key="x")  # fmt: skip
+    client.create_bucket(Bucket=BUCKET)
+
+
+def environment(faults: Faults, scratch: Path) -> dict[str, str]:
+    """What a user of that server sets."""
+    return {**ENVIRONMENT, "AWS_ENDPOINT_URL": faults.url, "VGF_SCRATCH": str(scratch)}
+
+
+def needed() -> None:
+    """Leaves the test out where the S3 extra or its server is not installed."""
+    for name in ("s3fs", "moto", "flask", "boto3"):
+        pytest.importorskip(name, reason=f"{name} is not installed, so remote storage is not tested")
