@@ -12,6 +12,7 @@ import pandas as pd
 
 from analysis.published import METHODS, canonical, protocol_of, tasks_of
 from analysis.records.load import Records
+from analysis.records.mirror import spoken
 from analysis.records.runs import PROTOCOLS, Run
 
 RUNNABLE = ("ogbench", "d4rl", "tldr", "hh")  # suites of print that `harness.run` has
@@ -52,7 +53,7 @@ def command(root: Path, suite: str, tasks: list[str], methods: list[str], *more:
         "--methods",
         ",".join(methods),
     ]
-    where = [] if str(root) == "results" else ["--results", str(root)]
+    where = [] if str(root) == "results" else ["--results", spoken(root)]
     return shlex.join([*parts, *more, *where])
 
 

@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import typer
 from rich.console import Console
 
 from analysis.records.files import RecordError
+from analysis.records.mirror import mirrored
 from core import options
+from core.errors import BadInput
 from core.files import sweep, write_text
 from core.records import file_name
+from core.remote import is_url
 from core.text import printable
 
 _FORMULA = re.compile(r"\s*[=+\-@]")
@@ -23,6 +27,20 @@ _FORMULA = re.compile(r"\s*[=+\-@]")
 def folder(name: str | Path) -> Path:
     """The folder that an option names; see `core.options.path`."""
     return options.path(name)
+
+
+def of_records(name: str | Path) -> Path:
+    """The folder of records that an argument names; of a URL, the folder that was made of it.
+
+    Raises:
+      typer.BadParameter: as `folder`, or the URL cannot be read.
+    """
+    if not is_url(str(name)):
+        return folder(name)
+    try:
+        return mirrored(str(name))
+    except BadInput as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def prepare(out: Path) -> Path:

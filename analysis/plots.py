@@ -28,11 +28,12 @@ from analysis.figures.page import WIDTHS, Page
 from analysis.figures.registry import KINDS, Job
 from analysis.figures.style import FORMATS, save, theme
 from analysis.notes import brief, tell
-from analysis.output import below, folder, prepare, say
+from analysis.output import below, folder, of_records, prepare, say
 from analysis.query import Asked, Ends, Intervals, Methods, Names, Query, Runs, Select
 from analysis.records.files import RecordError
 from analysis.records.inference import axes_of, units_of
 from analysis.records.load import Records
+from analysis.records.mirror import default_out, spoken
 from core.options import parts
 from core.processes import die_with_parent
 from core.text import nearest
@@ -48,7 +49,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 @app.command()
 def main(
-    results: Annotated[Path, typer.Argument(parser=folder, help="The folder that holds runs/.")] = Path("results"),
+    results: Annotated[Path, typer.Argument(parser=of_records, help="The folder that holds runs/, or its URL.")] = Path(
+        "results"
+    ),
     out: Annotated[Path | None, typer.Option(parser=folder, help="A folder; RESULTS/figures if unset.")] = None,
     only: Annotated[str | None, typer.Option(help="Figures, by name or glob: learning,profiles or 'knob-*'.")] = None,
     width: Annotated[str | None, typer.Option(help="column (3.25 in) or text (5.5 in); each its own if unset.")] = None,
@@ -70,12 +73,12 @@ def main(
     formats = _formats(form)
     if width is not None and width not in WIDTHS:
         raise RecordError(f"--width {width}: {nearest(width, list(WIDTHS))}")
-    place = prepare(out or results / "figures")
+    place = prepare(out or default_out(results, "figures"))
     query = Query.of(methods, which, protocol, endpoint, select, names, interval)
     records = query.load(results)
     notes = list(records.notes)
     if not records.episodes["complete"].any():
-        raise RecordError(f"no episodes to show under {results / 'runs'}: {brief(notes, records)}")
+        raise RecordError(f"no episodes to show under {spoken(results)}/runs: {brief(notes, records)}")
     material = Material(records, query, _baseline(records, baseline), notes)
     page = Page(WIDTHS[width] if width else 0.0, title, units_of(records.runs), axes_of(records.runs))
     processes = jobs or (1 if len(records.runs) <= FEW else len(os.sched_getaffinity(0)))

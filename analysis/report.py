@@ -31,7 +31,7 @@ from analysis.figures.embed import Picture, picture, uri
 from analysis.figures.style import theme
 from analysis.missing import again, gaps
 from analysis.notes import grouped, tell
-from analysis.output import csv_text, folder, prepare, say, short
+from analysis.output import csv_text, folder, of_records, prepare, say, short
 from analysis.plots import figures
 from analysis.published import FOLDER, read
 from analysis.query import Asked, Ends, Intervals, Methods, Names, Query, Runs, Select
@@ -50,7 +50,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 @app.command()
 def main(
-    results: Annotated[Path, typer.Argument(parser=folder, help="The folder that holds runs/.")] = Path("results"),
+    results: Annotated[Path, typer.Argument(parser=of_records, help="The folder that holds runs/, or its URL.")] = Path(
+        "results"
+    ),
     out: Annotated[Path, typer.Option(parser=folder, help="The folder of index.html.")] = Path("report"),
     published: Annotated[
         Path | None, typer.Option(parser=folder, help="A folder of published numbers; ours if unset.")

@@ -27,11 +27,12 @@ from analysis.compare import Terms, measured_by_name
 from analysis.endpoint import windows
 from analysis.layout import broken, fits, joined, listed
 from analysis.notes import brief, tell
-from analysis.output import below, folder, prepare, say, screen, short, write_csv
+from analysis.output import below, folder, of_records, prepare, say, screen, short, write_csv
 from analysis.pairs import Matchup, Over, matchups, missing, over_tasks, tests
 from analysis.query import Asked, Ends, Methods, Names, Query, Runs, Select
 from analysis.records.files import RecordError
 from analysis.records.load import Records
+from analysis.records.mirror import default_out, spoken
 from analysis.statistics.design import design, sentences, signed_rank_p
 from analysis.statistics.estimates import Estimate, stratified_coverage
 from analysis.statistics.significance import ALPHA, Comparison
@@ -50,7 +51,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 @app.command()
 def main(
-    results: Annotated[Path, typer.Argument(parser=folder, help="The folder that holds runs/.")] = Path("results"),
+    results: Annotated[Path, typer.Argument(parser=of_records, help="The folder that holds runs/, or its URL.")] = Path(
+        "results"
+    ),
     compare: Annotated[
         str | None, typer.Option(help="The first of these against each of the others: vgf,fql. As --methods if unset.")
     ] = None,
@@ -64,7 +67,7 @@ def main(
 ) -> None:
     """Welch, Mann-Whitney, tests paired over start states, signed ranks over tasks; Holm and Benjamini-Hochberg."""
     console = screen(WIDTH)
-    place = prepare(out or results / "tables")
+    place = prepare(out or default_out(results, "tables"))
     query = Query.of(methods, which, protocol, endpoint, select, names)
     records, terms = query.load(results), Terms.of(query)
     sides = _sides(compare, query, records)
@@ -73,7 +76,7 @@ def main(
     if absent := [side for side in sides if missing(cells, side)]:
         there = ", ".join(_present(records)) or "none with an evaluation"
         why = [note for note in records.notes if any(f"/{side.partition(' ')[0]}/" in note for side in absent)]
-        line = f"no run of {', '.join(absent)} under {results / 'runs'}; there is {there}"
+        line = f"no run of {', '.join(absent)} under {spoken(results)}/runs; there is {there}"
         raise RecordError("; ".join([line, *why[:3]]))
     notes = [*records.notes, *windows(records, query.endpoint)]
     notes += [f"{'/'.join(key)}: {cell.remark}" for key, cell in cells.items() if cell.remark]

@@ -30,6 +30,7 @@ from analysis.output import (
     environment,
     folder,
     markdown,
+    of_records,
     prepare,
     say,
     screen,
@@ -44,6 +45,7 @@ from analysis.query import Asked, Ends, Intervals, Methods, Names, Query, Runs, 
 from analysis.records.files import RecordError
 from analysis.records.labels import natural
 from analysis.records.load import Records
+from analysis.records.mirror import default_out
 from analysis.records.protocols import EVERY, heading
 from analysis.scoreboard import boards
 from analysis.select import Endpoint, scores
@@ -74,7 +76,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 @app.command()
 def main(
     context: typer.Context,
-    results: Annotated[Path, typer.Argument(parser=folder, help="The folder that holds runs/.")] = Path("results"),
+    results: Annotated[Path, typer.Argument(parser=of_records, help="The folder that holds runs/, or its URL.")] = Path(
+        "results"
+    ),
     out: Annotated[Path | None, typer.Option(parser=folder, help="A folder; RESULTS/tables if unset.")] = None,
     oracle: Annotated[bool, typer.Option("--oracle", help="Add the best setting in hindsight (biased).")] = False,
     budget: Annotated[bool, typer.Option("--budget", help="Add what choosing a knob costs: OUT/budget.csv.")] = False,
@@ -99,7 +103,7 @@ def main(
     console = screen(WIDTH)
     query = Query.of(methods, which, protocol, endpoint, select, names, interval)
     if paper is None:
-        place = prepare(out or results / "tables")
+        place = prepare(out or default_out(results, "tables"))
         scored(query.load(results), place, query, oracle, budget, console)
         return
     if correct not in CORRECTIONS:
@@ -109,7 +113,9 @@ def main(
     filled("--paper", paper)
     terms = Terms.of(query, margin, correct)
     records = query.load(results, empty=True, protocol=EVERY)  # print's own count where none is named
-    beside(records, prepare(out or results / "tables" / "paper"), published or FOLDER, paper, terms, console)
+    beside(
+        records, prepare(out or default_out(results, "tables") / "paper"), published or FOLDER, paper, terms, console
+    )
 
 
 def _belong(context: typer.Context, paper: bool) -> None:

@@ -26,10 +26,11 @@ from rich.text import Text
 from analysis.choices import ORACLE
 from analysis.layout import fits, joined, listed
 from analysis.notes import brief, tell
-from analysis.output import folder, prepare, say, screen, short
+from analysis.output import folder, of_records, prepare, say, screen, short
 from analysis.query import Ends
 from analysis.records.files import RecordError, shown
 from analysis.records.load import Records, load
+from analysis.records.mirror import spoken
 from analysis.records.protocols import Asked
 from analysis.select import Endpoint, Rule
 from analysis.tuning.picking import SEEDS, TASKS, Picked, by_seeds, by_tasks, csv_of, merged, table_at
@@ -47,7 +48,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 @app.command()
 def main(
-    results: Annotated[Path, typer.Argument(parser=folder, help="The folder that holds runs/.")] = Path("results"),
+    results: Annotated[Path, typer.Argument(parser=of_records, help="The folder that holds runs/, or its URL.")] = Path(
+        "results"
+    ),
     rule: Annotated[str | None, typer.Option(help=f"{SEEDS} or {TASKS}; without one, none is picked.")] = None,
     choose_on: Annotated[
         str | None, typer.Option(help="Seeds (0-2 or 0,1) or tasks (names, *) to choose on; all splits if unset.")
@@ -84,7 +87,7 @@ def main(
     found, notes = sweeps(records, Endpoint.parse(endpoint), knobs, _known(records, keys))
     if not found:
         why = brief([*notes, *records.notes], records) or "python -m harness.run --sweep METHOD.KEY=V1,V2 makes some"
-        raise RecordError(f"no method has two settings on a task under {results / 'runs'}; {why}")
+        raise RecordError(f"no method has two settings on a task under {spoken(results)}/runs; {why}")
     found = _wanted(_of(found, suite, phase), methods, tasks)
     picks = {SEEDS: by_seeds, TASKS: by_tasks}
     picked = list(picks[rule](found, choose_on, notes)) if rule is not None else []

@@ -27,9 +27,10 @@ from rich.text import Text
 from analysis.choices import FIXED, HELD_OUT, Arms, held_out, settings
 from analysis.layout import fits, joined, listed
 from analysis.notes import brief, tell
-from analysis.output import folder, prepare, say, screen, write_csv
+from analysis.output import folder, of_records, prepare, say, screen, write_csv
 from analysis.records.files import RecordError
 from analysis.records.load import Records, load
+from analysis.records.mirror import default_out, spoken
 from analysis.records.protocols import EVERY
 from analysis.records.runs import Run
 from analysis.records.verdict_files import judged, texts, verdict_files
@@ -58,7 +59,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 @app.command()
 def main(
-    results: Annotated[Path, typer.Argument(parser=folder, help="The folder that holds runs/.")] = Path("results"),
+    results: Annotated[Path, typer.Argument(parser=of_records, help="The folder that holds runs/, or its URL.")] = Path(
+        "results"
+    ),
     out: Annotated[Path | None, typer.Option(parser=folder, help="A folder; RESULTS/tables if unset.")] = None,
     judge: Annotated[
         str | None, typer.Option(help="A judge's id or its beginning, recorded among them; all if unset.")
@@ -72,13 +75,13 @@ def main(
     names = () if compare is None else _names(compare)
     if judge is not None and not judge.strip():
         raise RecordError("--judge is empty")
-    place = prepare(out or results / "tables")
+    place = prepare(out or default_out(results, "tables"))
     records = load(results, protocol=EVERY)  # language suites have no names for them
     table, differences, notes = tabulate(records, judge or "", names)
     if table.empty:
         why = brief(notes, records)
         of = f" of {judge}" if judge else ""
-        raise RecordError(f"no verdicts{of} under {results / 'runs'}" + (f"; {why}" if why else ""))
+        raise RecordError(f"no verdicts{of} under {spoken(results)}/runs" + (f"; {why}" if why else ""))
     paths = [place / "winrates.csv"]
     write_csv(paths[0], table)
     if names:

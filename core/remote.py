@@ -8,8 +8,11 @@ Credentials are the libraries' business, which take them from the environment; a
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import os
 import re
 import secrets
+import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +20,11 @@ from typing import Any, NamedTuple, TypeVar
 
 import tenacity
 
-from core.errors import BadInput, reason
+from core.errors import BadInput, cause, reason
 from core.extras import SCHEMES, install
 from core.files import draft
 
+SCRATCH = "VGF_SCRATCH"
 PATIENCE_S = 180.0
 _LONGEST_PAUSE_S = 20.0
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
@@ -41,6 +45,24 @@ class Stat(NamedTuple):
 
     size: int
     version: str  # differs where what it holds does
+
+
+def local_place(url: str) -> Path:
+    """The folder of this machine for what is at a URL; `VGF_SCRATCH` says below which one, else the temporary folder.
+
+    Raises:
+      BadInput: that is another user's, or cannot be written.
+    """
+    base = Path(os.environ.get(SCRATCH) or os.path.join(tempfile.gettempdir(), f"vgf-bench-{os.getuid()}"))
+    try:
+        base.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if base.is_symlink() or base.stat().st_uid != os.getuid():
+            raise BadInput(f"{base}: is another user's; {SCRATCH} names a folder to use instead")
+        folder = base / hashlib.sha256(url.encode()).hexdigest()[:12]
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"{base}: {cause(error)}; {SCRATCH} names a folder to use instead") from None
+    return folder
 
 
 def is_url(text: str) -> bool:
@@ -76,7 +98,7 @@ class Remote:
     """
 
     url: str
-    patience: float = PATIENCE_S
+    patience: float = field(default_factory=lambda: PATIENCE_S)
     say: Callable[[str], object] = lambda line: None
     """Hears once in a while that something is asked again."""
     _quiet: bool = field(default=False, init=False)

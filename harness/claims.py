@@ -114,6 +114,8 @@ class Shared:
         return self.shard.preferred(numbers)
 
     def take(self, names: Sequence[str]) -> bool:
+        if not self.free(names):
+            return False
         taken: list[str] = []
         for name in sorted(names):  # in one order: two who want the same do not each get a half
             if not self._take(name):
@@ -123,14 +125,16 @@ class Shared:
         return True
 
     def release(self, names: Sequence[str]) -> None:
-        for name in names:
-            with self._guard, contextlib.suppress(OSError, BadInput):
-                generation = self._held.pop(name, None)
-                if generation is not None and self._mine(name, generation):
-                    self.files.write(name, generation, _LET_GO)  # stays, so that numbers rise
+        with self._guard:
+            held = {name: self._held.pop(name) for name in names if name in self._held}
+            with contextlib.suppress(OSError, BadInput):  # storage that does not answer is not asked for each
+                for name, generation in held.items():
+                    if self._mine(name, generation):
+                        self.files.write(name, generation, _LET_GO)  # stays, so that numbers rise
 
     def free(self, names: Iterable[str]) -> bool:
-        return all(self._owned(name) is None for name in names)
+        # each is looked at: the silences of all owners count from the same moment
+        return not any([self._owned(name) is not None for name in names])
 
     def abandoned(self, names: Iterable[str]) -> dict[str, int]:
         """Of claims that nobody stands behind any more, as far as this process has watched: their generations."""

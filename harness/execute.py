@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from core.files import read_plain, write_lines
+from core.remote import Unreachable
 from harness import provenance, record
 from harness.attempts import Attempt, cohorts, fail, leave
 from harness.claims import Alone, Claims
@@ -203,10 +204,10 @@ class Executor:
 
     def _failed_elsewhere(self, program: Program) -> bool:
         """Whether another process has tried it since this one began, and all its lanes or trials that are not finished
-        failed. What failed earlier is tried again once, as the same command does."""
+        failed. What failed earlier, or in the same second, is tried again once, as the same command does."""
         unfinished = [lane for lane in program.lanes if not self._stored(lane).finished]
         notes = [self.session.failure(lane) for lane in unfinished]
-        if unfinished and all(when >= self.began for when, _ in notes):
+        if unfinished and all(when > self.began for when, _ in notes):
             for lane, (_, why) in zip(unfinished, notes, strict=True):
                 self.session.failed.setdefault(lane.fingerprint, why)
             return True
@@ -214,7 +215,7 @@ class Executor:
         bad = [when for state, when in since if state == "failed"]
         needed = all(self._stored(lane).finished for lane in program.lanes if lane.fingerprint in program.needed)
         ended = all(state in ("failed", "finished") for state, _ in since)
-        return bool(bad) and needed and ended and min(bad) >= self.began
+        return bool(bad) and needed and ended and min(bad) > self.began
 
     def _let_go(self, program: Program, found: Mapping[Trial, str]) -> None:
         names = _names(program)
@@ -245,7 +246,7 @@ class Executor:
     def _left(self, trial: Trial) -> str:
         """What became of a trial that others carry out."""
         state, when = _since(trial, self.session.results)
-        return state if state == "finished" or (state == "failed" and when >= self.began) else ELSEWHERE
+        return state if state == "finished" or (state == "failed" and when > self.began) else ELSEWHERE
 
     def store(self, lane: Lane, engine: Engine, author: Author = Author("")) -> LaneStore:  # noqa: B008
         return LaneStore(self.session.artifact(lane.fingerprint), lane.identity, engine.form, author)
@@ -499,7 +500,7 @@ def _recorded(attempts: Sequence[Attempt]) -> Iterator[None]:
     """Whatever stops the trials, their records say so, and do not claim to run."""
     try:
         yield
-    except Interrupted:
+    except (Interrupted, Unreachable):  # storage that does not answer is not their fault
         leave(attempts, "interrupted")
         raise
     except Exception as error:

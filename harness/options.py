@@ -158,7 +158,7 @@ def seconds(name: str, text: str) -> float:
     return float(whole)
 
 
-def check_elsewhere(given: Mapping[str, Any], on: str) -> None:
+def check_elsewhere(given: Mapping[str, Any], on: str, url: str = "") -> None:
     """Refuses what has no meaning without others, or with them. `given`: see `check`.
 
     Raises:
@@ -166,8 +166,9 @@ def check_elsewhere(given: Mapping[str, Any], on: str) -> None:
     """
     if on and on.partition(":")[0] != "ray":
         raise BadInput(f"--on {on}: expected ray or ray:ADDRESS")
-    for name, why in (("cpus_per_program", "--on"), ("gpus_per_program", "--on"), ("silence", "--shard or --on")):
-        if name in given and not on and not (name == "silence" and "shard" in given):
+    waits = "--shard, --on or results at a URL"
+    for name, why in (("cpus_per_program", "--on"), ("gpus_per_program", "--on"), ("silence", waits)):
+        if name in given and not on and not (name == "silence" and ("shard" in given or url)):
             raise BadInput(f"{flag(name)} has no meaning without {why}")
     if on and "jobs" in given:
         raise BadInput("--jobs has no meaning with --on: the cluster says how many programs run at a time")

@@ -103,7 +103,7 @@ def run(
             options.silence(silence),
             url,
         )
-        options.check_elsewhere(given, on)
+        options.check_elsewhere(given, on, url)
         if execution.shard and execution.fresh:
             raise BadInput("--fresh has no meaning with --shard: it would delete what the others do")
         if on and not (save_plan or dry_run or timed or show_config):

@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,12 +25,11 @@ from filelock import FileLock, Timeout
 
 from core.errors import BadInput
 from core.files import digest, is_draft, write_atomically
-from core.remote import Remote, Unreachable, checked_url, is_url
+from core.remote import Remote, Unreachable, checked_url, is_url, local_place
 from harness import partial
 from harness.claim_files import AtUrl, ClaimFiles, InFolder
 from harness.partial import Partial
 
-SCRATCH = "VGF_SCRATCH"  # the variable that says where folders stand in for remote ones; default: the temporary folder
 _OWN = frozenset({"lock", "owner", partial.NAME})  # of this machine, never published
 _AT_ONCE = 8  # files on their way
 
@@ -102,6 +100,7 @@ class RemoteStorage:
         self.files, self.results = files, results
         self._held: Counter[Path] = Counter()
         self._sent: dict[Path, tuple[int, int]] = {}  # size and time of change of what is there as it is here
+        self._there: dict[Path, set[str]] = {}  # what else is there than the note, by folder
         self._guard, self._fetching = RLock(), Lock()
 
     # notes
@@ -212,10 +211,17 @@ class RemoteStorage:
                     self._sent[note] = stamp
                 partial.write(folder, Partial(hashlib.sha256(content).hexdigest(), True))
         for folder in each:
-            gone = [path for path in self._sent if path.is_relative_to(folder) and not path.is_file()]
-            for path in gone:
-                self.files.remove(self._name(path))
-                del self._sent[path]
+            here = {path.relative_to(folder).as_posix() for path in files[folder]}
+            for name in self._known(folder) - here:
+                self.files.remove(self._name(folder / name))
+                self._sent.pop(folder / name, None)
+            self._there[folder] = here
+
+    def _known(self, folder: Path) -> set[str]:
+        """What is there beside the note; also what somebody left who was killed."""
+        if folder not in self._there:
+            self._there[folder] = set(self.files.below(self._name(folder))) - {_note(folder)}
+        return self._there[folder]
 
     def publish_file(self, path: Path) -> None:
         self.files.put(path, self._name(path))
@@ -240,6 +246,7 @@ class RemoteStorage:
             for path in (folder / "state").iterdir() if (folder / "state").is_dir() else ():
                 self._sent.pop(path, None)
                 path.unlink(missing_ok=True)
+            self._there.pop(folder, None)
 
     def delete(self, folders: Iterable[Path]) -> None:
         """Of each folder the note first: what is left of a deletion that is broken off counts for nothing."""
@@ -249,6 +256,7 @@ class RemoteStorage:
         for folder in each:
             for name in self.files.below(self._name(folder)):
                 self.files.remove(self._name(folder / name))
+            self._there.pop(folder, None)
             self._sent = {path: stamp for path, stamp in self._sent.items() if not path.is_relative_to(folder)}
 
     def names(self, folder: Path) -> list[str]:
@@ -294,20 +302,13 @@ def place(text: str) -> tuple[str, Path]:
     if not is_url(text):
         return "", Path(text)
     url = checked_url(text)
-    base = os.environ.get(SCRATCH) or os.path.join(tempfile.gettempdir(), f"vgf-bench-{os.getuid()}")
-    return url, Path(base) / hashlib.sha256(url.encode()).hexdigest()[:12]
+    return url, local_place(url)
 
 
 @contextlib.contextmanager
 def _slot(base: Path) -> Iterator[Path]:
-    """The first of the folders 0, 1, ... below `base` that no other process uses. Raises: BadInput."""
-    try:
-        base.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if base.parent.is_symlink() or base.parent.stat().st_uid != os.getuid():
-            raise BadInput(f"{base.parent}: is another user's; {SCRATCH} names a folder to use instead")
-        base.mkdir(exist_ok=True)
-    except OSError as error:
-        raise BadInput(f"{base.parent}: cannot be used ({error.strerror}); {SCRATCH} names a folder instead") from None
+    """The first of the folders 0, 1, ... below `base` that no other process uses."""
+    base.mkdir(parents=True, exist_ok=True)
     number = 0
     while True:
         lock = FileLock(base / f"{number}.lock")

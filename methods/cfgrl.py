@@ -161,7 +161,7 @@ class CFGRL(Method):
 
     def without_goal(self, obs: Array) -> Array:
         """Observations `[..., o]` whose goal, their first half, is zero."""
-        return obs.at[..., : self.spec.obs_dim // 2].set(0.0)
+        return jnp.asarray(obs).at[..., : self.spec.obs_dim // 2].set(0.0)
 
     def goal_loss(self, params: Params, batch: Batch, draws: GoalDraws) -> tuple[Array, Array]:
         """|v(s, g, 1) - (a - z)|^2, or |v(s, 0, 0) - (a - z)|^2 where the goal is hidden, mean over rows and

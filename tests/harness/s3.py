@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 BUCKET = "lab"
-ENVIRONMENT = {"AWS_ACCESS_KEY_ID": "test-key", "AWS_SECRET_ACCESS_KEY": "hidden-word", "AWS_DEFAULT_REGION": "us-east-1"}
+SECRET = "hidden-word"
+ENVIRONMENT = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_DEFAULT_REGION": "us-east-1"}
 
 
 def free_port() -> int:
@@ -99,7 +100,7 @@ class Faults:
         with suppress(OSError):
             while data := source.recv(65536):
                 if self.mode == "slow":
-                    time.sleep(0.3)
+                    time.sleep(0.1)
                 if 0 <= left <= len(data):
                     target.sendall(data[:left])
                     for one in (source, target):
@@ -133,12 +134,36 @@ def served(log: Path) -> Iterator[tuple[Faults, int]]:
         server.wait()
 
 
-def bucket(port: int) -> None:
-    import boto3
+class Bucket:
+    """What the server holds, past the proxy."""
 
-    client = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}", region_name="us-east-1",
-                          aws_access_key_id="x", aws_secret_access_key="x")  # fmt: skip
-    client.create_bucket(Bucket=BUCKET)
+    def __init__(self, port: int) -> None:
+        import boto3
+
+        self._client = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}", region_name="us-east-1",
+                                    aws_access_key_id="x", aws_secret_access_key="x")  # fmt: skip
+
+    def make(self) -> None:
+        self._client.create_bucket(Bucket=BUCKET)
+
+    def names(self, prefix: str) -> list[str]:
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=f"{prefix}/")
+        return [one["Key"].removeprefix(f"{prefix}/") for page in pages for one in page.get("Contents", [])]
+
+    def read(self, prefix: str, name: str) -> bytes:
+        body: bytes = self._client.get_object(Bucket=BUCKET, Key=f"{prefix}/{name}")["Body"].read()
+        return body
+
+    def write(self, prefix: str, name: str, content: bytes) -> None:
+        self._client.put_object(Bucket=BUCKET, Key=f"{prefix}/{name}", Body=content)
+
+    def copied(self, prefix: str, folder: Path) -> Path:
+        """All of it as files."""
+        for name in self.names(prefix):
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(self.read(prefix, name))
+        return folder
 
 
 def environment(faults: Faults, scratch: Path) -> dict[str, str]:

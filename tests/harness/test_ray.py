@@ -20,6 +20,7 @@ from rich.console import Console
 
 from core.errors import BadInput
 from harness import pieces
+from harness.claim_files import InFolder
 from harness.pieces import Outcome, Piece
 from tests.harness.command import ROOT, SMALL, TINY, Command, over, refused
 from tests.harness.nodes import Nodes, cluster, possible
@@ -141,7 +142,7 @@ def test_a_cluster_that_is_not_there(tmp_path: Path) -> None:
     )
     assert refused(*words, "--on", "slurm", "--dry-run") == "--on slurm: expected ray or ray:ADDRESS"
     assert refused(*words, "--cpus-per-program", "4") == "--cpus-per-program has no meaning without --on"
-    assert refused(*words, "--silence", "5m") == "--silence has no meaning without --shard or --on"
+    assert refused(*words, "--silence", "5m") == "--silence has no meaning without --shard, --on or results at a URL"
     assert refused(*words, "--on", "ray", "--jobs", "2").startswith("--jobs has no meaning with --on")
     assert not (tmp_path / "r").exists()
 

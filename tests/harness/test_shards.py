@@ -75,6 +75,15 @@ def test_an_owner_elsewhere_is_gone_after_a_silence(tmp_path: Path, monkeypatch:
     assert other.take(["a"])
 
 
+def test_a_silent_owner_of_several_is_waited_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner, other = Shared(InFolder(tmp_path), silence=0.6), Shared(InFolder(tmp_path), silence=0.6)
+    assert owner.take(["a", "b", "c", "d"])
+    gone(monkeypatch)
+    assert not other.take(["a", "b", "c", "d"])
+    time.sleep(0.7)
+    assert other.take(["a", "b", "c", "d"])
+
+
 def test_a_beating_owner_keeps_its_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gone(monkeypatch)
     with Shared(InFolder(tmp_path), silence=0.4) as owner:

@@ -18,6 +18,8 @@ from methods.learner import Learner
 from tests.methods.common import make_batch, per_row, random_state
 
 ROWS = 3
+VALUES = ("critic", "noised")
+"""The parts that are climbed: critics of actions, and of unfinished ones."""
 BY_NETWORK = "gradient"
 """The part whose network stands in for the value gradient."""
 
@@ -68,7 +70,8 @@ def counted(method: Method, monkeypatch: pytest.MonkeyPatch) -> Cost:
         patch.setattr(nn.Module, "apply", observed)
         act = jax.make_jaxpr(lambda obs, key, knobs: method.act(state, obs, key, knobs))
         _call_back(act(make_batch(ROWS)["observations"], jax.random.key(0), per_row(method.knobs[0], ROWS)).jaxpr)
-    return Cost(forward.total() / ROWS, (backward["critic"] + forward[BY_NETWORK]) / ROWS)
+    gradients = sum(backward[part] for part in VALUES) + forward[BY_NETWORK]
+    return Cost(forward.total() / ROWS, gradients / ROWS)
 
 
 def is_learner(node: Any) -> bool:

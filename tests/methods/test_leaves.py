@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -13,9 +13,11 @@ from jax.interpreters import partial_eval
 
 import methods
 from methods.core import REWARD_SETTINGS, Method, Stage, State, leaves, structure
-from tests.methods.common import each, make, make_batch, per_row, random_state
+from methods.goals import GoalRule
+from tests.methods.common import SPEC, each, make, make_batch, per_row, random_state
 
 ROWS, STEPS = 8, 3
+GOALS = replace(SPEC, obs_dim=6, goals=GoalRule())
 QUICK = {"xla_backend_optimization_level": 0}  # to compile
 SOFTMAX = {"particle_select": "softmax"}  # else the temperature has no bearing
 RATES = {"actor_learning_rate": 2e-3, "critic_learning_rate": 4e-3}  # 0, their default, is another structure
@@ -40,7 +42,7 @@ STRUCTURES: dict[str, list[dict[str, Any]]] = {
     "rebrac": [RATES | PESSIMISTIC], "td3bc": [RATES | PESSIMISTIC], "diffusion_ql": [RATES],
     "qc": [{"critic": "iql"}, PESSIMISTIC],
     **{one: [PESSIMISTIC] for one in ("qam", "qam_f", "qam_e", "fedit", "dsrl", "rql", "qsm", "dac", "qc_fql")},
-    "fan": [{"online_weights": "own"}],
+    "fan": [{"online_weights": "own"}], "cfgrl": [{"condition": "goal"}],
     "fql": [PESSIMISTIC], "fbrac": [PESSIMISTIC], "qgf": [{"critic": "td", **PESSIMISTIC}], "vgf_qgf": [PESSIMISTIC],
 }  # fmt: skip
 """Beside the default, where some leaves have no bearing."""
@@ -58,10 +60,11 @@ class Lanes:
 
     def __init__(self, name: str, settings: dict[str, Any]) -> None:
         sizes = {"hidden_dims": (8,), "batch_size": ROWS, "learning_rate": 3e-3, "tau": 0.1}
-        self.method: Method = make(name, **{**sizes, **SIZES.get(name, {}), **settings})
+        spec = GOALS if settings.get("condition") == "goal" else SPEC
+        self.method: Method = make(name, spec, **{**sizes, **SIZES.get(name, {}), **settings})
         self.leaves = leaves(self.method.config)
         self.others = {name: OTHER_VALUES.get(name, 0.5 * value or 1.0) for name, value in self.leaves.items()}
-        self.data = make_batch(ROWS * STEPS)
+        self.data = make_batch(ROWS * STEPS, spec)
         self.traced = 0
 
     def everything(self, values: dict[str, Any], state: State, data: dict[str, Any]) -> dict[str, Any]:
