@@ -40,7 +40,7 @@ def diagnose(
     preset: Annotated[str | None, typer.Option(help="one of the suite's sizes: paper|laptop|cpu|demo|smoke")] = None,
     protocol: Annotated[str, typer.Option(help="by whose rules")] = "",
     data: Annotated[str, typer.Option(help="auto|download|generate|PATH")] = "auto",
-    results: Annotated[str, typer.Option(help="where the records are")] = "results",
+    results: Annotated[str, typer.Option(help="where the records are: a folder or a URL")] = "results",
     sets: Annotated[list[str] | None, typer.Option("--set", help="[METHOD.|task.]KEY=VALUE; may be repeated")] = None,
     swept: Annotated[list[str] | None, typer.Option("--sweep", help="METHOD.KEY=V1,V2,...")] = None,
     episodes: Annotated[int | None, typer.Option(help="as the runs have it")] = None,
@@ -60,20 +60,24 @@ def diagnose(
         options.check_once(context)
         options.check(given)
         from harness.request import of_command_line
+        from harness.storage import place
 
         asked, _ = of_command_line(context.params, given)
-        return _ask(asked, expanded(Path(results)), states, say, console)
+        url, folder = place(results)
+        return _ask(asked, url, expanded(folder), states, say, console)
 
     raise typer.Exit(guarded(go))
 
 
-def _ask(asked: Request, results: Path, states: int, say: Callable[[str], None], console: Console) -> int:
+def _ask(asked: Request, url: str, base: Path, states: int, say: Callable[[str], None], console: Console) -> int:
     """Of every run that is meant; returns the exit code."""
     from harness.diagnosis import diagnose as of_run
     from harness.numerics import pin
     from harness.progress import Progress
+    from harness.remaining import folders
     from harness.session import Session, seeds_text
     from harness.stale import Stale
+    from harness.storage import opened
 
     plan = asked.plan()
     if plan.family != "control":
@@ -84,16 +88,18 @@ def _ask(asked: Request, results: Path, states: int, say: Callable[[str], None],
     if not asking:
         raise BadInput(f"--methods {', '.join(plan.methods)}: none of them declares anything to ask")
     done, lacking = 0, list[str]()
-    with Progress(console) as progress:
-        session = Session(results, progress)
+    with Progress(console) as progress, opened(url, base, progress.say) as (results, storage):
+        session = Session(results, progress, storage=storage)
         for task in plan.tasks:
-            names = [one for one in asking if (results / "runs" / task.suite / task.name / one).is_dir()]
+            there = storage.names(results / "runs" / task.suite / task.name)
+            names = [one for one in asking if one in there]
             lacking += [f"{one} on {task.name}: has not been run" for one in asking if one not in names]
             if not names:  # nothing is downloaded or generated for it
                 continue
             dataset = task.load(plan.data)
             asked_of: dict[tuple[str, ...], RunNode] = {}  # by its lanes
             runs = replace(plan, methods=tuple(names)).runs(task, dataset.identity)
+            storage.refresh(folders([trial for run in runs for trial in run.trials()], results))
             if line := Stale(results, [trial for run in runs for trial in run.trials()]).line():
                 say(f"error: {line}; harness.run --stale says what becomes of it")
                 return 2
@@ -103,12 +109,14 @@ def _ask(asked: Request, results: Path, states: int, say: Callable[[str], None],
                     progress.say(f"{run.label}: of the same parts as {asked_of[lanes].label}, which was asked")
                     continue
                 try:
-                    seeds = of_run(session, run, dataset, states)
+                    with storage.in_hand([], folders(run.trials(), results), lambda: False):
+                        seeds = of_run(session, run, dataset, states)
                 except BadInput as error:
                     lacking.append(str(error))
                     continue
                 asked_of[lanes], done = run, done + 1
-                progress.say(f"{run.label}: {seeds_text(seeds)}: {run.folder(results)}/seed-*/diagnosis.csv")
+                where = run.folder(results).relative_to(results)
+                progress.say(f"{run.label}: {seeds_text(seeds)}: {url or results}/{where}/seed-*/diagnosis.csv")
                 if left := sorted({*run.settings.seeds} - {*seeds}):
                     lacking.append(f"{run.label}: {seeds_text(left)} not finished")
     for line in lacking:

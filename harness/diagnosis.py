@@ -52,6 +52,7 @@ def diagnose(session: Session, run: RunNode, dataset: Dataset, states: int) -> l
         text = io.StringIO()
         pd.DataFrame(rows(run.method, values)).to_csv(text, index=False, lineterminator="\n")
         write_text(folder / DIAGNOSIS, text.getvalue())
+        session.storage.publish_file(folder / DIAGNOSIS)
         found.append(seed)
     if not found:
         raise BadInput(f"{run.label}: no seed is finished; python -m harness.run with the same options trains them")

@@ -40,7 +40,10 @@ _CONNECT_S = 10.0
 _COUNT_EVERY_S = 30.0  # of the places that a cluster has
 _AGAIN_S = 5.0  # before a piece that another driver's worker has in hand is asked for again
 _PATIENCE_S = 120.0  # with workers that are asked to stop
-_CARRIED = ("JAX_", "XLA_", "MUJOCO_", "OGBENCH_", "D4RL_", "MINARI_", "PYTHONPATH")  # variables, by how they begin
+_CARRIED = ("JAX_", "XLA_", "MUJOCO_", "OGBENCH_", "D4RL_", "MINARI_", "PYTHONPATH", "VGF_", "AWS_ENDPOINT_URL",
+            "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE")  # fmt: skip
+"""Variables that workers get, by how they begin. Ray stores and shows what it is given, so there is no credential among
+them: each node has its own."""
 
 
 @dataclass(frozen=True)

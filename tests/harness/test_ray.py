@@ -21,7 +21,9 @@ from rich.console import Console
 from core.errors import BadInput
 from harness import pieces
 from harness.claim_files import InFolder
+from harness.options import Execution
 from harness.pieces import Outcome, Piece
+from tests.harness import s3
 from tests.harness.command import ROOT, SMALL, TINY, Command, over, refused
 from tests.harness.nodes import Nodes, cluster, possible
 from tests.harness.test_shards import contents, left
@@ -31,7 +33,14 @@ ray = pytest.importorskip("ray", reason="ray is not installed")
 from harness import on_ray, ray_report  # noqa: E402  it imports Ray
 
 HERE = {"RAY_ADDRESS": "local", "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
-WORDS = (*TINY, "--methods", "vgf,best_of_n,fql,qgf,iql,td3bc", "--seeds", "3", "--lanes", "2")
+TOY = ("vgf,avgf,best_of_n,qgf,vgf_qgf,fql,fbrac,ifql,idql,iql,sfbc,ivr,bc,bc_gaussian,td3bc,rebrac,diffusion_ql",
+       85)  # fmt: skip
+CUBE = ("vgf,fql,rebrac", 6)
+PLANS = {  # words, and the seeds' records that they lead to
+    "toy": ((*TINY, "--methods", TOY[0], "--seeds", "5", "--lanes", "3"), TOY[1]),
+    "cube-single": (("--suite", "ogbench", "--tasks", "cube-single-play-singletask-task2-v0", "--data", "generate",
+                     "--preset", "smoke", "--methods", CUBE[0], "--seeds", "2", "--lanes", "1"), CUBE[1]),
+}  # fmt: skip
 _WITHOUT_JAX = """
 import sys
 from core.command import main
@@ -148,7 +157,8 @@ def test_a_cluster_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_a_node_that_sees_another_folder_says_so(tmp_path: Path) -> None:
-    mark = pieces.marked(tmp_path)
+    mark = pieces.marked(Execution(tmp_path, False, None, "", "auto", ()))
+    assert mark is not None
     pieces.check_mark(mark, tmp_path)
     Path(mark.path).write_text("of another driver")
     with pytest.raises(BadInput, match=r"does not see the same folder; it has to be on storage that all nodes share$"):
@@ -218,13 +228,16 @@ def until_busy(nodes: Nodes, number: int, process: subprocess.Popen[str]) -> Non
 
 @namespaces
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("plan", PLANS)
 def test_three_nodes_of_which_one_dies_and_a_worker_and_the_driver(
-    nodes: Nodes, command: Command, tmp_path: Path
+    nodes: Nodes, command: Command, tmp_path: Path, plan: str
 ) -> None:
     """Whatever is killed (-9): every run is finished, with the bytes of one process."""
     plain, there = tmp_path / "plain", tmp_path / "ray"
-    assert command.run(*WORDS, "--results", str(plain)).returncode == 0
-    first = begin(nodes, command, WORDS, there)
+    words, seeds = PLANS[plan]
+    assert command.run(*words, "--results", str(plain)).returncode == 0
+    first = begin(nodes, command, words, there)
     until_busy(nodes, 1, first)
     os.kill(nodes.nodes[1].workers()[0], signal.SIGKILL)  # a worker
     until_busy(nodes, 2, first)
@@ -232,13 +245,32 @@ def test_three_nodes_of_which_one_dies_and_a_worker_and_the_driver(
     time.sleep(5.0)
     first.send_signal(signal.SIGKILL)  # the driver
     first.communicate()
-    second = begin(nodes, command, WORDS, there)
-    _, why = second.communicate(timeout=900)
+    second = begin(nodes, command, words, there)
+    _, why = second.communicate(timeout=1500)
     assert second.returncode == 0, why
-    assert "6 of 6 runs finished" in why
     assert contents(there) == contents(plain)
     records = [json.loads(path.read_text()) for path in there.rglob("run.json")]
-    assert len(records) == 18 and {one["status"] for one in records} == {"finished"}
+    assert len(records) == seeds and {one["status"] for one in records} == {"finished"}
+
+
+@pytest.mark.slow
+def test_results_at_a_url(command: Command, tmp_path: Path) -> None:
+    """Each worker has scratch of its own, and what it made goes to the URL and nowhere else."""
+    s3.needed()
+    plain = tmp_path / "plain"
+    words = (*TINY, "--methods", "vgf,fql", "--seeds", "2", "--lanes", "1")
+    assert command.run(*words, "--results", str(plain)).returncode == 0
+    with s3.served(tmp_path / "log") as (faults, port):
+        bucket = s3.Bucket(port)
+        bucket.make()
+        done = subprocess.run(
+            [sys.executable, "-m", "harness.run", *over((*words, "--on", "ray", "--results", f"s3://{s3.BUCKET}/ray"))],
+            cwd=ROOT, env=command.environment | HERE | s3.environment(faults, tmp_path / "scratch"),
+            capture_output=True, text=True, timeout=600,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert f"2 of 2 runs finished; records in s3://{s3.BUCKET}/ray/" in done.stderr
+        assert contents(bucket.copied("ray", tmp_path / "copy")) == contents(plain)
 
 
 @namespaces
