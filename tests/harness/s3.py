@@ -157,6 +157,9 @@ class Bucket:
     def write(self, prefix: str, name: str, content: bytes) -> None:
         self._client.put_object(Bucket=BUCKET, Key=f"{prefix}/{name}", Body=content)
 
+    def remove(self, prefix: str, name: str) -> None:
+        self._client.delete_object(Bucket=BUCKET, Key=f"{prefix}/{name}")
+
     def copied(self, prefix: str, folder: Path) -> Path:
         """All of it as files."""
         for name in self.names(prefix):

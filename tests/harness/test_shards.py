@@ -282,6 +282,33 @@ def test_four_shards_of_which_two_are_killed(command: Command, tmp_path: Path) -
     assert len(records) == 18 and {one["status"] for one in records} == {"finished"}
 
 
+APART = ("unshare", "--pid", "--fork", "--kill-child")  # process numbers of its own, as another machine has them
+
+
+@pytest.mark.skipif(
+    not shutil.which(APART[0]) or subprocess.run([*APART, "true"], capture_output=True).returncode != 0,
+    reason="process namespaces cannot be made here",
+)
+@pytest.mark.slow
+def test_a_machine_that_dies_is_found_by_its_silence(command: Command, tmp_path: Path) -> None:
+    """Its process numbers say nothing here; the other goes on from its last checkpoint, with the same bytes."""
+    plain, shared = tmp_path / "plain", tmp_path / "shared"
+    words = (*SMALL, "--steps", "400")
+    assert command.run(*words, "--results", str(plain)).returncode == 0
+    words = (*words, "--silence", "8s", "--results", str(shared))
+    other = command.start(*words, "--shard", "0/2", prefix=APART)
+    over = time.monotonic() + 120
+    while not list(shared.rglob("episodes.csv")):  # it has begun what is evaluated
+        assert other.poll() is None and time.monotonic() < over
+        time.sleep(0.05)
+    other.kill()
+    other.communicate()
+    assert left(shared)
+    done = command.run(*words, "--shard", "1/2")
+    assert done.returncode == 0 and "waiting for what other processes have in hand" in done.stderr, done.stderr
+    assert contents(shared) == contents(plain) and not left(shared)
+
+
 def test_what_another_shard_failed_of_is_not_tried_again(command: Command, tmp_path: Path) -> None:
     """Two shards, one run that diverges: one of them trains it, both end and say that it failed."""
     words = (*SMALL, "--set", "vgf.learning_rate=1e30")
