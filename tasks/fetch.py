@@ -3,6 +3,8 @@ network. A command that was stopped goes on where it was."""
 
 from __future__ import annotations
 
+import csv
+import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +18,7 @@ from core.errors import BadInput
 from core.options import filled, parts
 from tasks import sizes
 from tasks.check import shown, told
+from tasks.data import sources
 from tasks.screen import say
 
 app = typer.Typer(add_completion=False)
@@ -29,8 +32,14 @@ def main(
     ] = None,
     data: Annotated[str, typer.Option(help="auto, download or generate")] = "download",
     episodes: Annotated[int, typer.Option(min=1, help="of a dataset that is generated")] = 1000,
+    manifest: Annotated[
+        bool, typer.Option("--manifest", help="fetch nothing: print sources.csv with the hashes of what is here")
+    ] = False,
 ) -> None:
     """Readies the data of a suite's tasks; prints where each file lies, its size and the time it took."""
+    if manifest:
+        _manifest(suite)
+        return
     table = Table(Column("file", overflow="fold"), "MB", "seconds", Column("where", overflow="fold"))
     out, failed, seen, started = Console(), 0, set(), time.monotonic()
     if filled("--data", data) not in ("auto", "download", "generate"):
@@ -61,6 +70,16 @@ def main(
     out.print(f"{len(seen)} files, {total:.1f} MB, {time.monotonic() - started:.1f} s; {failed} of {len(chosen)} tasks "
               "without data", highlight=False, soft_wrap=True)  # fmt: skip
     raise typer.Exit(2 if failed else 0)
+
+
+def _manifest(suite: str) -> None:
+    """Lines as in the suite's sources.csv, of the files that are here."""
+    module = tasks.suite(suite)
+    if not hasattr(module, "SOURCES"):
+        raise BadInput(f"--manifest: suite {suite} has no files that are downloaded one by one")
+    lines = csv.writer(sys.stdout, lineterminator="\n")
+    lines.writerow(sources.COLUMNS)
+    lines.writerows(sources.manifest(module.SOURCES.values(), lambda name: module.data_folder() / name))
 
 
 def _megabytes(path: Path | None) -> float:

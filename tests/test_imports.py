@@ -28,7 +28,9 @@ MAY_IMPORT = {  # folder -> the folders, or modules, of ours that its modules ma
     "harness": {"core", "methods", "tasks", "harness"},
     "analysis": {"core", "analysis"},
 }
-THIRD_PARTY = {"core": {"pydantic", "typing_extensions", "typer"}}  # folder -> all that it may import of others
+THIRD_PARTY = {
+    "core": {"fsspec", "pydantic", "tenacity", "typing_extensions", "typer"}
+}  # folder -> all that it may import of others
 EXCEPTIONS = {  # (module, what it imports) -> why
     ("tasks.judges.reward_model", "methods.language.models"): "a judge reads a reward model as methods do",
     ("tasks.judges.reward_model", "methods.language.tokens"): "a judge reads a reward model as methods do",

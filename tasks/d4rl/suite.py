@@ -25,10 +25,10 @@ from core.errors import Absent, BadInput
 from core.text import nearest
 from tasks.core import DataLocation, Dataset, TaskSpec
 from tasks.d4rl.collect import DATASETS as COLLECTED
-from tasks.d4rl.collect import MORE_KINDS, dataset_id
+from tasks.d4rl.collect import dataset_id
 from tasks.d4rl.files import cut_episodes, read_hdf5
 from tasks.d4rl.simulators import SIMULATORS
-from tasks.data import download
+from tasks.data import download, sources
 from tasks.data import files as data_files
 from tasks.data.actions import check_scale
 from tasks.minari import data as minari_data
@@ -41,21 +41,8 @@ from tasks.simulation import physics
 from tasks.simulation.rules import MakeRules
 from tasks.simulation.simulators import Clone
 
-HOST = "http://rail.eecs.berkeley.edu/datasets/offline_rl"
-_MAZE = "ant_maze_v2/Ant_maze_{}_noisy_multistart_{}_multigoal_{}_sparse_fixed.hdf5"
-FILES = {  # task -> its file at HOST
-    **{
-        f"{dataset}-v2": f"gym_mujoco_v2/{dataset.replace('-', '_')}-v2.hdf5"
-        for dataset in COLLECTED
-        if not dataset.endswith(MORE_KINDS)
-    },
-    "antmaze-umaze-v2": _MAZE.format("u-maze", False, False),
-    "antmaze-umaze-diverse-v2": _MAZE.format("u-maze", True, True),
-    "antmaze-medium-play-v2": _MAZE.format("big-maze", True, False),
-    "antmaze-medium-diverse-v2": _MAZE.format("big-maze", True, True),
-    "antmaze-large-play-v2": _MAZE.format("hardest-maze", True, False),
-    "antmaze-large-diverse-v2": _MAZE.format("hardest-maze", True, True),
-}  # fmt: skip
+SOURCES = sources.read(Path(__file__).with_name("sources.csv"))
+FILES = {source.task: source for source in SOURCES.values()}
 PAPER_TASKS = tuple(FILES)
 _INFOS = "D4RL, d4rl/infos.py (REF_MIN_SCORE, REF_MAX_SCORE)"
 REFERENCES: dict[str, Reference] = {
@@ -181,8 +168,9 @@ class D4RLTask:
             raise BadInput(f"{self.name} is D4RL's own and cannot be generated; {self._advice}")
         if minari_data.metadata_of(self.dataset_id):
             return DataLocation(f"imported: {minari_data.folder(self.dataset_id)}", True)
-        kept = data_folder() / Path(FILES[self.name]).name
-        todo = f"to import from {kept}" if data_files.exists(kept) else f"to download from {HOST}/{FILES[self.name]}"
+        kept = data_folder() / FILES[self.name].file
+        there = data_files.exists(kept)
+        todo = f"to import from {kept}" if there else f"to download from {FILES[self.name].usable[0]}"
         return DataLocation(todo, False)
 
     def load(self, data: str = "auto") -> Dataset:
@@ -232,10 +220,10 @@ class D4RLTask:
         return path
 
     def _fetched(self) -> Path:
-        path = data_folder() / Path(FILES[self.name]).name
+        path = data_folder() / FILES[self.name].file
         if not data_files.exists(path):
             try:
-                download.fetch([f"{HOST}/{FILES[self.name]}"], path, check=self._check)
+                sources.fetch(FILES[self.name], path, self._check)
             except download.MissingDownload as error:
                 raise download.MissingDownload(f"{error}; use --data PATH, or {self._advice}") from error
         return path

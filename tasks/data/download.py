@@ -143,10 +143,12 @@ def fetch(
     check: Callable[[Path], None] = check_npz,
     client: httpx.Client | None = None,
     wait: tenacity.wait.wait_base = WAIT,
+    plain: bool = True,
 ) -> str:
     """Downloads the first of `urls` that delivers to `path`; the address it came from, also kept in `<path>.url`.
 
     What arrives lies in `<path>.part` until it is complete and `check` has passed it; a later call goes on there.
+    `plain`: whether plain HTTP may deliver it, also where another address leads there.
 
     Raises:
       MissingDownload: no host delivered it; the line names the file, the hosts and what each answered.
@@ -166,7 +168,7 @@ def fetch(
         begun = _noted(source)[0]
         for url in sorted(urls, key=lambda url: url != begun):
             try:
-                retrying(_download, session, url, part, source)
+                retrying(_download, session, url, part, source, plain)
                 check(part)
                 os.replace(source, f"{path}.url")
                 os.replace(part, path)
@@ -196,7 +198,7 @@ def _noted(source: Path) -> tuple[str, str]:
     return url, etag.strip()
 
 
-def _download(session: httpx.Client, url: str, part: Path, source: Path) -> None:
+def _download(session: httpx.Client, url: str, part: Path, source: Path, plain: bool) -> None:
     """One attempt at all of `url`, from where `part` ends if it began there. `source` notes address and version."""
     begun, version = _noted(source)
     have = part.stat().st_size if part.exists() and begun == url else 0
@@ -213,7 +215,10 @@ def _download(session: httpx.Client, url: str, part: Path, source: Path) -> None
             if response.status_code == 429 or response.status_code >= 500:
                 raise _TryAgain(f"HTTP {response.status_code}")
             if response.status_code not in (200, 206):
-                raise _NotHere(f"HTTP {response.status_code}")
+                there = f" from {response.url}" if response.history else ""
+                raise _NotHere(f"HTTP {response.status_code}{there}")
+            if response.url.scheme == "http" and not plain:
+                raise _NotHere("it leads to plain HTTP, where what arrives could not be checked")
             if response.status_code == 200:
                 have = 0
             total = have + int(response.headers["Content-Length"]) if "Content-Length" in response.headers else None

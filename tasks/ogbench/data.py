@@ -10,21 +10,17 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
-import ogbench
 
 from core.errors import BadInput
 from tasks.core import DataLocation, Dataset, Provenance, TaskSpec, check_transitions
-from tasks.data import actions, download
+from tasks.data import actions, download, sources
 from tasks.data import files as data_files
 from tasks.data.recipes import recipe_of
 from tasks.data.series import EVERY, Series, files_of
 from tasks.ogbench import collect
 from tasks.screen import say, say_once
 
-HOSTS = (
-    ogbench.utils.DATASET_URL,
-    "https://huggingface.co/datasets/zhouzypaul/ogbench_datasets/resolve/main",
-)
+SOURCES = sources.read(Path(__file__).with_name("sources.csv"))
 KINDS = {  # environment -> the kinds of dataset that were published for it
     r"(point|ant)maze-(medium|large|giant|teleport)": ("navigate", "stitch"),
     r"antmaze-(medium|large|teleport)": ("explore",),
@@ -64,9 +60,9 @@ class OnOGBenchData:
         raise NotImplementedError
 
     @property
-    def hosts(self) -> tuple[str, ...]:
-        """Where datasets are downloaded from, the first that answers."""
-        return HOSTS
+    def source(self) -> sources.Source:
+        """Where the dataset is downloaded from."""
+        return SOURCES[f"{self.dataset}.npz"]
 
     @property
     def held(self) -> TaskSpec:
@@ -166,7 +162,7 @@ class OnOGBenchData:
             self._check_can_generate()
             return DataLocation(f"to generate: {self.episodes} episodes{self._others()}", False)
         if data in ("auto", "download"):
-            return DataLocation(f"to download from {self.hosts[0]}{self._others()}", False)
+            return DataLocation(f"to download from {self.source.host}{self._others()}", False)
         if (folder := data_files.given_folder(data)) is not None:
             count = len(files_of(folder))
             return DataLocation(f"given: {data}, {count} file{'s' * (count > 1)}", True)
@@ -216,7 +212,7 @@ class OnOGBenchData:
         if choice == "download":
             try:
                 if not data_files.exists(downloaded):
-                    download.fetch([f"{host}/{downloaded.name}" for host in self.hosts], downloaded)
+                    sources.fetch(self.source, downloaded, download.check_npz)
                 return downloaded, "downloaded", {"url": download.had_from(downloaded)}
             except download.MissingDownload as error:
                 advice = "use --data generate or --data PATH" if can_generate else "use --data PATH"

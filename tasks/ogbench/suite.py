@@ -26,13 +26,13 @@ from core.errors import BadInput, reason
 from core.text import nearest
 from tasks.core import TaskSpec
 from tasks.data import download
-from tasks.ogbench.data import HOSTS, KINDS, OnOGBenchData, data_folder
+from tasks.ogbench.data import KINDS, SOURCES, OnOGBenchData, data_folder
 from tasks.ogbench.simulators import clone, is_manipulation, make, spec_of
 from tasks.simulation.rules import MakeRules
 from tasks.simulation.simulators import Clone, global_generator
 
-__all__ = ["DEFAULT_TASKS", "HOSTS", "LARGE_MAZE_TASKS", "PAPER_TASKS", "OGBenchTask", "data_folder", "download", "get",
-           "listed", "names"]  # fmt: skip
+__all__ = ["DEFAULT_TASKS", "LARGE_MAZE_TASKS", "PAPER_TASKS", "SOURCES", "OGBenchTask", "data_folder", "download",
+           "get", "listed", "names"]  # fmt: skip
 
 PAPER_DATASETS = (
     "antmaze-giant-navigate", "humanoidmaze-medium-navigate", "humanoidmaze-large-navigate",
@@ -97,10 +97,6 @@ class OGBenchTask(OnOGBenchData):
     @property
     def dataset(self) -> str:
         return _environments()[self.name][1]
-
-    @property
-    def hosts(self) -> tuple[str, ...]:
-        return HOSTS
 
     @property
     def held(self) -> TaskSpec:

@@ -86,7 +86,8 @@ def test_one_line_and_nothing_written(arguments: str, line: str, tmp_path: Path)
 def data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder of datasets, and hosts that nobody answers for."""
     monkeypatch.setenv("OGBENCH_DATA_DIR", str(tmp_path / "data"))
-    monkeypatch.setattr(ogbench, "HOSTS", ("http://127.0.0.1:9/a", "http://127.0.0.1:9/b"))
+    for name, source in list(ogbench.SOURCES.items()):
+        monkeypatch.setitem(ogbench.SOURCES, name, source._replace(urls=("https://127.0.0.1:9/a",)))
     return tmp_path / "data"
 
 

@@ -69,7 +69,7 @@ def test_a_task_whose_data_do_not_serve_is_passed_over_beside_one_that_does(
     for variable in ("MINARI_DATASETS_PATH", "D4RL_DATASET_DIR"):
         monkeypatch.setenv(variable, str(tmp_path / variable))
     for name, make in (("hopper-medium-v2", hopper_file), ("hopper-medium-replay-v2", d4rl_file)):
-        make(tmp_path / "D4RL_DATASET_DIR" / Path(d4rl.FILES[name]).name)
+        make(tmp_path / "D4RL_DATASET_DIR" / d4rl.FILES[name].file)
     ran: list[str] = []
 
     def run(self: Executor, runs: Sequence[RunNode], *rest: Any, **how: Any) -> list[str]:

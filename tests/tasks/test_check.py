@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("d4rl_folders")
 
 
 def kept(name: str) -> Path:
-    return d4rl.data_folder() / Path(d4rl.FILES[name]).name
+    return d4rl.data_folder() / d4rl.FILES[name].file
 
 
 def dataset(rewards, last, masks, reward=None) -> Dataset:

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("d4rl_folders")
 
 def kept(task: d4rl.D4RLTask) -> Path:
     """Where D4RL's package would have left the task's file."""
-    return d4rl.data_folder() / Path(d4rl.FILES[task.name]).name
+    return d4rl.data_folder() / d4rl.FILES[task.name].file
 
 
 # ---- names ----
@@ -58,11 +58,14 @@ def test_unknown_names_get_a_hint(name, line):
 
 
 def test_files_are_d4rl_s():
-    assert d4rl.FILES["walker2d-medium-replay-v2"] == "gym_mujoco_v2/walker2d_medium_replay-v2.hdf5"
-    assert d4rl.FILES["antmaze-medium-play-v2"] == (
-        "ant_maze_v2/Ant_maze_big-maze_noisy_multistart_True_multigoal_False_sparse_fixed.hdf5"
-    )
-    assert len(set(d4rl.FILES.values())) == 15
+    root = "http://rail.eecs.berkeley.edu/datasets/offline_rl"
+    walker, maze = d4rl.FILES["walker2d-medium-replay-v2"], d4rl.FILES["antmaze-medium-play-v2"]
+    assert walker.urls[0] == f"{root}/gym_mujoco_v2/walker2d_medium_replay-v2.hdf5" == walker.usable[0]
+    name = "Ant_maze_big-maze_noisy_multistart_True_multigoal_False_sparse_fixed.hdf5"
+    assert maze.urls[0] == f"{root}/ant_maze_v2/{name}"
+    assert maze.usable == (f"https://huggingface.co/datasets/imone/D4RL/resolve/main/{name}",)  # its hash is not known
+    assert len(d4rl.SOURCES) == len(d4rl.FILES) == 15
+    assert sum(len(source.sha256) == 64 and source.bytes is not None for source in d4rl.SOURCES.values()) == 14
 
 
 # ---- transitions ----
@@ -286,19 +289,20 @@ def test_what_is_not_there_is_said_beforehand(task, data, line):
 
 
 def test_no_host(monkeypatch):
-    monkeypatch.setattr(d4rl, "HOST", "http://127.0.0.1:9")
+    elsewhere = d4rl.FILES["hopper-medium-v2"]._replace(urls=("http://127.0.0.1:9/x",))
+    monkeypatch.setitem(d4rl.FILES, "hopper-medium-v2", elsewhere)
     with pytest.raises(BadInput, match=r"missing download: hopper_medium-v2\.hdf5 \(127.*--data PATH, or python -m"):
         HOPPER.load()
     assert minari_data.ids() == []
 
 
 def test_a_download_that_is_no_dataset_is_not_kept(monkeypatch, tmp_path):
-    def deliver(urls: list[str], path: Path, check: Any) -> str:
-        assert urls == [f"{d4rl.HOST}/gym_mujoco_v2/hopper_medium-v2.hdf5"] and path == kept(HOPPER)
+    def deliver(source: Any, path: Path, check: Any) -> str:
+        assert source == d4rl.FILES["hopper-medium-v2"] and path == kept(HOPPER)
         check(d4rl_file(tmp_path / "part", timeouts=None))
         raise AssertionError("a bad file passed")
 
-    monkeypatch.setattr(d4rl.download, "fetch", deliver)
+    monkeypatch.setattr(d4rl.sources, "fetch", deliver)
     with pytest.raises(BadInput, match="column 'timeouts' is missing"):
         HOPPER.load("download")
 

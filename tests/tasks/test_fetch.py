@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import csv
+import hashlib
 import http.server
+import itertools
 import os
+import re
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import tenacity
 
 from methods.core import BadInput
-from tasks.data import download
+from tasks import fetch
+from tasks.data import download, sources
+from tasks.ogbench import suite as ogbench
+from tasks.ogbench.data import KINDS
+from tests.tasks.conftest import command
 
 
 class Host:
     """A local server that serves `content`, treating one request after the other as `script` says:
-    "500", "404", "cut" (half of what it promised), "ignore range"; "serve" once the script is at its end."""
+    "500", "404", "cut" (half of what it promised), "ignore range", "moved" (to where nothing is), "slow" (for a second
+    nothing comes); "serve" once the script is at its end."""
 
     def __init__(self) -> None:
         host = self
@@ -30,8 +42,17 @@ class Host:
                 act = host.script.pop(0) if host.script else "serve"
                 asked = self.headers["Range"]
                 host.ranges.append(asked)
+                if self.path == "/nowhere":
+                    act = "404"
                 if act.isdigit():
                     return self.send_error(int(act))
+                if act == "moved":
+                    self.send_response(302)
+                    self.send_header("Location", "/nowhere")
+                    self.send_header("Content-Length", "0")
+                    return self.end_headers()
+                if act == "slow":
+                    time.sleep(1.0)
                 fits = asked and act != "ignore range" and self.headers["If-Range"] in (None, host.etag)
                 start = int(asked.removeprefix("bytes=").removesuffix("-")) if fits else 0
                 body = host.content[start:]
@@ -206,3 +227,130 @@ def test_notes_that_are_no_text_are_read_past(host, tmp_path):
     (tmp_path / "data.npz.sha256").write_bytes(b"\xff")
     with pytest.raises(BadInput, match="changed since its first use"):
         download.sha256(path)
+
+
+# ---- tables of sources ----
+
+
+def source(host: Host, *more: str, **given: Any) -> sources.Source:
+    whole = hashlib.sha256(host.content).hexdigest()
+    about = {"bytes": len(host.content), "sha256": whole, **given}
+    return sources.Source("data", "data.npz", (*more, host.url), licence="MIT", **about)
+
+
+def had(one: sources.Source, path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(download, "WAIT", tenacity.wait_none())
+    return sources.fetch(one, path, download.check_npz)
+
+
+@pytest.mark.parametrize("how", ["moved to a 404", "cut off at half", "slow", "other bytes", "a page", "longer"])
+def test_the_next_source_is_taken(host, tmp_path, how, monkeypatch):
+    """Whatever a host does, nothing of it is left; what the next one delivers is whole."""
+    first, path = Host(), tmp_path / "data.npz"
+    first.content = {"other bytes": b"x" * len(host.content), "a page": b"<html>Moved.</html>",
+                     "longer": host.content + b"x"}.get(how, host.content)  # fmt: skip
+    first.script = {"moved to a 404": ["moved"], "cut off at half": ["cut", *["500"] * 9], "slow": ["slow"] * 9}.get(
+        how, []
+    )
+    monkeypatch.setattr(download, "TIMEOUT", httpx.Timeout(0.3))
+    one = source(host, first.url)
+    assert had(one, path, monkeypatch) == host.url == download.had_from(path)
+    assert path.read_bytes() == host.content
+    assert {file.name for file in tmp_path.glob("data*")} == {"data.npz", "data.npz.url"}
+    first.server.shutdown()
+    first.server.server_close()
+
+
+def test_a_wrong_hash_is_refused_by_name(host, tmp_path, monkeypatch):
+    path, wrong = tmp_path / "data.npz", "0" * 64
+    with pytest.raises(download.MissingDownload, match=rf"data\.npz has SHA-256 [0-9a-f]{{64}}, expected {wrong}"):
+        had(source(host, sha256=wrong), path, monkeypatch)
+    with pytest.raises(download.MissingDownload, match=rf"data\.npz has {len(host.content)} bytes, expected 3"):
+        had(source(host, bytes=3), path, monkeypatch)
+    assert not list(tmp_path.glob("data.npz*"))
+
+
+def test_the_beginning_of_a_hash_is_compared_too(host, tmp_path, monkeypatch, capsys):
+    whole = hashlib.sha256(host.content).hexdigest()
+    had(source(host, sha256=whole[:12], bytes=None), tmp_path / "data.npz", monkeypatch)
+    said = " ".join(capsys.readouterr().err.split())
+    assert whole[:12] in said and "tasks.fetch --manifest" in said
+    with pytest.raises(download.MissingDownload, match=r"expected a{12}"):
+        had(source(host, sha256="a" * 12), tmp_path / "again.npz", monkeypatch)
+
+
+def test_plain_http_delivers_only_what_is_known(host, tmp_path):
+    assert source(host, sha256="").usable == ()
+    assert source(host, "https://x/data.npz", sha256="").usable == ("https://x/data.npz",)
+
+    def led(request: httpx.Request) -> httpx.Response:
+        if request.url.scheme == "https":
+            return httpx.Response(301, headers={"Location": "http://x/data.npz"})
+        return httpx.Response(200, stream=httpx.ByteStream(host.content))
+
+    def client() -> httpx.Client:
+        return httpx.Client(transport=httpx.MockTransport(led), follow_redirects=True)
+
+    with pytest.raises(download.MissingDownload, match="leads to plain HTTP"):
+        download.fetch(["https://x/data.npz"], tmp_path / "a.npz", client=client(), plain=False)
+    assert not (tmp_path / "a.npz").exists()
+    download.fetch(["https://x/data.npz"], tmp_path / "a.npz", client=client())
+    assert (tmp_path / "a.npz").read_bytes() == host.content
+
+
+def test_the_tables_name_every_published_file():
+    known = {f"{environment}-{kind}-v0" for environment in environments() for kind in kinds_of(environment)}
+    assert {one.task for one in ogbench.SOURCES.values()} == known and len(ogbench.SOURCES) == 2 * len(known)
+    for name, one in ogbench.SOURCES.items():
+        https, http, mirror = one.urls
+        assert https.replace("https", "http") == http and http.endswith(f"/{name}") and mirror.endswith(f"/{name}")
+    double = ogbench.SOURCES["cube-double-play-v0.npz"]
+    assert (double.bytes, double.sha256) == (297_435_656, "a73d1a33d029") and double.usable == double.urls
+    assert ogbench.SOURCES["cube-single-play-v0.npz"].usable == ogbench.SOURCES["cube-single-play-v0.npz"].urls[::2]
+
+
+def environments() -> Iterator[str]:
+    """That the patterns of `KINDS` stand for."""
+    for pattern in KINDS:
+        choices = [part.strip("()").split("|") for part in re.split(r"(?<=\))|(?=\()", pattern) if part]
+        yield from map("".join, itertools.product(*choices)) if pattern.startswith("(") else cubes(pattern)
+
+
+def cubes(pattern: str) -> Iterator[str]:
+    found = [f"{name}-{size}" for name in ("humanoidmaze", "antmaze", "antsoccer", "cube", "puzzle")
+             for size in ("medium", "large", "giant", "teleport", "arena", "single", "double", "triple", "quadruple",
+                          "3x3", "4x4", "4x5", "4x6")]  # fmt: skip
+    yield from (name for name in (*found, "scene") if re.fullmatch(pattern, name))
+
+
+def kinds_of(environment: str) -> set[str]:
+    return {kind for pattern, kinds in KINDS.items() if re.fullmatch(pattern, environment) for kind in kinds}
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        (["file,urls"], ":1: expected the columns task, file, urls, bytes, sha256, licence"),
+        ([",".join(sources.COLUMNS), "t,f,,1,,"], ":2: expected a file that stands in no other line, and an address"),
+        ([",".join(sources.COLUMNS), "t,f,u,1,,", "t,f,u,1,,"], ":3: expected a file that stands in no other line"),
+        ([",".join(sources.COLUMNS), "t,f,u,many,,"], ":2: expected bytes as a whole number"),
+        ([",".join(sources.COLUMNS), "t,f,u,1,XYZ,"], ":2: expected bytes as a whole number, and a SHA-256"),
+    ],
+)  # fmt: skip
+def test_a_wrong_table_is_one_line(tmp_path, lines, says):
+    (tmp_path / "sources.csv").write_text("\n".join(lines) + "\n")
+    with pytest.raises(BadInput, match=re.escape(says)):
+        sources.read(tmp_path / "sources.csv")
+
+
+def test_the_manifest_holds_what_is_here(tmp_path, monkeypatch):
+    monkeypatch.setenv("OGBENCH_DATA_DIR", str(tmp_path))
+    (tmp_path / "scene-play-v0.npz").write_bytes(b"abc")
+    done = command(fetch.app, "ogbench", "--manifest")
+    table = list(csv.DictReader(done.stdout.splitlines()))
+    assert done.exit_code == 0 and len(table) == 1
+    assert table[0]["sha256"] == hashlib.sha256(b"abc").hexdigest() and table[0]["bytes"] == "3"
+    (tmp_path / "again.csv").write_text(done.stdout)
+    assert sources.read(tmp_path / "again.csv").keys() == {"scene-play-v0.npz"}
+    refused = command(fetch.app, "toy", "--manifest")
+    assert refused.exit_code == 2 and "no files that are downloaded" in refused.stderr

@@ -180,7 +180,9 @@ def test_a_file_that_changed_is_refused(tmp_path):
 
 
 def test_nothing_there_and_no_host(cache, monkeypatch):
-    monkeypatch.setattr(ogbench, "HOSTS", ("http://127.0.0.1:9", "http://localhost:9"))
+    for name in ("antmaze-medium-navigate-v0.npz", "cube-single-play-v0.npz"):
+        nobody = ogbench.SOURCES[name]._replace(urls=("https://127.0.0.1:9/x", "https://localhost:9/x"))
+        monkeypatch.setitem(ogbench.SOURCES, name, nobody)
     for data in ("download", "auto"):
         with pytest.raises(BadInput, match=r"missing download: antmaze-medium-navigate-v0\.npz") as caught:
             ANT.load(data)
@@ -204,7 +206,7 @@ def test_auto_generates_when_no_host_answers_and_says_so(cache, cube_file, monke
         out.write_bytes(cube_file.read_bytes())
         return out
 
-    def unreachable(*_: Any) -> str:
+    def unreachable(*_: Any, **how: Any) -> str:
         raise download.MissingDownload("missing download: x")
 
     monkeypatch.setattr(collect, "collect", generate)
