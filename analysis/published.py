@@ -1,6 +1,14 @@
-"""The numbers that papers report (`analysis/publications/*.csv`), and what their names are here."""
+"""The numbers that papers report (`analysis/publications/*.csv`), and what their names are here.
+
+`python -m analysis.published import FILE` lays scores of another code base, by seed, beside our runs.
+"""
 
 from __future__ import annotations
+
+if __name__ == "__main__":  # what follows is imported, which takes seconds, by `main`
+    from analysis import command
+
+    command.main("analysis.published_command:app")
 
 import csv
 import io

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.records.episodes import AFTER, BEFORE, PHASES, Rows, read_episodes
+from analysis.records.external import external
 from analysis.records.files import RecordError, last_written, read_npz
 from analysis.records.folders import Place, differences, odd_ones, places, read_source, unite
 from analysis.records.labels import labelled, natural
@@ -117,11 +118,16 @@ def load(results: Path, empty: bool = False, protocol: str | None = None) -> Rec
     if not results.is_dir():
         raise RecordError(f"no folder {results}")
     folders, notes = places(results / "runs")
-    if not folders:
+    elsewhere, remarks = external(results)
+    notes += remarks
+    if not folders and not elsewhere:
         notes = [f"no runs under {results / 'runs'}", *notes]
         if not empty:
             raise RecordError("; ".join(notes[:3]))
     read, told = list[Run](), dict[tuple[Path, bool], tuple[list[Rows], list[str]]]()
+    for other, found_there in elsewhere:
+        read.append(other)
+        told[other.key] = found_there, []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         groups = groupby(folders, lambda one: (one.run, one.seed is None))
         for run, rows, remarks in pool.map(_one_run, [list(group) for _, group in groups]):

@@ -473,7 +473,7 @@ def test_processes_that_are_killed_lose_nothing(
 
 @pytest.mark.slow
 def test_an_online_phase_goes_on_there(server: Server, command: Command, tmp_path: Path) -> None:
-    online = (*TINY, "--methods", "rebrac", "--online-steps", "60", "--online-warmup", "20")
+    online = (*TINY, "--methods", "fql", "--online-steps", "60", "--online-warmup", "20")
     assert command.run(*online, "--results", str(tmp_path / "here")).returncode == 0
     command.environment |= s3.environment(server.faults, server.scratch)
     process = command.start(*online, "--results", server.url)
