@@ -22,7 +22,7 @@ from analysis.output import short
 from analysis.published import METHODS, canonical, protocol_of, tasks_of
 from analysis.query import Query, asked_for, asks
 from analysis.records.load import Records
-from analysis.records.runs import Run
+from analysis.records.runs import PROTOCOLS, Run
 from analysis.select import PICKS, Endpoint, Rule, choose, offline
 from analysis.statistics.significance import (
     ALPHA,
@@ -88,13 +88,43 @@ def compare(records: Records, published: pd.DataFrame, terms: Terms) -> tuple[pd
     error (standard), low, high, p, p_corrected, p_equivalence, detectable, verdict, why, runs, remark.
     What is not known is NaN.
     """
+    frames, notes = list[pd.DataFrame](), list[str]()
+    parts = _by_protocol(published, terms.protocols)
+    for rows, first in parts:
+        frame, remarks = _compare(_under(records, rows, parts), rows, terms)
+        frames.append(frame)
+        notes += remarks if first else []
+    return pd.concat(frames, ignore_index=True), notes
+
+
+def _by_protocol(published: pd.DataFrame, asked: Sequence[str]) -> list[tuple[pd.DataFrame, bool]]:
+    """The rows of the suites' default protocols, then those of each other, and whether they are the first of these. All
+    in one where one protocol was asked for, which then stands beside whatever was printed."""
+    names = published.apply(protocol_of, axis=1) if len(published) else pd.Series(dtype=str)
+    main = names.to_numpy() == [PROTOCOLS.get(suite, "") for suite in published["suite"]]
+    if len(asked) == 1 or main.all():
+        return [(published, True)]
+    parts = [published[main], *(published[~main & (names == name).to_numpy()] for name in names[~main].unique())]
+    return [(rows, i == 0) for i, rows in enumerate(rows for rows in parts if len(rows))]
+
+
+def _under(records: Records, rows: pd.DataFrame, parts: Sequence[tuple[pd.DataFrame, bool]]) -> Records:
+    """The records without the runs of suites that stand in another part, under its protocol."""
+    if len(parts) == 1:
+        return records
+    theirs = {(row["suite"], protocol_of(row)) for other, _ in parts if other is not rows
+              for row in other.drop_duplicates(["suite", "protocol"]).to_dict("records")}  # fmt: skip
+    return replace(records, runs=tuple(run for run in records.runs if (run.suite, run.protocol) not in theirs))
+
+
+def _compare(records: Records, published: pd.DataFrame, terms: Terms) -> tuple[pd.DataFrame, list[str]]:
     records, notes = _as_published(records, published, terms.protocols)
     cells = measured(records, terms)
     notes += [f"{'/'.join(key)}: {cell.remark}" for key, cell in cells.items() if cell.remark]
     rows = []
     unused = set(cells)
     for row in published.to_dict("records"):
-        ours = METHODS.get(row["method"], (row["method"].lower(),))
+        ours = METHODS.get(row["method"]) or (row["method"].lower(),)
         tasks = tasks_of(row)
         present = [name for name in ours if any((row["suite"], task, name) in cells for task in tasks)]
         unused -= {(row["suite"], task, name) for task in tasks for name in ours}
@@ -118,6 +148,11 @@ def compare(records: Records, published: pd.DataFrame, terms: Terms) -> tuple[pd
 def unpublished(records: Records, published: pd.DataFrame, terms: Terms) -> pd.DataFrame:
     """Rows as those of `compare`, without a verdict, of the methods that a published table does not have, on the rows
     it has; `published_method` is the name to show."""
+    parts = _by_protocol(published, terms.protocols)
+    return pd.concat([_unpublished(_under(records, rows, parts), rows, terms) for rows, _ in parts], ignore_index=True)
+
+
+def _unpublished(records: Records, published: pd.DataFrame, terms: Terms) -> pd.DataFrame:
     records, _ = _as_published(records, published, terms.protocols)
     cells = measured(records, terms)
     found = []

@@ -106,12 +106,16 @@ def _holes(records: Records) -> Iterator[Gap]:
 
 
 def _unmeasured(records: Records, published: pd.DataFrame) -> Iterator[Gap]:
-    """Of each suite, methods of print, by the tasks that they lack."""
+    """Of each suite, methods of print, by the tasks that they lack, under the protocols that there are runs of."""
     have = {(run.suite, canonical(run.task), run.method, run.protocol) for run in records.runs}
+    asked = {(run.suite, run.protocol) for run in records.runs}
+    suites = {suite for suite, _ in asked}
     lacking: dict[tuple[str, str, str], dict[str, None]] = defaultdict(dict)
     for row in published.to_dict("records"):
         ours = METHODS.get(row["method"], (str(row["method"]).lower(),))
-        protocol = protocol_of(row)
+        suite, protocol = row["suite"], protocol_of(row)
+        if not ours or (suite, protocol) not in (asked if suite in suites else {(suite, PROTOCOLS.get(suite, ""))}):
+            continue  # of a protocol that nobody here goes by
         for task in tasks_of(row):
             if not any((row["suite"], task, name, protocol) in have for name in ours):
                 lacking[row["suite"], protocol, ours[0]][task] = None

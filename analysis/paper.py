@@ -260,7 +260,7 @@ def _place(row: Row) -> str:
 
 def _method(row: Row) -> str:
     """The paper's name; with ours where it is not the first that the paper's may mean."""
-    first = METHODS.get(row["published_method"], (row["method"],))[0]
+    first = (METHODS.get(row["published_method"]) or (row["method"],))[0]
     return str(row["published_method"]) + ("" if row["method"] == first else f" ({row['method']})")
 
 
@@ -280,4 +280,5 @@ def _with(rows: pd.DataFrame, unpublished: pd.DataFrame | None) -> pd.DataFrame:
 def title(rows: pd.DataFrame) -> str:
     """ "Table 2: OGBench by environment, ..."."""
     table = str(rows["table"].iloc[0])
-    return f"Table {table.removeprefix('table')}: {TITLES.get(table, '')}"
+    name = f"Table {table.removeprefix('table')}" if table.startswith("table") else table.upper()
+    return f"{name}: {TITLES.get(table, '')}"

@@ -22,28 +22,29 @@ from typing import Any
 import pandas as pd
 
 from analysis.records.files import RecordError, content, shown
-from analysis.records.runs import PROTOCOLS as DEFAULT_PROTOCOLS
+from analysis.records.runs import PROTOCOLS
 from core.errors import BadInput
 from core.records import file_name
 from core.text import printable
 
 FOLDER = Path(str(files("analysis") / "publications"))
-COLUMNS = ("table", "suite", "environment", "task", "method", "mean", "std", "seeds", "steps", "protocol", "source")
+COLUMNS = ("table", "suite", "environment", "task", "method", "mean", "std", "seeds", "steps", "protocol", "endpoint",
+           "licence", "source")  # fmt: skip
+"""`protocol`: its name, "" where the suite has none; `endpoint`: in words, what a number is the mean of."""
 TITLES = {
     "table1": "D4RL, normalised score", "table2": "OGBench by environment, success in percent (mean of five tasks)",
     "table3": "Language, win rate in percent", "table7": "OGBench by task, success in percent",
+    "qam": "OGBench by task under QAM's protocol after 1M offline steps, success in percent",
 }  # fmt: skip
 
-PROTOCOLS = {"table2": "fql", "table7": "fql"}
-"""Table -> the protocol of its numbers; of others, the suite's default one. (The column `protocol` says in words which
-evaluations a number is the mean of.)"""
-
-# The paper's name -> ours, in the order to show. Which variant made VGF's columns is open (facts/vgf.md, item 6): where
-# both were run, both stand beside them.
+# The paper's name -> ours (none of some), in the order to show. Which variant made VGF's columns is open (facts/vgf.md,
+# item 6): where both were run, both stand beside them.
 METHODS = {
     "BC": ("bc",), "IQL": ("iql",), "ReBRAC": ("rebrac",), "FBRAC": ("fbrac",), "IDQL": ("idql",), "FQL": ("fql",),
     "VGF": ("vgf", "avgf"), "TD3+BC": ("td3bc",), "IVR": ("ivr",), "Diffusion-QL": ("diffusion_ql",),
-    "SfBC": ("sfbc",), "SFT": ("sft",), "PPO": ("ppo",), "DPO": ("dpo",), "BoN": ("best_of_n",),
+    "SfBC": ("sfbc",), "SFT": ("sft",), "PPO": ("ppo",), "DPO": ("dpo",), "BoN": ("best_of_n",), "QAM": ("qam",),
+    "QAM-F": ("qam_f",), "QAM-E": ("qam_e",), "IFQL": ("ifql",), "DSRL": ("dsrl",), "FEdit": ("fedit",),
+    "QSM": ("qsm",), "DAC": ("dac",), **dict.fromkeys(("BAM", "CGQL", "CGQL-M", "CGQL-L", "FAWAC"), ()),
 }  # fmt: skip
 
 # The paper's OGBench environment -> its dataset; task 1 to 5 of `<dataset>-singletask-task<i>-v0` are its five tasks.
@@ -51,7 +52,8 @@ DATASETS = {
     "antmaze-giant": "antmaze-giant-navigate", "humanoidmaze-medium": "humanoidmaze-medium-navigate",
     "humanoidmaze-large": "humanoidmaze-large-navigate", "antsoccer-arena": "antsoccer-arena-navigate",
     "cube-single": "cube-single-play", "cube-double": "cube-double-play", "scene": "scene-play",
-    "puzzle-3x3": "puzzle-3x3-play", "puzzle-4x4": "puzzle-4x4-play",
+    "puzzle-3x3": "puzzle-3x3-play", "puzzle-4x4": "puzzle-4x4-play", "antmaze-large": "antmaze-large-navigate",
+    "cube-triple": "cube-triple-play", "cube-quadruple": "cube-quadruple-play",
 }  # fmt: skip
 
 # What `<dataset>-singletask-v0`, without a number, is: OGBench's default task, by what the dataset's name begins with.
@@ -66,7 +68,7 @@ def canonical(task: str) -> str:
 
 def protocol_of(row: Mapping[Any, Any]) -> str:
     """The protocol of a published row; "" where its suite has no names for protocols."""
-    return PROTOCOLS.get(row["table"]) or DEFAULT_PROTOCOLS.get(row["suite"], "")
+    return str(row["protocol"]) or PROTOCOLS.get(row["suite"], "")
 
 
 def tasks_of(row: Mapping[Any, Any]) -> list[str]:

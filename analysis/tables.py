@@ -1,6 +1,6 @@
 """`python -m analysis.tables results/`: a method x task table of scores, on the screen, as Markdown, CSV and LaTeX.
 
-With `--paper table2` (or table1, table3, table7, all) the published table with the measured numbers beside it.
+With `--paper table2` (or table1, table3, table7, qam, all) the published table with the measured numbers beside it.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def main(
     protocol: Asked = None,
     names: Names = None,
     interval: Intervals = "t",
-    paper: Annotated[str | None, typer.Option(help="table1, table2, table3, table7 or all.")] = None,
+    paper: Annotated[str | None, typer.Option(help="table1, table2, table3, table7, qam or all.")] = None,
     margin: Annotated[float, typer.Option(help="--paper: points within which a difference is none.")] = MARGIN,
     correct: Annotated[str, typer.Option(help="--paper: holm, bh or none.")] = "holm",
     published: Annotated[

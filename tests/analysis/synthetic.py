@@ -244,7 +244,7 @@ over 5 seeds, too wide to say that anything is within 5 points of it."""
 def write_study(root: Path, published: Path = FOLDER) -> None:
     """Records of every task and method of Table 7, with the effects of STUDY around the printed means."""
     rows, _ = read(published)
-    ours = {row["method"]: METHODS[row["method"]][0] for _, row in rows.iterrows()}
+    ours = {name: mine[0] for name, mine in METHODS.items() if mine}
     for i, (_, row) in enumerate(rows[rows["table"] == "table7"].iterrows()):
         method = ours[row["method"]]
         if method == "idql" and "-task3-" in row["task"]:

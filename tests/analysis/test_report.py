@@ -292,12 +292,16 @@ def test_what_is_missing_and_its_command(tmp_path: Path) -> None:
         assert shlex.split(gap.command)[3:7] == ["--suite", suite, "--tasks", suite] and "best_of_n" in gap.command
 
 
-def test_the_command_of_what_is_printed_asks_for_its_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_run(tmp_path, "fql", "ogbench", SCENE)
-    monkeypatch.setattr("analysis.published.PROTOCOLS", {"table2": "qam", "table7": "qam"})
+def test_the_command_of_what_is_printed_asks_for_its_protocol(tmp_path: Path) -> None:
+    run = write_run(tmp_path, "fql", "ogbench", SCENE)
+    said = {gap.what for gap in gaps(load(tmp_path), read()[0])}
+    assert any(what.startswith("ogbench: ") for what in said) and not any("[qam]" in what for what in said)
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(record | {"protocol": "qam"}))
     found = {gap.what: gap.command for gap in gaps(load(tmp_path), read()[0])}
-    (printed,) = (command for what, command in found.items() if what.startswith("ogbench [qam]: "))
-    assert printed.count("--protocol qam") == 1 and not any(what.startswith("ogbench: ") for what in found)
+    printed = [command for what, command in found.items() if what.startswith("ogbench [qam]: ")]
+    assert printed and all(command.count("--protocol qam") == 1 for command in printed)
+    assert not any(what.startswith("ogbench: ") for what in found) and "bam" not in " ".join(found)
 
 
 def test_the_command_of_a_swept_setting_names_its_value(tmp_path: Path) -> None:
