@@ -11,14 +11,15 @@ import typer
 
 from analysis import importing
 from analysis.importing import How
-from analysis.output import folder, say
+from analysis.output import folder, of_records, say
 from analysis.records import external
 from analysis.records.files import RecordError, content
 from analysis.records.runs import PROTOCOLS
 from core.errors import BadInput
-from core.files import digests, sweep, write_text
+from core.files import digests, expanded, sweep, write_text
 from core.options import filled
 from core.records import file_name
+from core.remote import is_url
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 SCALES = ("percent", "share")
@@ -32,7 +33,7 @@ def _both() -> None:
 @app.command("import")
 def take(
     path: Annotated[Path, typer.Argument(parser=folder, help="a CSV, a pickle, or a folder of runs")],
-    results: Annotated[Path, typer.Option(parser=folder, help="beside whose runs they go")] = Path("results"),
+    place: Annotated[str, typer.Option("--results", help="beside whose runs they go")] = "results",
     name: Annotated[str, typer.Option(help="what they are called by; default: the file's name")] = "",
     suite: Annotated[str, typer.Option(help="where the tasks' names do not tell")] = "",
     protocol: Annotated[str, typer.Option(help="by whose rules the scores are; default: the suite's first")] = "",
@@ -45,6 +46,8 @@ def take(
 ) -> None:
     """Reads scores by seed from a CSV (method,task,seed,score[,step][,phase]), from the released pickles of QAM, DQC
     and CORL, or from a folder of flags.json and eval.csv, and writes RESULTS/external/NAME.csv."""
+    if is_url(place):
+        raise BadInput(f"--results {place}: is a URL; import into a folder, and copy its external/ there")
     if scale and scale not in SCALES:
         raise BadInput(f"--scale {scale}: expected percent or share")
     called = filled("--name", name) if name else path.stem or path.name
@@ -60,10 +63,10 @@ def take(
         if mine.any():
             found.loc[mine, "protocol"] = default
             notes.append(f"taken for protocol {default} of {of}, as --protocol does not say another")
-    place = external.folder_of(results)
-    place.mkdir(parents=True, exist_ok=True)
-    sweep(place)
-    target = place / f"{called}.csv"
+    beside = external.folder_of(expanded(Path(filled("--results", place))))
+    beside.mkdir(parents=True, exist_ok=True)
+    sweep(beside)
+    target = beside / f"{called}.csv"
     told = {
         "source": source or path.name, "licence": licence, "endpoint": endpoint, "notes": list(note or ()),
         "imported_from": path.name, "sha256": _digest(path),
@@ -79,7 +82,9 @@ def take(
 
 @app.command()
 def check(
-    results: Annotated[Path, typer.Argument(parser=folder, help="the folder that holds external/")] = Path("results"),
+    results: Annotated[
+        Path, typer.Argument(parser=of_records, help="the folder that holds external/, or its URL")
+    ] = Path("results"),
 ) -> None:
     """Looks at every file of RESULTS/external; a line for each that is wrong."""
     place, wrong = external.folder_of(results), 0

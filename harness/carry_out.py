@@ -7,10 +7,12 @@ import resource
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from core.remote import Unreachable
 from harness.adopt import Adopted
 from harness.claims import Alone, Claims, Shard, Shared
 from harness.ending import Interrupted
@@ -19,7 +21,7 @@ from harness.execute import ELSEWHERE, Executor, StaleCode
 from harness.options import Execution
 from harness.plan import RunNode
 from harness.progress import Progress
-from harness.record import write_arrays
+from harness.record import Busy, write_arrays
 from harness.request import Plan
 from harness.session import Session
 from harness.storage import Storage
@@ -46,10 +48,17 @@ def carry_out(
         session = Session(execution.results, progress, storage=storage)
         session.stop.after(execution.stop_after)
         claims = _claims(execution, session, held)
+        storage.heed(session.stop, lambda: session.lost, claims.sure)
         executor = Executor(session, plan.settings.jobs, execution.lanes, execution.stale, claims)
         carrying = _Carrying(plan, per_task, execution, adopted, executor)
         try:
             carrying.all()
+        except Unreachable as error:
+            kept = f"what could not be published is kept on this machine, where {resuming}"
+            if not session.stop.asked:
+                raise Unreachable(f"{error}; {kept}") from None
+            progress.say(f"stopped; {error}; {kept}")
+            return 130
         except (Interrupted, KeyboardInterrupt):
             at = f" while getting data for {carrying.loading}" if carrying.loading else ""
             progress.say(f"stopped{at}; {resuming}")
@@ -79,7 +88,7 @@ def _claims(execution: Execution, session: Session, held: contextlib.ExitStack) 
     locked, there may always be others."""
     if execution.shard is None and not session.storage.remote:
         return Alone()
-    files = session.storage.claims(execution.results, execution.silence)
+    files = session.storage.claims(execution.results)
     return held.enter_context(Shared(files, Shard(*execution.shard or ()), execution.silence, session.give_up))
 
 
@@ -92,6 +101,7 @@ class _Carrying:
     executor: Executor
     statuses: dict[str, list[str]] = field(default_factory=dict)  # of runs, by task
     loading: str = ""  # the task whose data are being had
+    taken: set[Path] = field(default_factory=set)  # folders that were adopted
 
     def all(self) -> None:
         """What other processes have in hand is waited for, and taken over where they end.
@@ -162,9 +172,17 @@ class _Carrying:
         matching = [(one, lane) for one in self.adopted if (lane := one.check(runs))]
         session = self.executor.session
         for one, lane in matching:
+            if one.folder in self.taken:
+                continue
             folder = session.artifact(lane.fingerprint)
-            with self.executor.having([lane]), session.storage.in_hand([folder], [], lambda: session.lost):
-                self.executor.forgotten.add(one.take(lane, folder, anew=self.execution.fresh))
+            while True:
+                try:
+                    with self.executor.having([lane.fingerprint]), session.storage.in_hand([folder]):
+                        self.executor.forgotten.add(one.take(lane, folder, anew=self.execution.fresh))
+                    break
+                except Busy:  # another process of the same command takes or trains it
+                    self._wait(_LOOK_S[0])
+            self.taken.add(one.folder)
             if difference := one.difference():
                 session.progress.say(f"{lane.label}, seed {lane.seed}: adopted: {difference}")
 

@@ -18,6 +18,9 @@ _LONGEST_S = 30.0
 class ClaimFiles(Protocol):
     """Raises `OSError` or `BadInput` where the storage does not answer."""
 
+    def brief(self, silence: float) -> ClaimFiles:
+        """The same for an owner's beats, which cannot wait for long."""
+
     def generations(self, name: str) -> list[int]:
         """Those that are there, in order."""
 
@@ -38,6 +41,10 @@ class InFolder:
 
     def __init__(self, results: Path) -> None:
         self.results = results
+
+    def brief(self, silence: float) -> InFolder:
+        del silence
+        return self
 
     def path(self, name: str, generation: int) -> Path:
         return self.results / "claims" / name / str(generation)
@@ -75,8 +82,11 @@ class InFolder:
 class AtUrl:
     """At a URL, whose storage writes a file only where there is none, if it is asked to."""
 
-    def __init__(self, url: str, silence: float) -> None:
-        self.files = Remote(url, patience=min(_LONGEST_S, _SHARE * silence))
+    def __init__(self, files: Remote) -> None:
+        self.files = files
+
+    def brief(self, silence: float) -> AtUrl:
+        return AtUrl(Remote(self.files.url, patience=min(_LONGEST_S, _SHARE * silence), stop=self.files.stop))
 
     def _name(self, name: str, generation: int) -> str:
         return f"claims/{name}/{generation}"

@@ -17,6 +17,7 @@ import platform
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -27,6 +28,7 @@ from harness.claim_files import ClaimFiles
 
 SILENCE_S = 120.0  # of an owner, after which it counts as gone
 _BEATS = 6  # in that time
+_AT_ONCE = 8  # claims that are asked for
 _LET_GO = '{"owner": null}\n'
 
 
@@ -43,6 +45,9 @@ class Claims(Protocol):
 
     def free(self, names: Iterable[str]) -> bool:
         """Whether `take` would take them."""
+
+    def sure(self) -> bool:
+        """Whether nobody else can have taken what this process holds."""
 
     def preferred(self, numbers: Sequence[int]) -> list[int]:
         """Numbers of programs in the order in which this process asks for them."""
@@ -61,6 +66,9 @@ class Alone:
 
     def free(self, names: Iterable[str]) -> bool:
         del names
+        return True
+
+    def sure(self) -> bool:
         return True
 
     def preferred(self, numbers: Sequence[int]) -> list[int]:
@@ -95,11 +103,14 @@ class Shared:
 
     def __post_init__(self) -> None:
         self._held: dict[str, int] = {}  # generations
+        self._brief = self.files.brief(self.silence)
         self._dead = dict(self.dead)
         self._seen: dict[tuple[str, int], tuple[bytes, float]] = {}
         self._beats, self._me = 0, uuid4().hex
         self._guard, self._over = threading.RLock(), threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
+        self._renewed = time.monotonic()
+        """A moment since when all that is held was renewed."""
 
     def __enter__(self) -> Shared:
         self._thread.start()
@@ -107,8 +118,12 @@ class Shared:
 
     def __exit__(self, *exception: object) -> None:
         self._over.set()
-        self._thread.join()
+        self._thread.join(self.silence / _BEATS)  # it may be waiting for storage that does not answer
         self.release(list(self._held))
+
+    def sure(self) -> bool:
+        """By half of the silence: the rest is for what is under way when this was asked."""
+        return time.monotonic() - self._renewed < self.silence / 2
 
     def preferred(self, numbers: Sequence[int]) -> list[int]:
         return self.shard.preferred(numbers)
@@ -130,11 +145,15 @@ class Shared:
             with contextlib.suppress(OSError, BadInput):  # storage that does not answer is not asked for each
                 for name, generation in held.items():
                     if self._mine(name, generation):
-                        self.files.write(name, generation, _LET_GO)  # stays, so that numbers rise
+                        self._brief.write(name, generation, _LET_GO)  # stays, so that numbers rise
 
     def free(self, names: Iterable[str]) -> bool:
         # each is looked at: the silences of all owners count from the same moment
-        return not any([self._owned(name) is not None for name in names])
+        every = list(names)
+        if len(every) == 1:
+            return self._owned(every[0]) is None
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            return not any([owned is not None for owned in pool.map(self._owned, every)])
 
     def abandoned(self, names: Iterable[str]) -> dict[str, int]:
         """Of claims that nobody stands behind any more, as far as this process has watched: their generations."""
@@ -187,10 +206,10 @@ class Shared:
 
     def _mine(self, name: str, generation: int) -> bool:
         """Whether a claim is this process's, and the newest."""
-        if self.files.generations(name)[-1:] != [generation]:
+        if self._brief.generations(name)[-1:] != [generation]:
             return False
         with contextlib.suppress(FileNotFoundError, json.JSONDecodeError, KeyError, TypeError):
-            return bool(json.loads(self.files.read(name, generation))["owner"] == self._me)
+            return bool(json.loads(self._brief.read(name, generation))["owner"] == self._me)
         return False
 
     def _text(self) -> str:
@@ -200,25 +219,27 @@ class Shared:
     # the beat
 
     def _beat(self) -> None:
-        last = time.monotonic()
-        while not self._over.wait(self.silence / _BEATS):
-            self._beats += 1
-            try:
-                for name in list(self._held):
-                    self._renew(name)
-                last = time.monotonic()
-            except Exception:  # storage that does not answer for a while; others see no beat
-                if time.monotonic() - last > self.silence / 2:
-                    for name in list(self._held):
-                        self._give_up(name)
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            while not self._over.wait(self.silence / _BEATS):
+                self._beats += 1
+                began = time.monotonic()
+                try:
+                    list(pool.map(self._renew, list(self._held)))
+                    self._renewed = began
+                except Exception:  # storage that does not answer for a while; others see no beat
+                    if not self.sure():
+                        for name in list(self._held):
+                            self._give_up(name)
 
     def _renew(self, name: str) -> None:
-        with self._guard:
-            generation = self._held.get(name)
-            if generation is None:
+        if (generation := self._held.get(name)) is None:
+            return
+        mine = self._mine(name, generation)
+        with self._guard:  # what is let go of meanwhile is not to be renewed
+            if self._held.get(name) != generation:
                 return
-            if self._mine(name, generation):
-                self.files.write(name, generation, self._text())
+            if mine:
+                self._brief.write(name, generation, self._text())
                 return
         self._give_up(name)
 

@@ -17,6 +17,7 @@ from rich.console import Console
 import methods
 from core.command import guarded
 from core.files import expanded
+from core.remote import Unreachable
 from harness import options
 from methods.core import BadInput, Method
 
@@ -109,8 +110,10 @@ def _ask(asked: Request, url: str, base: Path, states: int, say: Callable[[str],
                     progress.say(f"{run.label}: of the same parts as {asked_of[lanes].label}, which was asked")
                     continue
                 try:
-                    with storage.in_hand([], folders(run.trials(), results), lambda: False):
+                    with storage.in_hand([], folders(run.trials(), results)):
                         seeds = of_run(session, run, dataset, states)
+                except Unreachable:
+                    raise
                 except BadInput as error:
                     lacking.append(str(error))
                     continue

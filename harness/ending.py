@@ -71,6 +71,8 @@ class Stop:
 
     def __init__(self) -> None:
         self._since = math.inf
+        self.asked = False
+        """Whether the user, or what he said beforehand, is behind the wish."""
 
     def __call__(self) -> bool:
         return self._since < math.inf
@@ -78,7 +80,7 @@ class Stop:
     def after(self, seconds: float) -> None:
         """A wish to stop so many seconds from now; with infinity none."""
         if seconds < math.inf:
-            timer = threading.Timer(seconds, self.wish)
+            timer = threading.Timer(seconds, self._on_time)
             timer.daemon = True
             timer.start()
 
@@ -105,8 +107,13 @@ class Stop:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    def _on_time(self) -> None:
+        self.asked = True
+        self.wish()
+
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         del frame
+        self.asked = True
         self.wish()
         others = self._on_another if number == signal.SIGTERM else signal.SIG_IGN
         signal.signal(number, signal.SIG_DFL if number == signal.SIGINT else others)

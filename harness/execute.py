@@ -252,9 +252,8 @@ class Executor:
         return LaneStore(self.session.artifact(lane.fingerprint), lane.identity, engine.form, author)
 
     @contextlib.contextmanager
-    def having(self, lanes: Sequence[Lane]) -> Iterator[None]:
-        """The claims on lanes, to change them outside of programs. Raises: Busy."""
-        names = list(dict.fromkeys(lane.fingerprint for lane in lanes))
+    def having(self, names: Sequence[str]) -> Iterator[None]:
+        """The claims on lanes, by their fingerprints, to change them outside of programs. Raises: Busy."""
         if not self.claims.take(names):
             raise record.Busy("another process has some of it in hand", ours=False)
         try:
@@ -270,7 +269,7 @@ class Executor:
             raise Interrupted
         statuses: dict[Trial, str] = {}
         attempts: list[Attempt] = []
-        here = self.session.storage.in_hand(self._own(program), self._read(program), lambda: self.session.lost)
+        here = self.session.storage.in_hand(self._own(program), self._read(program))
         with here, contextlib.ExitStack() as locks, _recorded(attempts):
             for trial in program.trials:
                 attempt = self._begun(trial, common, locks)
@@ -433,11 +432,11 @@ class Executor:
     def _forget(self, trials: Sequence[Trial], lanes: Sequence[Lane]) -> None:
         """Deletes the records of trials, of those that went on online from them, and lanes: all of it or nothing."""
         results = self.session.results
-        wanted = [trial.folder(results) for trial in trials]
-        wanted += [folder for trial in trials for folder in self._continuations(trial)]
+        wanted = [trial.folder(results) for trial in trials] + self._continuations(trials)
         wanted += [self.session.artifact(lane.fingerprint) for lane in lanes]
+        names = list(dict.fromkeys(folder.name for folder in wanted if folder.parent.name == "artifacts"))
         there = [folder for folder in dict.fromkeys(wanted) if folder not in self.forgotten and folder.is_dir()]
-        with contextlib.ExitStack() as locks, self.having(lanes):
+        with contextlib.ExitStack() as locks, self.having(names):
             for folder in there:
                 locks.enter_context(record.locked(folder))
             self.session.storage.delete(there)
@@ -449,22 +448,30 @@ class Executor:
                 shutil.rmtree(folder)
         self.forgotten |= set(wanted)
 
-    def _continuations(self, trial: Trial) -> list[Path]:
-        """Records, and the artefacts of their last lanes, that went on online from a trial's."""
+    def _continuations(self, trials: Sequence[Trial]) -> list[Path]:
+        """Records, and the artefacts of their last lanes, that went on online from those of trials."""
+        storage, near = self.session.storage, dict[Path, None]()
+        names: dict[Path, list[str]] = {}
+        for trial in trials:
+            beside = trial.run.folder(self.session.results).parent
+            if beside not in names:
+                names[beside] = storage.names(beside)
+            near |= dict.fromkeys(beside / name / f"seed-{trial.seed}" for name in names[beside])
+        storage.refresh(near)
+        wanted = {(trial.run.folder(self.session.results).parent, trial.run.fingerprint) for trial in trials}
         found = list[Path]()
-        beside = trial.run.folder(self.session.results).parent
-        near = [beside / name / f"seed-{trial.seed}" for name in self.session.storage.names(beside)]
-        with self.session.storage.in_hand([], near, lambda: False):
-            for folder in (one for one in near if one.is_dir()):
-                try:
-                    before = record.read_run(folder)
-                except (BadInput, OSError):  # whose it was, nobody can tell
-                    continue
-                online = before.get("online") if before else None
-                if online and online["continues"] == trial.run.fingerprint:
-                    found += [folder, *(self.session.artifact(last) for last in _stages(folder)[-1:])]
-        self.session.storage.refresh(found)
-        return found
+        for folder in (one for one in near if one.is_dir()):
+            try:
+                before = record.read_run(folder)
+            except (BadInput, OSError):  # whose it was, nobody can tell
+                continue
+            online = before.get("online") if before else None
+            if online and (folder.parents[1], online["continues"]) in wanted:
+                found.append(folder)
+        with storage.in_hand([], found):
+            lanes = [self.session.artifact(last) for folder in found for last in _stages(folder)[-1:]]
+        storage.refresh(lanes)
+        return [*found, *lanes]
 
 
 def _stages(folder: Path) -> list[str]:

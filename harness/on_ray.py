@@ -15,7 +15,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError, TaskCancelle
 from rich.console import Console
 
 from core.errors import BadInput, reason
+from core.remote import Remote, Unreachable
 from harness import pieces
 from harness.claim_files import AtUrl, ClaimFiles, InFolder
 from harness.claims import Shared
@@ -38,6 +39,7 @@ _TRIES = 10  # of a piece whose worker or node is lost
 _LOOK_EVERY_S = 0.5
 _CONNECT_S = 10.0
 _COUNT_EVERY_S = 30.0  # of the places that a cluster has
+_ASK_S = 10.0  # for claims, of storage that does not answer
 _AGAIN_S = 5.0  # before a piece that another driver's worker has in hand is asked for again
 _PATIENCE_S = 120.0  # with workers that are asked to stop
 _CARRIED = ("JAX_", "XLA_", "MUJOCO_", "OGBENCH_", "D4RL_", "MINARI_", "PYTHONPATH", "VGF_", "AWS_ENDPOINT_URL",
@@ -268,11 +270,19 @@ class Driver:
         watch = Shared(_claim_files(order.execution), silence=order.execution.silence)
         failed: dict[str, Failed] = {}
 
+        def free(piece: Piece) -> bool:
+            with suppress(Unreachable):  # it is looked at again
+                return watch.free(piece.names)
+            return False
+
         def submit(piece: Piece) -> Any:
-            known = piece._replace(dead=tuple(watch.abandoned(piece.names).items()), failed=tuple(failed.values()))
+            dead: tuple[tuple[str, int], ...] = ()
+            with suppress(Unreachable):
+                dead = tuple(watch.abandoned(piece.names).items())
+            known = piece._replace(dead=dead, failed=tuple(failed.values()))
             return work.options(**self.cluster.options(piece.label)).remote(given, known, self.board)
 
-        for piece, found in self.each(made, submit, lambda piece: watch.free(piece.names)):
+        for piece, found in self.each(made, submit, free):
             if isinstance(found, BadInput):
                 self.say([f"{piece.label}: failed: {found}"])
                 lanes = tuple(Failed(name, str(found)) for name in piece.names)
@@ -295,6 +305,7 @@ class Driver:
         of = {piece.number: piece for piece in made}
         running: dict[Any, Piece] = {}
         later: list[tuple[float, Piece]] = []
+        unreached: dict[int, int] = {}  # times that a piece did not reach its storage
         report = Report(self.console, of, _Asked(self.board) if self.board is not None else None)
         ways = longest([piece.weight for piece in made], [piece.before for piece in made])
         ready = [(-ways[piece.number], piece.number) for piece in made if not waits[piece.number]]
@@ -318,6 +329,10 @@ class Driver:
                 for one in done:
                     piece = running.pop(one)
                     found = _result(one)
+                    if isinstance(found, Unreachable) and (tries := unreached.get(piece.number, 0)) < _TRIES:
+                        unreached[piece.number] = tries + 1
+                        self.say([f"{piece.label}: {found}; it is tried again"])
+                        found = None
                     if found is None or (isinstance(found, Outcome) and found.elsewhere):
                         later.append((now + _AGAIN_S, piece))
                         continue
@@ -354,7 +369,7 @@ class Driver:
 
 
 def _claim_files(how: Execution) -> ClaimFiles:
-    return AtUrl(how.url, how.silence) if how.url else InFolder(how.results)
+    return AtUrl(Remote(how.url, patience=_ASK_S)) if how.url else InFolder(how.results)
 
 
 def _ended(running: Mapping[Any, Piece]) -> list[Any]:
@@ -386,7 +401,7 @@ def cause(error: RayError) -> BadInput:
     """What went wrong in a worker, as one line."""
     inner = error.cause if isinstance(error, RayTaskError) else error
     if isinstance(inner, BadInput):
-        return BadInput(str(inner))
+        return (Unreachable if isinstance(inner, Unreachable) else BadInput)(str(inner))
     return BadInput(f"{type(inner).__name__}: {reason(inner).splitlines()[0][:300] if str(inner) else ''}")
 
 

@@ -17,21 +17,23 @@ NAME = "remote.json"
 
 class Partial(NamedTuple):
     note: str  # SHA-256 of the note that was last seen there, or was written there
-    whole: bool  # whether all files of the folder are here
-    states: tuple[str, ...] = ()  # where they are not: names of the states there
+    whole: bool  # whether all files of the folder were copied here
+    states: tuple[str, ...] = ()  # where they were not: names of the states there
+    tables: tuple[str, ...] = ()  # where they were: the other files there
 
 
 def read(folder: Path) -> Partial | None:
     """None where the folder stands in no remote storage."""
     try:
         found = json.loads(read_plain(folder / NAME))
-        return Partial(str(found["note"]), bool(found["whole"]), tuple(map(str, found["states"])))
+        lists = (tuple(map(str, found[name])) for name in ("states", "tables"))
+        return Partial(str(found["note"]), bool(found["whole"]), *lists)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def write(folder: Path, about: Partial) -> None:
-    content: dict[str, Any] = {**about._asdict(), "states": list(about.states)}
+    content: dict[str, Any] = {**about._asdict(), "states": list(about.states), "tables": list(about.tables)}
     write_json(folder / NAME, content)
 
 

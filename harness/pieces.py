@@ -218,8 +218,9 @@ def _session(order: Order, tell: Tell) -> Iterator[Any]:
 def _claims(order: Order, session: Any, dead: Mapping[str, int] | None = None) -> Iterator[Any]:
     from harness.claims import Shared
 
-    files = session.storage.claims(session.results, order.execution.silence)
+    files = session.storage.claims(session.results)
     with Shared(files, silence=order.execution.silence, lost=session.give_up, dead=dead or {}) as claims:
+        session.storage.heed(session.stop, lambda: session.lost, claims.sure)
         yield claims
 
 

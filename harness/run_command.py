@@ -17,6 +17,7 @@ from rich.console import Console
 import tasks
 from core.command import guarded
 from core.files import expanded
+from core.remote import is_url
 from core.streams import STANDARD_OUTPUT
 from harness import options, show
 from harness.ending import STORAGE
@@ -89,6 +90,8 @@ def run(
         from harness.request import of_command_line
 
         asked, saved = of_command_line(context.params, given, methods=tuple(chosen), tasks=tuple(globs))
+        if urls := [path for path in adopt or () if is_url(path)]:
+            raise BadInput(f"--adopt {urls[0]}: is a URL, and folders are adopted; copy it first")
         given_parts = tuple(expanded(Path(path)) for path in adopt or ())
         url, folder = place(results)
         execution = Execution(

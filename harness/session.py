@@ -63,7 +63,8 @@ class Session:
 
     def give_up(self, name: str) -> None:
         """For a claim that is no longer this process's: nothing more is saved, and it stops."""
-        self.progress.say(f"lane {name}: the claim on it is lost, as nothing was heard for too long; stopping")
+        self.progress.say(f"lane {name}: its claim could not be renewed in time, so that another process may take it; "
+                          "stopping")  # fmt: skip
         self.lost = True
         self.stop.wish()
 

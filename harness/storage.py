@@ -5,6 +5,9 @@ In remote storage nothing is locked and nothing is written twice at a time: whoe
 it (`harness.claims`). A lane or a seed is published whole-then-marker: its tables and states first, then the note that
 counts them (stage.json, run.json), and only then what the note no longer names is removed. It is read the other way
 round. So whatever breaks off, what the note says is there.
+
+Whoever has lost a claim writes nothing more: before every attempt to write it is asked whether the claim was renewed
+within half of its silence, and an attempt takes less than the other half.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,14 +28,16 @@ from typing import Any, Protocol
 from filelock import FileLock, Timeout
 
 from core.errors import BadInput
+from core.extras import SCHEMES
 from core.files import digest, is_draft, write_atomically
-from core.remote import Remote, Unreachable, checked_url, is_url, local_place
+from core.remote import Remote, Unreachable, Withheld, checked_url, is_url, local_place
 from harness import partial
 from harness.claim_files import AtUrl, ClaimFiles, InFolder
 from harness.partial import Partial
 
 _OWN = frozenset({"lock", "owner", partial.NAME})  # of this machine, never published
 _AT_ONCE = 8  # files on their way
+_LOOK_S = 0.2
 
 
 class Storage(Protocol):
@@ -43,12 +49,15 @@ class Storage(Protocol):
     def refresh(self, folders: Iterable[Path]) -> None:
         """Makes the notes of folders here those that are there."""
 
-    def in_hand(self, own: Sequence[Path], read: Sequence[Path], lost: Callable[[], bool]) -> Any:
-        """A context in which these folders are here, whole. What is in `own` is published at its end, unless it is
-        `lost` to another process."""
+    def heed(self, stop: Callable[[], bool], lost: Callable[[], bool], sure: Callable[[], bool]) -> None:
+        """What to ask while the storage does not answer, and before anything is written: whether the user wants to
+        stop, whether the work is another process's by now, and whether it is surely not (`Claims.sure`)."""
+
+    def in_hand(self, own: Sequence[Path], read: Sequence[Path] = ()) -> Any:
+        """A context in which these folders are here, whole. What is in `own` is published at its end."""
 
     def publish(self, folders: Iterable[Path]) -> None:
-        """Makes folders there what they are here."""
+        """Makes folders there what they are here, as long as the work is this process's."""
 
     def publish_file(self, path: Path) -> None:
         """One that belongs to no lane and no seed."""
@@ -58,7 +67,7 @@ class Storage(Protocol):
     def names(self, folder: Path) -> list[str]:
         """Of what is in a folder there."""
 
-    def claims(self, results: Path, silence: float) -> ClaimFiles:
+    def claims(self, results: Path) -> ClaimFiles:
         """Where claims on lanes are."""
 
 
@@ -67,11 +76,13 @@ class LocalStorage:
 
     remote = False
 
+    def heed(self, stop: Callable[[], bool], lost: Callable[[], bool], sure: Callable[[], bool]) -> None: ...
+
     def refresh(self, folders: Iterable[Path]) -> None: ...
 
     @contextlib.contextmanager
-    def in_hand(self, own: Sequence[Path], read: Sequence[Path], lost: Callable[[], bool]) -> Iterator[None]:
-        del own, read, lost
+    def in_hand(self, own: Sequence[Path], read: Sequence[Path] = ()) -> Iterator[None]:
+        del own, read
         yield
 
     def publish(self, folders: Iterable[Path]) -> None: ...
@@ -86,8 +97,7 @@ class LocalStorage:
         except (FileNotFoundError, NotADirectoryError):
             return []
 
-    def claims(self, results: Path, silence: float) -> ClaimFiles:
-        del silence
+    def claims(self, results: Path) -> ClaimFiles:
         return InFolder(results)
 
 
@@ -102,6 +112,14 @@ class RemoteStorage:
         self._sent: dict[Path, tuple[int, int]] = {}  # size and time of change of what is there as it is here
         self._there: dict[Path, set[str]] = {}  # what else is there than the note, by folder
         self._guard, self._fetching = RLock(), Lock()
+        self._lost: Callable[[], bool] = lambda: False
+        self._sure: Callable[[], bool] = lambda: True
+
+    def heed(self, stop: Callable[[], bool], lost: Callable[[], bool], sure: Callable[[], bool]) -> None:
+        self.files.stop, self._lost, self._sure = stop, lost, sure
+
+    def _withheld(self) -> bool:
+        return self._lost() or not self._sure()
 
     # notes
 
@@ -130,6 +148,7 @@ class RemoteStorage:
         sha256 = hashlib.sha256(note).hexdigest()
         if before and before.note == sha256:
             return  # what is here may be ahead of it: that could not be published
+        self._there.pop(folder, None)
         there = tuple(_states(note) or self.files.names(self._name(folder / "state"))) if _is_lane(folder) else ()
         partial.write(folder, Partial("", False, there))  # if this is broken off, it is looked at once more
         write_atomically(folder / _note(folder), _writer(note))
@@ -138,7 +157,7 @@ class RemoteStorage:
     # whole folders
 
     @contextlib.contextmanager
-    def in_hand(self, own: Sequence[Path], read: Sequence[Path], lost: Callable[[], bool]) -> Iterator[None]:
+    def in_hand(self, own: Sequence[Path], read: Sequence[Path] = ()) -> Iterator[None]:
         every = list(dict.fromkeys([*own, *read]))
         with self._guard:
             self._note([folder for folder in every if not self._held[folder]])
@@ -152,9 +171,9 @@ class RemoteStorage:
                 raise
             except BaseException:
                 with contextlib.suppress(Unreachable, OSError):
-                    self._unless(lost, own)
+                    self._publish_at_last(own)
                 raise
-            self._unless(lost, own)
+            self._publish_at_last(own)
         finally:
             with self._guard:
                 self._held.subtract(every)
@@ -162,58 +181,68 @@ class RemoteStorage:
                     if not self._held[folder] and _is_lane(folder):
                         self._let_go(folder)
 
-    def _unless(self, lost: Callable[[], bool], folders: Sequence[Path]) -> None:
-        if not lost():
-            self.publish(folders)
-
     def _fetch(self, folders: Sequence[Path]) -> None:
-        """Copies what is not here yet."""
-        lacking = [folder for folder in folders if (about := partial.read(folder)) and not about.whole]
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            for found in [pool.submit(self._fetch_one, folder) for folder in lacking]:
-                found.result()
+        """Copies what is not here yet, or no longer: of a temporary folder files may be cleared away one by one."""
+        if lacking := [folder for folder in folders if _lacks(folder)]:
+            for folder in lacking:
+                partial.write(folder, Partial("", False))
+            self._note(lacking)
+        _each(self._fetch_one, [folder for folder in folders if (about := partial.read(folder)) and not about.whole])
 
     def _fetch_one(self, folder: Path) -> None:
         about = partial.read(folder)
         if about is None or about.whole:
             return
-        digests = _digests(folder) if _is_lane(folder) else {}
+        digests, damaged = _digests(folder) if _is_lane(folder) else {}, False
         there = [name for name in self.files.below(self._name(folder)) if _published(name) and name != _note(folder)]
         for name in there:
             path = folder / name
             expected = digests.get(name)
             if name.startswith("state/") and (expected is None or (path.is_file() and digest(path) == expected)):
                 continue  # one that no note names counts for nothing
-            if self.files.get(self._name(path), path) and expected and digest(path) != expected:
-                path.unlink()
-                raise BadInput(f"{self.files.url}/{self._name(path)} is damaged (its SHA-256 is not the stored one)")
+            # one that is damaged there is left for whoever loads it to say so
+            damaged |= bool(self.files.get(self._name(path), path) and expected and digest(path) != expected)
             if path.is_file():
                 self._sent[path] = _stamp(path)
         for path in _files(folder):
             if str(path.relative_to(folder)) not in {*there, _note(folder)}:
                 path.unlink(missing_ok=True)
-        partial.write(folder, Partial(about.note, True))
+        tables = tuple(name for name in there if not name.startswith("state/"))
+        partial.write(folder, about if damaged else Partial(about.note, True, (), tables))
 
     def publish(self, folders: Iterable[Path]) -> None:
         """See `Storage`."""
+        with contextlib.suppress(Withheld):
+            self._publish(folders)
+
+    def _publish_at_last(self, folders: Sequence[Path]) -> None:
+        """Also where that has to wait: until the claim is renewed, or is another process's."""
+        while not self._lost():
+            try:
+                self._publish(folders)
+                return
+            except Withheld:
+                time.sleep(_LOOK_S)
+
+    def _publish(self, folders: Iterable[Path]) -> None:
         each = [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
         each.sort(key=_is_lane, reverse=True)  # parts come before the records that speak of them
         files = {folder: _files(folder) for folder in each}
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            for sent in [pool.submit(self._send, path) for paths in files.values() for path in paths]:
-                sent.result()
+        _each(self._send, [path for paths in files.values() for path in paths])
         for folder in each:
             note = folder / _note(folder)
             with contextlib.suppress(FileNotFoundError):
                 content = note.read_bytes()
                 if self._sent.get(note) != (stamp := _stamp(note)):
-                    self.files.write(self._name(note), content)
+                    self.files.write(self._name(note), content, self._withheld)
                     self._sent[note] = stamp
-                partial.write(folder, Partial(hashlib.sha256(content).hexdigest(), True))
+                names = [path.relative_to(folder).as_posix() for path in files[folder]]
+                tables = tuple(name for name in names if not name.startswith("state/"))
+                partial.write(folder, Partial(hashlib.sha256(content).hexdigest(), True, (), tables))
         for folder in each:
             here = {path.relative_to(folder).as_posix() for path in files[folder]}
             for name in self._known(folder) - here:
-                self.files.remove(self._name(folder / name))
+                self.files.remove(self._name(folder / name), self._withheld)
                 self._sent.pop(folder / name, None)
             self._there[folder] = here
 
@@ -230,7 +259,7 @@ class RemoteStorage:
         try:
             stamp = _stamp(path)
             if self._sent.get(path) != stamp:
-                self.files.put(path, self._name(path))
+                self.files.put(path, self._name(path), self._withheld)
                 self._sent[path] = stamp
         except FileNotFoundError:  # it went away meanwhile
             return
@@ -262,9 +291,9 @@ class RemoteStorage:
     def names(self, folder: Path) -> list[str]:
         return self.files.names(self._name(folder))
 
-    def claims(self, results: Path, silence: float) -> ClaimFiles:
+    def claims(self, results: Path) -> ClaimFiles:
         del results
-        return AtUrl(self.files.url, silence)
+        return AtUrl(self.files)
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.results).as_posix()
@@ -289,7 +318,9 @@ def opened(
     files = Remote(url, say=say)
     if write:
         files.check_exclusive()
-    with _slot(results) as folder:
+    else:
+        files.check_there()
+    with _slot(local_place(files.url)) as folder:  # a worker of a cluster may have another than who sent it
         yield folder, RemoteStorage(files, folder)
 
 
@@ -300,6 +331,8 @@ def place(text: str) -> tuple[str, Path]:
       BadInput: it is no URL of a kind that is known.
     """
     if not is_url(text):
+        if scheme := next((one for one in SCHEMES if text.startswith(f"{one}:")), ""):
+            raise BadInput(f"{text}: did you mean {scheme}://{text.removeprefix(f'{scheme}:').lstrip('/')}?")
         return "", Path(text)
     url = checked_url(text)
     return url, local_place(url)
@@ -323,6 +356,27 @@ def _slot(base: Path) -> Iterator[Path]:
         yield folder
     finally:
         lock.release()
+
+
+def _each(do: Callable[[Path], object], paths: Sequence[Path]) -> None:
+    """For all of these, some at once; after the first that fails no other is begun."""
+    pool = ThreadPoolExecutor(_AT_ONCE)
+    try:
+        for done in [pool.submit(do, path) for path in paths]:
+            done.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _lacks(folder: Path) -> bool:
+    """Whether something is gone of a folder that was copied whole: a table, or the state that its note counts."""
+    about = partial.read(folder)
+    if not about or not about.whole:
+        return False
+    note = _parsed(_read(folder / _note(folder)))
+    name = f"{note.get('step')}.safetensors"
+    state = [f"state/{name}"] if _is_lane(folder) and name in note.get("files", {}) else []
+    return not note or not all((folder / one).is_file() for one in (*about.tables, *state))
 
 
 def _is_lane(folder: Path) -> bool:

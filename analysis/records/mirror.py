@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 
+from filelock import FileLock
 from rich.console import Console
 from rich.progress import Progress
 
@@ -19,8 +22,10 @@ from core.errors import BadInput
 from core.files import read_plain, write_json, write_text
 from core.remote import Remote, local_place
 
-_FOLDERS = ("runs", "tasks")
+_FOLDERS = ("runs", "tasks", "external")
 _INDEX = "mirror.json"
+_OWNER = "owner"
+_OF_A_MACHINE = frozenset({_OWNER, "lock", "remote.json"})  # where somebody copied a folder of results there
 _AT_ONCE = 16  # files on their way
 
 
@@ -32,11 +37,19 @@ def mirrored(url: str) -> Path:
     """
     console = Console(stderr=True)
     remote = Remote(url, say=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True))
+    remote.check_there()
     folder = local_place(remote.url) / "mirror"
-    there = {f"{name}/{file}": f"{about.size} {about.version}"
-             for name in _FOLDERS for file, about in remote.below(name).items()}  # fmt: skip
+    there = {f"{name}/{file}": f"{about.size} {about.version}" for name in _FOLDERS
+             for file, about in remote.below(name).items() if file.rpartition("/")[2] not in _OF_A_MACHINE}  # fmt: skip
     if not any(name.startswith("runs/") for name in there):
         raise BadInput(f"{remote.url}: there are no records (nothing below runs/)")
+    with FileLock(folder.with_name("mirror.lock")):
+        _copy(remote, there, folder, console)
+    return folder
+
+
+def _copy(remote: Remote, there: Mapping[str, str], folder: Path, console: Console) -> None:
+    """Makes the folder hold these files (name -> version), and no others."""
     here = _known(folder)
     wanted = [name for name in there if here.get(name) != there[name] or not (folder / name).is_file()]
     wanted.sort(key=lambda name: not name.endswith("/run.json"))
@@ -49,11 +62,23 @@ def mirrored(url: str) -> Path:
                     here.pop(name, None)
                     here |= {name: there[name]} if found else {}
                     progress.advance(bar)
-    for name in here.keys() - there.keys():
-        with contextlib.suppress(OSError):
-            (folder / name).unlink(missing_ok=True)
+    for path in [path for path in folder.rglob("*") if path.is_file()]:
+        name = path.relative_to(folder).as_posix()
+        notes = name.rpartition("/")[0] + "/run.json"
+        if name not in there and name != _INDEX and not (path.name == _OWNER and notes in there):
+            path.unlink(missing_ok=True)
+    for name in wanted:
+        if name.endswith("/run.json"):
+            _date(folder / name)
     write_json(folder / _INDEX, {"url": remote.url, "files": {name: here[name] for name in here.keys() & there.keys()}})
-    return folder
+
+
+def _date(note: Path) -> None:
+    """Gives a seed's files the time at which its note was written, instead of that of the copy."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        when = datetime.fromisoformat(json.loads(read_plain(note))["updated"]).timestamp()
+        for path in note.parent.iterdir():
+            os.utime(path, (when, when))
 
 
 def default_out(results: Path, name: str) -> Path:
@@ -75,7 +100,7 @@ def _copied(remote: Remote, name: str, folder: Path) -> bool:
     """Whether the file was still there. Whether somebody writes a seed's record cannot be seen from here."""
     found = remote.get(name, folder / name)
     if found and name.endswith("/run.json"):
-        write_text((folder / name).with_name("owner"), f"0 {remote.url}\n")
+        write_text((folder / name).with_name(_OWNER), f"0 {remote.url}\n")
     return found
 
 

@@ -120,3 +120,28 @@ def test_what_cannot_be_read_is_one_line(
     faults.now("")
     shutil.rmtree(tmp_path / "scratch", ignore_errors=True)
     assert mirrored(URL).is_dir()
+
+
+def test_what_somebody_copied_there_by_hand_says_nothing_of_this_machine(
+    server: tuple[s3.Faults, s3.Bucket, Path],
+) -> None:
+    """Locks and folders' markers among the records; a copy that was broken off leaves nothing behind either."""
+    _, bucket, _ = server
+    name = next(name for name in bucket.names("group/runs-of-may") if name.endswith("seed-0/run.json"))
+    for key in ("runs/", "runs/toy/", name.replace("run.json", "lock"), name.replace("run.json", "owner")):
+        bucket.write("group/runs-of-may", key, b"")
+    text = bucket.read("group/runs-of-may", name).replace(b'"finished"', b'"running"')
+    bucket.write("group/runs-of-may", name, text)
+    folder = mirrored(URL)
+    notes = " ".join(load(folder).notes)
+    assert "was running when it last wrote" in notes and "killed" not in notes
+    (folder / "runs" / "toy" / "toy" / "left").mkdir(parents=True)
+    (folder / "runs" / "toy" / "toy" / "left" / "run.json").write_text("{}")
+    assert not (mirrored(URL) / "runs" / "toy" / "toy" / "left" / "run.json").exists()
+
+
+def test_keys_that_lead_elsewhere_are_left_alone(server: tuple[s3.Faults, s3.Bucket, Path], tmp_path: Path) -> None:
+    _, bucket, _ = server
+    bucket.write("group/runs-of-may", "runs/../../../../../evil", b"x")
+    mirrored(URL)
+    assert not list(tmp_path.rglob("evil"))

@@ -30,13 +30,13 @@ def free_port() -> int:
 class Faults:
     """A TCP proxy: what it is told to do happens to every connection from then on.
 
-    "": nothing; "refuse": nobody listens; "slow": pauses; "cut": breaks off after `cut_after` bytes of an answer or of
-    what is sent; "some": one in three is cut at a random place.
+    "": nothing; "refuse": nobody listens; "slow": pauses; "mute": takes connections and says nothing; "some": one in
+    three is cut at a random place.
     """
 
     def __init__(self, behind: int) -> None:
         self.behind, self.port = behind, free_port()
-        self.mode, self.cut_after, self.seen = "", 2000, 0
+        self.mode, self.cuts = "", 0
         self._random, self._server, self._open = random.Random(0), None, set[socket.socket]()
         self._over = False
         self.listen()
@@ -80,13 +80,12 @@ class Faults:
                 client, _ = server.accept()
             except OSError:
                 return
-            self.seen += 1
             threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
-        left = {"cut": self.cut_after, "some": self._random.randrange(200, 4000)}.get(self.mode, -1)
-        if self.mode == "some" and self._random.random() < 2 / 3:
-            left = -1
+        left = self._random.randrange(200, 4000) if self.mode == "some" and self._random.random() < 1 / 3 else -1
+        while self.mode == "mute" and not self._over:
+            time.sleep(0.05)
         with suppress(OSError), socket.create_connection(("127.0.0.1", self.behind)) as server:
             self._open |= {client, server}
             there = threading.Thread(target=self._pass, args=(client, server, left), daemon=True)
@@ -103,6 +102,7 @@ class Faults:
                     time.sleep(0.1)
                 if 0 <= left <= len(data):
                     target.sendall(data[:left])
+                    self.cuts += 1
                     for one in (source, target):
                         one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")  # a reset
                         one.close()

@@ -155,10 +155,12 @@ def test_numbers_of_claims_rise(tmp_path: Path) -> None:
     for turn in (one, other, one):
         assert turn.take(["a"])
         turn.release(["a"])
-    assert one._generations("a") == [2]
-    assert one.take(["a"]) and one._generations("a") == [3]
-    assert not other._create("a", 3) and other._create("a", 1)  # a slow one; it sees that it is not the newest
-    assert other._generations("a")[-1] == 3 and one._mine("a", 3) and not other._mine("a", 1)
+    files = InFolder(tmp_path)
+    assert files.generations("a") == [2]
+    assert one.take(["a"]) and files.generations("a") == [3]
+    # a slow one; it sees that it is not the newest
+    assert not files.create("a", 3, other._text()) and files.create("a", 1, other._text())
+    assert files.generations("a")[-1] == 3 and one._mine("a", 3) and not other._mine("a", 1)
 
 
 def test_nothing_is_trained_on_what_another_has_not_finished(tmp_path: Path) -> None:

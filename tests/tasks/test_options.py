@@ -120,7 +120,7 @@ def test_what_a_folder_is_called_is_shown_and_steers_nothing(
     assert said.count("a\\x1b[31mX[x]:smile:") == 2 and "\x1b" not in said
 
 
-def _nowhere(folder: str, *arguments: Any) -> None:
+def _nowhere(folder: str, *arguments: Any, **more: Any) -> None:
     raise download.MissingDownload(f"missing download for {folder}")
 
 
