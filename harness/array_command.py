@@ -13,7 +13,6 @@ import math
 import re
 import shlex
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -248,7 +247,6 @@ def _values(array: Array) -> dict[str, Any]:
         "limit": limit,
         "warm_after": WARM_AFTER_S,
         "patience": min(PATIENCE_S, limit // 2),
-        "python": "python" if array.setup else shlex.quote(sys.executable),
         "words": "".join(f" {shlex.quote(word)}" for word in array.words),
         "per_task": array.per_task,
         "per_gpu": array.per_gpu,
@@ -318,7 +316,7 @@ _START = """\
     break
   fi
   left=$((limit - SECONDS))
-%(device)s  %(python)s -m harness.run%(words)s \\
+%(device)s  python -m harness.run%(words)s \\
     --shard "$((task * %(per_task)d + k))/%(shards)d" --stop-after "$((left > 0 ? left : 1))s" &
   pids="$pids $!"
 done
