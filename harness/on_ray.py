@@ -1,8 +1,8 @@
 """Carries out a plan on a Ray cluster: a task of Ray's for each program, in a process of its own.
 
 This process, the driver, neither imports JAX nor sees data: workers plan (`harness.pieces`), it keeps the order. Parts
-and records travel through the folder of results, which all nodes share, or the URL. A worker or a node that is lost is Ray's to
-notice; the piece runs again elsewhere, and goes on from its last checkpoint.
+and records travel through the folder of results, which all nodes share, or through its URL. A worker or a node that is
+lost is Ray's to notice; the piece runs again elsewhere, and goes on from its last checkpoint.
 """
 
 from __future__ import annotations
