@@ -31,6 +31,7 @@ FOLDER = Path(str(files("analysis") / "publications"))
 COLUMNS = ("table", "suite", "environment", "task", "method", "mean", "std", "seeds", "steps", "protocol", "endpoint",
            "licence", "source")  # fmt: skip
 """`protocol`: its name, "" where the suite has none; `endpoint`: in words, what a number is the mean of."""
+_OLDER = (*COLUMNS[:9], "protocol", "source")  # until 2026-11; its `protocol` is today's `endpoint`
 TITLES = {
     "table1": "D4RL, normalised score", "table2": "OGBench by environment, success in percent (mean of five tasks)",
     "table3": "Language, win rate in percent", "table7": "OGBench by task, success in percent",
@@ -112,12 +113,15 @@ def _table(path: Path) -> Iterator[tuple[int, list[str]]]:
     reader = csv.reader(io.StringIO((content(path) or b"").decode("utf-8-sig", errors="replace"), newline=""))
     try:
         header = next(reader, [])
+        if older := tuple(header) == _OLDER:
+            header = list(COLUMNS)
         if tuple(header) != COLUMNS:
             found = shown(",".join(header), quote=False, longest=200)
             raise RecordError(f"{path}:1: the header is {found}, expected {','.join(COLUMNS)}")
         for fields in reader:
             if fields:
-                yield reader.line_num, fields
+                whole = older and len(fields) == len(_OLDER)
+                yield reader.line_num, [*fields[:9], "", fields[9], "", fields[10]] if whole else fields
     except csv.Error as error:  # a field of more than 128 KiB
         raise RecordError(f"{path}:{reader.line_num}: {error}") from None
 
