@@ -551,7 +551,7 @@ def test_processes_that_are_killed_lose_nothing(
     chance = random.Random(1)
     command.environment |= s3.environment(server.faults, server.scratch)
     server.faults.now("some")
-    shared = (*SMALL, "--results", server.url, "--silence", "20s")
+    shared = (*SMALL, "--results", server.url)
     for _ in range(4):
         both = [command.start(*shared, "--shard", f"{number}/2") for number in range(2)]
         time.sleep(chance.uniform(4.0, 14.0))
