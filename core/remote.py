@@ -254,8 +254,6 @@ class Remote:
             if self.create(name, secrets.token_bytes(8)):
                 raise BadInput(f"{self.url}: two writers could have the same work there, as this storage does not "
                                "refuse to write what is there already")  # fmt: skip
-        except FileNotFoundError:
-            raise Unreachable(f"{self.url}: there is no such place") from None
         finally:
             with contextlib.suppress(Exception):  # one try, as it may be what does not answer
                 self.files.rm_file(self._at(name))

@@ -23,10 +23,8 @@ URL = f"s3://{s3.BUCKET}/group/runs-of-may"
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[s3.Faults, s3.Bucket]]:
-    with s3.served(tmp_path_factory.mktemp("server") / "log") as (faults, port):
-        bucket = s3.Bucket(port)
-        bucket.make()
-        yield faults, bucket
+    with s3.served(tmp_path_factory.mktemp("server") / "log") as running:
+        yield running
 
 
 @pytest.fixture

@@ -113,8 +113,8 @@ class Faults:
 
 
 @contextmanager
-def served(log: Path) -> Iterator[tuple[Faults, int]]:
-    """The proxy, and the port of the server behind it, which has one bucket."""
+def served(log: Path) -> Iterator[tuple[Faults, Bucket]]:
+    """The proxy, and the one bucket of the server behind it."""
     port = free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     with log.open("w") as out:
@@ -127,7 +127,9 @@ def served(log: Path) -> Iterator[tuple[Faults, int]]:
                 break
             assert server.poll() is None, log.read_text()
             time.sleep(0.1)
-        yield faults, port
+        bucket = Bucket(port)
+        bucket.make()
+        yield faults, bucket
     finally:
         faults.close()
         server.send_signal(signal.SIGKILL)

@@ -260,9 +260,7 @@ def test_results_at_a_url(command: Command, tmp_path: Path) -> None:
     plain = tmp_path / "plain"
     words = (*TINY, "--methods", "vgf,fql", "--seeds", "2", "--lanes", "1")
     assert command.run(*words, "--results", str(plain)).returncode == 0
-    with s3.served(tmp_path / "log") as (faults, port):
-        bucket = s3.Bucket(port)
-        bucket.make()
+    with s3.served(tmp_path / "log") as (faults, bucket):
         done = subprocess.run(
             [sys.executable, "-m", "harness.run", *over((*words, "--on", "ray", "--results", f"s3://{s3.BUCKET}/ray"))],
             cwd=ROOT, env=command.environment | HERE | s3.environment(faults, tmp_path / "scratch"),

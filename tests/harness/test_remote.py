@@ -46,10 +46,8 @@ class Server(NamedTuple):
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[s3.Faults, s3.Bucket]]:
-    with s3.served(tmp_path_factory.mktemp("server") / "log") as (faults, port):
-        bucket = s3.Bucket(port)
-        bucket.make()
-        yield faults, bucket
+    with s3.served(tmp_path_factory.mktemp("server") / "log") as running:
+        yield running
 
 
 @pytest.fixture
@@ -492,10 +490,10 @@ def test_storage_that_goes_away_loses_nothing(
     server: Server, whole: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(remote, "PATIENCE_S", 0.5)
-    watcher = threading.Thread(target=_refuse_once, args=(server, "seed-1/run.json"))
-    watcher.start()
+    thread = threading.Thread(target=_refuse_once, args=(server, "seed-1/run.json"))
+    thread.start()
     done = invoke(*SMALL, "--results", server.url, "--silence", "6s")
-    watcher.join()
+    thread.join()
     assert done.exit_code == 2 and done.stderr.splitlines()[-1].startswith(f"error: {server.url}: "), done.stderr
     assert "Traceback" not in done.stderr
     server.faults.now("")
