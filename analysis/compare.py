@@ -231,7 +231,7 @@ def _published(several: Sequence[tuple[Run, pd.DataFrame]], terms: Terms) -> Cel
     run, rows = several[0]
     went_on = bool((rows["phase"] == "online").any())
     rows, missing = terms.endpoint(offline(rows))
-    return _cell(run, rows, missing or "no offline evaluation" * rows.empty, went_on, terms)
+    return _cell(run, rows, "no offline evaluation" if rows.empty else missing, went_on, terms)
 
 
 def _named(several: Sequence[tuple[Run, pd.DataFrame]], terms: Terms) -> Cell:

@@ -67,6 +67,8 @@ class Endpoint:
     def __call__(self, rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
         """(the rows that count, what is missing or "") of some complete evaluations. Where several count, a seed that
         has fewer of them than others is not in it: its mean would be one over other steps."""
+        if rows.empty:  # a run that began online has none before
+            return rows, "no evaluation"
         if self.area:
             return area(rows)
         if self.steps:

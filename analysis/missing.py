@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,8 +37,10 @@ class Gap(NamedTuple):
 
 
 def gaps(records: Records, published: pd.DataFrame) -> list[Gap]:
-    """Unfinished runs, few seeds, tasks that a method lacks, and what print has and the records do not."""
-    return [*_unfinished(records), *_few(records), *_holes(records), *_unmeasured(records, published)]
+    """Unfinished runs, few seeds, tasks that a method lacks, and what print has and the records do not; results of
+    other code bases lack nothing that could be run here."""
+    ours = replace(records, runs=tuple(run for run in records.runs if not run.elsewhere))
+    return [*_unfinished(ours), *_few(ours), *_holes(ours), *_unmeasured(ours, published)]
 
 
 def command(root: Path, suite: str, tasks: list[str], methods: list[str], *more: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -70,6 +71,7 @@ def take(
     told = {
         "source": source or path.name, "licence": licence, "endpoint": endpoint, "notes": list(note or ()),
         "imported_from": path.name, "sha256": _digest(path),
+        "command": _command(path, name, suite, protocol, scale, every),
     }  # fmt: skip
     write_text(target.with_suffix(".toml"), tomli_w.dumps(told))
     write_text(target, found.to_csv(index=False, lineterminator="\n", float_format="%.7g"))
@@ -103,6 +105,13 @@ def check(
             continue
         say(f"{path}: {len(rows)} scores of {rows['method'].nunique()} methods on {rows['task'].nunique()} tasks")
     raise typer.Exit(2 if wrong else 0)
+
+
+def _command(path: Path, name: str, suite: str, protocol: str, scale: str, every: int) -> str:
+    """What was typed, without the words about the numbers, which the file holds, and without folders."""
+    given = {"--name": name, "--suite": suite, "--protocol": protocol, "--scale": scale, "--every": str(every or "")}
+    options = [word for option, value in given.items() if value for word in (option, value)]
+    return shlex.join(["python", "-m", "analysis.published", "import", path.name, *options])
 
 
 def _digest(path: Path) -> str:

@@ -1,8 +1,8 @@
-"""`python -m analysis.report results/ --out report/`: all there is to say about the records, as one static page.
+"""`python -m analysis.report results/ --out report/`: all there is to say about the records, as static pages.
 
 It opens with the scores, method x task, and the verdicts; figures, runs and provenance follow.
-The page asks the network for nothing: styles, script, figures and their numbers are inside, and its own policy forbids
-the rest.
+Of each suite and protocol there is a leaderboard on a page of its own. Pages ask the network for nothing: styles,
+script, figures and their numbers are inside, and a policy of their own forbids the rest.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from analysis.compare import Terms, compare
 from analysis.figures.costs import device
 from analysis.figures.embed import Picture, picture, uri
 from analysis.figures.style import theme
-from analysis.missing import again, gaps
+from analysis.leaderboard import command_of, counted, leaderboards
+from analysis.missing import gaps
 from analysis.notes import grouped, tell
 from analysis.output import csv_text, folder, of_records, prepare, say, short
 from analysis.plots import figures
@@ -65,13 +66,15 @@ def main(
     names: Names = None,
     interval: Intervals = "t",
 ) -> None:
-    """Scores, verdicts, figures, runs with their configurations, what is missing, provenance: OUT/index.html."""
-    path = prepare(out) / "index.html"
+    """Scores, verdicts, figures, runs with their configurations, what is missing, provenance: OUT/index.html; and a
+    leaderboard of each suite and protocol beside it."""
+    prepare(out)
     query = Query.of(methods, which, protocol, endpoint, select, names, interval)
     records = query.load(results, empty=True)
-    page, notes = build(records, published or FOLDER, query)
-    write_text(path, page)
-    say(f"{path} ({len(page) / 1e6:.1f} MB)")
+    pages, notes = build(records, published or FOLDER, query, out)
+    for name, page in pages.items():
+        write_text(out / name, page)
+        say(f"{out / name} ({len(page) / 1e6:.1f} MB)")
     tell(notes, records)
 
 
@@ -99,8 +102,11 @@ class Mean(NamedTuple):
     best: bool = False
 
 
-def build(records: Records, published: Path, query: Query | None = None) -> tuple[str, list[str]]:
-    """(the page, notes); `query`: what was asked for, by which `records` are labelled already.
+def build(
+    records: Records, published: Path, query: Query | None = None, out: Path = Path("report")
+) -> tuple[dict[str, str], list[str]]:
+    """(pages by the names of their files, the report last; notes). `query`: what was asked for, by which `records` are
+    labelled already; `out`: where the pages will lie, from which they link to records.
 
     Raises: RecordError if there are no published numbers.
     """
@@ -123,10 +129,11 @@ def build(records: Records, published: Path, query: Query | None = None) -> tupl
         list(figures(records, Path(), notes, embed, query))
     tables = [verdicts(table) for _, table in compared.groupby("table", sort=False)]
     every = list(dict.fromkeys(notes))
+    standing = leaderboards(records, found, out, query.rule)
     values = {
         "root": records.root, "runs": len(records.runs), "episodes": len(records.episodes),
         "statuses": pd.Series([run.status for run in records.runs]).value_counts().to_dict(),
-        "boards": [summary(board, terms) for board in found],
+        "leaderboards": list(counted(standing)), "boards": [summary(board, terms) for board in found],
         "between": [between(one) for board in found if (one := against(board, records))],
         "compared": [one for one in tables if one["compared"].rows],
         "unmeasured": [one for one in tables if not one["compared"].rows],
@@ -138,7 +145,9 @@ def build(records: Records, published: Path, query: Query | None = None) -> tupl
     }  # fmt: skip
     loader = PackageLoader("analysis", "")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    return environment.get_template("report.html.j2").render(values), notes
+    board = environment.get_template("leaderboard.html.j2")
+    pages = {one.file: board.render(page=one) for one in standing}
+    return pages | {"index.html": environment.get_template("report.html.j2").render(values)}, notes
 
 
 def summary(board: Board, terms: Terms) -> dict[str, Any]:
@@ -268,7 +277,7 @@ def described(records: Records, run: Run) -> dict[str, Any]:
         "dataset SHA-256": data.get("sha256", DASH),
         "code": str(git.get("sha") or DASH) + (" and changes" if git.get("dirty") else ""),
         "written": f"{meta.get('created', DASH)} to {meta.get('updated', DASH)}",
-        "command, as far as the record tells": again(records.root, run),
+        "command, as far as the record tells": command_of(records.root, run) or DASH,
     }  # fmt: skip
     config = [
         (key, *((one.get("value"), one.get("origin", "")) if isinstance(one, dict) else (one, "")))

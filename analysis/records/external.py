@@ -41,6 +41,7 @@ class About(NamedTuple):
     licence: str = ""
     endpoint: str = ""  # what a score is the mean of
     notes: tuple[str, ...] = ()  # for whoever compares
+    command: str = ""  # that imported them
 
     @property
     def text(self) -> str:
@@ -113,7 +114,7 @@ def about(path: Path) -> About:
         found = tomllib.loads(text.decode())
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise RecordError(f"{path.with_suffix('.toml')}: {shown(str(error), quote=False)}") from None
-    words = {name: str(found.get(name, "")) for name in ("source", "licence", "endpoint")}
+    words = {name: str(found.get(name, "")) for name in ("source", "licence", "endpoint", "command")}
     return About(**words, notes=tuple(map(str, found.get("notes") or ())))
 
 

@@ -182,6 +182,11 @@ class Run:
         return next((one.ending for one in self.sources if one.status == self.status), ENDINGS[self.status])
 
     @property
+    def elsewhere(self) -> Mapping[str, Any]:
+        """Of results of another code base: their file and what is known of it (`external.About`); else empty."""
+        return self.meta.get("external") or {}
+
+    @property
     def protocol(self) -> str:
         """Its name; "" where the suite has no names for protocols."""
         return self.meta.get("protocol") or PROTOCOLS.get(self.suite, "")

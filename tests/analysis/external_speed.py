@@ -1,7 +1,7 @@
 """Time and memory of results of another code base at full size: 850 runs of 12 seeds with 30 evaluations each.
 
 `python -m tests.analysis.external_speed` makes a pickle of QAM's form, whose scores lie around the printed means, and
-has it imported, tabled and compared, each by a process of its own.
+has it imported, tabled, compared, drawn and reported, each by a process of its own.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ def main() -> None:
             take,
             ["analysis.tables", "all"],
             ["analysis.stats", "all", "--compare", "QAM-E (qam),FQL (qam)"],
+            ["analysis.plots", "all"],
+            ["analysis.report", "all", "--out", "report"],
         ):
             began = time.monotonic()
             subprocess.run([sys.executable, "-m", *words], cwd=folder, check=True, capture_output=True)
