@@ -21,7 +21,7 @@ from analysis.missing import again
 from analysis.output import environment, short
 from analysis.published import canonical
 from analysis.records.load import Records
-from analysis.records.mirror import url_of
+from analysis.records.mirror import origin
 from analysis.records.runs import Run
 from analysis.scoreboard import Board, Choice
 from analysis.select import Rule
@@ -200,8 +200,8 @@ def _record(root: Path, run: Run, out: Path) -> tuple[str, str]:
     """(where a run's record is, the way to it from a page in `out`)."""
     path = Path(run.elsewhere["file"]) if run.elsewhere else run.folder
     name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
-    if url := url_of(root):
-        return f"{url}/{name}", ""
+    if place := origin(root):
+        return f"{place}/{name}", ""
     return name, quote(Path(os.path.relpath(path, out)).as_posix())
 
 

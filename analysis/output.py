@@ -13,6 +13,7 @@ from rich.console import Console
 
 from analysis.records.files import RecordError
 from analysis.records.mirror import mirrored
+from analysis.records.packed import is_packed, unpacked
 from core import options
 from core.errors import BadInput
 from core.files import sweep, write_text
@@ -30,15 +31,16 @@ def folder(name: str | Path) -> Path:
 
 
 def of_records(name: str | Path) -> Path:
-    """The folder of records that an argument names; of a URL, the folder that was made of it.
+    """The folder of records that an argument names; of a URL or a release, the folder that was made of it.
 
     Raises:
-      typer.BadParameter: as `folder`, or the URL cannot be read.
+      typer.BadParameter: as `folder`, or the URL or the release cannot be read.
     """
-    if not is_url(str(name)):
-        return folder(name)
     try:
-        return mirrored(str(name))
+        if is_url(str(name)):
+            return mirrored(str(name))
+        found = folder(name)
+        return unpacked(found) if is_packed(found) else found
     except BadInput as error:
         raise typer.BadParameter(str(error)) from None
 

@@ -37,6 +37,7 @@ from analysis.plots import figures
 from analysis.published import FOLDER, read
 from analysis.query import Asked, Ends, Intervals, Methods, Names, Query, Runs, Select
 from analysis.records.load import Records
+from analysis.records.mirror import spoken
 from analysis.records.runs import Run
 from analysis.scoreboard import Board, Row, Score, boards
 from analysis.select import scores
@@ -131,7 +132,7 @@ def build(
     every = list(dict.fromkeys(notes))
     standing = leaderboards(records, found, out, query.rule)
     values = {
-        "root": records.root, "runs": len(records.runs), "episodes": len(records.episodes),
+        "root": spoken(records.root), "runs": len(records.runs), "episodes": len(records.episodes),
         "statuses": pd.Series([run.status for run in records.runs]).value_counts().to_dict(),
         "leaderboards": list(counted(standing)), "boards": [summary(board, terms) for board in found],
         "between": [between(one) for board in found if (one := against(board, records))],

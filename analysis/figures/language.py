@@ -18,7 +18,7 @@ from analysis.figures.language_plots import PANELS, STEP, TEST, N, lines, named
 from analysis.figures.material import Frames, Material, by_task
 from analysis.records.files import RecordError
 from analysis.records.load import Records
-from analysis.records.mirror import url_of
+from analysis.records.mirror import origin
 from analysis.records.runs import Run
 from analysis.select import headline
 from analysis.statistics.estimates import bootstrap, generator, summarise
@@ -77,8 +77,8 @@ def accuracy(run: Run) -> tuple[float, list[str]]:
     notes = []
     results = run.folder.parents[4]
     stages = [stage for source in run.sources for stage in source.meta.get("stages") or []]
-    if url_of(results) and any(stage["name"] == "reward_model" for stage in stages):
-        notes.append(f"{run.name}: its reward models are at {url_of(results)}, so their accuracy is left out")
+    if origin(results) and any(stage["name"] == "reward_model" for stage in stages):
+        notes.append(f"{run.name}: its reward models are at {origin(results)}, so their accuracy is left out")
     for one in dict.fromkeys(stage["fingerprint"] for stage in stages if stage["name"] == "reward_model"):
         state = results / "artifacts" / one / "state"
         for path in sorted([*state.glob("*.safetensors"), *state.glob("*/reward*.safetensors")]):  # of today, of old

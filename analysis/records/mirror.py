@@ -20,10 +20,11 @@ from rich.progress import Progress
 
 from core.errors import BadInput
 from core.files import read_plain, write_json, write_text
-from core.remote import Remote, local_place
+from core.remote import Remote, is_url, local_place
 
 _FOLDERS = ("runs", "tasks", "external")
-_INDEX = "mirror.json"
+INDEX = "mirror.json"
+"""In a folder that was made of something else: of what."""
 _OWNER = "owner"
 _OF_A_MACHINE = frozenset({_OWNER, "lock", "remote.json"})  # where somebody copied a folder of results there
 _AT_ONCE = 16  # files on their way
@@ -65,12 +66,12 @@ def _copy(remote: Remote, there: Mapping[str, str], folder: Path, console: Conso
     for path in [path for path in folder.rglob("*") if path.is_file()]:
         name = path.relative_to(folder).as_posix()
         notes = name.rpartition("/")[0] + "/run.json"
-        if name not in there and name != _INDEX and not (path.name == _OWNER and notes in there):
+        if name not in there and name != INDEX and not (path.name == _OWNER and notes in there):
             path.unlink(missing_ok=True)
     for name in wanted:
         if name.endswith("/run.json"):
             _date(folder / name)
-    write_json(folder / _INDEX, {"url": remote.url, "files": {name: here[name] for name in here.keys() & there.keys()}})
+    write_json(folder / INDEX, {"url": remote.url, "files": {name: here[name] for name in here.keys() & there.keys()}})
 
 
 def _date(note: Path) -> None:
@@ -83,16 +84,17 @@ def _date(note: Path) -> None:
 
 def default_out(results: Path, name: str) -> Path:
     """Where a command that reads `results` writes, if nobody says: in it; of a URL, in a folder called as its end."""
-    return Path(url.rpartition("/")[2]) / name if (url := url_of(results)) else results / name
+    place = spoken(results)
+    return Path(place.rpartition("/")[2] if is_url(place) else place) / name
 
 
 def spoken(results: Path) -> str:
     """Where records are, as the user named it."""
-    return url_of(results) or str(results)
+    return origin(results) or str(results)
 
 
-def url_of(results: Path) -> str:
-    """Of a folder that `mirrored` made; "" of another."""
+def origin(results: Path) -> str:
+    """The URL, or the folder of a release, that the folder was made of; "" of records as runs wrote them."""
     return str(_index(results).get("url") or "")
 
 
@@ -106,7 +108,7 @@ def _copied(remote: Remote, name: str, folder: Path) -> bool:
 
 def _index(folder: Path) -> Mapping[str, object]:
     with contextlib.suppress(OSError, ValueError):
-        found = json.loads(read_plain(folder / _INDEX))
+        found = json.loads(read_plain(folder / INDEX))
         return found if isinstance(found, dict) else {}
     return {}
 

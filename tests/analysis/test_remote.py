@@ -10,7 +10,7 @@ import pytest
 
 from analysis import plots, stats, tables
 from analysis.records.load import load
-from analysis.records.mirror import default_out, mirrored, spoken, url_of
+from analysis.records.mirror import default_out, mirrored, origin, spoken
 from core import remote
 from core.errors import BadInput
 from tests.analysis.command import invoke, refused
@@ -68,7 +68,7 @@ def test_only_what_changed_is_fetched(
 ) -> None:
     _, bucket, folder = server
     first = mirrored(URL)
-    assert url_of(first) == URL == spoken(first) and url_of(folder) == "" and spoken(folder) == str(folder)
+    assert origin(first) == URL == spoken(first) and origin(folder) == "" and spoken(folder) == str(folder)
     assert default_out(folder, "x") == folder / "x" and default_out(first, "x") == Path("runs-of-may/x")
     fetched: list[str] = []
     plain = remote.Remote.get
