@@ -19,6 +19,7 @@ from harness.record import TrialRecord
 from harness.session import Session, seeds_text
 from harness.store import Artifact
 from harness.table import Table, begin_with, read_rows
+from harness.track import Watch
 from methods.core import BadInput, State
 from tasks.core import Dataset
 
@@ -46,6 +47,7 @@ class Attempt:
         self.evaluated_with: tuple[int, ...] = tuple(self.record.content.get("evaluated_with", ()))
         self.episodes: Table
         self.train: Table
+        self.watch = Watch(session.tracking)
         if self.record.damage:
             self.say(self.record.damage)
 
@@ -62,6 +64,7 @@ class Attempt:
             self.status = status
             self.note_lanes()
             self.record.save(status=status, error=error)
+            self.watch.end(status)
 
     def fail(self, error: Exception) -> str:
         """Ends the trial; returns the line that says why, and where more is said of what was not foreseen."""
@@ -102,6 +105,8 @@ class Attempt:
         self.episodes = Table(self.folder / "episodes.csv", step, rows_per_step=rows)
         self.train = Table(self.folder / "train.csv", step)
         self._compare(step)
+        knobs = self.trial.run.method.knobs[0]
+        self.watch = self.session.tracking.begin(self.session.results, self.folder, self.record.content, list(knobs))
 
     def _compare(self, step: int) -> None:
         """Says which evaluations were on record, and are no longer whole in the table nor can be done again, as the
@@ -120,10 +125,16 @@ class Attempt:
         wanted = self.status == "running" and step in self.trial.run.evaluation_steps()
         return wanted and step not in self.episodes.steps
 
+    def learned(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Puts rows of training on record."""
+        self.train.append(rows)
+        self.watch.learned(rows)
+
     def keep(self, rows: Sequence[Mapping[str, Any]], step: int, seconds: float) -> None:
         """Puts an evaluation on record."""
         phase = "final" if step == self.trial.run.evaluation_steps()[-1] else self.trial.run.phase
         self.episodes.append([{**row, "phase": phase} for row in rows])
+        self.watch.evaluated(rows)
         self.record.add_seconds({"evaluate": seconds})
         # of an adopted lane only the final state can be evaluated, so say which evaluations there are
         self.record.save(evaluation_steps=sorted(self.episodes.steps))
@@ -132,6 +143,7 @@ class Attempt:
         self.note_lanes()
         self.record.save(status="finished")
         self.status = "finished"
+        self.watch.end("finished")
 
     def note_lanes(self) -> None:
         """Puts on record how far each lane is, how it came to be and what it took."""

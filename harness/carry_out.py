@@ -25,6 +25,7 @@ from harness.record import Busy, write_arrays
 from harness.request import Plan
 from harness.session import Session
 from harness.storage import Storage
+from harness.track import tracking
 from methods.core import BadInput
 from tasks.core import Dataset
 
@@ -45,7 +46,9 @@ def carry_out(
     resuming = "the same command continues" + (", without --fresh" if execution.fresh else "")
     with contextlib.ExitStack() as held:
         progress = held.enter_context(Progress(console))
-        session = Session(execution.results, progress, storage=storage)
+        session = Session(
+            execution.results, progress, storage=storage, tracking=tracking(execution.track, progress.say)
+        )
         session.stop.after(execution.stop_after)
         claims = _claims(execution, session, held)
         storage.heed(session.stop, lambda: session.lost, claims.sure)

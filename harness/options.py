@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 import re
@@ -14,7 +15,9 @@ from typing import Any
 from typer.core import TyperCommand
 
 from core import options
+from core.extras import install
 from harness.config import LARGEST
+from harness.track import TRACKERS
 from methods.core import BadInput
 
 MOST_JOBS = 1000
@@ -32,6 +35,7 @@ _CARRYING_OUT = {
     "silence",
     "shard",
     "stop_after",
+    "track",
 }  # no plan's file has them
 _FLAGS = {"names": "--methods", "patterns": "--tasks", "sets": "--set", "swept": "--sweep", "listing": "--list",
           "what": "METHOD", "resume": "--resume/--fresh", "timed": "--time"}  # fmt: skip
@@ -56,6 +60,7 @@ class Execution:
     stop_after: float = math.inf  # seconds
     silence: float = 120.0  # seconds without a word, after which another process counts as gone
     url: str = ""  # where results stay, if that is no folder; `results` stands in for it
+    track: str = ""  # who is told of what runs log: one of `track.TRACKERS`
 
     @property
     def place(self) -> str:
@@ -177,6 +182,17 @@ def check_elsewhere(given: Mapping[str, Any], on: str, url: str = "") -> None:
 def silence(text: str) -> float:
     """Seconds; "" is the default. Raises: BadInput."""
     return Execution.silence if not text else seconds("silence", text)
+
+
+def track(text: str, url: str) -> str:
+    """Who is to be told of what runs log; "" for nobody. Raises: BadInput."""
+    if text and text not in TRACKERS:
+        raise BadInput(f"--track {text}: expected {' or '.join(TRACKERS)}")
+    if text and importlib.util.find_spec(TRACKERS[text]) is None:
+        raise BadInput(f"--track {text}: is not installed: {install('track')}")
+    if text and url:
+        raise BadInput(f"--track {text}: has no meaning with results at a URL: event files are written beside results")
+    return text
 
 
 def stale(text: str) -> str:

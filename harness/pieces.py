@@ -208,10 +208,11 @@ def _nobody(line: str, share: float) -> None:
 def _session(order: Order, tell: Tell) -> Iterator[Any]:
     from harness.session import Session
     from harness.storage import opened
+    from harness.track import tracking
 
     how, progress = order.execution, _Telling(tell)
     with opened(how.url, how.results, progress.say) as (folder, storage):
-        yield Session(folder, progress, storage=storage)
+        yield Session(folder, progress, storage=storage, tracking=tracking(how.track, progress.say))
 
 
 @contextmanager

@@ -67,6 +67,7 @@ def run(
     silence: Annotated[str, typer.Option(metavar="TIME", help="after which another worker counts as gone; 2m")] = "",
     stop_after: Annotated[str, typer.Option(metavar="TIME", help="save and stop then; 3h50m, 90s")] = "",
     resume: Annotated[bool, typer.Option("--resume/--fresh", help="continue and skip, or delete and redo")] = True,
+    track: Annotated[str, typer.Option(help="tensorboard|wandb: logs there, too; files go to RESULTS/track")] = "",
     stale: Annotated[str, typer.Option(help="reuse|redo what code made that has changed since; default: refuse")] = "",
     adopt: Annotated[list[str] | None, typer.Option(help="an artefact's folder to use; may be repeated")] = None,
     plan: Annotated[str, typer.Option(help="a file that --save-plan wrote; options come on top of it")] = "",
@@ -105,6 +106,7 @@ def run(
             options.seconds("stop_after", stop_after),
             options.silence(silence),
             url,
+            options.track(track, url),
         )
         options.check_elsewhere(given, on, url)
         if execution.shard and execution.fresh:

@@ -15,6 +15,7 @@ from harness.plan import Lane
 from harness.progress import Progress
 from harness.record import now
 from harness.storage import LocalStorage, Storage
+from harness.track import Tracking
 from tasks.core import Dataset, RewardTransform
 
 _FAILED = "failed"  # a file in a lane's folder: when, and of what
@@ -31,6 +32,8 @@ class Session:
     """Lanes that failed in this session, by fingerprint, and why."""
     storage: Storage = field(default_factory=LocalStorage)
     """Where results stay."""
+    tracking: Tracking = field(default_factory=Tracking)
+    """Who is told of what runs log."""
     lost: bool = False
     """Whether some of the work is another process's by now, so that nothing may be saved any more."""
     shared: dict[Any, Any] = field(default_factory=dict)

@@ -222,7 +222,7 @@ class Training(ProgramWork):
                 self.own[place].append(rows)
             for cohort, attempt in self.watching(self.live[place]) if rows else ():
                 with cohort.failing_one(attempt):
-                    attempt.train.append(rows)
+                    attempt.learned(rows)
 
     def _save(self, state: State, seconds: dict[str, float], *, finished: bool = False) -> None:
         """Saves what to resume from, and the seconds since the last time, which start anew."""
