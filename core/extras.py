@@ -7,7 +7,7 @@ from pathlib import Path
 EXTRAS = {"torch": "rlhf", "transformers": "rlhf", "tokenizers": "rlhf", "peft": "rlhf", "accelerate": "rlhf",
           "datasets": "rlhf", "huggingface_hub": "rlhf", "trl": "trl",
           "stable_baselines3": "collect", "ray": "ray", "s3fs": "s3", "gcsfs": "gs",
-          "tensorboardX": "track", "wandb": "track"}  # fmt: skip
+          "tensorboardX": "track", "wandb": "track", "imageio_ffmpeg": "video"}  # fmt: skip
 """What is imported -> the extra that brings it."""
 SCHEMES = {"s3": "s3", "gs": "gs"}
 """How a URL of a folder may begin -> the extra that brings what reads it."""
