@@ -19,7 +19,7 @@ import pandas as pd
 
 from analysis.choices import Choice, united
 from analysis.output import short
-from analysis.published import METHODS, canonical, protocol_of, tasks_of
+from analysis.published import ONLINE, canonical, ours_of, protocol_of, tasks_of
 from analysis.query import Query, asked_for, asks
 from analysis.records.load import Records
 from analysis.records.runs import PROTOCOLS, Run
@@ -119,12 +119,12 @@ def _under(records: Records, rows: pd.DataFrame, parts: Sequence[tuple[pd.DataFr
 
 def _compare(records: Records, published: pd.DataFrame, terms: Terms) -> tuple[pd.DataFrame, list[str]]:
     records, notes = _as_published(records, published, terms.protocols)
-    cells = measured(records, terms)
+    cells = measured(records, terms) | measured_online(records, published, terms)
     notes += [f"{'/'.join(key)}: {cell.remark}" for key, cell in cells.items() if cell.remark]
     rows = []
     unused = set(cells)
     for row in published.to_dict("records"):
-        ours = METHODS.get(row["method"]) or (row["method"].lower(),)
+        ours = ours_of(row["method"]) or (row["method"].lower(),)
         tasks = tasks_of(row)
         present = [name for name in ours if any((row["suite"], task, name) in cells for task in tasks)]
         unused -= {(row["suite"], task, name) for task in tasks for name in ours}
@@ -154,10 +154,11 @@ def unpublished(records: Records, published: pd.DataFrame, terms: Terms) -> pd.D
 
 def _unpublished(records: Records, published: pd.DataFrame, terms: Terms) -> pd.DataFrame:
     records, _ = _as_published(records, published, terms.protocols)
-    cells = measured(records, terms)
+    offline_cells, online_cells = measured(records, terms), measured_online(records, published, terms)
     found = []
     for _, rows in published.groupby("table", sort=False):
-        theirs = {name for method in rows["method"].unique() for name in METHODS.get(method, (method.lower(),))}
+        cells = online_cells if _goes_online(rows) else offline_cells
+        theirs = {name for method in rows["method"].unique() for name in ours_of(method)}
         places = rows.drop_duplicates(["suite", "environment", "task"]).to_dict("records")
         here = {(row["suite"], task) for row in places for task in tasks_of(row)}
         labels: dict[str, set[str]] = defaultdict(set)
@@ -200,6 +201,22 @@ def measured(records: Records, terms: Terms) -> dict[Key, Cell]:
     for run, rows in records.each():
         found[run.suite, canonical(run.task), run.method + run.mark].append((run, rows))
     return {key: _published(several, terms) for key, several in found.items()}
+
+
+def measured_online(records: Records, published: pd.DataFrame, terms: Terms) -> dict[Key, Cell]:
+    """The same of runs that went on online, by "fql online", what counts being of that phase; none where print has no
+    such numbers."""
+    if not _goes_online(published):
+        return {}
+    found: dict[Key, list[tuple[Run, pd.DataFrame]]] = defaultdict(list)
+    for run, rows in records.each():
+        if run.online:
+            found[run.suite, canonical(run.task), run.stem + run.mark].append((run, rows))
+    return {key: _named(several, terms) for key, several in found.items()}
+
+
+def _goes_online(published: pd.DataFrame) -> bool:
+    return bool(published["method"].str.endswith(ONLINE).any())
 
 
 def measured_by_name(records: Records, names: Sequence[str], terms: Terms) -> dict[Key, Cell]:

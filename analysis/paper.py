@@ -19,7 +19,7 @@ from analysis.latex import NONE, Cell, Line, Sheet, rounded, source
 from analysis.layout import fits, joined, listed, wrapped
 from analysis.output import below, short, write_csv
 from analysis.output import markdown as plain
-from analysis.published import METHODS, TITLES
+from analysis.published import TITLES, ours_of
 from analysis.statistics.design import design, sentences
 from core.files import write_text
 
@@ -260,7 +260,7 @@ def _place(row: Row) -> str:
 
 def _method(row: Row) -> str:
     """The paper's name; with ours where it is not the first that the paper's may mean."""
-    first = (METHODS.get(row["published_method"]) or (row["method"],))[0]
+    first = (ours_of(row["published_method"]) or (row["method"],))[0]
     return str(row["published_method"]) + ("" if row["method"] == first else f" ({row['method']})")
 
 

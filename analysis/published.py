@@ -36,6 +36,7 @@ TITLES = {
     "table1": "D4RL, normalised score", "table2": "OGBench by environment, success in percent (mean of five tasks)",
     "table3": "Language, win rate in percent", "table7": "OGBench by task, success in percent",
     "qam": "OGBench by task under QAM's protocol after 1M offline steps, success in percent",
+    "qam_online": "OGBench by task under QAM's protocol after 500K online steps, success in percent",
 }  # fmt: skip
 
 # The paper's name -> ours (none of some), in the order to show. Which variant made VGF's columns is open (facts/vgf.md,
@@ -45,7 +46,7 @@ METHODS = {
     "VGF": ("vgf", "avgf"), "TD3+BC": ("td3bc",), "IVR": ("ivr",), "Diffusion-QL": ("diffusion_ql",),
     "SfBC": ("sfbc",), "SFT": ("sft",), "PPO": ("ppo",), "DPO": ("dpo",), "BoN": ("best_of_n",), "QAM": ("qam",),
     "QAM-F": ("qam_f",), "QAM-E": ("qam_e",), "IFQL": ("ifql",), "DSRL": ("dsrl",), "FEdit": ("fedit",),
-    "QSM": ("qsm",), "DAC": ("dac",), **dict.fromkeys(("BAM", "CGQL", "CGQL-M", "CGQL-L", "FAWAC"), ()),
+    "QSM": ("qsm",), "DAC": ("dac",), **dict.fromkeys(("BAM", "CGQL", "CGQL-M", "CGQL-L", "FAWAC", "RLPD"), ()),
 }  # fmt: skip
 
 # The paper's OGBench environment -> its dataset; task 1 to 5 of `<dataset>-singletask-task<i>-v0` are its five tasks.
@@ -59,6 +60,16 @@ DATASETS = {
 
 # What `<dataset>-singletask-v0`, without a number, is: OGBench's default task, by what the dataset's name begins with.
 DEFAULTS = {"antmaze": 1, "humanoidmaze": 1, "antsoccer": 4, "cube": 2, "scene": 2, "puzzle": 4}
+
+
+ONLINE = " online"
+"""What ends the name of a method in print that went on online, as in the labels of ours."""
+
+
+def ours_of(method: str) -> tuple[str, ...]:
+    """The names of ours behind one of print: "FQL online" -> ("fql online",). None of what we do not have."""
+    stem = method.removesuffix(ONLINE)
+    return tuple(name + ONLINE * (stem != method) for name in METHODS.get(stem, (stem.lower(),)))
 
 
 def canonical(task: str) -> str:

@@ -14,7 +14,7 @@ import pytest
 from analysis import tables
 from analysis.compare import DIFFERS, OPEN, REPRODUCED, Terms, compare, overall
 from analysis.latex import TEXT_WIDTH
-from analysis.published import FOLDER, METHODS, canonical, environments, read
+from analysis.published import FOLDER, METHODS, ONLINE, canonical, environments, read
 from analysis.records.files import RecordError
 from analysis.records.load import load
 from analysis.select import Endpoint, Rule
@@ -61,7 +61,7 @@ def cell(root: Path, published: pd.DataFrame, method: str, terms: Terms | None =
 def test_print_agrees_with_itself(published: pd.DataFrame) -> None:
     """Table 2 is the mean of Table 7's tasks up to rounding: half a unit of the five tasks' mean, half of its own."""
     assert published.groupby("table").size().to_dict() == {"table1": 105, "table2": 63, "table3": 10, "table7": 315,
-                                                            "qam": 800}  # fmt: skip
+                                                            "qam": 800, "qam_online": 850}  # fmt: skip
     printed = {"QAM-E": 46, "QAM-F": 45, "QAM": 44, "QSM": 42, "ReBRAC": 40, "DSRL": 38, "FQL": 36, "IFQL": 34,
                "FBRAC": 11}  # fmt: skip  # in the chart of its README
     qam = published[published["table"] == "qam"].groupby("method")["mean"].mean()
@@ -72,9 +72,26 @@ def test_print_agrees_with_itself(published: pd.DataFrame) -> None:
     known = environments(published[published["table"] == "table2"])
     table7 = published[published["table"] == "table7"]
     assert known == dict(zip(table7["task"], table7["environment"], strict=True))  # the five tasks of each environment
-    assert set(published["method"]) == set(METHODS)
+    assert set(published["method"].str.removesuffix(ONLINE)) == set(METHODS)
+    assert (published["method"].str.endswith(ONLINE) == (published["table"] == "qam_online")).all()
     assert published.set_index(["task", "method"]).loc[("antmaze-umaze-v2", "FQL"), "unit"] == 1
     assert published["source"].str.len().min() > 0 and published["endpoint"].str.len().min() > 0
+
+
+def test_online_ends_stand_beside_runs_that_went_on_online(tmp_path: Path) -> None:
+    """A run that goes on from 40 to 90 online: its offline end belongs to one table, its online end to the other."""
+    task = CUBE.replace("single-play", "double-play")
+    run = {"suite": "ogbench", "task": task, "protocol": "qam", **SIZE}
+    write_run(tmp_path, "fql", **run, effect=lambda progress, setting: 40.0)
+    later = {"fingerprint": "0" * 12, "effect": lambda progress, setting: 40.0 + 50.0 * (progress > 0.5), "offline": 1}
+    write_run(tmp_path, "fql", **run, **later)
+    published, _ = read()
+    found, _ = compare(load(tmp_path), published[published["table"].isin(["qam", "qam_online"])], Terms())
+    cells = found[found["task"] == task].set_index(["table", "published_method"])
+    assert cells.loc[("qam_online", "FQL online"), "measured"] == pytest.approx(90, abs=2)
+    assert cells.loc[("qam_online", "FQL online"), "method"] == "fql online"
+    assert cells.loc[("qam_online", "FQL online"), "published"] == 99.7
+    assert cells.loc[("qam_online", "QAM online"), "runs"] == 0
 
 
 def test_default_tasks_are_their_numbers() -> None:
@@ -181,7 +198,9 @@ def test_published_numbers_alone(tmp_path: Path) -> None:
     assert result.exit_code == 0 and "no runs under" in result.stdout and "315 without a run" in result.stdout
     names = {path.name for path in (tmp_path / "tables" / "paper").iterdir()}
     assert names == {
-        f"{i}.{kind}" for i in ("table1", "table2", "table3", "table7", "qam") for kind in ("md", "csv", "tex")
+        f"{i}.{kind}"
+        for i in ("table1", "table2", "table3", "table7", "qam", "qam_online")
+        for kind in ("md", "csv", "tex")
     }
     assert "60 ± 1" in (tmp_path / "tables" / "paper" / "table2.md").read_text()
 
@@ -189,7 +208,7 @@ def test_published_numbers_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["--paper", "table9"], "there are qam, table1, table2, table3, table7 and all"),
+        (["--paper", "table9"], "there are qam, qam_online, table1, table2, table3, table7 and all"),
         (["--paper", "all", "--endpoint", "best"], "'best'"),
         (["--paper", "all", "--select", "max"], "'max'"),
         (["--paper", "all", "--margin", "0"], "--margin 0"),

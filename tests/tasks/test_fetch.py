@@ -354,3 +354,20 @@ def test_the_manifest_holds_what_is_here(tmp_path, monkeypatch):
     assert sources.read(tmp_path / "again.csv").keys() == {"scene-play-v0.npz"}
     refused = command(fetch.app, "toy", "--manifest")
     assert refused.exit_code == 2 and "no files that are downloaded" in refused.stderr
+
+
+def test_validation_files_are_fetched_when_asked_for(host, tmp_path, monkeypatch):
+    """Beside the training file; once, and by no other command."""
+    name = "cube-single-play-v0"
+    monkeypatch.setenv("OGBENCH_DATA_DIR", str(tmp_path))
+    monkeypatch.setitem(ogbench.SOURCES, f"{name}-val.npz", source(host, task=name, file=f"{name}-val.npz"))
+    (tmp_path / f"{name}.npz").write_bytes(host.content)
+    words = (fetch.app, "ogbench", "--tasks", f"{name.removesuffix('-v0')}-singletask-task*-v0")
+    assert command(*words).exit_code == 0 and not (tmp_path / f"{name}-val.npz").exists()
+    for _ in range(2):
+        done = command(*words, "--validation")
+        assert done.exit_code == 0, done.stderr
+        assert (tmp_path / f"{name}-val.npz").read_bytes() == host.content and len(host.ranges) == 1
+    assert "2 files" in done.stdout
+    refused = command(fetch.app, "d4rl", "--validation")
+    assert refused.exit_code == 2 and "--validation: suite d4rl has no files" in refused.stderr
