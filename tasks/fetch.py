@@ -92,7 +92,7 @@ def _kept_back(suite: str) -> Mapping[str, sources.Source]:
 
 
 def _validation(suite: str, path: Path | None) -> Path | None:
-    """The file of validation episodes beside that of the training ones, once it is there; generated data have theirs."""
+    """The file of validation episodes beside that of the training ones; generated data have theirs already."""
     if path is None:
         return None
     beside = path.with_name(f"{path.stem}{VALIDATION}")

@@ -360,7 +360,7 @@ def test_validation_files_are_fetched_when_asked_for(host, tmp_path, monkeypatch
     """Beside the training file; once, and by no other command."""
     name = "cube-single-play-v0"
     monkeypatch.setenv("OGBENCH_DATA_DIR", str(tmp_path))
-    monkeypatch.setitem(ogbench.SOURCES, f"{name}-val.npz", source(host, task=name, file=f"{name}-val.npz"))
+    monkeypatch.setitem(ogbench.SOURCES, f"{name}-val.npz", source(host)._replace(task=name, file=f"{name}-val.npz"))
     (tmp_path / f"{name}.npz").write_bytes(host.content)
     words = (fetch.app, "ogbench", "--tasks", f"{name.removesuffix('-v0')}-singletask-task*-v0")
     assert command(*words).exit_code == 0 and not (tmp_path / f"{name}-val.npz").exists()
