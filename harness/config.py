@@ -255,7 +255,7 @@ def _coerce(override: Override, hint: tuple[Any, ...]) -> Any:
             raise refuse("finite")
         if base is int and abs(number) > LARGEST:
             raise refuse(f"at most {LARGEST}")
-        fits = {"positive": number > 0, "not negative": number >= 0, "within [0, 1]": 0 <= number <= 1,
+        fits = {"positive": number > 0, "0 or more": number >= 0, "within [0, 1]": 0 <= number <= 1,
                 "from 1 to 100,000": 1 <= number <= 100_000, "from 0 to 100,000": 0 <= number <= 100_000}  # fmt: skip
         if limits and not fits[limits[0]]:
             raise refuse(limits[0])

@@ -12,12 +12,12 @@ from core.errors import BadInput
 
 PositiveInt = Annotated[int, "positive"]
 PositiveFloat = Annotated[float, "positive"]
-Count = Annotated[int, "not negative"]
+Count = Annotated[int, "0 or more"]
 Repeats = Annotated[int, "from 1 to 100,000"]
 """Of what is done or drawn so many times for one action: more is a slip of the keyboard."""
 Moves = Annotated[int, "from 0 to 100,000"]
 """The same where none is a choice, too."""
-Weight = Annotated[float, "not negative"]
+Weight = Annotated[float, "0 or more"]
 Fraction = Annotated[float, "within [0, 1]"]
 Order = Literal["simultaneous", "sequential"]
 """Of the parts of an update: each learns from the others as they were, or from what has been updated before it."""

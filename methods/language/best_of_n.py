@@ -12,7 +12,7 @@ from torch import Tensor
 from methods.core import BadInput, MethodConfig, PositiveInt
 from methods.inference import SAMPLES, Cost, Knob
 from methods.language.core import Context, LanguageConfig, LanguageStage
-from methods.language.method import LanguageMethod
+from methods.language.method import TEMPERATURE, LanguageMethod
 from methods.language.respond import SAMPLING, Responding, responding, rollouts, spent
 from methods.language.reward_model import reward_stage
 from methods.language.sft import sft_stage
@@ -28,6 +28,11 @@ def choices(worth: Tensor, numbers: Sequence[int]) -> Tensor:
     return torch.stack([worth[:, :n].argmax(1) for n in numbers], dim=1)
 
 
+def numbers_at(config: BestOfNConfig, temperature: float) -> tuple[int, ...]:
+    """N to evaluate; of greedy decoding, whose samples are all alike, 1."""
+    return config.test_n if temperature else (1,)
+
+
 def answer_cost(n: float) -> Cost:
     """N samples and their scores."""
     return Cost(passes=2 * n)
@@ -36,20 +41,22 @@ def answer_cost(n: float) -> Cost:
 class Choosing(Responding):
     """Scores all rollouts once, and chooses among the first n for each n."""
 
+    config: BestOfNConfig
+
     def __init__(self, context: Context, config: BestOfNConfig, prompts: int) -> None:
         super().__init__(context, config, prompts, scored=True)
-        self.numbers = config.test_n
 
-    def rows(self, number: int, chunk: slice) -> dict[str, Tensor]:
-        most = max(self.numbers)
-        responses = self.sampled(chunk, most)
+    def answers(self, temperature: float, chunk: slice) -> dict[str, Tensor]:
+        numbers = numbers_at(self.config, temperature)
+        most = max(numbers)
+        responses = self.sampled(temperature, chunk, most)
         prompts = [tokens.prompt for tokens, _ in self.prompts[chunk]]
         proxy = self.proxies([prompt for prompt in prompts for _ in range(most)], responses)
-        best = choices(self.worth(proxy, responses).reshape(-1, most), self.numbers)
+        best = choices(self.worth(proxy, responses).reshape(-1, most), numbers)
         places = (torch.arange(len(prompts))[:, None] * most + best).flatten()
-        counts = torch.tensor(self.numbers, dtype=torch.float32).expand(best.shape)
+        counts = torch.tensor(numbers, dtype=torch.float32).expand(best.shape)
         return self.measured(chunk, [responses[i] for i in places.tolist()], proxy[places], edit_fraction=0.0,
-                             samples=counts, **spent(list(map(answer_cost, self.numbers)), len(prompts)))  # fmt: skip
+                             samples=counts, **spent(list(map(answer_cost, numbers)), len(prompts)))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -59,11 +66,10 @@ class BestOfN(LanguageMethod):
     config: BestOfNConfig
     Config: ClassVar[type[MethodConfig]] = BestOfNConfig
     name: ClassVar[str] = "best_of_n"
-    inference: ClassVar[tuple[Knob, ...]] = (SAMPLES,)
+    inference: ClassVar[tuple[Knob, ...]] = (TEMPERATURE, SAMPLES)
 
-    @property
-    def knobs(self) -> tuple[Mapping[str, float], ...]:
-        return tuple({"N": n} for n in self.config.test_n)
+    def own_knobs(self, temperature: float) -> tuple[Mapping[str, float], ...]:
+        return tuple({"N": n} for n in numbers_at(self.config, temperature))
 
     def cost(self, knobs: Mapping[str, float]) -> Cost:
         return answer_cost(knobs["N"])

@@ -123,7 +123,7 @@ class LanguageConfig(MethodConfig):
     reward_learning_rate: PositiveFloat = 1e-3
     measure_proxy: bool = True  # whether responses of methods that need no reward model are scored by it all the same
     rollouts: PositiveInt = 64  # samples of the SFT model a prompt, which SFT, best-of-N and VGF share
-    temperature: PositiveFloat = 1.0  # of sampling, for every method alike
+    test_temperatures: tuple[Weight, ...] = (1.0,)  # T of sampling; 0: greedy; in a column of its own where several
     missing_eos_penalty: Weight = 1.0  # off the reward of a response that was cut off, when choosing (PPO: N+ detail)
     prompt_split: str = "test"
     respond_batch: PositiveInt = 25  # prompts at a time

@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from methods.core import Method, MethodConfig
-from methods.inference import Cost
+from methods.inference import Cost, Knob
 from methods.language.core import ONE_SAMPLE, LanguageConfig, LanguageStage
 from methods.language.respond import judging
+
+TEMPERATURE = Knob("T", "temperature of sampling")
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,7 @@ class LanguageMethod(Method):
     config: Any
     spec: Any
     Config: ClassVar[type[MethodConfig]] = LanguageConfig
+    inference: ClassVar[tuple[Knob, ...]] = (TEMPERATURE,)
 
     @property
     def fields(self) -> frozenset[str]:
@@ -30,6 +33,22 @@ class LanguageMethod(Method):
 
     def online(self) -> None:
         return None  # nothing acts in an environment
+
+    def own_knobs(self, temperature: float) -> tuple[Mapping[str, float], ...]:
+        """Test-time settings beside the temperature, at that."""
+        del temperature
+        return ({},)
+
+    @property
+    def knobs(self) -> tuple[Mapping[str, float], ...]:
+        """`own_knobs` at every temperature, which has a column where there are several."""
+        several = len(self.config.test_temperatures) > 1
+        return tuple(({TEMPERATURE.name: t} if several else {}) | dict(one)
+                     for t in self.config.test_temperatures for one in self.own_knobs(t))  # fmt: skip
+
+    def temperature(self, knobs: Mapping[str, float]) -> float:
+        """That of a setting of `knobs`."""
+        return knobs.get(TEMPERATURE.name, self.config.test_temperatures[0])
 
     def settings(self, *names: str) -> dict[str, Any]:
         """Those settings, for a stage's `config`."""

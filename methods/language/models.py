@@ -233,6 +233,7 @@ def sample(
     Args:
       generator: on the CPU; draws do not depend on where the model computes.
       banned: tokens never drawn, nor is any of id >= `tokens` (surplus rows of the embeddings).
+      temperature: 0: the likeliest token each time, without a draw.
     """
     device = next(model.parameters()).device
     width = max(map(len, prompts))
@@ -250,10 +251,13 @@ def sample(
     for t in range(longest):
         out = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=past, use_cache=True,
                     logits_to_keep=1)  # fmt: skip
-        past, logits = out.past_key_values, out.logits[:, -1].float().cpu() / temperature
+        past, logits = out.past_key_values, out.logits[:, -1].float().cpu() / (temperature or 1.0)
         forbid(logits, tokens, banned)
-        noise = torch.empty_like(logits).exponential_(generator=generator)
-        token = (logits.softmax(-1) / noise).argmax(-1)  # exponential races: a draw from the softmax
+        if temperature:
+            noise = torch.empty_like(logits).exponential_(generator=generator)
+            token = (logits.softmax(-1) / noise).argmax(-1)  # exponential races: a draw from the softmax
+        else:
+            token = logits.argmax(-1)
         drawn[:, t] = torch.where(alive, token, pad)
         ended = alive & (token == eos)
         lengths[ended] = t + 1

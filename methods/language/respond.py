@@ -78,29 +78,44 @@ def unpacked(ids: Tensor, lengths: Tensor) -> Responses:
     return [row[:length] for row, length in zip(flat, lengths.flatten().tolist(), strict=True)]
 
 
+def drawn(number: int, temperature: float) -> int:
+    """How many of so many samples differ: of greedy decoding one."""
+    return number if temperature else 1
+
+
 class Rollouts(Chunked):
-    """Samples of a model."""
+    """Samples of a model: at each temperature `drawn` of them, one temperature after the other."""
 
     def __init__(self, context: Context, config: LanguageConfig, prompts: int, policy: str, number: int) -> None:
         super().__init__(context, config, prompts, "rollouts")
         self.model, self.policy, self.number = causal(context, policy), policy, number
 
     def rows(self, number: int, chunk: slice) -> dict[str, Tensor]:
-        texts = self.context.texts
-        repeated = [tokens.prompt for tokens, _ in self.prompts[chunk] for _ in range(self.number)]
+        found = [self._at(temperature, number, chunk) for temperature in self.config.test_temperatures]
+        return {name: torch.cat([rows[name] for rows in found], dim=1) for name in found[0]}
+
+    def _at(self, temperature: float, number: int, chunk: slice) -> dict[str, Tensor]:
+        """At all temperatures from the same noise, so that what differs is theirs."""
+        texts, each = self.context.texts, drawn(self.number, temperature)
+        repeated = [tokens.prompt for tokens, _ in self.prompts[chunk] for _ in range(each)]
         generator = torch.Generator().manual_seed(derived_seed(self.context.seed, "rollouts", number))
         found = sample(self.model, repeated, texts.max_response, generator, eos=texts.eos, pad=texts.pad,
-                       banned=texts.banned, tokens=texts.size, temperature=self.config.temperature)  # fmt: skip
+                       banned=texts.banned, tokens=texts.size, temperature=temperature)  # fmt: skip
         ids, lengths = packed(found, texts.max_response, texts.pad)
-        return {"ids": ids.reshape(-1, self.number, texts.max_response), "lengths": lengths.reshape(-1, self.number)}
+        return {"ids": ids.reshape(-1, each, texts.max_response), "lengths": lengths.reshape(-1, each)}
 
 
-SAMPLING = ("temperature", "prompt_split", "respond_batch", "dtype")
+SAMPLING = ("test_temperatures", "prompt_split", "respond_batch", "dtype")
+
+
+def samples_of(config: LanguageConfig, policy: str) -> int:
+    """Rollouts a prompt of a model at each temperature."""
+    return config.rollouts if policy == "sft" else 1
 
 
 def rollouts(config: LanguageConfig, prompts: int, policy: str = "sft") -> LanguageStage:
     """Samples of the SFT model, `rollouts` a prompt, or one a prompt of the part `policy`."""
-    number = config.rollouts if policy == "sft" else 1
+    number = samples_of(config, policy)
     kept = {name: getattr(config, name) for name in SAMPLING} | {"prompts": prompts, "number": number}
 
     def begin(context: Context) -> Job:
@@ -111,17 +126,32 @@ def rollouts(config: LanguageConfig, prompts: int, policy: str = "sft") -> Langu
 
 
 class Responding(Chunked):
-    """What a method answers; subclasses bring `rows` and end it with `measured`."""
+    """What a method answers; subclasses bring `answers` and end it with `measured`."""
 
-    def __init__(self, context: Context, config: LanguageConfig, prompts: int, *, scored: bool) -> None:
+    def __init__(
+        self, context: Context, config: LanguageConfig, prompts: int, *, scored: bool, samples: int | None = None
+    ) -> None:
+        """`samples`: a prompt's rollouts at a temperature; `config.rollouts` if unset."""
         super().__init__(context, config, prompts, "responses")
+        sizes = [drawn(samples or config.rollouts, temperature) for temperature in config.test_temperatures]
+        self.places = {t: sum(sizes[:i]) for i, t in enumerate(config.test_temperatures)}
         self.sft = causal(context, "sft")
         self.reward: RewardModel | None = reward(context) if scored else None
         self.rollouts = context.part("rollouts").tensors
 
-    def sampled(self, chunk: slice, number: int) -> Responses:
-        """The first `number` rollouts of every prompt of the chunk, prompt by prompt."""
-        return unpacked(self.rollouts["ids"][chunk, :number], self.rollouts["lengths"][chunk, :number])
+    def answers(self, temperature: float, chunk: slice) -> dict[str, Tensor]:
+        """The chunk's rows of "responses" at all settings beside the temperature, from samples drawn at that."""
+        raise NotImplementedError
+
+    def rows(self, number: int, chunk: slice) -> dict[str, Tensor]:
+        del number
+        found = [self.answers(temperature, chunk) for temperature in self.config.test_temperatures]
+        return {name: torch.cat([rows[name] for rows in found], dim=1) for name in found[0]}
+
+    def sampled(self, temperature: float, chunk: slice, number: int) -> Responses:
+        """The first `number` rollouts at a temperature of every prompt of the chunk, prompt by prompt."""
+        there = slice(self.places[temperature], self.places[temperature] + number)
+        return unpacked(self.rollouts["ids"][chunk, there], self.rollouts["lengths"][chunk, there])
 
     def proxies(self, prompts: Sequence[Any], responses: Sequence[Sequence[int]]) -> Tensor:
         """Normalised scores `[b]` of the reward model; NaN without one."""
@@ -190,14 +220,16 @@ class First(Responding):
     divergence."""
 
     def __init__(self, context: Context, config: LanguageConfig, prompts: int, policy: str) -> None:
-        super().__init__(context, config, prompts, scored=config.measure_proxy)
+        super().__init__(context, config, prompts, scored=config.measure_proxy, samples=samples_of(config, policy))
         self.policy = causal(context, policy) if policy != "sft" else None
 
-    def rows(self, number: int, chunk: slice) -> dict[str, Tensor]:
-        responses, prompts = self.sampled(chunk, 1), [tokens.prompt for tokens, _ in self.prompts[chunk]]
+    def answers(self, temperature: float, chunk: slice) -> dict[str, Tensor]:
+        prompts, responses = [tokens.prompt for tokens, _ in self.prompts[chunk]], self.sampled(temperature, chunk, 1)
         kl: Tensor | float = 0.0
-        if self.policy is not None:
-            common = (prompts, responses, self.context.texts.pad, self.context.device, self.config.temperature)
+        if self.policy is not None and not temperature:
+            kl = torch.nan  # what is not drawn has no likelihood
+        elif self.policy is not None:
+            common = (prompts, responses, self.context.texts.pad, self.context.device, temperature)
             kl = sequence_nll(self.sft, *common) - sequence_nll(self.policy, *common)
         changed = {"edit_fraction": 0.0} if self.policy is None else {}
         return self.measured(chunk, responses, self.proxies(prompts, responses), kl=kl, samples=1.0, **changed,

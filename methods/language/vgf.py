@@ -21,8 +21,8 @@ from methods.core import BadInput, Count, MethodConfig, PositiveFloat, PositiveI
 from methods.inference import Cost, Knob
 from methods.language.best_of_n import choices
 from methods.language.core import Context, LanguageConfig, LanguageStage
-from methods.language.method import LanguageMethod
-from methods.language.respond import SAMPLING, Responding, Responses, responding, rollouts, spent
+from methods.language.method import TEMPERATURE, LanguageMethod
+from methods.language.respond import SAMPLING, Responding, Responses, drawn, responding, rollouts, spent
 from methods.language.reward_model import reward_stage
 from methods.language.sft import sft_stage
 from methods.language.surrogates import Embedding, Frame, Simplex, Surrogate, frame
@@ -123,17 +123,17 @@ class Flowing(Responding):
         for weight in self.reward.parameters():
             weight.requires_grad_(False)  # gradients are of particles alone
 
-    def rows(self, number: int, chunk: slice) -> dict[str, Tensor]:
-        config, texts, n = self.config, self.context.texts, self.config.n_particles
+    def answers(self, temperature: float, chunk: slice) -> dict[str, Tensor]:
+        config, texts, n = self.config, self.context.texts, drawn(self.config.n_particles, temperature)
         assert self.reward is not None
-        starts = self.sampled(chunk, n)
+        starts = self.sampled(temperature, chunk, n)
         repeated = [tokens.prompt for tokens, _ in self.prompts[chunk] for _ in range(n)]
         fixed = frame(self.sft, self.reward, repeated, starts, eos=texts.eos, pad=texts.pad, banned=texts.banned,
                       tokens=texts.size, device=self.context.device)  # fmt: skip
         found = [
-            self.answer(repeated, starts, decoded, moved)
+            self.answer(n, repeated, starts, decoded, moved)
             for step_size in config.test_step_sizes
-            for decoded, moved in self.path(fixed, starts, step_size)
+            for decoded, moved in self.path(n, fixed, starts, step_size)
         ]
         best, proxy, edits, transport = zip(*found, strict=True)  # a setting each, of all prompts
         costs = [answer_cost(n, steps) for _ in config.test_step_sizes for steps in config.test_flow_steps]
@@ -143,9 +143,9 @@ class Flowing(Responding):
             transport=torch.stack(transport, 1), **spent(costs, len(best[0])),
         )  # fmt: skip
 
-    def path(self, fixed: Frame, starts: Responses, step_size: float) -> list[tuple[Responses, Tensor]]:
-        """(decoded particles, transport `[p]`) at every L_test, in the order of the settings."""
-        moving = Particles(surrogate(fixed, self.config), fixed, self.config.n_particles, flow(self.config, step_size))
+    def path(self, n: int, fixed: Frame, starts: Responses, step_size: float) -> list[tuple[Responses, Tensor]]:
+        """(decoded particles, transport `[p]`) at every L_test, in the order of the settings; `n` of a prompt."""
+        moving = Particles(surrogate(fixed, self.config), fixed, n, flow(self.config, step_size))
         lengths, found = [len(start) for start in starts], {}
         for step in range(max(self.config.test_flow_steps) + 1):
             if step:
@@ -156,10 +156,9 @@ class Flowing(Responding):
         return [found[step] for step in self.config.test_flow_steps]
 
     def answer(
-        self, prompts: Sequence[Any], starts: Responses, decoded: Responses, transport: Tensor
+        self, n: int, prompts: Sequence[Any], starts: Responses, decoded: Responses, transport: Tensor
     ) -> tuple[Responses, Tensor, Tensor, Tensor]:
         """(best response, its proxy, its fraction of changed tokens, transport) of every prompt."""
-        n = self.config.n_particles
         proxy = self.proxies(prompts, decoded)
         best = choices(self.worth(proxy, decoded).reshape(-1, n), (n,)).flatten()
         places = (torch.arange(len(best)) * n + best).tolist()
@@ -181,11 +180,12 @@ class VGF(LanguageMethod):
     Config: ClassVar[type[MethodConfig]] = VGFConfig
     name: ClassVar[str] = "vgf"
     inference: ClassVar[tuple[Knob, ...]] = (
-        Knob("L_test", "flow steps at test time", "steps", path=True), Knob("eps", "step size at test time"),
+        TEMPERATURE, Knob("L_test", "flow steps at test time", "steps", path=True),
+        Knob("eps", "step size at test time"),
     )  # fmt: skip
 
-    @property
-    def knobs(self) -> tuple[Mapping[str, float], ...]:
+    def own_knobs(self, temperature: float) -> tuple[Mapping[str, float], ...]:
+        del temperature
         several = len(self.config.test_step_sizes) > 1
         return tuple(
             {"L_test": steps} | ({"eps": size} if several else {})
@@ -194,7 +194,7 @@ class VGF(LanguageMethod):
         )
 
     def cost(self, knobs: Mapping[str, float]) -> Cost:
-        return answer_cost(self.config.n_particles, knobs["L_test"])
+        return answer_cost(drawn(self.config.n_particles, self.temperature(knobs)), knobs["L_test"])
 
     def stages(self) -> tuple[Any, ...]:
         if self.config.n_particles > self.config.rollouts:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import fnmatch
 import functools
+import importlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -54,6 +55,7 @@ LISTED = ("antmaze-*-navigate-v0", "humanoidmaze-*-navigate-v0", "cube-*-play-v0
 @functools.cache
 def _environments() -> Mapping[str, str]:
     """Task name, which is its dataset's -> id of its gymnasium environment."""
+    importlib.import_module("ogbench")  # registers its environments
     envs = [match[1] for one in gymnasium.registry if (match := re.fullmatch(r"([a-z]+-?\w*)-v0", one))]
     return {f"{env}-{kind}-v0": f"{env}-v0" for pattern, kinds in KINDS.items() for env in envs
             if re.fullmatch(pattern, env) for kind in kinds}  # fmt: skip

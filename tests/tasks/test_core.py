@@ -1,11 +1,15 @@
-"""Columns that a dataset derives from its transitions."""
+"""Columns that a dataset derives from its transitions; suites that stand by themselves."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
+import tasks
 from tasks.core import Dataset, Provenance, RewardTransform
 
 
@@ -47,3 +51,12 @@ def test_transforms_are_undone_and_follow_each_other() -> None:
     made = replace(dataset(), reward=own, transitions={"rewards": own(rewards)})
     np.testing.assert_array_equal(made.rewards(RewardTransform(4.0, -2.0)), 4.0 * rewards - 2.0)
     assert made.rewards(RewardTransform()).dtype == np.float32
+
+
+@pytest.mark.parametrize("suite", tasks.SUITES)
+def test_a_suite_knows_its_tasks_by_itself(suite: str) -> None:
+    """In a process that has imported no other suite: what registers environments is its own to import."""
+    code = f"import tasks; print(len(tasks.suite({suite!r}).names()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 0

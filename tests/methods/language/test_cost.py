@@ -24,6 +24,7 @@ PROMPTS = len(EXAMPLES)
         ("sft", {}, {}, Cost(1), 1), ("dpo", {}, {}, Cost(1), 1), ("ppo", {}, {}, Cost(1), 1),
         ("best_of_n", {}, {"N": 40}, Cost(40 + 40), 80),
         ("vgf", {}, {"L_test": 0}, Cost(5 + 5), 10),
+        ("vgf", {"test_temperatures": (0.0, 1.0)}, {"T": 0, "L_test": 2}, Cost(1 + 1 + 1 + 2, 2), 5 + 2 * 2),
         ("vgf", {"n_particles": 3}, {"L_test": 4, "eps": 0.3}, Cost(3 + 3 + 3 * 4 + 3, 12), 3 * (2 + 1 + 3 * 4)),
     ],
 )  # fmt: skip
@@ -37,7 +38,8 @@ def test_costs_by_hand(name: str, settings: Any, knobs: Any, cost: Cost, compute
 @pytest.mark.parametrize("name", methods.LANGUAGE)
 def test_every_knob_is_declared(name: str) -> None:
     cls = methods.get(name, "language")
-    method = cls(cls.Config(**({"test_step_sizes": (0.3, 1.0)} if name == "vgf" else {})), None)
+    several: dict[str, Any] = {"test_step_sizes": (0.3, 1.0)} if name == "vgf" else {}
+    method = cls(cls.Config(test_temperatures=(0.0, 1.0), **several), None)
     assert {knob.name for knob in method.inference} == set(method.knobs[0])
     assert all(knob.label and knob.unit for knob in method.inference)
 
