@@ -223,6 +223,15 @@ def token_logprobs(model: Any, batch: Batch, temperature: float = 1.0) -> Tensor
     return nn.functional.pad(torch.cat(found), (first, 0)) * batch.response_mask
 
 
+def draw(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """A token `[b]` of each row's softmax, by one uniform number a row: the first whose summed chance exceeds it. Noise
+    for every word of a vocabulary takes longer than a small model's pass. Summed in double precision, as a
+    vocabulary's rounding adds up; what has no chance is never drawn."""
+    chances = logits.softmax(-1).double().cumsum(-1)
+    uniform = torch.rand(len(chances), 1, generator=generator, dtype=torch.float64)
+    return torch.searchsorted(chances, uniform * chances[:, -1:], right=True)[:, 0]
+
+
 @torch.no_grad()
 def sample(
     model: Any, prompts: Sequence[Sequence[int]], longest: int, generator: torch.Generator, *,
@@ -253,11 +262,7 @@ def sample(
                     logits_to_keep=1)  # fmt: skip
         past, logits = out.past_key_values, out.logits[:, -1].float().cpu() / (temperature or 1.0)
         forbid(logits, tokens, banned)
-        if temperature:
-            noise = torch.empty_like(logits).exponential_(generator=generator)
-            token = (logits.softmax(-1) / noise).argmax(-1)  # exponential races: a draw from the softmax
-        else:
-            token = logits.argmax(-1)
+        token = draw(logits, generator) if temperature else logits.argmax(-1)
         drawn[:, t] = torch.where(alive, token, pad)
         ended = alive & (token == eos)
         lengths[ended] = t + 1

@@ -121,8 +121,9 @@ def rollouts(config: LanguageConfig, prompts: int, policy: str = "sft") -> Langu
     def begin(context: Context) -> Job:
         return Rollouts(context, config, prompts, policy, number)
 
-    return LanguageStage("rollouts", frozenset({"rollouts"}), 0, f"samples of {policy}", kept, begin,
-                         config.respond_batch, reads=frozenset({policy}))  # fmt: skip
+    rule = f"samples of {policy}, a uniform number a token"
+    return LanguageStage("rollouts", frozenset({"rollouts"}), 0, rule, kept, begin, config.respond_batch,
+                         reads=frozenset({policy}))  # fmt: skip
 
 
 class Responding(Chunked):

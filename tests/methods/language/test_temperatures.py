@@ -12,7 +12,7 @@ import torch
 import methods
 from methods.language.best_of_n import BestOfN, BestOfNConfig, Choosing
 from methods.language.core import LanguageConfig
-from methods.language.models import causal, sample
+from methods.language.models import causal, draw, sample
 from methods.language.respond import First, Rollouts, unpacked
 from methods.language.vgf import VGF, Flowing, VGFConfig
 from tests.methods.language.common import EXAMPLES, SMALL, Bench
@@ -128,3 +128,21 @@ def test_the_likelihood_ratio_of_a_policy_is_of_what_is_drawn() -> None:
     found = answered(First(bench.context, config, PROMPTS, "policy"), bench)
     assert torch.isnan(found["kl"][:, 0]).all()
     np.testing.assert_allclose(found["kl"][:, 1], 0.0, atol=1e-5)  # the policy is SFT itself
+
+
+def test_draws_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chances 0, .25, .5, .25: summed 0, .25, .75, 1. A number that a sum equals belongs to the next token."""
+    logits = torch.tensor([0.0, 0.25, 0.5, 0.25]).log().expand(6, -1)
+    numbers = torch.tensor([[0.0], [0.2499], [0.25], [0.7499], [0.75], [1 - 1e-12]], dtype=torch.float64)
+    monkeypatch.setattr(torch, "rand", lambda *size, **more: numbers)
+    assert draw(logits, torch.Generator()).tolist() == [1, 1, 2, 2, 3, 3]
+
+
+def test_a_large_vocabulary_is_drawn_from_to_its_last_token() -> None:
+    """50,000 tokens of equal chance: draws are spread evenly, the last ones among them, the forbidden ones not."""
+    logits = torch.zeros(2000, 50_000)
+    logits[:, ::2] = -torch.inf
+    found = draw(logits, torch.Generator().manual_seed(0))
+    assert (found % 2 == 1).all()
+    counts = torch.histc(found.double(), bins=10, min=0, max=50_000)
+    assert float(((counts - 200.0) ** 2 / 200.0).sum()) < 27.9  # chi-square of 9 degrees at 0.1%
