@@ -192,7 +192,8 @@ class PPO(LanguageMethod):
         config = self.config
         kept = self.settings(*WEIGHTS, "steps", "batch_size", "learning_rate", "epochs", "minibatches", "kl", "clip",
                              "value_weight", "gae", "train_temperature", "missing_eos_penalty")  # fmt: skip
-        stage = LanguageStage("ppo", frozenset({"policy"}), config.steps, "PPO on the reward model, a uniform number a token", kept,
+        rule = "PPO on the reward model, a uniform number a token"
+        stage = LanguageStage("ppo", frozenset({"policy"}), config.steps, rule, kept,
                               lambda context: PPOJob(context, config), config.batch_size,
                               reads=frozenset({"sft", "reward"}))  # fmt: skip
         return sft_stage(config), reward_stage(config), stage
