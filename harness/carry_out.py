@@ -49,6 +49,7 @@ def carry_out(
         session = Session(
             execution.results, progress, storage=storage, tracking=tracking(execution.track, progress.say)
         )
+        held.callback(session.tracking.close)
         session.stop.after(execution.stop_after)
         claims = _claims(execution, session, held)
         storage.heed(session.stop, lambda: session.lost, claims.sure)

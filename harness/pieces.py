@@ -212,7 +212,11 @@ def _session(order: Order, tell: Tell) -> Iterator[Any]:
 
     how, progress = order.execution, _Telling(tell)
     with opened(how.url, how.results, progress.say) as (folder, storage):
-        yield Session(folder, progress, storage=storage, tracking=tracking(how.track, progress.say))
+        told = tracking(how.track, progress.say)
+        try:
+            yield Session(folder, progress, storage=storage, tracking=told)
+        finally:
+            told.close()
 
 
 @contextmanager

@@ -48,6 +48,7 @@ class Tracking:
 
     def __init__(self, tracker: Tracker | None = None, say: Callable[[str], None] = lambda line: None) -> None:
         self.tracker, self._say = tracker, say
+        self._open: set[Watch] = set()
 
     def begin(self, results: Path, folder: Path, about: Mapping[str, Any], knobs: Sequence[str]) -> Watch:
         """A seed's experiment, with what its tables hold already. Raises: BadInput: a table is damaged."""
@@ -57,11 +58,20 @@ class Tracking:
             place = Path(results / FOLDER) / type(self.tracker).__name__.lower() / folder.relative_to(results / "runs")
             with self.guarded():
                 watch.experiment, done = self.tracker.begin(place, about)
+                self._open.add(watch)
                 for name, table in tables:
                     rows = [dict(zip(table.header, row, strict=True)) for row in table.rows] if table else []
                     later = [row for row in rows if int(row["step"]) > done]
                     watch.learned(later) if name == "train" else watch.evaluated(later)
         return watch
+
+    def close(self) -> None:
+        """Ends what is still told of, as a session ends that leaves seeds to another."""
+        for watch in list(self._open):
+            watch.end("left")
+
+    def ended(self, watch: Watch) -> None:
+        self._open.discard(watch)
 
     def guarded(self) -> contextlib.AbstractContextManager[None]:
         return _Guard(self)
@@ -110,6 +120,7 @@ class Watch:
 
     def end(self, status: str) -> None:
         experiment, self.experiment = self._now(), None
+        self._of.ended(self)
         if experiment:
             with self._of.guarded():
                 experiment.end(status)

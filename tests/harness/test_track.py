@@ -138,3 +138,41 @@ def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert b"evaluate/score/L_test_2" in content and b"train/" in content and b"test_flow_steps" in content
     (last,) = tmp_path.glob("results/track/wandb/**/last_step")
     assert track.last_step(last) == 40
+
+
+class Counting:
+    """A tracker that counts experiments which were begun and not ended."""
+
+    begun = 0
+    ended: list[str] = []  # noqa: RUF012
+
+    def begin(self, folder: Path, about: Any) -> Any:
+        Counting.begun += 1
+        return self, -1
+
+    def log(self, step: int, values: Any) -> None:
+        pass
+
+    def end(self, status: str) -> None:
+        Counting.ended.append(status)
+
+
+def test_what_was_begun_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a run that is stopped, too: its seeds are ended once each, whatever became of them."""
+    monkeypatch.setattr(track, "TensorBoard", Counting)
+    words = [*SMALL, "--results", str(tmp_path), "--track", "tensorboard"]
+    assert invoke(*words, "--stop-after", "1s").exit_code == 130
+    assert Counting.begun == len(Counting.ended)
+    assert invoke(*words).exit_code == 0
+    assert Counting.begun == len(Counting.ended) and Counting.ended[-2:] == ["finished", "finished"]
+
+
+def test_a_session_that_leaves_seeds_to_another_closes_its_experiments(tmp_path: Path) -> None:
+    tracking, before = track.Tracking(Counting()), len(Counting.ended)  # type: ignore[arg-type]
+    folder = tmp_path / "runs" / "toy"
+    folder.mkdir(parents=True)
+    watch = tracking.begin(tmp_path, folder, {}, [])
+    tracking.close()
+    assert Counting.ended[before:] == ["left"] and watch.experiment is None
+    tracking.close()
+    assert len(Counting.ended) == before + 1
