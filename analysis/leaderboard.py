@@ -118,7 +118,7 @@ def _page(
     root: Path, title: str, file: str, methods: Mapping[str, Mapping[str, Choice]],
     runs: Mapping[tuple[str, str], Run], out: Path, rule: Rule,
 ) -> Leaderboard:  # fmt: skip
-    means = {label: {task: one.means().dropna().to_numpy(float) for task, one in of.items()}
+    means = {label: {task: values for task, one in of.items() if len(values := one.means().dropna().to_numpy(float))}
              for label, of in methods.items()}  # fmt: skip
     rows = list[Method]()
     for i, (label, of) in enumerate(methods.items()):
@@ -129,7 +129,7 @@ def _page(
             label.removesuffix(mine[0].mark), f"method-{i + 1}", source, link[0] if link else "",
             [Record(short(task), float(means[label][task].mean()), len(means[label][task]),
                     *_record(root, runs[label, task], out), command_of(root, runs[label, task]))
-             for task in sorted(of)],
+             for task in sorted(means[label])],
         ))  # fmt: skip
     every = sorted({task for of in means.values() for task in of})
     groups: dict[str, list[str]] = {ALL: every}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -216,23 +216,23 @@ def _mp4(frames: Iterator[Frame], path: Path, fps: float) -> int:
 
 
 def _gif(frames: Iterator[Frame], path: Path, fps: float) -> int:
-    found = list(frames)
-    images = [Image.fromarray(frame.pixels).convert("P", palette=Image.Palette.ADAPTIVE) for frame in found]
-    each = round(1000 / fps)
-    times = [each * (PAUSE if frame.last else 1) for frame in found]
+    images, times = list[Image.Image](), list[int]()
+    for frame in frames:  # kept with a palette each, a third of what they were
+        images.append(Image.fromarray(frame.pixels).convert("P", palette=Image.Palette.ADAPTIVE))
+        times.append(round(1000 / fps) * (PAUSE if frame.last else 1))
     with draft(path) as target:
         images[0].save(target, save_all=True, append_images=images[1:], duration=times, loop=0)
-    return len(found)
+    return len(images)
 
 
 def _strip(frames: Iterator[Frame], path: Path, fps: float) -> int:
     del fps
-    found = list(frames)
-    rows = []
-    for number in dict.fromkeys(frame.episode for frame in found):
-        of = [frame.pixels for frame in found if frame.episode == number]
-        places = np.linspace(0, len(of) - 1, IN_A_STRIP).round().astype(int)
-        rows.append(np.concatenate([of[place] for place in places], axis=1))
+    rows, count = list[np.ndarray](), 0
+    for _, of in groupby(frames, key=lambda frame: frame.episode):
+        each = [frame.pixels for frame in of]
+        places = np.linspace(0, len(each) - 1, IN_A_STRIP).round().astype(int)
+        rows.append(np.concatenate([each[place] for place in places], axis=1))
+        count += len(each)
     with draft(path) as target:
         Image.fromarray(np.concatenate(rows)).save(target)
-    return len(found)
+    return count

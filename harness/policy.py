@@ -48,10 +48,15 @@ def found(place: Path, task: str, method: str, seed: int | None) -> Path:
     """The one seed's folder at or below `place` that is meant. Raises: BadInput: there is none, or several."""
     if not place.is_dir():
         raise BadInput(f"{place}: no such folder")
-    folders = sorted(path.parent for path in place.rglob("run.json"))
-    of = {folder: _about(folder) for folder in folders}
+    below = place / RUNS if (place / RUNS).is_dir() else place
+    of, damaged = dict[Path, RunRecord | SeedRecord](), list[BadInput]()
+    for folder in sorted(path.parent for path in below.rglob("run.json")):
+        try:
+            of[folder] = _about(folder)
+        except BadInput as error:  # of another run, perhaps
+            damaged.append(error)
     if not of:
-        raise BadInput(f"{place}: there is no run.json in it or below")
+        raise damaged[0] if damaged else BadInput(f"{place}: there is no run.json in it or below")
     for name, wanted in (("task", task), ("method", method), ("seed", seed)):
         if wanted in ("", None):
             continue

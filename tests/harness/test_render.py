@@ -184,6 +184,9 @@ def test_what_cannot_be_shown_is_one_line(toy: Path, tmp_path: Path, monkeypatch
     shutil.copytree(toy, other)
     shutil.copytree(other / "runs", other / "runs" / "toy" / "toy" / "vgf" / "copy", ignore=lambda *_: ["copy"])
     assert "2 runs" in refused(other, "--out", out)
+    note = next((other / "runs" / "toy" / "toy" / "vgf" / "copy").rglob("run.json"))
+    note.write_text("{")  # a damaged record is in nobody's way but its own
+    assert "run.json" in refused(note.parent, "--out", out)
     shutil.rmtree(other / "runs" / "toy" / "toy" / "vgf" / "copy")
     shutil.rmtree(other / "artifacts")
     assert "its parts are not kept" in refused(other, "--out", out)
