@@ -129,8 +129,10 @@ def build(
     if len(cells):
         list(figures(records, Path(), notes, embed, query))
     tables = [verdicts(table) for _, table in compared.groupby("table", sort=False)]
-    every = list(dict.fromkeys(notes))
     standing = leaderboards(records, found, out, query.rule)
+    if found and not standing:
+        notes.append("no leaderboard under the oracle: its scores are those that it chose on, so they rank nothing")
+    every = list(dict.fromkeys(notes))
     values = {
         "root": spoken(records.root), "runs": len(records.runs), "episodes": len(records.episodes),
         "statuses": pd.Series([run.status for run in records.runs]).value_counts().to_dict(),
