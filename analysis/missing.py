@@ -13,8 +13,9 @@ import pandas as pd
 
 from analysis.published import ONLINE, canonical, ours_of, protocol_of, tasks_of
 from analysis.records.load import Records
-from analysis.records.mirror import spoken
+from analysis.records.mirror import origin, spoken
 from analysis.records.runs import PROTOCOLS, Run
+from core.remote import is_url
 
 RUNNABLE = ("ogbench", "d4rl", "tldr", "hh")  # suites of print that `harness.run` has
 FEW = 5  # seeds, the paper's number
@@ -56,7 +57,9 @@ def command(root: Path, suite: str, tasks: list[str], methods: list[str], *more:
         "--methods",
         ",".join(methods),
     ]
-    where = [] if str(root) == "results" else ["--results", spoken(root)]
+    place = spoken(root)
+    packed = origin(root) and not is_url(place)  # a release, into which nothing is run
+    where = [] if place == "results" or packed else ["--results", place]
     return shlex.join([*parts, *more, *where])
 
 
@@ -64,12 +67,12 @@ def again(root: Path, run: Run, seeds: int | None = None) -> str:
     """The command of a run, as far as its record tells: presets and what was set by hand are named by their origin."""
     more = [*_protocol(run.suite, run.protocol), "--seeds", str(seeds) if seeds else _seeds(run)]
     origins = {key: one.get("origin", "") for key, one in run.config.items() if isinstance(one, dict)}
-    presets = sorted({str(origin).removeprefix("preset ") for origin in origins.values() if "preset " in str(origin)})
+    presets = sorted({str(one).removeprefix("preset ") for one in origins.values() if "preset " in str(one)})
     more += ["--preset", presets[0]] if len(presets) == 1 else []
-    for key, origin in sorted(origins.items()):
-        if origin in BY_HAND:
+    for key, by in sorted(origins.items()):
+        if by in BY_HAND:
             more += ["--set", f"{run.method}.{key}={_value(run.settings[key])}"]
-        elif origin == "--steps":
+        elif by == "--steps":
             more += ["--steps", _value(run.settings[key])]
     online = run.meta.get("online") or {}
     for key, option in ONLINE_OPTIONS.items():

@@ -19,7 +19,7 @@ from analysis.records.runs import PROTOCOLS
 from core.errors import BadInput
 from core.files import digests, expanded, sweep, write_text
 from core.options import filled
-from core.records import file_name
+from core.records import RELEASED, file_name
 from core.remote import is_url
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -49,6 +49,8 @@ def take(
     and CORL, or from a folder of flags.json and eval.csv, and writes RESULTS/external/NAME.csv."""
     if is_url(place):
         raise BadInput(f"--results {place}: is a URL; import into a folder, and copy its external/ there")
+    if (expanded(Path(filled("--results", place))) / RELEASED).is_file():
+        raise BadInput(f"--results {place}: is a release, which nothing is added to; name a folder of results")
     if scale and scale not in SCALES:
         raise BadInput(f"--scale {scale}: expected percent or share")
     called = filled("--name", name) if name else path.stem or path.name

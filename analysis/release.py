@@ -27,12 +27,13 @@ from analysis.query import Asked, Methods, Query, Runs
 from analysis.records import packed
 from analysis.records.files import RecordError
 from analysis.records.load import Records, only
+from analysis.records.packed import SUMS, without_places
 from analysis.records.protocols import EVERY
 from analysis.records.runs import Run
 from core.errors import BadInput, reason
 from core.files import digest, draft, write_text
 
-SUMS, CARD = "SHA256SUMS", "README.md"
+CARD = "README.md"
 EPISODES, CURVES, RUNS = "episodes.parquet", "curves.parquet", "runs.parquet"
 FILES = (EPISODES, CURVES, RUNS, packed.NAME, CARD)
 OF_A_RUN = ("suite", "protocol", "task", "method", "label", "fingerprint")
@@ -57,8 +58,9 @@ def main(
 ) -> None:
     """Episodes, curves and runs as Parquet, a data card and hashes: OUT/."""
     prepare(out)
-    if out.is_dir() and any(out.iterdir()) and not (out / SUMS).is_file():
-        raise RecordError(f"--out {out}: holds other things than a release; name a new folder")
+    foreign = sorted(path.name for path in out.iterdir() if path.name not in (*FILES, SUMS)) if out.is_dir() else []
+    if foreign and not packed.is_packed(out):
+        raise RecordError(f"--out {out}: holds {foreign[0]}, which is of no release; name a new folder")
     query = Query.of(methods, which, protocol)
     records = query.load(results, protocol=EVERY)
     records = only(records, [run for run in records.runs if not run.elsewhere], {}, records.order)
@@ -84,9 +86,7 @@ def write(records: Records, out: Path, title: str, licence: str) -> list[str]:
     for name, frame in frames.items():
         with draft(out / name) as target:
             frame.to_parquet(target, index=False, compression="zstd")
-    folders = [source.folder for run in records.runs for source in run.sources]
-    tasks = records.root / "tasks"
-    large = packed.pack(records.root, [*folders, *([tasks] if tasks.is_dir() else [])], out / packed.NAME)
+    large = packed.pack(records.root, records.runs, out / packed.NAME)
     write_text(out / CARD, card(records, frames, title, licence))
     write_text(out / SUMS, "".join(f"{digest(out / name)}  {name}\n" for name in FILES))
     return [f"{name}: larger than {packed.LARGEST >> 20} MiB, left behind" for name in large]
@@ -94,7 +94,9 @@ def write(records: Records, out: Path, title: str, licence: str) -> list[str]:
 
 def episodes(records: Records) -> pd.DataFrame:
     """A row an episode: what `Records.episodes` has, and the protocol."""
-    return _with_protocol(records, records.episodes)
+    rows = _with_protocol(records, records.episodes)
+    words = rows.select_dtypes("category").columns
+    return rows.assign(**{name: rows[name].cat.remove_unused_categories() for name in words})  # also names of others
 
 
 def curves(records: Records) -> pd.DataFrame:
@@ -115,12 +117,12 @@ def runs(records: Records) -> pd.DataFrame:
             {"suite": run.suite, "protocol": run.protocol, "task": run.task, "method": run.method, "label": run.label}
             | {"fingerprint": run.fingerprint, "status": run.status, "seeds": " ".join(map(str, run.seeds))}
             | {"steps": int(records.episodes["step"].iloc[run.rows].max()) if run.rows.stop > run.rows.start else 0}
-            | {"config": json.dumps(run.config, sort_keys=True), "dataset": str(data.get("name") or "")}
+            | {"config": without_places(json.dumps(run.config, sort_keys=True)), "dataset": str(data.get("name") or "")}
             | {"dataset_origin": str(data.get("origin") or ""), "dataset_sha256": str(data.get("sha256") or "")}
             | {"commit": str(git.get("sha") or ""), "changed_since": bool(git.get("dirty"))}
             | {"device": str(device.get("kind") or ""), "versions": json.dumps(run.meta.get("versions") or {})}
             | {"seconds": float(sum((run.meta.get("wall_clock_s") or {}).values()))}
-            | {"command": again(Path("results"), run)}
+            | {"command": without_places(again(Path("results"), run))}
         )  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -151,7 +153,7 @@ def card(records: Records, frames: dict[str, pd.DataFrame], title: str, licence:
         "data": sorted({_data(run) for run in records.runs}), "one_in": _smallest(records),
         "share": any(run.suite in ("tldr", "hh") for run in records.runs),
     }  # fmt: skip
-    return environment.get_template("release.md.j2").render(words)
+    return without_places(environment.get_template("release.md.j2").render(words))
 
 
 def _table(runs: Sequence[Run]) -> Iterator[tuple[str, str, str, str, str]]:

@@ -24,6 +24,8 @@ LONGEST_NAME = 200  # bytes: file systems take 255
 FOREIGN = frozenset('<>"|?*$`')
 """Characters that shells, other file systems, HTML, Markdown or TeX take for their own."""
 T = TypeVar("T")
+RELEASED = "records.parquet"
+"""The file that tells the folder of a release from one of results."""
 
 
 def file_name(name: str) -> str:

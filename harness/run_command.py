@@ -17,6 +17,7 @@ from rich.console import Console
 import tasks
 from core.command import guarded
 from core.files import expanded
+from core.records import RELEASED
 from core.remote import is_url
 from core.streams import STANDARD_OUTPUT
 from harness import options, show
@@ -95,6 +96,8 @@ def run(
             raise BadInput(f"--adopt {urls[0]}: is a URL, and folders are adopted; copy it first")
         given_parts = tuple(expanded(Path(path)) for path in adopt or ())
         url, folder = place(results)
+        if (expanded(folder) / RELEASED).is_file():
+            raise BadInput(f"--results {results}: is a release, which nothing is run into; name another folder")
         execution = Execution(
             expanded(folder),
             not resume,

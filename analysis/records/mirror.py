@@ -70,11 +70,11 @@ def _copy(remote: Remote, there: Mapping[str, str], folder: Path, console: Conso
             path.unlink(missing_ok=True)
     for name in wanted:
         if name.endswith("/run.json"):
-            _date(folder / name)
+            dated(folder / name)
     write_json(folder / INDEX, {"url": remote.url, "files": {name: here[name] for name in here.keys() & there.keys()}})
 
 
-def _date(note: Path) -> None:
+def dated(note: Path) -> None:
     """Gives a seed's files the time at which its note was written, instead of that of the copy."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         when = datetime.fromisoformat(json.loads(read_plain(note))["updated"]).timestamp()
@@ -102,8 +102,13 @@ def _copied(remote: Remote, name: str, folder: Path) -> bool:
     """Whether the file was still there. Whether somebody writes a seed's record cannot be seen from here."""
     found = remote.get(name, folder / name)
     if found and name.endswith("/run.json"):
-        write_text((folder / name).with_name(_OWNER), f"0 {remote.url}\n")
+        owned(folder / name, remote.url)
     return found
+
+
+def owned(note: Path, place: str) -> None:
+    """Says beside a seed's note that it was copied from a place: whether somebody writes it cannot be seen here."""
+    write_text(note.with_name(_OWNER), f"0 {place}\n")
 
 
 def _index(folder: Path) -> Mapping[str, object]:

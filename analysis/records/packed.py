@@ -1,12 +1,13 @@
 """Records in one file of a release (`python -m analysis.release`): written, and unpacked to be read as any others.
 
-The file is a Parquet table of a row a file: `path` below the folder of results, and its `content`.
+The file is a Parquet table of a row a file: `path` below the folder of results, and its `content`. `SHA256SUMS` beside
+it, written last, says that a release is whole.
 """
 
 from __future__ import annotations
 
 import json
-import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,55 +16,88 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock
 
-from analysis.records.files import RecordError, shown
-from analysis.records.mirror import INDEX
+from analysis.records.files import RecordError, content, shown
+from analysis.records.mirror import INDEX, dated, owned
+from analysis.records.runs import Run
 from core.errors import BadInput, reason
 from core.files import digest, draft, draft_folder, is_draft, plain_files, read_plain, write_json
+from core.records import RELEASED as NAME
 from core.records import file_name
 from core.remote import local_place
 
-NAME = "records.parquet"
+SUMS = "SHA256SUMS"
 SUFFIXES = frozenset({".json", ".jsonl", ".csv", ".npz"})
 LARGEST = 16 << 20
 """Bytes of a file; what is larger stays behind."""
 SCHEMA = pa.schema([("path", pa.string()), ("content", pa.binary())])
+_TOGETHER = 64  # files in memory
+_PLACE = re.compile(r"(?<![\w.:/~\\-])/(?:[^\s/'\"`,;:()\[\]{}<>|]+/)+([^\s/'\"`,;:()\[\]{}<>|]*)")
+"""An absolute path of two names or more within a text; the rest of a URL is none."""
 
 
-def pack(root: Path, folders: Iterable[Path], path: Path) -> list[str]:
-    """Writes the files of some folders below `root` into one; the names of those that were too large.
+def without_places(text: str) -> str:
+    """The text with the last name alone of every absolute path in it."""
+    return _PLACE.sub(lambda found: found[1] or "...", text)
 
-    Where a run.json names a place of this machine, the last name of it is left.
+
+def pack(root: Path, runs: Iterable[Run], path: Path) -> list[str]:
+    """Writes the records of runs below `root`, and what their tasks have, into one file; the names of files that were
+    too large. JSON is without the places of this machine (`without_places`).
 
     Raises: RecordError: a file cannot be read.
     """
     large = list[str]()
     with draft(path) as target, pq.ParquetWriter(target, SCHEMA, compression="zstd", compression_level=9) as writer:
-        rows = list(_files(root, folders, large))
-        columns = [list(column) for column in zip(*rows, strict=True)] or [[], []]
-        writer.write_table(pa.table(columns, schema=SCHEMA))
+        rows: list[tuple[str, bytes]] = []
+        for row in _rows(root, sorted({file for run in runs for file in _files(root, run)}), large):
+            rows.append(row)
+            if len(rows) == _TOGETHER:
+                writer.write_table(_table(rows))
+                rows = []
+        writer.write_table(_table(rows))
     return large
 
 
-def _files(root: Path, folders: Iterable[Path], large: list[str]) -> Iterator[tuple[str, bytes]]:
-    for folder in sorted(set(folders)):
+def _table(rows: list[tuple[str, bytes]]) -> pa.Table:
+    return pa.table([[name for name, _ in rows], [held for _, held in rows]], schema=SCHEMA)
+
+
+def _files(root: Path, run: Run) -> Iterator[Path]:
+    """Of all its seeds, those that cannot be read among them, and its task's."""
+    yield root / "tasks" / run.suite / f"{run.task}.npz"
+    try:
+        if run.old:  # a folder may hold a run of either layout
+            yield from (path for path in run.folder.iterdir() if path.is_file())
+        else:
+            for folder in run.folder.glob("seed-*"):
+                yield from (folder / name for name in plain_files(folder))
+    except OSError as error:
+        raise RecordError(f"{run.folder}: {shown(reason(error), quote=False)}") from None
+
+
+def _rows(root: Path, files: Iterable[Path], large: list[str]) -> Iterator[tuple[str, bytes]]:
+    for file in files:
+        if file.suffix not in SUFFIXES or any(map(is_draft, file.parts)):
+            continue
+        name = file.relative_to(root).as_posix()
         try:
-            names = plain_files(folder)
-            for name in names:
-                file = folder / name
-                if file.suffix not in SUFFIXES or any(map(is_draft, file.parts)):
-                    continue
-                there = file.relative_to(root).as_posix()
-                if file.stat().st_size > LARGEST:
-                    large.append(there)
-                    continue
-                content = read_plain(file)
-                yield there, _without_places(content) if file.name == "run.json" else content
+            if not file.is_file():
+                continue
+            if file.stat().st_size > LARGEST:
+                large.append(name)
+                continue
+            held = read_plain(file)
         except OSError as error:
-            raise RecordError(f"{folder}: {shown(reason(error), quote=False)}") from None
+            raise RecordError(f"{file}: {shown(reason(error), quote=False)}") from None
+        yield name, _cleaned(held) if file.suffix == ".json" else held
 
 
-def _without_places(content: bytes) -> bytes:
-    return json.dumps(_named(json.loads(content)), indent=1).encode()
+def _cleaned(held: bytes) -> bytes:
+    """JSON without places; a damaged one as text."""
+    try:
+        return json.dumps(_named(json.loads(held)), indent=1).encode("utf-8", "backslashreplace")
+    except ValueError:
+        return without_places(held.decode(errors="replace")).encode()
 
 
 def _named(value: Any) -> Any:
@@ -72,25 +106,29 @@ def _named(value: Any) -> Any:
     if isinstance(value, list):
         return [_named(one) for one in value]
     if isinstance(value, str):
-        return os.path.basename(value) or value if os.path.isabs(value) else value.replace(str(Path.home()), "~")
+        whole = PurePosixPath(value)  # one with blanks in it
+        return whole.name if whole.is_absolute() and whole.name and "\n" not in value else without_places(value)
     return value
 
 
 def is_packed(folder: Path) -> bool:
     """Whether that is the folder of a release."""
-    return (folder / NAME).is_file() and not (folder / "runs").exists()
+    return (folder / NAME).is_file()
 
 
 def unpacked(folder: Path) -> Path:
     """The folder of this machine that holds a release's records as runs wrote them.
 
-    Raises: BadInput: the file is not of that form, or there is no room.
+    Raises: BadInput: the release is not whole, its file is not of that form, or there is no room.
     """
     path = folder / NAME
     try:
         known = digest(path)
     except OSError as error:
         raise BadInput(f"{path}: {shown(reason(error), quote=False)}") from None
+    sums = (content(folder / SUMS) or b"").decode(errors="replace").splitlines()
+    if f"{known}  {NAME}" not in sums:
+        raise BadInput(f"{folder}: is no whole release: {SUMS} does not tell of this {NAME}; release it again")
     place = local_place(f"{folder.resolve()} {known}") / "records"
     with FileLock(place.with_name("records.lock")):
         if not (place / INDEX).is_file():
@@ -100,18 +138,22 @@ def unpacked(folder: Path) -> Path:
 
 def _unpack(path: Path, place: Path, folder: Path) -> None:
     try:
-        table = pq.read_table(path, schema=SCHEMA).to_pydict()
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise BadInput(f"{path}: is not the records of a release ({shown(reason(error), quote=False)})") from None
-    try:
-        with draft_folder(place) as target:
-            for name, content in zip(table["path"], table["content"], strict=True):
-                file = target.joinpath(*_safe(str(name), path))
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_bytes(content or b"")
+        with pq.ParquetFile(path) as table, draft_folder(place) as target:
+            if table.schema_arrow.names != SCHEMA.names:
+                raise BadInput(f"{path}: is not the records of a release")
+            for batch in table.iter_batches(_TOGETHER):
+                for row in batch.to_pylist():
+                    file = target.joinpath(*_safe(str(row["path"]), path))
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    file.write_bytes(row["content"] or b"")
+            for note in target.rglob("run.json"):
+                owned(note, str(folder))
+                dated(note)
             write_json(target / INDEX, {"url": str(folder)})
-    except OSError as error:
-        raise BadInput(f"{place}: {shown(reason(error), quote=False)}") from None
+    except (OSError, ValueError, pa.ArrowException) as error:
+        if isinstance(error, BadInput):
+            raise
+        raise BadInput(f"{path}: cannot be unpacked into {place} ({shown(reason(error), quote=False)})") from None
 
 
 def _safe(name: str, path: Path) -> tuple[str, ...]:

@@ -11,13 +11,17 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from filelock import FileLock
+from typer.testing import CliRunner
 
 from analysis import published_command, release, tables
+from analysis.missing import command
 from analysis.output import of_records
 from analysis.records import packed
 from analysis.records.load import load
+from harness.run_command import app as run_app
 from tests.analysis.command import invoke
-from tests.analysis.synthetic import split_all, write_candidates, write_landscape, write_run
+from tests.analysis.synthetic import split, split_all, write_candidates, write_landscape, write_run
 
 SCENE = "scene-play-singletask-task1-v0"
 
@@ -103,35 +107,104 @@ def test_commands_read_a_release_in_the_place_of_results(results: Path) -> None:
     assert list(out.iterdir()) and not (out / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("/home/somebody/data/scene.npz", "scene.npz"),
+        ("--data=/mnt/somebody/d --set model=/scratch/somebody/qwen", "--data=d --set model=qwen"),
+        ('File "/home/somebody/venv/lib/a.py", line 3', 'File "a.py", line 3'),
+        ("https://example.org/a/b?c=/d, s3://bucket/results/x", "https://example.org/a/b?c=/d, s3://bucket/results/x"),
+        ("results/runs/toy/toy, ~/data, and/or, 3 / 4", "results/runs/toy/toy, ~/data, and/or, 3 / 4"),
+    ],
+)
+def test_places_in_texts(text: str, left: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/")  # as in containers; the same records make the same files
+    assert packed.without_places(text) == left
+
+
 def test_no_place_of_this_machine_is_in_it(results: Path) -> None:
+    """Of a setting, of data, of an error within a longer text; in no file."""
+    secret = "/scratch/somebody/secret"
+    told = {"status": "failed", "error": f"no room in {secret}/x.npz: full", "settings": {"model": f"{secret}/qwen"}}
+    write_run(results, "iql", "ogbench", SCENE, "1" * 12, evaluations=2, seeds=2, episodes=4, protocol="fql", **told)
     out = released(results)
-    for content in pq.read_table(out / packed.NAME)["content"].to_pylist():
-        assert b"/home/somebody" not in content and str(results).encode() not in content
-    assert "/home/somebody" not in (out / "README.md").read_text()
+    held = [row for row in pq.read_table(out / packed.NAME)["content"].to_pylist()]
+    held += [(out / "README.md").read_bytes()]
+    held += [str(value).encode() for value in pd.read_parquet(out / "runs.parquet").to_numpy().ravel()]
+    for content in held:
+        assert b"somebody" not in content and str(results).encode() not in content
+    assert any(b"no room in x.npz: full" in content for content in held)
 
 
 def test_what_is_too_large_stays_behind_and_is_named(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (results / "tasks" / "toy" / "toy.npz").write_bytes(bytes(20_001))
     monkeypatch.setattr(packed, "LARGEST", 20_000)
-    (results / "tasks" / "toy" / "more.npz").write_bytes(bytes(20_001))
     done = invoke(release.app, str(results), "--out", str(results.parent / "out"))
-    assert done.exit_code == 0 and "tasks/toy/more.npz: larger than" in done.stdout
+    assert done.exit_code == 0 and "tasks/toy/toy.npz: larger than" in done.stdout
+
+
+def sealed(out: Path) -> None:
+    """Hashes of what is there now, so that a damaged file is looked into."""
+    names = [path.name for path in out.iterdir() if path.name != "SHA256SUMS"]
+    lines = (f"{hashlib.sha256((out / name).read_bytes()).hexdigest()}  {name}" for name in sorted(names))
+    (out / "SHA256SUMS").write_text("\n".join(lines) + "\n")
 
 
 @pytest.mark.parametrize("path", ["../evil.json", "/evil.json", "runs/../../evil.json", "elsewhere/run.json", ""])
 def test_names_that_lead_elsewhere(path: str, results: Path) -> None:
     out = released(results)
     pq.write_table(pa.table([[path], [b"{}"]], schema=packed.SCHEMA), out / packed.NAME)
+    sealed(out)
     done = invoke(tables.app, str(out))
     assert done.exit_code == 2 and packed.NAME in done.output, done.output
     assert not list(results.parent.rglob("evil.json"))
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"no parquet at all"])
-def test_a_damaged_file_is_one_line(content: bytes, results: Path) -> None:
+@pytest.mark.parametrize("known", [False, True])
+def test_a_damaged_file_is_one_line(known: bool, content: bytes, results: Path) -> None:
+    """Whether or not its hash is that of the damaged file."""
     out = released(results)
     (out / packed.NAME).write_bytes(content)
+    if known:
+        sealed(out)
     done = invoke(tables.app, str(out))
-    assert done.exit_code == 2 and "is not the records of a release" in done.output
+    assert done.exit_code == 2 and done.output.count("\n") == 1
+    assert ("cannot be unpacked" if known else "is no whole release") in done.output
+
+
+def test_a_run_that_goes_on_and_a_seed_that_is_lost_read_as_they_were(results: Path) -> None:
+    """Nobody can see in a copy whether somebody writes; what cannot be read is lost there, too."""
+    folders = split(write_run(results, "iql", "ogbench", SCENE, "1" * 12, evaluations=2, seeds=3, episodes=4,
+                              protocol="fql", status="running"))  # fmt: skip
+    (folders[1] / "episodes.csv").write_text("what is this\n")
+    with FileLock(folders[0] / "lock"), FileLock(folders[2] / "lock"):
+        out = released(results)
+        own = load(results, protocol="*")
+    read = load(of_records(out), protocol="*")
+    mine, copied = (next(run for run in one.runs if run.method == "iql") for one in (own, read))
+    assert mine.status == copied.status == "running" and mine.meant == copied.meant == (0, 1, 2)
+    assert copied.seeds == mine.seeds == (0, 2)
+    assert any("last written 2026-01-01" in note for note in read.notes if "iql" in note)
+
+
+def test_names_of_others_are_nowhere_in_it(results: Path) -> None:
+    out = released(results)
+    for name in ("episodes.parquet", "curves.parquet", "runs.parquet", "README.md"):
+        assert b"theirs" not in (out / name).read_bytes()
+    assert "T (theirs)" not in pd.read_parquet(out / "episodes.parquet")["method"].cat.categories
+
+
+def test_nothing_is_added_to_a_release(results: Path) -> None:
+    out = released(results)
+    table = results.parent / "theirs.csv"
+    done = invoke(published_command.app, "import", str(table), "--results", str(out))
+    assert done.exit_code == 2 and "is a release" in done.output
+    run = CliRunner().invoke(run_app, ["--methods", "bc", "--preset", "smoke", "--results", str(out)])
+    assert run.exit_code == 2 and "is a release" in run.stderr
+    assert not (out / "runs").exists() and not (out / "external").exists()
+    place = of_records(out)
+    assert "--results" not in command(place, "toy", ["toy"], ["bc"])
 
 
 def test_other_files_are_left_alone(results: Path) -> None:
@@ -140,21 +213,29 @@ def test_other_files_are_left_alone(results: Path) -> None:
     (out / "thesis.txt").write_text("x")
     done = invoke(release.app, str(results), "--out", str(out))
     assert (
-        done.exit_code == 2 and "other things" in done.output and [one.name for one in out.iterdir()] == ["thesis.txt"]
+        done.exit_code == 2
+        and "holds thesis.txt" in done.output
+        and [one.name for one in out.iterdir()] == ["thesis.txt"]
     )
 
 
-def test_without_room_nothing_says_that_it_is_whole(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second release over the first, for which the disk has no room: no hashes, and the line names the place."""
-    out = released(results)
+@pytest.mark.parametrize("again", [False, True])
+def test_without_room_it_is_not_whole_and_the_same_command_makes_it_so(
+    again: bool, results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full halfway, the first time or over an earlier release."""
+    out = released(results) if again else results.parent / "out"
 
     def full(*arguments: object, **more: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(release.packed, "pack", full)
-    done = invoke(release.app, str(results), "--out", str(out))
+    with monkeypatch.context() as patch:
+        patch.setattr(release.packed, "pack", full)
+        done = invoke(release.app, str(results), "--out", str(out))
     assert done.exit_code == 2 and "No space left" in done.output and not (out / "SHA256SUMS").exists()
-    monkeypatch.undo()
+    if again:
+        assert "is no whole release" in invoke(tables.app, str(out)).output
+    assert (released(results) / "SHA256SUMS").exists()
 
 
 def test_only_results_of_others(tmp_path: Path) -> None:
