@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import groupby, pairwise
@@ -58,42 +59,40 @@ def rollout(
     say: Callable[[Ended], None], progress: Callable[[float], None],
 ) -> Iterator[Frame]:  # fmt: skip
     """Frames of episodes from the starts of the evaluation's first ones; `every`: steps a frame, 0: so many that an
-    episode has at most MOST_FRAMES."""
-    from tasks.simulation.drawing import Drawing
+    episode has at most MOST_FRAMES.
 
-    method, spec = policy.method, policy.task.spec
+    Raises: SimulatorError: the simulator does.
+    """
+    from tasks.simulation.drawing import Drawing
+    from tasks.simulation.simulators import Simulators
+
+    method, spec, active = policy.method, policy.task.spec, np.ones(1, bool)
     every = every or -(-spec.horizon // MOST_FRAMES)
     act = jax.jit(partial(_act, method))
     values = {name: jnp.full(1, float(value), jnp.float32) for name, value in knobs.items()}
-    env = policy.task.make_env()
     with contextlib.ExitStack() as held:
-        held.callback(env.close)
+        simulators = held.enter_context(Simulators(policy.task.make_env, 1))  # seeded as those of the evaluation
         drawing: Drawing | None = None
         for number in range(episodes):
-            obs, _ = env.reset(seed=number)
+            obs = simulators.reset(np.array([number]))
             if drawing is None:  # of the model that the first start settles on
-                drawing = Drawing(env, *size)
+                drawing = Drawing(simulators.envs[0], *size)
                 held.callback(drawing.close)
             drawing.restart()
             key = jax.random.fold_in(part_key(jax.random.key(policy.seed), "render"), number)
-            chunks, total, success, done, step = (
-                OpenLoop(1, method.spec.action_dim, spec.action_dim),
-                0.0,
-                False,
-                False,
-                0,
-            )
+            chunks = OpenLoop(1, method.spec.action_dim, spec.action_dim)
+            total, success, done, step = 0.0, False, False, 0
             words = f"{policy.label}\nepisode {number + 1} of {episodes}"
             yield Frame(_written(drawing.frame(), f"{words}, start"), number, False)
             while not done and step < spec.horizon:
                 due, fresh = chunks.due(np.zeros(1, bool)), None
                 if due.any():
-                    fresh = np.asarray(act(policy.state, jnp.asarray(obs)[None], jax.random.fold_in(key, step), values))
-                obs, reward, terminated, truncated, info = env.step(chunks.step(due, fresh)[0])
+                    fresh = np.asarray(act(policy.state, jnp.asarray(obs), jax.random.fold_in(key, step), values))
+                found = simulators.step(chunks.step(due, fresh), active)
                 drawing.follow()
-                total, step = total + float(reward), step + 1
-                success |= bool(info.get("success", False))
-                done = bool(terminated or truncated)
+                obs, total, step = found.obs, total + float(found.reward[0]), step + 1
+                success |= bool(found.success[0])
+                done = bool(found.terminated[0] or found.truncated[0])
                 last = done or step == spec.horizon
                 if step % every == 0 or last:
                     said = f"{words}, step {step}, return {total:.4g}" + (", success" if success else "")
@@ -107,8 +106,8 @@ def _act(method: Any, state: Any, obs: Any, key: Any, knobs: Any) -> Any:
 
 
 def flow(policy: Policy, at: Mapping[str, float], size: tuple[int, int]) -> Iterator[Frame]:
-    """Frames of a bandit: where candidates stand at each step of the method's path, over the true reward; a method
-    whose knobs are no path has one frame.
+    """Frames of a bandit: where candidates stand at each step of the method's path, up to the step that `at` says, over
+    the true reward; a method whose knobs are no path has one frame.
 
     Raises: BadInput: the task has no landscape in two dimensions.
     """
@@ -116,7 +115,7 @@ def flow(policy: Policy, at: Mapping[str, float], size: tuple[int, int]) -> Iter
     if land is None or policy.task.spec.action_dim != 2:
         raise BadInput(f"{policy.task.name}: has neither a simulator nor a reward in two dimensions to draw")
     path = next((knob.name for knob in policy.method.inference if knob.path), "")
-    steps = range(int(max(one[path] for one in policy.settings)) + 1) if path else (None,)
+    steps = range(int(at[path]) + 1) if path else (None,)
     obs = jnp.tile(jnp.asarray(policy.task.make_env().reset(seed=0)[0]), (DRAWS, 1))
     key = part_key(jax.random.key(policy.seed), "render")
     seen = jax.jit(lambda state, knobs: policy.method.candidates(state, policy.method.spec.split(obs), key, knobs))
@@ -197,7 +196,8 @@ def _mp4(frames: Iterator[Frame], path: Path, fps: float) -> int:
     import imageio_ffmpeg
 
     count, writer = 0, None
-    with draft(path) as target:
+    with draft(path) as target, warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # JAX's on forks: the encoder is another program at once
         try:
             for frame in frames:
                 height, width = frame.pixels.shape[:2]
@@ -230,9 +230,11 @@ def _strip(frames: Iterator[Frame], path: Path, fps: float) -> int:
     rows, count = list[np.ndarray](), 0
     for _, of in groupby(frames, key=lambda frame: frame.episode):
         each = [frame.pixels for frame in of]
-        places = np.linspace(0, len(each) - 1, IN_A_STRIP).round().astype(int)
+        places = np.linspace(0, len(each) - 1, min(IN_A_STRIP, len(each))).round().astype(int)
         rows.append(np.concatenate([each[place] for place in places], axis=1))
         count += len(each)
     with draft(path) as target:
-        Image.fromarray(np.concatenate(rows)).save(target)
+        widest = max(row.shape[1] for row in rows)
+        even = [np.pad(row, ((0, 0), (0, widest - row.shape[1]), (0, 0))) for row in rows]  # few frames: black behind
+        Image.fromarray(np.concatenate(even)).save(target)
     return count

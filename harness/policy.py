@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +11,13 @@ import jax
 
 import methods
 import tasks
-from core.errors import BadInput
+from core.errors import BadInput, reason
 from core.records import RunRecord, SeedRecord, read_run
 from core.text import nearest
 from harness.arrays import ArrayFormat, fitted
 from harness.plan import bound
 from harness.store import LaneStore
+from harness.table import Rows, read_rows
 from methods.core import Method, State
 from tasks.core import Task, choose
 
@@ -85,6 +84,9 @@ def load(folder: Path) -> Policy:
       BadInput: the record is damaged, of a method that does not act in an environment, or its parts are not there.
     """
     about: Mapping[str, Any] = _about(folder)
+    if len(folder.resolve().parents) < 6 or folder.resolve().parents[4].name != RUNS:
+        raise BadInput(f"{folder}: lies in no folder of results (RESULTS/{RUNS}/SUITE/TASK/METHOD/FINGERPRINT/SEED), "
+                       f"beside whose {RUNS}/ the parts are")  # fmt: skip
     if "seed" not in about:
         raise BadInput(f"{folder}: is of the old layout, of which parts are not kept")
     suite, name = str(about["suite"]), str(about["method"])
@@ -134,20 +136,19 @@ def _frozen(value: Any) -> Any:
 
 
 def _best(folder: Path, settings: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
-    scores: dict[tuple[float, ...], list[float]] = {}
-    for row in _last(folder / "episodes.csv"):
-        key = tuple(float(row[name]) for name in settings[0])
-        scores.setdefault(key, []).append(float(row["score"]))
+    """Raises: BadInput: episodes.csv is not what runs write."""
+    path, scores = folder / "episodes.csv", dict[tuple[float, ...], list[float]]()
+    try:
+        rows = read_rows(path) or Rows([], [], [])
+        last = max(rows.steps, default=0)
+        for row, step in zip(rows.rows, rows.steps, strict=True):
+            values = dict(zip(rows.header, row, strict=True))
+            if step == last and values["score"] not in ("", "nan"):
+                key = tuple(float(values[name]) for name in settings[0])
+                scores.setdefault(key, []).append(float(values["score"]))
+    except (KeyError, ValueError, OSError) as error:
+        if isinstance(error, BadInput):
+            raise
+        raise BadInput(f"{path}: is not what the run wrote ({reason(error)})") from None
     means = {key: sum(values) / len(values) for key, values in scores.items()}
     return max(settings, key=lambda one: means.get(tuple(map(float, one.values())), float("-inf")))
-
-
-def _last(path: Path) -> Iterator[Mapping[str, str]]:
-    """Rows of the last evaluation."""
-    try:
-        with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        last = max((int(row["step"]) for row in rows), default=0)
-        yield from (row for row in rows if int(row["step"]) == last)
-    except (OSError, ValueError, KeyError, json.JSONDecodeError):
-        return

@@ -95,7 +95,7 @@ def _film(
 
 
 def setting(policy: Policy, at: str) -> Mapping[str, float]:
-    """The knobs to act with. Raises: BadInput: one is unknown, or no number."""
+    """The knobs to act with. Raises: BadInput: one is unknown, no number, or beyond those that the run evaluated."""
     knobs = dict(policy.best)
     for one in parts("--at", at, "knobs") if at else ():
         name, _, value = one.partition("=")
@@ -106,6 +106,11 @@ def setting(policy: Policy, at: str) -> Mapping[str, float]:
             knobs[name] = float(value)
         except ValueError:
             raise BadInput(f"--at {one}: expected {name}=NUMBER") from None
+        least, most = (end(float(known[name]) for known in policy.settings) for end in (min, max))
+        if not least <= knobs[name] <= most:
+            raise BadInput(f"--at {one}: the run was evaluated from {least:g} to {most:g}")
+        if all(float(known[name]).is_integer() for known in policy.settings) and not knobs[name].is_integer():
+            raise BadInput(f"--at {one}: expected a whole number, as the run's are")
     return knobs
 
 
