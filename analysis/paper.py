@@ -19,6 +19,7 @@ from analysis.latex import NONE, Cell, Line, Sheet, rounded, source
 from analysis.layout import fits, joined, listed, wrapped
 from analysis.output import below, short, write_csv
 from analysis.output import markdown as plain
+from analysis.pitfalls import PITFALLS
 from analysis.published import TITLES, ours_of
 from analysis.statistics.design import design, sentences
 from core.files import write_text
@@ -157,6 +158,7 @@ def legend(rows: pd.DataFrame, terms: Terms, below: bool = False) -> list[str]:
         f"{MARKS[OPEN]} not enough data: neither can be said; detects: the true difference found four times in "
         "five by one test at 5%; a correction needs more.",
     ]
+    lines += dict.fromkeys(line for table in rows["table"].unique() for line in PITFALLS.get(table, ()))
     if rows["rule"].str.contains(ORACLE).any():
         mean = rows.loc[rows["rule"].str.contains(ORACLE), "bias"].mean()
         lines.append(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,7 @@ import typer
 from analysis import importing
 from analysis.importing import How
 from analysis.output import folder, of_records, say
+from analysis.pitfalls import PITFALLS
 from analysis.records import external
 from analysis.records.files import RecordError, content
 from analysis.records.runs import PROTOCOLS
@@ -61,6 +63,8 @@ def take(
     rows, notes = importing.read(path, How(suite, protocol, scale, every))
     where = str(path)
     found = external.checked(rows, where)
+    if protocol and (nameless := sorted(set(found["suite"]) - set(PROTOCOLS))):
+        raise BadInput(f"--protocol {protocol}: suite {nameless[0]} has no names for protocols")
     for of, default in PROTOCOLS.items():  # a suite that has names for protocols needs one
         mine = (found["suite"] == of) & (found["protocol"] == "")
         if mine.any():
@@ -70,18 +74,23 @@ def take(
     beside.mkdir(parents=True, exist_ok=True)
     sweep(beside)
     target = beside / f"{called}.csv"
+    if target.exists():
+        notes.append(f"takes the place of what {target} held")
+    known = list(note or ())
+    if set(found["method"]) >= {"QAM", "QAM-E"}:
+        known += [one for one in PITFALLS["qam"] if one not in known]
     told = {
-        "source": source or path.name, "licence": licence, "endpoint": endpoint, "notes": list(note or ()),
+        "source": source or path.name, "licence": licence, "endpoint": endpoint, "notes": known,
         "imported_from": path.name, "sha256": _digest(path),
-        "command": _command(path, name, suite, protocol, scale, every),
+        "command": _command(path, name, suite, protocol, scale, every, source, licence, endpoint, list(note or ())),
     }  # fmt: skip
     write_text(target.with_suffix(".toml"), tomli_w.dumps(told))
     write_text(target, found.to_csv(index=False, lineterminator="\n", float_format="%.7g"))
     for line in notes:
         say(line)
     counts = found.groupby(["task", "method"]).ngroups
-    say(f"{target}: {found['method'].nunique()} methods, {found['task'].nunique()} tasks, {counts} pairs of them, "
-        f"{len(found)} scores")  # fmt: skip
+    say(f"{target}: {_of(found['method'].nunique(), 'method')}, {_of(found['task'].nunique(), 'task')}, "
+        f"{_of(counts, 'pair')} of them, {_of(len(found), 'score')}")  # fmt: skip
 
 
 @app.command()
@@ -109,11 +118,20 @@ def check(
     raise typer.Exit(2 if wrong else 0)
 
 
-def _command(path: Path, name: str, suite: str, protocol: str, scale: str, every: int) -> str:
-    """What was typed, without the words about the numbers, which the file holds, and without folders."""
-    given = {"--name": name, "--suite": suite, "--protocol": protocol, "--scale": scale, "--every": str(every or "")}
+def _command(
+    path: Path, name: str, suite: str, protocol: str, scale: str, every: int, source: str, licence: str, endpoint: str,
+    notes: Sequence[str],
+) -> str:  # fmt: skip
+    """What was typed, without folders."""
+    given = {"--name": name, "--suite": suite, "--protocol": protocol, "--scale": scale, "--every": str(every or ""),
+             "--source": source, "--licence": licence, "--endpoint": endpoint}  # fmt: skip
     options = [word for option, value in given.items() if value for word in (option, value)]
+    options += [word for note in notes for word in ("--note", note)]
     return shlex.join(["python", "-m", "analysis.published", "import", path.name, *options])
+
+
+def _of(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def _digest(path: Path) -> str:

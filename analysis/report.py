@@ -286,7 +286,8 @@ def described(records: Records, run: Run) -> dict[str, Any]:
         (key, *((one.get("value"), one.get("origin", "")) if isinstance(one, dict) else (one, "")))
         for key, one in sorted(run.config.items())
     ]
-    return {"label": run.label, "facts": facts, "config": config, "folder": run.folder.relative_to(records.root)}
+    place = Path(run.elsewhere["file"]) if run.elsewhere else run.folder
+    return {"label": run.label, "facts": facts, "config": config, "folder": place.relative_to(records.root)}
 
 
 def provenance(records: Records) -> list[Table]:

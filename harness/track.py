@@ -7,6 +7,7 @@ What goes wrong with tracking is said once and ends it; the runs go on.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from core.errors import reason
-from core.files import read_plain, write_text
+from core.files import read_plain, write_json
 from harness.table import read_rows
 
 TRACKERS = {"tensorboard": "tensorboardX", "wandb": "wandb"}
@@ -29,7 +30,9 @@ Values = Mapping[str, float]
 class Experiment(Protocol):
     """One seed of a run, where it is watched."""
 
-    def log(self, step: int, values: Values) -> None: ...
+    def log(self, rows: Mapping[int, Values]) -> None:
+        """Step -> values, all rows of training or all of evaluations; rows that stand there may be told again."""
+        ...
 
     def end(self, status: str) -> None: ...
 
@@ -37,9 +40,8 @@ class Experiment(Protocol):
 class Tracker(Protocol):
     """Where experiments are watched."""
 
-    def begin(self, folder: Path, about: Mapping[str, Any]) -> tuple[Experiment, int]:
-        """(the experiment of a seed, the last step that it has). `folder`: its place below those of others; `about`:
-        its run.json."""
+    def begin(self, folder: Path, about: Mapping[str, Any]) -> Experiment:
+        """The experiment of a seed. `folder`: its place below those of others; `about`: its run.json."""
         ...
 
 
@@ -57,12 +59,11 @@ class Tracking:
             tables = [(name, read_rows(folder / f"{name}.csv")) for name in ("train", "episodes")]
             place = Path(results / FOLDER) / type(self.tracker).__name__.lower() / folder.relative_to(results / "runs")
             with self.guarded():
-                watch.experiment, done = self.tracker.begin(place, about)
+                watch.experiment = self.tracker.begin(place, about)
                 self._open.add(watch)
                 for name, table in tables:
                     rows = [dict(zip(table.header, row, strict=True)) for row in table.rows] if table else []
-                    later = [row for row in rows if int(row["step"]) > done]
-                    watch.learned(later) if name == "train" else watch.evaluated(later)
+                    watch.learned(rows) if name == "train" else watch.evaluated(rows)
         return watch
 
     def close(self) -> None:
@@ -106,17 +107,17 @@ class Watch:
         """Rows of train.csv."""
         if experiment := self._now():
             with self._of.guarded():
+                found = dict[int, Values]()
                 for row in rows:
-                    values = {name: float(value) for name, value in row.items() if name not in ("seed", "step")}
-                    known = {f"train/{name}": value for name, value in _known(values).items()}
-                    experiment.log(int(row["step"]), known)
+                    own = {name: value for name, value in row.items() if name not in ("seed", "step")}
+                    found[int(row["step"])] = _known({f"train/{name}": float(value) for name, value in own.items()})
+                experiment.log(found)
 
     def evaluated(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Rows of episodes.csv: their means by test-time setting."""
         if experiment := self._now():
             with self._of.guarded():
-                for step, values in means(rows, self._knobs).items():
-                    experiment.log(step, _known(values))
+                experiment.log({step: _known(values) for step, values in means(rows, self._knobs).items()})
 
     def end(self, status: str) -> None:
         experiment, self.experiment = self._now(), None
@@ -154,21 +155,22 @@ class TensorBoard:
 
         self._writer = SummaryWriter
 
-    def begin(self, folder: Path, about: Mapping[str, Any]) -> tuple[Experiment, int]:
+    def begin(self, folder: Path, about: Mapping[str, Any]) -> Experiment:
         shutil.rmtree(folder, ignore_errors=True)
         writer = self._writer(logdir=str(folder))
         lines = [f"| {name} | {json.dumps(value)} |" for name, value in sorted(config_of(about).items())]
         writer.add_text("config", "\n".join(["| setting | value |", "|---|---|", *lines]), 0)
-        return _Events(writer), -1
+        return _Events(writer)
 
 
 class _Events:
     def __init__(self, writer: Any) -> None:
         self._writer = writer
 
-    def log(self, step: int, values: Values) -> None:
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+    def log(self, rows: Mapping[int, Values]) -> None:
+        for step, values in rows.items():
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, step)
         self._writer.flush()
 
     def end(self, status: str) -> None:
@@ -186,38 +188,51 @@ class Wandb:
         os.environ.setdefault("WANDB_SILENT", "true")
         self._wandb = wandb
 
-    def begin(self, folder: Path, about: Mapping[str, Any]) -> tuple[Experiment, int]:
+    def begin(self, folder: Path, about: Mapping[str, Any]) -> Experiment:
         folder.mkdir(parents=True, exist_ok=True)
         logged_in = bool(os.environ.get("WANDB_MODE") or self._wandb.api.api_key)
         words = [str(about[name]) for name in ("suite", "task", "method")]
+        identity = identity_of(about)
         run = self._wandb.init(
             project=os.environ.get("WANDB_PROJECT") or "vgf-bench", name=f"{words[2]} {words[1]} seed {about['seed']}",
-            id=f"{about['fingerprint']}-{about['seed']}", group="/".join([*words, str(about["fingerprint"])]),
-            dir=str(folder), config=config_of(about), mode=None if logged_in else "offline", resume="allow",
-            reinit="create_new",
+            id=identity, group="/".join([*words, str(about["fingerprint"])]), dir=str(folder), config=config_of(about),
+            mode=None if logged_in else "offline", resume="allow", reinit="create_new",
         )  # fmt: skip
         run.define_metric("*", step_metric="step")  # evaluations are told apart from rows of training of the same step
-        return _WandbRun(run, folder / "last_step"), last_step(folder / "last_step")
+        return _WandbRun(run, folder / f"{identity}.json")
 
 
 class _WandbRun:
-    def __init__(self, run: Any, last: Path) -> None:
-        self._run, self._last = run, last
+    """What was told is noted beside, as nothing can be taken back there: kind of row -> its last step."""
 
-    def log(self, step: int, values: Values) -> None:
-        self._run.log({"step": step, **values})
-        write_text(self._last, f"{max(step, last_step(self._last))}\n")
+    def __init__(self, run: Any, notes: Path) -> None:
+        self._run, self._notes = run, notes
+        self.told = told(notes)
+
+    def log(self, rows: Mapping[int, Values]) -> None:
+        for step, values in sorted(rows.items()):
+            kind = next(iter(values), "").partition("/")[0]
+            if kind and step > self.told.get(kind, -1):
+                self._run.log({"step": step, **values})
+                self.told[kind] = step
+        write_json(self._notes, self.told)
 
     def end(self, status: str) -> None:
         self._run.summary["status"] = status
         self._run.finish(exit_code=int(status == "failed"))
 
 
-def last_step(path: Path) -> int:
-    """The step that was told last, so that what a seed that goes on has told is not told again; -1 without any."""
-    with contextlib.suppress(OSError, ValueError):
-        return int(read_plain(path))
-    return -1
+def identity_of(about: Mapping[str, Any]) -> str:
+    """Of a seed's run.json, as long as it goes on, wherever: one that was begun afresh is another."""
+    begun = hashlib.sha256(str(about.get("created")).encode()).hexdigest()[:8]
+    return f"{about['fingerprint']}-{about['seed']}-{begun}"
+
+
+def told(notes: Path) -> dict[str, int]:
+    """What was told before; nothing where no note can be read."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        return {str(kind): int(step) for kind, step in json.loads(read_plain(notes)).items()}
+    return {}
 
 
 def config_of(about: Mapping[str, Any]) -> dict[str, Any]:
@@ -228,6 +243,10 @@ def config_of(about: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def tracking(name: str, say: Callable[[str], None]) -> Tracking:
-    """Of the option's value, "" for none. Raises: ImportError: its package is not installed."""
+    """Of the option's value, "" for none; where its package cannot be loaded a line says so, and nothing is told."""
     makers: Mapping[str, Callable[[], Tracker]] = {"tensorboard": TensorBoard, "wandb": Wandb}
-    return Tracking(makers[name](), say) if name else Tracking()
+    found = Tracking(say=say)
+    if name:
+        with found.guarded():
+            found.tracker = makers[name]()
+    return found

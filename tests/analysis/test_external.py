@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import pickle
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -252,3 +253,25 @@ def test_a_folder_of_runs(tmp_path: Path) -> None:
     assert list(rows["phase"]) == ["offline", "online"] * 3 and set(rows["method"]) == {"fql"}
     (tmp_path / "empty").mkdir()
     assert "no folder below has flags.json" in refused(published_command.app, "import", tmp_path / "empty")
+
+
+def test_whoever_compares_with_qam_is_told_what_it_is(tmp_path: Path) -> None:
+    """Beside print, and of its file; QAM-E is QAM on some domains, and columns are no seeds."""
+    results = tmp_path / "results"
+    write_run(results, "fql", "ogbench", CUBE, protocol="qam")
+    assert invoke(tables.app, results, "--paper", "qam").exit_code == 0
+    for kind in ("md", "tex"):
+        assert "QAM-E is QAM on scene" in (results / "tables" / "paper" / f"qam.{kind}").read_text()
+    rows = [f"{method},{CUBE},{seed},5{seed},1000" for method in ("QAM", "QAM-E") for seed in range(3)]
+    take(written(tmp_path / "mine.csv", *rows), results, "--protocol", "qam", "--licence", "MIT", "--source", "here")
+    assert "QAM-E is QAM on scene" in invoke(tables.app, results).stdout.replace("\n", " ")
+    about = tomllib.loads((results / "external" / "mine.toml").read_text())
+    assert about["command"].endswith("mine.csv --protocol qam --source here --licence MIT")
+    assert "takes the place of what" in take(tmp_path / "mine.csv", results, "--protocol", "qam")
+
+
+def test_a_protocol_of_a_suite_that_has_none_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path / "mine.csv", "A,toy,0,5,1000")
+    done = invoke(published_command.app, "import", path, "--suite", "toy", "--protocol", "qam", "--results", tmp_path)
+    assert done.exit_code == 2 and "--protocol qam: suite toy has no names for protocols" in done.stderr
+    assert not (tmp_path / "external").exists()

@@ -88,9 +88,9 @@ def test_the_numbers_are_the_same_with_and_without(tmp_path: Path) -> None:
 
 class Broken:
     def begin(self, folder: Path, about: Any) -> Any:
-        return self, -1
+        return self
 
-    def log(self, step: int, values: Any) -> None:
+    def log(self, rows: Any) -> None:
         raise RuntimeError("no route to host")
 
     def end(self, status: str) -> None:
@@ -136,8 +136,50 @@ def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (file,) = tmp_path.glob("results/track/wandb/**/*.wandb")
     content = file.read_bytes()
     assert b"evaluate/score/L_test_2" in content and b"train/" in content and b"test_flow_steps" in content
-    (last,) = tmp_path.glob("results/track/wandb/**/last_step")
-    assert track.last_step(last) == 40
+    (notes,) = tmp_path.glob("results/track/wandb/**/seed-0/*.json")
+    assert track.told(notes) == {"train": 40, "evaluate": 40}
+
+
+class Sink:
+    """Stands for a run of W&B: what it was told."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+
+    def log(self, row: dict[str, float]) -> None:
+        self.rows.append(row)
+
+
+def test_wandb_is_told_everything_once(tmp_path: Path) -> None:
+    """A session that is killed after it told an evaluation, and does it again; training of the same step is another."""
+    first, second = Sink(), Sink()
+    one = track._WandbRun(first, tmp_path / "told.json")
+    one.log({10: {"train/loss": 1.0}})
+    one.log({10: {"evaluate/score": 5.0}})
+    two = track._WandbRun(second, tmp_path / "told.json")
+    two.log({10: {"train/loss": 1.0}, 20: {"train/loss": 0.5}})
+    two.log({10: {"evaluate/score": 5.0}, 20: {"evaluate/score": 6.0}, 30: {}})
+    assert [row["step"] for row in first.rows] == [10, 10] and [row["step"] for row in second.rows] == [20, 20]
+
+
+def test_a_run_that_is_begun_afresh_is_another_one(tmp_path: Path) -> None:
+    about = {"fingerprint": "abc", "seed": 1, "created": "2026-01-01"}
+    assert (
+        track.identity_of(about) == track.identity_of(dict(about)) != track.identity_of({**about, "created": "later"})
+    )
+    assert track.told(tmp_path / "nothing") == {}
+    (tmp_path / "half").write_text('{"train": 1')
+    assert track.told(tmp_path / "half") == {}
+
+
+def test_a_package_that_cannot_be_loaded_costs_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> Any:
+        raise TypeError("Descriptors cannot be created directly")
+
+    monkeypatch.setattr(track, "TensorBoard", broken)
+    done = invoke(*SMALL, "--results", str(tmp_path), "--track", "tensorboard")
+    assert done.exit_code == 0 and "Descriptors cannot be created directly; tracking ends here" in done.stderr
+    assert len(list(tmp_path.glob("runs/**/episodes.csv"))) == 2
 
 
 class Counting:
@@ -148,9 +190,9 @@ class Counting:
 
     def begin(self, folder: Path, about: Any) -> Any:
         Counting.begun += 1
-        return self, -1
+        return self
 
-    def log(self, step: int, values: Any) -> None:
+    def log(self, rows: Any) -> None:
         pass
 
     def end(self, status: str) -> None:
