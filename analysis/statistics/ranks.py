@@ -52,8 +52,8 @@ def standings(
     """Of methods, each with the seeds of the same tasks in the same order.
 
     The true places of all methods lie within [low, high] at once in 95 of 100 repetitions: from intervals of all
-    differences that hold together (Mogstad, Romano, Shaikh & Wilhelm 2024). A bootstrap of the places themselves holds
-    them in a third where many are close. With one task the differences are Welch's, Holm-corrected over all pairs, and
+    differences that hold together (Mogstad, Romano, Shaikh & Wilhelm 2024); a bootstrap of the places themselves does
+    not hold them where many are close. With one task the differences are Welch's, Holm-corrected over all pairs, and
     speak of new seeds. With more they speak of new seeds on new tasks like these: tasks are drawn with replacement, the
     same for all methods, then seeds within each, and the largest studentised deviation among all pairs is compared with
     Student's t of tasks - 1 degrees of freedom.
