@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import functools
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -43,7 +45,12 @@ def make(env_id: str, success_timing: str) -> gymnasium.Env[Any, Any]:
     """A simulator, ready to be cloned where an arm acts in it."""
     physics.load()
     env = gymnasium.make(env_id, success_timing=success_timing, disable_env_checker=True)
-    return SharedModel(env) if is_manipulation(env_id) else env
+    if is_manipulation(env_id):
+        return SharedModel(env)
+    source = Path(env.get_wrapper_attr("fullpath"))  # compiled by now; one would stay behind for each simulator
+    if source.parent == Path(tempfile.gettempdir()):
+        source.unlink(missing_ok=True)
+    return env
 
 
 class SharedModel(gymnasium.Wrapper[Any, Any, Any, Any]):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+
 import gymnasium
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from ogbench.relabel_utils import relabel_dataset
 import tasks
 from methods.core import BadInput, TaskSpec
 from tasks.core import choose, options
-from tasks.ogbench import collect
+from tasks.ogbench import collect, simulators
 from tasks.ogbench import suite as ogbench
 
 ANT = ogbench.OGBenchTask("antmaze-medium-navigate-singletask-task1-v0")  # cheap to build
@@ -221,3 +223,12 @@ def test_what_is_learned_from_online_is_rewarded_as_the_data(task, goal):
     assert {-1.0, 0.0} == set(rewards.tolist()) and ends.sum() == 2
     # whatever ends an episode has mask 0 in the data; manipulation notices the sleight of hand a step later
     assert (columns["masks"][ends] == 0).all() and (columns["masks"] == 0).sum() <= 4
+
+
+@pytest.mark.parametrize("env_id", ["antmaze-medium-v0", "pointmaze-medium-v0"])
+def test_a_maze_leaves_no_file_behind(env_id, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    env = simulators.make(env_id, "post")
+    env.reset(seed=0)
+    env.close()
+    assert not list(tmp_path.iterdir())
