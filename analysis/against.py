@@ -35,9 +35,12 @@ class Pair(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """What can be said of the mean over these tasks."""
+        """What can be said of the mean over these tasks, or of the one task."""
         if math.isnan(self.over.p):
             return "not tested: one seed on some task"
+        if self.tasks == 1:  # what is said of one task is corrected over all comparisons, here as beside it
+            best = self.first if self.better else self.second if self.worse else ""
+            return f"{best} is better on this task" if best else "no difference shown"
         if self.over.p >= ALPHA:
             return "no difference shown"
         return f"{self.first if self.over.difference > 0 else self.second} is better on average"

@@ -76,7 +76,7 @@ def of_gradients(material: Material, suite: str, task: str) -> Frames:
 def device(meta: Mapping[str, Any]) -> str:
     """ "cpu", "NVIDIA H200", as a run.json says."""
     found = meta.get("device")
-    return str(found.get("kind") or found.get("platform")) if isinstance(found, dict) else str(found)
+    return str(found.get("kind") or found.get("platform")) if isinstance(found, dict) else str(found or "not known")
 
 
 def draw_clock(points: pd.DataFrame, page: Page) -> Figure:

@@ -145,6 +145,7 @@ def test_verdicts_between_methods_by_hand(tmp_path: Path) -> None:
     assert (ab.second, ab.tasks, ab.better, ab.worse, ab.tested) == ("b", 2, 0, 2, 2)
     assert ab.over.difference == pytest.approx(-5) and ab.verdict == "b is better on average"
     assert (ac.second, ac.tasks, ac.better, ac.worse) == ("c", 1, 0, 1) and ac.over.p == pytest.approx(0.0036, abs=1e-4)
+    assert ac.verdict == "c is better on this task" and ac._replace(worse=0).verdict == "no difference shown"
     assert of.tests["p_welch_holm"].tolist() == pytest.approx([3 * 0.0036] * 3, abs=2e-4)
     asked = Query(methods=("c", "b")).load(tmp_path)
     of = against(boards(asked)[0][0], asked)
