@@ -18,17 +18,14 @@ from torch import Tensor, nn
 from core.extras import install
 from methods.core import BadInput
 from methods.language.core import Context, LanguageConfig, Part
-from methods.language.tokens import Batch
+from methods.language.heads import own_head
+from methods.language.heads import response_logits as response_logits  # for methods, which look for them here
+from methods.language.heads import token_logprobs as token_logprobs
+from methods.language.heads import wide as wide
 
-LOGITS = 2**28  # numbers, a gigabyte
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length", "n_ctx",
               "max_target_positions")  # fmt: skip  # what configurations call it
 ROUND = 8  # rows of the tiny model's embeddings come in multiples of it, as real models' do
-
-
-def wide(x: Tensor) -> Tensor:
-    """At least float32, which losses, scores and particles are in whatever the weights are."""
-    return x if x.dtype == torch.float64 else x.float()
 
 
 def positions(config: Any) -> int | None:
@@ -95,15 +92,23 @@ class RewardModel(nn.Module):
     def config(self) -> Any:
         return self.backbone.config
 
+    def table(self, tokens: int) -> Tensor:
+        """Embeddings `[tokens, d]` of the first so many, as the model itself looks them up: Gemma scales them then."""
+        call = self.backbone.get_input_embeddings()
+        return wide(call(torch.arange(tokens, device=call.weight.device)).detach())
+
     def values(self, ids: Tensor | None = None, embeds: Tensor | None = None) -> Tensor:
         """The head at every token `[b, l]` of ids `[b, l]` or embeddings `[b, l, d]` padded on the right."""
-        hidden = self.backbone(input_ids=ids, inputs_embeds=embeds, use_cache=False).last_hidden_state
+        return self._head(self.backbone(input_ids=ids, inputs_embeds=embeds, use_cache=False).last_hidden_state)
+
+    def _head(self, hidden: Tensor) -> Tensor:
         with torch.autocast(hidden.device.type, enabled=False):
             return wide(self.score(hidden.to(self.score.weight.dtype)).squeeze(-1))
 
     def forward(self, last: Tensor, ids: Tensor | None = None, embeds: Tensor | None = None) -> Tensor:
         """The score `[b]` at the tokens of index `last` `[b]`, not normalised."""
-        return self.values(ids, embeds).gather(1, last[:, None]).squeeze(1)
+        hidden = self.backbone(input_ids=ids, inputs_embeds=embeds, use_cache=False).last_hidden_state
+        return self._head(hidden[torch.arange(len(last), device=last.device), last])
 
     def normalised(self, last: Tensor, ids: Tensor | None = None, embeds: Tensor | None = None) -> Tensor:
         return (self(last, ids, embeds) - self.mean) / self.deviation
@@ -166,7 +171,9 @@ def causal(context: Context, name: str) -> Any:
     model = context.models.given("sft") if part.about.get("given") else context.models.fresh()
     if not part.about.get("given"):
         load_into(model, part.tensors, name)
-    return model.to(context.device).eval()
+    model = model.to(context.device).eval()
+    own_head(model)  # tried now, so that nothing passes through the model but what is asked of it
+    return model
 
 
 def reward(context: Context, name: str = "reward") -> RewardModel:
@@ -198,29 +205,6 @@ def merged(model: Any) -> Any:
 
 
 # scoring and sampling
-
-
-def response_logits(model: Any, batch: Batch, width: int) -> Tensor:
-    """Logits `[b, width, v]` that predict the tokens of each response, teacher-forced; row t of those past a
-    response's end is of no meaning."""
-    first = max(1, int(batch.starts.min())) - 1
-    logits = model(input_ids=batch.ids, use_cache=False, logits_to_keep=batch.ids.shape[1] - first).logits
-    places = batch.starts[:, None] - 1 - first + torch.arange(width, device=batch.ids.device)
-    places = places.clamp(0, logits.shape[1] - 1)
-    return wide(logits.gather(1, places[..., None].expand(-1, -1, logits.shape[-1])))
-
-
-def token_logprobs(model: Any, batch: Batch, temperature: float = 1.0) -> Tensor:
-    """log pi of every token given those before it, `[b, l]`; 0 outside responses. Without gradients, so many rows at a
-    time that their logits are at most `LOGITS` numbers."""
-    first = max(1, int(batch.starts.min()))
-    kept = batch.ids.shape[1] - first + 1
-    rows = len(batch.ids) if torch.is_grad_enabled() else max(1, LOGITS // (kept * model.config.vocab_size))
-    found = []
-    for ids in batch.ids.split(rows):
-        logits = wide(model(input_ids=ids, use_cache=False, logits_to_keep=kept).logits[:, :-1]) / temperature
-        found.append(logits.gather(-1, ids[:, first:, None]).squeeze(-1) - logits.logsumexp(-1))
-    return nn.functional.pad(torch.cat(found), (first, 0)) * batch.response_mask
 
 
 def draw(logits: Tensor, generator: torch.Generator) -> Tensor:

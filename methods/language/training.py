@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from methods.language.core import Context, LanguageConfig, Part, derived_seed
-from methods.language.models import wide
+from methods.language.heads import wide
 
 CLIP_NORM = 1.0
 WARM_UP = 0.05  # of the steps
