@@ -148,7 +148,8 @@ def weights(model: nn.Module, **about: Any) -> Part:
     tensors = {name: value.detach().to("cpu").contiguous() for name, value in model.state_dict().items()}
     seen: dict[int, str] = {}
     kept = {n: v for n, v in tensors.items() if seen.setdefault(v.data_ptr() if v.numel() else id(v), n) == n}
-    return Part(kept, {"weights": True, **about})
+    exact = {"read_in": "float32"} if any(getattr(one, "took_adapters", False) for one in model.modules()) else {}
+    return Part(kept, {"weights": True, **exact, **about})
 
 
 def load_into(model: nn.Module, tensors: dict[str, Tensor], what: str) -> None:
@@ -170,7 +171,7 @@ def causal(context: Context, name: str) -> Any:
     part = context.part(name)
     model = context.models.given("sft") if part.about.get("given") else context.models.fresh()
     if not part.about.get("given"):
-        load_into(model, part.tensors, name)
+        load_into(read_as(part, model), part.tensors, name)
     model = model.to(context.device).eval()
     own_head(model)  # tried now, so that nothing passes through the model but what is asked of it
     return model
@@ -182,7 +183,7 @@ def reward(context: Context, name: str = "reward") -> RewardModel:
     if part.about.get("given"):
         model: RewardModel = context.models.given("reward")
     else:
-        model = reward_from(context.models.fresh())
+        model = reward_from(read_as(part, context.models.fresh()))
         load_into(model, part.tensors, name)
     model.mean, model.deviation = float(part.about.get("mean", 0.0)), float(part.about.get("deviation", 1.0))
     return model.to(context.device).eval()
@@ -200,8 +201,25 @@ def adapted(model: Any, rank: int) -> Any:
 
 
 def merged(model: Any) -> Any:
-    """With its adapters taken into the weights."""
-    return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+    """With its adapters taken into the weights, in float32: rounded to bfloat16 most of a small update would be lost.
+    `weights` notes that, so that the part is read in float32, too."""
+    if not hasattr(model, "merge_and_unload"):
+        return model
+    whole = in_float32(model).merge_and_unload()
+    whole.took_adapters = True
+    return whole
+
+
+def in_float32(model: Any) -> Any:
+    """The model with every weight in float32 at least."""
+    for weight in model.parameters():
+        weight.data = wide(weight.data)
+    return model
+
+
+def read_as(part: Part, model: Any) -> Any:
+    """The model that a part's weights go into, in float32 where they came of adapters, whatever the setting `dtype`."""
+    return in_float32(model) if part.about.get("read_in") == "float32" else model
 
 
 # scoring and sampling
