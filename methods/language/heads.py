@@ -89,7 +89,7 @@ def _agrees(model: Any, body: Any, head: Head) -> bool:
     return found.shape == expected.shape and torch.allclose(wide(found), wide(expected), rtol=1e-3, atol=1e-4)
 
 
-def _parts(model: Any) -> tuple[Callable[[Tensor], Tensor], Head]:
+def split(model: Any) -> tuple[Callable[[Tensor], Tensor], Head]:
     """(ids `[b, l]` to hidden states, those to logits); logits at once where a model has no head of its own."""
     whole = without_adapters(model)
     if (head := own_head(whole)) is None:
@@ -109,7 +109,7 @@ def in_rows(model: Any, batch: Batch) -> Iterator[Batch]:
 def response_logits(model: Any, batch: Batch, width: int) -> Tensor:
     """Logits `[b, width, v]` that predict the tokens of each response, teacher-forced; row t of those past a
     response's end is of no meaning."""
-    body, head = _parts(model)
+    body, head = split(model)
     found = []
     for part in in_rows(model, batch):
         places = part.starts[:, None] - 1 + torch.arange(width, device=part.ids.device)
@@ -123,7 +123,7 @@ def response_logits(model: Any, batch: Batch, width: int) -> Tensor:
 def token_logprobs(model: Any, batch: Batch, temperature: float = 1.0) -> Tensor:
     """log pi of every token given those before it, `[b, l]`; 0 outside responses. At most `LOGITS` numbers of logits
     stand in memory at a time; those that a gradient needs are computed again."""
-    body, head = _parts(model)
+    body, head = split(model)
     size = max(1, LOGITS // model.config.get_text_config().vocab_size)
     return torch.cat([_logprobs(body, head, part, size, temperature) for part in in_rows(model, batch)])
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from core.errors import reason
 from core.extras import install
 from methods.core import BadInput
 from methods.language.core import Context, LanguageConfig, Part
@@ -22,6 +22,8 @@ from methods.language.heads import own_head
 from methods.language.heads import response_logits as response_logits  # for methods, which look for them here
 from methods.language.heads import token_logprobs as token_logprobs
 from methods.language.heads import wide as wide
+from methods.language.sampling import forbid as forbid
+from methods.language.sampling import sample as sample
 
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length", "n_ctx",
               "max_target_positions")  # fmt: skip  # what configurations call it
@@ -51,13 +53,6 @@ def reads(model: Any, length: int) -> bool:
             raise
         return False
     return True
-
-
-def forbid(logits: Tensor, tokens: int, banned: Sequence[int]) -> None:
-    """Sets the logits `[..., v]` of `banned` tokens, and of ids >= `tokens`, to -inf. Banned tokens may have no row: a
-    tokenizer can name more control tokens than its model knows."""
-    logits[..., tokens:] = -torch.inf
-    logits[..., [i for i in banned if i < logits.shape[-1]]] = -torch.inf
 
 
 def tiny_model(config: LanguageConfig, tokens: int, longest: int) -> Any:
@@ -116,7 +111,7 @@ class RewardModel(nn.Module):
 
 def reward_from(model: Any) -> RewardModel:
     """A reward model that starts as the language model `model`, which it takes over."""
-    return RewardModel(model.base_model, model.get_input_embeddings().weight.shape[1])
+    return RewardModel(model.base_model, model.config.get_text_config().hidden_size)
 
 
 def as_classifier(model: RewardModel, pad: int) -> Any:
@@ -197,7 +192,13 @@ def adapted(model: Any, rank: int) -> Any:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
         raise BadInput(f"lora_rank={rank} needs peft ({error}): {install('rlhf')}") from error
-    return get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear"))
+    settings = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear")
+    try:
+        return get_peft_model(model, settings)
+    except ValueError as error:  # of Mamba's layers, for one
+        raise BadInput(
+            f"lora_rank={rank}: peft puts no adapters into {type(model).__name__}: {reason(error)}"
+        ) from error
 
 
 def merged(model: Any) -> Any:
@@ -220,57 +221,3 @@ def in_float32(model: Any) -> Any:
 def read_as(part: Part, model: Any) -> Any:
     """The model that a part's weights go into, in float32 where they came of adapters, whatever the setting `dtype`."""
     return in_float32(model) if part.about.get("read_in") == "float32" else model
-
-
-# scoring and sampling
-
-
-def draw(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """A token `[b]` of each row's softmax, by one uniform number a row: the first whose summed chance exceeds it. Noise
-    for every word of a vocabulary takes longer than a small model's pass. Summed in double precision, as a
-    vocabulary's rounding adds up; what has no chance is never drawn."""
-    chances = logits.softmax(-1).double().cumsum(-1)
-    uniform = torch.rand(len(chances), 1, generator=generator, dtype=torch.float64)
-    return torch.searchsorted(chances, uniform * chances[:, -1:], right=True)[:, 0]
-
-
-@torch.no_grad()
-def sample(
-    model: Any, prompts: Sequence[Sequence[int]], longest: int, generator: torch.Generator, *,
-    eos: int, pad: int, banned: Sequence[int], tokens: int, temperature: float = 1.0,
-) -> list[list[int]]:  # fmt: skip
-    """A response to each prompt, of at most `longest` tokens; an end-of-text token, where it was drawn, is its last.
-
-    Args:
-      generator: on the CPU; draws do not depend on where the model computes.
-      banned: tokens never drawn, nor is any of id >= `tokens` (surplus rows of the embeddings).
-      temperature: 0: the likeliest token each time, without a draw.
-    """
-    device = next(model.parameters()).device
-    width = max(map(len, prompts))
-    ids = torch.full((len(prompts), width), pad, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, seen, prompt in zip(ids, mask, prompts, strict=True):  # padded on the left, so that all end together
-        row[width - len(prompt) :] = torch.tensor(prompt)
-        seen[width - len(prompt) :] = 1
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    ids, mask, positions = ids.to(device), mask.to(device), positions.to(device)
-    drawn = torch.full((len(prompts), longest), pad, dtype=torch.long)
-    lengths = torch.full((len(prompts),), longest)
-    alive = torch.ones(len(prompts), dtype=torch.bool)
-    past = None
-    for t in range(longest):
-        out = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=past, use_cache=True,
-                    logits_to_keep=1)  # fmt: skip
-        past, logits = out.past_key_values, out.logits[:, -1].float().cpu() / (temperature or 1.0)
-        forbid(logits, tokens, banned)
-        token = draw(logits, generator) if temperature else logits.argmax(-1)
-        drawn[:, t] = torch.where(alive, token, pad)
-        ended = alive & (token == eos)
-        lengths[ended] = t + 1
-        alive &= ~ended
-        if not alive.any():
-            break
-        ids, mask = token[:, None].to(device), nn.functional.pad(mask, (0, 1), value=1)
-        positions = positions[:, -1:] + 1
-    return [row[:length].tolist() for row, length in zip(drawn, lengths.tolist(), strict=True)]
