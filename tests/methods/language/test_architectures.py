@@ -104,7 +104,7 @@ WITHOUT_ADAPTERS = "Mamba"
 
 def test_adapters_that_a_family_cannot_have_are_refused_by_name() -> None:
     config = LanguageConfig(**SMALL, lora_rank=2)
-    with pytest.raises(BadInput, match="^lora_rank=2: peft puts no adapters into MambaForCausalLM: ") as caught:
+    with pytest.raises(BadInput, match=r"^lora_rank=2: peft puts no adapters into MambaForCausalLM: ") as caught:
         SFTJob(at(WITHOUT_ADAPTERS, config).context, config)
     assert "\n" not in str(caught.value)
 
