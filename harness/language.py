@@ -167,7 +167,7 @@ class LanguageTraining(ProgramWork):
         return Context(
             lane.seed, texts, models, lambda name: self.stores(lane.reads[name]).load()[name],
             torch.device("cuda" if torch.cuda.is_available() else "cpu"), gold,
-            verdicts_by_gold(gold) if self.task.judge == "gold" else None,
+            best=self.task.best, judge=verdicts_by_gold(gold) if self.task.judge == "gold" else None,
         )  # fmt: skip
 
     def _files(self, lane: Lane) -> Iterable[str]:

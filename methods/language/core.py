@@ -75,6 +75,7 @@ class Context:
     part: Callable[[str], Part]  # of an earlier stage, by name
     device: Any
     gold: Callable[[str, str], float] | None = None
+    best: Callable[[str], str] | None = None  # prompt -> a response of the largest gold reward
     judge: Callable[[Sequence[tuple[str, str, str]]], Sequence[float]] | None = (
         None  # (prompt, a, b) -> 1, 0.5, 0 or NaN
     )

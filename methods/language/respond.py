@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -19,10 +20,12 @@ from methods.language.models import RewardModel, causal, reward, sample, token_l
 from methods.language.scoring import scores
 from methods.language.tokens import join
 
-MEASURES = ("proxy", "nll", "edit_fraction", "eos", "gradients", "samples", "compute", "transport", "kl")
+MEASURES = ("proxy", "nll", "edit_fraction", "eos", "gradients", "samples", "compute", "transport", "kl",
+            "soft")  # fmt: skip
 """Of a response: normalised score of the reward model; mean negative log-likelihood a token under SFT; fraction of the
 sampled tokens that were changed; 1 if it has an end; backward passes; sequences sampled; passes of one sequence through
-a network (a sample or a score 1, a gradient 3); MMD^2 between particles before and after; log pi - log pi_SFT."""
+a network (a sample or a score 1, a gradient 3); MMD^2 between particles before and after; log pi - log pi_SFT;
+normalised score of what moves before it is decoded, mean over particles."""
 
 BACKWARD = 2  # forward passes that a backward one takes the time of
 
@@ -78,6 +81,12 @@ def unpacked(ids: Tensor, lengths: Tensor) -> Responses:
     return [row[:length] for row, length in zip(flat, lengths.flatten().tolist(), strict=True)]
 
 
+def changed(before: Sequence[int], after: Sequence[int], eos: int) -> float:
+    """Fraction of places, the end of text not counted, whose token differs, or where one of the two has none."""
+    a, b = ([token for token in text if token != eos] for text in (before, after))
+    return sum(x != y for x, y in zip_longest(a, b)) / max(1, len(a), len(b))
+
+
 def drawn(number: int, temperature: float) -> int:
     """How many of so many samples differ: of greedy decoding one."""
     return number if temperature else 1
@@ -130,15 +139,17 @@ class Responding(Chunked):
     """What a method answers; subclasses bring `answers` and end it with `measured`."""
 
     def __init__(
-        self, context: Context, config: LanguageConfig, prompts: int, *, scored: bool, samples: int | None = None
-    ) -> None:
-        """`samples`: a prompt's rollouts at a temperature; `config.rollouts` if unset."""
+        self, context: Context, config: LanguageConfig, prompts: int, *, scored: bool, samples: int | None = None,
+        sampled: bool = True,
+    ) -> None:  # fmt: skip
+        """`samples`: a prompt's rollouts at a temperature, `config.rollouts` if unset; `sampled`: whether it starts
+        from rollouts."""
         super().__init__(context, config, prompts, "responses")
         sizes = [drawn(samples or config.rollouts, temperature) for temperature in config.test_temperatures]
         self.places = {t: sum(sizes[:i]) for i, t in enumerate(config.test_temperatures)}
         self.sft = causal(context, "sft")
         self.reward: RewardModel | None = reward(context) if scored else None
-        self.rollouts = context.part("rollouts").tensors
+        self.rollouts = context.part("rollouts").tensors if sampled else {}
 
     def answers(self, temperature: float, chunk: slice) -> dict[str, Tensor]:
         """The chunk's rows of "responses" at all settings beside the temperature, from samples drawn at that."""
