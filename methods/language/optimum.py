@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from methods.core import BadInput, MethodConfig
+from methods.core import BadInput, MethodConfig, Unfit
 from methods.inference import Cost, Knob
 from methods.language.core import LanguageConfig, LanguageStage
 from methods.language.method import LanguageMethod
@@ -57,6 +57,8 @@ class Optimum(LanguageMethod):
         return Cost(passes=0)
 
     def stages(self) -> tuple[Any, ...]:
+        if not self.spec.best_known:
+            raise Unfit("optimum: no response of this task is known to be best")
         return (sft_stage(self.config), *([reward_stage(self.config)] if self.config.measure_proxy else []))
 
     def responding(self, prompts: int) -> tuple[LanguageStage, ...]:

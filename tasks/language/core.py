@@ -48,6 +48,7 @@ class LanguageSpec:
 
     max_prompt_tokens: int  # longer prompts are left out
     max_response_tokens: int  # the end-of-text token among them
+    best_known: bool = False  # whether the task can write a response of the largest true reward
 
 
 @dataclass(frozen=True)

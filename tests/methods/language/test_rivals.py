@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import methods
-from methods.core import BadInput
+from methods.core import BadInput, Unfit
 from methods.language.args import ARGSConfig
 from methods.language.core import LanguageConfig
 from methods.language.hotflip import gains
@@ -20,6 +20,7 @@ from methods.language.respond import Rollouts, changed, unpacked
 from methods.language.soft_best_of_n import soft_choices
 from methods.language.surrogates import Swaps
 from methods.language.vgf import accepted as taken_in
+from tasks.language.core import LanguageSpec
 from tests.methods.language.common import EXAMPLES, SMALL, Bench
 from tests.methods.language.test_surrogates import Linear, make
 
@@ -187,7 +188,9 @@ def test_what_changed_is_counted_place_by_place() -> None:
 
 def test_the_optimum_is_what_the_task_says() -> None:
     bench = Bench(LanguageConfig(**SMALL)).untrained()
-    method = Optimum(bench.config, None)
+    with pytest.raises(Unfit, match="no response of this task is known to be best"):
+        Optimum(bench.config, LanguageSpec(8, 6)).stages()
+    method = Optimum(bench.config, LanguageSpec(8, 6, best_known=True))
     job = method.responding(PROMPTS)[-1].begin(bench.context)
     with pytest.raises(BadInput, match="no response known to be best"):
         job.run(0, 1)
