@@ -113,8 +113,9 @@ class Surrogate(Protocol):
     def soft(self, z: Tensor) -> Tensor:
         """The reward `[b]` that gradients climb, before anything is decoded."""
 
-    def proposals(self, z: Tensor, count: int) -> Swaps:
-        """The swaps of one token of y0 that z is nearest to, or furthest past, the first at most `count`."""
+    def proposals(self, z: Tensor, count: int, *, moved: bool = False) -> Swaps:
+        """At most `count` swaps of one token of y0, the first ones first: those that z is nearest to or furthest past,
+        or, if `moved`, those towards which it moved furthest."""
 
     @property
     def unit(self) -> float:
@@ -165,7 +166,8 @@ class Simplex:
     def soft(self, z: Tensor) -> Tensor:
         return self.frame.score(self.embed(z))
 
-    def proposals(self, z: Tensor, count: int) -> Swaps:
+    def proposals(self, z: Tensor, count: int, *, moved: bool = False) -> Swaps:
+        z = z - torch.where(self.valid, self.init(), 0.0) if moved else z
         ahead = torch.where(self.frame.editable[..., None], z[..., 1:] - z[..., :1], -torch.inf)
         return ranked(ahead.masked_fill(~self.valid[..., 1:], -torch.inf), self.tokens[..., 1:], count)
 
@@ -230,8 +232,10 @@ class Embedding:
     def soft(self, z: Tensor) -> Tensor:
         return self.frame.score(z)
 
-    def proposals(self, z: Tensor, count: int) -> Swaps:
+    def proposals(self, z: Tensor, count: int, *, moved: bool = False) -> Swaps:
         value = self._worth(z)
+        if moved:
+            value = value - torch.where(self.valid, self._worth(self.origin), 0.0)
         allowed = self.frame.editable[..., None] & (self.tokens != self.frame.start[..., None])
         ahead = torch.where(allowed, value - value[..., :1], -torch.inf)
         return ranked(ahead[..., 1:], self.tokens[..., 1:], count)

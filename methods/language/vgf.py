@@ -46,12 +46,13 @@ class VGFConfig(LanguageConfig):
     particle_optimizer: Literal["normalized", "adam", "sgd"] = "normalized"
     step_decay: Weight = 0.0  # step l is eps / l^decay
     decoder: Literal["argmax", "accepted"] = "accepted"  # "accepted": swaps that raise the reward, one by one
+    proposals: Literal["moved", "nearest"] = "moved"  # swaps tried first: what z moved towards, or is nearest to
     decode_trials: PositiveInt = 4  # texts that "accepted" scores beside the one it starts from
 
 
 FLOW_SETTINGS = (
     "n_particles", "test_flow_steps", "test_step_sizes", "surrogate", "candidates", "bonus", "tau", "fluency", "kernel",
-    "alpha", "particle_optimizer", "step_decay", "decoder", "decode_trials",
+    "alpha", "particle_optimizer", "step_decay", "decoder", "proposals", "decode_trials",
 )  # fmt: skip
 
 
@@ -207,7 +208,7 @@ class Flowing(Responding):
         if self.config.decoder == "argmax":
             texts = fixed.responses(moving.surrogate.decode(moving.z), [len(start) for start in starts])
             return texts, self.proxies(prompts, texts)
-        swaps = moving.surrogate.proposals(moving.z, self.config.decode_trials)
+        swaps = moving.surrogate.proposals(moving.z, self.config.decode_trials, moved=self.config.proposals == "moved")
         return accepted(swaps, starts, begun, lambda texts: self.proxies(prompts, texts))
 
     def answer(self, n: int, starts: Responses, stop: Stop) -> tuple[Responses, Tensor, Tensor, Tensor, Tensor]:
