@@ -46,7 +46,7 @@ class VGFConfig(LanguageConfig):
     particle_optimizer: Literal["normalized", "adam", "sgd"] = "normalized"
     step_decay: Weight = 0.0  # step l is eps / l^decay
     decoder: Literal["argmax", "accepted"] = "accepted"  # "accepted": swaps that raise the reward, one by one
-    proposals: Literal["moved", "nearest"] = "moved"  # swaps tried first: what z moved towards, or is nearest to
+    proposals: Literal["nearest", "moved"] = "nearest"  # swaps tried first: what z is nearest to, or moved towards
     decode_trials: PositiveInt = 4  # texts that "accepted" scores beside the one it starts from
 
 
