@@ -44,7 +44,7 @@ class VGFConfig(LanguageConfig):
     kernel: Literal["rbf", "none"] = "rbf"
     alpha: Weight = 0.0  # repulsion between particles; 0: none
     particle_optimizer: Literal["normalized", "adam", "sgd"] = "normalized"
-    step_decay: Weight = 0.0  # step l is eps / l^decay
+    step_decay: Weight = 0.5  # step l is eps / l^decay
     decoder: Literal["argmax", "accepted"] = "accepted"  # "accepted": swaps that raise the reward, one by one
     proposals: Literal["nearest", "moved"] = "nearest"  # swaps tried first: what z is nearest to, or moved towards
     decode_trials: PositiveInt = 4  # texts that "accepted" scores beside the one it starts from
