@@ -27,7 +27,7 @@ from methods.language.tokens import join
 
 @dataclass(frozen=True)
 class ARGSConfig(LanguageConfig):
-    test_weights: tuple[Weight, ...] = (0.0, 0.5, 1.0, 2.0, 4.0)  # w, of the reward in stds of its scores
+    test_weights: tuple[Weight, ...] = (0.0, 1.0, 2.0, 4.0, 8.0)  # w, of the reward in stds of its scores
     candidates: PositiveInt = 8  # k
     partial: Literal["ended", "open"] = "ended"
 
