@@ -29,7 +29,8 @@ from analysis.layout import fits, joined, listed
 from analysis.notes import brief, tell
 from analysis.output import folder, of_records, prepare, say, screen, write_csv
 from analysis.records.files import RecordError, shown
-from analysis.records.load import Records, load
+from analysis.records.labels import labelled
+from analysis.records.load import Records, load, only
 from analysis.records.mirror import default_out, spoken
 from analysis.records.protocols import EVERY
 from analysis.records.runs import Run
@@ -70,10 +71,13 @@ def main(
     compare: Annotated[
         str | None, typer.Option(help="Methods or rows, e.g. 'vgf,best_of_n N=5': one against others.")
     ] = None,
-    validation: Annotated[
-        Path | None,
-        typer.Option(parser=of_records, help="Records of the same runs on validation prompts, which pick settings."),
-    ] = None,
+    select: Annotated[
+        str,
+        typer.Option(
+            help="Who picks among a method's settings: held-out (prompts of the same records) or validation "
+            "(the same runs with prompt_split=validation)."
+        ),
+    ] = HELD_OUT,
 ) -> None:
     """(win + tie / 2) / valid with 95% intervals over prompts; ties, invalid answers, agreement of the two orders; the
     win rate at equal lengths; differences between methods over the same prompts."""
@@ -82,7 +86,11 @@ def main(
         raise RecordError("--judge is empty")
     place = prepare(out or default_out(results, "tables"))
     records = load(results, protocol=EVERY)  # language suites have no names for them
-    beside = None if validation is None else load(validation, protocol=EVERY)
+    if select not in (HELD_OUT, VALIDATION):
+        raise RecordError(f"--select {shown(select)} is neither {HELD_OUT} nor {VALIDATION}")
+    beside = _of_split(records, validation=True) if select == VALIDATION else None
+    if beside is not None:
+        records = _of_split(records, validation=False)
     table, differences, notes = tabulate(records, judge or "", names, beside)
     if table.empty:
         why = brief(notes, records)
@@ -168,14 +176,22 @@ def tabulate(
 
 
 def _picked(validation: Records, judge: str, notes: list[str]) -> dict[tuple[str, str, str, str], str]:
-    """(suite, task, judge, label) -> the setting that wins most on validation prompts. Raises: RecordError: the prompts
-    are of another split."""
-    found: dict[tuple[str, str, str, str], str] = {}
-    for run_, by, order, _, _, _, values in _found(validation, judge, notes):
-        if (split := run_.settings.get("prompt_split")) != VALIDATION:
-            raise RecordError(f"--validation: {run_.name} answered prompts of split {shown(str(split))}")
-        found[run_.suite, run_.task, by, run_.label] = order[best(values["score"])]
-    return found
+    """(suite, task, judge, label) -> the setting that wins most on validation prompts."""
+    return {
+        (run_.suite, run_.task, by, run_.label): order[best(values["score"])]
+        for run_, by, order, _, _, _, values in _found(validation, judge, notes)
+    }
+
+
+def _of_split(records: Records, *, validation: bool) -> Records:
+    """The runs on prompts of the validation split, or those on others, called by what tells them apart among their own.
+    Raises: RecordError: there are none."""
+    runs = [run for run in records.runs if (run.settings.get("prompt_split") == VALIDATION) == validation]
+    if not runs:
+        which = "with" if validation else "without"
+        raise RecordError(f"--select {VALIDATION}: no run {which} prompt_split={VALIDATION}")
+    labels, _ = labelled(runs)
+    return only(records, runs, {run.label: labels.get(run.key, run.series) for run in runs})
 
 
 def _passes(records: Records, run_: Run) -> dict[str, float]:

@@ -27,7 +27,8 @@ from core.errors import BadInput, reason
 from core.files import open_plain
 
 MEASURES = (
-    "gold", "proxy", "nll", "edit_fraction", "eos", "length", "gradients", "samples", "compute", "transport", "kl", "soft",
+    "gold", "proxy", "nll", "edit_fraction", "eos", "length", "gradients", "samples", "compute", "transport", "kl",
+    "soft",
 )  # fmt: skip
 LARGEST_HEADER = 1 << 24  # bytes, of a file of weights
 

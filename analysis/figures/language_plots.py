@@ -27,8 +27,8 @@ GOLD, PROXY = "gold reward [-]", "proxy reward [sd of its scores]"
 
 
 def draw_levels(of: pd.DataFrame, page: Page) -> Figure:
-    """Gold and proxy over L_test, the proxy beside that of particles before they are decoded; methods without that knob are horizontal lines, best-of-n one an n. Only the proxy
-    where the true reward is not known."""
+    """Gold and proxy over L_test, the proxy beside that of particles before they are decoded; methods without that knob
+    are horizontal lines, best-of-n one an n. Only the proxy where the true reward is not known."""
     measures = [name for name in ("gold", "proxy") if of[name].notna().any()]
     figure, every = on.panels(page, len(measures), page.abreast(2, 1), TALL, sharex=True)
     styles, handles = _looks(of), dict[str, Any]()
