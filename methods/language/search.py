@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,7 +46,15 @@ class Walk:
     responses: Responses
     proxy: Tensor  # `[p n]`
     temperature: float
-    frame: Frame | None = None  # of the starting points, where a search needs one
+    fixed: Fixed | None = None  # where a search changes single tokens
+
+
+class Fixed(NamedTuple):
+    """What stays while tokens are swapped."""
+
+    frame: Frame  # of the starting points
+    candidates: Tensor  # `[b, t, k]`: the likeliest tokens under SFT
+    allowed: Tensor  # `[b, t, k]` bool
 
 
 class Searching(Responding):
@@ -90,15 +98,6 @@ class Searching(Responding):
         edits = [changed(starts[i], walk.responses[i], self.context.texts.eos) for i in places]
         return [walk.responses[i] for i in places], walk.proxy[places], torch.tensor(edits)
 
-    def framed(self, walk: Walk) -> Frame:
-        """The frame of the starting points; made at the first step, by one teacher-forced pass."""
-        if walk.frame is None:
-            texts = self.context.texts
-            assert self.reward is not None
-            walk.frame = frame(self.sft, self.reward, walk.prompts, walk.responses, eos=texts.eos, pad=texts.pad,
-                               banned=texts.banned, tokens=texts.size, device=self.context.device)  # fmt: skip
-        return walk.frame
-
 
 class Swapping(Searching):
     """Each step proposes `trials` texts that differ in one token, and takes the best of them if the reward model
@@ -110,12 +109,22 @@ class Swapping(Searching):
         """How much each swap of tokens `[b, t]` for `candidates` `[b, t, k]` is to be tried, `[b, t, k]`."""
         raise NotImplementedError
 
+    def fixed(self, walk: Walk) -> Fixed:
+        """Made at the first step, by one teacher-forced pass."""
+        if walk.fixed is None:
+            texts = self.context.texts
+            assert self.reward is not None
+            found = frame(self.sft, self.reward, walk.prompts, walk.responses, eos=texts.eos, pad=texts.pad,
+                          banned=texts.banned, tokens=texts.size, device=self.context.device)  # fmt: skip
+            top, candidates = found.logits.topk(min(self.config.candidates, texts.size), dim=-1)
+            walk.fixed = Fixed(found, candidates, torch.isfinite(top) & found.editable[..., None])
+        return walk.fixed
+
     def step(self, walk: Walk, generator: torch.Generator) -> None:
-        fixed, texts = self.framed(walk), self.context.texts
+        fixed, candidates, allowed = self.fixed(walk)
         tokens = _tokens(walk.responses, fixed)
-        top, candidates = fixed.logits.topk(min(self.config.candidates, texts.size), dim=-1)
-        allowed = torch.isfinite(top) & fixed.editable[..., None] & (candidates != tokens[..., None])
-        wanted = self.preference(fixed, tokens, candidates, generator).masked_fill(~allowed, -torch.inf).flatten(1)
+        wanted = self.preference(fixed, tokens, candidates, generator)
+        wanted = wanted.masked_fill(~allowed | (candidates == tokens[..., None]), -torch.inf).flatten(1)
         value, swaps = wanted.topk(min(self.config.trials, wanted.shape[1]), dim=1)  # `[b, m]`
         width, tried = candidates.shape[-1], list[list[int]]()
         for row, some in zip(walk.responses, swaps.tolist(), strict=True):
