@@ -20,12 +20,12 @@ from methods.language.models import RewardModel, causal, reward, sample, token_l
 from methods.language.scoring import scores
 from methods.language.tokens import join
 
-MEASURES = ("proxy", "nll", "edit_fraction", "eos", "gradients", "samples", "compute", "transport", "kl",
-            "soft")  # fmt: skip
+MEASURES = ("proxy", "nll", "edit_fraction", "eos", "gradients", "samples", "compute", "transport", "kl", "soft",
+            "retokenised")  # fmt: skip
 """Of a response: normalised score of the reward model; mean negative log-likelihood a token under SFT; fraction of the
 sampled tokens that were changed; 1 if it has an end; backward passes; sequences sampled; passes of one sequence through
 a network (a sample or a score 1, a gradient 3); MMD^2 between particles before and after; log pi - log pi_SFT;
-normalised score of what moves before it is decoded, mean over particles."""
+normalised score of what moves before it is decoded, mean over particles; 1 if its text is read as other tokens."""
 
 BACKWARD = 2  # forward passes that a backward one takes the time of
 
@@ -189,6 +189,7 @@ class Responding(Chunked):
         measures: dict[str, Any] = dict.fromkeys(MEASURES, torch.nan) | given
         measures["proxy"] = proxy.reshape(-1, settings)
         measures["nll"] = sequence_nll(self.sft, repeated, responses, texts.pad, self.context.device) / lengths
+        measures["retokenised"] = torch.tensor(list(map(float, texts.retokenised(responses))))
         measures["eos"] = torch.tensor([float(response[-1] == texts.eos) for response in responses])
         rows = {name: torch.as_tensor(value, dtype=torch.float32).cpu() for name, value in measures.items()}
         rows = {n: (v.reshape(-1, settings) if v.ndim else v.expand(len(prompts), settings)) for n, v in rows.items()}
