@@ -98,6 +98,7 @@ class Rollouts(Chunked):
     def __init__(self, context: Context, config: LanguageConfig, prompts: int, policy: str, number: int) -> None:
         super().__init__(context, config, prompts, "rollouts")
         self.model, self.policy, self.number = causal(context, policy), policy, number
+        self.sampler = context.sampler(self.model) if context.sampler else None
 
     def rows(self, number: int, chunk: slice) -> dict[str, Tensor]:
         found = [self._at(temperature, number, chunk) for temperature in self.config.test_temperatures]
@@ -106,10 +107,15 @@ class Rollouts(Chunked):
     def _at(self, temperature: float, number: int, chunk: slice) -> dict[str, Tensor]:
         """At all temperatures from the same noise, so that what differs is theirs."""
         texts, each = self.context.texts, drawn(self.number, temperature)
-        repeated = [tokens.prompt for tokens, _ in self.prompts[chunk] for _ in range(each)]
-        generator = torch.Generator().manual_seed(derived_seed(self.context.seed, "rollouts", number))
-        found = sample(self.model, repeated, texts.max_response, generator, eos=texts.eos, pad=texts.pad,
-                       banned=texts.banned, tokens=texts.size, temperature=temperature)  # fmt: skip
+        seed = derived_seed(self.context.seed, "rollouts", number)
+        prompts = [tokens.prompt for tokens, _ in self.prompts[chunk]]
+        if self.sampler:
+            found = self.sampler(prompts, each, temperature, seed)
+        else:
+            repeated = [prompt for prompt in prompts for _ in range(each)]
+            generator = torch.Generator().manual_seed(seed)
+            found = sample(self.model, repeated, texts.max_response, generator, eos=texts.eos, pad=texts.pad,
+                           banned=texts.banned, tokens=texts.size, temperature=temperature)  # fmt: skip
         ids, lengths = packed(found, texts.max_response, texts.pad)
         return {"ids": ids.reshape(-1, each, texts.max_response), "lengths": lengths.reshape(-1, each)}
 
@@ -130,7 +136,10 @@ def rollouts(config: LanguageConfig, prompts: int, policy: str = "sft") -> Langu
     def begin(context: Context) -> Job:
         return Rollouts(context, config, prompts, policy, number)
 
-    rule = f"samples of {policy}, a uniform number a token"
+    by = "a uniform number a token"
+    if config.rollout_engine != "own":
+        by = f"by {config.rollout_engine}"
+    rule = f"samples of {policy}, {by}"
     return LanguageStage("rollouts", frozenset({"rollouts"}), 0, rule, kept, begin, config.respond_batch,
                          reads=frozenset({policy}))  # fmt: skip
 
