@@ -81,8 +81,8 @@ def _beginning(artifact: Path, identity: records.ModelStage, reads: Mapping[str,
     from harness.store import LaneStore
     from harness.tensors import TensorFormat
 
-    if "sft" in reads:
-        note = LaneStore(artifact.parent / str(reads["sft"]), {}, TensorFormat()).note
+    for read in (reads[part] for part in MODELS if part in reads):
+        note = LaneStore(artifact.parent / str(read), {}, TensorFormat()).note
         if note and note["identity"].get("files") and not note["identity"].get("steps"):
             raise BadInput(f"{artifact}: it began as a checkpoint that the run was given; --like CHECKPOINT names it, "
                            "or another of the same architecture and tokenizer")  # fmt: skip
