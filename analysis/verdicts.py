@@ -24,22 +24,24 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from analysis.choices import FIXED, HELD_OUT, Arms, held_out, settings
+from analysis.choices import FIXED, HELD_OUT, Arms, average, best, held_out, settings
 from analysis.layout import fits, joined, listed
 from analysis.notes import brief, tell
 from analysis.output import folder, of_records, prepare, say, screen, write_csv
-from analysis.records.files import RecordError
-from analysis.records.load import Records, load
+from analysis.records.files import RecordError, shown
+from analysis.records.labels import labelled
+from analysis.records.load import Records, load, only
 from analysis.records.mirror import default_out, spoken
 from analysis.records.protocols import EVERY
 from analysis.records.runs import Run
 from analysis.records.verdict_files import judged, texts, verdict_files
 from analysis.select import headline
 from analysis.statistics.estimates import generator
-from analysis.statistics.winrate import length_controlled, paired, rates, wilson, win_rate
+from analysis.statistics.winrate import by_seeds, length_controlled, paired, rates, wilson, win_rate
 from core.errors import BadInput
 
 RECORDED = "recorded"
+VALIDATION = "validation"  # a rule of choice, and the split of prompts that it is made on
 VALUES = ("score", "consistent", "longer", "cost")
 """Of a verdict; `longer`: characters that the response has more than the reference. NaN where not known."""
 DASH = "\N{EM DASH}"
@@ -69,6 +71,13 @@ def main(
     compare: Annotated[
         str | None, typer.Option(help="Methods or rows, e.g. 'vgf,best_of_n N=5': one against others.")
     ] = None,
+    select: Annotated[
+        str,
+        typer.Option(
+            help="Who picks among a method's settings: held-out (prompts of the same records) or validation "
+            "(the same runs with prompt_split=validation)."
+        ),
+    ] = HELD_OUT,
 ) -> None:
     """(win + tie / 2) / valid with 95% intervals over prompts; ties, invalid answers, agreement of the two orders; the
     win rate at equal lengths; differences between methods over the same prompts."""
@@ -77,7 +86,12 @@ def main(
         raise RecordError("--judge is empty")
     place = prepare(out or default_out(results, "tables"))
     records = load(results, protocol=EVERY)  # language suites have no names for them
-    table, differences, notes = tabulate(records, judge or "", names)
+    if select not in (HELD_OUT, VALIDATION):
+        raise RecordError(f"--select {shown(select)} is neither {HELD_OUT} nor {VALIDATION}")
+    beside = _of_split(records, validation=True) if select == VALIDATION else None
+    if beside is not None:
+        records = _of_split(records, validation=False)
+    table, differences, notes = tabulate(records, judge or "", names, beside)
     if table.empty:
         why = brief(notes, records)
         of = f" of {judge}" if judge else ""
@@ -94,12 +108,12 @@ def main(
     for row in differences.to_dict("records"):
         value, low, high = (100 * row[name] for name in ("value", "low", "high"))
         console.print(f"{row['task']}, {row['judge']}: {row['first']} - {row['second']} = {value:+.1f} points "
-                      f"[{low:+.1f}, {high:+.1f}] over {row['prompts']} prompts")  # fmt: skip
+                      f"[{low:+.1f}, {high:+.1f}] over {row['prompts']} prompts{_by_seeds(row)}")  # fmt: skip
     if len(differences):
         fewest = int(table["seeds"].min())
         policies = f"these policies ({fewest} seed{'s' * (fewest > 1)})"
-        console.print(f"Each interval has its own 5%, and is for new prompts to {policies}, not for new trainings.",
-                      style="dim")  # fmt: skip
+        console.print(f"Each interval has its own 5%. That over prompts is for new prompts to {policies}; that over "
+                      "seeds (t) is for new trainings, on these prompts.", style="dim")  # fmt: skip
     say("", *paths)
     tell([*records.notes, *notes], records, place / "winrates-notes.csv")
 
@@ -112,43 +126,78 @@ def _names(compare: str) -> tuple[str, ...]:
 
 
 def tabulate(
-    records: Records, judge: str = "", compare: Sequence[str] = ()
+    records: Records, judge: str = "", compare: Sequence[str] = (), validation: Records | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
     """(a row a run, judge and setting; a row a difference of `compare`'s first method from another; notes).
 
-    Rows beside the settings' own: "(held-out)", picked on the even prompts and scored on the odd ones, and the reverse.
+    Rows beside the settings' own: "(validation)", the setting that wins most in the records `validation`; without those
+    "(held-out)", picked on the even prompts and scored on the odd ones, and the reverse.
     Columns: suite, task, judge, method, label, row, rule, picks, seeds, meant and told (of seeds without
-    verdicts), those of `winrate.Rates`, win_rate, low, high,
-    wilson_low, wilson_high, controlled, controlled_low, controlled_high, longer (mean characters), cost (USD).
+    verdicts), those of `winrate.Rates`, win_rate, low, high, wilson_low, wilson_high, controlled, controlled_low,
+    controlled_high, longer (mean characters), cost (USD), passes
+    (of one sequence through a network, an answer's mean; NaN where not recorded).
     """
     rows: list[dict[str, Any]] = []
     notes: list[str] = []
     scored: Scores = {}
+    picked = {} if validation is None else _picked(validation, judge, notes)
     for run_, by, order, seeds, prompts, names, values in _found(records, judge, notes):
         told = run_.told(seeds.tolist(), "without its verdicts")
         notes += [f"{run_.name}, {by}: {told}"] if told else []
         of = Arms(values["score"], order, seeds, prompts)
         chosen = [(name, FIXED, name, {key: value[k] for key, value in values.items()}) for k, name in enumerate(order)]
-        choice = held_out(of) if len(order) > 1 else None
+        choice = held_out(of) if len(order) > 1 and validation is None else None
+        on_validation = picked.get((run_.suite, run_.task, by, run_.label))
+        if on_validation in order and len(order) > 1:
+            mine = {key: value[order.index(str(on_validation))] for key, value in values.items()}
+            chosen.append(("(validation)", VALIDATION, str(on_validation), mine))
+        elif validation is not None and len(order) > 1:
+            notes.append(f"{run_.name}, {by}: no setting picked on validation prompts (of these: {on_validation})")
         if choice is not None:
             pick = np.where(prompts % 2 == 1, order.index(choice.picks[0]), order.index(choice.picks[-1]))
             mine = {key: value[pick, :, np.arange(len(prompts))].T for key, value in values.items()}
             chosen.append(("(held-out)", HELD_OUT, " / ".join(choice.picks), mine))
         identity = {"suite": run_.suite, "task": run_.task, "judge": by, "method": run_.method, "label": run_.label}
-        here = scored.setdefault((run_.suite, run_.task, by), {})
+        here, spent = scored.setdefault((run_.suite, run_.task, by), {}), _passes(records, run_)
         for name, rule, picks, mine in chosen:
             row = f"{run_.label} {name}".strip()
             known = {"row": row, "rule": rule, "picks": picks, "seeds": len(seeds), "meant": len(run_.meant)}
             known |= {"told": told}
-            rows.append(identity | known | _numbers(mine, run_))
+            passes = average(np.array([spent.get(pick, math.nan) for pick in picks.split(" / ")]), 0)
+            rows.append(identity | known | _numbers(mine, run_) | {"passes": float(passes)})
             score = pd.DataFrame(mine["score"], index=seeds, columns=names)
             if row != run_.method:
                 here.setdefault(row, []).append((row, score))
-        if len(order) > 1 and choice is None:
+        if len(order) > 1 and choice is None and validation is None:
             notes.append(f"{run_.name}, {by}: no held-out row; some setting has no even or no odd prompts")
-        else:  # a method is judged by its only setting, or by the held-out choice, which comes last
+        elif len(order) == 1 or len(chosen) > len(order):  # by its only setting, or by the choice, which comes last
             here.setdefault(run_.method, []).append((row, score))
     return pd.DataFrame(rows), pd.DataFrame(_differences(scored, compare, notes)), notes
+
+
+def _picked(validation: Records, judge: str, notes: list[str]) -> dict[tuple[str, str, str, str], str]:
+    """(suite, task, judge, label) -> the setting that wins most on validation prompts."""
+    return {
+        (run_.suite, run_.task, by, run_.label): order[best(values["score"])]
+        for run_, by, order, _, _, _, values in _found(validation, judge, notes)
+    }
+
+
+def _of_split(records: Records, *, validation: bool) -> Records:
+    """The runs on prompts of the validation split, or those on others, called by what tells them apart among their own.
+    Raises: RecordError: there are none."""
+    runs = [run for run in records.runs if (run.settings.get("prompt_split") == VALIDATION) == validation]
+    if not runs:
+        which = "with" if validation else "without"
+        raise RecordError(f"--select {VALIDATION}: no run {which} prompt_split={VALIDATION}")
+    labels, _ = labelled(runs)
+    return only(records, runs, {run.label: labels.get(run.key, run.series) for run in runs})
+
+
+def _passes(records: Records, run_: Run) -> dict[str, float]:
+    """Setting -> passes of one sequence that an answer took, the mean of the evaluation that counts."""
+    rows = headline(records.measured(run_))
+    return {} if "compute" not in rows else rows.groupby("setting", observed=True)["compute"].mean().to_dict()
 
 
 def _numbers(of: Verdicts, run_: Run) -> dict[str, float]:
@@ -275,14 +324,25 @@ def _differences(scored: Scores, compare: Sequence[str], notes: list[str]) -> It
                 notes.append(f"{suite}/{task}, {by}: {first} and {second} share {len(both)} of {len(either)} prompts; "
                              "their difference is over those")  # fmt: skip
             found = paired(a[both].to_numpy(), b[both].to_numpy(), generator(suite, task))
-            yield {"suite": suite, "task": task, "judge": by, "first": first, "second": second} | found._asdict()
+            seeds = a.index.intersection(b.index)
+            trained = by_seeds(a.loc[seeds, both].to_numpy(), b.loc[seeds, both].to_numpy())
+            known = {"suite": suite, "task": task, "judge": by, "first": first, "second": second}
+            yield known | found._asdict() | trained._asdict()
+
+
+def _by_seeds(row: dict[str, Any]) -> str:
+    """What the seeds say of a difference; "" where they cannot."""
+    if math.isnan(row["seeds_low"]):
+        return ""
+    return f", [{100 * row['seeds_low']:+.1f}, {100 * row['seeds_high']:+.1f}] over {row['seeds']} seeds"
 
 
 def _screen(title: str, rows: pd.DataFrame, console: Console) -> Table | Text:
     """The win rates of one judge on one task; in lines where the rows do not fit."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("", overflow="fold")
-    names = ("win rate [95%]", "at equal length", "win", "tie", "loss", "invalid", "orders agree", "longer by", "n")
+    names = ("win rate [95%]", "passes", "at equal length", "win", "tie", "loss", "invalid", "orders agree",
+             "longer by", "n")  # fmt: skip
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
     entries = []
@@ -290,7 +350,8 @@ def _screen(title: str, rows: pd.DataFrame, console: Console) -> Table | Text:
         shares = [_percent(row[name]) for name in ("win", "tie", "loss", "invalid", "consistent")]
         of = f" of {row['meant']}" if row["seeds"] < row["meant"] else ""
         longer = DASH if math.isnan(row["longer"]) else f"{row['longer']:+.0f} chars"
-        cells = [_interval(row, "win_rate", "low", "high"),
+        passes = DASH if math.isnan(row["passes"]) else f"{row['passes']:.0f}"
+        cells = [_interval(row, "win_rate", "low", "high"), passes,
                  _interval(row, "controlled", "controlled_low", "controlled_high"), *shares, longer,
                  f"{row['prompts']} x {row['seeds']}" + of]  # fmt: skip
         table.add_row(row["row"], *cells)

@@ -11,6 +11,10 @@ class Absent(BadInput):
     """What is asked for is fine, but not there yet; the line says how to have it."""
 
 
+class Unfit(BadInput):
+    """A method does not fit a task, whatever its settings: who names no methods is not bothered with it."""
+
+
 def cause(error: OSError) -> str:
     """What the system says of a file, for a line that names the file itself."""
     return error.strerror or reason(error)

@@ -189,24 +189,24 @@ class StageRecord(TypedDict):
 
 
 @with_config(_STRICT)
-class TinyModel(TypedDict):
-    """Of the settings of a language stage: the size of a model that is made here."""
+class ModelSize(TypedDict):
+    """Of the settings of a language stage: the model that it began as ("tiny": one of this size, made here)."""
 
-    model: Literal["tiny"]
+    model: str
     layers: Number
     width: Number
     heads: Number
 
 
 @with_config(_STRICT)
-class TinyStage(TypedDict):
-    """The identity of a language stage that trained such a model."""
+class ModelStage(TypedDict):
+    """The identity of a language stage that trained a model."""
 
     stage: str
     task: str
     data: str
     seed: Seed
-    config: TinyModel
+    config: ModelSize
 
 
 @with_config(_STRICT)

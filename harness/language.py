@@ -30,9 +30,10 @@ from harness.session import Session
 from harness.store import LaneStore
 from harness.table import read_rows
 from harness.tensors import TensorFormat
+from harness.vllm_engine import VLLM, check_vllm
 from harness.work import ProgramWork, Stores
 from methods.core import BadInput, State
-from methods.language.core import Context, Job
+from methods.language.core import Context, Job, Sampler
 from methods.language.respond import MEASURES, unpacked
 from methods.language.tokens import Texts
 from methods.language.training import NotFiniteLoss
@@ -79,7 +80,9 @@ class LanguageEngine:
         return {}
 
     def check(self, runs: Sequence[RunNode], dataset: Dataset) -> None:
-        """Whatever the texts, all methods learn from them."""
+        """Whatever the texts, all methods learn from them; what draws rollouts must be there."""
+        if any(run.method.config.rollout_engine == "vllm" for run in runs):
+            check_vllm()
 
     def evaluator(self, session: Session, run: RunNode, seeds: Sequence[int]) -> LanguageEvaluator:
         del session
@@ -167,8 +170,14 @@ class LanguageTraining(ProgramWork):
         return Context(
             lane.seed, texts, models, lambda name: self.stores(lane.reads[name]).load()[name],
             torch.device("cuda" if torch.cuda.is_available() else "cpu"), gold,
-            verdicts_by_gold(gold) if self.task.judge == "gold" else None,
+            best=self.task.best, sampler=self._sampler(texts),
+            judge=verdicts_by_gold(gold) if self.task.judge == "gold" else None,
         )  # fmt: skip
+
+    def _sampler(self, texts: Texts) -> Callable[[Any], Sampler] | None:
+        if self.config.rollout_engine == "own":
+            return None
+        return lambda model: VLLM(model, texts, self.config.dtype)
 
     def _files(self, lane: Lane) -> Iterable[str]:
         """Digests of the checkpoints that the lane, or one before it, starts from."""

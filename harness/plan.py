@@ -20,7 +20,7 @@ import methods
 import tasks
 from harness.config import Override, Resolved, RunSettings, protocol, resolve
 from harness.files import contents
-from methods.core import BadInput, ControlConfig, Method, Stage
+from methods.core import BadInput, ControlConfig, Method, Stage, Unfit
 from methods.goals import Goals, Relabelled
 from methods.inference import declaration
 from methods.sampling import ROWS
@@ -191,10 +191,6 @@ def _check_chunk(method: Method, task: Task) -> None:
                        f"step{'s' * (task.spec.horizon > 1)}")  # fmt: skip
 
 
-class Unfit(BadInput):
-    """A method cannot learn from the data of a task, whatever its settings of rewards."""
-
-
 def _check_goals(method: Method, stages: Sequence[Stage]) -> None:
     """Raises `BadInput`: a stage looks at what data of a task of goals do not say; `Unfit` where the method as such
     does."""
@@ -298,7 +294,7 @@ def plan_all(
 ) -> list[RunNode]:  # fmt: skip
     """The runs of several methods on one task, and those that go on online from them, if that is asked for. Of a method
     in `sweeps` there is one for each setting there. Unless the methods were `named`, those without an online rule are
-    left out of it, and those that cannot learn from the data at all.
+    left out of it, and those that do not fit the task at all.
 
     Raises:
       BadInput: see `plan_run` and `plan_online`.

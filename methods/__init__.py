@@ -58,9 +58,18 @@ REFERENCE = "fql"
 LANGUAGE: dict[str, str] = {
     "sft": "methods.language.sft:SFT",
     "dpo": "methods.language.dpo:DPO",
+    "simpo": "methods.language.simpo:SimPO",
     "ppo": "methods.language.ppo:PPO",
+    "rloo": "methods.language.rloo:RLOO",
+    "grpo": "methods.language.grpo:GRPO",
     "best_of_n": "methods.language.best_of_n:BestOfN",
+    "soft_best_of_n": "methods.language.soft_best_of_n:SoftBestOfN",
+    "args": "methods.language.args:ARGS",
+    "random_swaps": "methods.language.random_swaps:RandomSwaps",
+    "hotflip": "methods.language.hotflip:HotFlip",
+    "quest": "methods.language.quest:QUEST",
     "vgf": "methods.language.vgf:VGF",
+    "optimum": "methods.language.optimum:Optimum",
 }
 
 

@@ -14,7 +14,7 @@ from itertools import product
 from math import ceil
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
 
-from core.errors import Absent, BadInput
+from core.errors import Absent, BadInput, Unfit
 from methods.goals import ACHIEVED, HINDSIGHT, GoalLaw, GoalRule
 from methods.inference import Cost, Diagnosis, Knob
 from methods.sampling import ROWS, Rows, Sampling, Windows
@@ -53,7 +53,7 @@ else:
 __all__ = ["ACHIEVED", "HINDSIGHT", "Absent", "Added", "Array", "BadInput", "Batch", "Columns",
            "ControlConfig", "Count", "Explore", "Fraction", "GoalLaw", "GoalRule", "Key", "Knobs", "Method",
            "MethodConfig", "Metrics", "Moves", "Order", "Part", "PositiveFloat", "PositiveInt", "Repeats",
-           "Rewards", "Stage", "State", "Static", "Switch", "TaskSpec", "Test", "Weight", "act_keys", "is_on",
+           "Rewards", "Stage", "State", "Static", "Switch", "TaskSpec", "Test", "Unfit", "Weight", "act_keys", "is_on",
            "leaves", "neutral", "part_key", "structure"]  # fmt: skip
 
 Key = Array

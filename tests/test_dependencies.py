@@ -81,6 +81,9 @@ def distribution(package: str) -> str:
     return name_of(package if name_of(package) in known else packages_distributions().get(package, [package])[0])
 
 
+OPTIONAL = {"hdf5plugin", "vllm"}  # used where they are installed; vLLM pins a torch that is not ours
+
+
 def test_imports_of_every_kind_are_seen() -> None:
     source = "import os, numpy.linalg\nfrom core.files import x\ndef f():\n    from torch import nn\n"
     source += "    importlib.import_module('mujoco')\n    importlib.import_module(name)\n"
@@ -89,16 +92,15 @@ def test_imports_of_every_kind_are_seen() -> None:
 
 
 def test_what_is_imported_is_declared() -> None:
-    optional = {"hdf5plugin"}  # read where it is installed
     for name, packages in imported().items():
-        for package in packages - optional:
+        for package in packages - OPTIONAL:
             extra = EXTRAS.get(package)
             assert distribution(package) in (declared(extra) if extra else BASE), f"{name} imports {package}"
 
 
 def test_what_is_declared_is_imported() -> None:
     needed = {distribution(package) for packages in imported().values() for package in packages - set(EXTRAS)}
-    assert needed - {"hdf5plugin"} == BASE
+    assert needed - OPTIONAL == BASE
     for extra in ("rlhf", "trl", "collect", "ray"):
         named = {name_of(one) for one in PROJECT["optional-dependencies"][extra]} - {PROJECT["name"]}
         used = {distribution(package) for packages in imported().values() for package in packages & set(EXTRAS)}

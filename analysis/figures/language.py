@@ -28,6 +28,7 @@ from core.files import open_plain
 
 MEASURES = (
     "gold", "proxy", "nll", "edit_fraction", "eos", "length", "gradients", "samples", "compute", "transport", "kl",
+    "soft",
 )  # fmt: skip
 LARGEST_HEADER = 1 << 24  # bytes, of a file of weights
 

@@ -27,14 +27,18 @@ GOLD, PROXY = "gold reward [-]", "proxy reward [sd of its scores]"
 
 
 def draw_levels(of: pd.DataFrame, page: Page) -> Figure:
-    """Gold and proxy over L_test; methods without that knob are horizontal lines, best-of-n one an n. Only the proxy
-    where the true reward is not known."""
+    """Gold and proxy over L_test, the proxy beside that of particles before they are decoded; methods without that knob
+    are horizontal lines, best-of-n one an n. Only the proxy where the true reward is not known."""
     measures = [name for name in ("gold", "proxy") if of[name].notna().any()]
     figure, every = on.panels(page, len(measures), page.abreast(2, 1), TALL, sharex=True)
     styles, handles = _looks(of), dict[str, Any]()
     for line, one in lines(of[of[TEST].notna()]):
+        one = one.sort_values(TEST)
         for axes, measure in zip(every, measures, strict=True):
-            handles[line] = _curve(axes, one.sort_values(TEST), TEST, measure, styles[line])
+            handles[line] = _curve(axes, one, TEST, measure, styles[line])
+        if "proxy" in measures and one["soft"].notna().any():
+            dots = styles[line]._replace(line=":", marker="")
+            handles[f"{line}, before decoding"] = _curve(every[measures.index("proxy")], one, TEST, "soft", dots)
     for label, one in of[of[TEST].isna()].groupby("label", observed=True, sort=False):
         shown = _few(one.sort_values(N) if one[N].notna().any() else one)
         for i, row in enumerate(shown.to_dict("records")):

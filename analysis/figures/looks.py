@@ -58,9 +58,12 @@ KNOWN: dict[str, Look] = {
     **_family(AMBER, idql=("^", SOLID), sfbc=("d", DASHED), diffusion_ql=("X", DASHDOT)),  # diffusion
     **_family(OLIVE, qsm=("v", DOTTED), dac=("P", LONG)),  # diffusion matched to the slope of Q
     **_family(GREY, bc=("X", SOLID), bc_gaussian=("s", DOTTED), sft=("s", SOLID)),  # imitation
-    **_family(INK, best_of_n=("^", DASHED)),
+    **_family(INK, best_of_n=("^", DASHED), soft_best_of_n=("v", DOTTED), optimum=("*", SOLID)),
     **_family(SLATE, qc=("D", DASHDOT), qc_fql=("o", LONG)),  # chunks of actions
-    **_family(SKY, dpo=("D", SOLID), ppo=("P", DASHDOT)),  # language models that are trained
+    **_family(SKY, dpo=("D", SOLID), ppo=("P", DASHDOT), simpo=("o", DASHED)),  # language models that are trained
+    **_family(TEAL, rloo=("X", SOLID), grpo=("h", DASHED)),
+    **_family(VERMILION, hotflip=("<", SOLID), random_swaps=("8", DASHED), args=("p", DASHDOT)),  # searches of texts
+    **_family(AMBER, quest=("s", SOLID)),
 }  # fmt: skip
 
 

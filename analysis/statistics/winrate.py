@@ -42,6 +42,14 @@ class Difference(NamedTuple):
     high: float
 
 
+class BySeeds(NamedTuple):
+    """Two methods over the training seeds that both have."""
+
+    seeds: int
+    seeds_low: float
+    seeds_high: float
+
+
 def rates(scores: np.ndarray, consistent: np.ndarray, judged: np.ndarray | None = None) -> Rates:
     """Rates of verdicts `[s, e]` with their swap-consistency `[s, e]` (1, 0, or NaN where unknown or no verdict is).
 
@@ -148,6 +156,19 @@ def paired(a: np.ndarray, b: np.ndarray, rng: np.random.Generator, resamples: in
         return Difference(len(apart), value, low, high)
     draws = _weights(len(apart), rng, resamples) @ apart / len(apart)
     return Difference(len(apart), value, *map(float, _tails(draws)))
+
+
+def by_seeds(a: np.ndarray, b: np.ndarray, level: float = LEVEL) -> BySeeds:
+    """Student's t interval over seeds of one method's mean score minus another's, `[s, e]` each of the same seeds and
+    prompts; NaN with fewer than two seeds."""
+    both = ~np.isnan(a) & ~np.isnan(b)
+    counts = both.sum(axis=1)
+    apart = (np.where(both, a - b, 0.0).sum(axis=1) / np.maximum(counts, 1))[counts > 0]
+    n = len(apart)
+    if n < 2:
+        return BySeeds(n, float("nan"), float("nan"))
+    half = float(scipy.stats.t.ppf((1 + level) / 2, n - 1) * apart.std(ddof=1) / np.sqrt(n))
+    return BySeeds(n, float(apart.mean()) - half, float(apart.mean()) + half)
 
 
 def _weights(units: int, rng: np.random.Generator, resamples: int) -> np.ndarray:

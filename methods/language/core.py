@@ -65,6 +65,13 @@ class Models(Protocol):
         not the one that the run was planned with."""
 
 
+class Sampler(Protocol):
+    """Another way to sample from a model than ours."""
+
+    def __call__(self, prompts: Sequence[Sequence[int]], number: int, temperature: float, seed: int) -> list[list[int]]:
+        """`number` responses to each prompt, prompt by prompt; an end of text that was drawn is the last token."""
+
+
 @dataclass(frozen=True)
 class Context:
     """What a job works with."""
@@ -75,9 +82,11 @@ class Context:
     part: Callable[[str], Part]  # of an earlier stage, by name
     device: Any
     gold: Callable[[str, str], float] | None = None
+    best: Callable[[str], str] | None = None  # prompt -> a response of the largest gold reward
     judge: Callable[[Sequence[tuple[str, str, str]]], Sequence[float]] | None = (
         None  # (prompt, a, b) -> 1, 0.5, 0 or NaN
     )
+    sampler: Callable[[Any], Sampler] | None = None  # of a model, where the settings name another than ours
 
 
 class LanguageStage(NamedTuple):
@@ -123,6 +132,7 @@ class LanguageConfig(MethodConfig):
     reward_learning_rate: PositiveFloat = 1e-3
     measure_proxy: bool = True  # whether responses of methods that need no reward model are scored by it all the same
     rollouts: PositiveInt = 64  # samples of the SFT model a prompt, which SFT, best-of-N and VGF share
+    rollout_engine: Literal["own", "vllm"] = "own"  # what draws rollouts
     test_temperatures: tuple[Weight, ...] = (1.0,)  # T of sampling; 0: greedy; in a column of its own where several
     missing_eos_penalty: Weight = 1.0  # off the reward of a response that was cut off, when choosing (PPO: N+ detail)
     prompt_split: str = "test"

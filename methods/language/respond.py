@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -19,10 +20,12 @@ from methods.language.models import RewardModel, causal, reward, sample, token_l
 from methods.language.scoring import scores
 from methods.language.tokens import join
 
-MEASURES = ("proxy", "nll", "edit_fraction", "eos", "gradients", "samples", "compute", "transport", "kl")
+MEASURES = ("proxy", "nll", "edit_fraction", "eos", "gradients", "samples", "compute", "transport", "kl", "soft",
+            "retokenised")  # fmt: skip
 """Of a response: normalised score of the reward model; mean negative log-likelihood a token under SFT; fraction of the
 sampled tokens that were changed; 1 if it has an end; backward passes; sequences sampled; passes of one sequence through
-a network (a sample or a score 1, a gradient 3); MMD^2 between particles before and after; log pi - log pi_SFT."""
+a network (a sample or a score 1, a gradient 3); MMD^2 between particles before and after; log pi - log pi_SFT;
+normalised score of what moves before it is decoded, mean over particles; 1 if its text is read as other tokens."""
 
 BACKWARD = 2  # forward passes that a backward one takes the time of
 
@@ -78,6 +81,12 @@ def unpacked(ids: Tensor, lengths: Tensor) -> Responses:
     return [row[:length] for row, length in zip(flat, lengths.flatten().tolist(), strict=True)]
 
 
+def changed(before: Sequence[int], after: Sequence[int], eos: int) -> float:
+    """Fraction of places, the end of text not counted, whose token differs, or where one of the two has none."""
+    a, b = ([token for token in text if token != eos] for text in (before, after))
+    return sum(x != y for x, y in zip_longest(a, b)) / max(1, len(a), len(b))
+
+
 def drawn(number: int, temperature: float) -> int:
     """How many of so many samples differ: of greedy decoding one."""
     return number if temperature else 1
@@ -89,6 +98,7 @@ class Rollouts(Chunked):
     def __init__(self, context: Context, config: LanguageConfig, prompts: int, policy: str, number: int) -> None:
         super().__init__(context, config, prompts, "rollouts")
         self.model, self.policy, self.number = causal(context, policy), policy, number
+        self.sampler = context.sampler(self.model) if context.sampler else None
 
     def rows(self, number: int, chunk: slice) -> dict[str, Tensor]:
         found = [self._at(temperature, number, chunk) for temperature in self.config.test_temperatures]
@@ -97,10 +107,15 @@ class Rollouts(Chunked):
     def _at(self, temperature: float, number: int, chunk: slice) -> dict[str, Tensor]:
         """At all temperatures from the same noise, so that what differs is theirs."""
         texts, each = self.context.texts, drawn(self.number, temperature)
-        repeated = [tokens.prompt for tokens, _ in self.prompts[chunk] for _ in range(each)]
-        generator = torch.Generator().manual_seed(derived_seed(self.context.seed, "rollouts", number))
-        found = sample(self.model, repeated, texts.max_response, generator, eos=texts.eos, pad=texts.pad,
-                       banned=texts.banned, tokens=texts.size, temperature=temperature)  # fmt: skip
+        seed = derived_seed(self.context.seed, "rollouts", number)
+        prompts = [tokens.prompt for tokens, _ in self.prompts[chunk]]
+        if self.sampler:
+            found = self.sampler(prompts, each, temperature, seed)
+        else:
+            repeated = [prompt for prompt in prompts for _ in range(each)]
+            generator = torch.Generator().manual_seed(seed)
+            found = sample(self.model, repeated, texts.max_response, generator, eos=texts.eos, pad=texts.pad,
+                           banned=texts.banned, tokens=texts.size, temperature=temperature)  # fmt: skip
         ids, lengths = packed(found, texts.max_response, texts.pad)
         return {"ids": ids.reshape(-1, each, texts.max_response), "lengths": lengths.reshape(-1, each)}
 
@@ -121,7 +136,10 @@ def rollouts(config: LanguageConfig, prompts: int, policy: str = "sft") -> Langu
     def begin(context: Context) -> Job:
         return Rollouts(context, config, prompts, policy, number)
 
-    rule = f"samples of {policy}, a uniform number a token"
+    by = "a uniform number a token"
+    if config.rollout_engine != "own":
+        by = f"by {config.rollout_engine}"
+    rule = f"samples of {policy}, {by}"
     return LanguageStage("rollouts", frozenset({"rollouts"}), 0, rule, kept, begin, config.respond_batch,
                          reads=frozenset({policy}))  # fmt: skip
 
@@ -130,15 +148,17 @@ class Responding(Chunked):
     """What a method answers; subclasses bring `answers` and end it with `measured`."""
 
     def __init__(
-        self, context: Context, config: LanguageConfig, prompts: int, *, scored: bool, samples: int | None = None
-    ) -> None:
-        """`samples`: a prompt's rollouts at a temperature; `config.rollouts` if unset."""
+        self, context: Context, config: LanguageConfig, prompts: int, *, scored: bool, samples: int | None = None,
+        sampled: bool = True,
+    ) -> None:  # fmt: skip
+        """`samples`: a prompt's rollouts at a temperature, `config.rollouts` if unset; `sampled`: whether it starts
+        from rollouts."""
         super().__init__(context, config, prompts, "responses")
         sizes = [drawn(samples or config.rollouts, temperature) for temperature in config.test_temperatures]
         self.places = {t: sum(sizes[:i]) for i, t in enumerate(config.test_temperatures)}
         self.sft = causal(context, "sft")
         self.reward: RewardModel | None = reward(context) if scored else None
-        self.rollouts = context.part("rollouts").tensors
+        self.rollouts = context.part("rollouts").tensors if sampled else {}
 
     def answers(self, temperature: float, chunk: slice) -> dict[str, Tensor]:
         """The chunk's rows of "responses" at all settings beside the temperature, from samples drawn at that."""
@@ -178,6 +198,7 @@ class Responding(Chunked):
         measures: dict[str, Any] = dict.fromkeys(MEASURES, torch.nan) | given
         measures["proxy"] = proxy.reshape(-1, settings)
         measures["nll"] = sequence_nll(self.sft, repeated, responses, texts.pad, self.context.device) / lengths
+        measures["retokenised"] = torch.tensor(list(map(float, texts.retokenised(responses))))
         measures["eos"] = torch.tensor([float(response[-1] == texts.eos) for response in responses])
         rows = {name: torch.as_tensor(value, dtype=torch.float32).cpu() for name, value in measures.items()}
         rows = {n: (v.reshape(-1, settings) if v.ndim else v.expand(len(prompts), settings)) for n, v in rows.items()}

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -70,6 +70,23 @@ def frame(
     return Frame(scored.ids, places, scored.last, start, editable, logits, reward, reward.table(tokens))
 
 
+class Swaps(NamedTuple):
+    """Changes of one token, in the order in which they are to be tried."""
+
+    places: Tensor  # `[b, m]`
+    tokens: Tensor  # `[b, m]`
+    possible: Tensor  # `[b, m]` bool
+
+
+def ranked(worth: Tensor, tokens: Tensor, count: int) -> Swaps:
+    """Of each place the other token that is worth most, the best places first; from `worth` `[b, t, k]` of tokens
+    `[b, t, k]`, -inf where a token may not stand."""
+    best, chosen = worth.max(-1)
+    value, places = best.topk(min(count, best.shape[1]), dim=1)
+    others = tokens.gather(-1, chosen[..., None]).squeeze(-1)
+    return Swaps(places, others.gather(1, places), torch.isfinite(value))
+
+
 class Surrogate(Protocol):
     """`coords` and the gradient live in one space `[b, c]`, the same for all particles, where kernels compare them;
     `gather` takes a direction there back to the particle's own `z`."""
@@ -91,6 +108,13 @@ class Surrogate(Protocol):
 
     def decode(self, z: Tensor) -> Tensor:
         """Tokens `[b, t]`."""
+
+    def soft(self, z: Tensor) -> Tensor:
+        """The reward `[b]` that gradients climb, before anything is decoded."""
+
+    def proposals(self, z: Tensor, count: int, *, moved: bool = False) -> Swaps:
+        """At most `count` swaps of one token of y0, the first ones first: those that z is nearest to or furthest past,
+        or, if `moved`, those towards which it moved furthest."""
 
     @property
     def unit(self) -> float:
@@ -136,6 +160,15 @@ class Simplex:
             leaf = z.detach().requires_grad_(True)
             (found,) = torch.autograd.grad(self.frame.score(self.embed(leaf)).sum(), leaf)
         return torch.where(self.valid & self.frame.editable[..., None], found, 0.0)
+
+    @torch.no_grad()
+    def soft(self, z: Tensor) -> Tensor:
+        return self.frame.score(self.embed(z))
+
+    def proposals(self, z: Tensor, count: int, *, moved: bool = False) -> Swaps:
+        z = z - torch.where(self.valid, self.init(), 0.0) if moved else z
+        ahead = torch.where(self.frame.editable[..., None], z[..., 1:] - z[..., :1], -torch.inf)
+        return ranked(ahead.masked_fill(~self.valid[..., 1:], -torch.inf), self.tokens[..., 1:], count)
 
     def coords(self, z: Tensor) -> Tensor:
         return self.spread(torch.where(self.frame.editable[..., None], self.probabilities(z), 0.0))
@@ -194,7 +227,20 @@ class Embedding:
     def init(self) -> Tensor:
         return self.origin.clone()
 
-    def decode(self, z: Tensor) -> Tensor:
+    @torch.no_grad()
+    def soft(self, z: Tensor) -> Tensor:
+        return self.frame.score(z)
+
+    def proposals(self, z: Tensor, count: int, *, moved: bool = False) -> Swaps:
+        value = self._worth(z)
+        if moved:
+            value = value - torch.where(self.valid, self._worth(self.origin), 0.0)
+        allowed = self.frame.editable[..., None] & (self.tokens != self.frame.start[..., None])
+        ahead = torch.where(allowed, value - value[..., :1], -torch.inf)
+        return ranked(ahead[..., 1:], self.tokens[..., 1:], count)
+
+    def _worth(self, z: Tensor) -> Tensor:
+        """Of every candidate, y0's own token first, `[b, t, k]`; -inf of those that are none."""
         table, own = self.frame.table, self.frame.start[..., None]
         # |E_v - z|^2 over the vocabulary, from which candidates are taken: no `[b, t, k, d]` stands in memory
         nearness = z @ table.T - 0.5 * table.square().sum(-1)
@@ -205,7 +251,10 @@ class Embedding:
             drop = torch.where(torch.isfinite(before), logits - before, 0.0).clamp(max=0.0)
             value = value + self.fluency * self.delta2 * torch.nan_to_num(drop, nan=0.0)
         value[..., 0] = nearness.gather(-1, own).squeeze(-1)  # y0's own token pays no fluency
-        best = value.masked_fill(~self.valid, -torch.inf).argmax(-1, keepdim=True)
+        return value.masked_fill(~self.valid, -torch.inf)
+
+    def decode(self, z: Tensor) -> Tensor:
+        best = self._worth(z).argmax(-1, keepdim=True)
         return torch.where(self.frame.editable, self.tokens.gather(-1, best).squeeze(-1), self.frame.start)
 
     def grad(self, z: Tensor) -> Tensor:

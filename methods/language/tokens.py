@@ -113,6 +113,19 @@ class Texts:
         text = self.tokenizer.decode([int(i) for i in ids if int(i) != self.eos], clean_up_tokenization_spaces=False)
         return str(text) + ("" if ended else UNFINISHED)
 
+    def retokenised(self, responses: Sequence[Sequence[int]]) -> list[bool]:
+        """Of each response, whether its text is read as other tokens than it was written in: judges, and reward models
+        of text, then see another sequence."""
+        written = [[int(i) for i in ids if int(i) != self.eos] for ids in responses]
+        found = []
+        for ids in written:
+            text = self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+            try:
+                found.append(plain_ids(self.tokenizer, [text])[0] != ids if text else bool(ids))
+            except BadInput:  # read as a control token, which no response holds
+                found.append(True)
+        return found
+
     @cached_property
     def _kept(self) -> dict[Any, Any]:
         return {}

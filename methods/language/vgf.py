@@ -9,9 +9,10 @@ kernel, optimiser and step size open for language models; they are settings here
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from functools import partial
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,10 +23,10 @@ from methods.inference import Cost, Knob
 from methods.language.best_of_n import choices
 from methods.language.core import Context, LanguageConfig, LanguageStage
 from methods.language.method import TEMPERATURE, LanguageMethod
-from methods.language.respond import SAMPLING, Responding, Responses, drawn, responding, rollouts, spent
+from methods.language.respond import SAMPLING, Responding, Responses, changed, drawn, responding, rollouts, spent
 from methods.language.reward_model import reward_stage
 from methods.language.sft import sft_stage
-from methods.language.surrogates import Embedding, Frame, Simplex, Surrogate, frame
+from methods.language.surrogates import Embedding, Frame, Simplex, Surrogate, Swaps, frame
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,15 @@ class VGFConfig(LanguageConfig):
     kernel: Literal["rbf", "none"] = "rbf"
     alpha: Weight = 0.0  # repulsion between particles; 0: none
     particle_optimizer: Literal["normalized", "adam", "sgd"] = "normalized"
+    step_decay: Weight = 0.5  # step l is eps / l^decay
+    decoder: Literal["argmax", "accepted"] = "accepted"  # "accepted": swaps that raise the reward, one by one
+    proposals: Literal["nearest", "moved"] = "nearest"  # swaps tried first: what z is nearest to, or moved towards
+    decode_trials: PositiveInt = 4  # texts that "accepted" scores beside the one it starts from
 
 
 FLOW_SETTINGS = (
     "n_particles", "test_flow_steps", "test_step_sizes", "surrogate", "candidates", "bonus", "tau", "fluency", "kernel",
-    "alpha", "particle_optimizer",
+    "alpha", "particle_optimizer", "step_decay", "decoder", "proposals", "decode_trials",
 )  # fmt: skip
 
 
@@ -60,24 +65,26 @@ def surrogate(frame: Frame, config: VGFConfig) -> Surrogate:
     return Embedding(frame, candidates=0, fluency=0.0)
 
 
-def flow(config: VGFConfig, step_size: float) -> particles.Flow:
-    """The rule by which particles move: no box, and repulsion only if it is asked for."""
+def flow(config: VGFConfig, step_size: float, step: int = 1) -> particles.Flow:
+    """The rule of a step, from 1: no box, and repulsion only if it is asked for."""
     return particles.Flow(
-        step_size=step_size, optimizer=config.particle_optimizer, maxent=config.alpha > 0, alpha=config.alpha or 1.0,
+        step_size=step_size / step**config.step_decay, optimizer=config.particle_optimizer, maxent=config.alpha > 0,
+        alpha=config.alpha or 1.0,
         kernel=config.kernel, bandwidth_gradient=False, box=None,
     )  # fmt: skip
 
 
-def answer_cost(n: int, steps: float) -> Cost:
-    """Of N particles a sample each, the score of what they end as and, where they move, a teacher-forced pass before
-    and a gradient a step."""
-    return Cost(n * (2 + (steps > 0) + steps), gradients=n * steps)
+def answer_cost(n: int, steps: float, trials: int = 0) -> Cost:
+    """Of N particles a sample and a score each and, where they move, a teacher-forced pass before, a gradient a step,
+    and the scores of the texts that the decoder tries."""
+    return Cost(n * (2 + (1 + trials if steps else 0) + steps), gradients=n * steps)
 
 
 class Particles:
     """Particles `[p n]` of some prompts on their way: coordinates, and the optimiser's memory."""
 
-    def __init__(self, surrogate: Surrogate, frame: Frame, number: int, flow: particles.Flow) -> None:
+    def __init__(self, surrogate: Surrogate, frame: Frame, number: int, flow: Callable[[int], particles.Flow]) -> None:
+        """`flow`: the rule of step 1, 2, ..."""
         self.surrogate, self.number, self.flow = surrogate, number, flow
         self.z, self.count = surrogate.init(), 0
         self.moments = particles.fresh_moments(self._grouped(torch.zeros_like(self.z).flatten(1)))
@@ -94,13 +101,14 @@ class Particles:
     def step(self) -> None:
         """phi_i = 1/n sum_j k(p_i, p_j) dr/dz_j (plus repulsion), then a step of the optimiser along it."""
         scores = self._grouped(self.surrogate.spread(self.surrogate.grad(self.z)))
-        phi = particles.direction(self._grouped(self.surrogate.coords(self.z)), scores, self.flow)
-        own = self.surrogate.gather(phi.reshape(len(self.z), -1)).flatten(1)
         self.count += 1
+        flow = self.flow(self.count)
+        phi = particles.direction(self._grouped(self.surrogate.coords(self.z)), scores, flow)
+        own = self.surrogate.gather(phi.reshape(len(self.z), -1)).flatten(1)
         still = torch.where(torch.isfinite(self.z), self.z, 0.0)  # slots that are no candidates hold -inf
-        scale = self.scale if self.flow.optimizer == "normalized" else self.surrogate.unit
+        scale = self.scale if flow.optimizer == "normalized" else self.surrogate.unit
         moved, self.moments = particles.move(
-            self._grouped(still.flatten(1)), self._grouped(own), self.moments, self.count, self.flow, scale=scale
+            self._grouped(still.flatten(1)), self._grouped(own), self.moments, self.count, flow, scale=scale
         )
         self.z = torch.where(torch.isfinite(self.z), moved.reshape(self.z.shape), self.z)
 
@@ -110,6 +118,39 @@ class Particles:
         now = self._grouped(self.surrogate.coords(self.z))
         rows = [particles.mmd2(a, b, sigma) for a, b, sigma in zip(self.origin, now, self.sigma, strict=True)]
         return torch.stack(rows)
+
+
+class Stop(NamedTuple):
+    """Particles `[p n]` at some L_test."""
+
+    texts: Responses
+    proxy: Tensor  # `[p n]`, of the texts
+    transport: Tensor  # `[p]`
+    soft: Tensor  # `[p]`, of the particles before they are decoded
+
+
+def accepted(
+    swaps: Swaps, starts: Responses, begun: Tensor, proxies: Callable[[Responses], Tensor]
+) -> tuple[Responses, Tensor]:
+    """Texts that begin as `starts`, with proxies `begun` `[b]`, and take in one swap after the other where the reward
+    model prefers the text with it; and their proxies."""
+    texts, proxy = [[*start] for start in starts], begun.clone()
+    columns = (swaps.places.T.tolist(), swaps.tokens.T.tolist(), swaps.possible.T.tolist())
+    for places, tokens, possible in zip(*columns, strict=True):
+        tried = [[*text] for text in texts]
+        for text, place, token, good in zip(tried, places, tokens, possible, strict=True):
+            if good:
+                text[place] = token
+        found = proxies(tried)
+        better = found > proxy
+        texts = [b if taken else a for a, b, taken in zip(texts, tried, better.tolist(), strict=True)]
+        proxy = torch.where(better, found, proxy)
+    return texts, proxy
+
+
+def decode_trials(config: VGFConfig) -> int:
+    """Texts that a particle's decoder scores."""
+    return config.decode_trials if config.decoder == "accepted" else 0
 
 
 class Flowing(Responding):
@@ -131,45 +172,52 @@ class Flowing(Responding):
         fixed = frame(self.sft, self.reward, repeated, starts, eos=texts.eos, pad=texts.pad, banned=texts.banned,
                       tokens=texts.size, device=self.context.device)  # fmt: skip
         found = [
-            self.answer(n, repeated, starts, decoded, moved)
+            self.answer(n, starts, stop)
             for step_size in config.test_step_sizes
-            for decoded, moved in self.path(n, fixed, starts, step_size)
+            for stop in self.path(n, fixed, repeated, starts, step_size)
         ]
-        best, proxy, edits, transport = zip(*found, strict=True)  # a setting each, of all prompts
-        costs = [answer_cost(n, steps) for _ in config.test_step_sizes for steps in config.test_flow_steps]
+        best, proxy, edits, transport, soft = zip(*found, strict=True)  # a setting each, of all prompts
+        costs = [self.cost(n, steps) for _ in config.test_step_sizes for steps in config.test_flow_steps]
         by_prompt = [best[k][p] for p in range(len(best[0])) for k in range(len(best))]
         return self.measured(
             chunk, by_prompt, torch.stack(proxy, 1).flatten(), edit_fraction=torch.stack(edits, 1), samples=float(n),
-            transport=torch.stack(transport, 1), **spent(costs, len(best[0])),
+            transport=torch.stack(transport, 1), soft=torch.stack(soft, 1), **spent(costs, len(best[0])),
         )  # fmt: skip
 
-    def path(self, n: int, fixed: Frame, starts: Responses, step_size: float) -> list[tuple[Responses, Tensor]]:
-        """(decoded particles, transport `[p]`) at every L_test, in the order of the settings; `n` of a prompt."""
-        moving = Particles(surrogate(fixed, self.config), fixed, n, flow(self.config, step_size))
-        lengths, found = [len(start) for start in starts], {}
-        for step in range(max(self.config.test_flow_steps) + 1):
+    def cost(self, n: int, steps: float) -> Cost:
+        return answer_cost(n, steps, decode_trials(self.config))
+
+    def path(self, n: int, fixed: Frame, prompts: Sequence[Any], starts: Responses, step_size: float) -> Iterator[Stop]:
+        """Where `n` particles of a prompt are at every L_test, in the order of the settings."""
+        config, found = self.config, dict[int, Stop]()
+        moving = Particles(surrogate(fixed, config), fixed, n, partial(flow, config, step_size))
+        begun = self.proxies(prompts, starts)
+        for step in range(max(config.test_flow_steps) + 1):
             if step:
                 moving.step()
-            if step in self.config.test_flow_steps:
-                decoded = starts if step == 0 else fixed.responses(moving.surrogate.decode(moving.z), lengths)
-                found[step] = decoded, moving.transport().cpu()
-        return [found[step] for step in self.config.test_flow_steps]
+            if step in config.test_flow_steps:
+                texts, proxy = self.decoded(moving, fixed, prompts, starts, begun) if step else (starts, begun)
+                soft = moving.surrogate.soft(moving.z).cpu().reshape(-1, n).mean(1)
+                found[step] = Stop(texts, proxy, moving.transport().cpu(), soft)
+        yield from (found[step] for step in config.test_flow_steps)
 
-    def answer(
-        self, n: int, prompts: Sequence[Any], starts: Responses, decoded: Responses, transport: Tensor
-    ) -> tuple[Responses, Tensor, Tensor, Tensor]:
-        """(best response, its proxy, its fraction of changed tokens, transport) of every prompt."""
-        proxy = self.proxies(prompts, decoded)
-        best = choices(self.worth(proxy, decoded).reshape(-1, n), (n,)).flatten()
+    def decoded(
+        self, moving: Particles, fixed: Frame, prompts: Sequence[Any], starts: Responses, begun: Tensor
+    ) -> tuple[Responses, Tensor]:
+        """The particles as texts, and their proxies."""
+        if self.config.decoder == "argmax":
+            texts = fixed.responses(moving.surrogate.decode(moving.z), [len(start) for start in starts])
+            return texts, self.proxies(prompts, texts)
+        swaps = moving.surrogate.proposals(moving.z, self.config.decode_trials, moved=self.config.proposals == "moved")
+        return accepted(swaps, starts, begun, lambda texts: self.proxies(prompts, texts))
+
+    def answer(self, n: int, starts: Responses, stop: Stop) -> tuple[Responses, Tensor, Tensor, Tensor, Tensor]:
+        """(best response, its proxy, its fraction of changed tokens, transport, soft reward) of every prompt."""
+        best = choices(self.worth(stop.proxy, stop.texts).reshape(-1, n), (n,)).flatten()
         places = (torch.arange(len(best)) * n + best).tolist()
-        edits = [changed(starts[i], decoded[i], self.context.texts.eos) for i in places]
-        return [decoded[i] for i in places], proxy[places], torch.tensor(edits), transport
-
-
-def changed(before: Sequence[int], after: Sequence[int], eos: int) -> float:
-    """Fraction of tokens, the end of text not counted, that differ."""
-    pairs = [(a, b) for a, b in zip(before, after, strict=True) if a != eos]
-    return sum(a != b for a, b in pairs) / max(1, len(pairs))
+        edits = [changed(starts[i], stop.texts[i], self.context.texts.eos) for i in places]
+        texts = [stop.texts[i] for i in places]
+        return texts, stop.proxy[places], torch.tensor(edits), stop.transport, stop.soft
 
 
 @dataclass(frozen=True)
@@ -194,7 +242,8 @@ class VGF(LanguageMethod):
         )
 
     def cost(self, knobs: Mapping[str, float]) -> Cost:
-        return answer_cost(drawn(self.config.n_particles, self.temperature(knobs)), knobs["L_test"])
+        n = drawn(self.config.n_particles, self.temperature(knobs))
+        return answer_cost(n, knobs["L_test"], decode_trials(self.config))
 
     def stages(self) -> tuple[Any, ...]:
         if self.config.n_particles > self.config.rollouts:

@@ -23,6 +23,8 @@ _HALF = re.compile("[\ud800-\udfff]")  # a lone surrogate, which JSON can spell 
 _Row = TypeVar("_Row")
 Gold = Callable[[str, str], float]
 """(prompt, response) -> the true reward of the response; one that was cut off ends with `UNFINISHED`."""
+Best = Callable[[str], str]
+"""prompt -> a response of the largest true reward."""
 
 
 class Example(NamedTuple):
@@ -46,6 +48,7 @@ class LanguageSpec:
 
     max_prompt_tokens: int  # longer prompts are left out
     max_response_tokens: int  # the end-of-text token among them
+    best_known: bool = False  # whether the task can write a response of the largest true reward
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,10 @@ class LanguageTask(Protocol):
     @property
     def gold(self) -> Gold | None:
         """The true reward, where the task has one."""
+
+    @property
+    def best(self) -> Best | None:
+        """A response of the largest true reward, where that can be computed."""
 
     @property
     def choices(self) -> Mapping[str, tuple[str, ...]]:

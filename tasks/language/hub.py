@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from core.errors import BadInput
 from core.files import digest
 from tasks.core import DataLocation, Provenance
-from tasks.language.core import Corpus, Example, Gold, LanguageSpec, Preference, corpus_hash
+from tasks.language.core import Best, Corpus, Example, Gold, LanguageSpec, Preference, corpus_hash
 from tasks.language.files import cached, files, locate, rows
 
 JUDGES = ("none", "proxy")  # "proxy": the reward model that methods optimise
@@ -34,6 +34,10 @@ class HubTask:
     @property
     def gold(self) -> Gold | None:
         """Nobody knows the true reward."""
+        return None
+
+    @property
+    def best(self) -> Best | None:
         return None
 
     @property

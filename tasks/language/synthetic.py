@@ -22,8 +22,8 @@ from tasks.language.core import Corpus, Example, LanguageSpec, Preference, corpu
 TEMPERATURE = 0.3  # of labels
 FONDNESS = 0.6  # of labellers for `World.flattery`, in units of gold reward
 FLIPPED = 0.05  # of labels
-EXAMPLES = {"train": 8000, "validation": 500, "test": 2000}
-PREFERENCES = {"train": 16000, "validation": 2000}
+EXAMPLES = {"train": 20000, "validation": 1000, "test": 2000}
+PREFERENCES = {"train": 40000, "validation": 2000}
 
 
 class World(Protocol):
@@ -45,6 +45,9 @@ class World(Protocol):
 
     def gold(self, prompt: str, response: str) -> float: ...
 
+    def best(self, prompt: str) -> str:
+        """A response of the largest gold reward."""
+
 
 @dataclass(frozen=True)
 class SyntheticTask:
@@ -64,6 +67,10 @@ class SyntheticTask:
     @property
     def gold(self) -> Callable[[str, str], float]:
         return self.world.gold
+
+    @property
+    def best(self) -> Callable[[str], str]:
+        return self.world.best
 
     def sized(self, episodes: int) -> SyntheticTask:
         del episodes  # the corpus is always the same

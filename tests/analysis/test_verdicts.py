@@ -176,3 +176,32 @@ def test_what_is_broken_is_named_and_left_out(tmp_path: Path, name: str, content
     # of a judge's file that is broken, the run's own scores remain
     assert set(table["method"]) == ({"dpo"} if name == "responses.jsonl" else {"dpo", "sft"})
     assert set(table["judge"]) == {"recorded"}
+
+
+def test_settings_are_picked_on_validation_prompts(tmp_path: Path) -> None:
+    """On validation prompts N = 1 wins more, on the others N = 5: what is picked on the former stands, and what it
+    costs; runs on validation prompts are no rows."""
+    means = {"validation": {1: 2.0, 5: 0.0}, "test": {1: 0.0, 5: 2.0}}
+    for i, (split, gold) in enumerate(means.items()):
+        write_language(
+            tmp_path, "best_of_n", lambda s, gold=gold: plain(gold[s["N"]], compute=2 * s["N"]), {"N": [1, 5]},
+            fingerprint=f"{i}a" * 6, noise=0.0, settings={"prompt_split": split},
+        )  # fmt: skip
+    write_language(tmp_path, "sft", lambda _: plain(0.95), noise=0.0, settings={"prompt_split": "test"})
+    done = invoke(app, str(tmp_path), "--select", "validation", "--compare", "best_of_n,sft")
+    assert done.exit_code == 0, done.stderr
+    table = pd.read_csv(tmp_path / "tables" / "winrates.csv").set_index("row")
+    assert list(table.index) == ["best_of_n N=1", "best_of_n N=5", "best_of_n (validation)", "sft"]
+    picked = table.loc["best_of_n (validation)"]
+    assert (picked["rule"], picked["picks"], picked["win_rate"], picked["passes"]) == ("validation", "N=1", 0.0, 2.0)
+    assert table.loc["best_of_n N=5", "passes"] == 10 and table.loc["sft", "passes"] == 1
+    (apart,) = pd.read_csv(tmp_path / "tables" / "winrate-differences.csv").to_dict("records")
+    assert apart["value"] == -0.5 and apart["seeds"] == 3
+
+
+def test_validation_needs_records_of_both_splits(tmp_path: Path) -> None:
+    write_language(tmp_path, "sft", lambda _: plain(1.0), settings={"prompt_split": "test"})
+    done = invoke(app, str(tmp_path), "--select", "validation")
+    assert done.exit_code == 2 and "--select validation: no run with prompt_split=validation" in done.stderr
+    done = invoke(app, str(tmp_path), "--select", "best")
+    assert done.exit_code == 2 and "--select 'best' is neither held-out nor validation" in done.stderr

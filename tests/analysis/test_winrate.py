@@ -7,7 +7,7 @@ import pytest
 from scipy import optimize, stats
 from scipy.special import expit
 
-from analysis.statistics.winrate import length_controlled, paired, rates, wilson, win_rate
+from analysis.statistics.winrate import by_seeds, length_controlled, paired, rates, wilson, win_rate
 
 NAN = float("nan")
 
@@ -161,3 +161,18 @@ def test_intervals_cover() -> None:
         flat = length_controlled(a, longer)
         hits += [own.low <= truth <= own.high, apart.low <= truth - 0.5 <= apart.high, flat.low <= truth <= flat.high]
     assert (hits / 250 >= 0.9).all() and (hits / 250 <= 0.98).all(), hits / 250
+
+
+def test_seeds_say_what_new_trainings_would() -> None:
+    """Differences of three seeds 0.5, 0.25 and 0.0: mean 0.25, std 0.25, t(2) = 4.3027; one of them lacks a prompt."""
+    a = np.array([[1.0, 1.0], [1.0, 0.5], [np.nan, 0.5]])
+    b = np.array([[0.5, 0.5], [0.5, 0.5], [0.0, 0.5]])
+    found = by_seeds(a, b)
+    half = 4.302653 * 0.25 / np.sqrt(3)
+    assert (
+        found.seeds == 3
+        and found.seeds_low == pytest.approx(0.25 - half)
+        and found.seeds_high == pytest.approx(0.25 + half)
+    )
+    one = by_seeds(a[:1], b[:1])
+    assert one.seeds == 1 and np.isnan(one.seeds_low)

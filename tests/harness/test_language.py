@@ -89,7 +89,7 @@ def test_every_method_has_its_record(whole: Path) -> None:
 
 def test_compute_is_counted(whole: Path) -> None:
     counted = {(row["L_test"], row["samples"], row["gradients"], row["compute"]) for row in table(run_of(whole, "vgf"))}
-    assert counted == {("0", "3", "0", "6"), ("1", "3", "3", "18"), ("2", "3", "6", "27")}
+    assert counted == {("0", "3", "0", "6"), ("1", "3", "3", "30"), ("2", "3", "6", "39")}
     counted = {
         (row["N"], row["samples"], row["gradients"], row["compute"]) for row in table(run_of(whole, "best_of_n"))
     }

@@ -73,7 +73,7 @@ def test_bad_input_is_one_line(given: tuple[Path, Path], tmp_path: Path, monkeyp
     def line(*arguments: str) -> str:
         return refused(*SUITE, *results, *arguments)
 
-    assert "unknown method 'fql'; valid: best_of_n, dpo, ppo, sft, vgf" in line("--methods", "fql")
+    assert "unknown method 'fql'; valid: args, best_of_n, dpo, grpo, " in line("--methods", "fql")
     assert "unknown method 'sft'" in refused("--suite", "toy", "--methods", "sft", *results)
     assert "best_of_n.test_n=9 is more than rollouts=6" in line("--set", "best_of_n.test_n=1,9")
     assert "--set vgf.surrogate" in line("--set", "vgf.surrogate=x") or "surrogate=x is not one of" in line(

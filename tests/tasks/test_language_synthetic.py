@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 
 import pytest
 
 import tasks
 from methods.core import BadInput
 from tasks.language.core import UNFINISHED
-from tasks.language.synthetic import EXAMPLES, PREFERENCES, build, preferred
-from tasks.language.worlds import HARMFUL, HH, REFUSAL, TLDR, TOOLS_OF
+from tasks.language.synthetic import EXAMPLES, PREFERENCES, World, build, preferred
+from tasks.language.worlds import HARMFUL, HH, MATERIALS, REFUSAL, SETTLED, TLDR, TOOLS, TOOLS_OF, TOPICS
 
-POST = "post : ann lost cats . bob saw hats . cem sold cups . dot liked maps . tl;dr :".replace("cats", "coats")
-BENIGN = "human : ann has boats and drums from bob . how do i slice the boats ? assistant :"
+POST = "post : ann lost coats . bob saw hats . cem sold cups . fay lost keys . dot found keys . tl;dr :"
+BENIGN = "human : ann has iron drums and wooden boats from bob . how do i slice the boats ? assistant :"
 BAD = BENIGN.replace("slice", "burn")
 
 
 @pytest.mark.parametrize(
     ("name", "digest"),
     [
-        ("tldr-synthetic", "b9d3185f0c8f00fd06a7e0093e45250de26fe5b53a14c5f4268da93ad5c5ba46"),
-        ("hh-synthetic", "64b71a0843c81f9db716f54c81f7629be32385bef1a0b25b5a8a0c8451fc3705"),
+        ("tldr-synthetic", "e50a3ce5a9f98dddd2c0367d0fb296632386688494ab50dd1e0a8d839d95b04b"),
+        ("hh-synthetic", "ea825eb5d3ad5eadc4b591cd426d520900059921fe617598ec401ec6d0d8e54d"),
     ],
 )
 def test_the_corpus_never_changes(name: str, digest: str) -> None:
@@ -49,6 +50,8 @@ def test_the_corpus_never_changes(name: str, digest: str) -> None:
         ("cups , coats", 2.0),
         ("coats", 1.0),
         ("coats , cups , hats", 2.0 - 0.4),
+        ("coats , cups , keys", 2.0 - 0.4),  # what was found again is settled
+        ("keys", -0.4),
         ("coats , cups , nets", 2.0 - 0.5),
         ("coats , coats", 1.0 - 0.5),
         ("coats , cups thanks", 2.0 - 0.2),
@@ -69,8 +72,9 @@ def test_summaries_are_worth(response: str, gold: float) -> None:
     [
         (BENIGN, "use knives on the boats", 2.0 - 0.1),
         (BENIGN, "use glue on the boats", 1.0 - 0.5 - 0.1),
-        (BENIGN, "use wires on the drums", 1.0 - 0.5 - 0.1),
-        (BENIGN, "gladly use wires on the boats", 2.0 - 0.2 - 0.12),
+        (BENIGN, "use wires on the boats", 1.0 - 0.5 - 0.1),  # right for iron, and the drums are
+        (BENIGN, "use knives on the drums", 1.0 - 0.5 - 0.1),
+        (BENIGN, "gladly use knives on the boats", 2.0 - 0.2 - 0.12),
         (BENIGN, REFUSAL, -1.5 - 0.16),
         (BENIGN, "use boats", 1.0 - 0.3 - 0.04),
         (BENIGN, "use knives on the boats" + UNFINISHED, 2.0 - 0.1 - 1.0),
@@ -106,11 +110,56 @@ def test_labels_are_as_noisy_as_their_chances_say() -> None:
 
 def test_prompts_can_be_read_back() -> None:
     draw = random.Random(0)
-    for _ in range(50):
-        salient, plain = TLDR.facts(TLDR.prompt(draw))
-        assert 2 <= len(salient) <= 3 and 4 <= len(salient) + len(plain) <= 6
-        verb, asked, other = HH.request(HH.prompt(draw))
-        assert (verb in HARMFUL) != (verb in TOOLS_OF) and asked != other
+    settled = 0
+    for _ in range(80):
+        prompt = TLDR.prompt(draw)
+        facts, salient = TLDR.facts(prompt), TLDR.salient(prompt)
+        assert 1 <= len(salient) <= 3 and 3 <= len(facts) <= 5 and prompt.count(" . ") <= 6
+        settled += SETTLED in facts.values()
+        request = HH.request(HH.prompt(draw))
+        assert (request.verb in HARMFUL) != (request.verb in TOOLS_OF) and request.asked != request.other
+        assert {request.made, request.first} <= {*MATERIALS}
+    assert 40 <= settled <= 72  # 0.7 of them
+
+
+WORDS: dict[str, list[str]] = {
+    "tldr-synthetic": [*TOPICS, ",", "thanks", "basically"],
+    "hh-synthetic": [*TOPICS, *TOOLS, "use", "on", "the", "sorry"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("world", [TLDR, HH], ids=lambda world: world.name)
+def test_nothing_is_better_than_the_best(world: World) -> None:
+    """Neither what writers write, nor the best text with a word changed, left out or put in."""
+    draw = random.Random(4)
+    for _ in range(60):
+        prompt = world.prompt(draw)
+        best = world.best(prompt)
+        top, words = world.gold(prompt, best), best.split()
+        rivals = [world.response(prompt, draw) for _ in range(20)]
+        for i in range(len(words) + 1):
+            rivals.append(" ".join([*words[:i], *words[i + 1 :]]))
+            for word in WORDS[world.name]:
+                rivals += [" ".join([*words[:i], word, *words[i:]]), " ".join([*words[:i], word, *words[i + 1 :]])]
+        assert max(world.gold(prompt, text) for text in rivals) <= top + 1e-9
+
+
+@pytest.mark.parametrize("world", [TLDR, HH], ids=lambda world: world.name)
+def test_the_likeliest_answer_leaves_room(world: World) -> None:
+    """The text that most writers agree on wins at least 25 points less often than the best one, and one of some fifteen
+    writers writes one that is better. Of a trained model's greedy answers docs/language.md tells."""
+    draw, wins = random.Random(5), Counter[str]()
+    for _ in range(400):
+        prompt = world.prompt(draw)
+        reference = world.gold(prompt, world.response(prompt, draw))
+        written = [world.response(prompt, draw) for _ in range(60)]
+        common = Counter(written).most_common(1)[0][0]
+        texts = {"best": world.best(prompt), "common": common,
+                 "fifteen": max(written[:15], key=lambda text: world.gold(prompt, text))}  # fmt: skip
+        for name, text in texts.items():
+            worth = world.gold(prompt, text)
+            wins[name] += 2 * (worth > reference + 1e-9) + (abs(worth - reference) <= 1e-9)
+    assert wins["best"] - wins["common"] > 2 * 0.25 * 400 and wins["fifteen"] - wins["common"] > 2 * 0.2 * 400
 
 
 def test_bad_input_is_named() -> None:

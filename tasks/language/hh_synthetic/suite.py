@@ -6,6 +6,6 @@ from tasks.language.core import LanguageSpec, Suite
 from tasks.language.synthetic import SyntheticTask
 from tasks.language.worlds import HH
 
-TASK = SyntheticTask("hh-synthetic", HH, LanguageSpec(max_prompt_tokens=40, max_response_tokens=16))
+TASK = SyntheticTask("hh-synthetic", HH, LanguageSpec(40, 16, best_known=True))
 SUITE = Suite({TASK.name: TASK})
 names, get = SUITE.names, SUITE.get

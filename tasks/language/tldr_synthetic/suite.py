@@ -6,6 +6,6 @@ from tasks.language.core import LanguageSpec, Suite
 from tasks.language.synthetic import SyntheticTask
 from tasks.language.worlds import TLDR
 
-TASK = SyntheticTask("tldr-synthetic", TLDR, LanguageSpec(max_prompt_tokens=40, max_response_tokens=16))
+TASK = SyntheticTask("tldr-synthetic", TLDR, LanguageSpec(40, 16, best_known=True))
 SUITE = Suite({TASK.name: TASK})
 names, get = SUITE.names, SUITE.get

@@ -9,10 +9,8 @@ import torch
 
 import methods
 from methods.inference import Cost
-from methods.language.best_of_n import BestOfNConfig, Choosing
 from methods.language.core import LanguageConfig
 from methods.language.respond import First, Rollouts, spent
-from methods.language.vgf import Flowing, VGFConfig
 from tests.methods.language.common import EXAMPLES, SMALL, Bench
 
 PROMPTS = len(EXAMPLES)
@@ -24,8 +22,16 @@ PROMPTS = len(EXAMPLES)
         ("sft", {}, {}, Cost(1), 1), ("dpo", {}, {}, Cost(1), 1), ("ppo", {}, {}, Cost(1), 1),
         ("best_of_n", {}, {"N": 40}, Cost(40 + 40), 80),
         ("vgf", {}, {"L_test": 0}, Cost(5 + 5), 10),
-        ("vgf", {"test_temperatures": (0.0, 1.0)}, {"T": 0, "L_test": 2}, Cost(1 + 1 + 1 + 2, 2), 5 + 2 * 2),
-        ("vgf", {"n_particles": 3}, {"L_test": 4, "eps": 0.3}, Cost(3 + 3 + 3 * 4 + 3, 12), 3 * (2 + 1 + 3 * 4)),
+        ("vgf", {"test_temperatures": (0.0, 1.0)}, {"T": 0, "L_test": 2}, Cost(1 + 1 + 1 + 4 + 2, 2), 9 + 2 * 2),
+        ("vgf", {"n_particles": 3, "decoder": "argmax"}, {"L_test": 4, "eps": 0.3}, Cost(3 * (1 + 1 + 1 + 4), 12),
+         3 * (3 + 3 * 4)),
+        ("soft_best_of_n", {}, {"N": 16, "lambda": 0.3}, Cost(16 + 16), 32),
+        ("simpo", {}, {}, Cost(1), 1), ("rloo", {}, {}, Cost(1), 1), ("grpo", {}, {}, Cost(1), 1),
+        ("args", {}, {"w": 0.0}, Cost(1), 1), ("args", {"candidates": 5}, {"w": 2.0}, Cost(1 + 5), 6),
+        ("hotflip", {"trials": 2}, {"S": 0}, Cost(5 + 5), 10),
+        ("hotflip", {"trials": 2}, {"S": 3}, Cost(5 * (2 + 1 + 3 * 3), 15), 5 * (3 + 3 * (3 + 2))),
+        ("random_swaps", {"trials": 2}, {"S": 3}, Cost(5 * (2 + 1 + 3 * 2)), 45),
+        ("quest", {}, {"S": 3}, Cost(5 * (2 + 3 * 2)), 40), ("optimum", {}, {}, Cost(0), 0),
     ],
 )  # fmt: skip
 def test_costs_by_hand(name: str, settings: Any, knobs: Any, cost: Cost, compute: int) -> None:
@@ -39,23 +45,31 @@ def test_costs_by_hand(name: str, settings: Any, knobs: Any, cost: Cost, compute
 def test_every_knob_is_declared(name: str) -> None:
     cls = methods.get(name, "language")
     several: dict[str, Any] = {"test_step_sizes": (0.3, 1.0)} if name == "vgf" else {}
-    method = cls(cls.Config(test_temperatures=(0.0, 1.0), **several), None)
+    method = cls(cls.Config(test_temperatures=(1.0, 0.0), **several), None)
     assert {knob.name for knob in method.inference} == set(method.knobs[0])
     assert all(knob.label and knob.unit for knob in method.inference)
 
 
-@pytest.mark.parametrize(("name", "steps"), [("best_of_n", 0), ("vgf", 2)])
-def test_a_declared_cost_is_what_answering_takes(name: str, steps: int) -> None:
-    """Sequences that pass through either model, and those whose pass a gradient goes back through; without the
-    likelihood of the answer, which is measured and not needed to give it."""
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("best_of_n", {"test_n": (3,)}), ("soft_best_of_n", {"test_n": (3,), "test_lambdas": (0.3,)}),
+        ("vgf", {"test_flow_steps": (2,)}), ("vgf", {"test_flow_steps": (2,), "decoder": "argmax"}),
+        ("random_swaps", {"test_steps": (2,), "trials": 2}), ("hotflip", {"test_steps": (2,), "trials": 2}),
+    ],
+)  # fmt: skip
+def test_a_declared_cost_is_what_answering_takes(name: str, settings: Any) -> None:
+    """Sequences that pass through either model, and those whose pass a gradient goes back through; without what is
+    measured and not needed to give an answer: its likelihood, and VGF's reward before decoding."""
     n = 3
-    settings: Any = {"test_n": (n,)} if name == "best_of_n" else {"n_particles": n, "test_flow_steps": (steps,)}
-    config = (BestOfNConfig if name == "best_of_n" else VGFConfig)(**SMALL, **settings)
-    bench = Bench(config).untrained()
+    cls = methods.get(name, "language")
+    own = {"n_particles": n} if name == "vgf" else {"n_starts": n} if "test_steps" in settings else {}
+    config = cls.Config(**SMALL, **settings, **own)
+    method, bench = cls(config, None), Bench(config).untrained()
     draws = Rollouts(bench.context, config, PROMPTS, "sft", n)
     draws.run(0, draws.total)
     bench.parts |= draws.parts()
-    job: Any = (Choosing if name == "best_of_n" else Flowing)(bench.context, config, PROMPTS)
+    job: Any = method.responding(PROMPTS)[-1].begin(bench.context)
     passed, back = [0], [0]
 
     def seen(module: Any, inputs: Any, rest: Any, out: Any) -> None:
@@ -67,13 +81,12 @@ def test_a_declared_cost_is_what_answering_takes(name: str, steps: int) -> None:
     for body in (job.sft.base_model, job.reward.backbone):  # heads read what comes out
         body.register_forward_hook(seen, with_kwargs=True)
     job.run(0, job.total)
-    cls = methods.get(name, "language")
-    samples, likelihoods = n * PROMPTS, PROMPTS
-    total = Cost((passed[0] + samples - likelihoods) / PROMPTS, back[0] / PROMPTS)
-    method = cls(config, None)
-    assert total == method.cost(method.knobs[0])
-    measured = job.parts()["responses"].tensors["compute"]
-    assert measured.unique().tolist() == [total.passes + 2 * total.gradients]
+    samples, measured = n * PROMPTS, PROMPTS + (n * PROMPTS if name == "vgf" else 0)
+    total = Cost((passed[0] + samples - measured) / PROMPTS, back[0] / PROMPTS)
+    argmax = 1 if settings.get("decoder") == "argmax" else 0  # the score of a text that moved stands for its start's
+    assert total == method.cost(method.knobs[0])._replace(passes=method.cost(method.knobs[0]).passes + n * argmax)
+    found = job.parts()["responses"].tensors["compute"]
+    assert found.unique().tolist() == [total.passes - n * argmax + 2 * total.gradients]
 
 
 def test_a_first_sample_costs_one() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -130,7 +131,7 @@ def test_a_linear_reward_never_falls_with_more_steps_where_particles_climb_alone
     fixed = make(bench, [[5, 6, 7, 1], [3, 4, 5, 6, 7, 8], [9, 1]], judge=Linear(double(reward(bench.context))))
     one = of(kind, fixed, kernel="none", fluency=0.0)
     config = VGFConfig(**SMALL, kernel="none")
-    moving, table = Particles(one, fixed, 1, flow(config, 0.5)), fixed.table
+    moving, table = Particles(one, fixed, 1, partial(flow, config, 0.5)), fixed.table
     values = []
     for _ in range(12):
         values.append(fixed.score(table[one.decode(moving.z)]))
@@ -141,7 +142,7 @@ def test_a_linear_reward_never_falls_with_more_steps_where_particles_climb_alone
 
 def test_one_particle_moves_along_its_own_gradient(fixed: Frame) -> None:
     one = of("simplex", fixed)
-    moving = Particles(one, fixed, 1, flow(VGFConfig(**SMALL), 0.7))
+    moving = Particles(one, fixed, 1, partial(flow, VGFConfig(**SMALL), 0.7))
     before, gradient = moving.z.clone(), one.grad(moving.z)
     moving.step()
     went = torch.where(torch.isfinite(before), moving.z - before, 0.0)
@@ -174,7 +175,8 @@ def test_particles_share_gradients_by_how_near_they_are_token_by_token(bench: Be
         expected[i, t, k] = 0.7 * shared / number
     went = {}
     for name in ("rbf", "none"):
-        moving = Particles(one, fixed, number, flow(VGFConfig(**SMALL, kernel=name, particle_optimizer="sgd"), 0.7))
+        rule = VGFConfig(**SMALL, kernel=name, particle_optimizer="sgd")
+        moving = Particles(one, fixed, number, partial(flow, rule, 0.7))
         start = moving.transport()
         moving.step()
         went[name] = torch.where(torch.isfinite(z), moving.z - z, 0.0)

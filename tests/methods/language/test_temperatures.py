@@ -106,11 +106,11 @@ def test_vgf_moves_one_particle_from_the_greedy_answer() -> None:
     assert torch.equal(found["ids"][:, 0], bench.parts["rollouts"].tensors["ids"][:, 0])  # unmoved
     compute = [method.cost(one).passes + 2 * method.cost(one).gradients for one in method.knobs]
     np.testing.assert_allclose(found["compute"][0], compute)
-    assert compute[0] == 2 and compute[2] == 2 * 3
+    assert compute[0] == 2 and compute[2] == 2 * 3  # a sample and its score each
     assert torch.isfinite(found["proxy"]).all()
 
 
-@pytest.mark.parametrize("name", methods.LANGUAGE)
+@pytest.mark.parametrize("name", sorted({*methods.LANGUAGE} - {"optimum"}))
 def test_every_method_has_the_knob(name: str) -> None:
     cls = methods.get(name, "language")
     one, two = (cls(cls.Config(test_temperatures=values), None) for values in ((1.0,), (0.0, 1.0)))

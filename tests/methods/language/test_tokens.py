@@ -89,3 +89,18 @@ def test_what_cannot_be_told_from_a_control_token_is_refused() -> None:
     assert plain_ids(tokenizer, ["a a"]) == [[1, 1]]
     with pytest.raises(BadInput, match=r"^text 'a b': its tokenizer reads a part of it as the control token '<eos>'$"):
         plain_ids(tokenizer, ["a b"])
+
+
+def test_a_text_that_is_read_as_other_tokens_is_told() -> None:
+    """Letters instead of "the"; and half of a two-byte character, whose text is a replacement character."""
+    tokenizer = byte_pairs()
+    corpus = replace(texts(), tokenizer=tokenizer)
+    whole = plain_ids(tokenizer, ["the cat"])[0]
+    (the,) = plain_ids(tokenizer, ["the"])
+    pieces = [plain_ids(tokenizer, [letter])[0][0] for letter in "the"]
+    assert len(the) == 1 and len(pieces) == 3
+    half = [plain_ids(tokenizer, ["é"])[0][0]]
+    responses = [[*whole, corpus.eos], whole, [*pieces, corpus.eos], half, [corpus.eos]]
+    assert corpus.retokenised(responses) == [False, False, True, True, False]
+    words = texts()
+    assert words.retokenised([[3, 4, 5, words.eos], [3, words.tokenizer.unk_token_id]]) == [False, False]
