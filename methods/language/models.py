@@ -22,6 +22,7 @@ from methods.language.heads import own_head
 from methods.language.heads import response_logits as response_logits  # for methods, which look for them here
 from methods.language.heads import token_logprobs as token_logprobs
 from methods.language.heads import wide as wide
+from methods.language.sampling import draw as draw
 from methods.language.sampling import forbid as forbid
 from methods.language.sampling import sample as sample
 
