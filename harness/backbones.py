@@ -78,9 +78,14 @@ def _check_positions(place: str, stated: int | None, load: Callable[[str], Any],
 class Backbones:
     """`methods.language.core.Models` for a run's settings."""
 
-    def __init__(self, config: LanguageConfig, tokens: int, longest: int, known: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self, config: LanguageConfig, tokens: int, longest: int, known: frozenset[str] = frozenset(),
+        heed: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
         """`tokens`: of the tokenizer; `longest`: tokens of the tiny model's sequences; `known`: what checkpoints held
-        (`harness.files.contents`) when the run was planned, and must hold when they are loaded."""
+        (`harness.files.contents`) when the run was planned, and must hold when they are loaded; `heed`: called before
+        every pass of a model."""
+        self.heed = heed
         self.config, self.tokens, self.longest, self.known = config, tokens, longest, known
         self._loaded: dict[tuple[str, str], Any] = {}
 
@@ -89,7 +94,7 @@ class Backbones:
             return self.given("sft")  # the architecture that parts were made with
         if self.config.model == TINY:
             with GLOBAL:
-                return tiny_model(self.config, self.tokens, self.longest).to(self._dtype)
+                return self._heeding(tiny_model(self.config, self.tokens, self.longest).to(self._dtype))
         return self._copy(self.config.model, "sft")
 
     def given(self, part: Literal["sft", "reward"]) -> Any:
@@ -104,7 +109,12 @@ class Backbones:
                 self._loaded[path, part] = _causal(path) if part == "sft" else _reward(path)
             found = copy.deepcopy(self._loaded[path, part])
         (found.backbone if isinstance(found, RewardModel) else found).to(self._dtype)
-        return found
+        return self._heeding(found)
+
+    def _heeding(self, model: Any) -> Any:
+        body = model.backbone if isinstance(model, RewardModel) else model.base_model
+        body.register_forward_pre_hook(lambda module, given: self.heed())
+        return model
 
     @property
     def _dtype(self) -> torch.dtype:

@@ -6,45 +6,37 @@ interrupted goes on from the last span.
 
 from __future__ import annotations
 
-import contextlib
-import csv
-import io
 import json
 import math
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from core.files import write_lines, write_text
+from core.files import write_lines
 from harness.attempts import Cohort
-from harness.backbones import GLOBAL, TINY, Backbones, check_sizes, tokenizer_for
+from harness.backbones import TINY
 from harness.config import RunSettings
-from harness.ending import Interrupted, NotFinite
+from harness.devices import Devices, found_devices
+from harness.language_lane import LanguageTraining, texts_of
 from harness.numerics import pin_torch, processor
 from harness.plan import Lane, RunNode
 from harness.programs import Program
 from harness.session import Session
 from harness.store import LaneStore
-from harness.table import read_rows
 from harness.tensors import TensorFormat
-from harness.vllm_engine import VLLM, check_vllm
-from harness.work import ProgramWork, Stores
-from methods.core import BadInput, State
-from methods.language.core import GIVEN, MODELS, Context, Job, Sampler
+from harness.vllm_engine import check_vllm
+from harness.work import Stores
+from methods.core import State
 from methods.language.respond import MEASURES, unpacked
 from methods.language.tokens import Texts
-from methods.language.training import NotFiniteLoss
 from tasks.core import Dataset
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-SAVE_EVERY_S = 60.0  # between saves of an unfinished lane
 EXTRA = ("gold", *MEASURES)  # columns of episodes.csv after those that every suite has
-_PAUSED = "paused"  # the part that an unfinished lane goes on from
 
 
 class LanguageEngine:
@@ -53,8 +45,10 @@ class LanguageEngine:
     form = TensorFormat()
     side_by_side = False
 
-    def __init__(self) -> None:
+    def __init__(self, devices: Sequence[torch.device] = ()) -> None:
+        """`devices`: that lanes compute on, one each; all of this machine's GPUs unless given, else its CPU."""
         pin_torch()
+        self.devices = Devices(devices or found_devices())
 
     def device(self, run: RunNode | None = None) -> Mapping[str, Any]:
         kind = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
@@ -107,13 +101,13 @@ class LanguageEngine:
         self, session: Session, program: Program, stores: Stores, cohorts: Sequence[Cohort], dataset: Dataset,
         settings: RunSettings,
     ) -> LanguageTraining:  # fmt: skip
-        return LanguageTraining(session, program, stores, cohorts, dataset, settings.log_every)
+        return LanguageTraining(session, program, stores, cohorts, dataset, settings.log_every, self.devices)
 
     def end(self, session: Session, run: RunNode, evaluator: Any, state: State, folders: Mapping[int, Path],
             dataset: Dataset) -> None:  # fmt: skip
         """The texts, so that another judge can read them later."""
         del evaluator
-        texts = _texts(session, run.method.config, run.task.spec, dataset)
+        texts = texts_of(session, run.method.config, run.task.spec, dataset)
         for seed, folder in folders.items():
             rows = responses(run, seed, state["responses"][seed], texts)
             write_lines(folder / "responses.jsonl", (json.dumps(row, ensure_ascii=False) for row in rows))
@@ -122,149 +116,6 @@ class LanguageEngine:
         """None: steps of so many kinds would each need their model."""
         del console
         return {program.first.fingerprint: math.nan for program in programs}
-
-
-def _texts(session: Session, config: Any, spec: Any, corpus: Any) -> Texts:
-    """The corpus in tokens of a run's models, shared by runs with the same."""
-    key = (corpus.provenance.sha256, config.model, config.sft_checkpoint, config.reward_checkpoint, config.bos,
-           config.chat_template)  # fmt: skip
-
-    def make() -> Texts:
-        words = [text for example in corpus.examples("train") for text in example] if config.model == TINY else []
-        tokenizer = tokenizer_for(config, words)
-        texts = Texts(corpus, tokenizer, spec.max_prompt_tokens, spec.max_response_tokens, config.bos,
-                      config.chat_template)  # fmt: skip
-        check_sizes(config, texts)
-        return texts
-
-    with GLOBAL:
-        return session.kept(key, make)
-
-
-class LanguageTraining(ProgramWork):
-    """Of methods that write: one lane."""
-
-    def __init__(
-        self, session: Session, program: Program, stores: Stores, cohorts: Sequence[Cohort], dataset: Dataset,
-        log_every: int,
-    ) -> None:  # fmt: skip
-        super().__init__(session, program, stores, cohorts)
-        self.lane = program.first
-        self.dataset: Any = dataset
-        self.task: Any = self.lane.task  # a LanguageTask
-        # some count their steps themselves, by the data
-        self.trains = self.stage.trains <= {*MODELS} and self.stage.rule != GIVEN
-        self.log_every = log_every if self.trains else 1
-        self.config = self.lane.method.config
-        self.counted = time.perf_counter()  # until when time was counted
-
-    def train(self) -> None:
-        try:
-            self._make()
-        except (NotFinite, BadInput) as error:
-            self.fail(0, error)
-
-    def _context(self) -> Context:
-        lane = self.lane
-        texts = _texts(self.session, self.config, self.task.spec, self.dataset)
-        # room for an end of text after a response that was cut off
-        longest = texts.max_prompt + texts.max_response + 1
-        models = Backbones(self.config, texts.size, longest, frozenset(self._files(lane)))
-        gold = self.task.gold
-        return Context(
-            lane.seed, texts, models, lambda name: self.stores(lane.reads[name]).load()[name],
-            torch.device("cuda" if torch.cuda.is_available() else "cpu"), gold,
-            best=self.task.best, sampler=self._sampler(texts),
-            judge=verdicts_by_gold(gold) if self.task.judge == "gold" else None,
-        )  # fmt: skip
-
-    def _sampler(self, texts: Texts) -> Callable[[Any], Sampler] | None:
-        if self.config.rollout_engine == "own":
-            return None
-        return lambda model: VLLM(model, texts, self.config.dtype)
-
-    def _files(self, lane: Lane) -> Iterable[str]:
-        """Digests of the checkpoints that the lane, or one before it, starts from."""
-        yield from lane.identity.get("files", ())
-        for before in lane.reads.values():
-            yield from self._files(before)
-
-    def _make(self) -> None:
-        if self.config.model == TINY and not torch.cuda.is_available():
-            torch.set_num_threads(1)  # sums in one order, and no threads that wait for each other in models this small
-        with contextlib.ExitStack() as alone:
-            alone.enter_context(GLOBAL)
-            stage: Any = self.stage  # a LanguageStage
-            job: Job = stage.begin(self._context())
-            if not job.alone:
-                alone.close()
-            self._go_on(job)
-
-    def _go_on(self, job: Job) -> None:
-        """The work from where it was left, saved on the way."""
-        store = self.stores(self.lane)
-        rows: list[dict[str, Any]] = []
-        if self.step:
-            job.restore(store.load(self.step)[_PAUSED])
-            rows += [row for row in read_log(store.folder / "train.csv") if int(row["step"]) <= self.step]
-        saved = self.counted = time.perf_counter()
-        label = f"{self.lane.label}, seed {self.lane.seed}"
-        with self.session.progress.stage(label, job.total, self.step) as bar:
-            while self.step < job.total:
-                count = min(self.log_every - self.step % self.log_every, job.total - self.step)
-                try:
-                    metrics = job.run(self.step, count)
-                except NotFiniteLoss:
-                    raise NotFinite(self.stage.name, self.step + count, self.lane.seed, ["loss"]) from None
-                self.step += count
-                if metrics:
-                    named = {name: f"{value:.7g}" for name, value in metrics.items()}
-                    rows.append({"seed": self.lane.seed, "step": self.step, **named})
-                bar.at(self.step)
-                if self.step == job.total:
-                    break
-                stop = self.session.stop()
-                if stop or time.perf_counter() - saved > SAVE_EVERY_S:
-                    self._save({_PAUSED: job.snapshot()}, rows)
-                    saved = time.perf_counter()
-                if stop:
-                    raise Interrupted
-        self.step = self.stage.steps
-        self._save(job.parts(), rows, finished=True)
-        if self.session.stop():
-            raise Interrupted
-
-    def _save(self, parts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], *, finished: bool = False) -> None:
-        if rows:
-            write_log(self.stores(self.lane).folder / "train.csv", rows)
-        now = time.perf_counter()
-        seconds, self.counted = now - self.counted, now
-        what = "train" if self.trains else self.stage.name
-        self.store(lambda place: parts, {what: seconds}, finished=finished)
-
-
-def read_log(path: Path) -> list[dict[str, str]]:
-    """Rows of a lane's train.csv. Raises: BadInput, see `read_rows`."""
-    found = read_rows(path)
-    return [dict(zip(found.header, row, strict=True)) for row in found.rows] if found else []
-
-
-def write_log(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """All of them anew: they are few."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    text = io.StringIO()
-    table = csv.DictWriter(text, names, restval="nan", lineterminator="\n")
-    table.writeheader()
-    table.writerows(rows)
-    write_text(path, text.getvalue())
-
-
-def verdicts_by_gold(gold: Callable[[str, str], float]) -> Callable[[Sequence[tuple[str, str, str]]], list[float]]:
-    """Scores of (prompt, a, b) by the gold reward."""
-    from tasks.judges import GoldJudge, Pair
-
-    judge = GoldJudge(gold)
-    return lambda rows: [verdict.score for verdict in judge.verdicts([Pair(*row) for row in rows])]
 
 
 class LanguageEvaluator:

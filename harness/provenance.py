@@ -23,7 +23,7 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "safetensors", "gymnasiu
              "torch", "transformers", "tokenizers", "peft", "trl")  # fmt: skip
 _LOOPS = {"control": ("harness/train.py", "harness/online.py", "harness/replay.py", "harness/evaluate.py",
                       "harness/compiling.py"),
-          "language": ("harness/language.py", "harness/backbones.py")}  # fmt: skip
+          "language": ("harness/language.py", "harness/language_lane.py", "harness/backbones.py")}  # fmt: skip
 """What draws keys and batches for every method of a family."""
 _OURS = re.compile(r"(methods|harness)(/\w+)+\.py")  # a record does not choose what is read
 

@@ -35,6 +35,8 @@ class Training:
         batch_size: int, learning_rate: float, rows: int,
     ) -> None:  # fmt: skip
         """`rows`: of the data that batches are drawn from."""
+        self.torn = False
+        """Within a step that has moved weights already."""
         self.context, self.config, self.name, self.modules, self.total = context, config, name, modules, steps
         self.batch_size, self.learning_rate, self.rows = batch_size, learning_rate, rows
         named = ((name, *one) for name, module in modules.items() for one in module.named_parameters())
@@ -91,6 +93,7 @@ class Training:
         nn.utils.clip_grad_norm_(list(self.trained.values()), CLIP_NORM)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        self.torn = True
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -116,7 +119,10 @@ class Training:
     def run(self, first: int, count: int) -> dict[str, float]:
         for module in self.modules.values():
             module.train()
-        rows = [self.update(step) for step in range(first + 1, first + count + 1)]
+        rows = []
+        for step in range(first + 1, first + count + 1):
+            rows.append(self.update(step))
+            self.torn = False
         return {name: sum(row[name] for row in rows) / count for name in rows[0]}
 
     def snapshot(self) -> Part:

@@ -67,7 +67,7 @@ def test_a_seed_that_fails_does_so_alone(tmp_path: Path, monkeypatch: pytest.Mon
     with monkeypatch.context() as patch:
         patch.setattr(Training, "run", run)
         done = go(tmp_path, *arguments)
-    assert done.exit_code == 1 and "sft, seed 0: failed: stage sft: loss not finite at step 2, seed 0" in done.stderr
+    assert done.exit_code == 1 and "sft, seed 0: failed: stage sft: loss not finite at step 1, seed 0" in done.stderr
     failed, finished = (read_run(run_of(tmp_path, "sft", seed)) for seed in (0, 1))
     assert failed["status"] == "failed" and failed["error"].startswith("its sft failed: stage sft: loss not finite")
     assert finished["status"] == "finished"
