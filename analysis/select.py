@@ -24,6 +24,7 @@ from analysis.choices import (
     HELD_OUT,
     NEW_SEEDS,
     ORACLE,
+    Arms,
     Choice,
     arms,
     crossed,
@@ -92,7 +93,11 @@ def choose(run: Run, rows: pd.DataFrame, rule: Rule) -> Choice | str:
         rows = rows[np.isclose(rows[name], value)]
         if rows.empty:
             return f"no {name}={value:g} among {', '.join(f'{one:g}' for one in present)}"
-    of = arms(rows, settings(rows, run.knobs))
+    return chosen(run, arms(rows, settings(rows, run.knobs)), rule)
+
+
+def chosen(run: Run, of: Arms, rule: Rule) -> Choice | str:
+    """What the rule makes of a run's settings, those that it fixes being all that is left; why not, where it cannot."""
     if len(of.settings) == 1:
         choice = Choice(of.scores[0], of.seeds, of.episodes, tuple(filter(None, of.settings)), FIXED)
     elif rule.name == ORACLE:
