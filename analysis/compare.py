@@ -290,7 +290,7 @@ def _compared(row: Mapping[Any, Any], method: str, cells: Sequence[Cell], terms:
     early = [cell.step for cell in known if cell.step < 0.99 * row["steps"]]
     remarks = [f"{min(early):,} of {row['steps']:,.0f} steps"] if early else []
     remarks += [f"without seeds {', '.join(map(str, dropped))}, which not all its tasks have"] if dropped else []
-    remarks += list(dict.fromkeys(note for cell in known if cell.run for note in circumstances(cell.run)))
+    remarks += list(dict.fromkeys(note for cell in known if cell.run for note in _circumstances(cell.run)))
     if other := {cell.run.protocol for cell in known if cell.run} - {protocol_of(row)}:
         remarks.append(f"protocol {', '.join(sorted(other))}, published {protocol_of(row)}")
     told = choices[0].told if len(cells) == 1 and choices else ""
@@ -314,7 +314,7 @@ def _compared(row: Mapping[Any, Any], method: str, cells: Sequence[Cell], terms:
     }  # fmt: skip
 
 
-def circumstances(run: Run) -> list[str]:
+def _circumstances(run: Run) -> list[str]:
     """In what a run's data and simulators differ from those in print."""
     data = run.meta.get("dataset") or {}
     found = (

@@ -26,11 +26,13 @@ def legend(rows: pd.DataFrame, terms: Terms) -> list[str]:
     lines = [
         "Measured: (win + tie / 2) / valid against the reference, in percent, with a 95% interval over prompts, which "
         f"speaks of new prompts to these policies; responses of the final evaluation, test-time knobs by {terms.rule}.",
-        "Orders agree: of the valid verdicts, those that did not change when the two texts changed places.",
-        "Win rates by different judges are never compared, and print's judge is none of these: there is no difference "
-        "and no verdict.",
+        "Orders agree: of the valid verdicts, those that did not change when the two texts changed places; the others "
+        "are ties, so a judge that goes by the order says 50.",
+        "Win rates by different judges are never compared, ours neither with one another nor with print, whose judge "
+        "is another one or not known: there is no difference and no verdict.",
     ]
     lines += [f"Judge {judge}: {said}." for judge, said in _judges(rows)]
+    lines += [f"Print's judge: {name}." for name in dict.fromkeys(rows["published_judge"]) if name]
     known = rows.loc[rows["published"].notna(), "published_prompts"]
     if known.isna().any():
         lines.append(f"{UNKNOWN}: print does not say how many prompts were judged, so its number has no interval.")
@@ -46,20 +48,24 @@ def _judges(rows: pd.DataFrame) -> list[tuple[str, str]]:
 
 
 def summary(rows: pd.DataFrame) -> str:
-    """ "tldr by http-m-1: 3 of 5 methods in print; hh: none of 5"."""
+    """ "tldr, judged by http-m-1: 3 of 5 methods (the others: no run); hh: none of 5 methods (no run)"."""
+    return "; ".join(_counts(rows))
+
+
+def _counts(rows: pd.DataFrame) -> list[str]:
     said = []
     for heading, of in _groups(rows):
         printed_ = of[of["published"].notna()]
         count = int((printed_["runs"] > 0).sum())
         whys = sorted(set(printed_.loc[printed_["runs"] == 0, "why"]))
-        left = f" (else {', '.join(whys)})" if count and whys else f" ({', '.join(whys)})" if whys else ""
-        said.append(f"{heading}: {count or 'none'} of {len(printed_)} methods in print{left}")
-    return "; ".join(said)
+        others = f" ({'the others: ' * (count > 0)}{', '.join(whys)})" if whys else ""
+        said.append(f"{heading}: {count or 'none'} of {len(printed_)} methods{others}")
+    return said
 
 
 def screen(rows: pd.DataFrame, console: Console) -> RenderableType:
     """The rows that have a number of ours, by judge; in lines where a table does not fit."""
-    found: list[RenderableType] = [Text(wrapped(one, console.width)) for one in (title(rows), summary(rows))]
+    found: list[RenderableType] = [Text(wrapped(one, console.width)) for one in (title(rows), *_counts(rows))]
     for heading, of in _groups(rows[rows["runs"] > 0]):
         table = Table(title=heading, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         table.add_column("", overflow="fold")

@@ -41,7 +41,7 @@ from analysis.records.episodes import setting_name
 from analysis.records.files import RecordError, shown
 from analysis.records.load import Records
 from analysis.records.runs import Run
-from analysis.statistics.estimates import generator
+from analysis.statistics.estimates import Summary, generator
 
 PICKS = " / "  # between the picks for odd and for even episodes, where they differ
 PAPER_KNOB = "L_test"  # what a bare number fixes
@@ -151,7 +151,9 @@ def scores(
                 | one.summary(generator(run.suite, run.task), interval)._asdict()
                 | {"bias": one.bias, "meant": one.meant, "told": told}
             )
-    return pd.DataFrame(cells).astype(dict.fromkeys(records.knobs if cells else (), float)), notes
+    before = ("suite", "protocol", "task", "method", "label", "row", "rule", "setting", "picks", *records.knobs)
+    after = ("status", "fingerprint", "phase", "step", *Summary._fields, "bias", "meant", "told")
+    return pd.DataFrame(cells, columns=[*before, *after]).astype(dict.fromkeys(records.knobs, float)), notes
 
 
 def _choices(run: Run, rows: pd.DataFrame, oracle_too: bool) -> tuple[list[Choice], list[str]]:

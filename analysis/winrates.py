@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.choices import Arms, Choice
-from analysis.compare import NO_RUN, Terms, circumstances, compare
+from analysis.compare import NO_RUN, OTHER, Terms, compare
 from analysis.judged import RECORDED, Judged, Verdicts, described, each, numbers
 from analysis.published import ours_of
 from analysis.query import asks
@@ -72,6 +72,11 @@ def _rows(
         optimised = {judge for judge, methods in judges.items() if _optimised(judge, methods, ran[place], records)}
         refused += [_refusal(place, judge, records) for judge in sorted(optimised)]
         allowed[place] = {judge: methods for judge, methods in judges.items() if judge not in optimised}
+    for suite, task in dict.fromkeys(zip(published["suite"], published["task"], strict=True)):
+        judged = {name for methods in allowed.get((suite, task), {}).values() for name in methods}
+        if missing := ", ".join(sorted({run.method for run in ran[suite, task]} - judged)):
+            notes.append(f"{suite}/{task}: not judged yet by a judge that counts here: {missing}; "
+                         f"python -m tasks.judge {spoken(records.root)} --judge http ...")  # fmt: skip
     for (_, suite, task), rows in published.groupby(["table", "suite", "task"], sort=False):
         runs = {run.method for run in ran[suite, task]}
         for judge, methods in (allowed.get((suite, task)) or {"": {}}).items():
@@ -87,8 +92,9 @@ def _rows(
 
 
 def _refusal(place: tuple[str, str], judge: str, records: Records) -> str:
+    who = f"{judge} (task.judge=proxy)" if judge == PROXY else judge
     return (
-        f"{'/'.join(place)}: the judge {judge} is the reward model that runs there optimised, so its verdicts say how "
+        f"{'/'.join(place)}: the judge {who} is the reward model that runs there optimised, so its verdicts say how "
         "far it was optimised, not how good the responses are, and are not laid beside print; judge by another one: "
         f"python -m tasks.judge {spoken(records.root)} --judge http ..., or --judge reward-model with another model"
     )
@@ -177,10 +183,16 @@ def _chosen(one: Judged, terms: Terms) -> tuple[Choice, Verdicts] | str:
     return choice, {name: np.take_along_axis(array, at, 0)[0] for name, array in values.items()}
 
 
+def _data(run: Run) -> str:
+    """ "given data" where a run's need not be those in print."""
+    origin = (run.meta.get("dataset") or {}).get("origin")
+    return f"{origin} data" if origin in OTHER else ""
+
+
 def _measured(one: Judged, choice: Choice, values: Verdicts, terms: Terms) -> dict[str, Any]:
     of = numbers(values, one.run)
     own = choice.sample()
-    remarks = [terms.rule.left_open(one.run, choice), *circumstances(one.run)]
+    remarks = [terms.rule.left_open(one.run, choice), _data(one.run)]
     remarks += [f"the run {one.run.ending}"] if choice.status != "finished" else []
     remarks += [f"model {one.run.settings['model']}"] if one.run.settings.get("model") else []
     agree = "" if math.isnan(of["consistent"]) else f", orders agree on {100 * of['consistent']:.1f}%"
