@@ -9,26 +9,26 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from core.errors import reason
 from core.extras import install
 from methods.core import BadInput
 from methods.language.core import Context, LanguageConfig, Part
-from methods.language.tokens import Batch
+from methods.language.heads import own_head
+from methods.language.heads import response_logits as response_logits  # for methods, which look for them here
+from methods.language.heads import token_logprobs as token_logprobs
+from methods.language.heads import wide as wide
+from methods.language.sampling import draw as draw
+from methods.language.sampling import forbid as forbid
+from methods.language.sampling import sample as sample
 
-LOGITS = 2**28  # numbers, a gigabyte
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length", "n_ctx",
               "max_target_positions")  # fmt: skip  # what configurations call it
 ROUND = 8  # rows of the tiny model's embeddings come in multiples of it, as real models' do
-
-
-def wide(x: Tensor) -> Tensor:
-    """At least float32, which losses, scores and particles are in whatever the weights are."""
-    return x if x.dtype == torch.float64 else x.float()
 
 
 def positions(config: Any) -> int | None:
@@ -54,13 +54,6 @@ def reads(model: Any, length: int) -> bool:
             raise
         return False
     return True
-
-
-def forbid(logits: Tensor, tokens: int, banned: Sequence[int]) -> None:
-    """Sets the logits `[..., v]` of `banned` tokens, and of ids >= `tokens`, to -inf. Banned tokens may have no row: a
-    tokenizer can name more control tokens than its model knows."""
-    logits[..., tokens:] = -torch.inf
-    logits[..., [i for i in banned if i < logits.shape[-1]]] = -torch.inf
 
 
 def tiny_model(config: LanguageConfig, tokens: int, longest: int) -> Any:
@@ -95,15 +88,23 @@ class RewardModel(nn.Module):
     def config(self) -> Any:
         return self.backbone.config
 
+    def table(self, tokens: int) -> Tensor:
+        """Embeddings `[tokens, d]` of the first so many, as the model itself looks them up: Gemma scales them then."""
+        call = self.backbone.get_input_embeddings()
+        return wide(call(torch.arange(tokens, device=call.weight.device)).detach())
+
     def values(self, ids: Tensor | None = None, embeds: Tensor | None = None) -> Tensor:
         """The head at every token `[b, l]` of ids `[b, l]` or embeddings `[b, l, d]` padded on the right."""
-        hidden = self.backbone(input_ids=ids, inputs_embeds=embeds, use_cache=False).last_hidden_state
+        return self._head(self.backbone(input_ids=ids, inputs_embeds=embeds, use_cache=False).last_hidden_state)
+
+    def _head(self, hidden: Tensor) -> Tensor:
         with torch.autocast(hidden.device.type, enabled=False):
             return wide(self.score(hidden.to(self.score.weight.dtype)).squeeze(-1))
 
     def forward(self, last: Tensor, ids: Tensor | None = None, embeds: Tensor | None = None) -> Tensor:
         """The score `[b]` at the tokens of index `last` `[b]`, not normalised."""
-        return self.values(ids, embeds).gather(1, last[:, None]).squeeze(1)
+        hidden = self.backbone(input_ids=ids, inputs_embeds=embeds, use_cache=False).last_hidden_state
+        return self._head(hidden[torch.arange(len(last), device=last.device), last])
 
     def normalised(self, last: Tensor, ids: Tensor | None = None, embeds: Tensor | None = None) -> Tensor:
         return (self(last, ids, embeds) - self.mean) / self.deviation
@@ -111,7 +112,7 @@ class RewardModel(nn.Module):
 
 def reward_from(model: Any) -> RewardModel:
     """A reward model that starts as the language model `model`, which it takes over."""
-    return RewardModel(model.base_model, model.get_input_embeddings().weight.shape[1])
+    return RewardModel(model.base_model, model.config.get_text_config().hidden_size)
 
 
 def as_classifier(model: RewardModel, pad: int) -> Any:
@@ -143,7 +144,8 @@ def weights(model: nn.Module, **about: Any) -> Part:
     tensors = {name: value.detach().to("cpu").contiguous() for name, value in model.state_dict().items()}
     seen: dict[int, str] = {}
     kept = {n: v for n, v in tensors.items() if seen.setdefault(v.data_ptr() if v.numel() else id(v), n) == n}
-    return Part(kept, {"weights": True, **about})
+    exact = {"read_in": "float32"} if any(getattr(one, "took_adapters", False) for one in model.modules()) else {}
+    return Part(kept, {"weights": True, **exact, **about})
 
 
 def load_into(model: nn.Module, tensors: dict[str, Tensor], what: str) -> None:
@@ -165,8 +167,10 @@ def causal(context: Context, name: str) -> Any:
     part = context.part(name)
     model = context.models.given("sft") if part.about.get("given") else context.models.fresh()
     if not part.about.get("given"):
-        load_into(model, part.tensors, name)
-    return model.to(context.device).eval()
+        load_into(read_as(part, model), part.tensors, name)
+    model = model.to(context.device).eval()
+    own_head(model)  # tried now, so that nothing passes through the model but what is asked of it
+    return model
 
 
 def reward(context: Context, name: str = "reward") -> RewardModel:
@@ -175,7 +179,7 @@ def reward(context: Context, name: str = "reward") -> RewardModel:
     if part.about.get("given"):
         model: RewardModel = context.models.given("reward")
     else:
-        model = reward_from(context.models.fresh())
+        model = reward_from(read_as(part, context.models.fresh()))
         load_into(model, part.tensors, name)
     model.mean, model.deviation = float(part.about.get("mean", 0.0)), float(part.about.get("deviation", 1.0))
     return model.to(context.device).eval()
@@ -189,86 +193,32 @@ def adapted(model: Any, rank: int) -> Any:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
         raise BadInput(f"lora_rank={rank} needs peft ({error}): {install('rlhf')}") from error
-    return get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear"))
+    settings = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear")
+    try:
+        return get_peft_model(model, settings)
+    except ValueError as error:  # of Mamba's layers, for one
+        raise BadInput(
+            f"lora_rank={rank}: peft puts no adapters into {type(model).__name__}: {reason(error)}"
+        ) from error
 
 
 def merged(model: Any) -> Any:
-    """With its adapters taken into the weights."""
-    return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+    """With its adapters taken into the weights, in float32: rounded to bfloat16 most of a small update would be lost.
+    `weights` notes that, so that the part is read in float32, too."""
+    if not hasattr(model, "merge_and_unload"):
+        return model
+    whole = in_float32(model).merge_and_unload()
+    whole.took_adapters = True
+    return whole
 
 
-# scoring and sampling
+def in_float32(model: Any) -> Any:
+    """The model with every weight in float32 at least."""
+    for weight in model.parameters():
+        weight.data = wide(weight.data)
+    return model
 
 
-def response_logits(model: Any, batch: Batch, width: int) -> Tensor:
-    """Logits `[b, width, v]` that predict the tokens of each response, teacher-forced; row t of those past a
-    response's end is of no meaning."""
-    first = max(1, int(batch.starts.min())) - 1
-    logits = model(input_ids=batch.ids, use_cache=False, logits_to_keep=batch.ids.shape[1] - first).logits
-    places = batch.starts[:, None] - 1 - first + torch.arange(width, device=batch.ids.device)
-    places = places.clamp(0, logits.shape[1] - 1)
-    return wide(logits.gather(1, places[..., None].expand(-1, -1, logits.shape[-1])))
-
-
-def token_logprobs(model: Any, batch: Batch, temperature: float = 1.0) -> Tensor:
-    """log pi of every token given those before it, `[b, l]`; 0 outside responses. Without gradients, so many rows at a
-    time that their logits are at most `LOGITS` numbers."""
-    first = max(1, int(batch.starts.min()))
-    kept = batch.ids.shape[1] - first + 1
-    rows = len(batch.ids) if torch.is_grad_enabled() else max(1, LOGITS // (kept * model.config.vocab_size))
-    found = []
-    for ids in batch.ids.split(rows):
-        logits = wide(model(input_ids=ids, use_cache=False, logits_to_keep=kept).logits[:, :-1]) / temperature
-        found.append(logits.gather(-1, ids[:, first:, None]).squeeze(-1) - logits.logsumexp(-1))
-    return nn.functional.pad(torch.cat(found), (first, 0)) * batch.response_mask
-
-
-def draw(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """A token `[b]` of each row's softmax, by one uniform number a row: the first whose summed chance exceeds it. Noise
-    for every word of a vocabulary takes longer than a small model's pass. Summed in double precision, as a
-    vocabulary's rounding adds up; what has no chance is never drawn."""
-    chances = logits.softmax(-1).double().cumsum(-1)
-    uniform = torch.rand(len(chances), 1, generator=generator, dtype=torch.float64)
-    return torch.searchsorted(chances, uniform * chances[:, -1:], right=True)[:, 0]
-
-
-@torch.no_grad()
-def sample(
-    model: Any, prompts: Sequence[Sequence[int]], longest: int, generator: torch.Generator, *,
-    eos: int, pad: int, banned: Sequence[int], tokens: int, temperature: float = 1.0,
-) -> list[list[int]]:  # fmt: skip
-    """A response to each prompt, of at most `longest` tokens; an end-of-text token, where it was drawn, is its last.
-
-    Args:
-      generator: on the CPU; draws do not depend on where the model computes.
-      banned: tokens never drawn, nor is any of id >= `tokens` (surplus rows of the embeddings).
-      temperature: 0: the likeliest token each time, without a draw.
-    """
-    device = next(model.parameters()).device
-    width = max(map(len, prompts))
-    ids = torch.full((len(prompts), width), pad, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, seen, prompt in zip(ids, mask, prompts, strict=True):  # padded on the left, so that all end together
-        row[width - len(prompt) :] = torch.tensor(prompt)
-        seen[width - len(prompt) :] = 1
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    ids, mask, positions = ids.to(device), mask.to(device), positions.to(device)
-    drawn = torch.full((len(prompts), longest), pad, dtype=torch.long)
-    lengths = torch.full((len(prompts),), longest)
-    alive = torch.ones(len(prompts), dtype=torch.bool)
-    past = None
-    for t in range(longest):
-        out = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=past, use_cache=True,
-                    logits_to_keep=1)  # fmt: skip
-        past, logits = out.past_key_values, out.logits[:, -1].float().cpu() / (temperature or 1.0)
-        forbid(logits, tokens, banned)
-        token = draw(logits, generator) if temperature else logits.argmax(-1)
-        drawn[:, t] = torch.where(alive, token, pad)
-        ended = alive & (token == eos)
-        lengths[ended] = t + 1
-        alive &= ~ended
-        if not alive.any():
-            break
-        ids, mask = token[:, None].to(device), nn.functional.pad(mask, (0, 1), value=1)
-        positions = positions[:, -1:] + 1
-    return [row[:length].tolist() for row, length in zip(drawn, lengths.tolist(), strict=True)]
+def read_as(part: Part, model: Any) -> Any:
+    """The model that a part's weights go into, in float32 where they came of adapters, whatever the setting `dtype`."""
+    return in_float32(model) if part.about.get("read_in") == "float32" else model

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from methods.core import Fraction, MethodConfig, PositiveFloat, PositiveInt, Weight
 from methods.language.core import WEIGHTS, Context, LanguageConfig, LanguageStage, Part, derived_seed
+from methods.language.heads import in_rows
 from methods.language.method import LanguageMethod
 from methods.language.models import RewardModel, adapted, causal, merged, reward, sample, token_logprobs, weights
 from methods.language.respond import first_of, proxy_scores, rollouts
@@ -144,7 +145,8 @@ class PPOJob(Training):
 
     def values(self, batch: Batch) -> Tensor:
         """What the value network expects at each response token, from the token before it; normalised as the reward."""
-        raw = (self.value.values(batch.ids) - self.value.mean) / self.value.deviation
+        found = torch.cat([self.value.values(part.ids) for part in in_rows(self.value, batch)])
+        raw = (found - self.value.mean) / self.value.deviation
         return nn.functional.pad(raw[:, :-1], (1, 0)) * batch.response_mask
 
     @torch.no_grad()

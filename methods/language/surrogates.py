@@ -67,8 +67,7 @@ def frame(
     with torch.no_grad():
         logits = response_logits(sft, scored, width)[..., :tokens]
         forbid(logits, tokens, [eos, *banned])
-    table = wide(reward.backbone.get_input_embeddings().weight[:tokens].detach())
-    return Frame(scored.ids, places, scored.last, start, editable, logits, reward, table)
+    return Frame(scored.ids, places, scored.last, start, editable, logits, reward, reward.table(tokens))
 
 
 class Swaps(NamedTuple):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from methods.language.core import Context, LanguageConfig, Part, derived_seed
-from methods.language.models import wide
+from methods.language.heads import wide
 
 CLIP_NORM = 1.0
 WARM_UP = 0.05  # of the steps
@@ -35,6 +35,9 @@ class Training:
         self.batch_size, self.learning_rate, self.rows = batch_size, learning_rate, rows
         named = ((name, *one) for name, module in modules.items() for one in module.named_parameters())
         self.trained = {f"{module}.{name}": weight for module, name, weight in named if weight.requires_grad}
+        every = [weight for module in modules.values() for weight in module.parameters()]
+        # below adapters that were merged lie others, which a pass in bfloat16 would round away
+        self.exact = any(not weight.requires_grad and weight.dtype == torch.float32 for weight in every)
         matrices = [weight for weight in self.trained.values() if weight.ndim > 1]
         others = [weight for weight in self.trained.values() if weight.ndim <= 1]
         groups = [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
@@ -86,9 +89,9 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
 
     def mixed(self) -> Any:
-        """Forward passes in bfloat16 where the settings say so."""
-        dtype = torch.bfloat16
-        return torch.autocast(self.context.device.type, dtype, enabled=self.config.dtype == "bfloat16")
+        """Forward passes in bfloat16 where the settings say so, and frozen weights are not to be read in float32."""
+        enabled = self.config.dtype == "bfloat16" and not self.exact
+        return torch.autocast(self.context.device.type, torch.bfloat16, enabled=enabled)
 
     def update(self, step: int) -> dict[str, float]:
         """One step; returns what to report."""

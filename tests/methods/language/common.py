@@ -45,7 +45,8 @@ class Fresh:
     tokens: int
 
     def fresh(self) -> Any:
-        return tiny_model(self.config, self.tokens, MAX_PROMPT + MAX_RESPONSE + 1)
+        model = tiny_model(self.config, self.tokens, MAX_PROMPT + MAX_RESPONSE + 1)
+        return model.to(getattr(torch, self.config.dtype))
 
     def given(self, part: str) -> Any:
         raise AssertionError(f"{part} asked for")

@@ -73,13 +73,13 @@ def test_a_declared_cost_is_what_answering_takes(name: str, settings: Any) -> No
     passed, back = [0], [0]
 
     def seen(module: Any, inputs: Any, rest: Any, out: Any) -> None:
-        ids = rest.get("input_ids", rest.get("embeds"))
-        rows = len(inputs[0] if inputs else ids)
+        (ids,) = [rest[name] for name in ("input_ids", "inputs_embeds") if rest.get(name) is not None]
+        rows = len(ids)
         passed[0] += rows
         back[0] += rows * torch.is_grad_enabled()
 
-    for model in (job.sft, job.reward):
-        model.register_forward_hook(seen, with_kwargs=True)
+    for body in (job.sft.base_model, job.reward.backbone):  # heads read what comes out
+        body.register_forward_hook(seen, with_kwargs=True)
     job.run(0, job.total)
     samples, measured = n * PROMPTS, PROMPTS + (n * PROMPTS if name == "vgf" else 0)
     total = Cost((passed[0] + samples - measured) / PROMPTS, back[0] / PROMPTS)

@@ -222,8 +222,9 @@ def test_logprobs_of_many_rows_come_in_pieces(bench: Bench, monkeypatch: pytest.
     model, batch = double(causal(bench.context, "sft")), join(PROMPTS * 3, RESPONSES * 3, PAD)
     whole = token_logprobs(model, batch)
     sizes: list[int] = []
-    model.register_forward_pre_hook(lambda _, __, given: sizes.append(len(given["input_ids"])), with_kwargs=True)
-    monkeypatch.setattr("methods.language.models.LOGITS", 2 * 6 * model.config.vocab_size)
+    body = model.base_model
+    body.register_forward_pre_hook(lambda _, __, given: sizes.append(len(given["input_ids"])), with_kwargs=True)
+    monkeypatch.setattr("methods.language.heads.ACTIVATIONS", 2 * 6 * 4 * model.config.hidden_size)
     with torch.no_grad():
         torch.testing.assert_close(token_logprobs(model, batch), whole.detach())
     assert sizes == [2, 2, 2]

@@ -12,8 +12,9 @@ import torch
 import methods
 from methods.language.best_of_n import BestOfN, BestOfNConfig, Choosing
 from methods.language.core import LanguageConfig
-from methods.language.models import causal, draw, sample
+from methods.language.models import causal, sample
 from methods.language.respond import First, Rollouts, unpacked
+from methods.language.sampling import draw
 from methods.language.vgf import VGF, Flowing, VGFConfig
 from tests.methods.language.common import EXAMPLES, SMALL, Bench
 

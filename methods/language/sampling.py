@@ -1,0 +1,113 @@
+"""Sampling: a token a step for all prompts together, by one uniform number a token."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from methods.language.heads import split, without_adapters
+
+
+def forbid(logits: Tensor, tokens: int, banned: Sequence[int]) -> None:
+    """Sets the logits `[..., v]` of `banned` tokens, and of ids >= `tokens`, to -inf. Banned tokens may have no row: a
+    tokenizer can name more control tokens than its model knows."""
+    logits[..., tokens:] = -torch.inf
+    logits[..., [i for i in banned if i < logits.shape[-1]]] = -torch.inf
+
+
+def draw(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """A token `[b]` of each row's softmax, by one uniform number a row: the first whose summed chance exceeds it. Noise
+    for every word of a vocabulary takes longer than a small model's pass. Summed in double precision, as a
+    vocabulary's rounding adds up; what has no chance is never drawn."""
+    chances = logits.softmax(-1).double().cumsum(-1)
+    uniform = torch.rand(len(chances), 1, generator=generator, dtype=torch.float64)
+    return torch.searchsorted(chances, uniform * chances[:, -1:], right=True)[:, 0]
+
+
+class Cached:
+    """Prompts read once and a token a step after that. They are padded on the left, so that all end together."""
+
+    def __init__(self, model: Any, prompts: Sequence[Sequence[int]], pad: int) -> None:
+        self.model, device = model, next(model.parameters()).device
+        width = max(map(len, prompts))
+        ids = torch.full((len(prompts), width), pad, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for row, seen, prompt in zip(ids, mask, prompts, strict=True):
+            row[width - len(prompt) :] = torch.tensor(prompt)
+            seen[width - len(prompt) :] = 1
+        self.ids, self.mask, self.past = ids.to(device), mask.to(device), None
+        self.positions = (self.mask.cumsum(1) - 1).clamp(min=0)
+        known = inspect.signature(without_adapters(model).forward).parameters
+        self.placed = "position_ids" in known or any(one.kind is one.VAR_KEYWORD for one in known.values())
+
+    def logits(self) -> Tensor:
+        """Of the next tokens, `[b, v]`."""
+        places = {"position_ids": self.positions} if self.placed else {}
+        out = self.model(input_ids=self.ids, attention_mask=self.mask, past_key_values=self.past, use_cache=True,
+                         logits_to_keep=1, **places)  # fmt: skip
+        self.past = out.past_key_values
+        return out.logits[:, -1]
+
+    def append(self, tokens: Tensor) -> None:
+        self.ids = tokens[:, None].to(self.ids.device)
+        self.mask = nn.functional.pad(self.mask, (0, 1), value=1)
+        self.positions = self.positions[:, -1:] + 1
+
+
+class Anew:
+    """Everything read again for every token, padded on the right: for models whose memory of what they read is no
+    cache of keys and values (Mamba), which would take padding on the left for text."""
+
+    def __init__(self, model: Any, prompts: Sequence[Sequence[int]], pad: int) -> None:
+        self.body, self.head = split(model)
+        self.rows, self.pad, self.device = [[*prompt] for prompt in prompts], pad, next(model.parameters()).device
+
+    def logits(self) -> Tensor:
+        """Of the next tokens, `[b, v]`."""
+        width = max(map(len, self.rows))
+        ids = torch.tensor([row + [self.pad] * (width - len(row)) for row in self.rows], device=self.device)
+        last = torch.tensor([len(row) - 1 for row in self.rows], device=self.device)
+        return self.head(self.body(ids)[torch.arange(len(last), device=self.device), last])
+
+    def append(self, tokens: Tensor) -> None:
+        for row, token in zip(self.rows, tokens.tolist(), strict=True):
+            row.append(token)
+
+
+def caches(model: Any) -> bool:
+    """Whether a model keeps keys and values of what it read."""
+    return "past_key_values" in inspect.signature(without_adapters(model).forward).parameters
+
+
+@torch.no_grad()
+def sample(
+    model: Any, prompts: Sequence[Sequence[int]], longest: int, generator: torch.Generator, *,
+    eos: int, pad: int, banned: Sequence[int], tokens: int, temperature: float = 1.0,
+) -> list[list[int]]:  # fmt: skip
+    """A response to each prompt, of at most `longest` tokens; an end-of-text token, where it was drawn, is its last.
+
+    Args:
+      generator: on the CPU; draws do not depend on where the model computes.
+      banned: tokens never drawn, nor is any of id >= `tokens` (surplus rows of the embeddings).
+      temperature: 0: the likeliest token each time, without a draw.
+    """
+    reading = (Cached if caches(model) else Anew)(model, prompts, pad)
+    drawn = torch.full((len(prompts), longest), pad, dtype=torch.long)
+    lengths = torch.full((len(prompts),), longest)
+    alive = torch.ones(len(prompts), dtype=torch.bool)
+    for t in range(longest):
+        logits = reading.logits().float().cpu() / (temperature or 1.0)
+        forbid(logits, tokens, banned)
+        token = draw(logits, generator) if temperature else logits.argmax(-1)
+        drawn[:, t] = torch.where(alive, token, pad)
+        ended = alive & (token == eos)
+        lengths[ended] = t + 1
+        alive &= ~ended
+        if not alive.any():
+            break
+        reading.append(token)
+    return [row[:length].tolist() for row, length in zip(drawn, lengths.tolist(), strict=True)]
