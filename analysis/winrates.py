@@ -52,6 +52,8 @@ def beside(records: Records, published: pd.DataFrame, terms: Terms) -> tuple[pd.
     notes = [note for note in notes if not note.startswith(tuple(f"{suite}{end}" for suite in suites for end in ":/"))]
     if not suites:
         return frame, notes, []
+    others = tuple(f"{suite}: " for suite in SHARES - suites)
+    notes = [note + "; analysis.verdicts has their win rates" * note.startswith(others) for note in notes]
     mine = replace(records, runs=tuple(run for run in records.runs if run.suite in suites))
     refused = list[str]()
     rows = pd.DataFrame(_rows(mine, published[language], terms, notes, refused))
