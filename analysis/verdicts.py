@@ -29,11 +29,10 @@ from analysis.records.files import RecordError, shown
 from analysis.records.load import Records, load
 from analysis.records.mirror import default_out, spoken
 from analysis.records.protocols import EVERY
-from analysis.records.runs import Run
-from analysis.select import headline
 from analysis.statistics.estimates import generator
 from analysis.statistics.winrate import by_seeds, paired
-from analysis.validated import VALIDATION, parted, picks
+from analysis.validated import VALIDATION, parted, picks, shared, why_not
+from analysis.validated import passes as answer_passes
 from core.knobs import HELP, Knobs
 
 DASH = "\N{EM DASH}"
@@ -66,6 +65,9 @@ def main(
             "(the same runs with prompt_split=validation)."
         ),
     ] = HELD_OUT,
+    passes: Annotated[
+        float | None, typer.Option(help="With --select validation: pick among settings of at most so many passes.")
+    ] = None,
     knob: Annotated[list[str] | None, typer.Option(help=HELP)] = None,
 ) -> None:
     """(win + tie / 2) / valid with 95% intervals over prompts; ties, invalid answers, agreement of the two orders; the
@@ -73,13 +75,15 @@ def main(
     names = () if compare is None else _names(compare)
     if judge is not None and not judge.strip():
         raise RecordError("--judge is empty")
+    if select not in (HELD_OUT, VALIDATION):
+        raise RecordError(f"--select {shown(select)} is neither {HELD_OUT} nor {VALIDATION}")
+    if passes is not None and (select != VALIDATION or not passes > 0):
+        raise RecordError(f"--passes {passes:g}: it takes a number above 0, and --select {VALIDATION}")
     place, knobs = prepare(out or default_out(results, "tables")), Knobs.parse(knob or ())
     records = load(results, protocol=EVERY)  # language suites have no names for them
     knobs.check(there(records))
-    if select not in (HELD_OUT, VALIDATION):
-        raise RecordError(f"--select {shown(select)} is neither {HELD_OUT} nor {VALIDATION}")
     beside, records = parted(records) if select == VALIDATION else (None, records)
-    table, differences, notes = tabulate(records, judge or "", names, knobs, beside)
+    table, differences, notes = tabulate(records, judge or "", names, knobs, beside, passes)
     if table.empty:
         why = brief(notes, records)
         of = f" of {judge}" if judge else ""
@@ -93,9 +97,12 @@ def main(
     for key, rows in table.groupby(["suite", "task", "judge"], sort=False):
         console.print(_screen(" / ".join(dict.fromkeys(key)), rows, console))
         console.print()
+    took = table.set_index(["suite", "task", "judge", "row"])["passes"]
     for row in differences.to_dict("records"):
         value, low, high = (100 * row[name] for name in ("value", "low", "high"))
-        console.print(f"{row['task']}, {row['judge']}: {row['first']} - {row['second']} = {value:+.1f} points "
+        here = (row["suite"], row["task"], row["judge"])
+        first, second = (f"{row[side]}{_in_passes(took[*here, row[side]])}" for side in ("first", "second"))
+        console.print(f"{row['task']}, {row['judge']}: {first} - {second} = {value:+.1f} points "
                       f"[{low:+.1f}, {high:+.1f}] over {row['prompts']} prompts{_by_seeds(row)}")  # fmt: skip
     if len(differences):
         fewest = int(table["seeds"].min())
@@ -119,11 +126,13 @@ def tabulate(
     compare: Sequence[str] = (),
     knobs: Knobs | None = None,
     validation: Records | None = None,
+    most: float | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
     """(a row a run, judge and setting; a row a difference of `compare`'s first method from another; notes).
 
-    Rows beside the settings' own: "(validation)", the setting that wins most in the records `validation`; without those
-    "(held-out)", picked on the even prompts and scored on the odd ones, and the reverse.
+    Rows beside the settings' own: "(validation)", of the settings of at most `most` passes the one that wins most in
+    the records `validation`; without those "(held-out)", picked on the even prompts and scored on the odd ones, and the
+    reverse.
     Columns: suite, task, judge, method, label, row, rule, picks, seeds, meant and told (of seeds without
     verdicts), those of `judged.numbers`, passes (of one sequence through a network, an answer's mean; NaN where not
     recorded).
@@ -131,7 +140,7 @@ def tabulate(
     rows: list[dict[str, Any]] = []
     notes: list[str] = []
     scored: Scores = {}
-    picked = {} if validation is None else picks(validation, judge, notes, knobs)
+    picked = {} if validation is None else picks(validation, judge, notes, knobs, most)
     for one in each(records, judge, notes, knobs):
         run, order, values = one.run, one.settings, one.values
         told = run.told(one.seeds.tolist(), "without its verdicts")
@@ -142,35 +151,30 @@ def tabulate(
         if choice is not None:
             mine = {key: np.take_along_axis(value, choice.at[None], 0)[0] for key, value in values.items()}
             chosen.append(("(held-out)", HELD_OUT, " / ".join(choice.picks), mine))
-        on_validation = picked.get((run.suite, run.task, one.judge, run.label), "")
-        if on_validation in order and many:
-            mine = {key: value[order.index(on_validation)] for key, value in values.items()}
-            chosen.append(("(validation)", VALIDATION, on_validation, mine))
+        by_validation = picked.get(shared(one), [])
+        if many and len(by_validation) == 1 and by_validation[0] in order:
+            at = order.index(by_validation[0])
+            mine = {name: value[at] for name, value in values.items()}
+            chosen.append(("(validation)", VALIDATION, order[at], mine))
         identity = {"suite": run.suite, "task": run.task, "judge": one.judge, "method": run.method, "label": run.label}
-        here, spent = scored.setdefault((run.suite, run.task, one.judge), {}), _passes(records, run)
+        here, spent = scored.setdefault((run.suite, run.task, one.judge), {}), answer_passes(records, run)
         for name, rule, behind, mine in chosen:
             row = f"{run.label} {name}".strip()
             known = {"row": row, "rule": rule, "picks": behind, "seeds": len(one.seeds), "meant": len(run.meant)}
             known |= {"told": told}
-            passes = average(np.array([spent.get(setting, math.nan) for setting in behind.split(" / ")]), 0)
-            rows.append(identity | known | numbers(mine, run) | {"passes": float(passes)})
+            took = average(np.array([spent.get(setting, math.nan) for setting in behind.split(" / ")]), 0)
+            rows.append(identity | known | numbers(mine, run) | {"passes": float(took)})
             score = pd.DataFrame(mine["score"], index=one.seeds, columns=one.names)
             if row != run.method:
                 here.setdefault(row, []).append((row, score))
         if many and len(chosen) == len(order):
             why = "no held-out row; some setting has no even or no odd prompts"
             if validation is not None:
-                why = f"no setting picked on validation prompts (there it was {on_validation or 'not run'})"
+                why = why_not(by_validation)
             notes.append(f"{run.name}, {one.judge}: {why}")
         else:  # a method is judged by its only setting, or by the choice, which comes last
             here.setdefault(run.method, []).append((row, score))
     return pd.DataFrame(rows), pd.DataFrame(_differences(scored, compare, notes)), notes
-
-
-def _passes(records: Records, run: Run) -> dict[str, float]:
-    """Setting -> passes of one sequence that an answer took, the mean of the evaluation that counts."""
-    rows = headline(records.measured(run))
-    return {} if "compute" not in rows else rows.groupby("setting", observed=True)["compute"].mean().to_dict()
 
 
 def _differences(scored: Scores, compare: Sequence[str], notes: list[str]) -> Iterator[dict[str, Any]]:
@@ -194,6 +198,10 @@ def _differences(scored: Scores, compare: Sequence[str], notes: list[str]) -> It
             trained = by_seeds(a.loc[seeds, both].to_numpy(), b.loc[seeds, both].to_numpy())
             known = {"suite": suite, "task": task, "judge": by, "first": first, "second": second}
             yield known | found._asdict() | trained._asdict()
+
+
+def _in_passes(took: float) -> str:
+    return "" if math.isnan(took) else f" ({took:.0f} passes)"
 
 
 def _by_seeds(row: dict[str, Any]) -> str:
