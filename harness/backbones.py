@@ -55,7 +55,8 @@ def check_sizes(config: LanguageConfig, texts: Texts) -> None:
 
 
 def _check_rows(place: str, rows: int, texts: Texts) -> None:
-    harmless = {*texts.banned} - {texts.pad}  # control tokens that neither texts nor batches hold
+    before, after = texts.around
+    harmless = {*texts.banned} - {texts.pad, *before, *after}  # control tokens that neither texts nor batches hold
     for token, number in texts.tokenizer.get_vocab().items():
         if number >= rows and number not in harmless:
             raise BadInput(f"model {place!r}: its embeddings have {rows} rows, and its tokenizer's token {token!r} is "

@@ -26,7 +26,7 @@ from core import records
 from core.command import guarded
 from core.files import draft_folder, expanded, sweep, write_json
 from methods.core import BadInput
-from methods.language.core import MODELS, LanguageConfig, Part
+from methods.language.core import GIVEN, MODELS, LanguageConfig, Part
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -54,7 +54,7 @@ def _export(artifact: Path, out: Path, like: str = "") -> None:
     part = next((part for part in MODELS if stored.get("trains") == [part]), None)
     if part is None or not (note and note["finished"]):
         raise BadInput(f"{artifact}: no finished stage that trained a model to export ({', '.join(MODELS)})")
-    if not stored.get("steps"):
+    if stored.get("rule") == GIVEN:
         raise BadInput(f"{artifact}: its model is the checkpoint that the run was given; nothing was trained")
     identity = records.check(stored, records.ModelStage, f"{artifact / 'stage.json'}: identity")
     if os.path.lexists(out):
@@ -83,7 +83,7 @@ def _beginning(artifact: Path, identity: records.ModelStage, reads: Mapping[str,
 
     for read in (reads[part] for part in MODELS if part in reads):
         note = LaneStore(artifact.parent / str(read), {}, TensorFormat()).note
-        if note and note["identity"].get("files") and not note["identity"].get("steps"):
+        if note and note["identity"].get("rule") == GIVEN:
             raise BadInput(f"{artifact}: it began as a checkpoint that the run was given; --like CHECKPOINT names it, "
                            "or another of the same architecture and tokenizer")  # fmt: skip
     model = identity["config"]["model"]

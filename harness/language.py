@@ -33,7 +33,7 @@ from harness.tensors import TensorFormat
 from harness.vllm_engine import VLLM, check_vllm
 from harness.work import ProgramWork, Stores
 from methods.core import BadInput, State
-from methods.language.core import Context, Job, Sampler
+from methods.language.core import GIVEN, MODELS, Context, Job, Sampler
 from methods.language.respond import MEASURES, unpacked
 from methods.language.tokens import Texts
 from methods.language.training import NotFiniteLoss
@@ -126,12 +126,14 @@ class LanguageEngine:
 
 def _texts(session: Session, config: Any, spec: Any, corpus: Any) -> Texts:
     """The corpus in tokens of a run's models, shared by runs with the same."""
-    key = (corpus.provenance.sha256, config.model, config.sft_checkpoint, config.reward_checkpoint)
+    key = (corpus.provenance.sha256, config.model, config.sft_checkpoint, config.reward_checkpoint, config.bos,
+           config.chat_template)  # fmt: skip
 
     def make() -> Texts:
         words = [text for example in corpus.examples("train") for text in example] if config.model == TINY else []
         tokenizer = tokenizer_for(config, words)
-        texts = Texts(corpus, tokenizer, spec.max_prompt_tokens, spec.max_response_tokens)
+        texts = Texts(corpus, tokenizer, spec.max_prompt_tokens, spec.max_response_tokens, config.bos,
+                      config.chat_template)  # fmt: skip
         check_sizes(config, texts)
         return texts
 
@@ -150,7 +152,9 @@ class LanguageTraining(ProgramWork):
         self.lane = program.first
         self.dataset: Any = dataset
         self.task: Any = self.lane.task  # a LanguageTask
-        self.log_every = log_every if self.stage.steps else 1
+        # some count their steps themselves, by the data
+        self.trains = self.stage.trains <= {*MODELS} and self.stage.rule != GIVEN
+        self.log_every = log_every if self.trains else 1
         self.config = self.lane.method.config
         self.counted = time.perf_counter()  # until when time was counted
 
@@ -235,7 +239,7 @@ class LanguageTraining(ProgramWork):
             write_log(self.stores(self.lane).folder / "train.csv", rows)
         now = time.perf_counter()
         seconds, self.counted = now - self.counted, now
-        what = "train" if self.stage.steps else self.stage.name
+        what = "train" if self.trains else self.stage.name
         self.store(lambda place: parts, {what: seconds}, finished=finished)
 
 

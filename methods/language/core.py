@@ -13,10 +13,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Protocol
 
-from methods.core import Count, MethodConfig, PositiveFloat, PositiveInt, Weight
+from methods.core import Count, Fraction, MethodConfig, PositiveFloat, PositiveInt, Weight
 from methods.inference import Cost
+from methods.settings import Added, neutral
 
 if TYPE_CHECKING:
     import torch
@@ -112,7 +113,10 @@ class LanguageConfig(MethodConfig):
 
     steps: PositiveInt = 400  # of the method's own training, where it has one
     batch_size: PositiveInt = 64  # prompts a step
-    learning_rate: PositiveFloat = 3e-4  # AdamW; linear to 0 after a warm-up
+    learning_rate: PositiveFloat = 3e-4  # AdamW; falls to 0 after a warm-up
+    schedule: Annotated[Literal["linear", "cosine"], Added] = "linear"  # by which it falls; policies that learn from
+    # their own samples (PPO, RLOO, GRPO) have a line without a warm-up, as N+
+    warm_up: Annotated[Fraction, Added] = 0.05  # of the steps, in which it rises linearly
     model: str = "tiny"  # or a folder or hub name of a causal language model
     layers: PositiveInt = 4  # of the tiny GPT-NeoX
     width: PositiveInt = 128
@@ -121,13 +125,18 @@ class LanguageConfig(MethodConfig):
     gradient_checkpointing: bool = False
     micro_batch: Count = 0  # rows at a time, their gradients added up, where a batch does not fit; 0: the whole batch
     lora_rank: Count = 0  # 0: all weights are trained
+    bos: Annotated[Literal["auto", "on", "off"], Added] = "auto"  # a beginning of text before each prompt; auto: where
+    # the tokenizer puts one itself
+    chat_template: Annotated[bool, Added] = False  # prompts as a user's turn in the tokenizer's template
     backend: Literal["own", "trl"] = "own"  # what trains SFT, reward model and DPO
     sft_checkpoint: str = ""  # a folder whose model stands in for the SFT stage
     sft_steps: PositiveInt = 1000
+    sft_epochs: Annotated[Weight, Added] = 0.0  # passes over the references, which count the steps instead; 0: those
     sft_batch_size: PositiveInt = 64
     sft_learning_rate: PositiveFloat = 2e-3
     reward_checkpoint: str = ""  # a folder whose model stands in for the reward model's stage
     reward_steps: PositiveInt = 700
+    reward_epochs: Annotated[Weight, Added] = 0.0  # passes over the preferences; 0: `reward_steps`
     reward_batch_size: PositiveInt = 64  # pairs
     reward_learning_rate: PositiveFloat = 1e-3
     measure_proxy: bool = True  # whether responses of methods that need no reward model are scored by it all the same
@@ -143,6 +152,18 @@ ONE_SAMPLE = Cost(passes=1)
 
 WEIGHTS = ("model", "layers", "width", "heads", "dtype", "gradient_checkpointing", "lora_rank")
 """Settings that any training depends on."""
+READING = ("bos", "chat_template")
+"""Settings of how texts become tokens. Stages whose parts all others read bear them."""
+GIVEN = "a checkpoint given"
+"""The rule of stages that train nothing, as the settings name a checkpoint."""
+
+
+def kept(config: LanguageConfig, *names: str) -> dict[str, Any]:
+    """Those settings, for a stage's `config`, and of what trains a model those of its schedule; without what came later
+    (`Added`) and is at its default, so that what was trained before is the same work today."""
+    training = ("schedule", "warm_up") if {*WEIGHTS} <= {*names} else ()
+    hidden = neutral(config)
+    return {name: getattr(config, name) for name in (*names, *training) if name not in hidden}
 
 
 def derived_seed(*names: Any) -> int:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from methods.core import Method, MethodConfig
 from methods.inference import Cost, Knob
-from methods.language.core import ONE_SAMPLE, LanguageConfig, LanguageStage
+from methods.language.core import ONE_SAMPLE, LanguageConfig, LanguageStage, kept
 from methods.language.respond import judging
 
 TEMPERATURE = Knob("T", "temperature of sampling")
@@ -52,7 +52,7 @@ class LanguageMethod(Method):
 
     def settings(self, *names: str) -> dict[str, Any]:
         """Those settings, for a stage's `config`."""
-        return {name: getattr(self.config, name) for name in names}
+        return kept(self.config, *names)
 
     def cost(self, knobs: Mapping[str, float]) -> Cost:
         """What one answer costs: a sample, where a method does no more."""

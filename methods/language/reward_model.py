@@ -13,10 +13,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from methods.language.core import WEIGHTS, Context, Job, LanguageConfig, LanguageStage, Part, derived_seed
+from methods.language.core import (
+    GIVEN,
+    READING,
+    WEIGHTS,
+    Context,
+    Job,
+    LanguageConfig,
+    LanguageStage,
+    Part,
+    derived_seed,
+    kept,
+)
 from methods.language.models import RewardModel, adapted, causal, merged, reward_from, weights
 from methods.language.scoring import scores, validated
-from methods.language.training import Nothing, Training, prepared
+from methods.language.training import Nothing, Training, prepared, steps_of
 from methods.language.trl_backend import TRLReward
 
 
@@ -42,8 +53,9 @@ class RewardJob(Training):
         self.model.score.to(context.device, torch.float32)
         self.data = [tokens for tokens, _ in context.texts.preferences("train")]
         super().__init__(
-            context, config, "reward", {"reward": self.model}, config.reward_steps, config.reward_batch_size,
-            config.reward_learning_rate, len(self.data),
+            context, config, "reward", {"reward": self.model},
+            steps_of(config.reward_epochs, config.reward_steps, len(self.data), config.reward_batch_size),
+            config.reward_batch_size, config.reward_learning_rate, len(self.data),
         )  # fmt: skip
 
     def loss(self, indices: Sequence[int], step: int) -> tuple[Tensor, dict[str, float]]:
@@ -75,7 +87,7 @@ def reward_stage(config: LanguageConfig) -> LanguageStage:
     """The stage that makes the part "reward", or takes a checkpoint for it."""
     path = config.reward_checkpoint
     if path:
-        return LanguageStage("reward_model", frozenset({"reward"}), 0, "a checkpoint given", {"dtype": config.dtype},
+        return LanguageStage("reward_model", frozenset({"reward"}), 0, GIVEN, kept(config, "dtype", *READING),
                              GivenReward, 1, files=(path,))  # fmt: skip
 
     def begin(context: Context) -> Job:
@@ -83,9 +95,10 @@ def reward_stage(config: LanguageConfig) -> LanguageStage:
             return TRLReward(context, config)
         return RewardJob(context, config)
 
-    settings = (*WEIGHTS, "reward_steps", "reward_batch_size", "reward_learning_rate", "backend")
-    kept = {name: getattr(config, name) for name in settings}
+    steps = 0 if config.reward_epochs else config.reward_steps
+    settings = kept(config, *WEIGHTS, "reward_epochs", "reward_batch_size", "reward_learning_rate", "backend")
+    settings |= {} if config.reward_epochs else {"reward_steps": steps}
     return LanguageStage(
-        "reward_model", frozenset({"reward"}), config.reward_steps, "Bradley-Terry on preferences", kept, begin,
+        "reward_model", frozenset({"reward"}), steps, "Bradley-Terry on preferences", settings, begin,
         config.reward_batch_size, reads=frozenset({"sft"}),
     )  # fmt: skip

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from methods.core import MethodConfig
-from methods.language.core import WEIGHTS, Context, Job, LanguageConfig, LanguageStage, Part
+from methods.language.core import GIVEN, READING, WEIGHTS, Context, Job, LanguageConfig, LanguageStage, Part, kept
 from methods.language.method import LanguageMethod
 from methods.language.models import adapted, merged, token_logprobs, weights
 from methods.language.respond import first_of, rollouts
 from methods.language.reward_model import reward_stage
 from methods.language.tokens import join
-from methods.language.training import Nothing, Training, prepared
+from methods.language.training import Nothing, Training, prepared, steps_of
 from methods.language.trl_backend import TRLSFT
 
 
@@ -38,7 +38,8 @@ class SFTJob(Training):
         model = adapted(context.models.fresh(), config.lora_rank)
         self.model = prepared(model, context, config)
         self.data = [tokens for tokens, _ in context.texts.examples("train")]
-        super().__init__(context, config, "sft", {"sft": self.model}, config.sft_steps, config.sft_batch_size,
+        steps = steps_of(config.sft_epochs, config.sft_steps, len(self.data), config.sft_batch_size)
+        super().__init__(context, config, "sft", {"sft": self.model}, steps, config.sft_batch_size,
                          config.sft_learning_rate, len(self.data))  # fmt: skip
 
     def loss(self, indices: Sequence[int], step: int) -> tuple[Tensor, dict[str, float]]:
@@ -58,7 +59,7 @@ def sft_stage(config: LanguageConfig) -> LanguageStage:
     """The stage that makes the part "sft", or takes a checkpoint for it."""
     path = config.sft_checkpoint
     if path:
-        return LanguageStage("sft", frozenset({"sft"}), 0, "a checkpoint given", {"dtype": config.dtype},
+        return LanguageStage("sft", frozenset({"sft"}), 0, GIVEN, kept(config, "dtype", *READING),
                              lambda context: Nothing("sft"), 1, files=(path,))  # fmt: skip
 
     def begin(context: Context) -> Job:
@@ -66,10 +67,11 @@ def sft_stage(config: LanguageConfig) -> LanguageStage:
             return TRLSFT(context, config)
         return SFTJob(context, config)
 
-    settings = (*WEIGHTS, "sft_steps", "sft_batch_size", "sft_learning_rate", "backend")
-    kept = {name: getattr(config, name) for name in settings}
+    steps = 0 if config.sft_epochs else config.sft_steps
+    settings = kept(config, *WEIGHTS, *READING, "sft_epochs", "sft_batch_size", "sft_learning_rate", "backend")
+    settings |= {} if config.sft_epochs else {"sft_steps": steps}
     files = () if config.model == "tiny" else (config.model,)
-    return LanguageStage("sft", frozenset({"sft"}), config.sft_steps, "cross-entropy of responses", kept, begin,
+    return LanguageStage("sft", frozenset({"sft"}), steps, "cross-entropy of responses", settings, begin,
                          config.sft_batch_size, files=files)  # fmt: skip
 
 

@@ -67,6 +67,12 @@ def special_ids(tokenizer: Any) -> set[int]:
     return {int(i) for i in added | {*tokenizer.all_special_ids}}
 
 
+def begins(tokenizer: Any) -> bool:
+    """Whether a tokenizer puts its beginning of text before what it reads, as its models were trained to expect."""
+    ids = tokenizer("a")["input_ids"]
+    return tokenizer.bos_token_id is not None and list(ids[:1]) == [tokenizer.bos_token_id]
+
+
 class Exchange(NamedTuple):
     """A prompt and a response; the response has its end-of-text token unless it was cut off."""
 
@@ -82,6 +88,8 @@ class Texts:
     tokenizer: Any
     max_prompt: int
     max_response: int
+    bos: str = "auto"  # "on" | "off" | "auto": a beginning of text where the tokenizer puts one itself
+    chat_template: bool = False
 
     @cached_property
     def eos(self) -> int:
@@ -92,6 +100,29 @@ class Texts:
         """Never the end-of-text token: that one is learned and scored, padding is not."""
         pad = self.tokenizer.pad_token_id
         return int(pad) if pad is not None and pad != self.eos else int(self.eos == 0)
+
+    @cached_property
+    def around(self) -> tuple[Ids, Ids]:
+        """What stands before and after a prompt's own tokens: a beginning of text, the chat template's of a user's turn
+        whose answer comes next. Raises: BadInput: the tokenizer has none."""
+        before, after = self._turn() if self.chat_template else (Ids(), Ids())
+        bos = self.tokenizer.bos_token_id
+        if self.bos == "on" and bos is None:
+            raise BadInput("bos=on: the tokenizer has no beginning of text")
+        wanted = self.bos == "on" or (self.bos == "auto" and not self.chat_template and begins(self.tokenizer))
+        return ([int(bos), *before] if wanted and before[:1] != [bos] else before), after
+
+    def _turn(self) -> tuple[Ids, Ids]:
+        if not self.tokenizer.chat_template:
+            raise BadInput("chat_template=on: the tokenizer has no template for chats")
+        mark = "PROMPT"
+        text = self.tokenizer.apply_chat_template([{"role": "user", "content": mark}], tokenize=False,
+                                                  add_generation_prompt=True)  # fmt: skip
+        if text.count(mark) != 1:
+            raise BadInput(f"chat_template=on: the template makes {text[:60]!r} of {mark!r}, in which that does not "
+                           "stand once")  # fmt: skip
+        before, after = (self.tokenizer(part, add_special_tokens=False)["input_ids"] for part in text.split(mark))
+        return list(before), list(after)
 
     @cached_property
     def banned(self) -> Ids:
@@ -145,6 +176,8 @@ class Texts:
             rows = getattr(self.corpus, kind)(split)
             prompts, *others = ([row[k] for row in rows] for k in range(len(rows[0])))
             firsts, *rest = (plain_ids(self.tokenizer, column) for column in (prompts, *others))
+            before, after = self.around
+            firsts = [[*before, *ids, *after] for ids in firsts]
             columns = [firsts, *([self.ended(ids) for ids in column] for column in rest)]
             found = [(tokens(*ids), row) for *ids, row in zip(*columns, rows, strict=True)]
             self._kept[kind, split] = [one for one in found if len(one[0][0]) <= self.max_prompt]

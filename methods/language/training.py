@@ -13,8 +13,12 @@ from methods.language.core import Context, LanguageConfig, Part, derived_seed
 from methods.language.heads import wide
 
 CLIP_NORM = 1.0
-WARM_UP = 0.05  # of the steps
 BETAS, WEIGHT_DECAY = (0.9, 0.95), 0.01
+
+
+def steps_of(epochs: float, steps: int, rows: int, batch_size: int) -> int:
+    """Gradient steps of so many passes over the rows, the last batch whole; `steps` where none are asked for."""
+    return max(1, math.ceil(epochs * rows / batch_size)) if epochs else steps
 
 
 class NotFiniteLoss(ArithmeticError):
@@ -65,9 +69,11 @@ class Training:
         return chosen
 
     def rate(self, step: int) -> float:
-        """Linear warm-up, then linearly towards 0."""
-        warm = max(1, math.ceil(WARM_UP * self.total))
-        return self.learning_rate * min(step / warm, (self.total - step + 1) / max(1, self.total - warm + 1))
+        """A linear warm-up, then towards 0: by a line, or half a cosine."""
+        warm = max(1, math.ceil(self.config.warm_up * self.total))
+        left = min(1.0, (self.total - step + 1) / max(1, self.total - warm + 1))
+        left = 0.5 * (1.0 - math.cos(math.pi * left)) if self.config.schedule == "cosine" else left
+        return self.learning_rate * min(step / warm, left)
 
     def micro(self, rows: Sequence[int]) -> list[Sequence[int]]:
         """A batch in pieces of `micro_batch` rows."""

@@ -20,7 +20,7 @@ from methods.language.core import Context, LanguageConfig, Part, derived_seed
 from methods.language.models import adapted, as_classifier, causal, merged, reward_from, reward_of, weights
 from methods.language.scoring import validated
 from methods.language.tokens import finished
-from methods.language.training import BETAS, CLIP_NORM, WARM_UP, WEIGHT_DECAY, without_dropout
+from methods.language.training import BETAS, CLIP_NORM, WEIGHT_DECAY, steps_of, without_dropout
 
 
 class TRLJob:
@@ -42,7 +42,8 @@ class TRLJob:
         self.arguments: dict[str, Any] = {
             "output_dir": self.folder.name, "max_steps": steps, "per_device_train_batch_size": micro,
             "gradient_accumulation_steps": batch_size // micro,
-            "learning_rate": learning_rate, "lr_scheduler_type": "linear", "warmup_steps": round(WARM_UP * steps),
+            "learning_rate": learning_rate, "lr_scheduler_type": config.schedule,
+            "warmup_steps": round(config.warm_up * steps),
             "adam_beta1": BETAS[0], "adam_beta2": BETAS[1], "weight_decay": WEIGHT_DECAY, "max_grad_norm": CLIP_NORM,
             "seed": context.seed, "data_seed": context.seed, "use_cpu": on_cpu, "bf16": False, "report_to": [],
             "save_strategy": "no",
@@ -93,7 +94,9 @@ class TRLSFT(TRLJob):
     name = "sft"
 
     def __init__(self, context: Context, config: LanguageConfig) -> None:
-        super().__init__(context, config, config.sft_steps, config.sft_batch_size, config.sft_learning_rate)
+        rows = len(context.texts.examples("train")) if config.sft_epochs else 0
+        steps = steps_of(config.sft_epochs, config.sft_steps, rows, config.sft_batch_size)
+        super().__init__(context, config, steps, config.sft_batch_size, config.sft_learning_rate)
 
     def made(self) -> Any:
         from trl import SFTConfig, SFTTrainer
@@ -114,7 +117,9 @@ class TRLReward(TRLJob):
     name = "reward"
 
     def __init__(self, context: Context, config: LanguageConfig) -> None:
-        super().__init__(context, config, config.reward_steps, config.reward_batch_size, config.reward_learning_rate)
+        rows = len(context.texts.preferences("train")) if config.reward_epochs else 0
+        steps = steps_of(config.reward_epochs, config.reward_steps, rows, config.reward_batch_size)
+        super().__init__(context, config, steps, config.reward_batch_size, config.reward_learning_rate)
 
     def made(self) -> Any:
         from trl import RewardConfig, RewardTrainer

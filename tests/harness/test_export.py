@@ -124,7 +124,7 @@ def test_another_architecture_is_refused_and_leaves_nothing(base: Path, results:
 
 def test_a_part_that_nothing_trained_is_not_exported(tmp_path: Path) -> None:
     identity = {"stage": "sft", "trains": ["sft"], "task": "tldr-synthetic/tldr-synthetic", "data": "", "seed": 0,
-                "config": {"dtype": "float32"}, "steps": 0}  # fmt: skip
+                "config": {"dtype": "float32"}, "steps": 0, "rule": "a checkpoint given"}  # fmt: skip
     write_json(tmp_path / "stage.json", {"finished": True, "step": 0, "identity": identity, "files": {}})
     done = exported(tmp_path, tmp_path / "out")
     assert done.exit_code == 2 and "its model is the checkpoint that the run was given" in done.stderr

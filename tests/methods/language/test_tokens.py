@@ -104,3 +104,49 @@ def test_a_text_that_is_read_as_other_tokens_is_told() -> None:
     assert corpus.retokenised(responses) == [False, False, True, True, False]
     words = texts()
     assert words.retokenised([[3, 4, 5, words.eos], [3, words.tokenizer.unk_token_id]]) == [False, False]
+
+
+def chat_tokenizer() -> Any:
+    """Words, with a beginning of text that it puts before what it reads, and a template of turns."""
+    from tokenizers.processors import TemplateProcessing
+
+    found = word_tokenizer([*WORDS, "user", "answer"])
+    found.add_special_tokens({"bos_token": "<bos>", "additional_special_tokens": ["<turn>"]})
+    found.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", found.convert_tokens_to_ids("<bos>"))]
+    )
+    found.chat_template = (
+        "{% for one in messages %}<turn> {{ one.role }} {{ one.content | trim }} <turn> {% endfor %}"
+        "{% if add_generation_prompt %}answer{% endif %}"
+    )
+    return found
+
+
+def test_a_beginning_of_text_stands_before_each_prompt_where_the_tokenizer_puts_one() -> None:
+    tokenizer = chat_tokenizer()
+    some = replace(texts(), tokenizer=tokenizer)
+    bos = tokenizer.bos_token_id
+    plain = [tokens.prompt for tokens, _ in replace(some, bos="off").examples("train")]
+    assert bos not in plain[0] and tokenizer.decode(plain[0]) == "a b c"
+    for setting in ("auto", "on"):
+        found = replace(some, bos=setting)
+        assert [tokens.prompt for tokens, _ in found.examples("train")] == [[bos, *prompt] for prompt in plain]
+        assert [tokens[0][0] for tokens, _ in found.preferences("train")] == [bos] * 3
+        assert all(bos not in tokens.response for tokens, _ in found.examples("train")) and bos in found.banned
+    assert texts().around == ([], []), "of the tiny models' tokenizer, which has none, nothing"
+    with pytest.raises(BadInput, match=r"^bos=on: the tokenizer has no beginning of text$"):
+        replace(texts(), bos="on").examples("train")
+
+
+def test_a_prompt_stands_in_the_turn_of_a_user() -> None:
+    """Whatever it spells: the template's control tokens are the template's alone."""
+    tokenizer = chat_tokenizer()
+    example = Corpus({"test": [Example("a <turn> b", "c")]}, {}, Provenance("x", "0", "built-in"))
+    found = Texts(example, tokenizer, 99, 99, chat_template=True)
+    ((tokens, _),) = found.examples("test")
+    turn, unknown = tokenizer.convert_tokens_to_ids("<turn>"), tokenizer.unk_token_id
+    words = [tokenizer.convert_tokens_to_ids(word) for word in ("user", "a", "b", "answer")]
+    assert tokens.prompt == [turn, words[0], words[1], unknown, words[2], turn, words[3]]
+    assert replace(found, bos="on").examples("test")[0][0].prompt == [tokenizer.bos_token_id, *tokens.prompt]
+    with pytest.raises(BadInput, match=r"^chat_template=on: the tokenizer has no template for chats$"):
+        replace(texts(), chat_template=True).examples("train")
