@@ -54,6 +54,8 @@ class Choice(NamedTuple):
     """Of the seeds that are in it."""
     spread: float = 0.0
     """What the variance of a seed is at least, because the choice itself is uncertain."""
+    at: np.ndarray = np.zeros((1, 1), int)
+    """The arm that each score is of, in a shape that `[s, e]` broadcasts with."""
 
     def means(self) -> pd.Series:
         """Mean score of each seed, by its number."""
@@ -160,9 +162,9 @@ def held_out(of: Arms) -> Choice | None:
         return None
     for_odd, for_even = map(best, parts)
     scores = np.where(odd, of.scores[for_odd], of.scores[for_even])
-    return Choice(
-        scores, of.seeds, of.episodes, tuple(dict.fromkeys((of.settings[for_odd], of.settings[for_even]))), HELD_OUT
-    )
+    picks = tuple(dict.fromkeys((of.settings[for_odd], of.settings[for_even])))
+    at = np.where(odd, for_odd, for_even)[None]
+    return Choice(scores, of.seeds, of.episodes, picks, HELD_OUT, at=at)
 
 
 def new_seeds(of: Arms) -> Choice | None:
@@ -187,7 +189,7 @@ def new_seeds(of: Arms) -> Choice | None:
         without = [np.delete(means, s, axis=1) for s in range(n)]
         again = np.array([np.nanmean(one[_by_others(one), np.arange(n - 1)]) for one in without])
         spread = float((n - 1) * np.square(again - again.mean()).sum())
-    return Choice(scores, of.seeds, of.episodes, picks, NEW_SEEDS, spread=spread)
+    return Choice(scores, of.seeds, of.episodes, picks, NEW_SEEDS, spread=spread, at=chosen[:, None])
 
 
 def _by_others(means: np.ndarray) -> np.ndarray:
@@ -207,7 +209,8 @@ def crossed(of: Arms, rule: str) -> Choice | None:
 def oracle(of: Arms, rng: np.random.Generator) -> Choice:
     """The best arm in hindsight, with the estimated bias of its score."""
     winner = best(of.scores)
-    return Choice(of.scores[winner], of.seeds, of.episodes, (of.settings[winner],), ORACLE, oracle_bias(of, rng))
+    at, bias = np.full((1, 1), winner), oracle_bias(of, rng)
+    return Choice(of.scores[winner], of.seeds, of.episodes, (of.settings[winner],), ORACLE, bias, at=at)
 
 
 def oracle_bias(of: Arms, rng: np.random.Generator, splits: int = SPLITS) -> float:

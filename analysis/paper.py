@@ -3,31 +3,40 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from analysis import paper_winrates as winrates
+from analysis.cells import (
+    MISSING,
+    Row,
+    difference,
+    judged,
+    named,
+    own,
+    place_of,
+    printed,
+    rows_of,
+    title,
+    verdict,
+)
 from analysis.choices import ORACLE
 from analysis.compare import DIFFERS, OPEN, REPRODUCED, Terms, counts, overall
 from analysis.latex import NONE, Cell, Line, Sheet, rounded, source
 from analysis.layout import fits, joined, listed, wrapped
-from analysis.output import below, short, write_csv
+from analysis.output import below, write_csv
 from analysis.output import markdown as plain
 from analysis.pitfalls import PITFALLS
-from analysis.published import TITLES, ours_of
 from analysis.statistics.design import design, sentences
 from core.files import write_text
 
-Row = Mapping[str, Any]
-"""Of the frame of `compare`."""
-
-MISSING, AVERAGE = "\N{EM DASH}", "Average"
+AVERAGE = "Average"
 VERDICT = 28  # characters a line, at the least
 MARKS = {REPRODUCED: "=", DIFFERS: "\N{NOT EQUAL TO}", OPEN: "?"}
 
@@ -41,16 +50,18 @@ def write(
         more = unpublished[unpublished["table"] == table] if unpublished is not None and len(unpublished) else None
         page, numbers, text = (below(folder, f"{table}.{kind}") for kind in ("md", "csv", "tex"))
         write_text(page, markdown(rows, terms, notes, more))
-        every = _with(rows, more)
+        every = _with(rows, more) if _judged(rows) else _with(rows, more).loc[:, :"remark"]
         write_csv(numbers, every.assign(endpoint=str(terms.endpoint), select=str(terms.rule)))
         write_text(text, latex(rows, terms, more))
         yield from (page, numbers, text)
 
 
-def screen(rows: pd.DataFrame, console: Console) -> Table | Text:
+def screen(rows: pd.DataFrame, console: Console) -> RenderableType:
     """The cells of one table that have runs; the others are counted in its title. Where the verdicts would have little
     room beside the numbers they stand below them."""
-    found = _rows(rows[rows["runs"] > 0])
+    if _judged(rows):
+        return winrates.screen(rows, console)
+    found = rows_of(rows[rows["runs"] > 0])
     heading, numbers = f"{title(rows)}\n{summary(rows)}", Table()
     for name, justify in (("", "left"), ("method", "left"), ("measured", "right"), ("published", "right")):
         numbers.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
@@ -58,14 +69,14 @@ def screen(rows: pd.DataFrame, console: Console) -> Table | Text:
     numbers.add_column("verdict", max_width=VERDICT)
     before = ""
     for row in found:
-        before, place = _place(row), _place(row) if _place(row) != before else ""
-        numbers.add_row(place, _method(row), own(row), printed(row), difference(row), verdict(row))
+        before, place = place_of(row), place_of(row) if place_of(row) != before else ""
+        numbers.add_row(place, named(row), own(row), printed(row), difference(row), verdict(row))
     if fits(console, numbers):
         numbers.title, numbers.title_justify, numbers.min_width = heading, "left", min(40, console.width)
         numbers.columns[-1].max_width = None
         return numbers
     entries = (
-        (f"{_place(row)}: {_method(row)}", (
+        (f"{place_of(row)}: {named(row)}", (
             f"{joined(own(row))}, published {joined(printed(row))}, difference {joined(difference(row))}", verdict(row)
         )) for row in found
     )  # fmt: skip
@@ -75,6 +86,8 @@ def screen(rows: pd.DataFrame, console: Console) -> Table | Text:
 
 def markdown(rows: pd.DataFrame, terms: Terms, notes: list[str], unpublished: pd.DataFrame | None = None) -> str:
     """Verdicts counted; the table side by side; every comparison; what the design can show; notes."""
+    if _judged(rows):
+        return "\n".join([*winrates.markdown(rows, terms), *_notes(notes)]) + "\n"
     columns, grid = _grid(_with(rows, unpublished))
     lines = [f"# {plain(title(rows))}", "", *(f"{line}  " for line in legend(rows, terms)), "", summary(rows), ""]
     lines += ["| | " + " | ".join(map(plain, columns)) + " |", "|:--|" + "--:|" * len(columns)]
@@ -85,23 +98,30 @@ def markdown(rows: pd.DataFrame, terms: Terms, notes: list[str], unpublished: pd
     if len(found):
         lines += ["", "## Differences", "", "| | method | measured | published | difference [95%] | p | verdict |"]
         lines += ["|:--|:--|--:|--:|--:|--:|:--|"]
-        for row in _rows(found):
+        for row in rows_of(found):
             p = MISSING if math.isnan(row["p_corrected"]) else f"{row['p_corrected']:.2g}"
-            texts = [plain(_place(row)), plain(_method(row)), own(row), printed(row), difference(row), p]
+            texts = [plain(place_of(row)), plain(named(row)), own(row), printed(row), difference(row), p]
             texts.append(plain(verdict(row)))
             lines.append("| " + " | ".join(texts) + " |")
         lines += _over_all(rows)
         lines += ["", "## What these seeds can show", "", *(f"{line}  " for line in power(rows, terms))]
-    if notes:
-        lines += ["", "## Notes", "", *(f"- {plain(note)}" for note in notes)]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_notes(notes)]) + "\n"
+
+
+def _notes(notes: Sequence[str]) -> list[str]:
+    return ["", "## Notes", "", *(f"- {plain(note)}" for note in notes)] if notes else []
+
+
+def _judged(rows: pd.DataFrame) -> bool:
+    """Whether a table is one of win rates."""
+    return any(map(judged, rows_of(rows.head(1))))
 
 
 def latex(rows: pd.DataFrame, terms: Terms, unpublished: pd.DataFrame | None = None) -> str:
     """Two lines a row: the measured number with the sign of its verdict, below it the published one in parentheses;
     rows of one environment below its name."""
     columns, grid = _grid(_with(rows, unpublished))
-    groups = {_place(row): str(row["environment"]) for row in _rows(rows)}
+    groups = {place_of(row): str(row["environment"]) for row in rows_of(rows)}
     several = len(set(groups.values())) < len(groups)
     lines = list[Line]()
     for number, (group, members) in enumerate(groupby(grid, lambda one: groups[one[0]])):
@@ -109,11 +129,12 @@ def latex(rows: pd.DataFrame, terms: Terms, unpublished: pd.DataFrame | None = N
         for place, cells in members:
             short_ = place.rpartition("-")[2] if several and "-task" in place else place
             lines += [Line(short_, [*map(_measured, cells)]), Line("", [*map(_published, cells)])]
-    lines += _averages([cells for _, cells in grid]) if len(grid) > 1 else []
+    averaged = len(grid) > 1 and not _judged(rows)  # a mean over judges means nothing
+    lines += _averages([cells for _, cells in grid]) if averaged else []
     text = " ".join([f"{title(rows)}.", *legend(rows, terms, below=True)])
     if unpublished is not None:
-        text += f" Not in print: {', '.join(dict.fromkeys(map(_method, _rows(unpublished))))}."
-    if len(grid) > 1:
+        text += f" Not in print: {', '.join(dict.fromkeys(map(named, rows_of(unpublished))))}."
+    if averaged:
         text += f" {AVERAGE}: the mean over rows, where all are there."
     return source(Sheet(str(rows["table"].iloc[0]), text, columns, lines))
 
@@ -121,6 +142,9 @@ def latex(rows: pd.DataFrame, terms: Terms, unpublished: pd.DataFrame | None = N
 def _measured(row: Row | None) -> Cell:
     if row is None or math.isnan(row["measured"]):
         return NONE if row is not None else Cell()
+    if judged(row):
+        value, _, interval = own(row).partition(" ")
+        return Cell(value, "", f" {interval}")
     note = " n=1" if math.isnan(row["std"]) else ""
     note += f" (bias {row['bias']:+.1f})" if ORACLE in row["rule"] else ""
     digits = 0 if row["published_unit"] == 1 else 1  # as the published number below it
@@ -131,6 +155,9 @@ def _measured(row: Row | None) -> Cell:
 def _published(row: Row | None) -> Cell:
     if row is None or math.isnan(row["published"]):
         return Cell()
+    if judged(row):
+        interval = "" if math.isnan(row["published_low"]) else f" {printed(row).partition(' ')[2]}"
+        return Cell(printed(row).partition(" ")[0], "", interval, quoted=True)
     value, _, spread = printed(row).partition(" \N{PLUS-MINUS SIGN} ")
     return Cell(value, spread, quoted=True)
 
@@ -149,6 +176,11 @@ def _averages(rows: Sequence[Sequence[Row | None]]) -> list[Line]:
 
 def legend(rows: pd.DataFrame, terms: Terms, below: bool = False) -> list[str]:
     """By what the numbers were chosen, and what the marks mean. `below`: the published number stands there."""
+    rates = rows[[judged(row) for row in rows_of(rows)]]
+    rows = rows.drop(rates.index)
+    of_rates = winrates.legend(rates, terms) if len(rates) else []
+    if rows.empty:
+        return of_rates
     lines = [
         f"Measured: mean \N{PLUS-MINUS SIGN} std over seeds; endpoint {terms.endpoint}, test-time knobs by {terms.rule}"
         f"; published{' below' if below else ''} in parentheses.",
@@ -164,11 +196,13 @@ def legend(rows: pd.DataFrame, terms: Terms, below: bool = False) -> list[str]:
         lines.append(
             f"Oracle rows chose on the episodes they are scored on: biased, by an estimated {mean:+.1f} on average."
         )
-    return lines
+    return lines + of_rates
 
 
 def summary(rows: pd.DataFrame) -> str:
-    """ "3 reproduced, 1 differs, 2 not enough data, 57 without a run"."""
+    """ "3 reproduced, 1 differs, 2 not enough data, 57 without a run"; of win rates who judged what."""
+    if _judged(rows):
+        return winrates.summary(rows)
     found = counts(rows)
     names = {REPRODUCED: "reproduced", DIFFERS: "differ", OPEN: "not enough data", "no run": "without a run"}
     return ", ".join(f"{found[key]} {name}" for key, name in names.items())
@@ -176,7 +210,10 @@ def summary(rows: pd.DataFrame) -> str:
 
 def power(rows: pd.DataFrame, terms: Terms) -> list[str]:
     """What the most common number of measured seeds can show, between methods and against print."""
+    rows = rows[[not judged(row) for row in rows_of(rows)]]
     tested = rows[rows["seeds"] > 0]
+    if rows.empty:
+        return []
     if tested.empty:
         return ["No measured numbers yet."]
     seeds, std = int(tested["seeds"].mode().iloc[0]), float(tested["std"].median())
@@ -192,36 +229,6 @@ def power(rows: pd.DataFrame, terms: Terms) -> list[str]:
     return lines
 
 
-def own(row: Row) -> str:
-    """ "72.1 ± 1.3", with the estimated bias where the oracle chose."""
-    if math.isnan(row["measured"]):
-        return MISSING
-    spread = " n=1" if math.isnan(row["std"]) else f" \N{PLUS-MINUS SIGN} {row['std']:.1f}"
-    return f"{row['measured']:.1f}{spread}" + (f" (bias {row['bias']:+.1f})" if ORACLE in row["rule"] else "")
-
-
-def printed(row: Row) -> str:
-    """ "60 ± 2", with the digits of print."""
-    digits = 0 if row["published_unit"] == 1 else 1
-    if math.isnan(spread := row["published_std"]):
-        return f"{row['published']:.{digits}f}"
-    shown = f"{spread:g}" if spread != round(spread) else f"{spread:.{digits}f}"
-    return f"{row['published']:.{digits}f} \N{PLUS-MINUS SIGN} {shown}"
-
-
-def difference(row: Row) -> str:
-    """ "+1.2 [-0.4, 2.8]", without the interval where there is none."""
-    if math.isnan(row["difference"]):
-        return MISSING
-    return f"{row['difference']:+.1f}" + ("" if math.isnan(row["low"]) else f" [{row['low']:.1f}, {row['high']:.1f}]")
-
-
-def verdict(row: Row) -> str:
-    """The verdict in words, its reason and what to keep in mind."""
-    joint = ": " if row["verdict"] == OPEN else "; "
-    return f"{row['verdict']}{joint}{row['why']}" + (f" ({row['remark']})" if row["remark"] else "")
-
-
 def _over_all(rows: pd.DataFrame) -> list[str]:
     found = overall(rows)
     if found.empty:
@@ -232,8 +239,8 @@ def _over_all(rows: pd.DataFrame) -> list[str]:
     head += ["[95%], rows as units", "signed-rank p"]
     lines = ["", "## Over all rows", "", said, "", f"| {' | '.join(head)} |"]
     lines.append("|:--|--:|--:|--:|--:|--:|")
-    for row in _rows(found):
-        texts = [plain(_method(row)), f"{row['rows']} in {row['environments']}", f"{row['difference']:+.1f}"]
+    for row in rows_of(found):
+        texts = [plain(named(row)), f"{row['rows']} in {row['environments']}", f"{row['difference']:+.1f}"]
         for name in ("environments", "rows"):
             interval = f"[{row[f'low_{name}']:.1f}, {row[f'high_{name}']:.1f}]"
             known = not math.isnan(row[f"low_{name}"])
@@ -242,28 +249,14 @@ def _over_all(rows: pd.DataFrame) -> list[str]:
     return lines
 
 
-def _rows(rows: pd.DataFrame) -> list[Row]:
-    return [{str(key): value for key, value in row.items()} for row in rows.to_dict("records")]
-
-
 def _grid(rows: pd.DataFrame) -> tuple[list[str], list[tuple[str, list[Row | None]]]]:
     """(column names, (place, a row of `compared` or None for each column))."""
     order = list(dict.fromkeys(rows["published_method"]))  # as in print
-    names = {_method(row): (order.index(row["published_method"]), row["method"]) for row in _rows(rows)}
+    names = {named(row): (order.index(row["published_method"]), row["method"]) for row in rows_of(rows)}
     columns = sorted(names, key=lambda name: names[name])
-    at = {(_place(row), _method(row)): row for row in _rows(rows)}
-    places = list(dict.fromkeys(_place(row) for row in _rows(rows)))
+    at = {(place_of(row), named(row)): row for row in rows_of(rows)}
+    places = list(dict.fromkeys(place_of(row) for row in rows_of(rows)))
     return columns, [(place, [at.get((place, name)) for name in columns]) for place in places]
-
-
-def _place(row: Row) -> str:
-    return short(row["task"]) if row["task"] else str(row["environment"])
-
-
-def _method(row: Row) -> str:
-    """The paper's name; with ours where it is not the first that the paper's may mean."""
-    first = (ours_of(row["published_method"]) or (row["method"],))[0]
-    return str(row["published_method"]) + ("" if row["method"] == first else f" ({row['method']})")
 
 
 def _pair(row: Row) -> str:
@@ -277,10 +270,3 @@ def _mark(row: Row) -> str:
 
 def _with(rows: pd.DataFrame, unpublished: pd.DataFrame | None) -> pd.DataFrame:
     return rows if unpublished is None else pd.concat([rows, unpublished], ignore_index=True)
-
-
-def title(rows: pd.DataFrame) -> str:
-    """ "Table 2: OGBench by environment, ..."."""
-    table = str(rows["table"].iloc[0])
-    name = f"Table {table.removeprefix('table')}" if table.startswith("table") else table.upper()
-    return f"{name}: {TITLES.get(table, '')}"

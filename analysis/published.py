@@ -31,6 +31,8 @@ FOLDER = Path(str(files("analysis") / "publications"))
 COLUMNS = ("table", "suite", "environment", "task", "method", "mean", "std", "seeds", "steps", "protocol", "endpoint",
            "licence", "source")  # fmt: skip
 """`protocol`: its name, "" where the suite has none; `endpoint`: in words, what a number is the mean of."""
+FURTHER = ("prompts", "judge")
+"""Columns that a file may have after those: of a win rate how many prompts were judged, and by whom."""
 _OLDER = (*COLUMNS[:9], "protocol", "source")  # until 2026-11; its `protocol` is today's `endpoint`
 TITLES = {
     "table1": "D4RL, normalised score", "table2": "OGBench by environment, success in percent (mean of five tasks)",
@@ -97,9 +99,10 @@ def environments(published: pd.DataFrame) -> dict[str, str]:
 
 
 def read(folder: Path = FOLDER) -> tuple[pd.DataFrame, list[str]]:
-    """All published rows, and notes on those left out: COLUMNS, and `unit`, 1 or 0.1, of the mean's last digit.
+    """All published rows, and notes on those left out: COLUMNS, FURTHER, and `unit`, 1 or 0.1, of the mean's last
+    digit.
 
-    `mean`, `std`, `seeds` and `steps` are floats, NaN where print has none.
+    `mean`, `std`, `seeds`, `steps` and `prompts` are floats, NaN where print has none.
 
     Raises: RecordError if there is no such row.
     """
@@ -107,42 +110,45 @@ def read(folder: Path = FOLDER) -> tuple[pd.DataFrame, list[str]]:
     notes: list[str] = []
     for path in sorted(folder.glob("*.csv")):
         try:
-            for line, fields in _table(path):
+            for line, fields, names in _table(path):
                 try:
-                    rows.append(_row(fields))
+                    rows.append(_row(fields, names))
                 except BadInput as error:
                     notes.append(f"{path}:{line}: {error}, left out")
         except BadInput as error:
             notes.append(f"left out: {error}")
     if not rows:
         raise RecordError("; ".join([f"no published numbers under {folder}", *notes[:3]]))
-    return pd.DataFrame(rows, columns=[*COLUMNS, "unit"]), notes
+    return pd.DataFrame(rows, columns=[*COLUMNS, *FURTHER, "unit"]), notes
 
 
-def _table(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """(line, fields) of every row of a file. Raises: RecordError: it is no table of these."""
+def _table(path: Path) -> Iterator[tuple[int, list[str], list[str]]]:
+    """(line, fields, what the columns are called) of every row of a file. Raises: RecordError: it is no table of
+    these."""
     reader = csv.reader(io.StringIO((content(path) or b"").decode("utf-8-sig", errors="replace"), newline=""))
     try:
         header = next(reader, [])
         if older := tuple(header) == _OLDER:
             header = list(COLUMNS)
-        if tuple(header) != COLUMNS:
+        if tuple(header) not in (COLUMNS, (*COLUMNS, *FURTHER)):
             found = shown(",".join(header), quote=False, longest=200)
             raise RecordError(f"{path}:1: the header is {found}, expected {','.join(COLUMNS)}")
         for fields in reader:
             if fields:
                 whole = older and len(fields) == len(_OLDER)
-                yield reader.line_num, [*fields[:9], "", fields[9], "", fields[10]] if whole else fields
+                yield (
+                    reader.line_num, [*fields[:9], "", fields[9], "", fields[10]] if whole else fields, header
+                )  # fmt: skip
     except csv.Error as error:  # a field of more than 128 KiB
         raise RecordError(f"{path}:{reader.line_num}: {error}") from None
 
 
-def _row(fields: list[str]) -> dict[str, object]:
-    if len(fields) != len(COLUMNS):
-        raise RecordError(f"{len(fields)} fields instead of {len(COLUMNS)}")
-    row = dict(zip(COLUMNS, map(printable, fields), strict=True))
+def _row(fields: list[str], names: list[str]) -> dict[str, object]:
+    if len(fields) != len(names):
+        raise RecordError(f"{len(fields)} fields instead of {len(names)}")
+    row = dict.fromkeys(FURTHER, "") | dict(zip(names, map(printable, fields), strict=True))
     numbers: dict[str, float] = {}
-    for name, least in (("mean", -math.inf), ("std", 0), ("seeds", 1), ("steps", 1)):
+    for name, least in (("mean", -math.inf), ("std", 0), ("seeds", 1), ("steps", 1), ("prompts", 1)):
         try:
             numbers[name] = float(row[name]) if row[name] or name == "mean" else math.nan
         except ValueError:

@@ -23,9 +23,9 @@ import typer
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from analysis import paper, sheets
+from analysis import paper, sheets, winrates
 from analysis.against import Against, against
-from analysis.compare import Terms, compare
+from analysis.compare import Terms
 from analysis.figures.costs import device
 from analysis.figures.embed import Picture, picture, uri
 from analysis.figures.style import theme
@@ -114,7 +114,7 @@ def build(
     rows, notes = read(published)
     query = query or Query()
     terms = Terms.of(query)
-    compared, remarks = compare(records, rows, terms)
+    compared, remarks, _ = winrates.beside(records, rows, terms)
     notes += records.notes + remarks
     found, remarks = boards(records, query.endpoint, query.rule)
     notes += remarks
@@ -216,7 +216,7 @@ def verdicts(rows: pd.DataFrame) -> dict[str, Any]:
     shown, alone = [], []
     for row in rows.to_dict("records"):
         one = {str(key): value for key, value in row.items()}
-        place = short(one["task"]) if one["task"] else str(one["environment"])
+        place = paper.place_of(one)
         name = f"{one['published_method']} ({one['method']})" if one["runs"] else str(one["published_method"])
         cells = [_word(place), _word(name), Cell(paper.printed(one), _number(one["published"]))]
         if one["runs"]:

@@ -24,6 +24,7 @@ from analysis.choices import (
     HELD_OUT,
     NEW_SEEDS,
     ORACLE,
+    Arms,
     Choice,
     arms,
     crossed,
@@ -40,7 +41,7 @@ from analysis.records.episodes import setting_name
 from analysis.records.files import RecordError, shown
 from analysis.records.load import Records
 from analysis.records.runs import Run
-from analysis.statistics.estimates import generator
+from analysis.statistics.estimates import Summary, generator
 
 PICKS = " / "  # between the picks for odd and for even episodes, where they differ
 PAPER_KNOB = "L_test"  # what a bare number fixes
@@ -92,7 +93,11 @@ def choose(run: Run, rows: pd.DataFrame, rule: Rule) -> Choice | str:
         rows = rows[np.isclose(rows[name], value)]
         if rows.empty:
             return f"no {name}={value:g} among {', '.join(f'{one:g}' for one in present)}"
-    of = arms(rows, settings(rows, run.knobs))
+    return chosen(run, arms(rows, settings(rows, run.knobs)), rule)
+
+
+def chosen(run: Run, of: Arms, rule: Rule) -> Choice | str:
+    """What the rule makes of a run's settings, those that it fixes being all that is left; why not, where it cannot."""
     if len(of.settings) == 1:
         choice = Choice(of.scores[0], of.seeds, of.episodes, tuple(filter(None, of.settings)), FIXED)
     elif rule.name == ORACLE:
@@ -146,7 +151,9 @@ def scores(
                 | one.summary(generator(run.suite, run.task), interval)._asdict()
                 | {"bias": one.bias, "meant": one.meant, "told": told}
             )
-    return pd.DataFrame(cells).astype(dict.fromkeys(records.knobs if cells else (), float)), notes
+    before = ("suite", "protocol", "task", "method", "label", "row", "rule", "setting", "picks", *records.knobs)
+    after = ("status", "fingerprint", "phase", "step", *Summary._fields, "bias", "meant", "told")
+    return pd.DataFrame(cells, columns=[*before, *after]).astype(dict.fromkeys(records.knobs, float)), notes
 
 
 def _choices(run: Run, rows: pd.DataFrame, oracle_too: bool) -> tuple[list[Choice], list[str]]:

@@ -22,8 +22,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from analysis import winrates
 from analysis.choices import FIXED, HELD_OUT, NEW_SEEDS, ORACLE
-from analysis.compare import MARGIN, OTHER, Terms, compare, unpublished
+from analysis.compare import MARGIN, OTHER, Terms, unpublished
 from analysis.layout import broken, fits
 from analysis.notes import brief, grouped, tell
 from analysis.output import (
@@ -47,6 +48,7 @@ from analysis.records.labels import natural
 from analysis.records.load import Records
 from analysis.records.mirror import default_out
 from analysis.records.protocols import EVERY, heading
+from analysis.records.runs import SHARES
 from analysis.scoreboard import boards
 from analysis.select import Endpoint, scores
 from analysis.sheets import tex
@@ -165,9 +167,12 @@ def beside(records: Records, place: Path, published: Path, which: str, terms: Te
         if which not in set(rows["table"]):
             raise RecordError(f"--paper {which}: there are {', '.join(sorted(set(rows['table'])))} and all")
         rows = rows[rows["table"] == which]
-    compared, remarks = compare(records, rows, terms)
+    compared, remarks, refused = winrates.beside(records, rows, terms)
+    if refused and which != "all" and not (compared["runs"] > 0).any():
+        raise RecordError("; ".join(refused))
     notes += records.notes + remarks
-    paths = list(write(compared, terms, place, grouped(notes, records), unpublished(records, rows, terms)))
+    more = unpublished(records, rows[~rows["suite"].isin(SHARES)], terms)
+    paths = list(write(compared, terms, place, grouped(notes, records), more))
     for _, table in compared.groupby("table", sort=False):
         if (table["runs"] > 0).any():
             console.print(print_of(table, console))

@@ -216,6 +216,12 @@ class VerdictsRecord(TypedDict):
     rows: Number
     responses: str  # SHA-256 of the texts that were judged
     episodes: NotRequired[Number]
+    judge: NotRequired[str]
+    kind: NotRequired[str]
+    model: NotRequired[str]
+    template: NotRequired[str]  # what a server was asked with
+    weights: NotRequired[list[str]]  # of a reward model: SHA-256 of its files
+    optimised: NotRequired[bool]  # whether it is one that the run had to do with
 
 
 def check(value: Any, shape: type[T], where: str) -> T:

@@ -173,6 +173,9 @@ def _reward(path: str) -> RewardModel:
 
 def save_checkpoint(folder: Path, model: Any, tokenizer: Any) -> None:
     """A causal or reward model as transformers would have saved it, so that anything can load it."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # it would run across ours
     whole = as_classifier(model, tokenizer.pad_token_id) if isinstance(model, RewardModel) else model
     whole.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

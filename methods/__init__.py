@@ -65,6 +65,7 @@ LANGUAGE: dict[str, str] = {
     "best_of_n": "methods.language.best_of_n:BestOfN",
     "soft_best_of_n": "methods.language.soft_best_of_n:SoftBestOfN",
     "args": "methods.language.args:ARGS",
+    "likely_swaps": "methods.language.likely_swaps:LikelySwaps",
     "random_swaps": "methods.language.random_swaps:RandomSwaps",
     "hotflip": "methods.language.hotflip:HotFlip",
     "quest": "methods.language.quest:QUEST",

@@ -20,16 +20,17 @@ import tasks
 from core import strict_json
 from core.command import INTERRUPTED, guarded
 from core.errors import BadInput, reason
+from core.knobs import HELP, Knobs
 from core.options import path
 from core.text import printable
 from tasks.judges import GoldJudge, Judge, RewardModelJudge, Verdict
 from tasks.judges import core as judges
 from tasks.judges.chat import Chat
-from tasks.judges.files import Responses, find, read, refuse_shrinking, refuse_unwritable, write
+from tasks.judges.files import Responses, find, narrowed, read, refuse_unwritable, swapped, values_of, write
 from tasks.judges.http import HttpJudge
-from tasks.judges.prompts import TEMPLATES, Template, template_of
 from tasks.judges.reward_model import identity, load_scorer, names, weights
 from tasks.judges.spending import Budget, Cache, Price
+from tasks.judges.templates import Asks, template_for, template_named
 from tasks.language.core import half_character
 from tasks.screen import console, say
 
@@ -52,7 +53,10 @@ def main(
     max_cost: Annotated[float, typer.Option(help="http: USD that this command may spend.")] = 5.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Says how many calls, and what they would cost.")] = False,
     episodes: Annotated[int | None, typer.Option(help="Judge the first so many prompts only.")] = None,
-    template: Annotated[str, typer.Option(help="http: tldr or hh; by the suite if unset.")] = "",
+    knob: Annotated[list[str] | None, typer.Option(help=HELP)] = None,
+    template: Annotated[
+        str, typer.Option(help="http: tldr, hh, dpo-tldr-s, dpo-tldr-c, dpo-hh or a file; by the suite if unset.")
+    ] = "",
     body: Annotated[str, typer.Option(help="http: JSON of further request fields; null takes one away.")] = "{}",
     concurrency: Annotated[int, typer.Option(help="http: calls at a time.")] = 8,
     timeout: Annotated[float, typer.Option(help="http: seconds for an answer.")] = 60.0,
@@ -72,11 +76,13 @@ def main(
         _check_numbers(concurrency, timeout, max_cost, episodes)
         if half_character(model):
             raise BadInput(f"--model {model!r} is no text")
+        meant, asks = Knobs.parse(knob or ()), template_named(template) if template else None
         found, whole = _readable(find(runs), episodes)
+        found = _meant(found, meant)
         if judge == "http":
             chat = _chat(base_url, "" if dry_run else key_variable, price, max_cost, timeout, dry_run)
             with contextlib.closing(chat):
-                whole &= _http(chat, found, model, template, body, cache, concurrency, dry_run, bool(price))
+                whole &= _http(chat, found, model, asks, body, cache, concurrency, dry_run, bool(price))
         elif dry_run:
             say(f"{sum(len(one.rows) for one in found)} pairs, no calls")
         elif judge == "gold":
@@ -109,6 +115,20 @@ def _readable(folders: Sequence[Path], episodes: int | None) -> tuple[list[Respo
     return _sound(folders, checked)
 
 
+def _meant(found: Sequence[Responses], knobs: Knobs) -> list[Responses]:
+    """What `--knob` leaves of the responses; a line for each run of which it leaves none."""
+    knobs.check((one.meta["method"], values_of(one)) for one in found)
+    kept = list[Responses]()
+    for one in (narrowed(one, knobs) for one in found):
+        if one.rows:
+            kept.append(one)
+        else:
+            say(f"{one.folder}: none of its settings is asked for by --knob")
+    if not kept:
+        raise BadInput("no run has a setting that all of --knob ask for")
+    return kept
+
+
 def _sound(some: Sequence[One], make: Callable[[One], Made]) -> tuple[list[Made], bool]:
     """What `make` makes of those it does not refuse, a line for each of the others, and whether there are none.
     Raises: BadInput if it refuses all."""
@@ -127,21 +147,21 @@ def _sound(some: Sequence[One], make: Callable[[One], Made]) -> tuple[list[Made]
 
 
 def _http(
-    chat: Chat, found: Sequence[Responses], model: str, template: str, body: str, cache: Path, concurrency: int,
+    chat: Chat, found: Sequence[Responses], model: str, asks: Asks | None, body: str, cache: Path, concurrency: int,
     dry_run: bool, priced: bool,
 ) -> bool:  # fmt: skip
     """Judges by the server, or estimates that; returns whether every pair of every run was answered."""
     fields = _fields(model, body)
     with contextlib.closing(Cache(cache)) as answers:
         groups = [
-            (HttpJudge(chat, model, asks, answers, concurrency, fields), of)
-            for asks, of in _by_template(found, template)
+            (HttpJudge(chat, model, template, answers, concurrency, fields), of)
+            for template, of in _by_template(found, asks)
         ]
         if dry_run:
             _estimate(groups, priced)
             return True
         try:
-            return all([_judge(by, of, by.about) for by, of in groups])
+            return all([_judge(by, of, [by.about] * len(of)) for by, of in groups])
         except KeyboardInterrupt:
             say("stopped; the same command continues")
             raise typer.Exit(INTERRUPTED) from None
@@ -149,10 +169,11 @@ def _http(
             say(f"spent {chat.budget.spent:.4f} USD of {chat.budget.limit:g}")
 
 
-def _judge(judge: Judge, found: Sequence[Responses], about: Mapping[str, Any]) -> bool:
-    """Judges run after run; each has its file as soon as it is done. Returns whether every run has its verdicts."""
-    found, whole = _sound(found, lambda one: _growing(one, judge.id))  # before what costs
-    for one in found:
+def _judge(judge: Judge, found: Sequence[Responses], abouts: Sequence[Mapping[str, Any]]) -> bool:
+    """Judges run after run; each has its file as soon as it is done. `abouts`: what to record of the judge in each.
+    Returns whether every run has its verdicts."""
+    whole = True
+    for one, about in zip(found, abouts, strict=True):
         with _bar(one.name) as report:
             verdicts = judge.verdicts(one.pairs, report)
         try:
@@ -174,21 +195,17 @@ def _kept(one: Responses, judge: str, verdicts: Sequence[Verdict], about: Mappin
         return False
     path = write(one, judge, verdicts, {"judge": judge, **about})
     rate = sum(verdict.score for verdict in valid) / len(valid)
-    say(f"{path}: win rate {rate:.3f}, {len(valid)} of {len(verdicts)} valid")
+    agree = f", orders agree on {swapped(one, verdicts)}" if about["kind"] == "http" else ""
+    say(f"{path}: win rate {rate:.3f}, {len(valid)} of {len(verdicts)} valid{agree}")
     return True
-
-
-def _growing(one: Responses, judge: str) -> Responses:
-    refuse_shrinking(one, judge)
-    return one
 
 
 def _gold_judged(found: Sequence[Responses]) -> bool:
     """Judges each run by the reward of its own task; returns whether all have their verdicts."""
-    judges, whole = _sound(found, lambda one: (_gold(one), _growing(one, GoldJudge.id)))
+    judges, whole = _sound(found, lambda one: (_gold(one), one))
     for by, one in judges:
         try:
-            whole &= _judge(by, [one], {"kind": "gold", "task": one.meta["task"]})
+            whole &= _judge(by, [one], [{"kind": "gold", "task": one.meta["task"]}])
         except BadInput as error:
             say(f"left out: {one.folder}: {error}")
             whole = False
@@ -210,7 +227,8 @@ def _reward_model(model: str, found: Sequence[Responses], allowed: bool) -> bool
     for one in found:  # before what takes long
         judges.refuse_optimised(model, known, one.optimised, allowed)
     judge = RewardModelJudge(load_scorer(model), identity(model))
-    return _judge(judge, found, {"kind": "reward model", "model": model, "weights": sorted(weights(model))})
+    about = {"kind": "reward model", "model": model, "weights": sorted(weights(model))}
+    return _judge(judge, found, [about | {"optimised": bool(known & one.optimised)} for one in found])
 
 
 def _chat(base_url: str, key_variable: str, price: str, max_cost: float, timeout: float, dry_run: bool) -> Chat:
@@ -237,16 +255,12 @@ def _fields(model: str, body: str) -> dict[str, Any]:
     return fields
 
 
-def _by_template(found: Sequence[Responses], named: str) -> list[tuple[Template, list[Responses]]]:
-    """Runs by the template that fits their suite, or by the one that was named."""
-    groups: dict[str, list[Responses]] = {}
+def _by_template(found: Sequence[Responses], asks: Asks | None) -> list[tuple[Asks, list[Responses]]]:
+    """Runs by the template that fits their suite, or all by the one that was asked for."""
+    groups: dict[Asks, list[Responses]] = {}
     for one in found:
-        suite = one.meta["suite"]
-        template = TEMPLATES.get(named) if named else template_of(suite)
-        if template is None:
-            raise BadInput(f"no judge's template {named or suite!r}; --template {' or '.join(TEMPLATES)}")
-        groups.setdefault(template.name, []).append(one)
-    return [(TEMPLATES[name], of) for name, of in groups.items()]
+        groups.setdefault(asks or template_for(one.meta["suite"]), []).append(one)
+    return list(groups.items())
 
 
 def _estimate(groups: Sequence[tuple[HttpJudge, Sequence[Responses]]], priced: bool) -> None:

@@ -62,8 +62,8 @@ KNOWN: dict[str, Look] = {
     **_family(SLATE, qc=("D", DASHDOT), qc_fql=("o", LONG)),  # chunks of actions
     **_family(SKY, dpo=("D", SOLID), ppo=("P", DASHDOT), simpo=("o", DASHED)),  # language models that are trained
     **_family(TEAL, rloo=("X", SOLID), grpo=("h", DASHED)),
-    **_family(VERMILION, hotflip=("<", SOLID), random_swaps=("8", DASHED), args=("p", DASHDOT)),  # searches of texts
-    **_family(AMBER, quest=("s", SOLID)),
+    **_family(VERMILION, hotflip=("<", SOLID), random_swaps=("8", DASHED), likely_swaps=("H", LONG)),
+    **_family(AMBER, quest=("s", SOLID), args=("p", DASHDOT)),
 }  # fmt: skip
 
 

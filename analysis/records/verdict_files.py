@@ -36,8 +36,9 @@ def verdict_files(run_folder: Path, notes: list[str]) -> dict[str, Path]:
     return found
 
 
-def judged(path: Path, knobs: Sequence[str], sha256: str) -> pd.DataFrame:
-    """The rows of a verdicts file about the texts with that hash. Raises: RecordError if it is none."""
+def judged(path: Path, knobs: Sequence[str], sha256: str) -> tuple[pd.DataFrame, VerdictsRecord]:
+    """(the rows of a verdicts file about the texts with that hash, what its judge is). Raises: RecordError if it is
+    none."""
     numbers = ["seed", *knobs, "episode", "swap_consistent", "cost"]
     expected = [*numbers[:-2], "verdict", *numbers[-2:]]
     table = read_csv(path, content(path) or b"")
@@ -64,7 +65,7 @@ def judged(path: Path, knobs: Sequence[str], sha256: str) -> pd.DataFrame:
         raise RecordError(f"{path} has {what}; judge again")
     score = table["verdict"].map(SCORES)
     consistent = table["swap_consistent"].where(score.notna())
-    return table.assign(score=score, consistent=consistent, setting=_settings(table, knobs))
+    return table.assign(score=score, consistent=consistent, setting=_settings(table, knobs)), about
 
 
 def texts(path: Path, knobs: Sequence[str]) -> tuple[pd.DataFrame, dict[int, str], str]:

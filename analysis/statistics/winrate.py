@@ -160,12 +160,13 @@ def paired(a: np.ndarray, b: np.ndarray, rng: np.random.Generator, resamples: in
 
 def by_seeds(a: np.ndarray, b: np.ndarray, level: float = LEVEL) -> BySeeds:
     """Student's t interval over seeds of one method's mean score minus another's, `[s, e]` each of the same seeds and
-    prompts; NaN with fewer than two seeds."""
+    prompts. Its centre is the mean over seeds. NaN with fewer than two seeds, or where all differences are equal, of
+    which no spread can be told."""
     both = ~np.isnan(a) & ~np.isnan(b)
     counts = both.sum(axis=1)
     apart = (np.where(both, a - b, 0.0).sum(axis=1) / np.maximum(counts, 1))[counts > 0]
     n = len(apart)
-    if n < 2:
+    if n < 2 or np.ptp(apart) == 0:
         return BySeeds(n, float("nan"), float("nan"))
     half = float(scipy.stats.t.ppf((1 + level) / 2, n - 1) * apart.std(ddof=1) / np.sqrt(n))
     return BySeeds(n, float(apart.mean()) - half, float(apart.mean()) + half)

@@ -17,10 +17,11 @@ from torch import Tensor
 from methods.core import MethodConfig, PositiveInt, Weight
 from methods.inference import Cost, Knob
 from methods.language.core import Context, LanguageConfig, LanguageStage, derived_seed
+from methods.language.heads import split
 from methods.language.method import TEMPERATURE, LanguageMethod
-from methods.language.models import draw, forbid
 from methods.language.respond import SAMPLING, Responding, Responses, responding, spent
 from methods.language.reward_model import reward_stage
+from methods.language.sampling import draw, forbid
 from methods.language.sft import sft_stage
 from methods.language.tokens import join
 
@@ -54,29 +55,28 @@ class Guided(Responding):
         """A response to each prompt; all weights from the same noise."""
         texts, found = self.context.texts, [list[int]() for _ in prompts]
         generator = torch.Generator().manual_seed(derived_seed(self.context.seed, "guided", number))
+        width = min(self.config.candidates, texts.size)
         for _ in range(texts.max_response):
             open_ = [i for i, text in enumerate(found) if not text or text[-1] != texts.eos]
             if not open_:
                 break
-            tokens = self.next([prompts[i] for i in open_], [found[i] for i in open_], weight, temperature, generator)
-            for i, token in zip(open_, tokens, strict=True):
+            value, candidates = self.likely([prompts[i] for i in open_], [found[i] for i in open_], weight)
+            every = torch.zeros(len(prompts), width)  # a number is drawn for what has ended, too
+            every[open_] = value
+            pick = draw(every / temperature, generator)[open_] if temperature else value.argmax(-1)
+            for i, token in zip(open_, candidates.gather(1, pick[:, None]).squeeze(1).tolist(), strict=True):
                 found[i].append(token)
         return found
 
-    def next(
-        self, prompts: Sequence[Any], texts: Responses, weight: float, temperature: float, generator: torch.Generator
-    ) -> list[int]:
-        """The next token of each text."""
+    def likely(self, prompts: Sequence[Any], texts: Responses, weight: float) -> tuple[Tensor, Tensor]:
+        """(value `[b, k]`, token `[b, k]`) of the likeliest next tokens of each text."""
         corpus, device = self.context.texts, self.context.device
         batch = join(prompts, texts, corpus.pad, device)
-        logits = self.sft(input_ids=batch.ids, use_cache=False).logits
-        last = logits[torch.arange(len(texts), device=device), batch.last].float().cpu()
+        body, head = split(self.sft)
+        last = head(body(batch.ids)[torch.arange(len(texts), device=device), batch.last]).float().cpu()
         forbid(last, corpus.size, corpus.banned)
-        top, candidates = last.log_softmax(-1).topk(min(self.config.candidates, corpus.size), dim=-1)
-        if weight:
-            top = top + weight * self.promise(prompts, texts, candidates)
-        pick = draw(top / temperature, generator) if temperature else top.argmax(-1)
-        return [int(token) for token in candidates.gather(1, pick[:, None]).squeeze(1)]
+        value, candidates = last.log_softmax(-1).topk(min(self.config.candidates, corpus.size), dim=-1)
+        return (value + weight * self.promise(prompts, texts, candidates) if weight else value), candidates
 
     def promise(self, prompts: Sequence[Any], texts: Responses, candidates: Tensor) -> Tensor:
         """The reward `[b, k]` of each text with each candidate behind it."""
@@ -104,9 +104,10 @@ class ARGS(LanguageMethod):
         return tuple({"w": weight} for weight in self.config.test_weights)
 
     def cost(self, knobs: Mapping[str, float]) -> Cost:
-        """A sample and, of each candidate's place, the pass of one more sequence, as a reward model with a cache of
-        what it has read takes."""
-        return Cost(passes=1 + (self.config.candidates if knobs["w"] else 0))
+        """A sample and, of each candidate, a pass of one more sequence through a reward model that keeps what it has
+        read; two where every token is followed by an end of text. (The code here reads everything anew.)"""
+        each = 2 if self.config.partial == "ended" else 1
+        return Cost(passes=1 + (each * self.config.candidates if knobs["w"] else 0))
 
     def stages(self) -> tuple[Any, ...]:
         return sft_stage(self.config), reward_stage(self.config)

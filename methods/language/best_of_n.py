@@ -20,7 +20,7 @@ from methods.language.sft import sft_stage
 
 @dataclass(frozen=True)
 class BestOfNConfig(LanguageConfig):
-    test_n: tuple[PositiveInt, ...] = (1, 5, 16, 40, 64)  # 5: VGF's particles; 40: just above its compute at L_test = 4
+    test_n: tuple[PositiveInt, ...] = (1, 5, 16, 25, 48, 64)  # 5: VGF's particles; 25, 48: its passes at L_test = 1, 4
 
 
 def choices(worth: Tensor, numbers: Sequence[int]) -> Tensor:

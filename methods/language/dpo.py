@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from methods.core import MethodConfig, PositiveFloat
+from methods.core import MethodConfig, PositiveFloat, PositiveInt
 from methods.language.core import WEIGHTS, Context, Job, LanguageConfig, LanguageStage, Part
 from methods.language.method import LanguageMethod
 from methods.language.models import adapted, causal, merged, token_logprobs, weights
@@ -26,7 +26,7 @@ from methods.language.trl_backend import TRLDPO
 
 @dataclass(frozen=True)
 class DPOConfig(LanguageConfig):
-    steps: int = 300
+    steps: PositiveInt = 300
     learning_rate: PositiveFloat = 2e-4
     beta: PositiveFloat = 0.1  # strength of the pull towards SFT (TRL's default)
 

@@ -1,6 +1,6 @@
 """HotFlip: the swaps of a token that the reward model's gradient thinks best, tried as texts.
 
-Ebrahimi et al. (arXiv 1712.06751), with candidates scored before one is taken, as in GCG (arXiv 2307.15043): to first
+Ebrahimi et al. (arXiv 1712.06751), with candidates scored before they are taken, as in GCG (arXiv 2307.15043): to first
 order a swap of token y_t for v gains <E_v - E_{y_t}, dr/dE_{y_t}>.
 """
 
@@ -46,7 +46,7 @@ class HotFlip(SearchMethod):
     Config: ClassVar[type[MethodConfig]] = HotFlipConfig
     name: ClassVar[str] = "hotflip"
     Job: ClassVar[type[Searching]] = Flipping
-    rule: ClassVar[str] = "flips by the reward model's gradient"
+    rule: ClassVar[str] = "flips by the reward model's gradient, one after the other"
 
     def first_cost(self) -> float:
         return 1.0  # the teacher-forced pass that candidates come from

@@ -1,6 +1,6 @@
 """The optimum: a response of the largest gold reward, which the task computes; no method, but the top of every table.
 
-Only tasks whose gold reward is known in full have one. What it wins less than always are ties with the references.
+Only tasks whose gold reward is known in full have one. Where it does not win, it ties with the reference.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Random swaps: HotFlip without its gradient, the control of every method that uses one.
+"""Random swaps: HotFlip without its gradient, a control of every method that uses one.
 
-A step proposes swaps of one token for a likely one, drawn evenly, and takes the best if the reward model prefers it.
+A step tries swaps of one token for one of SFT's likeliest, drawn evenly, and takes in those that the reward model
+prefers.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class RandomSwaps(SearchMethod):
     Config: ClassVar[type[MethodConfig]] = RandomSwapsConfig
     name: ClassVar[str] = "random_swaps"
     Job: ClassVar[type[Searching]] = Guessing
-    rule: ClassVar[str] = "random swaps that the reward model prefers"
+    rule: ClassVar[str] = "random swaps that the reward model prefers, one after the other"
 
     def first_cost(self) -> float:
         return 1.0  # the teacher-forced pass that candidates come from

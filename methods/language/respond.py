@@ -25,7 +25,7 @@ MEASURES = ("proxy", "nll", "edit_fraction", "eos", "gradients", "samples", "com
 """Of a response: normalised score of the reward model; mean negative log-likelihood a token under SFT; fraction of the
 sampled tokens that were changed; 1 if it has an end; backward passes; sequences sampled; passes of one sequence through
 a network (a sample or a score 1, a gradient 3); MMD^2 between particles before and after; log pi - log pi_SFT;
-normalised score of what moves before it is decoded, mean over particles; 1 if its text is read as other tokens."""
+normalised score of the answer's particle before it is decoded; 1 if its text is read as other tokens."""
 
 BACKWARD = 2  # forward passes that a backward one takes the time of
 

@@ -52,10 +52,11 @@ class Cached:
         self.past = out.past_key_values
         return out.logits[:, -1]
 
-    def append(self, tokens: Tensor) -> None:
+    def append(self, tokens: Tensor, alive: Tensor) -> None:
+        """What has ended stays at its last position, past which a model may have none."""
         self.ids = tokens[:, None].to(self.ids.device)
         self.mask = nn.functional.pad(self.mask, (0, 1), value=1)
-        self.positions = self.positions[:, -1:] + 1
+        self.positions = self.positions[:, -1:] + alive[:, None].to(self.positions)
 
 
 class Anew:
@@ -73,9 +74,10 @@ class Anew:
         last = torch.tensor([len(row) - 1 for row in self.rows], device=self.device)
         return self.head(self.body(ids)[torch.arange(len(last), device=self.device), last])
 
-    def append(self, tokens: Tensor) -> None:
-        for row, token in zip(self.rows, tokens.tolist(), strict=True):
-            row.append(token)
+    def append(self, tokens: Tensor, alive: Tensor) -> None:
+        for row, token, goes_on in zip(self.rows, tokens.tolist(), alive.tolist(), strict=True):
+            if goes_on:
+                row.append(token)
 
 
 def caches(model: Any) -> bool:
@@ -86,7 +88,7 @@ def caches(model: Any) -> bool:
 @torch.no_grad()
 def sample(
     model: Any, prompts: Sequence[Sequence[int]], longest: int, generator: torch.Generator, *,
-    eos: int, pad: int, banned: Sequence[int], tokens: int, temperature: float = 1.0,
+    eos: int, pad: int, banned: Sequence[int], tokens: int, temperature: float = 1.0, limits: Sequence[int] = (),
 ) -> list[list[int]]:  # fmt: skip
     """A response to each prompt, of at most `longest` tokens; an end-of-text token, where it was drawn, is its last.
 
@@ -94,20 +96,21 @@ def sample(
       generator: on the CPU; draws do not depend on where the model computes.
       banned: tokens never drawn, nor is any of id >= `tokens` (surplus rows of the embeddings).
       temperature: 0: the likeliest token each time, without a draw.
+      limits: of each response its own longest, where they differ.
     """
     reading = (Cached if caches(model) else Anew)(model, prompts, pad)
     drawn = torch.full((len(prompts), longest), pad, dtype=torch.long)
-    lengths = torch.full((len(prompts),), longest)
+    lengths = torch.tensor(limits) if limits else torch.full((len(prompts),), longest)
     alive = torch.ones(len(prompts), dtype=torch.bool)
-    for t in range(longest):
+    for t in range(int(lengths.max())):
         logits = reading.logits().float().cpu() / (temperature or 1.0)
         forbid(logits, tokens, banned)
         token = draw(logits, generator) if temperature else logits.argmax(-1)
         drawn[:, t] = torch.where(alive, token, pad)
         ended = alive & (token == eos)
         lengths[ended] = t + 1
-        alive &= ~ended
+        alive &= lengths > t + 1
         if not alive.any():
             break
-        reading.append(token)
+        reading.append(token, alive)
     return [row[:length].tolist() for row, length in zip(drawn, lengths.tolist(), strict=True)]

@@ -1,13 +1,13 @@
 """Search among texts: responses that begin as samples of the SFT model, and change for what the reward model prefers.
 
-The rivals of VGF that never leave the space of texts: `hotflip.py`, `random_swaps.py` and `quest.py` bring one step
-each. They start from the rollouts that VGF and best-of-N start from, and after no step they are best-of-N.
+The rivals of VGF that never leave the space of texts: `hotflip.py`, `likely_swaps.py`, `random_swaps.py` and `quest.py`
+bring one step each. They start from the rollouts that VGF and best-of-N start from; after no step they are best-of-N.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -21,7 +21,7 @@ from methods.language.method import TEMPERATURE, LanguageMethod
 from methods.language.respond import SAMPLING, Responding, Responses, changed, drawn, responding, rollouts, spent
 from methods.language.reward_model import reward_stage
 from methods.language.sft import sft_stage
-from methods.language.surrogates import Frame, frame
+from methods.language.surrogates import Frame, accepted, frame, ranked
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,15 @@ class SearchConfig(LanguageConfig):
 @dataclass(frozen=True)
 class SwapConfig(SearchConfig):
     candidates: PositiveInt = 8  # likeliest tokens under SFT that a position may change to, as VGF's
-    trials: PositiveInt = 1  # changed texts that the reward model scores a step
+    trials: PositiveInt = 4  # changed texts that the reward model scores a step, as many as VGF's decoder
+
+
+class Start(NamedTuple):
+    """What stays while tokens are swapped."""
+
+    frame: Frame  # of the starting points
+    candidates: Tensor  # `[b, t, k]`: the likeliest tokens under SFT
+    allowed: Tensor  # `[b, t, k]` bool
 
 
 @dataclass
@@ -46,15 +54,10 @@ class Walk:
     responses: Responses
     proxy: Tensor  # `[p n]`
     temperature: float
-    fixed: Fixed | None = None  # where a search changes single tokens
-
-
-class Fixed(NamedTuple):
-    """What stays while tokens are swapped."""
-
-    frame: Frame  # of the starting points
-    candidates: Tensor  # `[b, t, k]`: the likeliest tokens under SFT
-    allowed: Tensor  # `[b, t, k]` bool
+    variant: Mapping[str, float]  # settings of the search beside its steps
+    start: Start | None = None  # where a search changes single tokens
+    failed: Tensor | None = None  # `[b, t, k]` bool: candidates that were tried in vain since the text last changed
+    chain: tuple[Responses, Tensor] | None = None  # where a chain is, and what that is worth
 
 
 class Searching(Responding):
@@ -63,7 +66,7 @@ class Searching(Responding):
 
     config: Any
 
-    def __init__(self, context: Context, config: SearchConfig, prompts: int, method: LanguageMethod) -> None:
+    def __init__(self, context: Context, config: SearchConfig, prompts: int, method: SearchMethod) -> None:
         super().__init__(context, config, prompts, scored=True)
         self.method = method
         for weight in self.reward.parameters() if self.reward else ():
@@ -74,22 +77,32 @@ class Searching(Responding):
         raise NotImplementedError
 
     def answers(self, temperature: float, chunk: slice) -> dict[str, Tensor]:
-        n, count = drawn(self.config.n_starts, temperature), len(self.prompts[chunk])
+        n, settings = drawn(self.config.n_starts, temperature), self.method.own_knobs(temperature)
         starts = self.sampled(temperature, chunk, n)
         repeated = [tokens.prompt for tokens, _ in self.prompts[chunk] for _ in range(n)]
-        walk = Walk(repeated, [*starts], self.proxies(repeated, starts), temperature)
-        generator = torch.Generator().manual_seed(derived_seed(self.context.seed, "search", chunk.start))
-        levels, found = [knobs["S"] for knobs in self.method.own_knobs(temperature)], {}
-        for step in range(int(max(levels)) + 1):
-            if step:
-                self.step(walk, generator)
-            if step in levels:
-                found[step] = self.best(walk, starts, n)
-        best, proxy, edits = zip(*(found[int(level)] for level in levels), strict=True)
-        by_prompt = [best[k][p] for p in range(count) for k in range(len(levels))]
-        costs = [self.method.cost({TEMPERATURE.name: temperature, "S": level}) for level in levels]
+        begun = self.proxies(repeated, starts)
+        found = [self.best(walk, starts, n) for walk in self.walks(repeated, starts, begun, temperature, chunk.start)]
+        best, proxy, edits = zip(*found, strict=True)
+        by_prompt = [best[k][p] for p in range(len(best[0])) for k in range(len(settings))]
+        costs = [self.method.cost({TEMPERATURE.name: temperature, **one}) for one in settings]
         return self.measured(chunk, by_prompt, torch.stack(proxy, 1).flatten(), edit_fraction=torch.stack(edits, 1),
-                             samples=float(n), **spent(costs, count))  # fmt: skip
+                             samples=float(n), **spent(costs, len(best[0])))  # fmt: skip
+
+    def walks(
+        self, prompts: Sequence[Any], starts: Responses, begun: Tensor, temperature: float, number: int
+    ) -> Iterator[Walk]:
+        """The walk at each of the method's settings, in their order; variants share the noise."""
+        for variant in self.method.variants(temperature):
+            walk = Walk(prompts, [*starts], begun, temperature, variant)
+            generator = torch.Generator().manual_seed(derived_seed(self.context.seed, "search", number))
+            levels = self.method.levels(temperature)
+            seen: dict[int, Walk] = {}
+            for step in range(max(levels) + 1):
+                if step:
+                    self.step(walk, generator)
+                if step in levels:
+                    seen[step] = replace(walk, responses=[*walk.responses])
+            yield from (seen[level] for level in levels)
 
     def best(self, walk: Walk, starts: Responses, n: int) -> tuple[Responses, Tensor, Tensor]:
         """(best response, its proxy, its fraction of changed tokens) of every prompt."""
@@ -100,8 +113,9 @@ class Searching(Responding):
 
 
 class Swapping(Searching):
-    """Each step proposes `trials` texts that differ in one token, and takes the best of them if the reward model
-    prefers it to what there is. Length and end of text stay. Subclasses bring `preference`."""
+    """Each step tries `trials` changes of one token, at different places, and takes in one after the other those that
+    the reward model prefers; what was tried in vain is not tried again until the text has changed. Length and end of
+    text stay. Subclasses bring `preference`."""
 
     config: SwapConfig
 
@@ -109,38 +123,33 @@ class Swapping(Searching):
         """How much each swap of tokens `[b, t]` for `candidates` `[b, t, k]` is to be tried, `[b, t, k]`."""
         raise NotImplementedError
 
-    def fixed(self, walk: Walk) -> Fixed:
+    def start(self, walk: Walk) -> Start:
         """Made at the first step, by one teacher-forced pass."""
-        if walk.fixed is None:
+        if walk.start is None:
             texts = self.context.texts
             assert self.reward is not None
             found = frame(self.sft, self.reward, walk.prompts, walk.responses, eos=texts.eos, pad=texts.pad,
                           banned=texts.banned, tokens=texts.size, device=self.context.device)  # fmt: skip
             top, candidates = found.logits.topk(min(self.config.candidates, texts.size), dim=-1)
-            walk.fixed = Fixed(found, candidates, torch.isfinite(top) & found.editable[..., None])
-        return walk.fixed
+            walk.start = Start(found, candidates, torch.isfinite(top) & found.editable[..., None])
+        return walk.start
 
     def step(self, walk: Walk, generator: torch.Generator) -> None:
-        fixed, candidates, allowed = self.fixed(walk)
+        fixed, candidates, allowed = self.start(walk)
+        failed = torch.zeros_like(allowed) if walk.failed is None else walk.failed
         tokens = _tokens(walk.responses, fixed)
         wanted = self.preference(fixed, tokens, candidates, generator)
-        wanted = wanted.masked_fill(~allowed | (candidates == tokens[..., None]), -torch.inf).flatten(1)
-        value, swaps = wanted.topk(min(self.config.trials, wanted.shape[1]), dim=1)  # `[b, m]`
-        width, tried = candidates.shape[-1], list[list[int]]()
-        for row, some in zip(walk.responses, swaps.tolist(), strict=True):
-            tried += [[*row] for _ in some]
-        replaced = candidates.flatten(1).gather(1, swaps).flatten().tolist()
-        possible = torch.isfinite(value).flatten().tolist()
-        for text, swap, token, good in zip(tried, swaps.flatten().tolist(), replaced, possible, strict=True):
-            if good:
-                text[swap // width] = token
-        count = swaps.shape[1]
-        proxy = self.proxies([prompt for prompt in walk.prompts for _ in range(count)], tried).reshape(-1, count)
-        better, best = proxy.max(1)
-        for i, (taken, k) in enumerate(zip((better > walk.proxy).tolist(), best.tolist(), strict=True)):
-            if taken:
-                walk.responses[i] = tried[i * count + k]
-        walk.proxy = torch.maximum(walk.proxy, better)
+        wanted = wanted.masked_fill(~allowed | failed | (candidates == tokens[..., None]), -torch.inf)
+        swaps = ranked(wanted, candidates, self.config.trials)
+        before = walk.proxy
+        walk.responses, walk.proxy = accepted(
+            swaps, walk.responses, before, lambda texts: self.proxies(walk.prompts, texts)
+        )
+        rows = torch.arange(len(failed), device=failed.device)[:, None]
+        tried = torch.zeros_like(failed)
+        tried[rows, swaps.places] = candidates[rows, swaps.places] == swaps.tokens[..., None]
+        changed = (walk.proxy > before).to(failed.device)
+        walk.failed = torch.where(changed[:, None, None], False, failed | tried)
 
 
 def _tokens(responses: Responses, fixed: Frame) -> Tensor:
@@ -161,9 +170,18 @@ class SearchMethod(LanguageMethod):
     steps: ClassVar[Knob] = Knob("S", "steps of the search", "steps", path=True)
     inference: ClassVar[tuple[Knob, ...]] = (TEMPERATURE, steps)
 
-    def own_knobs(self, temperature: float) -> tuple[Mapping[str, float], ...]:
+    def levels(self, temperature: float) -> tuple[int, ...]:
+        """Steps to answer at."""
         del temperature
-        return tuple({"S": steps} for steps in self.config.test_steps)
+        return tuple(self.config.test_steps)
+
+    def variants(self, temperature: float) -> tuple[Mapping[str, float], ...]:
+        """Settings of the search beside its steps."""
+        del temperature
+        return ({},)
+
+    def own_knobs(self, temperature: float) -> tuple[Mapping[str, float], ...]:
+        return tuple({"S": steps, **one} for one in self.variants(temperature) for steps in self.levels(temperature))
 
     def step_cost(self) -> Cost:
         """What a step of one starting point costs."""

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from methods.core import MethodConfig, PositiveFloat, Weight
+from methods.core import MethodConfig, PositiveFloat, PositiveInt, Weight
 from methods.language.core import WEIGHTS, Context, LanguageConfig, LanguageStage, Part
 from methods.language.method import LanguageMethod
 from methods.language.models import adapted, causal, merged, token_logprobs, weights
@@ -25,7 +25,7 @@ from methods.language.training import Training, prepared
 
 @dataclass(frozen=True)
 class SimPOConfig(LanguageConfig):
-    steps: int = 300
+    steps: PositiveInt = 300
     learning_rate: PositiveFloat = 2e-4
     beta: PositiveFloat = 2.0  # the paper's first choice
     margin: Weight = 1.0  # gamma; the paper's gamma / beta is 0.5 there

@@ -7,7 +7,7 @@ decoder back to tokens. Rows are particles `[b]`, prompt by prompt; t runs over 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
@@ -85,6 +85,25 @@ def ranked(worth: Tensor, tokens: Tensor, count: int) -> Swaps:
     value, places = best.topk(min(count, best.shape[1]), dim=1)
     others = tokens.gather(-1, chosen[..., None]).squeeze(-1)
     return Swaps(places, others.gather(1, places), torch.isfinite(value))
+
+
+def accepted(
+    swaps: Swaps, texts: Sequence[Sequence[int]], worth: Tensor, score: Callable[[list[list[int]]], Tensor]
+) -> tuple[list[list[int]], Tensor]:
+    """Texts that take in one swap after the other where `score` `[b]` of the text with it is more than before, from
+    `worth` `[b]` on; and what they are worth then."""
+    found = [[*text] for text in texts]
+    columns = (swaps.places.T.tolist(), swaps.tokens.T.tolist(), swaps.possible.T.tolist())
+    for places, tokens, possible in zip(*columns, strict=True):
+        tried = [[*text] for text in found]
+        for text, place, token, good in zip(tried, places, tokens, possible, strict=True):
+            if good:
+                text[place] = token
+        after = score(tried)
+        better = after > worth
+        found = [b if taken else a for a, b, taken in zip(found, tried, better.tolist(), strict=True)]
+        worth = torch.where(better, after, worth)
+    return found, worth
 
 
 class Surrogate(Protocol):

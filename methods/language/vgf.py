@@ -26,7 +26,7 @@ from methods.language.method import TEMPERATURE, LanguageMethod
 from methods.language.respond import SAMPLING, Responding, Responses, changed, drawn, responding, rollouts, spent
 from methods.language.reward_model import reward_stage
 from methods.language.sft import sft_stage
-from methods.language.surrogates import Embedding, Frame, Simplex, Surrogate, Swaps, frame
+from methods.language.surrogates import Embedding, Frame, Simplex, Surrogate, accepted, frame
 
 
 @dataclass(frozen=True)
@@ -126,26 +126,7 @@ class Stop(NamedTuple):
     texts: Responses
     proxy: Tensor  # `[p n]`, of the texts
     transport: Tensor  # `[p]`
-    soft: Tensor  # `[p]`, of the particles before they are decoded
-
-
-def accepted(
-    swaps: Swaps, starts: Responses, begun: Tensor, proxies: Callable[[Responses], Tensor]
-) -> tuple[Responses, Tensor]:
-    """Texts that begin as `starts`, with proxies `begun` `[b]`, and take in one swap after the other where the reward
-    model prefers the text with it; and their proxies."""
-    texts, proxy = [[*start] for start in starts], begun.clone()
-    columns = (swaps.places.T.tolist(), swaps.tokens.T.tolist(), swaps.possible.T.tolist())
-    for places, tokens, possible in zip(*columns, strict=True):
-        tried = [[*text] for text in texts]
-        for text, place, token, good in zip(tried, places, tokens, possible, strict=True):
-            if good:
-                text[place] = token
-        found = proxies(tried)
-        better = found > proxy
-        texts = [b if taken else a for a, b, taken in zip(texts, tried, better.tolist(), strict=True)]
-        proxy = torch.where(better, found, proxy)
-    return texts, proxy
+    soft: Tensor  # `[p n]`, of the particles before they are decoded
 
 
 def decode_trials(config: VGFConfig) -> int:
@@ -191,13 +172,14 @@ class Flowing(Responding):
         """Where `n` particles of a prompt are at every L_test, in the order of the settings."""
         config, found = self.config, dict[int, Stop]()
         moving = Particles(surrogate(fixed, config), fixed, n, partial(flow, config, step_size))
-        begun = self.proxies(prompts, starts)
+        unmoved = 0 in config.test_flow_steps or config.decoder == "accepted"
+        begun = self.proxies(prompts, starts) if unmoved else torch.full((len(starts),), torch.nan)
         for step in range(max(config.test_flow_steps) + 1):
             if step:
                 moving.step()
             if step in config.test_flow_steps:
                 texts, proxy = self.decoded(moving, fixed, prompts, starts, begun) if step else (starts, begun)
-                soft = moving.surrogate.soft(moving.z).cpu().reshape(-1, n).mean(1)
+                soft = moving.surrogate.soft(moving.z).cpu()
                 found[step] = Stop(texts, proxy, moving.transport().cpu(), soft)
         yield from (found[step] for step in config.test_flow_steps)
 
@@ -217,7 +199,7 @@ class Flowing(Responding):
         places = (torch.arange(len(best)) * n + best).tolist()
         edits = [changed(starts[i], stop.texts[i], self.context.texts.eos) for i in places]
         texts = [stop.texts[i] for i in places]
-        return texts, stop.proxy[places], torch.tensor(edits), stop.transport, stop.soft
+        return texts, stop.proxy[places], torch.tensor(edits), stop.transport, stop.soft[places]
 
 
 @dataclass(frozen=True)

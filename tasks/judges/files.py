@@ -9,13 +9,14 @@ import io
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from core import records, responses
 from core.errors import BadInput, reason
 from core.files import read_plain, sweep, write_json, write_text
+from core.knobs import Knobs
 from tasks.judges import reward_model
 from tasks.judges.core import Pair, Verdict
 from tasks.language.core import whole_characters
@@ -33,6 +34,7 @@ class Responses:
     keys: tuple[str, ...]  # of a row: seed, the knobs, episode
     rows: Sequence[Mapping[str, Any]]
     sha256: str  # of responses.jsonl
+    order: Sequence[tuple[str, ...]]  # what every row of that file is known by, judged now or not
 
     @property
     def pairs(self) -> list[Pair]:
@@ -111,25 +113,26 @@ def read(folder: Path, episodes: int | None = None) -> Responses:
         raise BadInput(f"{path} is empty")
     if strangers := {row["seed"] for row in rows}.difference(records.seeds_of(meta)):
         raise BadInput(f"{path} has responses of seed {min(strangers)}, which the run.json beside it does not have")
+    order = [tuple(_numbers(row, keys)) for row in rows]
     if episodes is not None:
         rows = [row for row in rows if row["episode"] < episodes]
         if not rows:
             raise BadInput(f"{path} has no prompt among the first {episodes}")
-    if len({tuple(_numbers(row, keys)) for row in rows}) < len(rows):
+    if len(set(order)) < len(order):
         raise BadInput(f"{path} has two responses whose {', '.join(keys)} are the same to seven digits")
-    return Responses(folder, meta, keys, rows, hashlib.sha256(content).hexdigest())
+    return Responses(folder, meta, keys, rows, hashlib.sha256(content).hexdigest(), order)
 
 
-def refuse_shrinking(found: Responses, judge: str) -> None:
-    """Raises: BadInput where there are more verdicts of the judge on the same texts than there are responses now."""
-    path = found.folder / f"verdicts-{judge}.json"
-    try:
-        before = records.read(path, records.VerdictsRecord)
-    except (OSError, BadInput):
-        return  # nothing that counts as verdicts on these texts
-    if before["responses"] == found.sha256 and before["rows"] > len(found.rows):
-        raise BadInput(f"{path.with_suffix('.csv')} has {before['rows']} verdicts on these texts, of which this would "
-                       f"leave {len(found.rows)}; judge without --episodes, or remove it")  # fmt: skip
+def narrowed(found: Responses, knobs: Knobs) -> Responses:
+    """The same without the responses at settings that are not meant; maybe none are left."""
+    method, names = found.meta["method"], found.keys[1:-1]
+    rows = [row for row in found.rows if knobs.keeps(method, {name: row[name] for name in names})]
+    return replace(found, rows=rows)
+
+
+def values_of(found: Responses) -> dict[str, set[float]]:
+    """Knob -> the values at which there are responses."""
+    return {name: {row[name] for row in found.rows} for name in found.keys[1:-1]}
 
 
 def refuse_unwritable(found: Responses) -> None:
@@ -141,22 +144,50 @@ def refuse_unwritable(found: Responses) -> None:
 def write(found: Responses, judge: str, verdicts: Sequence[Verdict], about: Mapping[str, Any]) -> Path:
     """Writes verdicts-<judge>.csv, and as .json what the judge is and what it judged: `rows`, `episodes` (prompts) and
     `responses`, the SHA-256 of the texts' file. Each whole or not at all, the .json last: without it, or with that of
-    other verdicts, the CSV counts for nothing. Returns the CSV's path.
+    other verdicts, the CSV counts for nothing. What the judge said before of other responses among the same texts, at
+    other settings or of further prompts, stays. Returns the CSV's path.
 
     Raises: OSError.
     """
     sweep(found.folder)
+    path = found.folder / records.file_name(f"verdicts-{judge}.csv")
+    said = _kept(found, path)
+    for row, one in zip(found.rows, verdicts, strict=True):
+        said[tuple(_numbers(row, found.keys))] = [one.outcome, str(int(one.consistent)), f"{one.cost:.7g}"]
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow([*found.keys, *VERDICT])
-    for row, one in zip(found.rows, verdicts, strict=True):
-        table.writerow([*_numbers(row, found.keys), one.outcome, int(one.consistent), f"{one.cost:.7g}"])
-    path = found.folder / records.file_name(f"verdicts-{judge}.csv")
-    episodes = len({row["episode"] for row in found.rows})
-    judged = {"rows": len(verdicts), "episodes": episodes, "responses": found.sha256}
+    table.writerows([*key, *said[key]] for key in found.order if key in said)
+    judged = {"rows": len(said), "episodes": len({key[-1] for key in said}), "responses": found.sha256}
     write_text(path, text.getvalue())
     write_json(path.with_suffix(".json"), {**about, **judged})
     return path
+
+
+def _kept(found: Responses, path: Path) -> dict[tuple[str, ...], list[str]]:
+    """Verdicts that lie there on the same texts, by what their rows are known by; none where they do not count."""
+    try:
+        before = records.read(path.with_suffix(".json"), records.VerdictsRecord)
+        header, *rows = csv.reader(read_plain(path).decode().splitlines())
+    except (OSError, BadInput, ValueError, csv.Error):
+        return {}
+    said = {tuple(row[:-3]): row[-3:] for row in rows}
+    sound = header == [*found.keys, *VERDICT] and said.keys() <= set(found.order)
+    return said if sound and (before["responses"], before["rows"]) == (found.sha256, len(said)) else {}
+
+
+def swapped(found: Responses, verdicts: Sequence[Verdict]) -> str:
+    """On what share of the valid verdicts both orders agree: "0.917", and where it is least of several settings."""
+    by: dict[str, list[bool]] = {}
+    for row, one in zip(found.rows, verdicts, strict=True):
+        if one.outcome != "invalid":
+            setting = " ".join(f"{name}={row[name]:.7g}" for name in found.keys[1:-1])
+            by.setdefault(setting, []).append(one.consistent)
+    every = [one for some in by.values() for one in some]
+    share = {setting: sum(some) / len(some) for setting, some in by.items()}
+    worst = min(share, key=lambda setting: share[setting], default="")
+    least = f" (least: {share[worst]:.3f}, {worst})" if len(share) > 1 else ""
+    return f"{sum(every) / max(len(every), 1):.3f}{least}"
 
 
 def _numbers(row: Mapping[str, Any], keys: Sequence[str]) -> list[str]:

@@ -18,9 +18,9 @@ from core.errors import BadInput
 from core.text import printable
 from tasks.judges.chat import Body, Chat, Unreachable, bound
 from tasks.judges.core import Pair, Progress, Verdict
-from tasks.judges.prompts import Template
 from tasks.judges.spending import Cache, Kept, Usage
 from tasks.judges.tally import Failures, Readings
+from tasks.judges.templates import Asks
 from tasks.judges.verdicts import read_choice
 from tasks.language.core import UNFINISHED
 
@@ -59,7 +59,7 @@ class HttpJudge:
         self,
         chat: Chat,
         model: str,
-        template: Template,
+        template: Asks,
         cache: Cache,
         concurrency: int = 8,
         body: Mapping[str, Any] | None = None,
@@ -75,7 +75,8 @@ class HttpJudge:
         empty = self._request("", "", "")
         bound(empty)
         slug = re.sub(r"[^A-Za-z0-9.]+", "-", model).strip("-.")[:60]
-        self.id = f"http-{slug}-{self._hash(empty)[:8]}"
+        hashed = self._hash({**empty, "template": template.sha256} if template.sha256 else empty)
+        self.id = "-".join(filter(None, ("http", slug, template.slug, hashed[:8])))
 
     def verdicts(self, pairs: Sequence[Pair], progress: Progress | None = None) -> list[Verdict]:
         """See `Judge.verdicts`. Identical texts tie unasked. A pair is invalid if either order got no valid answer:
@@ -113,7 +114,10 @@ class HttpJudge:
     @property
     def about(self) -> dict[str, Any]:
         """What the judge is, for a record: the address, everything that is sent, and an empty question."""
-        return {"kind": "http", "url": self.chat.url, **self._request("", "", ""), "template": self.template.name}
+        written = {"template_sha256": self.template.sha256} if self.template.sha256 else {}
+        return {
+            "kind": "http", "url": self.chat.url, **self._request("", "", ""), "template": self.template.name, **written
+        }  # fmt: skip
 
     def estimate(self, pairs: Sequence[Pair]) -> Estimate:
         """What `verdicts(pairs)` would take from here."""

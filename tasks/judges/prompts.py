@@ -1,12 +1,14 @@
 """What a language model is asked when it judges, in our own words; `verdicts.py` reads its answer.
 
-Published win rates come from other prompts, so they compare with ours in order at best, never in size.
+Published win rates come from other prompts, so they compare with ours in order at best, never in size. The prompts of
+the DPO paper, and those of a file, are in `templates.py`.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import ClassVar
 
 FENCE = 5  # equal signs of a line between texts, at least
 
@@ -46,11 +48,13 @@ class Template:
     system: str
     title: str  # of the prompt
     what: str  # the two texts are
+    slug: ClassVar[str] = ""  # an empty question shows all of it
+    sha256: ClassVar[str] = ""
 
     def messages(self, prompt: str, first: str, second: str) -> list[dict[str, str]]:
         """The chat that asks for a verdict on the texts in this order. No text can end its own place: the lines between
         them are longer than any in it, and a server's control tokens are broken by a space of no width."""
-        prompt, first, second = (_material(text) for text in (prompt, first, second))
+        prompt, first, second = (material(text) for text in (prompt, first, second))
         longest = max((len(run) for run in re.findall("=+", f"{prompt} {first} {second}")), default=0)
         texts = _TEXTS.format(title=self.title, what=self.what, prompt=prompt, first=first, second=second,
                               fence="=" * max(FENCE, longest + 1))  # fmt: skip
@@ -86,6 +90,6 @@ def template_of(suite: str) -> Template | None:
     return TEMPLATES.get(suite.partition("-")[0])
 
 
-def _material(text: str) -> str:
-    """A text as it is shown to be judged."""
+def material(text: str) -> str:
+    """A text as it is shown to be judged: what chat templates would act on is broken by a space of no width."""
     return _MARKUP.sub(lambda found: f"{found[0][0]}\N{ZERO WIDTH SPACE}{found[0][1:]}", text.strip())

@@ -16,7 +16,7 @@ _GAP, _ANY = rf"{_SIGN}{{1,30}}", rf"{_SIGN}{{0,30}}"  # bounded, lest a long ro
 _KIND = rf"(?i:(?:summary|response|answer|reply|assistant|option|text){_GAP})?"
 _WHICH = rf"{_KIND}(?i:(a|b|(?:a )?tie))"
 _LEAD = rf"(?i:(?:(?:so|thus|therefore|hence|my|the|our|overall|final),?{_GAP})*)"
-_NOUN = r"(?i:answer|choice|decision|preference|pick|winner|judge?ment)"
+_NOUN = r"(?i:answer|choice|decision|preference|pick|winner|judge?ment|preferred|more helpful)"  # the last two: DPO's
 _IS = rf"(?:{_ANY}[:=]{_ANY}|{_GAP}(?i:is){_GAP})(?i:is{_GAP})?"
 _SAYS = rf"(?:(?i:verdict)(?:{_IS}|{_GAP})|{_NOUN}{_IS})"
 
@@ -36,11 +36,11 @@ _THOUGHT = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)|\A(?:(?!<think
 def read_choice(answer: str) -> Choice | None:
     """Which text an answer prefers; None where it does not say so in a form that is known, or says different things.
 
-    Known forms are a line of its own that says "verdict" (or "answer", "winner", ... with a colon or "is") and nothing
-    but which; at the end of the last line `\\boxed{A}`, `[[A]]` or `<verdict>A</verdict>`; and, where there is none of
-    these, a last line that is nothing but `**A**`. A line that begins as a verdict and goes on otherwise leaves the
-    answer without one, as does a verdict at which the answer was cut off. What stands between <think> and </think> is
-    not read.
+    Known forms are a line of its own that says "verdict" (or "answer", "preferred", ... with a colon or "is") and
+    nothing but which; at the end of the last line `\\boxed{A}`, `[[A]]` or `<verdict>A</verdict>`; and, where there is
+    none of these, a last line that is nothing but `**A**`. A line that begins as a verdict and goes on otherwise leaves
+    the answer without one, as does a verdict at which the answer was cut off. What stands between <think> and </think>
+    is not read.
     """
     cut = answer.endswith(UNFINISHED)
     text = _THOUGHT.sub("", answer.removesuffix(UNFINISHED))

@@ -139,7 +139,8 @@ def test_the_command_and_its_files(tmp_path: Path) -> None:
     write_language(tmp_path, "sft", lambda _: plain(0.2))
     result = invoke(app, str(tmp_path), "--compare", "vgf,sft")
     assert result.exit_code == 0 and "tldr-synthetic / recorded" in result.output
-    assert "vgf (held-out) - sft = +" in result.output and "over 40 prompts" in result.output
+    said = " ".join(result.output.split())
+    assert re.search(r"vgf \(held-out\)( \(\d+ passes\))? - sft \(1 passes\) = \+", said) and "over 40 prompts" in said
     assert len(pd.read_csv(tmp_path / "tables" / "winrates.csv")) == 5
     assert pd.read_csv(tmp_path / "tables" / "winrate-differences.csv")["low"].iloc[0] > 0
     nobody = invoke(app, str(tmp_path), "--judge", "nobody")
@@ -178,25 +179,51 @@ def test_what_is_broken_is_named_and_left_out(tmp_path: Path, name: str, content
     assert set(table["judge"]) == {"recorded"}
 
 
-def test_settings_are_picked_on_validation_prompts(tmp_path: Path) -> None:
-    """On validation prompts N = 1 wins more, on the others N = 5: what is picked on the former stands, and what it
-    costs; runs on validation prompts are no rows."""
-    means = {"validation": {1: 2.0, 5: 0.0}, "test": {1: 0.0, 5: 2.0}}
+def split_runs(root: Path, **validation: object) -> None:
+    """Best-of-N, of which N = 1 wins on validation prompts (so does 9, half the time), and N = 5 on test prompts."""
+    means = {"validation": {1: 2.0, 5: 0.0, 9: 0.95}, "test": {1: 0.0, 5: 2.0, 9: 0.95}}
     for i, (split, gold) in enumerate(means.items()):
+        more = validation if split == "validation" else {}
         write_language(
-            tmp_path, "best_of_n", lambda s, gold=gold: plain(gold[s["N"]], compute=2 * s["N"]), {"N": [1, 5]},
-            fingerprint=f"{i}a" * 6, noise=0.0, settings={"prompt_split": split},
+            root, "best_of_n", lambda s, gold=gold: plain(gold[s["N"]], compute=2 * s["N"]), {"N": [1, 5, 9]},
+            fingerprint=f"{i}a" * 6, noise=0.0, settings={"prompt_split": split, "sft_steps": 10, **more},
         )  # fmt: skip
-    write_language(tmp_path, "sft", lambda _: plain(0.95), noise=0.0, settings={"prompt_split": "test"})
-    done = invoke(app, str(tmp_path), "--select", "validation", "--compare", "best_of_n,sft")
+    write_language(root, "sft", lambda _: plain(0.95), noise=0.0, settings={"prompt_split": "test", "sft_steps": 10})
+
+
+def picked_row(root: Path, *more: str) -> tuple[pd.Series, str]:
+    done = invoke(app, str(root), "--select", "validation", "--compare", "best_of_n,sft", *more)
     assert done.exit_code == 0, done.stderr
-    table = pd.read_csv(tmp_path / "tables" / "winrates.csv").set_index("row")
-    assert list(table.index) == ["best_of_n N=1", "best_of_n N=5", "best_of_n (validation)", "sft"]
-    picked = table.loc["best_of_n (validation)"]
+    table = pd.read_csv(root / "tables" / "winrates.csv").set_index("row")
+    assert not table.index.duplicated().any() and list(table.index)[:3] == [f"best_of_n N={n}" for n in (1, 5, 9)]
+    return table.loc["best_of_n (validation)"], done.stdout
+
+
+def test_settings_are_picked_on_validation_prompts(tmp_path: Path) -> None:
+    """What wins on validation prompts stands, and what it costs; runs on those are no rows."""
+    split_runs(tmp_path)
+    picked, text = picked_row(tmp_path)
     assert (picked["rule"], picked["picks"], picked["win_rate"], picked["passes"]) == ("validation", "N=1", 0.0, 2.0)
-    assert table.loc["best_of_n N=5", "passes"] == 10 and table.loc["sft", "passes"] == 1
     (apart,) = pd.read_csv(tmp_path / "tables" / "winrate-differences.csv").to_dict("records")
-    assert apart["value"] == -0.5 and apart["seeds"] == 3
+    assert apart["value"] == -0.5 and apart["seeds"] == 3 and pd.isna(apart["seeds_low"])  # all seeds are alike
+    assert "best_of_n (validation) (2 passes) - sft (1 passes) = -50.0 points" in " ".join(text.split())
+
+
+def test_picks_are_of_at_most_so_many_passes(tmp_path: Path) -> None:
+    split_runs(tmp_path)
+    assert picked_row(tmp_path, "--passes", "17")[0]["picks"] == "N=1"
+    done = invoke(app, str(tmp_path), "--select", "validation", "--passes", "1")
+    assert done.exit_code == 0 and "no setting of at most 1 passes with a verdict" in " ".join(done.stdout.split())
+    done = invoke(app, str(tmp_path), "--passes", "5")
+    assert done.exit_code == 2 and "--passes 5: it takes a number above 0, and --select validation" in done.stderr
+
+
+def test_other_trainings_pick_nothing(tmp_path: Path) -> None:
+    """A run on validation prompts whose SFT model was trained for longer says nothing of this one."""
+    split_runs(tmp_path, sft_steps=20)
+    done = invoke(app, str(tmp_path), "--select", "validation")
+    assert done.exit_code == 0 and "no run on validation prompts has its settings" in " ".join(done.stdout.split())
+    assert "(validation)" not in " ".join(pd.read_csv(tmp_path / "tables" / "winrates.csv")["row"])
 
 
 def test_validation_needs_records_of_both_splits(tmp_path: Path) -> None:

@@ -176,3 +176,5 @@ def test_seeds_say_what_new_trainings_would() -> None:
     )
     one = by_seeds(a[:1], b[:1])
     assert one.seeds == 1 and np.isnan(one.seeds_low)
+    alike = by_seeds(np.ones((3, 2)), np.zeros((3, 2)))
+    assert alike.seeds == 3 and np.isnan(alike.seeds_low)

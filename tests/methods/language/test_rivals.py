@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,16 +18,17 @@ from methods.language.hotflip import gains
 from methods.language.models import reward
 from methods.language.optimum import Optimum
 from methods.language.quest import accepted
-from methods.language.respond import Rollouts, changed, unpacked
+from methods.language.respond import Rollouts, changed, sequence_nll, unpacked
+from methods.language.search import Walk
 from methods.language.soft_best_of_n import soft_choices
 from methods.language.surrogates import Swaps
-from methods.language.vgf import accepted as taken_in
+from methods.language.surrogates import accepted as taken_in
 from tasks.language.core import LanguageSpec
 from tests.methods.language.common import EXAMPLES, SMALL, Bench
 from tests.methods.language.test_surrogates import Linear, make
 
 PROMPTS = len(EXAMPLES)
-SEARCHES = ("random_swaps", "hotflip", "quest")
+SEARCHES = ("random_swaps", "likely_swaps", "hotflip", "quest")
 
 
 def answered(name: str, bench: Bench | None = None, **settings: Any) -> tuple[dict[str, Any], Bench]:
@@ -58,7 +61,7 @@ def test_a_search_is_the_same_again_and_on_the_way_to_more_steps(name: str) -> N
     assert torch.equal(short["ids"][:, 1], long["ids"][:, 0]), "what comes later changes nothing before"
 
 
-@pytest.mark.parametrize("name", ["random_swaps", "hotflip"])
+@pytest.mark.parametrize("name", ["random_swaps", "likely_swaps", "hotflip"])
 def test_swaps_keep_length_and_take_candidates_of_sft(name: str) -> None:
     found, bench = answered(name, n_starts=1, test_steps=(0, 8), candidates=2)
     start, end = (unpacked(found["ids"][:, k], found["lengths"][:, k]) for k in (0, 1))
@@ -97,6 +100,72 @@ def test_the_chain_is_in_detailed_balance() -> None:
         flow.append(p[here] * math.exp(r[here] / beta) * proposed * float(alpha))
     assert flow[0] == pytest.approx(flow[1], rel=1e-6)
     assert float(accepted(torch.tensor([0.0]), torch.tensor([1.0]), torch.tensor([2.0]), torch.tensor([2.0]), 1.0)) == 1
+
+
+def test_what_was_tried_in_vain_is_not_tried_again() -> None:
+    """A reward that likes no change sees every candidate of every place once, and none twice."""
+    cls = methods.get("hotflip", "language")
+    config = cls.Config(**SMALL, n_starts=1, trials=2, candidates=3, test_steps=(30,))
+    bench = Bench(config).untrained()
+    draws = Rollouts(bench.context, config, PROMPTS, "sft", 1)
+    draws.run(0, draws.total)
+    bench.parts |= draws.parts()
+    job: Any = cls(config, None).responding(PROMPTS)[-1].begin(bench.context)
+    starts, seen = [[3, 4, 5, 1], [6, 7, 1]], [Counter[tuple[int, ...]](), Counter[tuple[int, ...]]()]
+
+    def proxies(prompts: Any, texts: Any) -> torch.Tensor:
+        for row, text in enumerate(texts):
+            seen[row][tuple(text)] += text != starts[row]
+        return torch.tensor([-float(text != start) for text, start in zip(texts, starts, strict=True)])
+
+    job.proxies = proxies
+    walk = Walk([[3, 4], [5]], [[*text] for text in starts], torch.zeros(2), 1.0, {})
+    for _ in range(10):
+        job.step(walk, torch.Generator())
+    assert walk.responses == starts
+    for row, places in ((0, 3), (1, 2)):
+        tried = {text: count for text, count in seen[row].items() if count}
+        assert set(tried.values()) == {1} and 2 * places <= len(tried) <= 3 * places
+
+
+def test_the_chain_comes_to_its_law() -> None:
+    """Two tokens and an end, at most two long: frequencies of the chain's states over many steps, against pi(y)
+    exp(r(y) / beta); what is cut off at two tokens is a state, too."""
+    cls = methods.get("quest", "language")
+    chains, beta = 400, 0.5
+    config = cls.Config(**{**SMALL, "rollouts": chains}, n_starts=chains, test_betas=(beta,))
+    bench = Bench(config).untrained(2.0)
+    bench.texts = replace(bench.texts, max_response=2)
+    bench.context = replace(bench.context, texts=bench.texts)
+    draws = Rollouts(bench.context, config, 1, "sft", chains)
+    draws.run(0, 1)
+    bench.parts |= draws.parts()
+    job: Any = cls(config, None).responding(1)[-1].begin(bench.context)
+    rewards: dict[tuple[int, ...], float] = {}
+    job.proxies = lambda prompts, texts: torch.tensor(
+        [rewards.setdefault(tuple(y), hash(tuple(y)) % 7 / 7) for y in texts]
+    )
+    job.worth = lambda proxy, texts: proxy
+    prompt = bench.texts.prompts("test", 1)[0][0].prompt
+    starts = job.sampled(1.0, slice(0, 1), chains)
+    walk, generator = (
+        Walk([prompt] * chains, starts, job.proxies(None, starts), 1.0, {}),
+        torch.Generator().manual_seed(1),
+    )
+    counts = Counter[tuple[int, ...]]()
+    for step in range(60):
+        job.step(walk, generator)
+        if step >= 20:
+            counts.update(tuple(text) for text in walk.chain[0])
+    allowed = [i for i in range(bench.texts.size) if i not in bench.texts.banned]
+    states = [(a,) if a == bench.texts.eos else (a, b) for a in allowed for b in allowed]
+    states = list(dict.fromkeys(states))
+    likelihood = -sequence_nll(job.sft, [prompt] * len(states), [[*y] for y in states], bench.texts.pad, "cpu")
+    rest = torch.tensor([rewards.get(y, 0.0) for y in states])
+    law = (likelihood + rest / beta).softmax(0)
+    found = torch.tensor([counts[y] for y in states]) / sum(counts.values())
+    plain = likelihood.softmax(0)
+    assert (found - law).abs().sum() < 0.12 < 0.5 * (plain - law).abs().sum()
 
 
 def test_greedy_chains_stand_still() -> None:
@@ -194,7 +263,7 @@ def test_the_optimum_is_what_the_task_says() -> None:
     job = method.responding(PROMPTS)[-1].begin(bench.context)
     with pytest.raises(BadInput, match="no response known to be best"):
         job.run(0, 1)
-    known = bench.context.__class__(**{**vars(bench.context), "best": lambda prompt: prompt[::-1]})
+    known = replace(bench.context, best=lambda prompt: prompt[::-1])
     job = method.responding(PROMPTS)[-1].begin(known)
     job.run(0, job.total)
     found = job.parts()["responses"].tensors

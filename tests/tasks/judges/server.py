@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import re
 import socket
 import struct
 import threading
@@ -13,6 +14,8 @@ from email.utils import formatdate
 from typing import Any
 
 KEY = "sk-secret-0123456789"
+OF_DPO = re.compile(r"(?:Post|Query):\s(.*)\n\n\w+ A:\n(.*)\n\n\w+ B:\n(.*)\n\nFIRST provide", re.S)
+LABELS = {'Preferred: <"A" or "B">': "Preferred", 'More helpful: <"A" or "B">': "More helpful"}
 
 
 class Server:
@@ -96,7 +99,8 @@ def _handler(server: Server) -> type[http.server.BaseHTTPRequestHandler]:
                 says = {"empty": "", "vague": "Both are fine.", "says": after}.get(word)
                 _, first, second = texts(body)
                 tokens = int(after) if word == "dear" else 10
-                verdict = f"Compared.\nVerdict: {server.prefers(first, second)}"
+                label = LABELS.get(body["messages"][-1]["content"].rpartition("\n")[2], "Verdict")
+                verdict = f"Compared.\n{label}: {server.prefers(first, second)}"
                 self.send(reply(verdict if says is None else says, tokens))
 
         def send(self, body: dict[str, Any] | str, status: int = 200, headers: dict[str, str] | None = None) -> None:
@@ -114,8 +118,11 @@ def _handler(server: Server) -> type[http.server.BaseHTTPRequestHandler]:
 
 
 def texts(body: dict[str, Any]) -> list[str]:
-    """(prompt, first, second) of a request."""
-    return [part.strip() for part in body["messages"][1]["content"].split("=====")[1::2]]
+    """(prompt, first, second) of a request, by our own templates or the DPO paper's."""
+    if len(body["messages"]) > 1:
+        return [part.strip() for part in body["messages"][1]["content"].split("=====")[1::2]]
+    found = OF_DPO.search(body["messages"][0]["content"])
+    return [part.strip() for part in found.groups()] if found else ["", "", ""]
 
 
 def reply(content: str | None, tokens: int) -> dict[str, Any]:
