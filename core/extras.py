@@ -6,6 +6,7 @@ from pathlib import Path
 
 EXTRAS = {"torch": "rlhf", "transformers": "rlhf", "tokenizers": "rlhf", "peft": "rlhf", "accelerate": "rlhf",
           "datasets": "rlhf", "huggingface_hub": "rlhf", "trl": "trl",
+          "gguf": "local-models",
           "stable_baselines3": "collect", "ray": "ray", "s3fs": "s3", "gcsfs": "gs",
           "tensorboardX": "track", "wandb": "track", "imageio_ffmpeg": "video"}  # fmt: skip
 """What is imported -> the extra that brings it."""

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from core.files import expanded
 from methods.core import BadInput
 from tasks import SHIPPED, shipped
+from tasks.language import local
 
 _CHUNK = 1 << 22
 _WHAT = ("*.safetensors", "*.json", "merges.txt", "vocab.txt", "*.model")  # weights, settings, tokenizers
@@ -24,14 +25,16 @@ class Place(NamedTuple):
 
 
 def located(path: str) -> Place:
-    """Of "shipped:NAME", a folder, or a hub's "OWNER/NAME[@REVISION]", whose revision is looked up: in the hub's cache
-    where there is no network.
+    """Of "shipped:NAME", "local:NAME", a folder, or a hub's "OWNER/NAME[@REVISION]", whose revision is looked up: in
+    the hub's cache where there is no network.
 
     Raises:
-      BadInput: the hub did not give it.
+      BadInput: the hub did not give it, or a package's model is not here yet.
     """
     if path.startswith(SHIPPED):
         return Place(str(shipped(path)), None)
+    if path.startswith(local.SCHEME):
+        return Place(str(local.place(path)), None)
     folder = str(expanded(Path(path)))  # which no shell does after "="
     if Path(folder).exists() or path.startswith(("/", ".", "~")):
         return Place(folder, None)

@@ -26,6 +26,7 @@ from tasks.protocols import read as read_protocols
 SUITES: dict[str, str] = {
     "toy": "toy", "ogbench": "ogbench", "ogbench-goals": "ogbench_goals", "d4rl": "d4rl", "tldr": "language/tldr",
     "hh": "language/hh", "tldr-synthetic": "language/tldr_synthetic", "hh-synthetic": "language/hh_synthetic",
+    "tldr-local": "language/tldr_local",
 }  # fmt: skip
 """Suite -> its folder, which holds all that is known of it: `About`, and `suite.py` with `names()` and `get(name)`."""
 DEFAULT = next(iter(SUITES))  # where nothing says which

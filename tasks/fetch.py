@@ -3,6 +3,11 @@ network. A command that was stopped goes on where it was."""
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports below, which take a while
+    from core.command import main as run
+
+    run("tasks.fetch:app")
+
 import csv
 import sys
 import time

@@ -5,11 +5,6 @@
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # before the imports below, which take a while
-    from core.command import main
-
-    main("tasks.ready:app")
-
 import contextlib
 import hashlib
 import os

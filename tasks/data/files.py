@@ -29,6 +29,7 @@ FOLDERS = {  # the variable that moves a folder of datasets -> where it is witho
     "OGBENCH_DATA_DIR": "~/.ogbench/data",
     "D4RL_DATASET_DIR": "~/.d4rl/datasets",
     "MINARI_DATASETS_PATH": "~/.minari/datasets",
+    "VGF_BENCH_CACHE": "~/.cache/vgf-bench",
 }
 SOURCES = ("auto", "download", "generate")  # what `--data` takes beside a path
 _MOST_DEFLATED = 1100  # zlib packs at most 1,032 bytes into one
