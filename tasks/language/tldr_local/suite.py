@@ -45,6 +45,10 @@ class TLDRLocal:
     def gold(self) -> Gold:
         return gold.GOLD
 
+    @property
+    def best(self) -> None:
+        """Nobody knows the best summary."""
+
     def sized(self, episodes: int) -> TLDRLocal:
         del episodes  # there are as many pairs as there are
         return self
