@@ -90,6 +90,7 @@ def collect(recipe: Recipe, examples: dict[str, Sequence[Example]], identity: st
                 write_json(draft / ABOUT, about)
         except OSError as error:
             raise download.unwritable(out, error) from error
+        kept.unlink(missing_ok=True)
     return out
 
 
