@@ -40,7 +40,8 @@ CUBE = ("--suite", "ogbench", "--tasks", "cube-single-play-singletask-v0", "--pr
         ),
         (
             "--tasks *",
-            "toy and ogbench and ogbench-goals and d4rl and tldr and hh and tldr-synthetic and hh-synthetic and tldr-local have tasks",
+            "toy and ogbench and ogbench-goals and d4rl and tldr and hh and tldr-synthetic and hh-synthetic and "
+            "tldr-local have tasks",
         ),
         ("--tasks ,", "--tasks ',' names no task"),
         ("--tasks mujoco--hopper--absent-v0", "no Minari dataset mujoco/hopper/absent-v0 in "),

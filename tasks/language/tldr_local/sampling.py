@@ -79,9 +79,8 @@ def collect(recipe: Recipe, examples: dict[str, Sequence[Example]], identity: st
             check(out, identity, about)
             return out
         chosen = {split: list(examples[split][:count]) for split, count in wanted.items()}
-        samples = _sampled(
-            recipe, chosen, examples["train"][-SHOTS:], about, out.with_name(f"{out.name}.samples.jsonl")
-        )
+        kept = out.with_name(f"{out.name}.samples.jsonl")
+        samples = _sampled(recipe, chosen, examples["train"][-SHOTS:], about, kept)
         try:
             with draft_folder(out) as draft:
                 for split, rows in chosen.items():
