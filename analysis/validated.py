@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.choices import best
+from analysis.choices import average
 from analysis.judged import Judged, each
 from analysis.records.files import RecordError
 from analysis.records.labels import labelled
@@ -18,13 +18,13 @@ from core.knobs import Knobs
 
 VALIDATION, TEST = "validation", "test"
 """Splits of prompts; the first is a rule of choice, too."""
-AT_TEST_TIME = ("rollouts", "respond_batch", "prompt_split")
+AT_TEST_TIME = ("rollouts", "rollout_engine", "respond_batch", "prompt_split")
 """Settings in which a run on validation prompts may differ from that on test prompts, beside the lists `test_*`."""
 
 Key = tuple[str, str, str, str, str]
 """(suite, task, judge, method, what was trained and how it answers, as JSON)."""
-Picks = dict[Key, list[str]]
-"""The setting that each run on validation prompts picks."""
+Picks = dict[Key, list[list[str]]]
+"""Of each run on validation prompts its settings, those that win most first."""
 
 
 def parted(records: Records) -> tuple[Records, Records]:
@@ -55,7 +55,7 @@ def shared(one: Judged) -> Key:
 def picks(
     validation: Records, judge: str, notes: list[str], knobs: Knobs | None = None, most: float | None = None
 ) -> Picks:
-    """Of every run on validation prompts the setting that wins most, of those that take at most `most` passes."""
+    """Of every run on validation prompts the settings of at most `most` passes, by how often they win."""
     found: Picks = {}
     for one in each(validation, judge, notes, knobs):
         spent, scores = passes(validation, one.run), one.values["score"]
@@ -66,9 +66,15 @@ def picks(
             why = "no valid verdict" if most is None else f"no setting of at most {most:g} passes with a verdict"
             notes.append(f"{one.run.name}, {one.judge}, on validation prompts: {why}")
             continue
-        kept = [name for name, good in zip(one.settings, there, strict=True) if good]
-        found.setdefault(shared(one), []).append(kept[best(scores[there])])
+        won = np.where(there, average(average(scores, 2), 1), -np.inf)
+        order = [one.settings[k] for k in np.argsort(-won, kind="stable") if there[k]]
+        found.setdefault(shared(one), []).append(order)
     return found
+
+
+def first_of(ranked: list[list[str]], there: list[str]) -> str:
+    """Of the settings that are there the one that wins most on validation prompts; "" without one."""
+    return next((name for name in ranked[0] if name in there), "") if len(ranked) == 1 else ""
 
 
 def passes(records: Records, run: Run) -> dict[str, float]:
@@ -77,10 +83,11 @@ def passes(records: Records, run: Run) -> dict[str, float]:
     return {} if "compute" not in rows else rows.groupby("setting", observed=True)["compute"].mean().to_dict()
 
 
-def why_not(there: list[str]) -> str:
-    """Why a run on test prompts has no setting from the validation ones, which picked those."""
-    if not there:
+def remark(ranked: list[list[str]], there: list[str]) -> str:
+    """What is to be said of a run on test prompts with the settings `there`; "" where it has what wins most."""
+    if not ranked:
         return "no run on validation prompts has its settings"
-    if len(there) > 1:
-        return f"{len(there)} runs on validation prompts have its settings, and picked {', '.join(there)}"
-    return f"what validation prompts picked, {there[0]}, was not run on test prompts"
+    if len(ranked) > 1:
+        return f"{len(ranked)} runs on validation prompts have its settings, so none of them picks"
+    wanted = ranked[0][0]
+    return "" if wanted in there else f"{wanted} wins most on validation prompts, and was not run on test prompts"

@@ -31,7 +31,7 @@ from analysis.records.mirror import default_out, spoken
 from analysis.records.protocols import EVERY
 from analysis.statistics.estimates import generator
 from analysis.statistics.winrate import by_seeds, paired
-from analysis.validated import VALIDATION, parted, picks, shared, why_not
+from analysis.validated import VALIDATION, first_of, parted, picks, remark, shared
 from analysis.validated import passes as answer_passes
 from core.knobs import HELP, Knobs
 
@@ -152,8 +152,8 @@ def tabulate(
             mine = {key: np.take_along_axis(value, choice.at[None], 0)[0] for key, value in values.items()}
             chosen.append(("(held-out)", HELD_OUT, " / ".join(choice.picks), mine))
         by_validation = picked.get(shared(one), [])
-        if many and len(by_validation) == 1 and by_validation[0] in order:
-            at = order.index(by_validation[0])
+        if many and (name := first_of(by_validation, order)):
+            at = order.index(name)
             mine = {name: value[at] for name, value in values.items()}
             chosen.append(("(validation)", VALIDATION, order[at], mine))
         identity = {"suite": run.suite, "task": run.task, "judge": one.judge, "method": run.method, "label": run.label}
@@ -167,12 +167,13 @@ def tabulate(
             score = pd.DataFrame(mine["score"], index=one.seeds, columns=one.names)
             if row != run.method:
                 here.setdefault(row, []).append((row, score))
-        if many and len(chosen) == len(order):
+        why = remark(by_validation, order) if validation is not None and many else ""
+        if many and choice is None and validation is None:
             why = "no held-out row; some setting has no even or no odd prompts"
-            if validation is not None:
-                why = why_not(by_validation)
-            notes.append(f"{run.name}, {one.judge}: {why}")
-        else:  # a method is judged by its only setting, or by the choice, which comes last
+        notes += [f"{run.name}, {one.judge}: {why}"] if why else []
+        if not many or len(chosen) > len(
+            order
+        ):  # a method is judged by its only setting, or by the choice, which comes last
             here.setdefault(run.method, []).append((row, score))
     return pd.DataFrame(rows), pd.DataFrame(_differences(scored, compare, notes)), notes
 
