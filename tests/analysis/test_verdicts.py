@@ -218,6 +218,18 @@ def test_picks_are_of_at_most_so_many_passes(tmp_path: Path) -> None:
     assert done.exit_code == 2 and "--passes 5: it takes a number above 0, and --select validation" in done.stderr
 
 
+def test_what_was_not_run_on_test_prompts_is_not_picked(tmp_path: Path) -> None:
+    """Validation prompts like N = 9 best, then N = 5; test prompts were answered at 1 and 5 alone."""
+    for i, (split, numbers) in enumerate({"validation": [1, 5, 9], "test": [1, 5]}.items()):
+        write_language(tmp_path, "best_of_n", lambda s: plain({1: 0.0, 5: 0.95, 9: 2.0}[s["N"]]), {"N": numbers},
+                       fingerprint=f"{i}a" * 6, noise=0.0, settings={"prompt_split": split})  # fmt: skip
+    done = invoke(app, str(tmp_path), "--select", "validation")
+    assert done.exit_code == 0, done.stderr
+    table = pd.read_csv(tmp_path / "tables" / "winrates.csv").set_index("row")
+    assert table.loc["best_of_n (validation)", "picks"] == "N=5"
+    assert "N=9 wins most on validation prompts, and was not run on test prompts" in " ".join(done.stdout.split())
+
+
 def test_other_trainings_pick_nothing(tmp_path: Path) -> None:
     """A run on validation prompts whose SFT model was trained for longer says nothing of this one."""
     split_runs(tmp_path, sft_steps=20)
