@@ -171,9 +171,7 @@ def tabulate(
         if many and choice is None and validation is None:
             why = "no held-out row; some setting has no even or no odd prompts"
         notes += [f"{run.name}, {one.judge}: {why}"] if why else []
-        if not many or len(chosen) > len(
-            order
-        ):  # a method is judged by its only setting, or by the choice, which comes last
+        if not many or len(chosen) > len(order):  # judged by its only setting, or by the choice, which comes last
             here.setdefault(run.method, []).append((row, score))
     return pd.DataFrame(rows), pd.DataFrame(_differences(scored, compare, notes)), notes
 
