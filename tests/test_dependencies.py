@@ -21,6 +21,9 @@ PROJECT: Mapping[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(e
 WITHIN = {  # rooms that only language suites load -> why they may import an extra's packages at once
     "methods.language": "language methods",
     "harness.language": "their stages",
+    "harness.language_lane": "a lane of them",
+    "harness.devices": "where they run",
+    "harness.vllm_engine": "what else draws their rollouts",
     "harness.backbones": "their models",
     "harness.tensors": "their weights",
     "harness.on_ray": "what a cluster is asked for",
