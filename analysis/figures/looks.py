@@ -63,7 +63,7 @@ KNOWN: dict[str, Look] = {
     **_family(SKY, dpo=("D", SOLID), ppo=("P", DASHDOT), simpo=("o", DASHED)),  # language models that are trained
     **_family(TEAL, rloo=("X", SOLID), grpo=("h", DASHED)),
     **_family(VERMILION, hotflip=("<", SOLID), random_swaps=("8", DASHED), likely_swaps=("H", LONG)),
-    **_family(AMBER, quest=("s", SOLID), args=("p", DASHDOT)),
+    **_family(AMBER, quest=("d", DOTTED), args=("p", DASHDOT)),
 }  # fmt: skip
 
 
