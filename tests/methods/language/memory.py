@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import subprocess
 import sys
@@ -146,8 +147,9 @@ def work(stage: str) -> Work:
     return {
         "sft": Work(2 * REFERENCES * length, 4), "reward_model": Work(2 * PAIRS * length, 4),
         "dpo": Work(2 * PAIRS * length, 5),  # the reference's pass, too
-        # SFT's pass and, at each of 32 steps, one of the reward model and back; scores at 7 of them
-        "vgf": Work(1000 * PARTICLES * length, 1 + 2 * 32 + 7),
+        # SFT's pass; at each of 32 steps one of the reward model and back; the start's score, and five texts at each of
+        # the six L_test that answers are decoded at
+        "vgf": Work(1000 * PARTICLES * length, 1 + 2 * 32 + 1 + 6 * 5),
     }[stage]  # fmt: skip
 
 
@@ -171,11 +173,12 @@ def main() -> None:
     if given.stage:
         print(json.dumps({"stage": given.stage, "layers": given.layers, "gb": measure(given.stage, given.layers)}))
         return
-    print("| stage | 1 layer [GB] | 2 layers [GB] | 32 layers [GB] | hours |\n|---|---|---|---|---|")
+    print("| stage | 1 layer [GB] | 2 layers [GB] | 2 layers, at most [GB] | 32 layers [GB] | hours |")
+    print("|---|---|---|---|---|---|")
     for stage in STAGES:
         one, two = (in_a_process(stage, layers) for layers in (1, 2))
-        print(f"| {stage} | {one:.2f} | {two:.2f} | {one + (LAYERS - 1) * (two - one):.0f} | {hours(stage):.1f} |",
-              flush=True)  # fmt: skip
+        most, whole = math.ceil(10.5 * two) / 10, one + (LAYERS - 1) * (two - one)
+        print(f"| `{stage}` | {one:.2f} | {two:.2f} | {most:.1f} | {whole:.0f} | {hours(stage):.1f} |", flush=True)
 
 
 if __name__ == "__main__":
