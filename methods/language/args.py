@@ -17,13 +17,11 @@ from torch import Tensor
 from methods.core import MethodConfig, PositiveInt, Weight
 from methods.inference import Cost, Knob
 from methods.language.core import Context, LanguageConfig, LanguageStage, derived_seed
-from methods.language.heads import split
 from methods.language.method import TEMPERATURE, LanguageMethod
 from methods.language.respond import SAMPLING, Responding, Responses, responding, spent
 from methods.language.reward_model import reward_stage
 from methods.language.sampling import draw, forbid
 from methods.language.sft import sft_stage
-from methods.language.tokens import join
 
 
 @dataclass(frozen=True)
@@ -70,24 +68,19 @@ class Guided(Responding):
 
     def likely(self, prompts: Sequence[Any], texts: Responses, weight: float) -> tuple[Tensor, Tensor]:
         """(value `[b, k]`, token `[b, k]`) of the likeliest next tokens of each text."""
-        corpus, device = self.context.texts, self.context.device
-        batch = join(prompts, texts, corpus.pad, device)
-        body, head = split(self.sft)
-        last = head(body(batch.ids)[torch.arange(len(texts), device=device), batch.last]).float().cpu()
+        corpus = self.context.texts
+        last = self.likelihood.next_logits(prompts, texts).float().cpu()
         forbid(last, corpus.size, corpus.banned)
         value, candidates = last.log_softmax(-1).topk(min(self.config.candidates, corpus.size), dim=-1)
         return (value + weight * self.promise(prompts, texts, candidates) if weight else value), candidates
 
     def promise(self, prompts: Sequence[Any], texts: Responses, candidates: Tensor) -> Tensor:
         """The reward `[b, k]` of each text with each candidate behind it."""
-        corpus, count = self.context.texts, candidates.shape[1]
+        count = candidates.shape[1]
         longer = [[*text, token] for text, row in zip(texts, candidates.tolist(), strict=True) for token in row]
         repeated = [prompt for prompt in prompts for _ in range(count)]
-        if self.config.partial == "ended":
-            return self.proxies(repeated, longer).reshape(-1, count)
-        batch = join(repeated, longer, corpus.pad, self.context.device)
-        assert self.reward is not None
-        return self.reward.normalised(batch.last, ids=batch.ids).cpu().reshape(-1, count)
+        assert self.scorer is not None
+        return self.scorer(repeated, longer, ended=self.config.partial == "ended").reshape(-1, count)
 
 
 @dataclass(frozen=True)

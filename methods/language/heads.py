@@ -120,20 +120,25 @@ def response_logits(model: Any, batch: Batch, width: int) -> Tensor:
     return torch.cat(found)
 
 
+def logits_at_a_time(model: Any) -> int:
+    """Tokens whose logits stand in memory together."""
+    return max(1, LOGITS // model.config.get_text_config().vocab_size)
+
+
 def token_logprobs(model: Any, batch: Batch, temperature: float = 1.0) -> Tensor:
     """log pi of every token given those before it, `[b, l]`; 0 outside responses. At most `LOGITS` numbers of logits
     stand in memory at a time; those that a gradient needs are computed again."""
     body, head = split(model)
-    size = max(1, LOGITS // model.config.get_text_config().vocab_size)
-    return torch.cat([_logprobs(body, head, part, size, temperature) for part in in_rows(model, batch)])
+    size = logits_at_a_time(model)
+    return torch.cat([logprobs(body(part.ids), head, part, size, temperature) for part in in_rows(model, batch)])
 
 
-def _logprobs(body: Callable[[Tensor], Tensor], head: Head, batch: Batch, size: int, temperature: float) -> Tensor:
-    """`size`: tokens whose logits are computed at a time."""
+def logprobs(states: Tensor, head: Head, batch: Batch, size: int, temperature: float = 1.0) -> Tensor:
+    """The same from a body's states `[b, l, d]` of the batch, the logits of `size` tokens at a time."""
     mask = batch.response_mask
     mask[:, 0] = False  # nothing before it
     row, place = mask.nonzero(as_tuple=True)
-    hidden, targets = body(batch.ids)[row, place - 1], batch.ids[row, place]
+    hidden, targets = states[row, place - 1], batch.ids[row, place]
     pieces = list(zip(hidden.split(size), targets.split(size), strict=True))
     again = torch.is_grad_enabled() and len(pieces) > 1
     found = [

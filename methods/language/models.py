@@ -103,11 +103,15 @@ class RewardModel(nn.Module):
 
     def forward(self, last: Tensor, ids: Tensor | None = None, embeds: Tensor | None = None) -> Tensor:
         """The score `[b]` at the tokens of index `last` `[b]`, not normalised."""
-        hidden = self.backbone(input_ids=ids, inputs_embeds=embeds, use_cache=False).last_hidden_state
+        return self.at(last, self.backbone(input_ids=ids, inputs_embeds=embeds, use_cache=False).last_hidden_state)
+
+    def at(self, last: Tensor, hidden: Tensor) -> Tensor:
+        """The score `[b]` of the backbone's states `[b, l, d]` at index `last` `[b]`, not normalised."""
         return self._head(hidden[torch.arange(len(last), device=last.device), last])
 
-    def normalised(self, last: Tensor, ids: Tensor | None = None, embeds: Tensor | None = None) -> Tensor:
-        return (self(last, ids, embeds) - self.mean) / self.deviation
+    def normalised(self, score: Tensor) -> Tensor:
+        """Scores to mean 0 and standard deviation 1, as measured on validation pairs."""
+        return (score - self.mean) / self.deviation
 
 
 def reward_from(model: Any) -> RewardModel:

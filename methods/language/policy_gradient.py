@@ -14,8 +14,9 @@ from methods.core import BadInput, MethodConfig, PositiveFloat, PositiveInt, Wei
 from methods.language.core import WEIGHTS, Context, LanguageConfig, LanguageStage, Part, derived_seed
 from methods.language.method import LanguageMethod
 from methods.language.models import adapted, causal, merged, reward, sample, token_logprobs, weights
-from methods.language.respond import first_of, proxy_scores, rollouts
+from methods.language.respond import first_of, rollouts
 from methods.language.reward_model import reward_stage
+from methods.language.scoring import Scorer
 from methods.language.sft import sft_stage
 from methods.language.tokens import Batch, join
 from methods.language.training import Training, prepared
@@ -53,7 +54,8 @@ class GroupJob(Training):
 
     def __init__(self, context: Context, config: GroupConfig, name: str) -> None:
         torch.manual_seed(context.seed)  # of adapters
-        self.reference, self.scorer = causal(context, "sft"), reward(context)
+        self.reference = causal(context, "sft")
+        self.scorer = Scorer(reward(context), context.texts.eos, context.texts.pad)
         self.policy = prepared(adapted(causal(context, "sft"), config.lora_rank), context, config)
         self.prompts = [tokens.prompt for tokens, _ in context.texts.examples("train")]
         super().__init__(context, config, name, {"policy": self.policy}, config.steps, config.batch_size,
@@ -99,7 +101,7 @@ class GroupJob(Training):
                 pad=texts.pad, banned=texts.banned, tokens=texts.size, temperature=config.train_temperature,
             )  # fmt: skip
         self.policy.train()
-        proxy = proxy_scores(self.scorer, prompts, responses, texts.eos, texts.pad, device)
+        proxy = self.scorer(prompts, responses)
         ended = torch.tensor([response[-1] == texts.eos for response in responses])
         batch = join(prompts, responses, texts.pad, device)
         logprobs = token_logprobs(self.policy, batch, config.train_temperature)

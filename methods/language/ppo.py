@@ -20,8 +20,9 @@ from methods.language.core import WEIGHTS, Context, LanguageConfig, LanguageStag
 from methods.language.heads import in_rows
 from methods.language.method import LanguageMethod
 from methods.language.models import RewardModel, adapted, causal, merged, reward, sample, token_logprobs, weights
-from methods.language.respond import first_of, proxy_scores, rollouts
+from methods.language.respond import first_of, rollouts
 from methods.language.reward_model import reward_stage
+from methods.language.scoring import Scorer
 from methods.language.sft import sft_stage
 from methods.language.tokens import Batch, join
 from methods.language.training import Training, prepared
@@ -103,7 +104,8 @@ class PPOJob(Training):
 
     def __init__(self, context: Context, config: PPOConfig) -> None:
         torch.manual_seed(context.seed)  # of adapters
-        self.reference, self.scorer = causal(context, "sft"), reward(context)
+        self.reference = causal(context, "sft")
+        self.scorer = Scorer(reward(context), context.texts.eos, context.texts.pad)
         self.policy = prepared(adapted(causal(context, "sft"), config.lora_rank), context, config)
         self.value: RewardModel = reward(context)
         self.value.backbone = adapted(self.value.backbone, config.lora_rank)
@@ -163,7 +165,7 @@ class PPOJob(Training):
                 pad=texts.pad, banned=texts.banned, tokens=texts.size, temperature=config.train_temperature,
             )  # fmt: skip
         self.policy.train()
-        proxy = proxy_scores(self.scorer, prompts, responses, texts.eos, texts.pad, device)
+        proxy = self.scorer(prompts, responses)
         ended = torch.tensor([response[-1] == texts.eos for response in responses])
         score = (proxy - config.missing_eos_penalty * ~ended).to(device)
         batch = join(prompts, responses, texts.pad, device)

@@ -16,9 +16,8 @@ from torch import Tensor
 
 from methods.inference import Cost
 from methods.language.core import ONE_SAMPLE, Context, Job, LanguageConfig, LanguageStage, Part, derived_seed
-from methods.language.models import RewardModel, causal, reward, sample, token_logprobs
-from methods.language.scoring import scores
-from methods.language.tokens import join
+from methods.language.models import causal, reward, sample
+from methods.language.scoring import Likelihood, Scorer
 
 MEASURES = ("proxy", "nll", "edit_fraction", "eos", "gradients", "samples", "compute", "transport", "kl", "soft",
             "retokenised")  # fmt: skip
@@ -29,7 +28,6 @@ normalised score of the answer's particle before it is decoded; 1 if its text is
 
 BACKWARD = 2  # forward passes that a backward one takes the time of
 
-SCORED = 256  # sequences in one pass
 Responses = list[list[int]]
 
 
@@ -157,7 +155,8 @@ class Responding(Chunked):
         sizes = [drawn(samples or config.rollouts, temperature) for temperature in config.test_temperatures]
         self.places = {t: sum(sizes[:i]) for i, t in enumerate(config.test_temperatures)}
         self.sft = causal(context, "sft")
-        self.reward: RewardModel | None = reward(context) if scored else None
+        self.likelihood = Likelihood(self.sft, context.texts.pad)
+        self.scorer = Scorer(reward(context), context.texts.eos, context.texts.pad) if scored else None
         self.rollouts = context.part("rollouts").tensors if sampled else {}
 
     def answers(self, temperature: float, chunk: slice) -> dict[str, Tensor]:
@@ -176,10 +175,7 @@ class Responding(Chunked):
 
     def proxies(self, prompts: Sequence[Any], responses: Sequence[Sequence[int]]) -> Tensor:
         """Normalised scores `[b]` of the reward model; NaN without one."""
-        if self.reward is None:
-            return torch.full((len(responses),), torch.nan)
-        texts = self.context.texts
-        return proxy_scores(self.reward, prompts, responses, texts.eos, texts.pad, self.context.device)
+        return self.scorer(prompts, responses) if self.scorer else torch.full((len(responses),), torch.nan)
 
     def worth(self, proxy: Tensor, responses: Sequence[Sequence[int]]) -> Tensor:
         """What methods choose by: the score, less the penalty of a response that was cut off."""
@@ -197,7 +193,7 @@ class Responding(Chunked):
         ids, lengths = packed(responses, texts.max_response, texts.pad)
         measures: dict[str, Any] = dict.fromkeys(MEASURES, torch.nan) | given
         measures["proxy"] = proxy.reshape(-1, settings)
-        measures["nll"] = sequence_nll(self.sft, repeated, responses, texts.pad, self.context.device) / lengths
+        measures["nll"] = -self.likelihood(repeated, responses) / lengths
         measures["retokenised"] = torch.tensor(list(map(float, texts.retokenised(responses))))
         measures["eos"] = torch.tensor([float(response[-1] == texts.eos) for response in responses])
         rows = {name: torch.as_tensor(value, dtype=torch.float32).cpu() for name, value in measures.items()}
@@ -206,44 +202,13 @@ class Responding(Chunked):
                 **{name: value.clone() for name, value in rows.items()}}  # fmt: skip
 
 
-@torch.no_grad()
-def proxy_scores(
-    model: RewardModel, prompts: Sequence[Any], responses: Sequence[Sequence[int]], eos: int, pad: int, device: Any
-) -> Tensor:
-    """Normalised scores `[b]`, on the CPU."""
-    found = [
-        scores(model, prompts[i : i + SCORED], responses[i : i + SCORED], eos, pad, device).cpu()
-        for i in range(0, len(responses), SCORED)
-    ]
-    return (torch.cat(found) - model.mean) / model.deviation
-
-
-@torch.no_grad()
-def sequence_nll(
-    model: Any,
-    prompts: Sequence[Any],
-    responses: Sequence[Sequence[int]],
-    pad: int,
-    device: Any,
-    temperature: float = 1.0,
-) -> Tensor:
-    """-log pi(y | x) `[b]`, on the CPU."""
-    found = [
-        -token_logprobs(model, join(prompts[i : i + SCORED], responses[i : i + SCORED], pad, device), temperature).sum(
-            1
-        )
-        for i in range(0, len(responses), SCORED)
-    ]
-    return torch.cat(found).cpu()
-
-
 class First(Responding):
     """Answers with the first sample; of a trained policy also log pi(y) - log pi_SFT(y), whose mean estimates the KL
     divergence."""
 
     def __init__(self, context: Context, config: LanguageConfig, prompts: int, policy: str) -> None:
         super().__init__(context, config, prompts, scored=config.measure_proxy, samples=samples_of(config, policy))
-        self.policy = causal(context, policy) if policy != "sft" else None
+        self.policy = Likelihood(causal(context, policy), context.texts.pad) if policy != "sft" else None
 
     def answers(self, temperature: float, chunk: slice) -> dict[str, Tensor]:
         prompts, responses = [tokens.prompt for tokens, _ in self.prompts[chunk]], self.sampled(temperature, chunk, 1)
@@ -251,8 +216,8 @@ class First(Responding):
         if self.policy is not None and not temperature:
             kl = torch.nan  # what is not drawn has no likelihood
         elif self.policy is not None:
-            common = (prompts, responses, self.context.texts.pad, self.context.device, temperature)
-            kl = sequence_nll(self.sft, *common) - sequence_nll(self.policy, *common)
+            both = [model(prompts, responses, temperature) for model in (self.policy, self.likelihood)]
+            kl = both[0] - both[1]
         changed = {"edit_fraction": 0.0} if self.policy is None else {}
         return self.measured(chunk, responses, self.proxies(prompts, responses), kl=kl, samples=1.0, **changed,
                              **spent([ONE_SAMPLE], len(prompts)))  # fmt: skip
@@ -315,7 +280,7 @@ class Judging:
     def _reference_proxies(self) -> Tensor:
         texts = self.context.texts
         prompts, references = [t.prompt for t, _ in self.prompts], [t.response for t, _ in self.prompts]
-        return proxy_scores(reward(self.context), prompts, references, texts.eos, texts.pad, self.context.device)
+        return Scorer(reward(self.context), texts.eos, texts.pad)(prompts, references)
 
     def snapshot(self) -> Part:
         return Part(self.found, {})

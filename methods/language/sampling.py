@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from methods.language.heads import split, without_adapters
+from methods.language.prefixes import caches, chosen, padded_left, placed
 
 
 def forbid(logits: Tensor, tokens: int, banned: Sequence[int]) -> None:
@@ -29,28 +29,27 @@ def draw(logits: Tensor, generator: torch.Generator) -> Tensor:
 
 
 class Cached:
-    """Prompts read once and a token a step after that. They are padded on the left, so that all end together."""
+    """Each prompt read once, however many samples it has, and a token a step after that. They are padded on the left,
+    so that all end together."""
 
     def __init__(self, model: Any, prompts: Sequence[Sequence[int]], pad: int) -> None:
         self.model, device = model, next(model.parameters()).device
-        width = max(map(len, prompts))
-        ids = torch.full((len(prompts), width), pad, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, seen, prompt in zip(ids, mask, prompts, strict=True):
-            row[width - len(prompt) :] = torch.tensor(prompt)
-            seen[width - len(prompt) :] = 1
-        self.ids, self.mask, self.past = ids.to(device), mask.to(device), None
-        self.positions = (self.mask.cumsum(1) - 1).clamp(min=0)
-        known = inspect.signature(without_adapters(model).forward).parameters
-        self.placed = "position_ids" in known or any(one.kind is one.VAR_KEYWORD for one in known.values())
+        place = {prompt: i for i, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
+        self.rows = torch.tensor([place[tuple(prompt)] for prompt in prompts], device=device)
+        self.ids, self.mask = (x.to(device) for x in padded_left(list(place), pad))
+        self.past: Any = None
+        self.positions, self.placed = (self.mask.cumsum(1) - 1).clamp(min=0), placed(without_adapters(model))
 
     def logits(self) -> Tensor:
         """Of the next tokens, `[b, v]`."""
-        places = {"position_ids": self.positions} if self.placed else {}
+        first, places = self.past is None, {"position_ids": self.positions} if self.placed else {}
         out = self.model(input_ids=self.ids, attention_mask=self.mask, past_key_values=self.past, use_cache=True,
                          logits_to_keep=1, **places)  # fmt: skip
-        self.past = out.past_key_values
-        return out.logits[:, -1]
+        self.past, found = out.past_key_values, out.logits[:, -1]
+        if first and len(found) < len(self.rows):
+            self.past, found = chosen(self.past, self.rows), found[self.rows]
+            self.mask, self.positions = self.mask[self.rows], self.positions[self.rows]
+        return found
 
     def append(self, tokens: Tensor, alive: Tensor) -> None:
         """What has ended stays at its last position, past which a model may have none."""
@@ -80,11 +79,6 @@ class Anew:
                 row.append(token)
 
 
-def caches(model: Any) -> bool:
-    """Whether a model keeps keys and values of what it read."""
-    return "past_key_values" in inspect.signature(without_adapters(model).forward).parameters
-
-
 @torch.no_grad()
 def sample(
     model: Any, prompts: Sequence[Sequence[int]], longest: int, generator: torch.Generator, *,
@@ -98,7 +92,7 @@ def sample(
       temperature: 0: the likeliest token each time, without a draw.
       limits: of each response its own longest, where they differ.
     """
-    reading = (Cached if caches(model) else Anew)(model, prompts, pad)
+    reading = (Cached if caches(without_adapters(model)) else Anew)(model, prompts, pad)
     drawn = torch.full((len(prompts), longest), pad, dtype=torch.long)
     lengths = torch.tensor(limits) if limits else torch.full((len(prompts),), longest)
     alive = torch.ones(len(prompts), dtype=torch.bool)

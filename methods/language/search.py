@@ -69,8 +69,6 @@ class Searching(Responding):
     def __init__(self, context: Context, config: SearchConfig, prompts: int, method: SearchMethod) -> None:
         super().__init__(context, config, prompts, scored=True)
         self.method = method
-        for weight in self.reward.parameters() if self.reward else ():
-            weight.requires_grad_(False)  # gradients are of texts alone
 
     def step(self, walk: Walk, generator: torch.Generator) -> None:
         """Changes the walk's responses, and what they are worth."""
@@ -127,9 +125,8 @@ class Swapping(Searching):
         """Made at the first step, by one teacher-forced pass."""
         if walk.start is None:
             texts = self.context.texts
-            assert self.reward is not None
-            found = frame(self.sft, self.reward, walk.prompts, walk.responses, eos=texts.eos, pad=texts.pad,
-                          banned=texts.banned, tokens=texts.size, device=self.context.device)  # fmt: skip
+            assert self.scorer is not None
+            found = frame(self.sft, self.scorer, walk.prompts, walk.responses, banned=texts.banned, tokens=texts.size)
             top, candidates = found.logits.topk(min(self.config.candidates, texts.size), dim=-1)
             walk.start = Start(found, candidates, torch.isfinite(top) & found.editable[..., None])
         return walk.start

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from methods.language.models import RewardModel, forbid, response_logits, wide
+from methods.language.models import forbid, response_logits, wide
+from methods.language.scoring import Scorer, behind
 from methods.language.tokens import finished, join
 
 _NEIGHBOURS = 512  # tokens over which the distance to the nearest embedding of the vocabulary is averaged
@@ -25,13 +26,14 @@ _NEIGHBOURS = 512  # tokens over which the distance to the nearest embedding of 
 class Frame:
     """What stays fixed while particles move."""
 
-    ids: Tensor  # `[b, l]`: prompt, response and end of text, padded on the right
+    prompts: Sequence[Sequence[int]]  # of every row
+    ids: Tensor  # `[b, l]`: the prompt's last token, response and end of text, padded on the right
     places: Tensor  # `[b, t]`: where the response's tokens stand in `ids`
     last: Tensor  # `[b]`: where the reward is read
     start: Tensor  # y0 `[b, t]`
     editable: Tensor  # `[b, t]` bool: response tokens that are not the end of text
     logits: Tensor  # of SFT, `[b, t, v]`, teacher-forced on y0; -inf where a token may not be chosen
-    reward: RewardModel
+    scorer: Scorer
     table: Tensor  # `[v, d]`: the reward model's embeddings; no surplus rows
 
     @property
@@ -41,11 +43,12 @@ class Frame:
 
     def score(self, embeds: Tensor) -> Tensor:
         """Normalised reward `[b]` of responses given by embeddings `[b, t, d]`."""
-        table = self.reward.backbone.get_input_embeddings()
-        whole = table(self.ids).detach()
-        index = self.places[..., None].expand(-1, -1, whole.shape[-1])
-        mixed = torch.where(self.editable[..., None], embeds, wide(whole).gather(1, index))
-        return self.reward.normalised(self.last, embeds=whole.scatter(1, index, mixed.to(whole.dtype)))
+        reader, model = self.scorer.reader, self.scorer.model
+        given = reader.body.get_input_embeddings()(self.ids).detach()
+        index = self.places[..., None].expand(-1, -1, given.shape[-1])
+        mixed = torch.where(self.editable[..., None], embeds, wide(given).gather(1, index))
+        hidden = reader.hidden(self.prompts, embeds=given.scatter(1, index, mixed.to(given.dtype)))
+        return model.normalised(model.at(self.last, hidden))
 
     def responses(self, tokens: Tensor, lengths: Sequence[int]) -> list[list[int]]:
         """Tokens `[b, t]` as lists of the starting points' lengths."""
@@ -53,21 +56,24 @@ class Frame:
 
 
 def frame(
-    sft: Any, reward: RewardModel, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], *,
-    eos: int, pad: int, banned: Sequence[int], tokens: int, device: Any = "cpu",
+    sft: Any, scorer: Scorer, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], *,
+    banned: Sequence[int], tokens: int,
 ) -> Frame:  # fmt: skip
     """The frame of responses to prompts, row by row; one teacher-forced pass of the SFT model."""
-    scored = join(prompts, [finished(response, eos) for response in responses], pad, device)
-    width = max(map(len, responses))
+    for weight in scorer.model.parameters():
+        weight.requires_grad_(False)  # gradients are of texts alone
+    texts, device = [finished(response, scorer.eos) for response in responses], scorer.reader.body.device
+    scored, width = behind(prompts, texts, scorer.pad, device), max(map(len, responses))
     count = torch.arange(width, device=device)
     lengths = torch.tensor([len(response) for response in responses], device=device)
     places = torch.minimum(scored.starts[:, None] + count, scored.last[:, None])  # past the end: the end of text
     start = scored.ids.gather(1, places)
-    editable = (count < lengths[:, None]) & (start != eos)
+    editable = (count < lengths[:, None]) & (start != scorer.eos)
     with torch.no_grad():
-        logits = response_logits(sft, scored, width)[..., :tokens]
-        forbid(logits, tokens, [eos, *banned])
-    return Frame(scored.ids, places, scored.last, start, editable, logits, reward, reward.table(tokens))
+        logits = response_logits(sft, join(prompts, texts, scorer.pad, device), width)[..., :tokens]
+        forbid(logits, tokens, [scorer.eos, *banned])
+    table = scorer.model.table(tokens)
+    return Frame(prompts, scored.ids, places, scored.last, start, editable, logits, scorer, table)
 
 
 class Swaps(NamedTuple):

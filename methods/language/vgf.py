@@ -141,17 +141,13 @@ class Flowing(Responding):
 
     def __init__(self, context: Context, config: VGFConfig, prompts: int) -> None:
         super().__init__(context, config, prompts, scored=True)
-        assert self.reward is not None
-        for weight in self.reward.parameters():
-            weight.requires_grad_(False)  # gradients are of particles alone
 
     def answers(self, temperature: float, chunk: slice) -> dict[str, Tensor]:
         config, texts, n = self.config, self.context.texts, drawn(self.config.n_particles, temperature)
-        assert self.reward is not None
+        assert self.scorer is not None
         starts = self.sampled(temperature, chunk, n)
         repeated = [tokens.prompt for tokens, _ in self.prompts[chunk] for _ in range(n)]
-        fixed = frame(self.sft, self.reward, repeated, starts, eos=texts.eos, pad=texts.pad, banned=texts.banned,
-                      tokens=texts.size, device=self.context.device)  # fmt: skip
+        fixed = frame(self.sft, self.scorer, repeated, starts, banned=texts.banned, tokens=texts.size)
         found = [
             self.answer(n, starts, stop)
             for step_size in config.test_step_sizes

@@ -14,7 +14,7 @@ from methods.language.core import LanguageConfig
 from methods.language.dpo import DPOConfig, DPOJob
 from methods.language.models import causal, reward, sample
 from methods.language.reward_model import RewardJob
-from methods.language.scoring import scores
+from methods.language.scoring import Scorer, scores
 from methods.language.sft import SFTJob
 from methods.language.surrogates import Embedding, Frame, Simplex, frame
 from tests.methods.language.common import SMALL, Bench
@@ -65,8 +65,8 @@ def bench(request: pytest.FixtureRequest) -> Bench:
 @pytest.fixture(scope="module")
 def fixed(bench: Bench) -> Frame:
     texts = bench.texts
-    return frame(causal(bench.context, "sft"), reward(bench.context), PROMPTS, RESPONSES, eos=texts.eos, pad=texts.pad,
-                 banned=texts.banned, tokens=texts.size)  # fmt: skip
+    scorer = Scorer(reward(bench.context), texts.eos, texts.pad)
+    return frame(causal(bench.context, "sft"), scorer, PROMPTS, RESPONSES, banned=texts.banned, tokens=texts.size)
 
 
 def text_scores(bench: Bench) -> torch.Tensor:

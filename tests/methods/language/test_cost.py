@@ -9,7 +9,9 @@ import torch
 
 import methods
 from methods.inference import Cost
+from methods.language import scoring
 from methods.language.core import LanguageConfig
+from methods.language.prefixes import Reader
 from methods.language.respond import First, Rollouts, spent
 from tests.methods.language.common import EXAMPLES, SMALL, Bench
 
@@ -63,9 +65,10 @@ def test_every_knob_is_declared(name: str) -> None:
         ("likely_swaps", {"test_steps": (2,)}), ("quest", {"test_steps": (2,)}),
     ],
 )  # fmt: skip
-def test_a_declared_cost_is_what_answering_takes(name: str, settings: Any) -> None:
-    """Sequences that pass through either model, and those whose pass a gradient goes back through; without what is
-    measured and not needed to give an answer: its likelihood, and VGF's reward before decoding."""
+def test_a_declared_cost_is_what_answering_takes(name: str, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Responses that either model reads, and those whose pass a gradient goes back through; without what is measured
+    and not needed to give an answer: its likelihood, and VGF's reward before decoding. Prompts are read once for all
+    of them, and what occurs twice is read once, which no cost counts on."""
     n = 3
     cls = methods.get(name, "language")
     own = {"n_particles": n} if name == "vgf" else {"n_starts": n} if "test_steps" in settings else {}
@@ -87,16 +90,23 @@ def test_a_declared_cost_is_what_answering_takes(name: str, settings: Any) -> No
 
         job.ends = unseen
 
-    def seen(module: Any, inputs: Any, rest: Any, out: Any) -> None:
-        if writing[0]:
-            return
-        (ids,) = [rest[name] for name in ("input_ids", "inputs_embeds") if rest.get(name) is not None]
-        rows = len(ids)
+    def counted(rows: int) -> None:
         passed[0] += rows
         back[0] += rows * torch.is_grad_enabled()
 
-    for body in (job.sft.base_model, job.reward.backbone):  # heads read what comes out
-        body.register_forward_hook(seen, with_kwargs=True)
+    def behind(reader: Reader, prompts: Any, **given: Any) -> Any:
+        counted(len(prompts))
+        writing[0] = True  # below here a pass is part of this one
+        found = hidden(reader, prompts, **given)
+        writing[0] = False
+        return found
+
+    hidden = Reader.hidden
+    monkeypatch.setattr(Reader, "hidden", behind)
+    monkeypatch.setattr(scoring, "_of_each", lambda prompts, responses, score: score(prompts, responses))
+    job.sft.base_model.register_forward_hook(
+        lambda module, given, rest, out: None if writing[0] else counted(len(rest["input_ids"])), with_kwargs=True
+    )
     job.run(0, job.total)
     samples = n * PROMPTS * (1 + (2 if name == "quest" else 0))  # a new end is a sample: a step
     measured = PROMPTS + (n * PROMPTS if name == "vgf" else 0)

@@ -18,7 +18,7 @@ from methods.language.hotflip import gains
 from methods.language.models import reward
 from methods.language.optimum import Optimum
 from methods.language.quest import accepted
-from methods.language.respond import Rollouts, changed, sequence_nll, unpacked
+from methods.language.respond import Rollouts, changed, unpacked
 from methods.language.search import Walk
 from methods.language.soft_best_of_n import soft_choices
 from methods.language.surrogates import Swaps
@@ -160,7 +160,7 @@ def test_the_chain_comes_to_its_law() -> None:
     allowed = [i for i in range(bench.texts.size) if i not in bench.texts.banned]
     states = [(a,) if a == bench.texts.eos else (a, b) for a in allowed for b in allowed]
     states = list(dict.fromkeys(states))
-    likelihood = -sequence_nll(job.sft, [prompt] * len(states), [[*y] for y in states], bench.texts.pad, "cpu")
+    likelihood = job.likelihood([prompt] * len(states), [[*y] for y in states])
     rest = torch.tensor([rewards.get(y, 0.0) for y in states])
     law = (likelihood + rest / beta).softmax(0)
     found = torch.tensor([counts[y] for y in states]) / sum(counts.values())

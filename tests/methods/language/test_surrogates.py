@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from methods.language.models import RewardModel, causal, reward
+from methods.language.prefixes import Reader
+from methods.language.scoring import Scorer
 from methods.language.surrogates import Embedding, Frame, Simplex, Surrogate, frame
 from methods.language.vgf import Particles, VGFConfig, flow, surrogate
 from tests.methods.language.common import SMALL, Bench, double
@@ -33,8 +35,11 @@ def fixed(bench: Bench) -> Frame:
 
 def make(bench: Bench, responses: list[list[int]], prompts: Any = PROMPTS, judge: Any = None) -> Frame:
     texts = bench.texts
-    return frame(double(causal(bench.context, "sft")), judge or double(reward(bench.context)), prompts, responses,
-                 eos=texts.eos, pad=texts.pad, banned=texts.banned, tokens=texts.size)  # fmt: skip
+    scorer = Scorer(judge or double(reward(bench.context)), texts.eos, texts.pad)
+    if isinstance(judge, Linear):
+        scorer.reader = Straight(judge.backbone, texts.pad)
+    sft = double(causal(bench.context, "sft"))
+    return frame(sft, scorer, prompts, responses, banned=texts.banned, tokens=texts.size)
 
 
 def of(kind: str, fixed: Frame, **settings: Any) -> Surrogate:
@@ -94,7 +99,7 @@ def test_whatever_moves_only_response_tokens_change_and_only_to_candidates(
     eos, texts = bench.texts.eos, bench.texts
     assert [row[-1] == eos for row in after] == [True, False, True] and sum(row.count(eos) for row in after) == 2
     flat = [token for row in after for token in row]
-    assert max(flat) < texts.size < fixed.reward.config.vocab_size, "a surplus row was chosen"
+    assert max(flat) < texts.size < fixed.scorer.model.config.vocab_size, "a surplus row was chosen"
     assert not set(flat) & {texts.pad, *texts.banned}
     if kind == "simplex":
         allowed = fixed.logits.topk(4).indices
@@ -121,9 +126,17 @@ class Linear(RewardModel):
         super().__init__(of.backbone, of.score.weight.shape[1])
         self.direction = torch.randn(self.score.weight.shape[1], generator=torch.Generator().manual_seed(2)).double()
 
-    def normalised(self, last: Any, ids: Any = None, embeds: Any = None) -> torch.Tensor:
-        del last, ids
-        return (embeds.double() @ self.direction).sum(1)
+    def at(self, last: Any, hidden: torch.Tensor) -> torch.Tensor:
+        del last
+        return (hidden.double() @ self.direction).sum(1)
+
+
+class Straight(Reader):
+    """Hands embeddings on as they are."""
+
+    def hidden(self, prompts: Any, *, ids: Any = None, embeds: Any = None) -> torch.Tensor:
+        del prompts, ids
+        return embeds
 
 
 @pytest.mark.parametrize("kind", ["simplex", "embedding"])
