@@ -13,14 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from methods.core import MethodConfig, PositiveFloat, PositiveInt
-from methods.language.core import WEIGHTS, Context, Job, LanguageConfig, LanguageStage, Part
-from methods.language.method import LanguageMethod
-from methods.language.models import adapted, causal, merged, token_logprobs, weights
-from methods.language.respond import first_of, rollouts
-from methods.language.reward_model import reward_stage
-from methods.language.sft import sft_stage
+from methods.language.core import Context, Job, LanguageConfig
+from methods.language.models import causal, token_logprobs
+from methods.language.policies import PolicyMethod, PreferringJob
 from methods.language.tokens import join
-from methods.language.training import Training, prepared
 from methods.language.trl_backend import TRLDPO
 
 
@@ -43,52 +39,28 @@ def dpo_loss(
     return -nn.functional.logsigmoid(margin).mean(), margin
 
 
-class DPOJob(Training):
+class DPOJob(PreferringJob):
     """Starts as the SFT model."""
 
     def __init__(self, context: Context, config: DPOConfig) -> None:
-        torch.manual_seed(context.seed)  # of adapters
-        self.reference, self.beta = causal(context, "sft"), config.beta
-        self.policy = prepared(adapted(causal(context, "sft"), config.lora_rank), context, config)
-        self.data = [tokens for tokens, _ in context.texts.preferences("train")]
-        super().__init__(
-            context, config, "dpo", {"policy": self.policy}, config.steps, config.batch_size, config.learning_rate,
-            len(self.data),
-        )  # fmt: skip
+        self.reference = causal(context, "sft")
+        super().__init__(context, config, "dpo")
 
-    def loss(self, indices: Sequence[int], step: int) -> tuple[Tensor, dict[str, float]]:
-        del step
-        rows, texts = [self.data[i] for i in indices], self.context.texts
-        loss, margin = dpo_loss(self.policy, self.reference, rows, self.beta, texts.pad, self.context.device)
-        return loss, {"dpo/accuracy": float((margin > 0).float().mean()), "dpo/margin": float(margin.detach().mean())}
-
-    def parts(self) -> dict[str, Part]:
-        return {"policy": weights(merged(self.policy))}
-
-
-def begin(context: Context, config: DPOConfig) -> Job:
-    if config.backend == "trl":
-        return TRLDPO(context, config)
-    return DPOJob(context, config)
+    def pair_loss(self, rows: Sequence[tuple[Any, Any, Any]]) -> tuple[Tensor, Tensor]:
+        texts = self.context.texts
+        return dpo_loss(self.policy, self.reference, rows, self.config.beta, texts.pad, self.context.device)
 
 
 @dataclass(frozen=True)
-class DPO(LanguageMethod):
+class DPO(PolicyMethod):
     """Samples once from the policy that DPO trained."""
 
     config: DPOConfig
     Config: ClassVar[type[MethodConfig]] = DPOConfig
     name: ClassVar[str] = "dpo"
+    rule: ClassVar[str] = "DPO on preferences"
+    own: ClassVar[tuple[str, ...]] = ("beta", "backend")
+    rewarded: ClassVar[bool] = False
 
-    def stages(self) -> tuple[Any, ...]:
-        config = self.config
-        kept = self.settings(*WEIGHTS, "steps", "batch_size", "learning_rate", "beta", "backend")
-        stage = LanguageStage(
-            "dpo", frozenset({"policy"}), config.steps, "DPO on preferences", kept,
-            lambda context: begin(context, config), config.batch_size, reads=frozenset({"sft"}),
-        )  # fmt: skip
-        measuring = [reward_stage(config)] if config.measure_proxy else []
-        return (sft_stage(config), stage, *measuring)
-
-    def responding(self, prompts: int) -> tuple[LanguageStage, ...]:
-        return rollouts(self.config, prompts, "policy"), first_of(self.config, prompts, "policy")
+    def begin(self, context: Context) -> Job:
+        return (TRLDPO if self.config.backend == "trl" else DPOJob)(context, self.config)

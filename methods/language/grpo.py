@@ -8,14 +8,15 @@ over a response's tokens, then over responses.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from methods.core import MethodConfig, PositiveFloat, PositiveInt
-from methods.language.core import Context
-from methods.language.policy_gradient import Group, GroupConfig, GroupJob, GroupMethod
+from methods.language.core import Context, Job
+from methods.language.policies import Sampled
+from methods.language.policy_gradient import GroupConfig, GroupJob, GroupMethod
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ def normalised(rewards: Tensor, group: int) -> Tensor:
     return (centred / (by_prompt.std(1, correction=0, keepdim=True) + 1e-6)).flatten()
 
 
-def grpo_loss(logprobs: Tensor, group: Group, advantages: Tensor, clip: float, kl: float) -> Tensor:
+def grpo_loss(logprobs: Tensor, group: Sampled, advantages: Tensor, clip: float, kl: float) -> Tensor:
     """Of log-probabilities `[b, l]` and advantages `[b]`."""
     mask, ratio, a = group.batch.response_mask, (logprobs - group.logprobs).exp(), advantages[:, None]
     gained = torch.minimum(a * ratio, a * ratio.clamp(1.0 - clip, 1.0 + clip))
@@ -45,10 +46,10 @@ class GRPOJob(GroupJob):
         super().__init__(context, config, "grpo")
         self.epochs = config.epochs
 
-    def advantages(self, group: Group) -> Tensor:
+    def advantages(self, group: Sampled) -> Tensor:
         return normalised(group.score, self.config.group)
 
-    def objective(self, logprobs: Tensor, group: Group, advantages: Tensor) -> Tensor:
+    def objective(self, logprobs: Tensor, group: Sampled, advantages: Tensor) -> Tensor:
         return grpo_loss(logprobs, group, advantages, self.config.clip, self.config.kl)
 
 
@@ -60,5 +61,7 @@ class GRPO(GroupMethod):
     Config: ClassVar[type[MethodConfig]] = GRPOConfig
     name: ClassVar[str] = "grpo"
     rule: ClassVar[str] = "GRPO on the reward model"
-    Job: ClassVar[type[Any]] = GRPOJob
-    more: ClassVar[tuple[str, ...]] = ("epochs", "clip")
+    own: ClassVar[tuple[str, ...]] = (*GroupMethod.own, "epochs", "clip")
+
+    def begin(self, context: Context) -> Job:
+        return GRPOJob(context, self.config)

@@ -10,24 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from methods.core import Fraction, MethodConfig, PositiveFloat, PositiveInt, Weight
-from methods.language.core import WEIGHTS, Context, LanguageConfig, LanguageStage, Part, derived_seed
+from methods.language.core import Context, Job, LanguageConfig, derived_seed
 from methods.language.heads import in_rows
-from methods.language.method import LanguageMethod
-from methods.language.models import RewardModel, adapted, causal, merged, reward, sample, token_logprobs, weights
-from methods.language.respond import first_of, rollouts
-from methods.language.reward_model import reward_stage
-from methods.language.scoring import Scorer
-from methods.language.sft import sft_stage
-from methods.language.tokens import Batch, join
-from methods.language.training import Training, prepared
-
-SAMPLED = 64  # responses at a time
+from methods.language.models import RewardModel, adapted, reward, token_logprobs
+from methods.language.policies import PolicyMethod, SamplingJob
+from methods.language.tokens import Batch
+from methods.language.training import prepared
 
 
 @dataclass(frozen=True)
@@ -97,33 +91,24 @@ def ppo_loss(
     return policy + value_weight * value, ((ratio - 1.0).abs() > clip)[mask].float().mean()
 
 
-class PPOJob(Training):
+class PPOJob(SamplingJob):
     """A step is a batch of responses and `epochs` passes over it."""
 
     config: PPOConfig
 
     def __init__(self, context: Context, config: PPOConfig) -> None:
-        torch.manual_seed(context.seed)  # of adapters
-        self.reference = causal(context, "sft")
-        self.scorer = Scorer(reward(context), context.texts.eos, context.texts.pad)
-        self.policy = prepared(adapted(causal(context, "sft"), config.lora_rank), context, config)
         self.value: RewardModel = reward(context)
+        torch.manual_seed(context.seed)  # of adapters
         self.value.backbone = adapted(self.value.backbone, config.lora_rank)
         prepared(self.value.backbone, context, config)
         self.value.score.to(torch.float32)
-        self.prompts = [tokens.prompt for tokens, _ in context.texts.examples("train")]
-        modules: dict[str, nn.Module] = {"policy": self.policy, "value": self.value}
-        super().__init__(
-            context, config, "ppo", modules, config.steps, config.batch_size, config.learning_rate, len(self.prompts)
-        )
-        for group in self.optimizer.param_groups:
-            group.update(eps=1e-5, weight_decay=0.0, betas=(0.9, 0.999))
+        super().__init__(context, config, "ppo", value=self.value)
 
     def update(self, step: int) -> dict[str, float]:
         with self.mixed():
             experience, metrics = self.gather(step)
         order = torch.Generator().manual_seed(derived_seed(self.context.seed, "ppo/order", step))
-        rate = self.learning_rate * (self.total - step + 1) / self.total
+        rate = self.falling(step)
         clipped: list[float] = []
         for _ in range(self.config.epochs):
             for rows in torch.randperm(self.batch_size, generator=order).chunk(self.config.minibatches):
@@ -154,53 +139,24 @@ class PPOJob(Training):
     @torch.no_grad()
     def gather(self, step: int) -> tuple[Experience, dict[str, float]]:
         """Responses to the step's prompts, with advantages."""
-        texts, config, device = self.context.texts, self.config, self.context.device
-        prompts: Sequence[Any] = [self.prompts[i] for i in self.indices(step)]
-        self.policy.eval()
-        responses: list[list[int]] = []
-        for first in range(0, len(prompts), SAMPLED):
-            generator = torch.Generator().manual_seed(derived_seed(self.context.seed, "ppo/sample", step, first))
-            responses += sample(
-                self.policy, prompts[first : first + SAMPLED], texts.max_response, generator, eos=texts.eos,
-                pad=texts.pad, banned=texts.banned, tokens=texts.size, temperature=config.train_temperature,
-            )  # fmt: skip
-        self.policy.train()
-        proxy = self.scorer(prompts, responses)
-        ended = torch.tensor([response[-1] == texts.eos for response in responses])
-        score = (proxy - config.missing_eos_penalty * ~ended).to(device)
-        batch = join(prompts, responses, texts.pad, device)
-        logprobs = token_logprobs(self.policy, batch, config.train_temperature)
-        kl = logprobs - token_logprobs(self.reference, batch, config.train_temperature)
-        mask, values = batch.response_mask, self.values(batch)
-        gained, returns = advantages(token_rewards(score, kl, mask, config.kl), values, mask, config.gae)
-        metrics = {
-            "ppo/proxy": float(proxy.mean()),
-            "ppo/kl": float(kl.sum(1).mean()),
-            "ppo/eos": float(ended.float().mean()),
-        }
-        return Experience(batch, logprobs, values, whitened(gained, mask), returns), metrics
-
-    def parts(self) -> dict[str, Part]:
-        return {"policy": weights(merged(self.policy))}
+        found, metrics = self.sampled(step, [self.data[i] for i in self.indices(step)])
+        mask, values, kl = found.batch.response_mask, self.values(found.batch), found.logprobs - found.reference
+        rewards = token_rewards(found.score, kl, mask, self.config.kl)
+        gained, returns = advantages(rewards, values, mask, self.config.gae)
+        return Experience(found.batch, found.logprobs, values, whitened(gained, mask), returns), metrics
 
 
 @dataclass(frozen=True)
-class PPO(LanguageMethod):
+class PPO(PolicyMethod):
     """Samples once from the policy that PPO trained."""
 
     config: PPOConfig
     Config: ClassVar[type[MethodConfig]] = PPOConfig
     name: ClassVar[str] = "ppo"
+    rule: ClassVar[str] = "PPO on the reward model, a uniform number a token"
+    own: ClassVar[tuple[str, ...]] = ("epochs", "minibatches", "kl", "clip", "value_weight", "gae",
+                                      "train_temperature", "missing_eos_penalty")  # fmt: skip
+    rewarded: ClassVar[bool] = True
 
-    def stages(self) -> tuple[Any, ...]:
-        config = self.config
-        kept = self.settings(*WEIGHTS, "steps", "batch_size", "learning_rate", "epochs", "minibatches", "kl", "clip",
-                             "value_weight", "gae", "train_temperature", "missing_eos_penalty")  # fmt: skip
-        rule = "PPO on the reward model, a uniform number a token"
-        stage = LanguageStage("ppo", frozenset({"policy"}), config.steps, rule, kept,
-                              lambda context: PPOJob(context, config), config.batch_size,
-                              reads=frozenset({"sft", "reward"}))  # fmt: skip
-        return sft_stage(config), reward_stage(config), stage
-
-    def responding(self, prompts: int) -> tuple[LanguageStage, ...]:
-        return rollouts(self.config, prompts, "policy"), first_of(self.config, prompts, "policy")
+    def begin(self, context: Context) -> Job:
+        return PPOJob(context, self.config)

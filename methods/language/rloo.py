@@ -7,13 +7,14 @@ Ahmadian et al. (arXiv 2402.14740): R_i = r(x, y_i) - beta log pi/pi_SFT (y_i); 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
 from methods.core import MethodConfig
-from methods.language.core import Context
-from methods.language.policy_gradient import Group, GroupConfig, GroupJob, GroupMethod
+from methods.language.core import Context, Job
+from methods.language.policies import Sampled
+from methods.language.policy_gradient import GroupConfig, GroupJob, GroupMethod
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,11 @@ class RLOOJob(GroupJob):
     def __init__(self, context: Context, config: RLOOConfig) -> None:
         super().__init__(context, config, "rloo")
 
-    def advantages(self, group: Group) -> Tensor:
+    def advantages(self, group: Sampled) -> Tensor:
         divergence = (group.logprobs - group.reference).sum(1)
         return left_out(group.score - self.config.kl * divergence, self.config.group)
 
-    def objective(self, logprobs: Tensor, group: Group, advantages: Tensor) -> Tensor:
+    def objective(self, logprobs: Tensor, group: Sampled, advantages: Tensor) -> Tensor:
         del group
         return -(advantages * logprobs.sum(1)).mean()
 
@@ -49,4 +50,6 @@ class RLOO(GroupMethod):
     Config: ClassVar[type[MethodConfig]] = RLOOConfig
     name: ClassVar[str] = "rloo"
     rule: ClassVar[str] = "RLOO on the reward model"
-    Job: ClassVar[type[Any]] = RLOOJob
+
+    def begin(self, context: Context) -> Job:
+        return RLOOJob(context, self.config)

@@ -9,18 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from methods.core import MethodConfig, PositiveFloat, PositiveInt, Weight
-from methods.language.core import WEIGHTS, Context, LanguageConfig, LanguageStage, Part
-from methods.language.method import LanguageMethod
-from methods.language.models import adapted, causal, merged, token_logprobs, weights
-from methods.language.respond import first_of, rollouts
-from methods.language.reward_model import reward_stage
-from methods.language.sft import sft_stage
+from methods.language.core import Context, Job, LanguageConfig
+from methods.language.models import token_logprobs
+from methods.language.policies import PolicyMethod, PreferringJob
 from methods.language.tokens import join
-from methods.language.training import Training, prepared
 
 
 @dataclass(frozen=True)
@@ -41,46 +36,25 @@ def simpo_loss(
     return -nn.functional.logsigmoid(lead - margin).mean(), lead
 
 
-class SimPOJob(Training):
-    """Starts as the SFT model."""
-
+class SimPOJob(PreferringJob):
     def __init__(self, context: Context, config: SimPOConfig) -> None:
-        torch.manual_seed(context.seed)  # of adapters
-        self.settings = config
-        self.policy = prepared(adapted(causal(context, "sft"), config.lora_rank), context, config)
-        self.data = [tokens for tokens, _ in context.texts.preferences("train")]
-        super().__init__(
-            context, config, "simpo", {"policy": self.policy}, config.steps, config.batch_size, config.learning_rate,
-            len(self.data),
-        )  # fmt: skip
+        super().__init__(context, config, "simpo")
 
-    def loss(self, indices: Sequence[int], step: int) -> tuple[Tensor, dict[str, float]]:
-        del step
-        rows, texts, settings = [self.data[i] for i in indices], self.context.texts, self.settings
-        loss, lead = simpo_loss(self.policy, rows, settings.beta, settings.margin, texts.pad, self.context.device)
-        return loss, {"simpo/accuracy": float((lead > 0).float().mean()), "simpo/lead": float(lead.detach().mean())}
-
-    def parts(self) -> dict[str, Part]:
-        return {"policy": weights(merged(self.policy))}
+    def pair_loss(self, rows: Sequence[tuple[Any, Any, Any]]) -> tuple[Tensor, Tensor]:
+        config = self.config
+        return simpo_loss(self.policy, rows, config.beta, config.margin, self.context.texts.pad, self.context.device)
 
 
 @dataclass(frozen=True)
-class SimPO(LanguageMethod):
+class SimPO(PolicyMethod):
     """Samples once from the policy that SimPO trained."""
 
     config: SimPOConfig
     Config: ClassVar[type[MethodConfig]] = SimPOConfig
     name: ClassVar[str] = "simpo"
+    rule: ClassVar[str] = "SimPO on preferences"
+    own: ClassVar[tuple[str, ...]] = ("beta", "margin")
+    rewarded: ClassVar[bool] = False
 
-    def stages(self) -> tuple[Any, ...]:
-        config = self.config
-        kept = self.settings(*WEIGHTS, "steps", "batch_size", "learning_rate", "beta", "margin")
-        stage = LanguageStage(
-            "simpo", frozenset({"policy"}), config.steps, "SimPO on preferences", kept,
-            lambda context: SimPOJob(context, config), config.batch_size, reads=frozenset({"sft"}),
-        )  # fmt: skip
-        measuring = [reward_stage(config)] if config.measure_proxy else []
-        return (sft_stage(config), stage, *measuring)
-
-    def responding(self, prompts: int) -> tuple[LanguageStage, ...]:
-        return rollouts(self.config, prompts, "policy"), first_of(self.config, prompts, "policy")
+    def begin(self, context: Context) -> Job:
+        return SimPOJob(context, self.config)
