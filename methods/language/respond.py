@@ -103,7 +103,8 @@ class Rollouts(Chunked):
         return {name: torch.cat([rows[name] for rows in found], dim=1) for name in found[0]}
 
     def _at(self, temperature: float, number: int, chunk: slice) -> dict[str, Tensor]:
-        """At all temperatures from the same noise, so that what differs is theirs."""
+        """At all temperatures from the same noise, so that what differs is theirs; a sample's is its own, so that the
+        first are the same however many there are."""
         texts, each = self.context.texts, drawn(self.number, temperature)
         seed = derived_seed(self.context.seed, "rollouts", number)
         prompts = [tokens.prompt for tokens, _ in self.prompts[chunk]]
@@ -111,8 +112,8 @@ class Rollouts(Chunked):
             found = self.sampler(prompts, each, temperature, seed)
         else:
             repeated = [prompt for prompt in prompts for _ in range(each)]
-            generator = torch.Generator().manual_seed(seed)
-            found = sample(self.model, repeated, texts.max_response, generator, eos=texts.eos, pad=texts.pad,
+            noise = [torch.Generator().manual_seed(derived_seed(seed, "sample", i)) for i in range(each)]
+            found = sample(self.model, repeated, texts.max_response, *noise, eos=texts.eos, pad=texts.pad,
                            banned=texts.banned, tokens=texts.size, temperature=temperature)  # fmt: skip
         ids, lengths = packed(found, texts.max_response, texts.pad)
         return {"ids": ids.reshape(-1, each, texts.max_response), "lengths": lengths.reshape(-1, each)}
@@ -134,7 +135,7 @@ def rollouts(config: LanguageConfig, prompts: int, policy: str = "sft") -> Langu
     def begin(context: Context) -> Job:
         return Rollouts(context, config, prompts, policy, number)
 
-    by = "a uniform number a token"
+    by = "a uniform number a token, each from its own noise"
     if config.rollout_engine != "own":
         by = f"by {config.rollout_engine}"
     rule = f"samples of {policy}, {by}"

@@ -19,12 +19,15 @@ def forbid(logits: Tensor, tokens: int, banned: Sequence[int]) -> None:
     logits[..., [i for i in banned if i < logits.shape[-1]]] = -torch.inf
 
 
-def draw(logits: Tensor, generator: torch.Generator) -> Tensor:
+def draw(logits: Tensor, *generators: torch.Generator) -> Tensor:
     """A token `[b]` of each row's softmax, by one uniform number a row: the first whose summed chance exceeds it. Noise
     for every word of a vocabulary takes longer than a small model's pass. Summed in double precision, as a
-    vocabulary's rounding adds up; what has no chance is never drawn."""
+    vocabulary's rounding adds up; what has no chance is never drawn. Of several generators each has its turn, row by
+    row."""
     chances = logits.softmax(-1).double().cumsum(-1)
-    uniform = torch.rand(len(chances), 1, generator=generator, dtype=torch.float64)
+    rows = len(chances) // len(generators)
+    noise = [torch.rand(rows, generator=one, dtype=torch.float64) for one in generators]
+    uniform = torch.stack(noise, dim=1).reshape(-1, 1)
     return torch.searchsorted(chances, uniform * chances[:, -1:], right=True)[:, 0]
 
 
@@ -81,13 +84,14 @@ class Anew:
 
 @torch.no_grad()
 def sample(
-    model: Any, prompts: Sequence[Sequence[int]], longest: int, generator: torch.Generator, *,
-    eos: int, pad: int, banned: Sequence[int], tokens: int, temperature: float = 1.0, limits: Sequence[int] = (),
+    model: Any, prompts: Sequence[Sequence[int]], longest: int, *generators: torch.Generator, eos: int, pad: int,
+    banned: Sequence[int], tokens: int, temperature: float = 1.0, limits: Sequence[int] = (),
 ) -> list[list[int]]:  # fmt: skip
     """A response to each prompt, of at most `longest` tokens; an end-of-text token, where it was drawn, is its last.
 
     Args:
-      generator: on the CPU; draws do not depend on where the model computes.
+      generators: on the CPU; draws do not depend on where the model computes. Of several each has its turn, row by row,
+        so that a prompt's first sample is the same however many follow it.
       banned: tokens never drawn, nor is any of id >= `tokens` (surplus rows of the embeddings).
       temperature: 0: the likeliest token each time, without a draw.
       limits: of each response its own longest, where they differ.
@@ -99,7 +103,7 @@ def sample(
     for t in range(int(lengths.max())):
         logits = reading.logits().float().cpu() / (temperature or 1.0)
         forbid(logits, tokens, banned)
-        token = draw(logits, generator) if temperature else logits.argmax(-1)
+        token = draw(logits, *generators) if temperature else logits.argmax(-1)
         drawn[:, t] = torch.where(alive, token, pad)
         ended = alive & (token == eos)
         lengths[ended] = t + 1

@@ -11,7 +11,7 @@ import methods
 from methods.core import BadInput
 from methods.language.grpo import GRPOConfig, GRPOJob, grpo_loss, normalised
 from methods.language.models import causal, token_logprobs
-from methods.language.policy_gradient import Group
+from methods.language.policies import Sampled
 from methods.language.rloo import RLOOConfig, RLOOJob, left_out
 from methods.language.simpo import SimPOConfig, simpo_loss
 from methods.language.tokens import join
@@ -43,10 +43,10 @@ def test_rewards_are_normalised_within_their_group() -> None:
     torch.testing.assert_close(found, torch.tensor([-1.0, 1.0, 0.0, 0.0]), atol=1e-5, rtol=0)
 
 
-def group_of(old: torch.Tensor, reference: torch.Tensor) -> Group:
+def group_of(old: torch.Tensor, reference: torch.Tensor) -> Sampled:
     """Of two responses, of two and of one token, behind prompts of one."""
     batch = join([[3], [4]], [[5, 1], [1]], 0)
-    return Group(batch, torch.zeros(2), old, reference)
+    return Sampled(batch, torch.zeros(2), old, reference)
 
 
 def test_grpo_by_hand() -> None:

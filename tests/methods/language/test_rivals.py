@@ -46,8 +46,8 @@ def answered(name: str, bench: Bench | None = None, **settings: Any) -> tuple[di
 
 @pytest.mark.parametrize("name", SEARCHES)
 def test_a_search_begins_as_best_of_n_and_never_does_worse(name: str) -> None:
-    found, _ = answered(name, n_starts=4, test_steps=(0, 1, 3, 9))
-    best, _ = answered("best_of_n", test_n=(4,))
+    found, _ = answered(name, n_starts=2, test_steps=(0, 1, 3, 12))
+    best, _ = answered("best_of_n", test_n=(2,))
     assert torch.equal(found["ids"][:, :1], best["ids"]) and found["edit_fraction"][:, 0].eq(0).all()
     worth = found["proxy"] - (1 - found["eos"])
     assert (worth.diff(dim=1) >= -1e-5).all() and (worth[:, -1] > worth[:, 0] + 1e-4).any(), "nothing was found"
@@ -239,7 +239,8 @@ def test_decoded_steps_never_lose_reward(kind: str) -> None:
 
 def test_small_steps_raise_the_reward_that_is_climbed() -> None:
     found, _ = answered("vgf", n_particles=3, kernel="none", test_flow_steps=(0, 1, 2, 4, 8), test_step_sizes=(0.02,))
-    assert (found["soft"].diff(dim=1) > 0).all()
+    free = found["lengths"][:, 0] > 1  # the end of text alone does not move
+    assert free.any() and (found["soft"].diff(dim=1)[free] > 0).all()
 
 
 def test_steps_decay_as_declared() -> None:

@@ -147,3 +147,10 @@ def test_a_large_vocabulary_is_drawn_from_to_its_last_token() -> None:
     assert (found % 2 == 1).all()
     counts = torch.histc(found.double(), bins=10, min=0, max=50_000)
     assert float(((counts - 200.0) ** 2 / 200.0).sum()) < 27.9  # chi-square of 9 degrees at 0.1%
+
+
+def test_the_first_samples_are_the_same_however_many_there_are() -> None:
+    config = LanguageConfig(**SMALL, test_temperatures=(0.7, 0.0))
+    few, many = (bench_of(config, number).parts["rollouts"].tensors["ids"] for number in (2, 5))
+    assert torch.equal(few[:, :2], many[:, :2]) and torch.equal(few[:, 2], many[:, 5])
+    assert not torch.equal(many[:, 0], many[:, 1])
