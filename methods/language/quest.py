@@ -83,6 +83,10 @@ class QUEST(SearchMethod):
         betas = self.config.test_betas
         return tuple({"beta": beta} for beta in betas) if len(betas) > 1 else super().variants(temperature)
 
+    def samples(self, starts: int, knobs: Mapping[str, float]) -> float:
+        """A new end each step, too."""
+        return starts * (1 + knobs["S"])
+
     def step_cost(self) -> Cost:
         """A new end and its score; what is kept is read again, so both are passes of a whole sequence."""
         return Cost(2.0)

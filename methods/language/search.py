@@ -83,8 +83,9 @@ class Searching(Responding):
         best, proxy, edits = zip(*found, strict=True)
         by_prompt = [best[k][p] for p in range(len(best[0])) for k in range(len(settings))]
         costs = [self.method.cost({TEMPERATURE.name: temperature, **one}) for one in settings]
+        written = torch.tensor([self.method.samples(n, one) for one in settings]).expand(len(best[0]), -1)
         return self.measured(chunk, by_prompt, torch.stack(proxy, 1).flatten(), edit_fraction=torch.stack(edits, 1),
-                             samples=float(n), **spent(costs, len(best[0])))  # fmt: skip
+                             samples=written, **spent(costs, len(best[0])))  # fmt: skip
 
     def walks(
         self, prompts: Sequence[Any], starts: Responses, begun: Tensor, temperature: float, number: int
@@ -187,6 +188,11 @@ class SearchMethod(LanguageMethod):
     def first_cost(self) -> float:
         """Passes of a starting point before its first step."""
         return 0.0
+
+    def samples(self, starts: int, knobs: Mapping[str, float]) -> float:
+        """Texts that the SFT model writes, from so many starting points."""
+        del knobs
+        return float(starts)
 
     def cost(self, knobs: Mapping[str, float]) -> Cost:
         """A sample and its score of each starting point, then its steps."""

@@ -1,6 +1,6 @@
-"""The paper's presets against what its Appendix B.2 (arXiv 2604.14265) states of language models, line by line.
+"""The paper's presets against five settings that its Appendix B.2 (arXiv 2604.14265) states of language models.
 
-`paper_b2.csv` has what an audit of 2026-11-25 noted down from the appendix.
+`paper_b2.csv` has them as they were noted from the appendix, whose text was not at hand here.
 """
 
 from __future__ import annotations

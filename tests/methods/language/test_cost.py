@@ -114,6 +114,7 @@ def test_a_declared_cost_is_what_answering_takes(name: str, settings: Any, monke
     assert total == method.cost(method.knobs[0])
     found = job.parts()["responses"].tensors["compute"]
     assert found.unique().tolist() == [total.passes + 2 * total.gradients]
+    assert job.parts()["responses"].tensors["samples"].unique().tolist() == [samples / PROMPTS]
 
 
 def test_a_first_sample_costs_one() -> None:
