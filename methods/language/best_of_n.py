@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from methods.core import BadInput, MethodConfig, PositiveInt
+from methods.core import MethodConfig, PositiveInt
 from methods.inference import SAMPLES, Cost, Knob
 from methods.language.core import Context, LanguageConfig, LanguageStage
 from methods.language.method import TEMPERATURE, LanguageMethod
-from methods.language.respond import SAMPLING, Responding, responding, rollouts, spent
+from methods.language.respond import SAMPLING, Responding, enough, responding, rollouts, spent
 from methods.language.reward_model import reward_stage
 from methods.language.sft import sft_stage
 
@@ -39,20 +39,26 @@ def answer_cost(n: float) -> Cost:
 
 
 class Choosing(Responding):
-    """Scores all rollouts once, and chooses among the first n for each n."""
+    """Scores all rollouts once, and chooses among the first N at each of the method's settings."""
 
-    config: BestOfNConfig
+    config: Any
 
-    def __init__(self, context: Context, config: BestOfNConfig, prompts: int) -> None:
+    def __init__(self, context: Context, config: LanguageConfig, prompts: int, method: LanguageMethod) -> None:
         super().__init__(context, config, prompts, scored=True)
+        self.method = method
+
+    def picks(self, worth: Tensor, settings: Sequence[Mapping[str, float]], chunk: slice) -> Tensor:
+        """Index `[p, k]` of what is chosen, from what samples `[p, N]` are worth."""
+        del chunk
+        return choices(worth, [int(one["N"]) for one in settings])
 
     def answers(self, temperature: float, chunk: slice) -> dict[str, Tensor]:
-        numbers = numbers_at(self.config, temperature)
-        most = max(numbers)
+        settings = self.method.own_knobs(temperature)
+        numbers = [one["N"] for one in settings]
+        most, prompts = int(max(numbers)), [tokens.prompt for tokens, _ in self.prompts[chunk]]
         responses = self.sampled(temperature, chunk, most)
-        prompts = [tokens.prompt for tokens, _ in self.prompts[chunk]]
         proxy = self.proxies([prompt for prompt in prompts for _ in range(most)], responses)
-        best = choices(self.worth(proxy, responses).reshape(-1, most), numbers)
+        best = self.picks(self.worth(proxy, responses).reshape(-1, most), settings, chunk)
         places = (torch.arange(len(prompts))[:, None] * most + best).flatten()
         counts = torch.tensor(numbers, dtype=torch.float32).expand(best.shape)
         return self.measured(chunk, [responses[i] for i in places.tolist()], proxy[places], edit_fraction=0.0,
@@ -75,8 +81,7 @@ class BestOfN(LanguageMethod):
         return answer_cost(knobs["N"])
 
     def stages(self) -> tuple[Any, ...]:
-        if max(self.config.test_n) > self.config.rollouts:
-            raise BadInput(f"best_of_n.test_n={max(self.config.test_n)} is more than rollouts={self.config.rollouts}")
+        enough(self.config, "best_of_n.test_n", max(self.config.test_n))
         return sft_stage(self.config), reward_stage(self.config)
 
     def responding(self, prompts: int) -> tuple[LanguageStage, ...]:
@@ -85,5 +90,5 @@ class BestOfN(LanguageMethod):
         return (
             rollouts(config, prompts),
             responding("the best sample by the reward model", kept, frozenset({"sft", "reward", "rollouts"}), config,
-                       lambda context: Choosing(context, config, prompts)),
+                       lambda context: Choosing(context, config, prompts, self)),
         )  # fmt: skip

@@ -80,8 +80,9 @@ class QUEST(SearchMethod):
         return super().levels(temperature) if temperature else (0,)
 
     def variants(self, temperature: float) -> tuple[Mapping[str, float], ...]:
-        betas = self.config.test_betas
-        return tuple({"beta": beta} for beta in betas) if len(betas) > 1 else super().variants(temperature)
+        betas = self.config.test_betas if temperature else self.config.test_betas[:1]
+        several = len(self.config.test_betas) > 1
+        return tuple({"beta": beta} for beta in betas) if several else super().variants(temperature)
 
     def samples(self, starts: int, knobs: Mapping[str, float]) -> float:
         """A new end each step, too."""

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from methods.core import BadInput
 from methods.inference import Cost
 from methods.language.core import ONE_SAMPLE, Context, Job, LanguageConfig, LanguageStage, Part, derived_seed
 from methods.language.models import causal, reward, sample
@@ -125,6 +126,12 @@ SAMPLING = ("test_temperatures", "prompt_split", "respond_batch", "dtype")
 def samples_of(config: LanguageConfig, policy: str) -> int:
     """Rollouts a prompt of a model at each temperature."""
     return config.rollouts if policy == "sft" else 1
+
+
+def enough(config: LanguageConfig, setting: str, number: int) -> None:
+    """Raises `BadInput` where a setting asks for more samples than are drawn."""
+    if number > config.rollouts:
+        raise BadInput(f"{setting}={number} is more than rollouts={config.rollouts}")
 
 
 def rollouts(config: LanguageConfig, prompts: int, policy: str = "sft") -> LanguageStage:

@@ -13,12 +13,22 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from methods.core import BadInput, Count, PositiveInt
+from methods.core import Count, PositiveInt
 from methods.inference import Cost, Knob
 from methods.language.best_of_n import choices
 from methods.language.core import Context, LanguageConfig, LanguageStage, derived_seed, own_settings
 from methods.language.method import TEMPERATURE, LanguageMethod
-from methods.language.respond import SAMPLING, Responding, Responses, changed, drawn, responding, rollouts, spent
+from methods.language.respond import (
+    SAMPLING,
+    Responding,
+    Responses,
+    changed,
+    drawn,
+    enough,
+    responding,
+    rollouts,
+    spent,
+)
 from methods.language.reward_model import reward_stage
 from methods.language.sft import sft_stage
 from methods.language.surrogates import Frame, accepted, frame, ranked
@@ -201,8 +211,7 @@ class SearchMethod(LanguageMethod):
         return Cost(n * passes, gradients=n * steps * one.gradients)
 
     def stages(self) -> tuple[Any, ...]:
-        if self.config.n_starts > self.config.rollouts:
-            raise BadInput(f"{self.name}.n_starts={self.config.n_starts} is more than rollouts={self.config.rollouts}")
+        enough(self.config, f"{self.name}.n_starts", self.config.n_starts)
         return sft_stage(self.config), reward_stage(self.config)
 
     def responding(self, prompts: int) -> tuple[LanguageStage, ...]:

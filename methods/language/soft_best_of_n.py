@@ -6,19 +6,19 @@ best-of-N, lambda -> infinity a plain sample.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from methods.core import BadInput, MethodConfig, PositiveFloat, PositiveInt
+from methods.core import MethodConfig, PositiveFloat, PositiveInt
 from methods.inference import SAMPLES, Cost, Knob
-from methods.language.best_of_n import answer_cost
-from methods.language.core import Context, LanguageConfig, LanguageStage, derived_seed
+from methods.language.best_of_n import Choosing, answer_cost
+from methods.language.core import LanguageConfig, LanguageStage, derived_seed
 from methods.language.method import TEMPERATURE, LanguageMethod
-from methods.language.respond import SAMPLING, Responding, responding, rollouts, spent
+from methods.language.respond import SAMPLING, enough, responding, rollouts
 from methods.language.reward_model import reward_stage
 from methods.language.sft import sft_stage
 
@@ -34,29 +34,14 @@ def soft_choices(worth: Tensor, scale: float, noise: Tensor) -> Tensor:
     return (worth / scale + noise).argmax(1)
 
 
-class SoftlyChoosing(Responding):
-    """Scores all rollouts once; all settings share the noise, so that what differs is theirs."""
+class SoftlyChoosing(Choosing):
+    """All settings share the noise, so that what differs is theirs."""
 
-    config: SoftBestOfNConfig
-
-    def __init__(self, context: Context, config: SoftBestOfNConfig, prompts: int, method: SoftBestOfN) -> None:
-        super().__init__(context, config, prompts, scored=True)
-        self.method = method
-
-    def answers(self, temperature: float, chunk: slice) -> dict[str, Tensor]:
-        settings = self.method.own_knobs(temperature)
-        most, prompts = int(max(one["N"] for one in settings)), [tokens.prompt for tokens, _ in self.prompts[chunk]]
-        responses = self.sampled(temperature, chunk, most)
-        proxy = self.proxies([prompt for prompt in prompts for _ in range(most)], responses)
-        worth = self.worth(proxy, responses).reshape(-1, most)
+    def picks(self, worth: Tensor, settings: Sequence[Mapping[str, float]], chunk: slice) -> Tensor:
         generator = torch.Generator().manual_seed(derived_seed(self.context.seed, "soft", chunk.start))
         noise = -torch.empty(worth.shape, dtype=torch.float64).exponential_(generator=generator).log()
-        picks = [soft_choices(worth[:, : int(one["N"])], one["lambda"], noise[:, : int(one["N"])]) for one in settings]
-        best = torch.stack(picks, dim=1)
-        places = (torch.arange(len(prompts))[:, None] * most + best).flatten()
-        counts = torch.tensor([float(one["N"]) for one in settings]).expand(best.shape)
-        return self.measured(chunk, [responses[i] for i in places.tolist()], proxy[places], edit_fraction=0.0,
-                             samples=counts, **spent(list(map(self.method.cost, settings)), len(prompts)))  # fmt: skip
+        drawn = [(int(one["N"]), one["lambda"]) for one in settings]
+        return torch.stack([soft_choices(worth[:, :n], scale, noise[:, :n]) for n, scale in drawn], dim=1)
 
 
 @dataclass(frozen=True)
@@ -69,17 +54,16 @@ class SoftBestOfN(LanguageMethod):
     inference: ClassVar[tuple[Knob, ...]] = (TEMPERATURE, SAMPLES, Knob("lambda", "temperature of the choice"))
 
     def own_knobs(self, temperature: float) -> tuple[Mapping[str, float], ...]:
-        """Of greedy decoding, whose samples are all alike, N = 1."""
-        numbers = self.config.test_n if temperature else (1,)
-        return tuple({"N": n, "lambda": scale} for n in numbers for scale in self.config.test_lambdas)
+        """Greedy samples are all alike, so that there is nothing to choose."""
+        if not temperature:
+            return ({"N": 1, "lambda": self.config.test_lambdas[0]},)
+        return tuple({"N": n, "lambda": scale} for n in self.config.test_n for scale in self.config.test_lambdas)
 
     def cost(self, knobs: Mapping[str, float]) -> Cost:
         return answer_cost(knobs["N"])
 
     def stages(self) -> tuple[Any, ...]:
-        if max(self.config.test_n) > self.config.rollouts:
-            most = max(self.config.test_n)
-            raise BadInput(f"soft_best_of_n.test_n={most} is more than rollouts={self.config.rollouts}")
+        enough(self.config, "soft_best_of_n.test_n", max(self.config.test_n))
         return sft_stage(self.config), reward_stage(self.config)
 
     def responding(self, prompts: int) -> tuple[LanguageStage, ...]:

@@ -18,12 +18,22 @@ import torch
 from torch import Tensor
 
 from methods import particles
-from methods.core import BadInput, Count, MethodConfig, PositiveFloat, PositiveInt, Weight
+from methods.core import Count, MethodConfig, PositiveFloat, PositiveInt, Weight
 from methods.inference import Cost, Knob
 from methods.language.best_of_n import choices
 from methods.language.core import Context, LanguageConfig, LanguageStage
 from methods.language.method import TEMPERATURE, LanguageMethod
-from methods.language.respond import SAMPLING, Responding, Responses, changed, drawn, responding, rollouts, spent
+from methods.language.respond import (
+    SAMPLING,
+    Responding,
+    Responses,
+    changed,
+    drawn,
+    enough,
+    responding,
+    rollouts,
+    spent,
+)
 from methods.language.reward_model import reward_stage
 from methods.language.sft import sft_stage
 from methods.language.surrogates import Embedding, Frame, Simplex, Surrogate, accepted, frame
@@ -224,8 +234,7 @@ class VGF(LanguageMethod):
         return answer_cost(n, knobs["L_test"], decode_trials(self.config))
 
     def stages(self) -> tuple[Any, ...]:
-        if self.config.n_particles > self.config.rollouts:
-            raise BadInput(f"vgf.n_particles={self.config.n_particles} is more than rollouts={self.config.rollouts}")
+        enough(self.config, "vgf.n_particles", self.config.n_particles)
         return sft_stage(self.config), reward_stage(self.config)
 
     def responding(self, prompts: int) -> tuple[LanguageStage, ...]:

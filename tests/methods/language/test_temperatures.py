@@ -84,10 +84,10 @@ def test_best_of_n_chooses_at_each_temperature() -> None:
     method = BestOfN(config, None)
     assert list(method.knobs) == [{"T": 0.0, "N": 1}, {"T": 1.0, "N": 1}, {"T": 1.0, "N": 4}]
     bench = bench_of(config)
-    found = answered(Choosing(bench.context, config, PROMPTS), bench)
+    found = answered(Choosing(bench.context, config, PROMPTS, BestOfN(config, None)), bench)
     alone = BestOfNConfig(**SMALL, test_n=(1, 4))
     beside = bench_of(alone)
-    expected = answered(Choosing(beside.context, alone, PROMPTS), beside)
+    expected = answered(Choosing(beside.context, alone, PROMPTS, BestOfN(alone, None)), beside)
     for name in ("ids", "lengths", "proxy", "compute", "samples"):
         assert torch.equal(found[name][:, 1:], expected[name]), name
     assert found["compute"][:, 0].tolist() == [2.0] * PROMPTS  # a sample and its score
