@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 LAYERS, WIDTH, HEADS, ROWS = 32, 2560, 32, 50_304  # of Pythia-2.8B
 PROMPT, RESPONSE = 448, 53  # tokens at most (N+)
-MICRO, PROMPTS, PARTICLES, SAMPLES = 8, 2, 5, 64  # as in the preset: micro_batch, respond_batch, n_particles, rollouts
+MICRO, PROMPTS, PARTICLES, SAMPLES = 8, 2, 5, 48  # as in the preset: micro_batch, respond_batch, n_particles, rollouts
 STAGES = ("sft", "reward_model", "dpo", "rollouts", "vgf")
 REFERENCES, PAIRS = 116_722, 92_858  # rows of TL;DR
 FLOPS, SPEED, BANDWIDTH = 4.0e14, "400 TFLOP/s", 3.35e12  # of an H100 SXM: 40% of its peak in bfloat16; bytes a second
@@ -61,7 +61,8 @@ def context(layers: int, **settings: Any) -> tuple[Any, Any]:
     corpus = Corpus({split: examples for split in splits}, {split: pairs for split in splits}, origin)
     cls = methods.get(settings.get("method", "dpo"), "language")
     ours = {one.key: one.value for one in preset("tldr", "paper")[1] if one.method is None}
-    own = {name: value for name, value in ours.items() if name not in ("model", "sft_epochs", "reward_epochs")}
+    elsewhere = ("model", "sft_epochs", "reward_epochs", "test_temperatures", "test_steps")
+    own = {name: value for name, value in ours.items() if name not in elsewhere}
     sizes = dict(layers=layers, width=WIDTH, heads=HEADS, sft_batch_size=MICRO, reward_batch_size=MICRO,
                  batch_size=MICRO, **settings.get("more", {}))  # fmt: skip
     config: Any = cls.Config(**own | sizes)
@@ -143,13 +144,13 @@ def work(stage: str) -> Work:
     if stage == "rollouts":
         cache = 4.0 * WIDTH * LAYERS * length * PROMPTS * SAMPLES  # bfloat16 keys and values
         turns = 1000 / PROMPTS * RESPONSE
-        return Work(1000 * SAMPLES * length, 1, turns * (2 * (block + ROWS * WIDTH) + cache))
+        return Work(1000 * (PROMPT + SAMPLES * RESPONSE), 1, turns * (2 * (block + ROWS * WIDTH) + cache))
     return {
         "sft": Work(2 * REFERENCES * length, 4), "reward_model": Work(2 * PAIRS * length, 4),
         "dpo": Work(2 * PAIRS * length, 5),  # the reference's pass, too
-        # SFT's pass; at each of 32 steps one of the reward model and back; the start's score, and five texts at each of
-        # the six L_test that answers are decoded at
-        "vgf": Work(1000 * PARTICLES * length, 1 + 2 * 32 + 1 + 6 * 5),
+        # SFT's pass over everything; the reward model's over the prompt, then over responses: the start's score, one and
+        # back at each of four steps, and five at each of the three L_test that answers are decoded at
+        "vgf": Work(1000 * (PROMPT + PARTICLES * (length + RESPONSE * (1 + 2 * 4 + 3 * 5))), 1),
     }[stage]  # fmt: skip
 
 
@@ -178,7 +179,7 @@ def main() -> None:
     for stage in STAGES:
         one, two = (in_a_process(stage, layers) for layers in (1, 2))
         most, whole = math.ceil(10.5 * two) / 10, one + (LAYERS - 1) * (two - one)
-        print(f"| `{stage}` | {one:.2f} | {two:.2f} | {most:.1f} | {whole:.0f} | {hours(stage):.1f} |", flush=True)
+        print(f"| `{stage}` | {one:.2f} | {two:.2f} | {most:.1f} | {whole:.0f} | {hours(stage):.2f} |", flush=True)
 
 
 if __name__ == "__main__":
