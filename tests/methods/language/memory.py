@@ -148,8 +148,8 @@ def work(stage: str) -> Work:
     return {
         "sft": Work(2 * REFERENCES * length, 4), "reward_model": Work(2 * PAIRS * length, 4),
         "dpo": Work(2 * PAIRS * length, 5),  # the reference's pass, too
-        # SFT's pass over everything; the reward model's over the prompt, then over responses: the start's score, one and
-        # back at each of four steps, and five at each of the three L_test that answers are decoded at
+        # SFT's pass over everything; the reward model's over the prompt, then over responses: the start's score, one
+        # and back at each of four steps, and five at each of the three L_test that answers are decoded at
         "vgf": Work(1000 * (PROMPT + PARTICLES * (length + RESPONSE * (1 + 2 * 4 + 3 * 5))), 1),
     }[stage]  # fmt: skip
 
