@@ -18,6 +18,7 @@ from analysis.statistics.noise import settled
 from analysis.statistics.significance import Sample, of_episodes, sample
 
 FIXED, NEW_SEEDS, HELD_OUT, ORACLE = "fixed", "new-seeds", "held-out", "oracle"
+OFFLINE = "offline"  # and by which quantity: "offline:lcb"
 SPLITS = 100  # random halves behind an estimate of the oracle's bias
 
 
@@ -69,7 +70,7 @@ class Choice(NamedTuple):
     @property
     def of_new_seeds(self) -> bool:
         """Whether its seeds had no say in their own settings, so that they speak of newly trained ones."""
-        return self.rule in (FIXED, NEW_SEEDS)
+        return self.rule in (FIXED, NEW_SEEDS) or self.rule.startswith(OFFLINE)
 
     def summary(self, rng: np.random.Generator, interval: str = "t") -> Summary:
         """Mean, std and interval of it; `interval`: a key of INTERVALS."""
@@ -204,6 +205,23 @@ def crossed(of: Arms, rule: str) -> Choice | None:
     """The choice by other seeds, or where these are too few (or `rule` says so) by other episodes; None if neither can
     be made."""
     return (new_seeds(of) if rule != HELD_OUT else None) or held_out(of)
+
+
+def by_estimates(of: Arms, preferences: np.ndarray, seeds: np.ndarray, rule: str) -> Choice | None:
+    """Each seed at the setting that it prefers by what is known without its scores, `preferences [k, s]` of `seeds
+    [s]`; the first of equals. Seeds without preferences, or without scores, are left out; None if all are.
+
+    No score has a say, so the seeds' mean is an unbiased one of "train, choose offline, deploy" on these start states.
+    """
+    common = np.array([seed for seed in of.seeds if seed in seeds], int)
+    if not len(common):
+        return None
+    mine = preferences[:, [int(np.flatnonzero(seeds == seed)[0]) for seed in common]]
+    places = np.searchsorted(of.seeds, common)
+    chosen = settled(mine).argmax(axis=0)
+    scores = of.scores[chosen, places]
+    picks = tuple(of.settings[k] for k, _ in Counter(chosen.tolist()).most_common())
+    return Choice(scores, common, of.episodes, picks, rule, at=chosen[:, None])
 
 
 def oracle(of: Arms, rng: np.random.Generator) -> Choice:

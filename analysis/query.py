@@ -35,7 +35,7 @@ Runs = Annotated[
 ]
 Ends = Annotated[str, typer.Option("--endpoint", help=f"{WORDS} (mean over the steps of the phase).")]
 Select = Annotated[
-    str | None, typer.Option("--select", help="fixed:1, fixed:w=0.02,N=4, held-out, new-seeds or oracle.")
+    str | None, typer.Option("--select", help="fixed:1, fixed:w=0.02,N=4, held-out, new-seeds, offline:lcb or oracle.")
 ]
 Intervals = Annotated[str, typer.Option("--interval", help="Of means over seeds: t, bca or percentile.")]
 Names = Annotated[

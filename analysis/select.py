@@ -7,6 +7,8 @@ the largest of four equal arms at success 0.5 is some 7 points too high (facts/v
             counts unless another rule is asked for. A run of one seed falls back to `held-out`.
 `held-out`  the setting is picked on half of the episodes and scored on the other half, both ways round. It speaks of
             the trained seeds at hand: the choice has seen them, and what it gains by that new seeds do not have.
+`offline`   each seed is scored at the setting that its critics and held-out data prefer (`offline_rules.py`, by
+            `offline:lcb`, ...): no score has a say. It needs `python -m harness.offline`.
 `oracle`    the setting that scored best is picked on the very episodes it is scored on: biased upward, by an estimate.
 """
 
@@ -23,10 +25,12 @@ from analysis.choices import (
     FIXED,
     HELD_OUT,
     NEW_SEEDS,
+    OFFLINE,
     ORACLE,
     Arms,
     Choice,
     arms,
+    by_estimates,
     crossed,
     held_out,
     new_seeds,
@@ -37,6 +41,7 @@ from analysis.endpoint import Endpoint as Endpoint  # what counts for a method i
 from analysis.endpoint import headline as headline
 from analysis.endpoint import offline as offline
 from analysis.endpoint import windows
+from analysis.offline_rules import DEFAULT, RULES, estimates, preferences
 from analysis.records.episodes import setting_name
 from analysis.records.files import RecordError, shown
 from analysis.records.load import Records
@@ -53,15 +58,21 @@ class Rule:
 
     name: str = NEW_SEEDS
     at: Mapping[str, float] = field(default_factory=dict)
+    by: str = ""  # of `offline`: a key of offline_rules.RULES
 
     @classmethod
     def parse(cls, text: str) -> Rule:
-        """`new-seeds`, `held-out`, `oracle`, `fixed:1` (L_test) or `fixed:w=0.02,N=4`.
+        """`new-seeds`, `held-out`, `oracle`, `offline:lcb`, `fixed:1` (L_test) or `fixed:w=0.02,N=4`.
 
         Raises: RecordError naming anything else.
         """
         if text in (NEW_SEEDS, HELD_OUT, ORACLE):
             return cls(text)
+        if text.partition(":")[0] == OFFLINE:
+            by = text.partition(":")[2] if ":" in text else DEFAULT
+            if by in RULES:
+                return cls(OFFLINE, by=by)
+            raise RecordError(f"--select {shown(text)}: offline goes by {', '.join(RULES)}")
         if text.startswith(f"{FIXED}:"):
             pairs = [one.rpartition("=") for one in text.removeprefix(f"{FIXED}:").split(",")]
             try:
@@ -70,7 +81,8 @@ class Rule:
                 at = {}
             if len(at) == len(pairs) and all(map(math.isfinite, at.values())):
                 return cls(FIXED, at)
-        raise RecordError(f"--select {shown(text)} is none of: fixed:1, fixed:w=0.02,N=4, new-seeds, held-out, oracle")
+        raise RecordError(f"--select {shown(text)} is none of: fixed:1, fixed:w=0.02,N=4, new-seeds, held-out, oracle, "
+                          f"offline:{DEFAULT}")  # fmt: skip
 
     def left_open(self, run: Run, choice: Choice) -> str:
         """What another rule than this one decided: knobs that it does not fix, though it fixes some, or the choice of a
@@ -82,6 +94,8 @@ class Rule:
         return ""
 
     def __str__(self) -> str:
+        if self.by:
+            return f"{self.name}:{self.by}"
         return f"{self.name}:{setting_name(self.at).replace(' ', ',')}" if self.at else self.name
 
 
@@ -100,6 +114,15 @@ def chosen(run: Run, of: Arms, rule: Rule) -> Choice | str:
     """What the rule makes of a run's settings, those that it fixes being all that is left; why not, where it cannot."""
     if len(of.settings) == 1:
         choice = Choice(of.scores[0], of.seeds, of.episodes, tuple(filter(None, of.settings)), FIXED)
+    elif rule.name == OFFLINE:
+        known = estimates(run)
+        if isinstance(known, str):
+            return known
+        values, seeds = preferences(known, rule.by, of.settings)
+        chosen_offline = by_estimates(of, values, seeds, str(rule))
+        if chosen_offline is None:
+            return f"{rule}: offline.csv says nothing of these settings (a critic of one member has no lcb)"
+        choice = chosen_offline
     elif rule.name == ORACLE:
         choice = oracle(of, generator(run.suite, run.task))
     elif (found := crossed(of, rule.name)) is None:

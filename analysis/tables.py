@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis import winrates
-from analysis.choices import FIXED, HELD_OUT, NEW_SEEDS, ORACLE
+from analysis.choices import FIXED, HELD_OUT, NEW_SEEDS, OFFLINE, ORACLE
 from analysis.compare import MARGIN, OTHER, Terms, unpublished
 from analysis.layout import broken, fits
 from analysis.notes import brief, grouped, tell
@@ -69,6 +69,7 @@ RULES = {
     FIXED: "A row that names a setting shows that setting, chosen before looking.",
     NEW_SEEDS: "(new-seeds): each seed at the setting that is best on the other seeds: what new seeds would give.",
     HELD_OUT: "(held-out): picked on half of the episodes, scored on the other, and the reverse; of these seeds alone.",
+    OFFLINE: "(offline:...): each seed at the setting that its critics and held-out data prefer; no score has a say.",
     ORACLE: "(oracle): the setting is picked on the episodes it is scored on: biased upward, not comparable.",
 }
 
@@ -306,7 +307,7 @@ def legend(cells: pd.DataFrame, endpoint: Endpoint | None = None, interval: str 
         lines.append("n=4 of 5: four seeds of five that were started; the notes say what became of the others.")
     if (cells["status"] != "finished").any():
         lines.append(f"{UNFINISHED} not finished: the last complete evaluation.")
-    shown = set(cells.loc[cells["picks"] != "", "rule"])
+    shown = {rule.partition(":")[0] for rule in cells.loc[cells["picks"] != "", "rule"]}  # "offline:lcb"
     return lines + [said for rule, said in RULES.items() if rule in shown]
 
 

@@ -65,7 +65,7 @@ def main(
     tasks: Annotated[str | None, typer.Option(help="Some tasks only; * stands for anything.")] = None,
     endpoint: Ends = "last",
     select: Annotated[
-        str, typer.Option(help="Test-time knobs: fixed:1, fixed:w=0.02,N=4, new-seeds or held-out.")
+        str, typer.Option(help="Test-time knobs: fixed:1, fixed:w=0.02,N=4, new-seeds, held-out or offline:lcb.")
     ] = "new-seeds",
     out: Annotated[
         Path | None, typer.Option(parser=folder, help="A table of settings that gets the rows; the screen if unset.")

@@ -24,6 +24,7 @@ from methods.core import BadInput, State
 from tasks.core import Dataset
 
 DIAGNOSIS = "diagnosis.csv"  # what `harness.diagnose` asked of finished parts
+OFFLINE = "offline.csv"  # what `harness.offline` computed of them
 TRACEBACK = "traceback.txt"  # in a trial's folder, of a failure that nobody foresaw
 
 
@@ -100,7 +101,8 @@ class Attempt:
             folder = before.folder(self.session.results)
             begin_with(folder / "episodes.csv", self.folder / "episodes.csv")
             begin_with(folder / "train.csv", self.folder / "train.csv", columns)
-        (self.folder / DIAGNOSIS).unlink(missing_ok=True)  # of parts that are trained on, or were adopted
+        for name in (DIAGNOSIS, OFFLINE):  # of parts that are trained on, or were adopted
+            (self.folder / name).unlink(missing_ok=True)
         step += self.last.node.first
         self.episodes = Table(self.folder / "episodes.csv", step, rows_per_step=rows)
         self.train = Table(self.folder / "train.csv", step)

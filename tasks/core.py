@@ -137,7 +137,11 @@ _DERIVED = {"next_actions": _next_actions, "remaining": _remaining}
 
 
 class Task(Protocol):
-    """One row of a benchmark."""
+    """One row of a benchmark.
+
+    One that has episodes which nobody is trained on also has `validation(training)`, which gives them as a `Dataset`
+    like the one that `load` gave (rewards under the same transform), or None where their file is not there.
+    """
 
     @property
     def suite(self) -> str: ...

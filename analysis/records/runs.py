@@ -33,6 +33,10 @@ SEEDED = ("candidates", "valid", "actions")
 DIAGNOSIS = ("quantity", "meaning", "unit", "lines", "line", "panels", "panel", "xs", "x", "mean", "std", "states")
 """Columns of diagnosis.csv."""
 _WORDS = DIAGNOSIS[:8]
+OFFLINE = ("value", "disagreement", "data_value", "data_disagreement", "td_error", "transport", "bound", "fqe",
+           "members", "transitions", "updates", "split", "data")  # fmt: skip
+"""Columns of offline.csv, after the knobs'."""
+_OF_OFFLINE = OFFLINE[-2:]
 BEGINNING = ("continues", "from_step")
 """Of an online phase: the run that it goes on from, and at which step of it."""
 T = TypeVar("T")
@@ -276,6 +280,34 @@ class Run:
 
         frames = [] if self.old else self._each(read, notes)
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["seed", *DIAGNOSIS])
+
+    def estimates(self, notes: list[str]) -> pd.DataFrame:
+        """What `python -m harness.offline` wrote: `seed`, the knobs and the columns of OFFLINE; empty if there is
+        nothing.
+
+        A seed whose file is no such table is left out, with a note. Raises: RecordError if none is one.
+        """
+
+        def read(source: Source) -> pd.DataFrame | None:
+            path = source.folder / "offline.csv"
+            if (text := content(path)) is None:
+                return None
+            found = table(path, text, dtype=dict.fromkeys(_OF_OFFLINE, str))
+            if missing := [name for name in (*self.knobs, *OFFLINE) if name not in found]:
+                raise RecordError(f"{path}: has no column {missing[0]}")
+            try:
+                numbers = [name for name in (*self.knobs, *OFFLINE) if name not in _OF_OFFLINE]
+                found[numbers] = found[numbers].astype(float)
+            except (ValueError, TypeError) as error:
+                raise RecordError(f"{path}: {shown(reason(error), quote=False)}") from error
+            if np.isinf(found[numbers]).any(axis=None) or found[list(self.knobs)].isna().any(axis=None):
+                raise RecordError(f"{path}: a number is not finite, or a knob is missing")
+            if found.duplicated(list(self.knobs)).any() if self.knobs else len(found) != 1:
+                raise RecordError(f"{path} has two rows of one setting, or none")
+            return found[[*self.knobs, *OFFLINE]].assign(seed=source.seeds[0])
+
+        frames = [] if self.old else self._each(read, notes)
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["seed", *self.knobs, *OFFLINE])
 
     def candidates(self, notes: list[str]) -> dict[str, np.ndarray] | None:
         """The arrays of candidates.npz, seeds first in those that have them (SEEDED), None if there is none.

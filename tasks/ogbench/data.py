@@ -28,6 +28,7 @@ KINDS = {  # environment -> the kinds of dataset that were published for it
     r"antsoccer-(arena|medium)": ("navigate", "stitch"),
     r"cube-(single|double|triple|quadruple)|scene|puzzle-(3x3|4x4|4x5|4x6)": ("play", "noisy"),
 }
+VALIDATION = "-val.npz"  # how the names of files of validation episodes end
 PLAIN = ("observations", "actions", "terminals")  # columns of every file
 
 
@@ -103,6 +104,20 @@ class OnOGBenchData:
                 origin = "generated"
                 say(f"{path} was generated, not downloaded: {recipe['episodes']} episodes")
         return Dataset(transitions, Provenance(self.dataset, digest, origin, str(path), details))
+
+    def validation(self, training: Dataset) -> Dataset | None:
+        """The episodes that were kept back: those of the file `<stem>-val.npz` beside the training file, or beside the
+        first of a series. None where there is none (`python -m tasks.fetch --validation` fetches OGBench's).
+
+        Raises: BadInput: the file is not what it should be.
+        """
+        path = Path(training.provenance.path) if training.series is None else training.series.paths[0]
+        beside = path.with_name(f"{path.stem}{VALIDATION}")
+        if not data_files.exists(beside):
+            return None
+        transitions, _ = self._sound(beside)
+        origin = training.provenance.origin
+        return Dataset(transitions, Provenance(beside.stem, download.sha256(beside), origin, str(beside)))
 
     def _sound(self, path: Path) -> tuple[dict[str, np.ndarray], actions.Outside | None]:
         """A file's transitions, checked, actions clipped; and how many were outside, if any. Raises: BadInput."""

@@ -112,7 +112,15 @@ class ToyTask:
 
     def load(self, data: str) -> Dataset:
         self.data_location(data)
-        rng = np.random.default_rng(0)
+        return self._drawn(0, self.name)
+
+    def validation(self, training: Dataset) -> Dataset:
+        """As many transitions of the same law that nobody is trained on."""
+        del training  # they are built in, as it is
+        return self._drawn(1, f"{self.name}-val")
+
+    def _drawn(self, seed: int, name: str) -> Dataset:
+        rng = np.random.default_rng(seed)
         actions = self.centres(rng) + SPREAD * rng.standard_normal((SIZE, self.spec.action_dim))
         actions = np.clip(actions, -1.0, 1.0).astype(np.float32)
         rewards = self.reward(actions) + NOISE * rng.standard_normal(SIZE)
@@ -126,7 +134,7 @@ class ToyTask:
             "terminals": np.ones(SIZE, np.float32),
         }
         digest = hashlib.sha256(b"".join(transitions[column].tobytes() for column in sorted(transitions)))
-        return Dataset(transitions, Provenance(self.name, digest.hexdigest(), "built-in"))
+        return Dataset(transitions, Provenance(name, digest.hexdigest(), "built-in"))
 
     def centres(self, rng: np.random.Generator) -> np.ndarray:
         """Around which actions of the data lie, `[t, 2]`."""
