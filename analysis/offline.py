@@ -38,6 +38,7 @@ from analysis.records.mirror import default_out, spoken
 from analysis.records.runs import Run
 from analysis.select import Endpoint, Rule
 from analysis.statistics.estimates import student
+from analysis.statistics.noise import settled
 from analysis.tuning.sweeps import Sweep, sweeps
 from core.files import write_text
 from core.options import parts
@@ -118,7 +119,7 @@ def main(
     if len(kept) < len(found):
         others = sorted({environment(case.task) for case in found} - {environment(case.task) for case in kept})
         why = "shown without --confirm" if confirm else "kept for confirmation: --confirm"
-        notes.append(f"{len(others)} environments {why}: {', '.join(others)}")
+        notes.append(f"{len(others)} environment{'s' * (len(others) > 1)} {why}: {', '.join(others)}")
     if not kept:
         raise RecordError(notes[-1])
     outcomes = [one for case in kept for one in judged(case, notes)]
@@ -224,7 +225,7 @@ def judged(case: Case, notes: list[str]) -> Iterator[Outcome]:
         notes.append(f"{name}: some setting has no even or no odd episodes to choose on")
         return
     yardstick = best.means()
-    means = average(case.arms.scores, 2)  # [k, s]
+    means = settled(average(case.arms.scores, 2))  # [k, s]
     for rule in RULES:
         values, seeds = preferences(case.known, rule, case.arms.settings)
         choice = by_estimates(case.arms, values, seeds, rule)

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from core.files import read_plain, write_text
+from harness import compiling
 from harness.attempts import OFFLINE
 from harness.control import ControlEngine
 from harness.diagnosis import finished
@@ -145,8 +146,13 @@ class _Ask:
         self.knobs = {name: jnp.asarray([float(one[name]) for one in settings], jnp.float32) for name in settings[0]}
         self.base = least(settings)
         key = (type(method), method.spec, structure(method.config), self.held, asking)
-        self._ask = session.kept(("offline", *key), lambda: jax.jit(partial(_asked, method, asking, self.held)))
-        self._fit = session.kept(("fqe", *key), lambda: jax.jit(partial(_fitted, method, FQE(asking.updates))))
+        light, quick = compiling.light(), compiling.light(asking.updates < compiling.SHORT)
+        self._ask = session.kept(
+            ("offline", *key), lambda: jax.jit(partial(_asked, method, asking, self.held), compiler_options=light)
+        )
+        self._fit = session.kept(
+            ("fqe", *key), lambda: jax.jit(partial(_fitted, method, FQE(asking.updates)), compiler_options=quick)
+        )
 
     def __call__(self, state: State, seed: int) -> dict[str, np.ndarray]:
         """The numbers of every setting `[k]`, by column."""

@@ -43,8 +43,8 @@ class FQE:
         """The mean of Q(s0, a0) over first states, of each of k policies, `[k]`.
 
         Q goes towards r + gamma m Q_target(s', a'), a' the policy's action, clipped to what rewards allow: between
-        min(r, 0) and max(r, 0) times 1 / (1 - gamma). Observations are standardised, and Q is learned in units of the
-        larger bound.
+        min(r, 0) and max(r, 0) times 1 / (1 - gamma). Observations are standardised, and Q is learned in units of
+        max |r| / (1 - gamma mean(m)), which is small where episodes are short.
 
         Args:
           rows: observations and next_observations `[b, o]`, actions `[b, a]`, rewards, masks and weights (of a row in
@@ -57,9 +57,10 @@ class FQE:
             (one - mean) / jnp.maximum(std, _FLOOR) for one in (rows["observations"], rows["next_observations"], firsts)
         )
         horizon = 1.0 / jnp.maximum(1.0 - discount, 1.0 / LONGEST)
-        masked = jnp.where(rows["weights"] > 0.0, rows["rewards"], 0.0)
-        low, high = horizon * jnp.minimum(jnp.min(masked), 0.0), horizon * jnp.maximum(jnp.max(masked), 0.0)
-        unit = jnp.maximum(jnp.maximum(-low, high), 1e-6)
+        counted = jnp.where(rows["weights"] > 0.0, rows["rewards"], 0.0)
+        low, high = horizon * jnp.minimum(jnp.min(counted), 0.0), horizon * jnp.maximum(jnp.max(counted), 0.0)
+        usual = 1.0 / jnp.maximum(1.0 - discount * jnp.mean(rows["masks"]), 1.0 / LONGEST)
+        unit = jnp.maximum(usual * jnp.max(jnp.abs(counted)), 1e-6)
         tx, network = optimizer(self.learning_rate), self.network
         init_key, draw_key = jax.random.split(key)
         start = network.init(init_key, obs[:1], rows["actions"][:1])  # the same for every policy

@@ -130,7 +130,7 @@ def estimates(found: Asked, batch: Batch, discount: Any, base: Any) -> dict[str,
     whole = jnp.broadcast_to(jnp.asarray(counted(batch), found.actions.dtype), found.actions.shape[:1])
     share = whole / jnp.maximum(jnp.sum(whole), 1.0)
     members, _, k = found.values.shape
-    moved = jnp.linalg.norm(found.actions - found.actions[:, base : base + 1], axis=-1)
+    moved = jnp.linalg.norm(found.actions - found.actions[:, base][:, None], axis=-1)
     nothing = jnp.full(k, jnp.nan)
     made = dict.fromkeys(("value", "disagreement", "data_value", "data_disagreement", "td_error"), nothing)
     made["transport"] = share @ moved

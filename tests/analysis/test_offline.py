@@ -216,7 +216,7 @@ def test_half_of_the_environments_are_shown_with_confirm_alone(tmp_path: Path) -
         name = "offline-confirm" if words else "offline"
         assert pd.read_csv(out / f"{name}-cases.csv")["task"].unique().tolist() == [shown]
         text = (out / f"{name}.md").read_text()
-        assert "| vgf | lcb | 1 | 20.0 " in text and "1 environments" in text
+        assert "| vgf | lcb | 1 | 20.0 " in text and "1 environment " in text
 
 
 def test_without_estimates_the_command_says_what_makes_them(tmp_path: Path) -> None:

@@ -68,6 +68,19 @@ def test_agrees_with_the_benchmarks_loader(cube_file, tmp_path):
     assert np.flatnonzero(ours["terminals"]).tolist() == [60 * i + 59 for i in range(12)]
 
 
+def test_validation_episodes_lie_beside_the_training_file(tmp_path):
+    data = ANT.load(str(ant_file(tmp_path / "a.npz")))
+    assert ANT.validation(data) is None
+    observations = np.repeat(np.arange(12, dtype=np.float32)[:, None], 29, axis=1)
+    ant_file(tmp_path / "a-val.npz", observations=observations)
+    kept_back = ANT.validation(data)
+    assert kept_back is not None and kept_back.provenance.sha256 != data.provenance.sha256
+    assert kept_back.transitions["observations"][:, 0].tolist() == [0, 1, 2, 4, 5, 7, 8, 9, 10]
+    (tmp_path / "a-val.npz").write_bytes(b"none")
+    with pytest.raises(BadInput, match=r"a-val\.npz"):
+        ANT.validation(data)
+
+
 def test_transitions_stay_within_episodes(tmp_path):
     observations = np.repeat(np.arange(12, dtype=np.float32)[:, None], 29, axis=1)
     data = ANT.load(str(ant_file(tmp_path / "a.npz", observations=observations)))
