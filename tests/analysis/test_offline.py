@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from typer.testing import CliRunner
@@ -136,6 +136,7 @@ def test_unknown_rules_are_one_line() -> None:
 NUMBERS = arrays(float, (4, 3), elements=st.floats(-9, 9, width=16))
 
 
+@settings(max_examples=25)
 @given(NUMBERS, st.permutations(range(12)))
 def test_picks_do_not_depend_on_the_order_of_rows(values: np.ndarray, order: list[int]) -> None:
     names = [f"L_test={k}" for k in range(4)]
@@ -146,6 +147,7 @@ def test_picks_do_not_depend_on_the_order_of_rows(values: np.ndarray, order: lis
         assert preferences(plain, rule, names)[0].tolist() == preferences(mixed, rule, names)[0].tolist()
 
 
+@settings(max_examples=25)
 @given(NUMBERS, NUMBERS)
 def test_no_pick_beats_the_best_of_each_seed(preferred: np.ndarray, level: np.ndarray) -> None:
     of = Arms(np.repeat(level[:, :, None], 2, axis=2), [f"L_test={k}" for k in range(4)], np.arange(3), np.arange(2))
