@@ -61,7 +61,8 @@ def _export(artifact: Path, out: Path, like: str = "") -> None:
         raise BadInput(f"--out {out}: exists already")
     began = like or _beginning(artifact, identity, stored.get("reads") or {})
 
-    from harness.files import NOTE, contents
+    from core.checkpoints import NOTE
+    from harness.files import contents
 
     found = LaneStore(artifact, stored, TensorFormat()).load()[part]
     with draft_folder(out) as folder:
