@@ -96,7 +96,7 @@ class LanguageTraining(ProgramWork):
     def _sampler(self, texts: Texts) -> Callable[[Any], Sampler] | None:
         if self.config.rollout_engine == "own":
             return None
-        return lambda model: VLLM(model, texts, self.config.dtype)
+        return lambda model: VLLM(model, texts)
 
     def _files(self, lane: Lane) -> Iterable[str]:
         """Digests of the checkpoints that the lane, or one before it, starts from."""
