@@ -188,13 +188,21 @@ def _differences(scored: Scores, compare: Sequence[str], notes: list[str]) -> It
                 notes.append(f"{suite}/{task}, {by}: not one run each of {compare[0]} and {other}, so no difference")
                 continue
             (first, a), (second, b) = methods[compare[0]][0], methods[other][0]
-            both, either = a.columns.intersection(b.columns), a.columns.union(b.columns)
-            if len(both) < len(either):
-                notes.append(f"{suite}/{task}, {by}: {first} and {second} share {len(both)} of {len(either)} prompts; "
-                             "their difference is over those")  # fmt: skip
-            found = paired(a[both].to_numpy(), b[both].to_numpy(), generator(suite, task))
-            seeds = a.index.intersection(b.index)
-            trained = by_seeds(a.loc[seeds, both].to_numpy(), b.loc[seeds, both].to_numpy())
+            a, b = a.dropna(how="all"), b.dropna(how="all")  # seeds without a valid verdict
+            here = f"{suite}/{task}, {by}: {first} and {second}"
+            both, seeds = a.columns.intersection(b.columns), a.index.intersection(b.index)
+            if not len(both) or not len(seeds):
+                notes.append(f"{here} share no {'prompt' if len(seeds) else 'seed'}, so no difference")
+                continue
+            for what, mine, either in (
+                ("prompts", both, a.columns.union(b.columns)),
+                ("seeds", seeds, a.index.union(b.index)),
+            ):
+                if len(mine) < len(either):
+                    notes.append(f"{here} share {len(mine)} of {len(either)} {what}; their difference is over those")
+            a, b = a.loc[seeds, both], b.loc[seeds, both]
+            found = paired(a.to_numpy(), b.to_numpy(), generator(suite, task))
+            trained = by_seeds(a.to_numpy(), b.to_numpy())
             known = {"suite": suite, "task": task, "judge": by, "first": first, "second": second}
             yield known | found._asdict() | trained._asdict()
 

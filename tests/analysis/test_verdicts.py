@@ -95,6 +95,27 @@ def test_a_difference_is_over_the_same_prompts(tmp_path: Path) -> None:
     assert len(notes) == 1 and "recorded: dpo and sft share 2 of 10 prompts; their difference is over" in notes[0]
 
 
+def test_a_difference_is_over_the_same_seeds(tmp_path: Path) -> None:
+    """Both have 0.5 on seeds 0 to 2. Seeds 3 and 4, which one of them lacks, win all, and count for nothing."""
+    for method, seeds in (("dpo", 5), ("sft", 3)):
+        folder = write_language(tmp_path, method, lambda _: plain(0.2), seeds=seeds, prompts=12)
+        rows = [f"{s},{e},{'win' if s > 2 else 'tie'},1,0" for s in range(seeds) for e in range(12)]
+        sealed(folder, "j", "\n".join(["seed,episode,verdict,swap_consistent,cost", *rows]) + "\n")
+    _, differences, notes = tabulate(load(tmp_path), "j", compare=("dpo", "sft"))
+    (one,) = differences.to_dict("records")
+    assert (one["value"], one["seeds"], one["prompts"]) == (0.0, 3, 12)
+    assert "j: dpo and sft share 3 of 5 seeds; their difference is over those" in notes[0]
+
+
+def test_without_a_common_seed_there_is_no_difference(tmp_path: Path) -> None:
+    for method, seed in (("dpo", 0), ("sft", 1)):
+        folder = write_language(tmp_path, method, lambda _: plain(0.2), seeds=2, prompts=12)
+        rows = ["seed,episode,verdict,swap_consistent,cost", *(f"{seed},{e},win,1,0" for e in range(12))]
+        sealed(folder, "j", "\n".join(rows) + "\n")
+    _, differences, notes = tabulate(load(tmp_path), "j", compare=("dpo", "sft"))
+    assert differences.empty and notes[-1].endswith("j: dpo and sft share no seed, so no difference")
+
+
 def test_recorded_judges_are_told_apart(tmp_path: Path) -> None:
     for method, judge in (("sft", "gold"), ("dpo", "proxy")):
         write_language(tmp_path, method, lambda _: plain(0.2), prompts=4, task_options={"judge": judge})
