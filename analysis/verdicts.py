@@ -203,6 +203,8 @@ def _differences(scored: Scores, compare: Sequence[str], notes: list[str]) -> It
             a, b = a.loc[seeds, both], b.loc[seeds, both]
             found = paired(a.to_numpy(), b.to_numpy(), generator(suite, task))
             trained = by_seeds(a.to_numpy(), b.to_numpy())
+            if trained.seeds > 1 and math.isnan(trained.seeds_low):
+                notes.append(f"{here} differ by as much on each of {trained.seeds} seeds, so no interval over seeds")
             known = {"suite": suite, "task": task, "judge": by, "first": first, "second": second}
             yield known | found._asdict() | trained._asdict()
 

@@ -92,7 +92,8 @@ def test_a_difference_is_over_the_same_prompts(tmp_path: Path) -> None:
     path.write_text(re.sub(r'"post ([0-3])"', r'"another post \1"', path.read_text()))
     _, differences, notes = tabulate(load(tmp_path), compare=("dpo", "sft"))
     assert differences["prompts"].tolist() == [2]
-    assert len(notes) == 1 and "recorded: dpo and sft share 2 of 10 prompts; their difference is over" in notes[0]
+    assert "recorded: dpo and sft share 2 of 10 prompts; their difference is over those" in notes[0]
+    assert len(notes) == 2 and "no interval over seeds" in notes[1]  # two easy prompts say nothing of seeds
 
 
 def test_a_difference_is_over_the_same_seeds(tmp_path: Path) -> None:
@@ -105,6 +106,9 @@ def test_a_difference_is_over_the_same_seeds(tmp_path: Path) -> None:
     (one,) = differences.to_dict("records")
     assert (one["value"], one["seeds"], one["prompts"]) == (0.0, 3, 12)
     assert "j: dpo and sft share 3 of 5 seeds; their difference is over those" in notes[0]
+    assert pd.isna(one["seeds_low"]) and notes[1].endswith(
+        "j: dpo and sft differ by as much on each of 3 seeds, so no interval over seeds"
+    )
 
 
 def test_without_a_common_seed_there_is_no_difference(tmp_path: Path) -> None:
