@@ -152,7 +152,7 @@ def tabulate(
             mine = {key: np.take_along_axis(value, choice.at[None], 0)[0] for key, value in values.items()}
             chosen.append(("(held-out)", HELD_OUT, " / ".join(choice.picks), mine))
         by_validation = picked.get(shared(one), [])
-        if many and (name := first_of(by_validation, order)):
+        if many and (name := first_of(by_validation, one)):
             at = order.index(name)
             mine = {name: value[at] for name, value in values.items()}
             chosen.append(("(validation)", VALIDATION, order[at], mine))
@@ -167,7 +167,7 @@ def tabulate(
             score = pd.DataFrame(mine["score"], index=one.seeds, columns=one.names)
             if row != run.method:
                 here.setdefault(row, []).append((row, score))
-        why = remark(by_validation, order) if validation is not None and many else ""
+        why = remark(by_validation, one) if validation is not None and many else ""
         if many and choice is None and validation is None:
             why = "no held-out row; some setting has no even or no odd prompts"
         notes += [f"{run.name}, {one.judge}: {why}"] if why else []

@@ -6,6 +6,8 @@ import hashlib
 import itertools
 import json
 import re
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -15,6 +17,7 @@ from analysis.records.files import RecordError
 from analysis.records.load import load
 from analysis.verdicts import app, tabulate
 from tests.analysis.command import invoke
+from tests.analysis.synthetic import split
 from tests.analysis.synthetic_language import best_of_n, plain, vgf, write_language
 
 LEVELS = {"L_test": [0, 1, 16]}
@@ -204,14 +207,23 @@ def test_what_is_broken_is_named_and_left_out(tmp_path: Path, name: str, content
     assert set(table["judge"]) == {"recorded"}
 
 
-def split_runs(root: Path, **validation: object) -> None:
-    """Best-of-N, of which N = 1 wins on validation prompts (so does 9, half the time), and N = 5 on test prompts."""
+def made_of(**fingerprints: str) -> list[dict[str, object]]:
+    """What run.json says of its stages; `responses` are those of one split."""
+    return [{"name": name, "fingerprint": one, "steps": 10} for name, one in fingerprints.items()]
+
+
+def split_runs(root: Path, meta: Mapping[str, object] | None = None, **validation: object) -> None:
+    """Best-of-N, of which N = 1 wins on validation prompts (so does 9, half the time), and N = 5 on test prompts.
+
+    `meta`, `validation`: what the run on validation prompts has otherwise in its record, and of settings."""
     means = {"validation": {1: 2.0, 5: 0.0, 9: 0.95}, "test": {1: 0.0, 5: 2.0, 9: 0.95}}
-    for i, (split, gold) in enumerate(means.items()):
-        more = validation if split == "validation" else {}
+    for i, (part, gold) in enumerate(means.items()):
+        more = validation if part == "validation" else {}
+        record = {"stages": made_of(sft="5f" * 6, reward_model="4e" * 6, responses=f"{i}b" * 6)}
+        record |= (meta or {}) if part == "validation" else {}
         write_language(
             root, "best_of_n", lambda s, gold=gold: plain(gold[s["N"]], compute=2 * s["N"]), {"N": [1, 5, 9]},
-            fingerprint=f"{i}a" * 6, noise=0.0, settings={"prompt_split": split, "sft_steps": 10, **more},
+            fingerprint=f"{i}a" * 6, noise=0.0, settings={"prompt_split": part, "sft_steps": 10, **more}, **record,
         )  # fmt: skip
     write_language(root, "sft", lambda _: plain(0.95), noise=0.0, settings={"prompt_split": "test", "sft_steps": 10})
 
@@ -245,9 +257,10 @@ def test_picks_are_of_at_most_so_many_passes(tmp_path: Path) -> None:
 
 def test_what_was_not_run_on_test_prompts_is_not_picked(tmp_path: Path) -> None:
     """Validation prompts like N = 9 best, then N = 5; test prompts were answered at 1 and 5 alone."""
-    for i, (split, numbers) in enumerate({"validation": [1, 5, 9], "test": [1, 5]}.items()):
+    for i, (part, numbers) in enumerate({"validation": [1, 5, 9], "test": [1, 5]}.items()):
         write_language(tmp_path, "best_of_n", lambda s: plain({1: 0.0, 5: 0.95, 9: 2.0}[s["N"]]), {"N": numbers},
-                       fingerprint=f"{i}a" * 6, noise=0.0, settings={"prompt_split": split})  # fmt: skip
+                       fingerprint=f"{i}a" * 6, noise=0.0, settings={"prompt_split": part},
+                       stages=made_of(sft="5f" * 6))  # fmt: skip
     done = invoke(app, str(tmp_path), "--select", "validation")
     assert done.exit_code == 0, done.stderr
     table = pd.read_csv(tmp_path / "tables" / "winrates.csv").set_index("row")
@@ -261,6 +274,86 @@ def test_other_trainings_pick_nothing(tmp_path: Path) -> None:
     done = invoke(app, str(tmp_path), "--select", "validation")
     assert done.exit_code == 0 and "no run on validation prompts has its settings" in " ".join(done.stdout.split())
     assert "(validation)" not in " ".join(pd.read_csv(tmp_path / "tables" / "winrates.csv")["row"])
+
+
+OTHER_STAGES = made_of(sft="5f" * 6, reward_model="77" * 6, responses="0b" * 6)
+OTHER_CODE = [
+    stage | {"code": {"methods/language/sft.py": code, "methods/language/vgf.py": "1"}}
+    for stage, code in zip(made_of(sft="5f" * 6, reward_model="4e" * 6) * 2, "1122", strict=True)
+]
+
+
+@pytest.mark.parametrize(
+    ("meta", "differs"),
+    [
+        ({"dataset": {"sha256": "6b" * 32}}, "the corpus"),
+        ({"stages": OTHER_STAGES}, "the stage reward_model"),
+        ({"stages": OTHER_STAGES, "dataset": {}}, "the corpus, the stage reward_model"),
+        ({"stages": []}, "the stage reward_model, the stage sft"),
+    ],
+)
+def test_other_models_pick_nothing(tmp_path: Path, meta: Mapping[str, object], differs: str) -> None:
+    """The settings are equal, the corpus or a stage is not."""
+    split_runs(tmp_path, meta)
+    done = invoke(app, str(tmp_path), "--select", "validation")
+    said = f"the run on validation prompts picks nothing, as it has other models (what differs: {differs})"
+    assert done.exit_code == 0 and said in " ".join(done.stdout.split())
+    assert "(validation)" not in " ".join(pd.read_csv(tmp_path / "tables" / "winrates.csv")["row"])
+
+
+def test_models_made_by_other_code_pick_nothing(tmp_path: Path) -> None:
+    """Equal fingerprints, and one source file of a stage that both records name was another one."""
+    split_runs(tmp_path, {"stages": OTHER_CODE[2:]})
+    path = next(tmp_path.glob("runs/*/*/best_of_n/1a*/run.json"))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"stages": OTHER_CODE[:2]}))
+    done = invoke(app, str(tmp_path), "--select", "validation")
+    said = "(what differs: the code of the stage reward_model, the code of the stage sft)"
+    assert done.exit_code == 0 and said in " ".join(done.stdout.split())
+
+
+def test_models_of_other_seeds_pick_nothing(tmp_path: Path) -> None:
+    """Seed 2 answers validation prompts, seeds 0 and 1 test prompts."""
+    split_runs(tmp_path)
+    for begins, gone in (("0a", (0, 1)), ("1a", (2,))):
+        folders = split(next(tmp_path.glob(f"runs/*/*/best_of_n/{begins}*")))
+        for seed in gone:
+            shutil.rmtree(folders[seed])
+    done = invoke(app, str(tmp_path), "--select", "validation")
+    said = "the run on validation prompts picks nothing, as it has other models (what differs: every seed)"
+    assert done.exit_code == 0 and said in " ".join(done.stdout.split())
+
+
+def test_seeds_are_compared_one_by_one(tmp_path: Path) -> None:
+    """Of three seeds only the second has another reward model."""
+    split_runs(tmp_path)
+    folder = next(tmp_path.glob("runs/*/*/best_of_n/0a*"))
+    split(folder, seed1={"stages": OTHER_STAGES})
+    done = invoke(app, str(tmp_path), "--select", "validation")
+    said = "picks nothing, as it has other models (what differs: the stage reward_model of seed 1)"
+    assert done.exit_code == 0 and said in " ".join(done.stdout.split())
+    shutil.rmtree(folder / "seed-1")
+    assert picked_row(tmp_path)[0]["picks"] == "N=1"
+
+
+def test_of_two_runs_on_validation_prompts_that_with_the_same_models_picks(tmp_path: Path) -> None:
+    """The other one likes N = 9."""
+    split_runs(tmp_path)
+    write_language(tmp_path, "best_of_n", lambda s: plain(s["N"] / 5), {"N": [1, 5, 9]}, "7a" * 6, noise=0.0,
+                   settings={"prompt_split": "validation", "sft_steps": 10}, stages=OTHER_STAGES)  # fmt: skip
+    assert picked_row(tmp_path)[0]["picks"] == "N=1"
+
+
+def test_no_note_says_that_the_splits_differ(tmp_path: Path) -> None:
+    """They are meant to. What else tells runs on test prompts apart is said."""
+    split_runs(tmp_path)
+    assert "told apart" in " ".join(load(tmp_path).notes)
+    done = invoke(app, str(tmp_path), "--select", "validation")
+    assert done.exit_code == 0 and "told apart" not in done.stdout
+    write_language(tmp_path, "best_of_n", lambda s: plain(0.2), {"N": [1, 5, 9]}, fingerprint="7a" * 6,
+                   settings={"prompt_split": "test", "sft_steps": 30})  # fmt: skip
+    said = " ".join(invoke(app, str(tmp_path), "--select", "validation").stdout.split())
+    assert "runs of best_of_n on tldr-synthetic are told apart by sft_steps 10 / 30" in said
+    assert "prompt_split" not in said
 
 
 def test_validation_needs_records_of_both_splits(tmp_path: Path) -> None:
