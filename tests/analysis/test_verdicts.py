@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import re
 import shutil
 from collections.abc import Mapping
@@ -38,6 +39,11 @@ def write_verdicts(folder: Path, judge: str = "http-m-1", knobs: tuple[str, ...]
         fields = [seed, *[0 for _ in knobs], prompt, outcome.get(f"p{prompt}", "tie"), int(prompt != 3), 0.25]
         rows.append(",".join(map(str, fields)))
     sealed(folder, judge, "\n".join(rows) + "\n")
+
+
+def made_of(**fingerprints: str) -> list[dict[str, object]]:
+    """What run.json says of its stages; `responses` are those of one split."""
+    return [{"name": name, "fingerprint": one, "steps": 10} for name, one in fingerprints.items()]
 
 
 def test_rows_by_hand(tmp_path: Path) -> None:
@@ -86,6 +92,60 @@ def test_a_held_out_row_takes_each_half_from_its_own_pick(tmp_path: Path) -> Non
     table, _, _ = tabulate(load(tmp_path), judge="j")
     chosen = table.set_index("row").loc["vgf (held-out)"]
     assert chosen["picks"] == "L_test=0 / L_test=1" and chosen["win_rate"] == 0
+
+
+def write_rewards(root: Path, method: str, knobs: Mapping[str, list[float]], **rewards: str) -> Path:
+    """A run of two seeds and four prompts with these columns, each a formula of the columns of episodes.csv."""
+    folder = write_language(root, method, lambda _: plain(0.2), knobs, seeds=2, prompts=4, noise=0.0)
+    table = pd.read_csv(folder / "episodes.csv")
+    table["proxy"] = math.nan
+    for name, formula in rewards.items():
+        table[name] = table.eval(formula)
+    table.to_csv(folder / "episodes.csv", index=False)
+    return folder
+
+
+def test_tables_have_the_rewards(tmp_path: Path) -> None:
+    """Means over the prompts and seeds that were judged; a held-out row takes each half from its own pick."""
+    levels: dict[str, list[float]] = {"L_test": [0, 1]}
+    write_rewards(tmp_path, "vgf", levels, proxy="10 * L_test + seed + episode", soft="-proxy", gold="L_test / 4",
+                  score="0 * gold + (L_test == episode % 2)")  # fmt: skip
+    write_rewards(tmp_path, "sft", {}, proxy="1.5 + seed", gold="0.5 * (episode + 1)")
+    table, differences, _ = tabulate(load(tmp_path), compare=("vgf L_test=1", "vgf L_test=0", "sft"))
+    rows = table.set_index("row")[["gold", "proxy", "soft"]]
+    assert rows.loc["vgf L_test=0"].tolist() == [0.0, 2.0, -2.0]  # seeds 0 and 1, prompts 0 to 3
+    assert rows.loc["vgf L_test=1"].tolist() == [0.25, 12.0, -12.0]
+    # L_test=0 wins on even prompts and counts on odd ones: proxies 1 and 3; L_test=1 on even ones: 10 and 12
+    assert rows.loc["vgf (held-out)"].tolist() == [0.125, 7.0, -7.0]
+    assert rows.loc["sft", ["gold", "proxy"]].tolist() == [1.25, 2.0] and pd.isna(rows.loc["sft", "soft"])
+    apart = differences.set_index("second")[["gold", "proxy", "soft"]]
+    assert apart.loc["vgf L_test=0"].tolist() == [0.25, 10.0, -10.0]
+    assert apart.loc["sft", ["gold", "proxy"]].tolist() == [-1.0, 10.0] and pd.isna(apart.loc["sft", "soft"])
+
+
+def test_rewards_are_of_what_was_judged(tmp_path: Path) -> None:
+    """A judge that saw the first two prompts of four; in a difference, those that both have."""
+    for method, prompts in (("dpo", (0, 1)), ("sft", (1, 2))):
+        folder = write_rewards(tmp_path, method, {}, proxy=f"episode ** {1 + (method == 'sft')}")
+        rows = [f"{s},{e},win,1,0" for s in (0, 1) for e in prompts]
+        sealed(folder, "j", "\n".join(["seed,episode,verdict,swap_consistent,cost", *rows]) + "\n")
+    table, differences, _ = tabulate(load(tmp_path), "j", compare=("dpo", "sft"))
+    assert table.set_index("row")["proxy"].to_dict() == {"dpo": 0.5, "sft": 2.5}
+    assert differences["proxy"].tolist() == [0.0]
+
+
+def test_scores_of_two_reward_models_are_not_subtracted(tmp_path: Path) -> None:
+    for method, model in (("dpo", "77"), ("sft", "88")):
+        path = write_rewards(tmp_path, method, {}, proxy="1.0 + episode") / "run.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"stages": made_of(reward_model=model)}))
+    _, differences, notes = tabulate(load(tmp_path), compare=("dpo", "sft"))
+    assert pd.isna(differences["proxy"]).all() and differences["gold"].tolist() == [0.0]
+    said = "dpo and sft have other reward models, so no difference of proxy and soft"
+    assert any(note.endswith(said) for note in notes)
+    path = write_rewards(tmp_path, "ppo", {}, gold="1.0 + episode") / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"stages": []}))
+    _, _, notes = tabulate(load(tmp_path), compare=("dpo", "ppo"))
+    assert not any("reward models" in note for note in notes)  # one of them was scored by none
 
 
 def test_a_difference_is_over_the_same_prompts(tmp_path: Path) -> None:
@@ -205,11 +265,6 @@ def test_what_is_broken_is_named_and_left_out(tmp_path: Path, name: str, content
     # of a judge's file that is broken, the run's own scores remain
     assert set(table["method"]) == ({"dpo"} if name == "responses.jsonl" else {"dpo", "sft"})
     assert set(table["judge"]) == {"recorded"}
-
-
-def made_of(**fingerprints: str) -> list[dict[str, object]]:
-    """What run.json says of its stages; `responses` are those of one split."""
-    return [{"name": name, "fingerprint": one, "steps": 10} for name, one in fingerprints.items()]
 
 
 def split_runs(root: Path, meta: Mapping[str, object] | None = None, **validation: object) -> None:
