@@ -38,7 +38,8 @@ def draw_levels(of: pd.DataFrame, page: Page) -> Figure:
             handles[line] = _curve(axes, one, TEST, measure, styles[line])
         if "proxy" in measures and one["soft"].notna().any():
             dots = styles[line]._replace(line=":", marker="")
-            handles[f"{line}, before decoding"] = _curve(every[measures.index("proxy")], one, TEST, "soft", dots)
+            name = f"{line}, particle before decoding (may mix tokens, also at L_test=0)"
+            handles[name] = _curve(every[measures.index("proxy")], one, TEST, "soft", dots)
     for label, one in of[of[TEST].isna()].groupby("label", observed=True, sort=False):
         shown = _few(one.sort_values(N) if one[N].notna().any() else one)
         for i, row in enumerate(shown.to_dict("records")):
@@ -68,7 +69,11 @@ def draw_distances(far: pd.DataFrame, page: Page) -> Figure:
             name = line if kind == "transport" else f"{line} ({kind})"
             handles[name] = _curve(axes, mine.sort_values("distance"), "distance", "gold", styles[line])
         transport = one["kind"].iloc[0] == "transport"
-        text = "transport of the particles [MMD², not a KL]" if transport else "√KL to the SFT model [√nats]"
+        text = (
+            "transport of the particles [MMD², not a KL]"
+            if transport
+            else "√KL to the SFT model at the same temperature [√nats]"
+        )
         on.label(axes, page, text, share=1 / min(len(shown), page.abreast(2, 1)))
     every[0].set_ylabel(GOLD)
     on.legend(figure, page, list(handles.values()), list(handles))
