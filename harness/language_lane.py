@@ -145,11 +145,9 @@ class LanguageTraining(ProgramWork):
                 if pace.due():
                     with pace.saving():
                         self._pause(job, log)
-        try:
-            parts = job.parts()
-        except Interrupted:
-            self._pause(job, log)
-            raise
+        parts = (
+            job.parts()
+        )  # left within it, what was saved before stands: the last step's state is the parts' own place
         self.step = self.stage.steps
         self._save(parts, log, finished=True)
         if self.session.stop():

@@ -33,6 +33,8 @@ MEASURES = (
 )  # fmt: skip
 TEMPERATURE, SOFTNESS = "T", "lambda"
 """Knobs: the temperature of sampling, which is one where there are several, and that of a choice among N samples."""
+START = {TEST: 0, N: 1}
+"""Where what a reward model can be optimised by begins."""
 LARGEST_HEADER = 1 << 24  # bytes, of a file of weights
 
 
@@ -43,7 +45,7 @@ def points(records: Records) -> tuple[pd.DataFrame, list[str]]:
     temperature (of sampling; NaN where not recorded), of each of MEASURES its mean, <measure>_low and <measure>_high
     (NaN where it was not measured), seeds, accuracy (of the reward model, NaN where not recorded), and of gold and
     proxy <measure>_spread: over prompts, the mean of the seeds', and <measure>_gain with its _low and _high: over
-    L_test=0 at the same other knobs, prompt by prompt.
+    L_test=0 (N=1 of methods without L_test) at the same other knobs, prompt by prompt.
     """
     rows: list[dict[str, Any]] = []
     notes = []
@@ -61,9 +63,10 @@ def points(records: Records) -> tuple[pd.DataFrame, list[str]]:
             row |= {"setting": setting, "line": f"{run.label} {rest}".strip(), **values}
             row |= {"seeds": mine["seed"].nunique(), "temperature": _temperature(values, run)}
             paired: dict[str, float] = {}
-            if TEST in run.knobs:
-                at_zero = [last[knob] == (0 if knob == TEST else values[knob]) for knob in run.knobs]
-                paired = _gains(mine, last[np.all(at_zero, axis=0)], run)
+            if more := next((knob for knob in (TEST, N) if knob in run.knobs), ""):
+                first = START[more]
+                at_first = [last[knob] == (first if knob == more else values[knob]) for knob in run.knobs]
+                paired = _gains(mine, last[np.all(at_first, axis=0)], run)
             rows.append(row | {"accuracy": known} | _means(mine, run) | paired)
         if last["gold"].isna().all() if "gold" in last else True:
             notes.append(f"{run.name}: no gold reward, so not in the figures of it")
@@ -130,10 +133,20 @@ def of_levels(material: Material, suite: str, task: str) -> Frames:
 
 
 def of_gains(material: Material, suite: str, task: str) -> Frames:
-    moved = _moved(material, suite, task)
-    if len(moved) and moved[TEST].nunique() > 1 and len(more := gains(moved)):
+    yield from _of_gains(_moved(material, suite, task), TEST, "over-optimisation", material)
+
+
+def of_gains_of_samples(material: Material, suite: str, task: str) -> Frames:
+    of = material.here(_points, suite, task)
+    if len(of):
+        of = of[of["gold"].notna() & of[N].notna() & of[SOFTNESS].isna()]
+    yield from _of_gains(of, N, "over-optimisation-N", material)
+
+
+def _of_gains(of: pd.DataFrame, knob: str, name: str, material: Material) -> Frames:
+    if len(of) and of[knob].nunique() > 1 and len(more := gains(of, knob)):
         best = more.drop_duplicates("label").sort_values(["accuracy", "label"], ascending=[False, True])["label"]
-        yield "over-optimisation", panels(more, list(best), "over-optimisation", material.notes)
+        yield name, panels(more, list(best), name, material.notes)
 
 
 def of_distances(material: Material, suite: str, task: str) -> Frames:
@@ -213,13 +226,14 @@ def _temperature(knobs: Mapping[str, float], run: Run) -> float:
     return float(knobs.get(TEMPERATURE, only if isinstance(only, int | float) else math.nan))
 
 
-def gains(moved: pd.DataFrame) -> pd.DataFrame:
-    """What L_test steps add to gold and to proxy over L_test=0, in stds over prompts at L_test=0: `gold_gain`,
-    `proxy_gain`, their intervals, and name (of the run). Lines without L_test=0 are left out."""
+def gains(moved: pd.DataFrame, knob: str) -> pd.DataFrame:
+    """What L_test steps (or more samples N) add to gold and to proxy over L_test=0 (N=1), in stds over prompts there:
+    `gold_gain`, `proxy_gain`, their intervals, and name (of the run). Lines without that start, and of one point, are
+    left out."""
     found = []
     for _, one in lines(moved):
-        start = one[one[TEST] == 0]
-        if len(start) and min(start["gold_spread"].iloc[0], start["proxy_spread"].iloc[0]) > 0:
+        start = one[one[knob] == START[knob]]
+        if len(one) > 1 and len(start) and min(start["gold_spread"].iloc[0], start["proxy_spread"].iloc[0]) > 0:
             zero = start.iloc[0]
             numbers = {
                 f"{measure}_gain{end}": one[f"{measure}_gain{end}"] / zero[f"{measure}_spread"]
