@@ -28,11 +28,15 @@ from core.knobs import Knobs
 RECORDED = "recorded"
 VALUES = ("score", "consistent", "longer", "cost")
 """Of a verdict; `longer`: characters that the response has more than the reference. NaN where not known."""
+KEY = ["seed", "setting", "episode"]
+"""What a response is known by within its run."""
+MEASURED = ("gold", "proxy", "soft")
+"""Of a judged response, rewards from the records; NaN where they have none."""
 
 Judges = dict[str, list[tuple[Path, str]]]
 """Judge -> of each seed, the file of its verdicts and the SHA-256 of the texts beside it."""
 Verdicts = dict[str, np.ndarray]
-"""VALUES -> `[k, s, e]`."""
+"""VALUES and MEASURED -> `[k, s, e]`."""
 
 
 class Judged(NamedTuple):
@@ -85,7 +89,9 @@ def each(records: Records, judge: str, notes: list[str], knobs: Knobs | None = N
             known = table["setting"].isin(settings(headline(rows), run.knobs))
             if not known.all():
                 notes.append(f"{run.name}, {by}: {(~known).sum()} verdicts on settings that the records lack, left out")
-            table = table[table["setting"].isin(order)].merge(about, on=["seed", "setting", "episode"], how="left")
+            table = table.loc[table["setting"].isin(order), [*KEY, "score", "consistent", "cost"]]
+            table = table.merge(about, on=KEY, how="left")
+            table = table.merge(_measured(records.measured(run).loc[rows.index]), on=KEY, how="left")
             if len(table):
                 mine = [name for name in order if name in set(table["setting"])]
                 seeds, prompts, values = _arrays(table, mine)
@@ -138,6 +144,17 @@ def numbers(of: Verdicts, run: Run) -> dict[str, float]:
     )
 
 
+def rewards(of: Verdicts) -> dict[str, float]:
+    """MEASURED of one row `[s, e]`, means over the prompts and seeds that were judged."""
+    return {name: float(np.nanmean(of[name])) if not np.isnan(of[name]).all() else math.nan for name in MEASURED}
+
+
+def _measured(rows: pd.DataFrame) -> pd.DataFrame:
+    """KEY and MEASURED of the evaluation that counts."""
+    last = headline(rows)
+    return last[KEY].astype({"setting": str}).assign(**{name: last.get(name, np.nan) for name in MEASURED})
+
+
 def _texts(run: Run, notes: list[str]) -> tuple[pd.DataFrame | None, dict[int, str], Judges]:
     """(what `texts` says of all seeds, None without any; names of the prompts; verdicts files by judge).
 
@@ -166,11 +183,11 @@ def _texts(run: Run, notes: list[str]) -> tuple[pd.DataFrame | None, dict[int, s
 
 
 def _arrays(table: pd.DataFrame, order: list[str]) -> tuple[np.ndarray, np.ndarray, Verdicts]:
-    """(seeds, prompts, VALUES as `[k, s, e]`)."""
+    """(seeds, prompts, VALUES and MEASURED as `[k, s, e]`)."""
     seed, seeds = pd.factorize(table["seed"].to_numpy(), sort=True)
     episode, prompts = pd.factorize(table["episode"].to_numpy(), sort=True)
     at = (pd.Categorical(table["setting"], categories=order).codes, seed, episode)
-    values = {name: np.full((len(order), len(seeds), len(prompts)), np.nan) for name in VALUES}
+    values = {name: np.full((len(order), len(seeds), len(prompts)), np.nan) for name in (*VALUES, *MEASURED)}
     for name, array in values.items():
         array[at] = table[name].to_numpy(float)
     return seeds, prompts, values

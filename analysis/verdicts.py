@@ -8,9 +8,9 @@ if __name__ == "__main__":  # what follows is imported, which takes seconds, by 
     command.main("analysis.verdicts:app")
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.choices import FIXED, HELD_OUT, Arms, average, held_out
-from analysis.judged import each, numbers, there
+from analysis.judged import MEASURED, each, numbers, rewards, there
 from analysis.layout import fits, joined, listed
 from analysis.notes import brief, tell
 from analysis.output import folder, of_records, prepare, say, screen, write_csv
@@ -29,17 +29,29 @@ from analysis.records.files import RecordError, shown
 from analysis.records.load import Records, load
 from analysis.records.mirror import default_out, spoken
 from analysis.records.protocols import EVERY
+from analysis.records.runs import Run
 from analysis.statistics.estimates import generator
 from analysis.statistics.winrate import by_seeds, paired
 from analysis.validated import VALIDATION, first_of, parted, picks, remark, shared
 from analysis.validated import passes as answer_passes
 from core.knobs import HELP, Knobs
 
+REWARD = "reward_model"  # the stage
 DASH = "\N{EM DASH}"
 
-Scores = dict[tuple[str, str, str], dict[str, list[tuple[str, pd.DataFrame]]]]
-"""(suite, task, judge) -> method, or a row's name -> of each of its runs (row, seeds by prompts, which are named by
-number and hash)."""
+
+class Scored(NamedTuple):
+    """A row of the table: seeds by prompts, which are named by number and hash."""
+
+    row: str
+    run: Run
+    score: pd.DataFrame
+    rewards: Mapping[str, pd.DataFrame]
+    """MEASURED."""
+
+
+Scores = dict[tuple[str, str, str], dict[str, list[Scored]]]
+"""(suite, task, judge) -> method, or a row's name -> each of its runs."""
 
 WIDTH = 120
 
@@ -135,7 +147,8 @@ def tabulate(
     reverse.
     Columns: suite, task, judge, method, label, row, rule, picks, seeds, meant and told (of seeds without
     verdicts), those of `judged.numbers`, passes (of one sequence through a network, an answer's mean; NaN where not
-    recorded).
+    recorded), gold, proxy and soft (rewards of the answers that were judged, means over prompts and seeds; NaN where
+    not recorded).
     """
     rows: list[dict[str, Any]] = []
     notes: list[str] = []
@@ -152,7 +165,7 @@ def tabulate(
             mine = {key: np.take_along_axis(value, choice.at[None], 0)[0] for key, value in values.items()}
             chosen.append(("(held-out)", HELD_OUT, " / ".join(choice.picks), mine))
         by_validation = picked.get(shared(one), [])
-        if many and (name := first_of(by_validation, order)):
+        if many and (name := first_of(by_validation, one)):
             at = order.index(name)
             mine = {name: value[at] for name, value in values.items()}
             chosen.append(("(validation)", VALIDATION, order[at], mine))
@@ -163,16 +176,17 @@ def tabulate(
             known = {"row": row, "rule": rule, "picks": behind, "seeds": len(one.seeds), "meant": len(run.meant)}
             known |= {"told": told}
             took = average(np.array([spent.get(setting, math.nan) for setting in behind.split(" / ")]), 0)
-            rows.append(identity | known | numbers(mine, run) | {"passes": float(took)})
-            score = pd.DataFrame(mine["score"], index=one.seeds, columns=one.names)
+            rows.append(identity | known | numbers(mine, run) | {"passes": float(took)} | rewards(mine))
+            frames = {name: pd.DataFrame(mine[name], one.seeds, one.names) for name in ("score", *MEASURED)}
+            latest = Scored(row, run, frames.pop("score"), frames)
             if row != run.method:
-                here.setdefault(row, []).append((row, score))
-        why = remark(by_validation, order) if validation is not None and many else ""
+                here.setdefault(row, []).append(latest)
+        why = remark(by_validation, one) if validation is not None and many else ""
         if many and choice is None and validation is None:
             why = "no held-out row; some setting has no even or no odd prompts"
         notes += [f"{run.name}, {one.judge}: {why}"] if why else []
         if not many or len(chosen) > len(order):  # judged by its only setting, or by the choice, which comes last
-            here.setdefault(run.method, []).append((row, score))
+            here.setdefault(run.method, []).append(latest)
     return pd.DataFrame(rows), pd.DataFrame(_differences(scored, compare, notes)), notes
 
 
@@ -187,16 +201,44 @@ def _differences(scored: Scores, compare: Sequence[str], notes: list[str]) -> It
             if any(len(methods.get(name, ())) != 1 for name in (compare[0], other)):
                 notes.append(f"{suite}/{task}, {by}: not one run each of {compare[0]} and {other}, so no difference")
                 continue
-            (first, a), (second, b) = methods[compare[0]][0], methods[other][0]
-            both, either = a.columns.intersection(b.columns), a.columns.union(b.columns)
-            if len(both) < len(either):
-                notes.append(f"{suite}/{task}, {by}: {first} and {second} share {len(both)} of {len(either)} prompts; "
-                             "their difference is over those")  # fmt: skip
-            found = paired(a[both].to_numpy(), b[both].to_numpy(), generator(suite, task))
-            seeds = a.index.intersection(b.index)
-            trained = by_seeds(a.loc[seeds, both].to_numpy(), b.loc[seeds, both].to_numpy())
-            known = {"suite": suite, "task": task, "judge": by, "first": first, "second": second}
-            yield known | found._asdict() | trained._asdict()
+            one, its = methods[compare[0]][0], methods[other][0]
+            a, b = one.score.dropna(how="all"), its.score.dropna(how="all")  # without seeds of no valid verdict
+            here = f"{suite}/{task}, {by}: {one.row} and {its.row}"
+            both, seeds = a.columns.intersection(b.columns), a.index.intersection(b.index)
+            if not len(both) or not len(seeds):
+                notes.append(f"{here} share no {'prompt' if len(seeds) else 'seed'}, so no difference")
+                continue
+            for what, mine, either in (
+                ("prompts", both, a.columns.union(b.columns)),
+                ("seeds", seeds, a.index.union(b.index)),
+            ):
+                if len(mine) < len(either):
+                    notes.append(f"{here} share {len(mine)} of {len(either)} {what}; their difference is over those")
+            a, b = a.loc[seeds, both], b.loc[seeds, both]
+            found = paired(a.to_numpy(), b.to_numpy(), generator(suite, task))
+            trained = by_seeds(a.to_numpy(), b.to_numpy())
+            if trained.seeds > 1 and math.isnan(trained.seeds_low):
+                notes.append(f"{here} differ by as much on each of {trained.seeds} seeds, so no interval over seeds")
+            known = {"suite": suite, "task": task, "judge": by, "first": one.row, "second": its.row}
+            gained = {name: _gained(one.rewards[name], its.rewards[name], seeds, both) for name in MEASURED}
+            scored_both = not math.isnan(gained["proxy"]) or not math.isnan(gained["soft"])
+            if scored_both and _reward_models(one.run, seeds) != _reward_models(its.run, seeds):
+                notes.append(f"{here} have other reward models, so no difference of proxy and soft")
+                gained |= {"proxy": math.nan, "soft": math.nan}
+            yield known | found._asdict() | trained._asdict() | gained
+
+
+def _gained(a: pd.DataFrame, b: pd.DataFrame, seeds: pd.Index, prompts: pd.Index) -> float:
+    """The mean of a reward minus that of another over the answers that both have; NaN without any."""
+    return float((a.loc[seeds, prompts] - b.loc[seeds, prompts]).stack().mean())
+
+
+def _reward_models(run: Run, seeds: pd.Index) -> dict[int, set[str]]:
+    """Seed -> fingerprints of its reward models."""
+    return {
+        seed: {stage["fingerprint"] for stage in source.meta.get("stages") or [] if stage["name"] == REWARD}
+        for source in run.sources for seed in source.seeds if seed in seeds
+    }  # fmt: skip
 
 
 def _in_passes(took: float) -> str:

@@ -22,15 +22,12 @@ from analysis.compare import NO_RUN, OTHER, Terms, compare
 from analysis.judged import RECORDED, Judged, Verdicts, described, each, numbers
 from analysis.published import ours_of
 from analysis.query import asks
-from analysis.records.files import content
 from analysis.records.load import Records
 from analysis.records.mirror import spoken
 from analysis.records.runs import SHARES, Run
 from analysis.select import PICKS, chosen
 from analysis.statistics.winrate import wilson
-from core import strict_json
-from core.errors import BadInput
-from core.records import StageRecord, check
+from core import checkpoints
 
 NOT_COMPARED = "not compared"
 PROXY = f"{RECORDED}:proxy"
@@ -103,8 +100,8 @@ def _refusal(place: tuple[str, str], judge: str, records: Records) -> str:
 
 
 def _optimised(judge: str, methods: Methods, runs: Sequence[Run], records: Records) -> bool:
-    """Whether a judge is a reward model that a run on the task optimised: as the judge's record says, by a stage's
-    fingerprint in its path, by its name, or by the SHA-256 of its weights."""
+    """Whether a judge is a reward model that a run on the task optimised: as the judge's record says, by its name, by a
+    stage's fingerprint in its path or in the checkpoint.json beside it, or by its weights, whatever they are called."""
     if judge == PROXY:
         return True
     abouts = [one.about for several in methods.values() for one in several]
@@ -116,7 +113,8 @@ def _optimised(judge: str, methods: Methods, runs: Sequence[Run], records: Recor
 
 def _names(about: Mapping[str, Any]) -> set[str]:
     model = str(about.get("model", ""))
-    return {model, *PurePath(model).parts, *about.get("weights", ())} - {"", ".", "..", "/"}
+    marks = {*about.get("weights", ()), *about.get("tensors", ()), about.get("contents", ""), about.get("stage", "")}
+    return {model, *PurePath(model).parts, *marks} - {"", ".", "..", "/"}
 
 
 def _made(run: Run, records: Records) -> set[str]:
@@ -126,14 +124,7 @@ def _made(run: Run, records: Records) -> set[str]:
     stages = [stage for source in run.sources for stage in source.meta.get("stages") or []]
     for stage in stages:
         if stage["name"] == REWARD:
-            found.add(stage["fingerprint"])
-            path = records.root / "artifacts" / stage["fingerprint"] / "stage.json"
-            try:
-                record = check(strict_json.parse(content(path) or b"", str(path)), StageRecord, str(path))
-            except BadInput:  # a release has none
-                continue
-            files = record["identity"].get("files")
-            found |= {*(record.get("files") or {}).values(), *map(str, files if isinstance(files, list) else ())}
+            found |= {stage["fingerprint"], *checkpoints.made(records.root / "artifacts" / stage["fingerprint"])}
     return found
 
 

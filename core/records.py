@@ -221,6 +221,9 @@ class VerdictsRecord(TypedDict):
     model: NotRequired[str]
     template: NotRequired[str]  # what a server was asked with
     weights: NotRequired[list[str]]  # of a reward model: SHA-256 of its files
+    tensors: NotRequired[list[str]]  # of what they hold, see `core.checkpoints.tensors`
+    contents: NotRequired[str]  # SHA-256 of its folder, as stages that began as it are known by; "" of no folder
+    stage: NotRequired[str]  # the fingerprint of the stage that it was exported of, as its checkpoint.json says
     optimised: NotRequired[bool]  # whether it is one that the run had to do with
 
 

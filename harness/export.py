@@ -38,13 +38,16 @@ def export(
     like: Annotated[
         str, typer.Option(help="a checkpoint of the same architecture and tokenizer, where the run began as one")
     ] = "",
+    data: Annotated[
+        str, typer.Option(help="auto|download|generate|PATH, as the run had it: a tiny model's words come from there")
+    ] = "auto",
 ) -> None:
     """Writes the checkpoint, whole or not at all."""
     given, place = expanded(artifact), expanded(out)
-    raise typer.Exit(guarded(lambda: _export(given, place, like)))
+    raise typer.Exit(guarded(lambda: _export(given, place, like, data)))
 
 
-def _export(artifact: Path, out: Path, like: str = "") -> None:
+def _export(artifact: Path, out: Path, like: str, data: str) -> None:
     from harness.store import LaneStore
     from harness.tensors import TensorFormat
 
@@ -61,14 +64,15 @@ def _export(artifact: Path, out: Path, like: str = "") -> None:
         raise BadInput(f"--out {out}: exists already")
     began = like or _beginning(artifact, identity, stored.get("reads") or {})
 
-    from harness.files import NOTE, contents
+    from core.checkpoints import NOTE
+    from harness.files import contents
 
     found = LaneStore(artifact, stored, TensorFormat()).load()[part]
     with draft_folder(out) as folder:
         sweep(out.parent)  # of exports that were killed
-        _write(folder, identity, part, found, began)
+        _write(folder, identity, part, found, began, data)
         about = {key: value for key, value in found.about.items() if key != "weights"}
-        more = f" --like {like}" if like else ""
+        more = (f" --like {like}" if like else "") + (f" --data {data}" if data != "auto" else "")
         write_json(folder / NOTE, {
             "command": f"python -m harness.export results/artifacts/{artifact.resolve().name} --out PATH{more}",
             "stage": identity["stage"], "fingerprint": artifact.resolve().name, "seed": identity["seed"],
@@ -90,7 +94,7 @@ def _beginning(artifact: Path, identity: records.ModelStage, reads: Mapping[str,
     return "" if model == "tiny" else model
 
 
-def _write(folder: Path, identity: records.ModelStage, name: str, part: Part, began: str) -> None:
+def _write(folder: Path, identity: records.ModelStage, name: str, part: Part, began: str, data: str) -> None:
     from harness.backbones import Backbones, save_checkpoint, tokenizer_for
     from harness.files import contents
     from methods.language.models import load_into, reward_from
@@ -101,9 +105,9 @@ def _write(folder: Path, identity: records.ModelStage, name: str, part: Part, be
     (task,) = tasks.select(suite, [task_name])
     words: list[str] = []
     if not began:
-        corpus = task.load("auto")
+        corpus = task.load(data)
         if corpus.provenance.sha256 != identity["data"]:
-            raise BadInput(f"{folder}: the corpus is another one than the stage was trained on")
+            raise BadInput(f"--data {data}: the corpus is another one than the stage was trained on")
         words = [text for example in corpus.examples("train") for text in example]
     tokenizer = tokenizer_for(config, words)
     longest = task.spec.max_prompt_tokens + task.spec.max_response_tokens + 1

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from core import checkpoints
 from core.files import expanded
 from methods.core import BadInput
 from tasks import SHIPPED, shipped
 from tasks.language import local
-
-_CHUNK = 1 << 22
-_WHAT = ("*.safetensors", "*.json", "merges.txt", "vocab.txt", "*.model")  # weights, settings, tokenizers
-NOTE = "checkpoint.json"  # what is said of a checkpoint; no part of it
 
 
 class Place(NamedTuple):
@@ -69,20 +65,6 @@ def contents(path: str) -> str:
     place = located(path)
     if place.revision:
         return f"{place.name}@{place.revision}"
-    folder = Path(place.name)
-    files = sorted(file for pattern in _WHAT for file in folder.glob(pattern) if file.name != NOTE)
-    if not any(file.suffix == ".safetensors" for file in files):
+    if not (found := checkpoints.whole(Path(place.name))):
         raise BadInput(f"{path}: no such folder with a model in it (config.json, *.safetensors, tokenizer.json)")
-    return _digest(tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
-
-
-@cache
-def _digest(files: tuple[tuple[Path, int, int], ...]) -> str:
-    """Of files with their sizes and times of change."""
-    digest = hashlib.sha256()
-    for file, *_ in files:
-        digest.update(f"{file.name}\n".encode())
-        with file.open("rb") as stream:
-            while block := stream.read(_CHUNK):
-                digest.update(block)
-    return digest.hexdigest()
+    return found

@@ -96,7 +96,7 @@ class LanguageTraining(ProgramWork):
     def _sampler(self, texts: Texts) -> Callable[[Any], Sampler] | None:
         if self.config.rollout_engine == "own":
             return None
-        return lambda model: VLLM(model, texts, self.config.dtype)
+        return lambda model: VLLM(model, texts)
 
     def _files(self, lane: Lane) -> Iterable[str]:
         """Digests of the checkpoints that the lane, or one before it, starts from."""
@@ -145,11 +145,9 @@ class LanguageTraining(ProgramWork):
                 if pace.due():
                     with pace.saving():
                         self._pause(job, log)
-        try:
-            parts = job.parts()
-        except Interrupted:
-            self._pause(job, log)
-            raise
+        parts = (
+            job.parts()
+        )  # left within it, what was saved before stands: the last step's state is the parts' own place
         self.step = self.stage.steps
         self._save(parts, log, finished=True)
         if self.session.stop():

@@ -35,9 +35,9 @@ def _installed() -> bool:
 
 
 class VLLM:
-    """Samples of one model."""
+    """Samples of one model, in the model's own precision: what LoRA made is float32, whatever the setting `dtype`."""
 
-    def __init__(self, model: Any, texts: Texts, dtype: str) -> None:
+    def __init__(self, model: Any, texts: Texts) -> None:
         check_vllm()
         import vllm
 
@@ -46,6 +46,7 @@ class VLLM:
         with GLOBAL:
             save_checkpoint(Path(self.folder.name), model, texts.tokenizer)
         longest = texts.max_prompt + texts.max_response + 1
+        dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
         self.engine: Any = vllm.LLM(
             self.folder.name, skip_tokenizer_init=True, dtype=dtype, max_model_len=longest,
             gpu_memory_utilization=MEMORY, enable_prefix_caching=True,

@@ -28,7 +28,7 @@ from tasks.judges import core as judges
 from tasks.judges.chat import Chat
 from tasks.judges.files import Responses, find, narrowed, read, refuse_unwritable, swapped, values_of, write
 from tasks.judges.http import HttpJudge
-from tasks.judges.reward_model import identity, load_scorer, names, weights
+from tasks.judges.reward_model import described, identity, load_scorer, names
 from tasks.judges.spending import Budget, Cache, Price
 from tasks.judges.templates import Asks, template_for, template_named
 from tasks.language.core import half_character
@@ -223,12 +223,12 @@ def _gold(one: Responses) -> GoldJudge:
 def _reward_model(model: str, found: Sequence[Responses], allowed: bool) -> bool:
     if not model:
         raise BadInput("--judge reward-model needs --model")
-    known = names(model)
+    mine = names(model)
     for one in found:  # before what takes long
-        judges.refuse_optimised(model, known, one.optimised, allowed)
+        judges.refuse_optimised(model, mine, one.optimised, allowed)
     judge = RewardModelJudge(load_scorer(model), identity(model))
-    about = {"kind": "reward model", "model": model, "weights": sorted(weights(model))}
-    return _judge(judge, found, [about | {"optimised": bool(known & one.optimised)} for one in found])
+    about = {"kind": "reward model", "model": model, **described(model)}
+    return _judge(judge, found, [about | {"optimised": bool(mine & one.optimised)} for one in found])
 
 
 def _chat(base_url: str, key_variable: str, price: str, max_cost: float, timeout: float, dry_run: bool) -> Chat:

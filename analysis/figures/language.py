@@ -7,6 +7,7 @@ gains over L_test=0, which are paired text by text, over prompts.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +31,21 @@ MEASURES = (
     "gold", "proxy", "nll", "edit_fraction", "eos", "length", "gradients", "samples", "compute", "transport", "kl",
     "soft",
 )  # fmt: skip
+TEMPERATURE, SOFTNESS = "T", "lambda"
+"""Knobs: the temperature of sampling, which is one where there are several, and that of a choice among N samples."""
+START = {TEST: 0, N: 1}
+"""Where what a reward model can be optimised by begins."""
 LARGEST_HEADER = 1 << 24  # bytes, of a file of weights
 
 
 def points(records: Records) -> tuple[pd.DataFrame, list[str]]:
     """A row a (run, setting) of the last evaluation of each run with a gold or a proxy reward, and notes.
 
-    Columns: suite, task, method, label, setting, line (label and the settings beside L_test and N), the knobs, of each
-    of MEASURES its mean, <measure>_low and <measure>_high (NaN where it was not measured), seeds, accuracy (of the
-    reward model, NaN where not recorded), and of gold and proxy <measure>_spread: over prompts, the mean of the seeds',
-    and <measure>_gain with its _low and _high: over L_test=0 at the same other knobs, prompt by prompt.
+    Columns: suite, task, method, label, setting, line (label and the settings beside L_test and N), the knobs,
+    temperature (of sampling; NaN where not recorded), of each of MEASURES its mean, <measure>_low and <measure>_high
+    (NaN where it was not measured), seeds, accuracy (of the reward model, NaN where not recorded), and of gold and
+    proxy <measure>_spread: over prompts, the mean of the seeds', and <measure>_gain with its _low and _high: over
+    L_test=0 (N=1 of methods without L_test) at the same other knobs, prompt by prompt.
     """
     rows: list[dict[str, Any]] = []
     notes = []
@@ -55,16 +61,17 @@ def points(records: Records) -> tuple[pd.DataFrame, list[str]]:
             rest = " ".join(f"{knob}={value:g}" for knob, value in values.items() if knob not in (TEST, N))
             row: dict[str, Any] = {"suite": run.suite, "task": run.task, "method": run.method, "label": run.label}
             row |= {"setting": setting, "line": f"{run.label} {rest}".strip(), **values}
-            row |= {"seeds": mine["seed"].nunique()}
+            row |= {"seeds": mine["seed"].nunique(), "temperature": _temperature(values, run)}
             paired: dict[str, float] = {}
-            if TEST in run.knobs:
-                at_zero = [last[knob] == (0 if knob == TEST else values[knob]) for knob in run.knobs]
-                paired = _gains(mine, last[np.all(at_zero, axis=0)], run)
+            if more := next((knob for knob in (TEST, N) if knob in run.knobs), ""):
+                first = START[more]
+                at_first = [last[knob] == (first if knob == more else values[knob]) for knob in run.knobs]
+                paired = _gains(mine, last[np.all(at_first, axis=0)], run)
             rows.append(row | {"accuracy": known} | _means(mine, run) | paired)
         if last["gold"].isna().all() if "gold" in last else True:
             notes.append(f"{run.name}: no gold reward, so not in the figures of it")
     frame = pd.DataFrame(rows)
-    for knob in (TEST, STEP, N):
+    for knob in (TEST, STEP, N, SOFTNESS):
         if len(frame) and knob not in frame:
             frame[knob] = np.nan
     return frame, notes
@@ -126,15 +133,25 @@ def of_levels(material: Material, suite: str, task: str) -> Frames:
 
 
 def of_gains(material: Material, suite: str, task: str) -> Frames:
-    moved = _moved(material, suite, task)
-    if len(moved) and moved[TEST].nunique() > 1 and len(more := gains(moved)):
+    yield from _of_gains(_moved(material, suite, task), TEST, "over-optimisation", material)
+
+
+def of_gains_of_samples(material: Material, suite: str, task: str) -> Frames:
+    of = material.here(_points, suite, task)
+    if len(of):
+        of = of[of["gold"].notna() & of[N].notna() & of[SOFTNESS].isna()]
+    yield from _of_gains(of, N, "over-optimisation-N", material)
+
+
+def _of_gains(of: pd.DataFrame, knob: str, name: str, material: Material) -> Frames:
+    if len(of) and of[knob].nunique() > 1 and len(more := gains(of, knob)):
         best = more.drop_duplicates("label").sort_values(["accuracy", "label"], ascending=[False, True])["label"]
-        yield "over-optimisation", panels(more, list(best), "over-optimisation", material.notes)
+        yield name, panels(more, list(best), name, material.notes)
 
 
 def of_distances(material: Material, suite: str, task: str) -> Frames:
     of = material.here(_points, suite, task)
-    if len(of) and len(far := distances(of[of["gold"].notna()])) > 1:
+    if len(of) and len(far := distances(of[of["gold"].notna()], material.notes)) > 1:
         yield "gold-distance", far
 
 
@@ -178,12 +195,22 @@ def panels(of: pd.DataFrame, labels: list[str], name: str, notes: list[str]) -> 
     return of[of["label"].isin(labels[:PANELS])]
 
 
-def distances(gold: pd.DataFrame) -> pd.DataFrame:
-    """Rows of `points` that say how far a method went from the SFT model: `distance` and `kind`.
+def distances(gold: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
+    """Rows of `points` that say how far a method went from the SFT model sampled at the same temperature: `distance`
+    and `kind`. Rows without such a number are left out, with a note.
 
     sqrt(KL), of best-of-n by its upper bound, of trained policies as estimated from their samples (a mean below zero is
     the estimator's noise and counts as 0); of VGF the MMD^2 that its particles were carried, which is no KL.
     """
+    placed = gold[N].notna() | gold["kl"].notna() | gold["transport"].notna()
+    for lacking, why in (
+        (gold["temperature"] == 0, "greedy answers (T=0), whose distance from SFT's samples nobody knows"),
+        (gold[SOFTNESS].notna(), "choices softer than the best of N (lambda), of which there is no formula"),
+    ):
+        if len(out := gold[lacking & placed]):
+            names = ", ".join(sorted(set(out["label"].astype(str))))
+            notes.append(f"{out['task'].iloc[0]}: gold-distance is without {why}: {names}")
+    gold = gold[placed & (gold["temperature"] != 0) & gold[SOFTNESS].isna()]
     by_n = gold[gold[N].notna()]
     bounded = by_n.assign(distance=np.sqrt([max(best_of_n_kl(n), 0.0) for n in by_n[N]]), kind="upper bound")
     trained = gold[gold[N].isna() & gold["kl"].notna() & gold["transport"].isna()]
@@ -192,13 +219,21 @@ def distances(gold: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([bounded, estimated, carried.assign(distance=carried["transport"], kind="transport")])
 
 
-def gains(moved: pd.DataFrame) -> pd.DataFrame:
-    """What L_test steps add to gold and to proxy over L_test=0, in stds over prompts at L_test=0: `gold_gain`,
-    `proxy_gain`, their intervals, and name (of the run). Lines without L_test=0 are left out."""
+def _temperature(knobs: Mapping[str, float], run: Run) -> float:
+    """That of a setting's samples; NaN where not recorded."""
+    given = run.settings.get("test_temperatures")
+    only = given[0] if isinstance(given, list) and len(given) == 1 else math.nan
+    return float(knobs.get(TEMPERATURE, only if isinstance(only, int | float) else math.nan))
+
+
+def gains(moved: pd.DataFrame, knob: str) -> pd.DataFrame:
+    """What L_test steps (or more samples N) add to gold and to proxy over L_test=0 (N=1), in stds over prompts there:
+    `gold_gain`, `proxy_gain`, their intervals, and name (of the run). Lines without that start, and of one point, are
+    left out."""
     found = []
     for _, one in lines(moved):
-        start = one[one[TEST] == 0]
-        if len(start) and min(start["gold_spread"].iloc[0], start["proxy_spread"].iloc[0]) > 0:
+        start = one[one[knob] == START[knob]]
+        if len(one) > 1 and len(start) and min(start["gold_spread"].iloc[0], start["proxy_spread"].iloc[0]) > 0:
             zero = start.iloc[0]
             numbers = {
                 f"{measure}_gain{end}": one[f"{measure}_gain{end}"] / zero[f"{measure}_spread"]

@@ -38,7 +38,8 @@ def draw_levels(of: pd.DataFrame, page: Page) -> Figure:
             handles[line] = _curve(axes, one, TEST, measure, styles[line])
         if "proxy" in measures and one["soft"].notna().any():
             dots = styles[line]._replace(line=":", marker="")
-            handles[f"{line}, before decoding"] = _curve(every[measures.index("proxy")], one, TEST, "soft", dots)
+            name = f"{line}, particle before decoding (may mix tokens, also at L_test=0)"
+            handles[name] = _curve(every[measures.index("proxy")], one, TEST, "soft", dots)
     for label, one in of[of[TEST].isna()].groupby("label", observed=True, sort=False):
         shown = _few(one.sort_values(N) if one[N].notna().any() else one)
         for i, row in enumerate(shown.to_dict("records")):
@@ -68,7 +69,11 @@ def draw_distances(far: pd.DataFrame, page: Page) -> Figure:
             name = line if kind == "transport" else f"{line} ({kind})"
             handles[name] = _curve(axes, mine.sort_values("distance"), "distance", "gold", styles[line])
         transport = one["kind"].iloc[0] == "transport"
-        text = "transport of the particles [MMD², not a KL]" if transport else "√KL to the SFT model [√nats]"
+        text = (
+            "transport of the particles [MMD², not a KL]"
+            if transport
+            else "√KL to the SFT model at the same temperature [√nats]"
+        )
         on.label(axes, page, text, share=1 / min(len(shown), page.abreast(2, 1)))
     every[0].set_ylabel(GOLD)
     on.legend(figure, page, list(handles.values()), list(handles))
@@ -146,29 +151,30 @@ def draw_lengths(of: pd.DataFrame, page: Page) -> Figure:
 
 
 def draw_gains(of: pd.DataFrame, page: Page) -> Figure:
-    """Gold (solid) beside proxy (dashed) over L_test, a panel a run, the better reward model first."""
+    """Gold (solid) beside proxy (dashed) over L_test, or N, a panel a run, the better reward model first."""
+    knob = TEST if of[TEST].notna().any() else N
     labels = list(of.drop_duplicates("label").sort_values(["accuracy", "label"], ascending=[False, True])["label"])
     abreast = page.abreast(2, 1)
     figure, every = on.panels(page, len(labels), abreast, TALL, sharey=True)
     handles: dict[str, Any] = {}
     for axes, label in zip(every, labels, strict=True):
         mine = of[of["label"] == label]
-        sizes = sorted(mine[STEP].dropna().unique())
-        base = looks({label: mine["method"].iloc[0]})[label]
-        for i, (_, one) in enumerate(lines(mine)):
-            one, color = one.sort_values(TEST), shade(base.color, i, max(len(sizes), 1))
+        base, method = looks({label: mine["method"].iloc[0]})[label], mine["method"].iloc[0]
+        for i, (name, one) in enumerate(lines(mine)):
+            one, color = one.sort_values(knob), shade(base.color, i, mine["line"].nunique())
+            rest = name.removeprefix(str(label)).strip()
             for measure, style, face in (("gold", "-", color), ("proxy", "--", "none")):
-                line = axes.plot(one[TEST], one[f"{measure}_gain"], style, color=color, marker=base.marker, ms=3.2,
+                line = axes.plot(one[knob], one[f"{measure}_gain"], style, color=color, marker=base.marker, ms=3.2,
                                  markerfacecolor=face, mew=0.7, lw=1.0)  # fmt: skip
-                step = f" eps={one[STEP].iloc[0]:g}" if sizes else ""
-                handles.setdefault(f"{mine['method'].iloc[0]}{step}, {measure}", line[0])
+                handles.setdefault(f"{f'{method} {rest}'.strip()}, {measure}", line[0])
                 band = (one[f"{measure}_gain{end}"] for end in ("_low", "_high"))
-                axes.fill_between(one[TEST], *band, color=color, alpha=0.15, lw=0)
+                axes.fill_between(one[knob], *band, color=color, alpha=0.15, lw=0)
         axes.axhline(0, color="0.5", lw=0.7)
-        scale(axes, np.sort(mine[TEST].unique()))
+        scale(axes, np.sort(mine[knob].unique()))
         few_ticks(axes, page.width / abreast - 0.4)
         axes.set_title(on.wrapped(named(mine), page.width / abreast - 0.4), fontsize=on.SMALL)
-    on.shared(figure, page, page.axes.get(TEST, TEST), "gain over L_test=0 [sd over prompts]")
+    start = {TEST: "L_test=0", N: "N=1"}[knob]
+    on.shared(figure, page, page.axes.get(knob, knob), f"gain over {start} [sd over prompts]")
     on.legend(figure, page, list(handles.values()), list(handles))
     on.title(figure, page, f"{task_name(of)}: over-optimisation (bands: 95% over prompts)")
     return figure

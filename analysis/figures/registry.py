@@ -57,6 +57,7 @@ class Kind(NamedTuple):
 KINDS = (
     Kind("reward-L_test", TASK, TEXT, language.of_levels, language_plots.draw_levels, scored=False),
     Kind("over-optimisation", TASK, TEXT, language.of_gains, language_plots.draw_gains, scored=False),
+    Kind("over-optimisation-N", TASK, TEXT, language.of_gains_of_samples, language_plots.draw_gains, scored=False),
     Kind("gold-distance", TASK, TEXT, language.of_distances, language_plots.draw_distances, scored=False),
     Kind("gold-compute", TASK, COLUMN, language.of_compute, language_plots.draw_compute, scored=False),
     Kind("gold-eps-L_test", TASK, TEXT, language.of_maps, language_plots.draw_maps, scored=False),

@@ -120,12 +120,20 @@ def reward_from(model: Any) -> RewardModel:
 
 
 def as_classifier(model: RewardModel, pad: int) -> Any:
-    """A copy as transformers' classifier with one label, in whose form reward models are published."""
-    from transformers import AutoModelForSequenceClassification
+    """A copy as transformers' classifier with one label, in whose form reward models are published.
+
+    Raises: BadInput: transformers has no such classifier of this family (Mamba), or one with another head.
+    """
+    from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoModelForSequenceClassification
 
     config = copy.deepcopy(model.config)
     config.num_labels, config.pad_token_id = 1, pad
+    refused = f"a reward model of the family {config.model_type!r} cannot be made a classifier: transformers has"
+    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        raise BadInput(f"{refused} none of that family")
     whole: Any = AutoModelForSequenceClassification.from_config(config)
+    if not hasattr(whole, "score"):
+        raise BadInput(f"{refused} {type(whole).__name__}, which has no head called 'score'")
     whole.base_model.load_state_dict(model.backbone.state_dict())
     with torch.no_grad():
         whole.score.weight.copy_(model.score.weight)

@@ -129,7 +129,10 @@ class TRLReward(TRLJob):
             {"chosen_ids": [*prompt, *finished(chosen, eos)], "rejected_ids": [*prompt, *finished(rejected, eos)]}
             for (prompt, chosen, rejected), _ in self.context.texts.preferences("train")
         ]
-        model = as_classifier(reward_from(causal(self.context, "sft")), self.context.texts.pad)
+        try:
+            model = as_classifier(reward_from(causal(self.context, "sft")), self.context.texts.pad)
+        except BadInput as error:
+            raise BadInput(f"backend=trl: {error}; backend=own trains one") from error
         return RewardTrainer(model, RewardConfig(**self.arguments), train_dataset=_rows(data),
                              processing_class=self.processing())  # fmt: skip
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from core import records, responses
+from core import checkpoints, records, responses
 from core.errors import BadInput, reason
 from core.files import read_plain, sweep, write_json, write_text
 from core.knobs import Knobs
@@ -50,8 +50,8 @@ class Responses:
 
     @property
     def optimised(self) -> set[str]:
-        """Of the reward models that the run had to do with, whatever the seed: fingerprints of stages, the SHA-256 of
-        what these made, and the path and weights of a checkpoint."""
+        """Of the reward models that the run had to do with, whatever the seed: fingerprints of stages, what these made
+        (`core.checkpoints.made`), and of a checkpoint what `reward_model.optimised` says."""
         run = records.run_folder(self.folder.resolve(), self.meta)
         stages = {
             stage["fingerprint"]
@@ -60,7 +60,7 @@ class Responses:
             if stage["name"] == "reward_model"
         }
         above = run.parents  # results/runs/<suite>/<task>/<method>/<fingerprint>
-        made = [reward_model.weights(str(above[4] / "artifacts" / stage)) for stage in stages if len(above) > 4]
+        made = [checkpoints.made(above[4] / "artifacts" / stage) for stage in stages if len(above) > 4]
         setting = (self.meta.get("config") or {}).get("reward_checkpoint")
         value = setting.get("value") if isinstance(setting, dict) else None
         given = reward_model.optimised(value) if value and isinstance(value, str) else set()

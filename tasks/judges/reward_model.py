@@ -14,9 +14,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from core import checkpoints
 from core.errors import BadInput, reason
 from core.extras import install
-from core.files import digest, expanded
+from core.files import expanded
 from tasks import SHIPPED, shipped
 from tasks.judges.core import Scorer
 from tasks.language.core import UNFINISHED
@@ -97,13 +98,29 @@ def load_scorer(model: str, batch: int = 16, longest: int = 1024) -> Scorer:
 @cache
 def weights(model: str) -> frozenset[str]:
     """SHA-256 of each file of weights in a folder or below it; none of a name that is no folder here."""
-    return frozenset(digest(file) for file in sorted(_place(model).rglob("*.safetensors")) if file.is_file())
+    return frozenset(checkpoints.weights(_place(model)))
+
+
+@cache
+def described(model: str) -> dict[str, Any]:
+    """What a verdicts' record keeps of which model judged, whatever it is called: the SHA-256 of its files (`weights`),
+    of its tensors, whatever they are called (`tensors`), of its folder (`contents`), and the stage that it was exported
+    of, as the checkpoint.json beside it says (`stage`). All empty of a name that is no folder here."""
+    place = _place(model)
+    return {"weights": sorted(weights(model)), "tensors": checkpoints.tensors(place),
+            "contents": checkpoints.whole(place), "stage": checkpoints.stage(place)}  # fmt: skip
+
+
+def _marks(model: str) -> set[str]:
+    """The same as a set."""
+    found = described(model)
+    return {*found["weights"], *found["tensors"], found["contents"], found["stage"]} - {""}
 
 
 def names(model: str) -> set[str]:
-    """All that a judge is known by: as it was called, the SHA-256 of its weights, and of a folder its path, every end
+    """All that a judge is known by: as it was called, what `described` says of it, and of a folder its path, every end
     of that ("owner/name" too) and the names of all folders above, one of which may be a stage's fingerprint."""
-    found = {model, os.path.normpath(model), *weights(model)}
+    found = {model, os.path.normpath(model), *_marks(model)}
     if _place(model).is_dir():
         parts = _place(model).resolve().parts
         found |= {str(Path(*parts[i:])) for i in range(len(parts))} | set(parts)
@@ -111,10 +128,10 @@ def names(model: str) -> set[str]:
 
 
 def optimised(checkpoint: str) -> set[str]:
-    """What a checkpoint that a run recorded would share with `names` of a judge: path and weights, or, where it no
-    longer lies there, what it was called."""
+    """What a checkpoint that a run recorded would share with `names` of a judge: path and what `described` says of it,
+    or, where it no longer lies there, what it was called."""
     folder = _place(checkpoint)
-    return {str(folder.resolve()), *weights(checkpoint)} if folder.is_dir() else {os.path.normpath(checkpoint)}
+    return {str(folder.resolve()), *_marks(checkpoint)} if folder.is_dir() else {os.path.normpath(checkpoint)}
 
 
 def identity(model: str) -> str:

@@ -110,6 +110,37 @@ def test_distances_never_mix_kl_and_transport(suite: Shown) -> None:
     assert "best_of_n (upper bound)" in names and "dpo (estimate)" in names
 
 
+def test_distances_are_to_the_sft_model_that_samples_alike(tmp_path: Path) -> None:
+    """Greedy answers have no distance, by a knob or by the only temperature; nor has a choice softer than the best."""
+    levels = {"T": [0, 0.7], "N": [1, 4]}
+    write_language(tmp_path, "best_of_n", lambda s: plain(0.2), levels, prompts=4)
+    write_language(tmp_path, "soft_best_of_n", lambda s: plain(0.2), levels | {"lambda": [0, 0.5]}, prompts=4)
+    write_language(tmp_path, "vgf", lambda s: plain(0.2, transport=0.1), {"T": [0, 0.7], "L_test": [0, 1]}, prompts=4)
+    for i, (method, one) in enumerate({"sft": 0.0, "dpo": 1.0}.items()):
+        write_language(tmp_path, method, lambda _: plain(0.2, kl=1.0), fingerprint=f"{i}c" * 6, prompts=4,
+                       settings={"test_temperatures": [one]})  # fmt: skip
+    far, figure = drawn(material := Material(load(tmp_path)))["gold-distance"]
+    assert set(far["method"]) == {"best_of_n", "vgf", "dpo"} and set(far["T"].dropna()) == {0.7}
+    assert far["kind"].value_counts().to_dict() == {"upper bound": 2, "transport": 2, "estimate": 1}
+    assert figure.axes[0].get_xlabel().replace("\n", " ") == "√KL to the SFT model at the same temperature [√nats]"
+    assert "best_of_n T=0.7 (upper bound)" in [text.get_text() for text in figure.legends[0].get_texts()]
+    assert material.notes == [
+        "tldr-synthetic: gold-distance is without greedy answers (T=0), whose distance from SFT's samples nobody "
+        "knows: best_of_n, sft, soft_best_of_n, vgf",
+        "tldr-synthetic: gold-distance is without choices softer than the best of N (lambda), of which there is no "
+        "formula: soft_best_of_n",
+    ]
+
+
+def test_the_curve_before_decoding_says_what_it_is_of(tmp_path: Path) -> None:
+    folder = write_language(tmp_path, "vgf", vgf(0.7, 0.5), LEVELS, prompts=4)
+    table = pd.read_csv(folder / "episodes.csv")
+    table.assign(soft=table["proxy"] - 1).to_csv(folder / "episodes.csv", index=False)
+    _, figure = shown(tmp_path)["reward-L_test"]
+    names = [text.get_text().replace("\n", " ") for text in figure.legends[0].get_texts()]
+    assert names == ["vgf", "vgf, particle before decoding (may mix tokens, also at L_test=0)"]
+
+
 def test_gains_by_hand(tmp_path: Path) -> None:
     """In deviations over prompts at L_test=0: the proxy gains 0.9 log 2 at L_test=1, gold loses with L_test=4."""
     folder = write_language(tmp_path, "vgf", vgf(0.0, 1.0), LEVELS, prompts=400, seeds=1)

@@ -169,14 +169,15 @@ def test_beside_another_judge_only_the_proxy_is_left_out(server: Server, tmp_pat
     [
         {"optimised": True, "model": "rm", "weights": []}, {"model": "models/rm", "weights": []},
         {"model": "results/artifacts/ffff00000000/state", "weights": []}, {"model": "copy", "weights": ["5" * 64]},
-        {"model": "copy", "weights": ["6" * 64]},
+        {"model": "copy", "weights": [], "contents": "6" * 64},
+        {"model": "copy", "weights": [], "stage": "ffff00000000"},
     ],
 )  # fmt: skip
 def test_a_reward_model_that_was_optimised_is_refused_by_what_is_known_of_it(
     tmp_path: Path, about: dict[str, object]
 ) -> None:
-    """By its own record, by name, by the stage's fingerprint, and by the weights of the stage or of the checkpoint; of
-    SFT too, which has no reward model, where VGF beside it has."""
+    """By its own record, by name, by the stage's fingerprint, by the weights of the stage, and by the folder that was
+    given; of SFT too, which has no reward model, where VGF beside it has."""
     folder = write(tmp_path, "sft", lambda _: 30.0, seeds=1)
     other = write(tmp_path, "vgf", lambda _: 30.0, seeds=1, config={"reward_checkpoint": {"value": "models/rm"}})
     run = json.loads((other / "run.json").read_text())
@@ -245,7 +246,7 @@ def test_another_reward_model_may_judge_and_the_optimised_one_may_not(results: P
     for path in source.iterdir():
         if path.suffix == ".safetensors":
             save_file({name: -value for name, value in load_file(path).items()}, copy / path.name, {"format": "pt"})
-        else:
+        elif path.name != "checkpoint.json":  # which says that it is the shipped one
             (copy / path.name).write_bytes(path.read_bytes())
     (vgf,) = (results / "runs" / "tldr" / "tldr" / "vgf").iterdir()
     run = json.loads((vgf / "run.json").read_text())

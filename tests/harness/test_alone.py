@@ -136,4 +136,4 @@ def test_a_stage_that_names_no_model_is_not_exported(tmp_path: Path) -> None:
                 "steps": 3}  # fmt: skip
     write_json(tmp_path / "stage.json", {"finished": True, "step": 3, "identity": identity, "files": {}})
     with pytest.raises(BadInput, match=r"stage\.json: identity: task: "):
-        _export(tmp_path, tmp_path / "out")
+        _export(tmp_path, tmp_path / "out", "", "auto")

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -19,6 +21,7 @@ from methods.language.models import reward_from
 from methods.language.tokens import word_tokenizer
 from tasks.language.tldr_synthetic.suite import TASK
 from tests.harness.command import invoke
+from tests.tasks.test_language_data import write_tldr
 
 SMALL = ("--suite", "tldr-synthetic", "--preset", "smoke", "--seeds", "1", "--jobs", "1")
 
@@ -120,6 +123,52 @@ def test_another_architecture_is_refused_and_leaves_nothing(base: Path, results:
     artifact, _ = stage(results, "policy")
     done = exported(artifact, tmp_path / "out", "--like", str(wide))
     assert done.exit_code == 2 and "has shape" in done.stderr and not (tmp_path / "out").exists()
+
+
+def test_of_a_family_without_a_classifier_all_but_the_reward_model_is_exported(base: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer, MambaConfig, MambaForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    config = MambaConfig(vocab_size=len(tokenizer) + 3, hidden_size=16, num_hidden_layers=1, state_size=4, expand=2,
+                         time_step_rank=2, pad_token_id=0, bos_token_id=1, eos_token_id=1)  # fmt: skip
+    MambaForCausalLM(config).save_pretrained(tmp_path / "mamba")
+    tokenizer.save_pretrained(tmp_path / "mamba")
+    done = invoke(*SMALL, "--methods", "best_of_n", "--results", str(tmp_path / "results"), "--set",
+                  f"model={tmp_path / 'mamba'}", "--set", "test_temperatures=1")  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    refused = exported(stage(tmp_path / "results", "reward")[0], tmp_path / "out")
+    assert refused.exit_code == 2 and not (tmp_path / "out").exists()
+    assert refused.stderr.startswith("error: a reward model of the family 'mamba' cannot be made a classifier")
+    assert refused.stderr.count("\n") == 1
+    artifact, part = stage(tmp_path / "results", "sft")
+    assert exported(artifact, tmp_path / "out").exit_code == 0
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict()
+    assert part.tensors and all(torch.equal(theirs[key], value) for key, value in part.tensors.items())
+
+
+def test_the_words_of_a_tiny_model_come_from_the_data_of_its_run(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    write_tldr(tmp_path / "one")
+    for path in write_tldr(tmp_path / "other").rglob("*.parquet"):
+        rows = pq.read_table(path).to_pylist()
+        changed = [{key: text.replace("roof", "shed") for key, text in row.items()} for row in rows]
+        pq.write_table(pa.Table.from_pylist(changed), path)
+    done = invoke(*SMALL, "--suite", "tldr", "--methods", "sft", "--episodes", "2", "--data",
+                  str(tmp_path / "one"), "--results", str(tmp_path / "results"), "--set",
+                  "test_temperatures=1")  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    artifact, _ = stage(tmp_path / "results", "sft")
+    for data in ("other", "nowhere"):
+        refused = exported(artifact, tmp_path / "out", "--data", str(tmp_path / data))
+        assert refused.exit_code == 2 and f"--data {tmp_path / data}" in refused.stderr
+        assert refused.stderr.count("\n") == 1 and not (tmp_path / "out").exists()
+    done = exported(artifact, tmp_path / "out", "--data", str(tmp_path / "one"))
+    assert done.exit_code == 0, done.stderr
+    words = AutoTokenizer.from_pretrained(tmp_path / "out").get_vocab()
+    assert "roof." in words and "shed." not in words
+    note = json.loads((tmp_path / "out" / "checkpoint.json").read_text())
+    assert note["command"].endswith(f"--out PATH --data {tmp_path / 'one'}")
 
 
 def test_a_part_that_nothing_trained_is_not_exported(tmp_path: Path) -> None:

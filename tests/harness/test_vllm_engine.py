@@ -17,6 +17,7 @@ import torch
 
 from methods.language.models import sample
 from tests.harness.command import invoke
+from tests.harness.test_export import stage
 
 SMALL = ("--suite", "tldr-synthetic", "--preset", "smoke", "--seeds", "1", "--jobs", "1", "--methods",
          "best_of_n")  # fmt: skip
@@ -53,9 +54,10 @@ class LLM:
                  enable_prefix_caching: bool | None = None) -> None:  # fmt: skip
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        assert skip_tokenizer_init and dtype == "float32" and max_model_len and gpu_memory_utilization < 1
+        assert skip_tokenizer_init and max_model_len and gpu_memory_utilization < 1
         assert enable_prefix_caching is not None
-        self.model = AutoModelForCausalLM.from_pretrained(model).eval()
+        self.dtype = dtype
+        self.model = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype)).eval()
         self.tokenizer = AutoTokenizer.from_pretrained(model)
         self.seeds: list[int | None] = []
         LLM.made.append(self)
@@ -105,6 +107,22 @@ def test_records_are_those_of_our_own_loop(vllm: type[LLM], tmp_path: Path) -> N
     assert greedy[0] == greedy[1], "the likeliest tokens are the same ones"
     (made,) = vllm.made
     assert len(set(made.seeds)) == 6, "a seed a prompt, the same at every temperature"
+    assert made.dtype == "float32"
+
+
+@pytest.mark.parametrize(("rank", "dtype"), [(2, "float32"), (0, "bfloat16")])
+def test_what_lora_learned_is_not_rounded_away(vllm: type[LLM], tmp_path: Path, rank: int, dtype: str) -> None:
+    """With `dtype=bfloat16`, parts made by LoRA are read in float32, others in bfloat16; so vLLM has them, too."""
+    done = invoke(*SMALL, "--results", str(tmp_path), "--set", "rollout_engine=vllm", "--set", f"lora_rank={rank}",
+                  "--set", "dtype=bfloat16", "--set", "test_temperatures=1")  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    (made,) = vllm.made
+    _, part = stage(tmp_path, "sft")
+    theirs = made.model.state_dict()
+    assert (
+        made.dtype == dtype and part.tensors and {value.dtype for value in theirs.values()} == {getattr(torch, dtype)}
+    )
+    assert all(torch.equal(theirs[name], value.to(theirs[name].dtype)) for name, value in part.tensors.items())
 
 
 def test_where_it_is_not_installed_one_line_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from methods.language.reward_model import RewardJob
 from methods.language.sft import SFTJob
 from methods.language.trl_backend import TRLDPO, TRLSFT, TRLReward
 from tests.methods.language.common import SMALL, Bench
+from tests.methods.language.test_architectures import at
 
 pytest.importorskip("trl")
 PAIRS: dict[str, tuple[Any, Any, Any]] = {
@@ -56,3 +57,9 @@ def test_trl_agrees_on_a_batch_and_trains(name: str) -> None:
     (part,), (mine,) = other.parts().values(), job.parts().values()
     assert {key: value.shape for key, value in part.tensors.items()} == {k: v.shape for k, v in mine.tensors.items()}
     assert set(part.about) == set(mine.about)
+
+
+def test_a_family_without_a_classifier_is_refused_in_one_line() -> None:
+    settings = LanguageConfig(**SMALL)
+    with pytest.raises(BadInput, match=r"^backend=trl: a reward model of the family 'mamba' cannot .*; backend=own"):
+        TRLReward(at("Mamba", settings).context, settings)

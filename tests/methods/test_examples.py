@@ -1,5 +1,5 @@
-"""The methods that README.md and docs/writing-a-method.md add, taken from there word by word: they fulfil the contract
-and run."""
+"""The methods that docs/writing-a-method.md and docs/tutorial.md add, taken from there word by word: they fulfil the
+contract and run."""
 
 from __future__ import annotations
 
@@ -25,13 +25,15 @@ from tests.methods.common import make, make_batch, per_row, random_state
 from tests.methods.counting import alone, counted
 
 ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "writing-a-method.md"
+TUTORIAL = ROOT / "docs" / "tutorial.md"
+FIRST, SECOND = PAGE.read_text().partition("## A method without a network of its own")[2].split("\n## ")
 ROWS = 8
 
 
 @pytest.fixture(scope="module")
 def name(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    section = (ROOT / "README.md").read_text().partition("### Add a method")[2].partition("### Add a task")[0]
-    with added(section, tmp_path_factory.mktemp("methods")) as (name, _):
+    with added(FIRST, tmp_path_factory.mktemp("methods")) as (name, _):
         yield name
 
 
@@ -110,14 +112,13 @@ def test_it_runs_and_shares_the_behaviour(name: str, tmp_path: Path) -> None:
 # the second one
 
 
-PAGE = ROOT / "docs" / "writing-a-method.md"
 OBS = 3.0 * make_batch(ROWS)["observations"]
 
 
 @pytest.fixture(scope="module")
 def flow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """The method with the label, small; its source has no more lines than are promised."""
-    with added(PAGE.read_text(), tmp_path_factory.mktemp("flow")) as (name, source):
+    with added(SECOND, tmp_path_factory.mktemp("flow")) as (name, source):
         assert len(source.splitlines()) < 100 and "velocity - (actions" not in source
         yield make(name, hidden_dims=(12,), flow_steps=3, test_weights=(0.0, 1.0, 3.0))
 
@@ -172,8 +173,38 @@ def test_the_page_lists_the_names_to_know() -> None:
         else:
             assert inner in Method.__dataclass_fields__, name
     known = {name for name, _ in listed}
-    text = PAGE.read_text() + (ROOT / "README.md").read_text()
+    text = PAGE.read_text() + TUTORIAL.read_text()
     imported = {name.strip() for line in re.findall(r"^from methods\S* import (.*)$", text, re.MULTILINE)
                 for name in line.split(",")}  # fmt: skip
     types = {"Fraction", "PositiveInt", "Repeats", "Weight", "BehaviorConfig", "CriticConfig", "SAMPLES", "BC"}
+    types |= {"BestOfN", "BestOfNConfig", "Moves"}
     assert imported <= known | types, imported - known - types
+
+
+# the tutorial's, which tests/test_tutorial.py runs
+
+
+@pytest.fixture(scope="module")
+def search(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with added(TUTORIAL.read_text(), tmp_path_factory.mktemp("search")) as (name, _):
+        yield make(name, hidden_dims=(12,), flow_steps=2, test_n=(1, 4), test_rounds=(0, 3))
+
+
+def test_the_search_is_paid_for_as_declared(search: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for knobs in search.knobs:
+        assert counted(alone(search, knobs), monkeypatch) == search.cost(knobs)
+
+
+def test_each_round_raises_the_critic_s_value_and_none_leaves_the_samples_where_they_were(search: Any) -> None:
+    state, key = random_state(search), jax.random.key(1)
+    value = {}
+    for rounds in (0, 1, 3):
+        actions, valid = search.candidates(state, OBS, key, per_row({"N": 4, "rounds": rounds}, ROWS))
+        assert valid.all() and np.abs(actions).max() <= 1.0
+        value[rounds] = search.critic.q(state["critic"].params, OBS, actions, search.judging)
+    assert (value[0] <= value[1]).all() and (value[1] <= value[3]).all() and (value[0] < value[3]).any()
+    still, start = (
+        method.candidates(state, OBS, key, per_row({"N": 4, "rounds": rounds}, ROWS))[0]
+        for method, rounds in ((search.having(move=0.0), 3), (search, 0))
+    )
+    np.testing.assert_array_equal(still, start)
