@@ -62,8 +62,20 @@ def test_asked_again_nothing_is_done_and_otherwise_it_is_done_anew(results: Path
     path.unlink()  # what a stopped command has not made yet is made, and is the same
     assert ask(*ASK, "--results", str(results)).exit_code == 0 and path.read_bytes() == before
     try:
-        done = ask(*ASK, "--updates", "0", "--split", "training", "--methods", "vgf", "--results", str(results))
-        assert done.exit_code == 0 and "there before" not in done.stderr
+        done = ask(
+            *RUN,
+            "--transitions",
+            "600",
+            "--updates",
+            "0",
+            "--split",
+            "training",
+            "--methods",
+            "vgf",
+            "--results",
+            str(results),
+        )
+        assert done.exit_code == 0 and "there before" not in done.stderr, done.stderr
         table = pd.read_csv(path)
         assert table["fqe"].isna().all() and (table["split"] == "training").all()
     finally:
