@@ -19,7 +19,7 @@ from methods.learner import create, descend, optimizer
 from methods.networks import QNetwork
 
 LONGEST = 10_000.0  # samples, of the horizon 1 / (1 - gamma) that bounds values
-_NARROWEST = 1e-3  # of a std that observations are divided by
+_FLAT_STD = 1e-3  # of a std that observations are divided by
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class FQE:
         """
         mean, std = jnp.mean(rows["observations"], axis=0), jnp.std(rows["observations"], axis=0)
         obs, next_obs, first = (
-            (one - mean) / jnp.maximum(std, _NARROWEST)
+            (one - mean) / jnp.maximum(std, _FLAT_STD)
             for one in (rows["observations"], rows["next_observations"], firsts)
         )
         horizon = 1.0 / jnp.maximum(1.0 - discount, 1.0 / LONGEST)
